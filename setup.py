@@ -1,0 +1,67 @@
+"""Runs CMake for the C++ extension. Everything else about the package is in pyproject.toml."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+ROOT = Path(__file__).resolve().parent
+
+
+class CMakeBuild(build_ext):
+    """Builds one extension with CMakeLists.txt, into the folder that setuptools wants."""
+
+    def build_extension(self, ext: Extension) -> None:
+        output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        build = Path(self.build_temp).resolve()
+        # The cache of an earlier build names tools in pip's build environment, which is gone.
+        (build / "CMakeCache.txt").unlink(missing_ok=True)
+        build.mkdir(parents=True, exist_ok=True)
+
+        configure = [
+            *("cmake", "-S", str(ROOT), "-B", str(build)),
+            f"-DBITGAZE_OUTPUT_DIR={output}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
+        ]
+        arguments = shlex.split(os.environ.get("CMAKE_ARGS", ""))
+        chosen = "CMAKE_GENERATOR" in os.environ or any(a.startswith("-G") for a in arguments)
+        if not chosen and shutil.which("ninja"):
+            configure.append("-GNinja")
+
+        run(
+            [*configure, *arguments],
+            "CMake could not set up the build of bitgaze's C++ extension; its message is above. "
+            "Most often there is no C++20 compiler: install one (Debian, Ubuntu: apt install g++; "
+            "Fedora: dnf install gcc-c++; macOS: xcode-select --install; Windows: Visual Studio "
+            "Build Tools) or name one in the environment variable CXX.",
+        )
+        run(
+            ["cmake", "--build", str(build), "--config", "Release", "--target", "_hamming"],
+            "bitgaze's C++ extension did not compile; the compiler's message is above. It needs "
+            "C++20: GCC 11, Clang 14, Visual Studio 2022 or newer.",
+        )
+
+
+def run(command: list[str], advice: str) -> None:
+    """Runs a command; its failure ends the build with advice rather than a traceback of CMake's."""
+    sys.stdout.flush()
+    try:
+        subprocess.run(command, check=True)
+    except FileNotFoundError as error:
+        message = "cmake is not installed; without build isolation it has to be: pip install cmake"
+        raise CompileError(message) from error
+    except subprocess.CalledProcessError as error:
+        raise CompileError(advice) from error
+
+
+setup(
+    ext_modules=[Extension("bitgaze._hamming", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)
