@@ -1,0 +1,61 @@
+"""Find images that look like an image, on the device that holds them.
+
+Everything public is here; see `Gallery` first. Names are loaded when first used: `import bitgaze`
+takes neither onnxruntime nor Pillow.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitgaze.contract import Contract as Contract
+    from bitgaze.encoder import Encoded as Encoded
+    from bitgaze.encoder import Encoder as Encoder
+    from bitgaze.errors import BitgazeError as BitgazeError
+    from bitgaze.errors import FingerprintMismatch as FingerprintMismatch
+    from bitgaze.errors import GalleryCorrupt as GalleryCorrupt
+    from bitgaze.errors import GalleryError as GalleryError
+    from bitgaze.errors import ImageError as ImageError
+    from bitgaze.errors import ModelError as ModelError
+    from bitgaze.errors import ProviderError as ProviderError
+    from bitgaze.gallery import Gallery as Gallery
+    from bitgaze.gallery import Hit as Hit
+    from bitgaze.gallery import Item as Item
+    from bitgaze.hamming import HammingIndex as HammingIndex
+    from bitgaze.hamming import simd as simd
+    from bitgaze.sync import SyncReport as SyncReport
+
+_HOME = {
+    "BitgazeError": "errors",
+    "Contract": "contract",
+    "Encoded": "encoder",
+    "Encoder": "encoder",
+    "FingerprintMismatch": "errors",
+    "Gallery": "gallery",
+    "GalleryCorrupt": "errors",
+    "GalleryError": "errors",
+    "HammingIndex": "hamming",
+    "Hit": "gallery",
+    "ImageError": "errors",
+    "Item": "gallery",
+    "ModelError": "errors",
+    "ProviderError": "errors",
+    "SyncReport": "sync",
+    "simd": "hamming",
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("bitgaze")
+    if name not in _HOME:
+        raise AttributeError(f"module 'bitgaze' has no attribute {name!r}")
+    return getattr(import_module(f"bitgaze.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

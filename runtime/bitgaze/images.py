@@ -1,0 +1,231 @@
+"""A picture from anywhere, upright, as RGB of the size a model takes.
+
+The one place where pictures are decoded and resized, for the runtime and for training alike: a code
+is only comparable with another that went through the same steps. Knows nothing of models or
+galleries.
+"""
+
+import io
+import os
+import struct
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from bitgaze.errors import ImageError
+
+Source: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+
+# What counts as a picture, by the end of its name. Formats that Pillow cannot read (HEIC, without a
+# plug-in) are listed too, so that such a file is reported instead of silently missing from the
+# gallery.
+SUFFIXES = frozenset(
+    [
+        ".apng",
+        ".avif",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".jpeg",
+        ".jpg",
+        ".mpo",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".qoi",
+        ".tga",
+        ".tif",
+        ".tiff",
+        ".webp",
+    ]
+)
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_KNOWN_RULES = {
+    "filter": tuple(_FILTERS),
+    "exif": ("upright",),
+    "alpha": ("white",),
+    "resize": ("stretch",),
+}
+# Pillow may shrink by whole pixels down to this multiple of the target before it filters: a
+# 12-megapixel photograph then takes 9 ms instead of 109 with a difference that the eye cannot see.
+_REDUCING_GAP = 2.0
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The steps from a picture to a model's input; part of the model's identity.
+
+    Written out in full, so that a model file tells another program all it has to do. This version
+    knows one way for most of them; a file that asks for another is refused, not misread.
+
+    Attributes:
+        size: side of the model's input in pixels.
+        filter: "bilinear" or "bicubic", as Pillow computes them.
+        exif: "upright", turned as the EXIF orientation says.
+        alpha: "white", transparent pictures lie on it.
+        resize: "stretch": the whole picture becomes a square. Nothing at the edges is lost, which
+            finds more than a central crop or a border does (docs/lab-notes.md).
+    """
+
+    size: int
+    filter: str = "bicubic"
+    exif: str = "upright"
+    alpha: str = "white"
+    resize: str = "stretch"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size is {self.size}, expected at least 1")
+        for name, known in _KNOWN_RULES.items():
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name} is {value!r}, this version of bitgaze knows {known}")
+
+
+def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """One picture as a model takes it.
+
+    Args:
+        source: a path, the bytes of an image file, a PIL image, or an array: uint8, (height, width)
+            grey, (height, width, 3) RGB or (height, width, 4) RGBA.
+        preprocess: size and filter.
+
+    Returns:
+        uint8, shape (size, size, 3), RGB, upright, C-contiguous.
+
+    Raises:
+        ImageError: the picture cannot be read, or is a decompression bomb.
+        TypeError: `source` is none of the above.
+        ValueError: an array of another shape.
+    """
+    image = upright(source, preprocess.size)
+    square = (preprocess.size, preprocess.size)
+    if image.size != square:
+        image = image.resize(square, _FILTERS[preprocess.filter], reducing_gap=_REDUCING_GAP)
+    return np.array(image)
+
+
+def upright(source: Source, shorter_side: int) -> Image.Image:
+    """The whole picture, upright, RGB; decoded at a reduced scale where its format can.
+
+    Args:
+        source: as for `load`.
+        shorter_side: pixels that the caller needs. The result's shorter side is at least this long,
+            unless the picture itself is smaller.
+
+    Raises:
+        ImageError, TypeError, ValueError: as for `load`.
+    """
+    if isinstance(source, np.ndarray):
+        return _rgb(_from_array(source))
+    if isinstance(source, Image.Image):
+        return _turned(_rgb(source), _orientation(source))
+    if isinstance(source, bytes | bytearray | memoryview):
+        name, stream = f"{len(source)} bytes", io.BytesIO(source)
+    elif isinstance(source, str | os.PathLike):
+        name, stream = os.fspath(source), None
+    else:
+        raise TypeError(
+            f"an image is a path, bytes, PIL.Image or numpy array, not {type(source).__name__}"
+        )
+    # Decoders of hostile or damaged files raise nearly anything (struct.error, SyntaxError,
+    # IndexError, ...). All of it means one thing here: this picture cannot be read.
+    try:
+        with Image.open(stream or name) as image:
+            _draft(image, shorter_side)
+            return _turned(_rgb(image), _orientation(image))
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{printable(name)}: not an image that Pillow can read") from error
+    except Exception as error:
+        raise ImageError(f"{printable(name)}: {_reason(error)}") from error
+
+
+def printable(path: str | bytes | os.PathLike[str]) -> str:
+    r"""A path as text that can be printed and stored: bytes that are not UTF-8 become \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    if array.dtype != np.uint8:
+        raise TypeError(f"an image array is uint8, not {array.dtype}")
+    if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise ValueError(
+            f"an image array has shape (height, width), (height, width, 3) or (height, width, 4), "
+            f"not {array.shape}"
+        )
+    return Image.fromarray(array)
+
+
+def _draft(image: Image.Image, shorter_side: int) -> None:
+    """Let a JPEG decode at 1/2, 1/4 or 1/8 of its size, with room for the filter."""
+    width, height = image.size
+    scale = _REDUCING_GAP * shorter_side / min(width, height)
+    if scale < 1:
+        image.draft(None, (round(width * scale), round(height * scale)))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Any of Pillow's modes as RGB; a transparent picture lies on white."""
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
+        return _eight_bit(image).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Deep greys scaled to 8 bits; Pillow's own conversion clips everything above 255 to white.
+
+    Integers are 16-bit samples (which Pillow may hold in 32 bits) unless none exceeds 255; floats
+    are in [0, 1] unless one exceeds it, then in [0, 255].
+    """
+    values: NDArray[np.floating[Any]] = np.asarray(image).astype(np.float32)
+    peak = values.max(initial=0)
+    if image.mode == "F":
+        values = values * 255 if peak <= 1 else values
+    elif image.mode != "I" or peak > 255:
+        values = values / 257
+    return Image.fromarray(np.clip(np.nan_to_num(values), 0, 255).round().astype(np.uint8))
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1 to 8; 1 where there is none, or where the EXIF block is broken.
+
+    A broken block costs a picture its rotation, never its place in the gallery.
+    """
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image

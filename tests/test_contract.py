@@ -1,0 +1,99 @@
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitgaze import Contract, ModelError
+from bitgaze.contract import DEFAULT_MODEL, Golden, fingerprint, read_model
+from bitgaze.images import Preprocess
+
+CONTRACT = Contract(
+    name="test",
+    bits=16,
+    preprocess=Preprocess(size=64, filter="bilinear"),
+    licence="MIT",
+    training={"pictures": 3},
+    classes=("cat", "dog"),
+    calibration=((0, 0.99), (5, 0.5), (16, 0.0)),
+    radius=3,
+    golden=(Golden(png=b"\x89PNG", code=b"\x01\x02"),),
+)
+
+
+def test_json_round_trip():
+    assert Contract.from_json(CONTRACT.to_json()) == CONTRACT
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bits": 12}, "bits is 12, expected a multiple of 8"),
+        ({"bits": 2048}, "bits is 2048"),
+        ({"schema": 99}, "schema 99, this version of bitgaze reads 1"),
+        ({"preprocess": {"size": 64, "colour": "BGR"}}, "wrong type"),
+        ({"preprocess": {"size": 64, "filter": "sinc"}}, "filter is 'sinc'"),
+        ({"calibration": [[3, 0.5], [1, 0.9]]}, "not ascending"),
+        ({"golden": [{"png": "", "code": "00"}]}, "another length"),
+        ({"surprise": 1}, "wrong type"),
+        ({"classes": None}, "wrong type"),
+    ],
+)
+def test_a_contract_that_cannot_be_kept(change, message):
+    document = json.loads(CONTRACT.to_json()) | change
+    with pytest.raises(ValueError, match=message):
+        Contract.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize("name", json.loads(CONTRACT.to_json()))
+def test_a_contract_without_one_of_its_entries(name):
+    document = json.loads(CONTRACT.to_json())
+    del document[name]
+    if name in ("training", "radius"):  # have a meaning when absent
+        assert Contract.from_json(json.dumps(document)).bits == 16
+    else:
+        with pytest.raises(ValueError, match="schema None|incomplete"):
+            Contract.from_json(json.dumps(document))
+
+
+def test_the_shipped_model_keeps_to_the_format():
+    model = read_model(DEFAULT_MODEL)
+    assert model.contract.bits == 128
+    assert len(model.fingerprint) == 64
+    assert len(model.contract.golden) >= 1
+    assert DEFAULT_MODEL.stat().st_size <= 10_000_000
+
+
+def test_the_fingerprint_ignores_words_and_heeds_graph_and_preprocessing():
+    content = DEFAULT_MODEL.read_bytes()
+    contract = read_model(DEFAULT_MODEL).contract
+    original = fingerprint(content, contract.preprocess)
+    reworded = content.replace(b'"licence":"Apache-2.0', b'"licence":"BSD-333333')
+    assert reworded != content
+    assert fingerprint(reworded, contract.preprocess) == original
+    other = bytearray(content)
+    other[len(other) // 2] ^= 1  # a weight
+    assert fingerprint(bytes(other), contract.preprocess) != original
+    assert fingerprint(content, replace(contract.preprocess, size=192)) != original
+    assert fingerprint(content, replace(contract.preprocess, filter="bilinear")) != original
+
+
+def test_files_that_are_no_models(tmp_path):
+    with pytest.raises(ModelError, match=r"none\.onnx: cannot read the model: No such file"):
+        read_model(tmp_path / "none.onnx")
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"\x08\x0a")  # protobuf, nothing of ours in it
+    with pytest.raises(ModelError, match="without a bitgaze contract; export it with"):
+        read_model(path)
+    path.write_bytes(DEFAULT_MODEL.read_bytes()[:5_000_000])
+    with pytest.raises(ModelError, match="not an ONNX file"):
+        read_model(path)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_model_error(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("any") / "a.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError):
+        read_model(path)

@@ -1,0 +1,197 @@
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bitgaze import ImageError
+from bitgaze.images import Preprocess, load, upright
+from conftest import picture
+
+SMALL = Preprocess(size=32)
+
+
+def close(a, b, tolerance=3.0):
+    """Mean difference in grey levels; JPEG and filters move single pixels."""
+    return np.abs(a.astype(float) - b.astype(float)).mean() < tolerance
+
+
+def encoded(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["path", "str", "bytes", "bytearray", "pil", "array"])
+def test_every_kind_of_source_gives_the_same_pixels(kind, make_picture):
+    path = make_picture("a.png", seed=1)
+    sources = {
+        "path": path,
+        "str": str(path),
+        "bytes": path.read_bytes(),
+        "bytearray": bytearray(path.read_bytes()),
+        "pil": picture(1),
+        "array": np.asarray(picture(1)),
+    }
+    pixels = load(sources[kind], SMALL)
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    assert pixels.flags.writeable
+    assert np.array_equal(pixels, load(path, SMALL))
+
+
+@pytest.mark.parametrize("shape", [(64, 256), (256, 64), (33, 31)])
+def test_the_whole_picture_becomes_a_square(shape):
+    height, width = shape
+    array = np.zeros((height, width, 3), np.uint8)
+    array[: height // 2, : width // 2] = 255  # top left quarter
+    pixels = load(array, SMALL)
+    assert pixels.shape == (32, 32, 3)
+    assert (pixels[:14, :14] > 240).all()
+    assert (pixels[18:] < 15).all()
+    assert (pixels[:, 18:] < 15).all()
+
+
+def test_a_picture_smaller_than_the_model_is_enlarged():
+    assert load(np.full((1, 1), 77, np.uint8), SMALL).tolist() == np.full((32, 32, 3), 77).tolist()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_comes_out_upright(orientation):
+    image = picture(3, (96, 64))
+    stored = {
+        1: image,
+        2: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        3: image.transpose(Image.Transpose.ROTATE_180),
+        4: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+        5: image.transpose(Image.Transpose.TRANSPOSE),
+        6: image.transpose(Image.Transpose.ROTATE_90),
+        7: image.transpose(Image.Transpose.TRANSVERSE),
+        8: image.transpose(Image.Transpose.ROTATE_270),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(stored, "jpeg", exif=exif, quality=95)
+    assert upright(content, 32).size == image.size
+    assert close(load(content, SMALL), load(image, SMALL))
+
+
+@pytest.mark.filterwarnings("default")  # Pillow warns of the broken block
+@pytest.mark.parametrize(
+    "block",
+    [b"Exif\x00\x00garbage", b"Exif\x00\x00II*\x00\xff\xff\xff\xff", b"Exif\x00\x00MM\x00*\x00"],
+)
+def test_a_broken_exif_block_does_not_cost_the_picture(block):
+    content = encoded(picture(4), "jpeg", exif=block)
+    assert load(content, SMALL).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("L", "png"),
+        ("1", "png"),
+        ("P", "gif"),
+        ("LA", "png"),
+        ("RGBA", "webp"),
+        ("CMYK", "jpeg"),
+        ("YCbCr", "tiff"),
+        ("LAB", "tiff"),
+        ("RGB", "bmp"),
+        ("RGB", "ppm"),
+        ("RGB", "avif"),
+    ],
+)
+def test_every_mode_of_pillow_is_read(mode, kind):
+    image = picture(5, (40, 40))
+    pixels = load(encoded(image.convert(mode), kind), SMALL)
+    reference = load(image.convert(mode).convert("RGB"), SMALL)
+    assert close(pixels, reference, tolerance=6)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
+def test_deep_greys_are_scaled_instead_of_clipped(dtype):
+    ramp = np.tile(np.linspace(0, 1, 64), (64, 1))
+    top = {"uint16": 65535, "int32": 65535, "float32": 1.0}[dtype]
+    kind = "png" if dtype == "uint16" else "tiff"
+    pixels = load(encoded(Image.fromarray((ramp * top).astype(dtype)), kind), SMALL)
+    assert close(pixels, load((ramp * 255).astype(np.uint8), SMALL))
+
+
+def test_what_is_transparent_lies_on_white():
+    array = np.zeros((40, 40, 4), np.uint8)
+    assert (load(array, SMALL) == 255).all()
+    palette = Image.new("P", (40, 40))
+    palette.putpalette([10, 20, 30] * 256)
+    assert (load(encoded(palette, "png", transparency=0), SMALL) == 255).all()
+
+
+def test_an_animation_gives_its_first_frame():
+    first, second = picture(6).convert("P"), picture(7).convert("P")
+    content = encoded(first, "gif", save_all=True, append_images=[second], duration=50)
+    assert close(load(content, SMALL), load(first.convert("RGB"), SMALL))
+
+
+def test_a_large_jpeg_is_decoded_at_a_reduced_scale():
+    content = encoded(picture(8, (1600, 1200)), "jpeg")
+    assert max(upright(content, 32).size) < 400
+    assert close(load(content, SMALL), load(picture(8, (1600, 1200)), SMALL))
+
+
+@pytest.mark.parametrize("content", [b"", b"text, not a picture", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_picture_is_named(content, tmp_path):
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"broken\.jpg: not an image"):
+        load(path, SMALL)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "gif", "webp", "tiff"])
+def test_a_truncated_picture_is_refused(kind, tmp_path):
+    content = encoded(picture(9, (200, 200)), kind)
+    path = tmp_path / "half.img"
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ImageError, match=r"half\.img"):
+        load(path, SMALL)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(ImageError, match=r"none\.jpg: No such file"):
+        load(tmp_path / "none.jpg", SMALL)
+    with pytest.raises(ImageError, match="Is a directory"):
+        load(tmp_path, SMALL)
+
+
+def test_a_name_that_is_not_utf8_can_be_read_and_printed(tmp_path, make_picture):
+    path = os.fsencode(tmp_path) + b"/\xff\xfe.png"
+    os.rename(make_picture("a.png"), path)
+    assert load(os.fsdecode(path), SMALL).shape == (32, 32, 3)
+    with pytest.raises(ImageError, match=r"\\xff\\xfe\.gif"):
+        load(os.fsdecode(path[:-3] + b"gif"), SMALL)
+
+
+def test_a_decompression_bomb_is_refused_before_decoding(monkeypatch):
+    content = encoded(picture(1, (300, 300)), "png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300 * 300 // 2 - 1)
+    with pytest.raises(ImageError, match="exceeds limit"):
+        load(content, SMALL)
+
+
+def test_arguments_that_are_no_picture():
+    with pytest.raises(TypeError, match="path, bytes, PIL.Image or numpy array, not int"):
+        load(3, SMALL)
+    with pytest.raises(TypeError, match="uint8, not float32"):
+        load(np.zeros((8, 8, 3), np.float32), SMALL)
+    for shape in [(8,), (8, 8, 2), (0, 8, 3), (1, 8, 8, 3)]:
+        with pytest.raises(ValueError, match="shape"):
+            load(np.zeros(shape, np.uint8), SMALL)
+
+
+def test_a_preprocess_out_of_range():
+    with pytest.raises(ValueError, match="size is 0"):
+        Preprocess(size=0)
+    for name in ("filter", "exif", "alpha", "resize"):
+        with pytest.raises(ValueError, match=f"{name} is 'other', this version of bitgaze knows"):
+            Preprocess(size=32, **{name: "other"})
