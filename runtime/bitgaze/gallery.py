@@ -1,0 +1,418 @@
+"""The gallery: items, their codes, and the one model that the codes belong to.
+
+Searches by key or picture and keeps every change in the file. Does not know the file's format
+(gallery_file.py), walk folders (sync.py) or draw (page.py).
+"""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitgaze import gallery_file
+from bitgaze.contract import DEFAULT_MODEL, read_model
+from bitgaze.encoder import Encoder
+from bitgaze.errors import FingerprintMismatch, GalleryError
+from bitgaze.gallery_file import CHUNK_CODES
+from bitgaze.images import Source
+
+if TYPE_CHECKING:
+    from bitgaze.sync import SyncReport
+
+
+@dataclass(frozen=True)
+class FileState:
+    """The file that an item was made from, as sync last saw it.
+
+    Attributes:
+        path: bytes of the absolute path, as the operating system gives them.
+        size: in bytes.
+        mtime_ns: modification time in nanoseconds.
+        content: BLAKE2b digest of the file, 16 bytes.
+    """
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of a gallery.
+
+    Attributes:
+        key: unique name; for an item that sync looks after, the file's path as text.
+        code: uint8, (bits // 8,).
+        metadata: a JSON object.
+        file: where sync found it, or None for an item added by hand.
+    """
+
+    key: str
+    code: NDArray[np.uint8]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    file: FileState | None = None
+
+    @property
+    def path(self) -> str | None:
+        """Path of the file, fit for `open`, or None for an item added by hand."""
+        return None if self.file is None else os.fsdecode(self.file.path)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer of a search.
+
+    Attributes:
+        key: of the item.
+        distance: Hamming distance to the query's code, 0..bits.
+        probability: that query and hit match, or None where the model was not calibrated.
+        metadata: of the item.
+        path: of the item's file, fit for `open`, or None for an item added by hand.
+    """
+
+    key: str
+    distance: int
+    probability: float | None
+    metadata: dict[str, Any]
+    path: str | None
+
+
+class Gallery:
+    """Pictures' codes in one file: add to it, search it, keep it.
+
+    The codes are in memory and in the file; a change is in the file when the call returns. Any
+    number of processes may read while one writes, and each sees a commit at its next call. Safe to
+    use from several threads.
+
+    Args:
+        path: the file, by custom `*.bitgaze`.
+        encoder: the model; by default the one that comes with bitgaze, loaded when first needed.
+        create: make the file where there is none; with False a missing file is an error.
+
+    Raises:
+        GalleryError: no such file or folder, not a gallery, locked, or of a newer format.
+        GalleryCorrupt: the file is damaged.
+        FingerprintMismatch: the gallery's codes are of another model than `encoder`.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, encoder: Encoder | None = None, create: bool = True
+    ) -> None:
+        self.path = Path(path).expanduser()
+        self._lock = threading.RLock()
+        self._encoder = encoder
+        model = encoder.model if encoder is not None else read_model(DEFAULT_MODEL)
+        self._db = gallery_file.connect(self.path, model if create else None)
+        try:
+            self._data_version = -1
+            with self._reading():
+                if encoder is not None:
+                    self._check_fingerprint(encoder)
+        except BaseException:
+            self._db.close()
+            raise
+
+    @property
+    def bits(self) -> int:
+        """Length of the codes."""
+        return self._index.bits
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model that made the codes."""
+        return str(self._info["fingerprint"])
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model that made the codes."""
+        return str(self._info["model"])
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model that encodes pictures for this gallery.
+
+        Raises:
+            FingerprintMismatch: none was given, and the default one did not make these codes.
+        """
+        with self._lock:
+            if self._encoder is None:
+                encoder = Encoder()
+                self._check_fingerprint(encoder)
+                self._encoder = encoder
+            return self._encoder
+
+    def __len__(self) -> int:
+        with self._reading():
+            return len(self._index)
+
+    def __contains__(self, key: object) -> bool:
+        with self._reading():
+            return isinstance(key, str) and self._slot(key) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys, in the order of their slots, as of this call."""
+        with self._reading():
+            rows = self._db.execute("SELECT key FROM item ORDER BY slot").fetchall()
+        return iter([key for (key,) in rows])
+
+    def get(self, key: str) -> Item:
+        """The item with this key.
+
+        Raises:
+            KeyError: there is none.
+        """
+        with self._reading():
+            return self._item(self._known_slot(key))
+
+    def search(self, query: Source, k: int = 10, *, radius: int | None = None) -> list[Hit]:
+        """The nearest items, exact.
+
+        Args:
+            query: a picture as `bitgaze.images.load` takes it, or the key of an item, which is then
+                among its own hits. A str that is a key is taken as one, else as a path.
+            k: at most so many hits, at least 1.
+            radius: leave out what is farther than this Hamming distance.
+
+        Returns:
+            Hits by ascending distance; equal distances in the order of their slots.
+
+        Raises:
+            ImageError: the query cannot be read.
+            FingerprintMismatch: the query would be encoded by another model.
+            ValueError: k below 1 or radius below 0.
+        """
+        if radius is not None and radius < 0:
+            raise ValueError(f"radius is {radius}, expected at least 0")
+        if isinstance(query, str) and query in self:
+            return self.search_code(self.get(query).code, k, radius=radius)
+        return self.search_code(self._encode(query), k, radius=radius)
+
+    def search_code(
+        self, code: NDArray[np.uint8], k: int = 10, *, radius: int | None = None
+    ) -> list[Hit]:
+        """As `search`, with a code of this gallery's model: uint8, (bits // 8,)."""
+        with self._reading():
+            distances, slots = self._index.search(code[None], k)
+            return [
+                self._hit(int(slot), int(distance))
+                for distance, slot in zip(distances[0], slots[0], strict=True)
+                if radius is None or distance <= radius
+            ]
+
+    def add(self, key: str, image: Source, metadata: Mapping[str, Any] | None = None) -> None:
+        """Encode one picture and keep its code under a key of your own.
+
+        For a folder of pictures `sync` is faster, and remembers the files.
+
+        Args:
+            key: any text that is not taken yet.
+            image: as `bitgaze.images.load` takes it.
+            metadata: a JSON object.
+
+        Raises:
+            GalleryError: the key is taken, or the file cannot be written.
+            ImageError: the picture cannot be read.
+            TypeError: metadata that JSON cannot hold.
+        """
+        if key in self:
+            raise GalleryError(f"{self.path}: key {key!r} is taken; remove it first")
+        self.upsert([Item(key, self._encode(image), dict(metadata or {}))])
+
+    def upsert(self, items: Iterable[Item]) -> None:
+        """Keep these items; one whose key is taken replaces the old one. All of them or none.
+
+        Raises:
+            GalleryError: the file cannot be written, or an item's file belongs to another key.
+            TypeError: a code that is not uint8, or metadata that JSON cannot hold.
+            ValueError: a code of another length, or a key that is not valid Unicode.
+        """
+        with self._writing() as changed_chunks:
+            for item in items:
+                slot = self._slot(item.key)
+                if slot is None:
+                    slot = len(self._index)
+                    self._index.add(item.code[None])
+                else:
+                    self._index.replace(slot, item.code)
+                self._write_item(slot, item)
+                changed_chunks.add(slot // CHUNK_CODES)
+
+    def remove(self, *keys: str) -> None:
+        """Forget these items; their keys and codes are overwritten in the file. All or none.
+
+        Raises:
+            KeyError: an unknown key.
+            GalleryError: the file cannot be written.
+        """
+        with self._writing() as changed_chunks:
+            for key in keys:
+                slot, last = self._known_slot(key), len(self._index) - 1
+                # Codes stay dense: the last one moves into the gap.
+                self._db.execute("DELETE FROM item WHERE slot = ?", (slot,))
+                self._db.execute("UPDATE item SET slot = ? WHERE slot = ?", (slot, last))
+                self._index.remove(slot)
+                changed_chunks.update((slot // CHUNK_CODES, last // CHUNK_CODES))
+
+    def move(self, key: str, new_key: str, file: FileState | None = None) -> None:
+        """Give an item another key and file; code and metadata stay.
+
+        Raises:
+            KeyError: no item has `key`.
+            GalleryError: `new_key` is taken, or the file cannot be written.
+        """
+        with self._writing():
+            if new_key != key and self._slot(new_key) is not None:
+                raise GalleryError(f"{self.path}: key {new_key!r} is taken; remove it first")
+            slot = self._known_slot(key)
+            item = self._item(slot)
+            self._write_item(slot, Item(new_key, item.code, item.metadata, file))
+
+    def sync(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> "SyncReport":
+        """Make the gallery match a folder; see `bitgaze.sync.sync`."""
+        from bitgaze.sync import sync
+
+        return sync(self, folder, on_progress=on_progress)
+
+    def files(self, folder: str | os.PathLike[str]) -> dict[str, FileState]:
+        """Of the items that sync looks after below a folder: key to file."""
+        prefix = os.fsencode(os.path.join(os.path.abspath(folder), ""))  # noqa: PTH100, PTH118
+        with self._reading():
+            rows = self._db.execute(
+                "SELECT key, path, size, mtime_ns, content FROM item WHERE substr(path, 1, ?) = ?",
+                (len(prefix), prefix),
+            )
+            return {key: FileState(*state) for key, *state in rows}
+
+    def close(self) -> None:
+        """Release the file. Later calls raise GalleryError."""
+        with self._lock:
+            self._db.close()
+
+    def __enter__(self) -> "Gallery":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """One snapshot of the file, with the codes in memory as of that snapshot."""
+        with self._lock, gallery_file.translated_errors(self.path):
+            if self._db.in_transaction:
+                yield
+                return
+            self._db.execute("BEGIN")
+            try:
+                self._refresh()
+                yield
+            finally:
+                self._db.execute("COMMIT")
+
+    @contextmanager
+    def _writing(self) -> Iterator[set[int]]:
+        """One transaction. Yields a set to fill with the chunks whose codes change."""
+        with self._lock, gallery_file.translated_errors(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            changed_chunks: set[int] = set()
+            try:
+                self._refresh()
+                yield changed_chunks
+                for n in changed_chunks:
+                    codes = self._index.codes[n * CHUNK_CODES : (n + 1) * CHUNK_CODES]
+                    gallery_file.write_chunk(self._db, n, codes)
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._data_version = (
+                    -1
+                )  # the codes in memory ran ahead of the file: load them again
+                if self._db.in_transaction:  # SQLite has rolled back by itself after some errors
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _refresh(self) -> None:
+        """Load what another process has committed since the last look."""
+        version = self._db.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._data_version:
+            self._info = gallery_file.read_info(self._db, self.path)
+            self._index = gallery_file.read_codes(self._db, self.path, self._info["bits"])
+            self._data_version = version
+
+    def _check_fingerprint(self, encoder: Encoder) -> None:
+        if encoder.fingerprint != self.fingerprint:
+            raise FingerprintMismatch(
+                f"{self.path}: its codes are of model {self.model_name!r} "
+                f"({self.fingerprint[:12]}), not of {encoder.contract.name!r} "
+                f"({encoder.fingerprint[:12]}) in {encoder.model.path}; "
+                "open it with the model that made it, or index the pictures into a new gallery"
+            )
+
+    def _encode(self, image: Source) -> NDArray[np.uint8]:
+        encoded = self.encoder.encode([image])
+        if encoded.errors:
+            raise encoded.errors[0]
+        code: NDArray[np.uint8] = encoded.codes[0]
+        return code
+
+    def _slot(self, key: str) -> int | None:
+        try:
+            row = self._db.execute("SELECT slot FROM item WHERE key = ?", (key,)).fetchone()
+        except UnicodeEncodeError:  # half of a surrogate pair: no key holds one, a path may
+            return None
+        return None if row is None else int(row[0])
+
+    def _known_slot(self, key: str) -> int:
+        slot = self._slot(key)
+        if slot is None:
+            raise KeyError(f"{self.path} holds no item {key!r}")
+        return slot
+
+    def _item(self, slot: int) -> Item:
+        key, metadata, *state = self._db.execute(
+            "SELECT key, metadata, path, size, mtime_ns, content FROM item WHERE slot = ?", (slot,)
+        ).fetchone()
+        file = None if state[0] is None else FileState(*state)
+        return Item(key, self._index.codes[slot].copy(), json.loads(metadata), file)
+
+    def _write_item(self, slot: int, item: Item) -> None:
+        item.key.encode()  # SQLite would store half of a surrogate pair and never give it back
+        file = item.file
+        state = (None,) * 4 if file is None else (file.path, file.size, file.mtime_ns, file.content)
+        self._db.execute(
+            # Not INSERT OR REPLACE: a path that another key owns must raise, not delete that item.
+            "INSERT INTO item(slot, key, metadata, path, size, mtime_ns, content)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT(slot) DO UPDATE SET key = excluded.key,"
+            " metadata = excluded.metadata, path = excluded.path, size = excluded.size,"
+            " mtime_ns = excluded.mtime_ns, content = excluded.content",
+            (slot, item.key, json.dumps(item.metadata), *state),
+        )
+
+    def _hit(self, slot: int, distance: int) -> Hit:
+        item = self._item(slot)
+        return Hit(item.key, distance, self._probability(distance), item.metadata, item.path)
+
+    def _probability(self, distance: int) -> float | None:
+        """From the model's calibration table: linear between its points, constant beyond."""
+        table = self._info["calibration"]
+        if not table:
+            return None
+        distances, probabilities = zip(*table, strict=True)
+        return float(np.interp(distance, distances, probabilities))

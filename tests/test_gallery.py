@@ -1,0 +1,360 @@
+import multiprocessing
+import sqlite3
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import oracle
+from bitgaze import (
+    FingerprintMismatch,
+    Gallery,
+    GalleryCorrupt,
+    GalleryError,
+    ImageError,
+    Item,
+    ModelError,
+)
+from bitgaze.contract import DEFAULT_MODEL
+from bitgaze.encoder import Encoder
+from bitgaze.gallery_file import CHUNK_CODES
+from conftest import picture
+
+BITS = 128
+
+
+def codes(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, BITS // 8), dtype=np.uint8)
+
+
+def items(count, seed=0):
+    return [Item(f"item {i}", code, {"i": i}) for i, code in enumerate(codes(count, seed))]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "test.bitgaze"
+
+
+@pytest.fixture
+def gallery(path):
+    with Gallery(path) as opened:
+        yield opened
+
+
+def test_a_picture_is_found_by_path_bytes_image_array_and_key(gallery, make_picture):
+    for seed in range(5):
+        gallery.add(f"p{seed}", picture(seed), {"seed": seed})
+    file = make_picture("query.png", seed=3)
+    queries = [file, str(file), file.read_bytes(), picture(3), np.asarray(picture(3)), "p3"]
+    for query in queries:
+        hits = gallery.search(query, k=2)
+        assert hits[0].key == "p3"
+        assert hits[0].distance == 0
+        assert hits[0].metadata == {"seed": 3}
+        assert hits[0].path is None
+        assert hits[1].distance > 0
+
+
+def test_everything_is_there_after_reopening(path):
+    stored = items(CHUNK_CODES + 5)
+    with Gallery(path) as gallery:
+        gallery.upsert(stored)
+    with Gallery(path, create=False) as gallery:
+        assert len(gallery) == len(stored)
+        assert list(gallery) == [item.key for item in stored]
+        for item in (stored[0], stored[CHUNK_CODES], stored[-1]):
+            found = gallery.get(item.key)
+            assert np.array_equal(found.code, item.code)
+            assert found.metadata == item.metadata
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # one file, nothing beside it
+
+
+def test_search_is_exact_and_radius_cuts(gallery):
+    stored = items(500)
+    gallery.upsert(stored)
+    query = codes(1, seed=9)[0]
+    distances, positions = oracle.search(np.stack([i.code for i in stored]), query[None], 20)
+    hits = gallery.search_code(query, k=20)
+    assert [(hit.distance, hit.key) for hit in hits] == [
+        (d, f"item {i}") for d, i in zip(distances[0], positions[0], strict=True)
+    ]
+    radius = int(distances[0][7])
+    near = gallery.search_code(query, k=20, radius=radius)
+    assert near == [hit for hit in hits if hit.distance <= radius]
+    assert len(near) < 20
+    assert gallery.search_code(query, radius=0) == []
+    assert len(gallery.search_code(query, k=1000)) == 500
+
+
+def test_an_empty_gallery(gallery):
+    assert len(gallery) == 0
+    assert list(gallery) == []
+    assert gallery.search(picture(1)) == []
+    assert "x" not in gallery
+    assert 3 not in gallery
+
+
+@given(st.lists(st.tuples(st.sampled_from(["upsert", "remove", "move"]), st.integers(0, 11))))
+def test_any_sequence_of_changes_equals_a_dictionary(tmp_path_factory, steps):
+    path = tmp_path_factory.mktemp("model") / "g.bitgaze"
+    expected = {}
+    with Gallery(path) as gallery:
+        for number, (step, which) in enumerate(steps):
+            key = f"k{which}"
+            if step == "upsert":
+                item = Item(key, codes(1, seed=number)[0], {"n": number})
+                gallery.upsert([item])
+                expected[key] = item
+            elif key not in expected:
+                with pytest.raises(KeyError, match=key):
+                    gallery.remove(key) if step == "remove" else gallery.move(key, "other")
+            elif step == "remove":
+                gallery.remove(key)
+                del expected[key]
+            else:
+                target = f"k{(which + 1) % 12}"
+                if target in expected:
+                    with pytest.raises(GalleryError, match="is taken"):
+                        gallery.move(key, target)
+                else:
+                    gallery.move(key, target)
+                    old = expected.pop(key)
+                    expected[target] = Item(target, old.code, old.metadata)
+    with Gallery(path, create=False) as gallery:
+        assert set(gallery) == set(expected)
+        for key, item in expected.items():
+            assert np.array_equal(gallery.get(key).code, item.code)
+            assert gallery.get(key).metadata == item.metadata
+            assert gallery.search(key, k=1)[0].distance == 0
+
+
+def test_a_removed_item_leaves_no_byte_behind(path):
+    stored = items(20)
+    with Gallery(path) as gallery:
+        gallery.upsert(stored)
+        gallery.upsert([Item("the secret key", codes(1, seed=77)[0], {"the secret": "metadata"})])
+        gallery.upsert([Item("after it", codes(1, seed=78)[0])])
+        gallery.remove("the secret key")
+    content = path.read_bytes()
+    assert b"the secret" not in content
+    assert codes(1, seed=77)[0].tobytes() not in content
+    assert codes(1, seed=78)[0].tobytes() in content
+
+
+def test_a_failed_change_changes_nothing(gallery):
+    gallery.upsert(items(3))
+    before = gallery.search_code(codes(1)[0])
+    bad = [
+        (TypeError, [Item("new", codes(1)[0]), Item("x", codes(1)[0], {"a": object()})]),
+        (ValueError, [Item("new", codes(1)[0]), Item("x", codes(1)[0][:8])]),
+        (TypeError, [Item("new", codes(1)[0]), Item("x", codes(1)[0].astype(int))]),
+        (ValueError, [Item("new", codes(1)[0]), Item("\udcff", codes(1)[0])]),
+    ]
+    for error, batch in bad:
+        with pytest.raises(error):
+            gallery.upsert(batch)
+        assert gallery.search_code(codes(1)[0]) == before
+        assert "new" not in gallery
+    with pytest.raises(KeyError, match="no item 'none'"):
+        gallery.remove("item 0", "none")
+    assert "item 0" in gallery
+
+
+def test_add_refuses_a_taken_key_and_a_broken_picture(gallery):
+    gallery.add("a", picture(1))
+    with pytest.raises(GalleryError, match="key 'a' is taken; remove it first"):
+        gallery.add("a", picture(2))
+    with pytest.raises(ImageError, match="not an image"):
+        gallery.add("b", b"broken")
+    assert list(gallery) == ["a"]
+
+
+def test_arguments_out_of_range(gallery, tmp_path):
+    gallery.upsert(items(3))
+    with pytest.raises(ValueError, match="k"):
+        gallery.search("item 0", k=0)
+    with pytest.raises(ValueError, match="radius is -1"):
+        gallery.search("item 0", radius=-1)
+    with pytest.raises(ImageError, match="No such file"):
+        gallery.search("no such key or file")
+    with pytest.raises(KeyError, match="no item 'x'"):
+        gallery.get("x")
+    with pytest.raises(GalleryError, match="no such gallery; `bitgaze index"):
+        Gallery(tmp_path / "none.bitgaze", create=False)
+    assert not (tmp_path / "none.bitgaze").exists()
+    with pytest.raises(GalleryError, match="there is no folder"):
+        Gallery(tmp_path / "none" / "a.bitgaze")
+
+
+def test_a_closed_gallery(path):
+    gallery = Gallery(path)
+    gallery.close()
+    with pytest.raises(GalleryError, match="closed"):
+        len(gallery)
+
+
+@pytest.fixture(scope="module")
+def other_encoder(tmp_path_factory):
+    """The shipped model with one bit of one weight changed: same shapes, another model."""
+    content = bytearray(DEFAULT_MODEL.read_bytes())
+    content[len(content) // 2] ^= 1
+    path = tmp_path_factory.mktemp("other") / "other.onnx"
+    path.write_bytes(content)
+    return Encoder(path)
+
+
+def test_codes_of_two_models_never_meet(path, other_encoder):
+    with Gallery(path) as gallery:
+        gallery.add("a", picture(1))
+    with pytest.raises(FingerprintMismatch, match=r"are of model 'general-128' .*not of"):
+        Gallery(path, encoder=other_encoder)
+    theirs = path.with_name("other.bitgaze")
+    with Gallery(theirs, encoder=other_encoder) as gallery:
+        gallery.add("a", picture(1))
+    with Gallery(theirs) as gallery:  # without a model: what needs none still works
+        assert gallery.search("a")[0].distance == 0
+        for use in (lambda: gallery.search(picture(1)), lambda: gallery.add("b", picture(2))):
+            with pytest.raises(FingerprintMismatch, match="open it with the model that made it"):
+                use()
+        assert list(gallery) == ["a"]
+
+
+def test_foreign_files_are_left_alone(tmp_path):
+    text = tmp_path / "text.bitgaze"
+    text.write_text("this is not a database, whatever its name says" * 100)
+    with pytest.raises(GalleryCorrupt, match=r"text\.bitgaze: not a gallery"):
+        Gallery(text)
+    foreign = tmp_path / "foreign.db"
+    with sqlite3.connect(foreign) as db:
+        db.execute("CREATE TABLE mine(x)")
+    db.close()
+    before = foreign.read_bytes()
+    with pytest.raises(GalleryError, match="an SQLite file, but not a bitgaze gallery"):
+        Gallery(foreign)
+    assert foreign.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("PRAGMA user_version = 2", "gallery format 2, this version of bitgaze reads up to 1"),
+        ("UPDATE info SET value = 12 WHERE name = 'bits'", "info is damaged"),
+        ("UPDATE info SET value = 'x' WHERE name = 'calibration'", "info is damaged"),
+        ("DELETE FROM info WHERE name = 'fingerprint'", "info is damaged"),
+        ("UPDATE info SET value = 64 WHERE name = 'bits'", "5000 items|damaged|missing"),
+        ("UPDATE chunk SET codes = zeroblob(length(codes)) WHERE n = 0", "chunk 0 .* is damaged"),
+        ("UPDATE chunk SET codes = x'00' WHERE n = 1", "chunk 1 .* is damaged"),
+        ("UPDATE chunk SET codes = 'text' WHERE n = 1", "chunk 1 .* is damaged"),
+        ("DELETE FROM chunk WHERE n = 0", "chunk 0 .* is missing"),
+        ("DELETE FROM chunk WHERE n = 1", "5000 items, but 4096 codes"),
+        ("DELETE FROM item WHERE slot = 7", "4999 items, but 5000 codes"),
+        ("UPDATE item SET slot = 9999 WHERE slot = 7", "5000 items"),
+        ("DROP TABLE chunk", "no such table"),
+    ],
+)
+def test_a_damaged_gallery_gives_a_typed_error(path, sql, message):
+    with Gallery(path) as gallery:
+        gallery.upsert(items(5000))
+    db = sqlite3.connect(path)
+    db.execute(sql)
+    db.commit()
+    db.close()
+    with pytest.raises(GalleryError, match=message):
+        Gallery(path)
+
+
+def test_a_truncated_file_gives_a_typed_error(path):
+    with Gallery(path) as gallery:
+        gallery.upsert(items(5000))
+    content = path.read_bytes()
+    for length in (100, 5000, len(content) // 2, len(content) - 4096):
+        path.write_bytes(content[:length])
+        with pytest.raises(GalleryError, match=r"test\.bitgaze"):
+            Gallery(path)
+
+
+def test_another_connection_sees_each_commit(path):
+    with Gallery(path) as writer, Gallery(path) as reader:
+        writer.upsert(items(3))
+        assert len(reader) == 3
+        assert reader.search("item 1", k=1)[0].key == "item 1"
+        writer.remove("item 0")
+        assert "item 0" not in reader
+        assert {hit.key for hit in reader.search_code(codes(1)[0])} == {"item 1", "item 2"}
+        reader.upsert([Item("from the other", codes(1, seed=5)[0])])
+        assert len(writer) == 3
+
+
+def test_two_writers_do_not_lose_each_others_items(path):
+    with Gallery(path) as one, Gallery(path) as two:
+        for i in range(20):
+            (one, two)[i % 2].upsert([Item(f"k{i}", codes(1, seed=i)[0])])
+        for gallery in (one, two):
+            assert len(gallery) == 20
+            for i in range(20):
+                assert np.array_equal(gallery.get(f"k{i}").code, codes(1, seed=i)[0])
+
+
+def _write(path: Path, name: str) -> None:
+    with Gallery(path) as gallery:
+        for i in range(25):
+            gallery.upsert([Item(f"{name}{i}", codes(1, seed=i)[0])])
+
+
+def test_processes_that_create_and_write_at_once(path):
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_write, args=(path, name)) for name in "ab"]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    with Gallery(path) as gallery:
+        assert len(gallery) == 50
+
+
+def test_threads_search_while_one_writes(path):
+    with Gallery(path) as gallery:
+        gallery.upsert(items(200))
+        wrong = []
+
+        def look():
+            for i in range(100):
+                hit = gallery.search(f"item {i}", k=1)[0]
+                if (hit.key, hit.distance) != (f"item {i}", 0):
+                    wrong.append(hit)
+
+        threads = [threading.Thread(target=look) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for i in range(50):
+            gallery.upsert([Item(f"new {i}", codes(1, seed=1000 + i)[0])])
+            gallery.remove(f"item {199 - i}")
+        for thread in threads:
+            thread.join()
+        assert not wrong
+
+
+def test_probability_comes_from_the_models_calibration(path):
+    with Gallery(path) as gallery:
+        gallery.upsert(items(50))
+        assert gallery.search("item 0")[0].probability is None  # this model was not calibrated
+    db = sqlite3.connect(path)
+    db.execute("UPDATE info SET value = '[[0, 0.9], [100, 0.1]]' WHERE name = 'calibration'")
+    db.commit()
+    db.close()
+    with Gallery(path) as gallery:
+        hits = gallery.search("item 0", k=50)
+        assert hits[0].probability == pytest.approx(0.9)
+        for hit in hits:
+            assert hit.probability == pytest.approx(0.9 - 0.008 * hit.distance)
+
+
+def test_a_missing_default_model_says_so(path, monkeypatch):
+    monkeypatch.setattr("bitgaze.gallery.DEFAULT_MODEL", Path("/nowhere/general.onnx"))
+    with pytest.raises(ModelError, match=r"general\.onnx: cannot read the model"):
+        Gallery(path)

@@ -1,0 +1,262 @@
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bitgaze import Gallery, GalleryError
+from bitgaze.images import printable
+from conftest import picture
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "photos"
+    (root / "sub").mkdir(parents=True)
+    for seed, name in enumerate(["a.png", "b.jpg", "sub/c.webp"]):
+        picture(seed).save(root / name)
+    return root
+
+
+@pytest.fixture
+def gallery(tmp_path):
+    with Gallery(tmp_path / "test.bitgaze") as opened:
+        yield opened
+
+
+def names(gallery):
+    return sorted(Path(key).name for key in gallery)
+
+
+def later(path):
+    """Move the modification time on, as an edit would."""
+    state = path.stat()
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1_000_000_000))
+
+
+def encodes_nothing(gallery, monkeypatch):
+    def refuse(sources, **_):
+        assert list(sources) == [], "a picture was encoded again"
+        return original([])
+
+    original = gallery.encoder.encode
+    monkeypatch.setattr(gallery.encoder, "encode", refuse)
+
+
+def test_new_pictures_are_added_and_found(gallery, folder):
+    report = gallery.sync(folder)
+    assert report.added == [str(folder / name) for name in ("a.png", "b.jpg", "sub/c.webp")]
+    assert not report.failed
+    hit = gallery.search(folder / "sub" / "c.webp", k=1)[0]
+    assert hit.key == hit.path == str(folder / "sub" / "c.webp")
+    assert hit.distance == 0
+
+
+def test_a_second_sync_opens_nothing(gallery, folder, monkeypatch):
+    gallery.sync(folder)
+    monkeypatch.setattr("bitgaze.sync._digest", None)  # calling it would raise
+    report = gallery.sync(folder)
+    assert report.unchanged == 3
+    assert [report.added, report.updated, report.moved, report.removed] == [[], [], [], []]
+
+
+def test_a_changed_picture_is_encoded_again_and_keeps_its_metadata(gallery, folder):
+    gallery.sync(folder)
+    key = str(folder / "a.png")
+    item = gallery.get(key)
+    gallery.upsert([type(item)(key, item.code, {"album": 1}, item.file)])
+    picture(9).save(folder / "a.png")
+    later(folder / "a.png")
+    report = gallery.sync(folder)
+    assert report.updated == [key]
+    assert report.unchanged == 2
+    assert gallery.get(key).metadata == {"album": 1}
+    assert gallery.search(picture(9), k=1)[0].key == key
+
+
+def test_a_touched_picture_is_not_encoded_again(gallery, folder, monkeypatch):
+    gallery.sync(folder)
+    later(folder / "a.png")
+    encodes_nothing(gallery, monkeypatch)
+    assert gallery.sync(folder).unchanged == 3
+    monkeypatch.setattr("bitgaze.sync._digest", None)
+    assert gallery.sync(folder).unchanged == 3
+
+
+def test_a_renamed_picture_is_not_encoded_again(gallery, folder, monkeypatch):
+    gallery.sync(folder)
+    code = gallery.get(str(folder / "a.png")).code.tobytes()
+    (folder / "a.png").rename(folder / "sub" / "renamed.png")
+    encodes_nothing(gallery, monkeypatch)
+    report = gallery.sync(folder)
+    assert report.moved == [(str(folder / "a.png"), str(folder / "sub" / "renamed.png"))]
+    assert report.removed == []
+    assert gallery.get(str(folder / "sub" / "renamed.png")).code.tobytes() == code
+    assert names(gallery) == ["b.jpg", "c.webp", "renamed.png"]
+
+
+def test_a_removed_picture_is_removed(gallery, folder):
+    gallery.sync(folder)
+    (folder / "b.jpg").unlink()
+    report = gallery.sync(folder)
+    assert report.removed == [str(folder / "b.jpg")]
+    assert names(gallery) == ["a.png", "c.webp"]
+
+
+def test_items_added_by_hand_and_other_folders_stay(gallery, folder, tmp_path):
+    gallery.add("by hand", picture(7))
+    other = tmp_path / "photos2"  # its name begins like the other's
+    other.mkdir()
+    picture(8).save(other / "d.png")
+    gallery.sync(other)
+    gallery.sync(folder)
+    (folder / "a.png").unlink()
+    gallery.sync(folder)
+    assert names(gallery) == ["b.jpg", "by hand", "c.webp", "d.png"]
+
+
+def test_a_key_taken_by_hand_is_not_overwritten(gallery, folder):
+    key = str(folder / "a.png")
+    gallery.add(key, picture(7), {"mine": True})
+    report = gallery.sync(folder)
+    assert report.failed == {key: "the gallery holds another item under this key"}
+    assert gallery.get(key).metadata == {"mine": True}
+
+
+def test_broken_pictures_are_named_and_disturb_nobody(gallery, folder, encoder, examples):
+    photograph = Image.open(examples / "birds" / "owl.jpg").convert("RGB")
+    good = {
+        "upright.jpg": photograph,
+        "cmyk.jpg": picture(21).convert("CMYK"),
+        "palette.png": picture(23).convert("P"),
+    }
+    for name, image in good.items():
+        image.save(folder / name)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = photograph.transpose(Image.Transpose.ROTATE_90)
+    turned.save(folder / "rotated.jpg", exif=exif)
+    deep = np.asarray(picture(22).convert("L")).astype(np.uint16) * 257
+    Image.fromarray(deep).save(folder / "deep.png")
+    transparent = picture(24).convert("RGBA")
+    transparent.putalpha(128)
+    transparent.save(folder / "transparent.png")
+    picture(25).save(folder / "animated.gif", save_all=True, append_images=[picture(26)])
+    (folder / "folder.jpg").mkdir()
+    picture(27).save(folder / "folder.jpg" / "inside.png")
+    os.rename(folder / "a.png", os.fsencode(folder) + b"/not-utf8-\xff.png")
+
+    picture(28, (200, 200)).save(folder / "truncated.jpg")
+    os.truncate(folder / "truncated.jpg", (folder / "truncated.jpg").stat().st_size // 2)
+    (folder / "text.jpg").write_text("not a picture")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    (folder / "sub" / "up").symlink_to("..", target_is_directory=True)
+    (folder / "notes.txt").write_text("left alone")
+    (folder / ".hidden.jpg").write_text("left alone")
+
+    report = gallery.sync(folder)
+    assert sorted(Path(path).name for path in report.failed) == [
+        "empty.jpg",
+        "loop.jpg",
+        "text.jpg",
+        "truncated.jpg",
+    ]
+    assert "truncated" in report.failed[str(folder / "truncated.jpg")]
+    assert list(report.skipped) == [str(folder / "sub" / "up")]
+    assert names(gallery) == sorted(
+        [
+            *good,
+            *("b.jpg", "c.webp", "rotated.jpg", "deep.png", "transparent.png"),
+            *("animated.gif", "inside.png", r"not-utf8-\xff.png"),
+        ]
+    )
+    for key in gallery:  # every row is its own picture's, whatever failed beside it
+        code = encoder.encode([gallery.get(key).path]).codes[0]
+        assert gallery.get(key).code.tobytes() == code.tobytes()
+    distances = {Path(h.key).name: h.distance for h in gallery.search(photograph, k=3)}
+    assert distances["rotated.jpg"] < 16
+    again = gallery.sync(folder)
+    assert again.failed == report.failed
+    assert again.unchanged == len(gallery)
+
+
+def test_a_picture_that_broke_keeps_its_old_code(gallery, folder):
+    gallery.sync(folder)
+    code = gallery.get(str(folder / "a.png")).code.tobytes()
+    (folder / "a.png").write_bytes(b"half copied")
+    report = gallery.sync(folder)
+    assert list(report.failed) == [str(folder / "a.png")]
+    assert gallery.get(str(folder / "a.png")).code.tobytes() == code
+
+
+def test_an_emptied_folder_removes_nothing(gallery, folder):
+    gallery.sync(folder)
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    with pytest.raises(GalleryError, match="holds 3 from there; nothing was removed"):
+        gallery.sync(folder)
+    assert len(gallery) == 3
+
+
+def test_a_folder_that_cannot_be_listed_keeps_its_items(gallery, folder, monkeypatch):
+    gallery.sync(folder)
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    report = gallery.sync(folder)
+    assert report.failed == {str(folder / "sub"): "Permission denied"}
+    assert report.removed == []
+    assert len(gallery) == 3
+
+
+def test_a_linked_folder_is_looked_at_once(gallery, folder, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    picture(11).save(outside / "linked.png")
+    for name in ("one", "two"):
+        (folder / name).symlink_to(outside, target_is_directory=True)
+    report = gallery.sync(folder)
+    assert names(gallery) == ["a.png", "b.jpg", "c.webp", "linked.png"]
+    assert list(report.skipped) == [str(folder / "two")]
+
+
+def test_an_interrupted_sync_goes_on_where_it_stopped(gallery, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for seed in range(70):
+        picture(seed, (16, 16)).save(folder / f"{seed:03}.png")
+
+    def interrupt(done, total):
+        assert total == 70
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gallery.sync(folder, on_progress=interrupt)
+    kept = len(gallery)
+    assert 0 < kept < 70
+    report = gallery.sync(folder)
+    assert report.unchanged == kept
+    assert len(report.added) == 70 - kept
+
+
+def test_no_such_folder(gallery, tmp_path):
+    with pytest.raises(GalleryError, match="none: not a folder"):
+        gallery.sync(tmp_path / "none")
+
+
+def test_a_home_folder_is_understood(gallery, folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert len(gallery.sync("~/photos").added) == 3
+
+
+def test_printable_is_reversible_enough_to_tell_names_apart():
+    assert printable(b"a\xff") == "a\\xff"
+    assert printable("\u00fcber.jpg") == "\u00fcber.jpg"
