@@ -1,0 +1,184 @@
+"""The `bitgaze` command: index a folder, search it, say what a gallery holds.
+
+Parses and prints; the work is done by the library. Results go to stdout, everything else to stderr.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitgaze.errors import BitgazeError
+
+if TYPE_CHECKING:
+    from bitgaze.encoder import Encoder
+
+OK, SOME_REFUSED, STOPPED, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 done, 1 done with some inputs refused (each named on stderr), 2 a usage error or one that
+        stopped the work, 130 interrupted.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A file name must not end the program on a terminal that lacks its letters.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        result: int = options.run(options)
+        return result
+    except (BitgazeError, ValueError) as error:
+        print(f"bitgaze: {error}", file=sys.stderr)
+        return STOPPED
+    except KeyboardInterrupt:
+        print("bitgaze: interrupted; what was done is kept", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    from bitgaze import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="bitgaze", description="Find images that look like an image, on this device."
+    )
+    parser.add_argument("--version", action="version", version=f"bitgaze {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        sub.add_argument(
+            "-g",
+            "--gallery",
+            metavar="FILE",
+            default=os.environ.get("BITGAZE_GALLERY", "gallery.bitgaze"),
+            help="the gallery (default: $BITGAZE_GALLERY, then ./gallery.bitgaze)",
+        )
+        sub.add_argument("--json", action="store_true", help="print one JSON document")
+        return sub
+
+    def with_model(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "-m", "--model", metavar="FILE", help="a model of your own (default: the built-in one)"
+        )
+
+    index = command("index", _index, "Make a gallery match the pictures in a folder.")
+    index.add_argument("folder", metavar="DIR")
+    with_model(index)
+    search = command("search", _search, "Find the pictures that look like one.")
+    search.add_argument("image", metavar="IMAGE", help="a picture file")
+    search.add_argument("-k", type=int, default=10, help="at most so many hits (%(default)s)")
+    search.add_argument("--radius", type=int, help="leave out hits farther than this many bits")
+    search.add_argument("--html", metavar="OUT", type=Path, help="also write a page to look at")
+    with_model(search)
+    command("info", _info, "Say what a gallery holds.")
+    return parser
+
+
+def _index(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from bitgaze.gallery import Gallery
+
+    _quiet_pillow()
+    started = time.perf_counter()
+    with Gallery(options.gallery, encoder=_encoder(options)) as gallery:
+        # disable=None: no bar where stderr is not a terminal.
+        with tqdm(unit="img", desc="encoding", disable=None, leave=False) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            report = gallery.sync(options.folder, on_progress=show)
+        size = len(gallery)
+    seconds = time.perf_counter() - started
+    for path, reason in report.failed.items():
+        print(f"bitgaze: refused {path}: {reason}", file=sys.stderr)
+    for path, reason in report.skipped.items():
+        print(f"bitgaze: skipped {path}: {reason}", file=sys.stderr)
+    if options.json:
+        print(json.dumps({"gallery": options.gallery, "items": size, **asdict(report)}))
+    else:
+        print(
+            f"{len(report.added)} added, {len(report.updated)} updated, {len(report.moved)} moved, "
+            f"{len(report.removed)} removed, {report.unchanged} unchanged, "
+            f"{len(report.failed)} refused, in {seconds:.1f} s"
+        )
+        print(f"{options.gallery}: {size} pictures")
+    return SOME_REFUSED if report.failed else OK
+
+
+def _search(options: argparse.Namespace) -> int:
+    from bitgaze.gallery import Gallery
+
+    _quiet_pillow()
+    encoder = _encoder(options)
+    with Gallery(options.gallery, encoder=encoder, create=False) as gallery:
+        # As a Path: on the command line a name is always a file, never a key.
+        hits = gallery.search(Path(options.image), options.k, radius=options.radius)
+        if options.html:
+            from bitgaze.page import results_page
+
+            page = results_page(gallery.encoder, options.image, hits, Path(options.gallery).name)
+            try:
+                options.html.write_text(page, encoding="utf-8")
+            except OSError as error:
+                raise BitgazeError(f"{options.html}: {error.strerror}") from error
+    if options.json:
+        found = [asdict(hit) for hit in hits]
+        print(json.dumps({"query": options.image, "gallery": options.gallery, "hits": found}))
+        return OK
+    for hit in hits:
+        probability = "" if hit.probability is None else f"  {hit.probability:4.0%}"
+        print(f"{hit.distance:4d}{probability}  {hit.key}")
+    if not hits:
+        print("bitgaze: nothing found", file=sys.stderr)
+    if options.html:
+        print(f"page: {options.html.resolve()}", file=sys.stderr)
+    return OK
+
+
+def _info(options: argparse.Namespace) -> int:
+    from bitgaze.gallery import Gallery
+
+    with Gallery(options.gallery, create=False) as gallery:
+        facts = {
+            "gallery": str(gallery.path),
+            "items": len(gallery),
+            "bits": gallery.bits,
+            "model": gallery.model_name,
+            "fingerprint": gallery.fingerprint,
+            "file_bytes": gallery.path.stat().st_size,
+        }
+    if options.json:
+        print(json.dumps(facts))
+    else:
+        for name, value in facts.items():
+            print(f"{name:12} {value}")
+    return OK
+
+
+def _encoder(options: argparse.Namespace) -> "Encoder | None":
+    from bitgaze.encoder import Encoder
+
+    return Encoder(options.model) if options.model else None
+
+
+def _quiet_pillow() -> None:
+    """Pillow warns of odd EXIF blocks and of large pictures; what fails is reported by name."""
+    warnings.filterwarnings("ignore", module="PIL")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

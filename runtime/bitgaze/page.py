@@ -1,0 +1,90 @@
+"""One self-contained HTML page of a search: the query, its hits, the attention over each.
+
+Knows how results look. Everything is inside the file: it can be mailed, and opens without a
+network.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bitgaze.encoder import Encoder
+from bitgaze.errors import ImageError
+from bitgaze.explain import overlay
+from bitgaze.gallery import Hit
+from bitgaze.images import printable, upright
+
+_THUMBNAIL_PX = 320
+_TEMPLATE = Path(__file__).parent / "web" / "results.html"
+
+
+def results_page(encoder: Encoder, query: str, hits: Sequence[Hit], gallery_name: str) -> str:
+    """The page as text.
+
+    Args:
+        encoder: makes the attention maps of query and hits.
+        query: path of the query picture.
+        hits: of the search; a hit whose file is gone is shown without a picture.
+        gallery_name: for the head line.
+    """
+    paths = [query, *[hit.path or hit.key for hit in hits]]
+    encoded = encoder.encode(paths)
+    figures = [
+        _figure(path, None if row in encoded.errors else encoded.attention[row])
+        for row, path in enumerate(paths)
+    ]
+    cards = [
+        _card(figure, hit, rank, encoder.bits)
+        for rank, (figure, hit) in enumerate(zip(figures[1:], hits, strict=True), start=1)
+    ]
+    values = {
+        "title": f"Pictures like {Path(printable(query)).name}",
+        "gallery": f"{len(hits)} nearest in {gallery_name}",
+        "model": f"model {encoder.contract.name}, {encoder.bits} bits",
+    }
+    page = _TEMPLATE.read_text(encoding="utf-8")
+    for name, value in values.items():
+        page = page.replace(f"{{{{{name}}}}}", html.escape(value))
+    return page.replace("{{query}}", figures[0]).replace("{{hits}}", "\n".join(cards))
+
+
+def _card(figure: str, hit: Hit, rank: int, bits: int) -> str:
+    name = html.escape(Path(hit.key).name)
+    likeness = f"{hit.distance} of {bits} bits differ"
+    if hit.probability is not None:
+        likeness += f", match {hit.probability:.0%}"
+    return (
+        f"<li>{figure}"
+        f'<p class="name" title="{html.escape(hit.key)}"><b>{rank}</b> {name}</p>'
+        f'<meter min="0" max="{bits}" value="{bits - hit.distance}"></meter>'
+        f'<p class="distance">{likeness}</p></li>'
+    )
+
+
+def _figure(path: str, attention: NDArray[np.float32] | None) -> str:
+    """The picture, and above it the same one with its attention; the page's switch hides one."""
+    try:
+        if attention is None:
+            raise ImageError(path)
+        image = upright(path, _THUMBNAIL_PX)
+    except ImageError:
+        return '<div class="figure gone">the file is gone or cannot be read</div>'
+    image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
+    alt = html.escape(Path(printable(path)).name)
+    return (
+        f'<div class="figure"><img src="{_data_uri(image)}" alt="{alt}">'
+        f'<img class="attention" src="{_data_uri(overlay(image, attention))}" '
+        f'alt="attention over {alt}"></div>'
+    )
+
+
+def _data_uri(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "jpeg", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,189 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bitgaze.cli import main
+from conftest import picture
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BITGAZE_GALLERY", raising=False)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(4):
+        picture(seed, (90, 60)).save(folder / f"p{seed}.png")
+    return folder
+
+
+@pytest.fixture
+def indexed(photos, capsys):
+    assert main(["index", str(photos)]) == 0
+    capsys.readouterr()
+    return photos
+
+
+def test_index_says_what_it_did(photos, capsys):
+    assert main(["index", str(photos)]) == 0
+    out, err = capsys.readouterr()
+    assert re.match(r"4 added, 0 updated, 0 moved, 0 removed, 0 unchanged, 0 refused, in \d", out)
+    assert out.endswith("gallery.bitgaze: 4 pictures\n")
+    assert err == ""
+    assert Path("gallery.bitgaze").is_file()
+
+
+def test_index_names_what_it_refused(photos, capsys):
+    (photos / "broken.jpg").write_text("text")
+    (photos / "up").symlink_to("..", target_is_directory=True)
+    assert main(["index", str(photos)]) == 1
+    out, err = capsys.readouterr()
+    assert f"refused {photos}/broken.jpg: not an image" in err
+    assert "1 refused" in out
+
+
+def test_index_json(photos, capsys):
+    (photos / "broken.jpg").write_text("text")
+    assert main(["index", str(photos), "--json", "-g", "other.bitgaze"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["gallery"] == "other.bitgaze"
+    assert document["items"] == 4
+    assert document["added"] == [str(photos / f"p{i}.png") for i in range(4)]
+    assert list(document["failed"]) == [str(photos / "broken.jpg")]
+
+
+def test_search_prints_hits_by_distance(indexed, capsys):
+    assert main(["search", str(indexed / "p2.png"), "-k", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["0", str(indexed / "p2.png")]
+    distances = [int(line.split()[0]) for line in lines]
+    assert len(distances) == 3
+    assert distances == sorted(distances)
+
+
+def test_search_json_and_radius(indexed, capsys):
+    assert main(["search", str(indexed / "p2.png"), "--json", "--radius", "0"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    key = str(indexed / "p2.png")
+    assert document["hits"] == [
+        {"key": key, "distance": 0, "probability": None, "metadata": {}, "path": key}
+    ]
+
+
+def test_nothing_within_the_radius(indexed, tmp_path, capsys):
+    picture(99).save(tmp_path / "q.png")
+    assert main(["search", "q.png", "--radius", "0"]) == 0
+    assert capsys.readouterr() == ("", "bitgaze: nothing found\n")
+
+
+def test_search_html_is_self_contained(indexed, capsys):
+    (indexed / "p1.png").unlink()  # a hit whose file has gone
+    assert main(["search", str(indexed / "p2.png"), "--html", "out.html"]) == 0
+    page = Path("out.html").read_text(encoding="utf-8")
+    assert f"page: {Path('out.html').resolve()}" in capsys.readouterr().err
+    assert page.count("<li>") == 4
+    assert page.count('class="attention"') == 4  # the query and three hits
+    assert page.count("the file is gone") == 1
+    assert "p2.png" in page
+    assert "0 of 128 bits differ" in page
+    assert "{{" not in page
+    addresses = re.findall(r'(?:src|href)="([^"]{0,30})', page)
+    assert addresses
+    assert all(address.startswith("data:image/jpeg;base64,") for address in addresses)
+    assert "http" not in page.replace(addresses[0], "")
+
+
+def test_names_are_escaped_in_the_page(photos, capsys):
+    picture(50).save(photos / "<img src=x onerror=alert(1)>&.png")
+    main(["index", str(photos)])
+    main(["search", str(photos / "p1.png"), "--html", "out.html"])
+    page = Path("out.html").read_text(encoding="utf-8")
+    assert "<img src=x" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;&amp;.png" in page
+
+
+def test_info(indexed, capsys):
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["items"] == 4
+    assert facts["bits"] == 128
+    for name, value in facts.items():
+        assert re.search(rf"^{name} +{re.escape(str(value))}$", text, re.MULTILINE)
+
+
+def test_the_gallery_comes_from_the_environment(photos, monkeypatch, capsys):
+    monkeypatch.setenv("BITGAZE_GALLERY", "mine.bitgaze")
+    assert main(["index", str(photos)]) == 0
+    assert Path("mine.bitgaze").is_file()
+    assert not Path("gallery.bitgaze").exists()
+
+
+def test_a_model_of_ones_own(photos, capsys):
+    from bitgaze.contract import DEFAULT_MODEL
+
+    assert main(["index", str(photos), "-m", str(DEFAULT_MODEL)]) == 0
+    assert main(["search", str(photos / "p0.png"), "-m", "none.onnx"]) == 2
+    assert "none.onnx: cannot read the model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "x.jpg"], "no such gallery; `bitgaze index"),
+        (["info"], "no such gallery"),
+        (["index", "none"], "none: not a folder"),
+    ],
+)
+def test_without_a_gallery_or_a_folder(photos, arguments, message, capsys):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "none.jpg"], "none.jpg: No such file"),
+        (["search", "photos/p1.png", "-k", "0"], "k must be at least 1, got 0"),
+        (["search", "photos/p1.png", "--radius", "-1"], "radius is -1"),
+        (["search", "photos/p1.png", "--html", "none/out.html"], "No such file or directory"),
+    ],
+)
+def test_mistakes_stop_with_a_message(indexed, arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["search"], ["search", "a", "-k", "many"]])
+def test_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: bitgaze" in capsys.readouterr().err
+
+
+def test_the_installed_command_in_a_terminal_without_unicode(photos):
+    """The console script itself, in the C locale, with names that such a terminal cannot show."""
+    os.rename(photos / "p1.png", photos / "\u732b.png")
+    os.rename(photos / "p2.png", os.fsencode(photos) + b"/\xff.png")
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    script = Path(sys.executable).with_name("bitgaze")
+
+    def run(*arguments):
+        return subprocess.run([script, *arguments], capture_output=True, env=environment)
+
+    done = run("index", str(photos))
+    assert (done.returncode, done.stderr) == (0, b"")
+    done = run("search", str(photos / "p0.png"))
+    assert done.returncode == 0
+    assert rb"\u732b.png" in done.stdout
+    assert rb"\xff.png" in done.stdout
+    assert run("--version").stdout.startswith(b"bitgaze 0.")
