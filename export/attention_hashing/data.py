@@ -1,0 +1,195 @@
+"""Labelled pictures: class folders, or Fashion-MNIST's IDX files.
+
+Knows where pictures and labels are, and the random views of them that training takes. What a
+picture looks like to the network is decided by bitgaze.images, the code that ships.
+"""
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from bitgaze import ImageError
+from bitgaze.images import SUFFIXES, Preprocess, load, upright
+
+_IDX_MAGIC_BYTES_UBYTE = b"\x00\x00\x08"
+
+
+class DataError(Exception):
+    """Data that cannot be trained on; says what to change."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures with one class each.
+
+    Attributes:
+        pictures: paths, or grey arrays uint8 (height, width).
+        labels: int64 (n,), positions in `classes`.
+        classes: names, sorted.
+    """
+
+    pictures: list[Path] | NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, positions: NDArray[np.intp]) -> "Labelled":
+        """The pictures at these positions."""
+        if isinstance(self.pictures, list):
+            pictures: list[Path] | NDArray[np.uint8] = [self.pictures[i] for i in positions]
+        else:
+            pictures = self.pictures[positions]
+        return Labelled(pictures, self.labels[positions], self.classes)
+
+    def split(self, fraction: float, seed: int) -> tuple["Labelled", "Labelled"]:
+        """Hold out a share of each class, at least one picture of it: (rest, held out)."""
+        generator = np.random.default_rng(seed)
+        held: list[NDArray[np.intp]] = []
+        for label in range(len(self.classes)):
+            positions = generator.permutation(np.flatnonzero(self.labels == label))
+            held.append(positions[: max(1, round(fraction * len(positions)))])
+        mask = np.zeros(len(self), bool)
+        mask[np.concatenate(held)] = True
+        return self.subset(np.flatnonzero(~mask)), self.subset(np.flatnonzero(mask))
+
+
+def read(folder: Path) -> Labelled:
+    """Find the training pictures below a folder.
+
+    Either IDX files as MNIST and Fashion-MNIST have them (`train-images-idx3-ubyte`, plain or .gz),
+    or one folder per class; where there is a `train` folder (beside `test`), it is taken.
+
+    Raises:
+        DataError: no pictures, one class only, or a class with a single picture.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: not a folder")
+    idx = [p for p in folder.iterdir() if p.name.startswith("train-images") and "idx3" in p.name]
+    data = _read_idx(folder) if idx else _read_class_folders(folder)
+    counts = np.bincount(data.labels, minlength=len(data.classes))
+    if len(data.classes) < 2:
+        raise DataError(
+            f"{folder}: found {len(data.classes)} class, training needs at least 2 "
+            "(one folder per class, pictures inside)"
+        )
+    if counts.min() < 2:
+        name = data.classes[int(counts.argmin())]
+        raise DataError(f"{folder}: class {name!r} has {counts.min()} picture, it needs at least 2")
+    return data
+
+
+def check_readable(data: Labelled, preprocess: Preprocess) -> None:
+    """Open every picture once: better a minute now than a failure in the second epoch.
+
+    Raises:
+        DataError: names each picture that cannot be read.
+    """
+    if not isinstance(data.pictures, list):
+        return
+    broken = []
+    for path in tqdm(data.pictures, desc="checking pictures", unit="img", mininterval=1):
+        try:
+            upright(path, preprocess.size)
+        except ImageError as error:
+            broken.append(str(error))
+    if broken:
+        raise DataError(
+            "these pictures cannot be read; repair or remove them:\n" + "\n".join(broken)
+        )
+
+
+class Views(Dataset[tuple[Tensor, int]]):
+    """Pictures as the network takes them: uint8 (size, size, 3), and the label.
+
+    Args:
+        data: the pictures.
+        preprocess: of the model.
+        epoch_seed: None for plain views, as the runtime would see them. A number for random ones
+            (flipped, moved by up to an eighth, scaled by up to a quarter); the same number gives
+            the same views in any order and process, so that a resumed run goes on as if
+            undisturbed.
+    """
+
+    def __init__(self, data: Labelled, preprocess: Preprocess, epoch_seed: int | None) -> None:
+        self.data = data
+        self.preprocess = preprocess
+        self.epoch_seed = epoch_seed
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        picture = self.data.pictures[position]
+        if self.epoch_seed is not None:
+            picture = _random_view(
+                upright(picture, self.preprocess.size),
+                np.random.default_rng((self.epoch_seed, position)),
+            )
+        return torch.from_numpy(load(picture, self.preprocess)), int(self.data.labels[position])
+
+
+def _random_view(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    width, height = image.size
+    scale = generator.uniform(1.0, 1.25)
+    shift = generator.uniform(-0.125, 0.125, 2)
+    # A window of the picture, partly outside it; outside is mid-grey.
+    left = width * (0.5 - 0.5 / scale + shift[0])
+    top = height * (0.5 - 0.5 / scale + shift[1])
+    window = (left, top, left + width / scale, top + height / scale)
+    image = image.transform(
+        image.size, Image.Transform.EXTENT, window, Image.Resampling.BICUBIC, fillcolor=(127,) * 3
+    )
+    if generator.random() < 0.5:
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return image
+
+
+def _read_class_folders(folder: Path) -> Labelled:
+    root = folder / "train" if (folder / "train").is_dir() else folder
+    pictures: list[Path] = []
+    labels: list[int] = []
+    classes: list[str] = []
+    for class_folder in sorted(p for p in root.iterdir() if p.is_dir()):
+        found = sorted(p for p in class_folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if found:
+            pictures += found
+            labels += [len(classes)] * len(found)
+            classes.append(class_folder.name)
+    return Labelled(pictures, np.array(labels, np.int64), tuple(classes))
+
+
+def _read_idx(folder: Path) -> Labelled:
+    pictures = _idx(folder, "train-images-idx3-ubyte", 3)
+    labels = _idx(folder, "train-labels-idx1-ubyte", 1).astype(np.int64)
+    if len(pictures) != len(labels):
+        raise DataError(f"{folder}: {len(pictures)} pictures, but {len(labels)} labels")
+    classes = tuple(str(label) for label in range(int(labels.max(initial=-1)) + 1))
+    return Labelled(pictures, labels, classes)
+
+
+def _idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
+    """An IDX file of bytes: magic, big-endian sizes, data (yann.lecun.com/exdb/mnist)."""
+    plain, packed = folder / name, folder / f"{name}.gz"
+    if plain.is_file():
+        content = plain.read_bytes()
+    elif packed.is_file():
+        content = gzip.decompress(packed.read_bytes())
+    else:
+        raise DataError(f"{folder}: neither {name} nor {name}.gz is there")
+    header = 4 + 4 * dimensions
+    shape = tuple(np.frombuffer(content[4:header], ">u4").tolist())
+    if content[:4] != _IDX_MAGIC_BYTES_UBYTE + bytes([dimensions]) or len(content) != header + int(
+        np.prod(shape)
+    ):
+        raise DataError(f"{folder / name}: not an IDX file of {dimensions} dimensions, or damaged")
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

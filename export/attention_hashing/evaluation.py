@@ -1,0 +1,33 @@
+"""How good codes are, by the Hamming search that ships."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from attention_hashing.data import Labelled, Views
+from attention_hashing.network import AttentionHashing
+from attention_hashing.training import Config
+from bitgaze import HammingIndex
+
+
+def neighbour_precision(
+    network: AttentionHashing, config: Config, database: Labelled, queries: Labelled, k: int = 10
+) -> float:
+    """Mean share of a query's k nearest neighbours that have its class, in [0, 1]."""
+    index = HammingIndex(config.bits)
+    index.add(codes(network, config, database))
+    _, positions = index.search(codes(network, config, queries), k)
+    return float((database.labels[positions] == queries.labels[:, None]).mean())
+
+
+@torch.inference_mode()
+def codes(network: AttentionHashing, config: Config, data: Labelled) -> NDArray[np.uint8]:
+    """Packed codes of plain views: uint8 (n, bits // 8)."""
+    loader = DataLoader(Views(data, config.preprocess, epoch_seed=None), config.batch_size)
+    parts = [
+        np.packbits((network(image).hash > 0).numpy(), axis=1)
+        for image, _ in tqdm(loader, desc="encoding", unit="batch", mininterval=1)
+    ]
+    return np.concatenate(parts)

@@ -1,0 +1,102 @@
+"""The network: backbone, attention branch, and one hash layer over global and local features.
+
+Knows how features become hash values and a packed code. Does not know how it is trained or stored.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from attention_hashing.attention import AttentionBranch
+from attention_hashing.backbones import EfficientNetLite0
+
+_EPSILON = 1e-4
+
+
+class Hashed(NamedTuple):
+    """logits (B, classes), attention (B, h, w) in [0, 1], hash (B, bits)."""
+
+    logits: Tensor
+    attention: Tensor
+    hash: Tensor
+
+
+class AttentionHashing(nn.Module):
+    """Image to hash values, with the attention that shaped them.
+
+    The global feature is the spatial mean of the feature map, the local one its mean weighted by
+    the attention; the hash values are a linear layer over both, then batch normalisation
+    (OrthoHash, Hoe et al., NeurIPS 2021, shows what it does for bit balance). A bit is set where
+    its value is above 0.
+
+    Args:
+        backbone: anything with `channels`, `mean`, `std`, and a forward to (B, channels, h, w).
+        branch: over the same channels.
+        bits: length of the code.
+    """
+
+    def __init__(self, backbone: EfficientNetLite0, branch: AttentionBranch, bits: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.branch = branch
+        self.project = nn.Linear(2 * backbone.channels, bits, bias=False)
+        self.normalise = nn.BatchNorm1d(bits)
+
+    @property
+    def bits(self) -> int:
+        """Length of the code."""
+        return self.project.out_features
+
+    def forward(self, image: Tensor) -> Hashed:
+        """image: uint8 (B, H, W, 3), RGB."""
+        return self.hash(self.features(image))
+
+    def features(self, image: Tensor) -> Tensor:
+        """uint8 (B, H, W, 3) to the backbone's map (B, channels, h, w)."""
+        x = image.permute(0, 3, 1, 2).float()
+        x = (x - self.backbone.mean) * (1 / self.backbone.std)
+        return self.backbone(x)
+
+    def hash(self, features: Tensor) -> Hashed:
+        """The part after the backbone."""
+        logits, attention = self.branch(features)
+        return Hashed(logits, attention, self.normalise(self.project(pooled(features, attention))))
+
+
+def pooled(features: Tensor, attention: Tensor) -> Tensor:
+    """Global and local feature side by side.
+
+    Args:
+        features: (B, channels, h, w).
+        attention: (B, h, w).
+
+    Returns:
+        (B, 2 * channels): the spatial mean, then the mean weighted by the attention.
+    """
+    total = attention.sum((1, 2))[:, None] + _EPSILON  # (B, 1)
+    local = torch.einsum("bhw,bdhw->bd", attention, features) / total
+    return torch.cat([features.mean((2, 3)), local], dim=1)
+
+
+class Deployed(nn.Module):
+    """The network as it is exported: packed code, hash values, attention."""
+
+    def __init__(self, network: AttentionHashing) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("place_values", 2.0 ** torch.arange(7, -1, -1), persistent=False)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 (B, H, W, 3) to code uint8 (B, bits / 8), hash (B, bits), attention (B, h, w)."""
+        _, attention, values = self.network(image)
+        return pack(values, self.place_values), values, attention
+
+
+def pack(values: Tensor, place_values: Tensor) -> Tensor:
+    """Signs to bytes, the first bit the most significant one of byte 0 (as numpy.packbits).
+
+    ONNX has no operator that packs bits; a product with the place values is exact in float32.
+    """
+    bits = (values > 0).float().unflatten(1, (-1, 8))  # (B, bits / 8, 8)
+    return (bits @ place_values).to(torch.uint8)

@@ -1,0 +1,206 @@
+"""A network to a model file: export, shrink, attach the contract, compare with torch, then keep.
+
+Knows ONNX. Does not know where the network came from.
+"""
+
+import copy
+import io
+import logging
+import tempfile
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from attention_hashing.network import AttentionHashing, Deployed
+from bitgaze.contract import METADATA_KEY, Contract, Golden
+from bitgaze.encoder import Encoder
+from bitgaze.images import load
+
+OPSET = 18
+# onnxruntime against torch, both float32 on CPU, on hash values of unit variance.
+TOLERANCE = 1e-3
+# Smaller tensors stay float32: they are biases and scales, and weigh nothing.
+_FLOAT16_FROM_ELEMENTS = 1024
+_GOLDEN_PICTURES = 3
+
+
+class ExportError(Exception):
+    """The exported file does not do what the network does."""
+
+
+def write_model(
+    network: AttentionHashing, contract: Contract, pictures: list[Path], out: Path
+) -> Encoder:
+    """Export, check on real pictures, and only then put the file in its place.
+
+    Weights are stored as float16 and cast in the graph, which halves the file; the network that
+    torch runs for comparison has the same rounded weights.
+
+    Args:
+        network: trained or fitted.
+        contract: without golden examples, which are made here.
+        pictures: at least one readable picture to compare on.
+        out: the .onnx file.
+
+    Returns:
+        The model as the runtime sees it, from `out`.
+
+    Raises:
+        ExportError: values differ by more than 1e-3, or a bit differs whose value is farther than
+            that from 0.
+    """
+    size = contract.preprocess.size
+    deployed = Deployed(_folded(network)).eval()
+    _round_weights(deployed)
+    model = _export(deployed, size)
+    _store_as_float16(model)
+    _strip(model)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        draft = Path(folder) / out.name
+        _save(model, contract, draft)
+        encoder = Encoder(draft)
+        compare(deployed, encoder, pictures)
+        _save(model, replace(contract, golden=_golden(encoder)), draft)
+        draft.replace(out)
+    return Encoder(out)
+
+
+def compare(deployed: Deployed, encoder: Encoder, pictures: list[Path]) -> float:
+    """Run both on the same pictures.
+
+    Returns:
+        The largest difference of two hash values.
+
+    Raises:
+        ExportError: a difference that matters; see `write_model`.
+    """
+    pixels = np.stack([load(path, encoder.contract.preprocess) for path in pictures])
+    with torch.inference_mode():
+        code, values, attention = (t.numpy() for t in deployed(torch.from_numpy(pixels)))
+    found = encoder.encode(list(pixels))
+    difference = float(np.abs(found.hashes - values).max())
+    if difference > TOLERANCE:
+        raise ExportError(f"hash values differ from torch by {difference:.2g}, over {TOLERANCE}")
+    if (worst := float(np.abs(found.attention - attention).max())) > TOLERANCE:
+        raise ExportError(f"attention differs from torch by {worst:.2g}, over {TOLERANCE}")
+    flipped = np.unpackbits(found.codes, axis=1) != np.unpackbits(code, axis=1)
+    if (flipped & (np.abs(values) > TOLERANCE)).any():
+        raise ExportError(f"{int(flipped.sum())} bits differ from torch")
+    if not np.array_equal(found.codes, np.packbits(found.hashes > 0, axis=1)):
+        raise ExportError("the packed code is not the sign of the hash values")
+    return difference
+
+
+def _folded(network: AttentionHashing) -> AttentionHashing:
+    """Batch normalisation folded into the layer before it.
+
+    In float64, so that every machine rounds alike.
+    """
+    network = copy.deepcopy(network).eval().double()
+    for module in list(network.modules()):
+        children = dict(module.named_children())
+        for conv_name, norm_name in _pairs(children):
+            conv, norm = children[conv_name], children[norm_name]
+            fuse = fuse_linear_bn_eval if isinstance(conv, nn.Linear) else fuse_conv_bn_eval
+            setattr(module, conv_name, fuse(conv, norm))
+            setattr(module, norm_name, nn.Identity())
+    return network.float()
+
+
+def _pairs(children: dict[str, nn.Module]) -> list[tuple[str, str]]:
+    """Names of each layer with weights and the batch normalisation that directly follows it."""
+    names = [name for name, child in children.items() if not isinstance(child, nn.Identity)]
+    pairs = []
+    weighted: str | None = None
+    for name in names:
+        if isinstance(children[name], nn.Conv2d | nn.Linear):
+            weighted = name
+        elif isinstance(children[name], nn.BatchNorm1d | nn.BatchNorm2d) and weighted is not None:
+            pairs.append((weighted, name))
+            weighted = None
+    return pairs
+
+
+def _round_weights(module: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.numel() >= _FLOAT16_FROM_ELEMENTS:
+                parameter.copy_(parameter.half().float())
+
+
+def _export(deployed: Deployed, size: int) -> onnx.ModelProto:
+    # Two pictures: an example batch of one would be taken for a constant.
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    # The exporter tells of torchvision's absence, and warns of its own insides.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        program = torch.onnx.export(
+            deployed,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["code", "hash", "attention"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    return program.model_proto
+
+
+def _store_as_float16(model: onnx.ModelProto) -> None:
+    """Large float32 weights become float16, with a Cast that onnxruntime folds when it loads."""
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if tensor.data_type == TensorProto.FLOAT and values.size >= _FLOAT16_FROM_ELEMENTS:
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), name + ".half"))
+            casts.append(helper.make_node("Cast", [name + ".half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Leave out what the exporter notes for debugging: sources, lines, paths of this machine."""
+    graph = model.graph
+    del graph.value_info[:]
+    del model.metadata_props[:]
+    del graph.metadata_props[:]
+    for entry in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        entry.doc_string = ""
+        if hasattr(entry, "metadata_props"):
+            del entry.metadata_props[:]
+
+
+def _save(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
+    del model.metadata_props[:]
+    model.metadata_props.add(key=METADATA_KEY, value=contract.to_json())
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _golden(encoder: Encoder) -> tuple[Golden, ...]:
+    """Small pictures that travel in the contract, with the codes found for them.
+
+    Smooth random colours: anyone's photographs have an owner.
+    """
+    golden = []
+    for seed in range(_GOLDEN_PICTURES):
+        colours = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+        picture = Image.fromarray(colours).resize((40, 40), Image.Resampling.BICUBIC)
+        stream = io.BytesIO()
+        picture.save(stream, "png")
+        png = stream.getvalue()
+        golden.append(Golden(png, encoder.encode([png]).codes[0].tobytes()))
+    return tuple(golden)

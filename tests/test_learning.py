@@ -1,0 +1,347 @@
+"""The training side: data, branch, losses, both stages, resuming."""
+
+import gzip
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from attention_hashing import data as datasets
+from attention_hashing import training
+from attention_hashing.attention import AttentionBranch
+from attention_hashing.backbones import efficientnet_lite0
+from attention_hashing.losses import orthohash, orthohash_targets
+from attention_hashing.network import pack, pooled
+from bitgaze.images import Preprocess
+from conftest import ROOT, picture
+
+TINY = training.Config(bits=16, size=32, branch_epochs=1, hash_epochs=2, batch_size=8, hidden=8)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def class_folders(tmp_path):
+    """Two classes that anyone can tell apart: reddish and bluish pictures."""
+    root = tmp_path / "data"
+    for name, tint in (("blue", (0, 0, 160)), ("red", (160, 0, 0))):
+        (root / name).mkdir(parents=True)
+        for seed in range(12):
+            tinted = Image.blend(picture(seed, (32, 32)), Image.new("RGB", (32, 32), tint), 0.8)
+            tinted.save(root / name / f"{seed}.png")
+    return root
+
+
+def write_idx(folder, images, labels, opener=gzip.open, suffix=".gz"):
+    for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+        header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+        with opener(folder / f"train-{name}-ubyte{suffix}", "wb") as file:
+            file.write(header + array.astype(np.uint8).tobytes())
+
+
+def test_class_folders(class_folders):
+    data = datasets.read(class_folders)
+    assert data.classes == ("blue", "red")
+    assert len(data) == 24
+    assert data.labels.tolist() == [0] * 12 + [1] * 12
+    assert all(
+        p.parent.name == data.classes[y] for p, y in zip(data.pictures, data.labels, strict=True)
+    )
+
+
+def test_a_train_folder_is_taken_and_test_left_alone(class_folders, tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / "both" / name).parent.mkdir(exist_ok=True)
+    class_folders.rename(tmp_path / "both" / "train")
+    (tmp_path / "both" / "test" / "green").mkdir(parents=True)
+    picture(1).save(tmp_path / "both" / "test" / "green" / "1.png")
+    assert datasets.read(tmp_path / "both").classes == ("blue", "red")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_idx_files(tmp_path, packed):
+    images = np.random.default_rng(0).integers(0, 256, (6, 28, 28))
+    options = {} if packed else {"opener": open, "suffix": ""}
+    write_idx(tmp_path, images, np.array([0, 1, 2, 0, 1, 2]), **options)
+    data = datasets.read(tmp_path)
+    assert np.array_equal(data.pictures, images)
+    assert data.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    image, label = datasets.Views(data, Preprocess(32), epoch_seed=None)[4]
+    assert image.shape == (32, 32, 3)
+    assert label == 1
+
+
+def test_fashion_mnist_where_it_is_installed():
+    folder = datasets.Path("/usr/share/datasets/fashion-mnist")
+    if not folder.is_dir():
+        pytest.skip("Debian package dataset-fashion-mnist is not installed")
+    data = datasets.read(folder)
+    assert len(data) == 60_000
+    assert len(data.classes) == 10
+    assert np.bincount(data.labels).tolist() == [6000] * 10
+
+
+def test_data_that_cannot_be_trained_on(tmp_path, class_folders):
+    with pytest.raises(datasets.DataError, match="none: not a folder"):
+        datasets.read(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(datasets.DataError, match="found 0 class"):
+        datasets.read(tmp_path / "empty")
+    (tmp_path / "one" / "cats").mkdir(parents=True)
+    picture(1).save(tmp_path / "one" / "cats" / "1.png")
+    with pytest.raises(datasets.DataError, match="found 1 class, training needs at least 2"):
+        datasets.read(tmp_path / "one")
+    (tmp_path / "one" / "dogs").mkdir()
+    picture(1).save(tmp_path / "one" / "dogs" / "1.png")
+    with pytest.raises(datasets.DataError, match="class 'cats' has 1 picture"):
+        datasets.read(tmp_path / "one")
+    (class_folders / "red" / "broken.png").write_text("text")
+    with pytest.raises(datasets.DataError, match=r"cannot be read.*\n.*broken\.png"):
+        datasets.check_readable(datasets.read(class_folders), Preprocess(32))
+
+
+def test_damaged_idx_files(tmp_path):
+    images = np.zeros((4, 28, 28))
+    write_idx(tmp_path, images, np.array([0, 1, 0]))
+    with pytest.raises(datasets.DataError, match="4 pictures, but 3 labels"):
+        datasets.read(tmp_path)
+    path = tmp_path / "train-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1]))
+    with pytest.raises(datasets.DataError, match="not an IDX file"):
+        datasets.read(tmp_path)
+    path.unlink()
+    with pytest.raises(datasets.DataError, match=r"neither train-labels-idx1-ubyte nor .*\.gz"):
+        datasets.read(tmp_path)
+
+
+def test_held_out_pictures_come_from_every_class(class_folders):
+    data = datasets.read(class_folders)
+    rest, held = data.split(0.25, seed=3)
+    assert np.bincount(held.labels).tolist() == [3, 3]
+    assert set(rest.pictures) | set(held.pictures) == set(data.pictures)
+    assert not set(rest.pictures) & set(held.pictures)
+    assert data.split(0.25, seed=3)[1].pictures == held.pictures
+    assert data.split(0.25, seed=4)[1].pictures != held.pictures
+
+
+def test_random_views_depend_on_seed_and_position_alone(class_folders):
+    data = datasets.read(class_folders)
+    first = datasets.Views(data, Preprocess(32), epoch_seed=1)
+    again = datasets.Views(data, Preprocess(32), epoch_seed=1)
+    other = datasets.Views(data, Preprocess(32), epoch_seed=2)
+    order = [5, 0, 23]
+    expected = [first[i][0] for i in reversed(order)][::-1]
+    assert all(torch.equal(again[i][0], e) for i, e in zip(order, expected, strict=True))
+    assert not torch.equal(other[5][0], first[5][0])
+    plain = datasets.Views(data, Preprocess(32), epoch_seed=None)
+    assert not torch.equal(plain[5][0], first[5][0])
+
+
+def test_the_pretrained_backbone_recognises_what_it_was_trained_on(examples):
+    """The classifier's own answer for pictures whose ImageNet classes are known."""
+    backbone, weight, bias = efficientnet_lite0()
+    backbone.eval()
+    branch = AttentionBranch.from_classifier(weight, bias).eval()
+    from skimage import data as known  # photographs with free licences, inside the package
+
+    for image, classes in (
+        (known.chelsea(), {281, 282, 285}),  # cats: tabby, tiger cat, Egyptian cat
+        (known.coffee(), {504, 967, 968, 923, 925}),  # coffee mug, espresso, cup, plate, consomme
+    ):
+        from bitgaze.images import load
+
+        pixels = torch.from_numpy(load(np.asarray(image), Preprocess(224)))[None]
+        x = (pixels.permute(0, 3, 1, 2).float() - backbone.mean) / backbone.std
+        with torch.inference_mode():
+            logits, attention = branch(backbone(x))
+        assert int(logits.argmax()) in classes
+        assert attention.shape == (1, 7, 7)
+
+
+@pytest.mark.parametrize("hidden", [0, 6])
+def test_the_branch_equals_its_definition(hidden):
+    """The shortcut through linearity against class maps, softmax and a sum, written out."""
+    torch.manual_seed(0)
+    branch = AttentionBranch(channels=5, classes=4, hidden=hidden).eval()
+    features = torch.randn(3, 5, 6, 7)
+    with torch.inference_mode():
+        logits, attention = branch(features)
+        maps = branch.class_maps(features)
+    assert maps.shape == (3, 4, 6, 7)
+    assert torch.allclose(logits, maps.mean((2, 3)), atol=1e-5)
+    expected = (logits.softmax(1)[:, :, None, None] * maps).sum(1).clamp(min=0)
+    expected = expected / (expected.amax((1, 2), keepdim=True) + 1e-4)
+    assert torch.allclose(attention, expected, atol=1e-4)
+    assert attention.min() >= 0
+    assert attention.max() <= 1
+
+
+def test_attention_decides_the_local_feature():
+    features = torch.zeros(1, 2, 2, 2)
+    features[0, 0, 0, 0] = 8.0
+    features[0, 1, 1, 1] = 4.0
+    attention = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
+    expected = torch.tensor([[2.0, 1.0, 8.0, 0.0]])  # two means, then what lies top left
+    assert torch.allclose(pooled(features, attention), expected, atol=1e-2)
+    nowhere = pooled(features, torch.zeros(1, 2, 2))
+    assert torch.equal(nowhere, torch.tensor([[2.0, 1.0, 0.0, 0.0]]))
+
+
+def test_bits_are_packed_as_numpy_packs_them():
+    values = torch.randn(50, 24)
+    values[0, :3] = torch.tensor([0.0, -0.0, 1e-30])  # a bit is set above 0, not at it
+    packed = pack(values, 2.0 ** torch.arange(7, -1, -1))
+    assert packed.dtype == torch.uint8
+    assert np.array_equal(packed.numpy(), np.packbits(values.numpy() > 0, axis=1))
+
+
+def test_orthohash_by_hand():
+    targets = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    values = torch.tensor([[3.0, 3.0], [0.0, -2.0]])
+    labels = torch.tensor([0, 1])
+    # Row 0: cosines 1 and 0. Row 1: -1/sqrt 2 and 1/sqrt 2. Scale 4 (two classes), margin 0.4.
+    rows = [(1.0, 0.0), (math.sqrt(0.5), -math.sqrt(0.5))]
+    expected = sum(math.log(1 + math.exp(4 * (no - (yes - 0.4)))) for yes, no in rows) / 2
+    assert orthohash(values, labels, targets).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_orthohash_pulls_towards_the_class():
+    targets = orthohash_targets(classes=5, bits=16, seed=0)
+    values = torch.zeros(5, 16).normal_(generator=torch.Generator().manual_seed(0))
+    values.requires_grad_()
+    labels = torch.arange(5)
+    for _ in range(200):
+        loss = orthohash(values, labels, targets)
+        (gradient,) = torch.autograd.grad(loss, values)
+        values = (values - gradient).detach().requires_grad_()
+    codes = values.sign()
+    assert torch.equal((codes @ targets.T).argmax(1), labels)
+    assert (codes * targets).mean() > 0.7
+
+
+def test_orthohash_targets():
+    assert set(orthohash_targets(300, 16, 1).unique().tolist()) == {-1.0, 1.0}
+    assert len(orthohash_targets(200, 8, 1).unique(dim=0)) == 200
+    assert torch.equal(orthohash_targets(10, 64, 1), orthohash_targets(10, 64, 1))
+    with pytest.raises(ValueError, match="257 classes do not fit 8 bits"):
+        orthohash_targets(257, 8, 1)
+
+
+def weights(network):
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def test_stage_two_leaves_the_branch_alone_and_stage_one_the_hash_layer(class_folders, tmp_path):
+    data = datasets.read(class_folders)
+    start = weights(training.new_network(TINY, 2))
+    one = training.Config(**{**TINY.__dict__, "hash_epochs": 0})
+    after_one = weights(training.train(data, one, tmp_path, CPU))
+    (tmp_path / "two").mkdir()
+    after_two = weights(training.train(data, TINY, tmp_path / "two", CPU))
+    changed_one = {name.split(".")[0] for name in start if not after_one[name].equal(start[name])}
+    changed_two = {
+        name.split(".")[0] for name in start if not after_two[name].equal(after_one[name])
+    }
+    assert changed_one == {"backbone", "branch"}
+    assert changed_two == {"backbone", "project", "normalise"}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_an_interrupted_run_ends_with_the_same_weights(class_folders, tmp_path, monkeypatch, epoch):
+    data = datasets.read(class_folders)
+    for name in ("undisturbed", "interrupted"):
+        (tmp_path / name).mkdir()
+    expected = weights(training.train(data, TINY, tmp_path / "undisturbed", CPU))
+
+    save = training._save
+
+    def save_then_die(network, config, data, run, number, optimiser, scheduler):
+        save(network, config, data, run, number, optimiser, scheduler)
+        if number == epoch:
+            raise Killed
+
+    monkeypatch.setattr(training, "_save", save_then_die)
+    with pytest.raises(Killed):
+        training.train(data, TINY, tmp_path / "interrupted", CPU)
+    with pytest.raises(ValueError, match=f"stopped after epoch {epoch} of 3; run train.py again"):
+        training.load_checkpoint(tmp_path / "interrupted" / "checkpoint.pt")
+    monkeypatch.setattr(training, "_save", save)
+    found = weights(training.train(data, TINY, tmp_path / "interrupted", CPU))
+    assert found.keys() == expected.keys()
+    assert all(found[name].equal(expected[name]) for name in expected)
+
+
+def test_a_checkpoint_of_another_run_is_refused(class_folders, tmp_path):
+    data = datasets.read(class_folders)
+    training.train(data, TINY, tmp_path, CPU)
+    other = training.Config(**{**TINY.__dict__, "bits": 32})
+    with pytest.raises(ValueError, match="is of another run .* or another --out"):
+        training.train(data, other, tmp_path, CPU)
+    (tmp_path / "checkpoint.pt").write_bytes(b"text")
+    with pytest.raises(ValueError, match="not a checkpoint of train.py"):
+        training.load_checkpoint(tmp_path / "checkpoint.pt")
+
+
+@pytest.mark.parametrize(("name", "value"), [("size", 100), ("bits", 12), ("bits", 0)])
+def test_a_configuration_out_of_range(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}"):
+        training.Config(**{name: value})
+
+
+def script(name, *arguments, **options):
+    return subprocess.run(
+        [sys.executable, ROOT / "export" / name, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        **options,
+    )
+
+
+def test_the_scripts_from_pictures_to_a_searchable_gallery(class_folders, tmp_path):
+    """train.py, to_onnx.py and the runtime, as a user would call them."""
+    from bitgaze import Encoder, Gallery
+
+    run = tmp_path / "run"
+    sizes = ["--size", 32, "--branch-epochs", 2, "--hash-epochs", 2, "--batch-size", 8]
+    done = script("train.py", class_folders, "--out", run, "--bits", 24, *sizes)
+    assert done.returncode == 0, done.stderr
+    assert "2 classes, 22 pictures to train on, 2 held out" in done.stdout
+    assert "of their 10 nearest neighbours share their class" in done.stdout
+    model = tmp_path / "mine.onnx"
+    done = script("to_onnx.py", run / "checkpoint.pt", "--out", model, "--name", "mine")
+    assert done.returncode == 0, done.stderr
+    encoder = Encoder(model)
+    assert f"fingerprint {encoder.fingerprint}" in done.stdout
+    assert (encoder.bits, encoder.contract.name) == (24, "mine")
+    assert encoder.contract.classes == ("blue", "red")
+    with Gallery(tmp_path / "g.bitgaze", encoder=encoder) as gallery:
+        gallery.sync(class_folders)
+        hits = gallery.search(class_folders / "red" / "3.png", k=8)
+        assert hits[0].distance == 0
+        assert sum("/red/" in hit.key for hit in hits) >= 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train.py", "none"], "train.py: none: not a folder"),
+        (["train.py", ".", "--bits", "12"], "train.py: bits is 12"),
+        (["to_onnx.py", "none.pt"], "to_onnx.py: .*none.pt"),
+        (["to_onnx.py", "--pictures", "."], "to_onnx.py: no pictures in ."),
+        (["fit_general.py", "."], "fit_general.py: 0 pictures for 128 bits"),
+    ],
+)
+def test_mistakes_on_the_command_line(tmp_path, arguments, message):
+    import re
+
+    done = script(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.match(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
