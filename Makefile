@@ -1,0 +1,66 @@
+# One word each, all set-up included; repeated, each takes seconds.
+#
+#   make demo                    index the example pictures, search them, write a page
+#   make demo PHOTOS=~/Pictures  the same with your own; QUERY=cat.jpg names the picture to look for
+#   make test                    install what the tests need, lint, and run them all
+#   make lint                    formatting, types, style
+#   make bench                   the measurements behind the README's numbers
+
+PYTHON ?= python3
+PHOTOS ?= examples/pictures
+QUERY ?=
+
+# What a user gets, and what a developer needs.
+DEMO := .venv
+DEV := .venv-dev
+SOURCES := $(shell find csrc runtime -type f -not -name '*.so' -not -path '*/__pycache__/*' -not -path '*.egg-info/*') \
+           setup.py pyproject.toml CMakeLists.txt MANIFEST.in
+COMPILED := $(shell find csrc -type f) setup.py pyproject.toml CMakeLists.txt
+DEBIAN_PACKAGES := g++ g++-aarch64-linux-gnu qemu-user dataset-fashion-mnist
+
+.PHONY: demo test lint bench debian clean
+
+demo: $(DEMO)/installed
+	@mkdir -p demo
+	@BITGAZE=$(DEMO)/bin/bitgaze sh examples/demo.sh "$(PHOTOS)" "$(QUERY)"
+
+test: debian lint
+	$(DEV)/bin/python -m pytest
+
+lint: $(DEV)/installed
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/mypy
+	$(DEV)/bin/clang-format --dry-run --Werror $$(find csrc -name '*.cpp' -o -name '*.h')
+
+bench: $(DEV)/installed
+	$(DEV)/bin/python -m pip install -q -c constraints.txt -r benchmarks/requirements.txt
+	$(DEV)/bin/python benchmarks/search.py
+	$(DEV)/bin/python benchmarks/encode.py
+
+clean:
+	rm -rf $(DEMO) $(DEV) build demo runtime/bitgaze.egg-info runtime/bitgaze/_hamming.*.so
+
+$(DEMO)/installed: $(SOURCES)
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip install -q --disable-pip-version-check .
+	@touch $@
+
+$(DEV)/installed: $(COMPILED) constraints.txt tests/requirements.txt export/requirements.txt
+	$(PYTHON) -m venv $(DEV)
+	$(DEV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt \
+	    -r tests/requirements.txt -r export/requirements.txt
+	$(DEV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt \
+	    --no-build-isolation -e .
+	@touch $@
+
+# Cross-compiler and emulator for the kernels of other processors, and a data set. Without them the
+# tests that need them are skipped and say so; with CI set, a skipped test is a failure.
+debian:
+	@missing=; for package in $(DEBIAN_PACKAGES); do \
+	    dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed \
+	        || missing="$$missing $$package"; done; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $$missing >/dev/null; \
+	else echo "not installed, tests that need them are skipped:$$missing"; fi
