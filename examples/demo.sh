@@ -9,7 +9,7 @@ photos=$1
 query=${2:-}
 case $photos in "~"*) photos=$HOME${photos#"~"} ;; esac
 if [ -z "$query" ] && [ "$photos" = examples/pictures ]; then
-    query=$(find examples/queries -name '*.jpg' | sort | head -n 1)
+    query=examples/queries/mausoleum.jpg
 elif [ -z "$query" ]; then
     query=$(find "$photos" -type f \( -iname '*.jpg' -o -iname '*.jpeg' -o -iname '*.png' \
         -o -iname '*.webp' \) | sort | head -n 1)

@@ -1,0 +1,33 @@
+import re
+import shutil
+
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_example_runs_as_it_stands(tmp_path, monkeypatch, examples, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(examples / "birds", "photos")
+    shutil.copy(ROOT / "examples" / "queries" / "bird.jpg", "query.jpg")
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{len(list((examples / 'birds').iterdir()))} added, 0 refused"
+    assert len(lines) == 6
+    assert names["distances"].tolist() == [[0]]
+
+
+def test_every_command_and_option_that_is_named_exists(capsys):
+    from bitgaze.cli import _parser
+
+    commands = re.findall(r"^bitgaze (.+?)(?:  +#.*)?$", README, re.MULTILINE)
+    assert len(commands) >= 5
+    for command in commands:
+        assert _parser().parse_args(command.split()).run
+
+
+def test_the_number_of_example_pictures(examples):
+    count = sum(path.is_file() for path in examples.rglob("*"))
+    assert f"index {count} example pictures" in README
