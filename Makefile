@@ -21,8 +21,7 @@ DEBIAN_PACKAGES := g++ g++-aarch64-linux-gnu qemu-user dataset-fashion-mnist
 .PHONY: demo test lint bench debian clean
 
 demo: $(DEMO)/installed
-	@mkdir -p demo
-	@BITGAZE=$(DEMO)/bin/bitgaze sh examples/demo.sh "$(PHOTOS)" "$(QUERY)"
+	@$(DEMO)/bin/python examples/demo.py "$(PHOTOS)" "$(QUERY)"
 
 test: debian lint
 	$(DEV)/bin/python -m pytest

@@ -1,0 +1,43 @@
+"""What `make demo` runs: index a folder, search it, and say where the page lies.
+
+    python examples/demo.py PHOTOS [QUERY]
+
+Without QUERY: an example picture that the gallery does not hold, or the first of your own PHOTOS.
+"""
+
+import sys
+from pathlib import Path
+
+from bitgaze import Gallery
+from bitgaze.cli import SOME_REFUSED, main
+
+EXAMPLES = Path("examples/pictures")
+EXAMPLE_QUERY = "examples/queries/mausoleum.jpg"
+
+
+def demo(photos: str, query: str) -> int:
+    """Index and search; the exit code of `bitgaze`."""
+    name = Path(photos).expanduser().resolve().name
+    # One gallery per folder, kept: the next run only looks at what is new.
+    gallery, page = f"demo/{name}.bitgaze", f"demo/{name}.html"
+    Path("demo").mkdir(exist_ok=True)
+    status = main(["index", photos, "-g", gallery])
+    if status > SOME_REFUSED:
+        return status
+    if not query:
+        query = EXAMPLE_QUERY if Path(photos) == EXAMPLES else first_picture(gallery)
+    print(f"\nPictures like {query} (bits that differ, picture):", flush=True)
+    return main(["search", query, "-g", gallery, "--html", page])
+
+
+def first_picture(path: str) -> str:
+    """A picture that the gallery could read."""
+    with Gallery(path) as gallery:
+        keys = list(gallery)
+        if not keys:
+            sys.exit("demo: no picture was found there")
+        return gallery.get(keys[0]).path or keys[0]
+
+
+if __name__ == "__main__":
+    sys.exit(demo(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""))
