@@ -111,7 +111,7 @@ def test_any_sequence_of_changes_equals_a_dictionary(tmp_path_factory, steps):
                 expected[key] = item
             elif key not in expected:
                 with pytest.raises(KeyError, match=key):
-                    gallery.remove(key) if step == "remove" else gallery.move(key, "other")
+                    gallery.remove(key) if step == "remove" else gallery.move((key, "other", None))
             elif step == "remove":
                 gallery.remove(key)
                 del expected[key]
@@ -119,9 +119,9 @@ def test_any_sequence_of_changes_equals_a_dictionary(tmp_path_factory, steps):
                 target = f"k{(which + 1) % 12}"
                 if target in expected:
                     with pytest.raises(GalleryError, match="is taken"):
-                        gallery.move(key, target)
+                        gallery.move((key, target, None))
                 else:
-                    gallery.move(key, target)
+                    gallery.move((key, target, None))
                     old = expected.pop(key)
                     expected[target] = Item(target, old.code, old.metadata)
     with Gallery(path, create=False) as gallery:

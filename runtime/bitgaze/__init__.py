@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bitgaze.errors import ProviderError as ProviderError
     from bitgaze.gallery import Gallery as Gallery
     from bitgaze.gallery import Hit as Hit
-    from bitgaze.gallery import Item as Item
+    from bitgaze.gallery_file import Item as Item
     from bitgaze.hamming import HammingIndex as HammingIndex
     from bitgaze.hamming import simd as simd
     from bitgaze.sync import SyncReport as SyncReport
@@ -37,7 +37,7 @@ _HOME = {
     "HammingIndex": "hamming",
     "Hit": "gallery",
     "ImageError": "errors",
-    "Item": "gallery",
+    "Item": "gallery_file",
     "ModelError": "errors",
     "ProviderError": "errors",
     "SyncReport": "sync",

@@ -4,12 +4,11 @@ Searches by key or picture and keeps every change in the file. Does not know the
 (gallery_file.py), walk folders (sync.py) or draw (page.py).
 """
 
-import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -21,50 +20,11 @@ from bitgaze import gallery_file
 from bitgaze.contract import DEFAULT_MODEL, read_model
 from bitgaze.encoder import Encoder
 from bitgaze.errors import FingerprintMismatch, GalleryError
-from bitgaze.gallery_file import CHUNK_CODES
+from bitgaze.gallery_file import CHUNK_CODES, FileState, Item
 from bitgaze.images import Source
 
 if TYPE_CHECKING:
     from bitgaze.sync import SyncReport
-
-
-@dataclass(frozen=True)
-class FileState:
-    """The file that an item was made from, as sync last saw it.
-
-    Attributes:
-        path: bytes of the absolute path, as the operating system gives them.
-        size: in bytes.
-        mtime_ns: modification time in nanoseconds.
-        content: BLAKE2b digest of the file, 16 bytes.
-    """
-
-    path: bytes
-    size: int
-    mtime_ns: int
-    content: bytes
-
-
-@dataclass(frozen=True)
-class Item:
-    """One picture of a gallery.
-
-    Attributes:
-        key: unique name; for an item that sync looks after, the file's path as text.
-        code: uint8, (bits // 8,).
-        metadata: a JSON object.
-        file: where sync found it, or None for an item added by hand.
-    """
-
-    key: str
-    code: NDArray[np.uint8]
-    metadata: dict[str, Any] = field(default_factory=dict)
-    file: FileState | None = None
-
-    @property
-    def path(self) -> str | None:
-        """Path of the file, fit for `open`, or None for an item added by hand."""
-        return None if self.file is None else os.fsdecode(self.file.path)
 
 
 @dataclass(frozen=True)
@@ -156,13 +116,12 @@ class Gallery:
 
     def __contains__(self, key: object) -> bool:
         with self._reading():
-            return isinstance(key, str) and self._slot(key) is not None
+            return isinstance(key, str) and gallery_file.find_slot(self._db, key) is not None
 
     def __iter__(self) -> Iterator[str]:
         """The keys, in the order of their slots, as of this call."""
         with self._reading():
-            rows = self._db.execute("SELECT key FROM item ORDER BY slot").fetchall()
-        return iter([key for (key,) in rows])
+            return iter(gallery_file.read_keys(self._db))
 
     def get(self, key: str) -> Item:
         """The item with this key.
@@ -235,15 +194,18 @@ class Gallery:
             TypeError: a code that is not uint8, or metadata that JSON cannot hold.
             ValueError: a code of another length, or a key that is not valid Unicode.
         """
+        items = list(items)
+        if not items:
+            return
         with self._writing() as changed_chunks:
             for item in items:
-                slot = self._slot(item.key)
+                slot = gallery_file.find_slot(self._db, item.key)
                 if slot is None:
                     slot = len(self._index)
                     self._index.add(item.code[None])
                 else:
                     self._index.replace(slot, item.code)
-                self._write_item(slot, item)
+                gallery_file.write_item(self._db, slot, item)
                 changed_chunks.add(slot // CHUNK_CODES)
 
     def remove(self, *keys: str) -> None:
@@ -253,28 +215,35 @@ class Gallery:
             KeyError: an unknown key.
             GalleryError: the file cannot be written.
         """
+        if not keys:
+            return
         with self._writing() as changed_chunks:
             for key in keys:
                 slot, last = self._known_slot(key), len(self._index) - 1
-                # Codes stay dense: the last one moves into the gap.
-                self._db.execute("DELETE FROM item WHERE slot = ?", (slot,))
-                self._db.execute("UPDATE item SET slot = ? WHERE slot = ?", (slot, last))
+                gallery_file.delete_item(self._db, slot, last)
                 self._index.remove(slot)
                 changed_chunks.update((slot // CHUNK_CODES, last // CHUNK_CODES))
 
-    def move(self, key: str, new_key: str, file: FileState | None = None) -> None:
-        """Give an item another key and file; code and metadata stay.
+    def move(self, *moves: tuple[str, str, FileState | None]) -> None:
+        """Give items other keys and files; code and metadata stay. All of them or none.
+
+        Args:
+            moves: (key, new key, file) of each, done in this order.
 
         Raises:
-            KeyError: no item has `key`.
-            GalleryError: `new_key` is taken, or the file cannot be written.
+            KeyError: no item has that key.
+            GalleryError: a new key is taken, or the file cannot be written.
         """
+        if not moves:
+            return
         with self._writing():
-            if new_key != key and self._slot(new_key) is not None:
-                raise GalleryError(f"{self.path}: key {new_key!r} is taken; remove it first")
-            slot = self._known_slot(key)
-            item = self._item(slot)
-            self._write_item(slot, Item(new_key, item.code, item.metadata, file))
+            for key, new_key, file in moves:
+                slot = self._known_slot(key)
+                if new_key != key and gallery_file.find_slot(self._db, new_key) is not None:
+                    raise GalleryError(f"{self.path}: key {new_key!r} is taken; remove it first")
+                item = self._item(slot)
+                moved = Item(new_key, item.code, item.metadata, file)
+                gallery_file.write_item(self._db, slot, moved)
 
     def sync(
         self,
@@ -291,11 +260,7 @@ class Gallery:
         """Of the items that sync looks after below a folder: key to file."""
         prefix = os.fsencode(os.path.join(os.path.abspath(folder), ""))  # noqa: PTH100, PTH118
         with self._reading():
-            rows = self._db.execute(
-                "SELECT key, path, size, mtime_ns, content FROM item WHERE substr(path, 1, ?) = ?",
-                (len(prefix), prefix),
-            )
-            return {key: FileState(*state) for key, *state in rows}
+            return gallery_file.read_files(self._db, prefix)
 
     def close(self) -> None:
         """Release the file. Later calls raise GalleryError."""
@@ -350,7 +315,7 @@ class Gallery:
 
     def _refresh(self) -> None:
         """Load what another process has committed since the last look."""
-        version = self._db.execute("PRAGMA data_version").fetchone()[0]
+        version = gallery_file.data_version(self._db)
         if version != self._data_version:
             self._info = gallery_file.read_info(self._db, self.path)
             self._index = gallery_file.read_codes(self._db, self.path, self._info["bits"])
@@ -372,38 +337,14 @@ class Gallery:
         code: NDArray[np.uint8] = encoded.codes[0]
         return code
 
-    def _slot(self, key: str) -> int | None:
-        try:
-            row = self._db.execute("SELECT slot FROM item WHERE key = ?", (key,)).fetchone()
-        except UnicodeEncodeError:  # half of a surrogate pair: no key holds one, a path may
-            return None
-        return None if row is None else int(row[0])
-
     def _known_slot(self, key: str) -> int:
-        slot = self._slot(key)
+        slot = gallery_file.find_slot(self._db, key)
         if slot is None:
             raise KeyError(f"{self.path} holds no item {key!r}")
         return slot
 
     def _item(self, slot: int) -> Item:
-        key, metadata, *state = self._db.execute(
-            "SELECT key, metadata, path, size, mtime_ns, content FROM item WHERE slot = ?", (slot,)
-        ).fetchone()
-        file = None if state[0] is None else FileState(*state)
-        return Item(key, self._index.codes[slot].copy(), json.loads(metadata), file)
-
-    def _write_item(self, slot: int, item: Item) -> None:
-        item.key.encode()  # SQLite would store half of a surrogate pair and never give it back
-        file = item.file
-        state = (None,) * 4 if file is None else (file.path, file.size, file.mtime_ns, file.content)
-        self._db.execute(
-            # Not INSERT OR REPLACE: a path that another key owns must raise, not delete that item.
-            "INSERT INTO item(slot, key, metadata, path, size, mtime_ns, content)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT(slot) DO UPDATE SET key = excluded.key,"
-            " metadata = excluded.metadata, path = excluded.path, size = excluded.size,"
-            " mtime_ns = excluded.mtime_ns, content = excluded.content",
-            (slot, item.key, json.dumps(item.metadata), *state),
-        )
+        return gallery_file.read_item(self._db, slot, self._index.codes[slot].copy())
 
     def _hit(self, slot: int, distance: int) -> Hit:
         item = self._item(slot)

@@ -1,6 +1,7 @@
-"""The gallery's file format: schema, identity, and the blobs that hold the codes.
+"""The gallery's file: schema, identity, items, and the blobs that hold the codes.
 
-Knows SQLite and bytes. Knows nothing of pictures, models or searches (gallery.py does).
+Knows SQLite and bytes; all SQL is here. Knows nothing of pictures, models, searches or transactions
+(gallery.py does).
 
 Format 1 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 1, WAL journal):
   info(name, value)   fingerprint, model, bits, calibration: of the model that made the codes
@@ -15,10 +16,12 @@ Format 1 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 1, WAL journal):
 """
 
 import json
+import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,45 @@ _SCHEMA = (
     " size INTEGER, mtime_ns INTEGER, content BLOB, metadata TEXT NOT NULL)",
     "CREATE TABLE chunk(n INTEGER PRIMARY KEY, codes BLOB NOT NULL, crc INTEGER NOT NULL)",
 )
+
+
+@dataclass(frozen=True)
+class FileState:
+    """The file that an item was made from, as sync last saw it.
+
+    Attributes:
+        path: bytes of the absolute path, as the operating system gives them.
+        size: in bytes.
+        mtime_ns: modification time in nanoseconds.
+        content: BLAKE2b digest of the file, 16 bytes.
+    """
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of a gallery.
+
+    Attributes:
+        key: unique name; for an item that sync looks after, the file's path as text.
+        code: uint8, (bits // 8,).
+        metadata: a JSON object.
+        file: where sync found it, or None for an item added by hand.
+    """
+
+    key: str
+    code: NDArray[np.uint8]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    file: FileState | None = None
+
+    @property
+    def path(self) -> str | None:
+        """Path of the file, fit for `open`, or None for an item added by hand."""
+        return None if self.file is None else os.fsdecode(self.file.path)
 
 
 def connect(path: Path, create_for: Model | None) -> sqlite3.Connection:
@@ -120,6 +162,63 @@ def write_chunk(db: sqlite3.Connection, n: int, codes: NDArray[np.uint8]) -> Non
         db.execute("INSERT OR REPLACE INTO chunk VALUES (?, ?, ?)", (n, blob, zlib.crc32(blob)))
     else:
         db.execute("DELETE FROM chunk WHERE n = ?", (n,))
+
+
+def data_version(db: sqlite3.Connection) -> int:
+    """A number that changes when another connection has committed."""
+    return int(db.execute("PRAGMA data_version").fetchone()[0])
+
+
+def read_keys(db: sqlite3.Connection) -> list[str]:
+    """All keys, in order of slots."""
+    return [key for (key,) in db.execute("SELECT key FROM item ORDER BY slot")]
+
+
+def find_slot(db: sqlite3.Connection, key: str) -> int | None:
+    """The slot of the item with this key, or None."""
+    try:
+        row = db.execute("SELECT slot FROM item WHERE key = ?", (key,)).fetchone()
+    except UnicodeEncodeError:  # half of a surrogate pair: no key holds one, a path may
+        return None
+    return None if row is None else int(row[0])
+
+
+def read_item(db: sqlite3.Connection, slot: int, code: NDArray[np.uint8]) -> Item:
+    """The item in a slot that is known to be taken; its code comes from the index."""
+    key, metadata, *state = db.execute(
+        "SELECT key, metadata, path, size, mtime_ns, content FROM item WHERE slot = ?", (slot,)
+    ).fetchone()
+    return Item(key, code, json.loads(metadata), None if state[0] is None else FileState(*state))
+
+
+def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
+    """Put an item into a slot; its code goes to `write_chunk`."""
+    item.key.encode()  # SQLite would store half of a surrogate pair and never give it back
+    file = item.file
+    state = (None,) * 4 if file is None else (file.path, file.size, file.mtime_ns, file.content)
+    db.execute(
+        # Not INSERT OR REPLACE: a path that another key owns must raise, not delete that item.
+        "INSERT INTO item(slot, key, metadata, path, size, mtime_ns, content)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT(slot) DO UPDATE SET key = excluded.key,"
+        " metadata = excluded.metadata, path = excluded.path, size = excluded.size,"
+        " mtime_ns = excluded.mtime_ns, content = excluded.content",
+        (slot, item.key, json.dumps(item.metadata), *state),
+    )
+
+
+def delete_item(db: sqlite3.Connection, slot: int, last: int) -> None:
+    """Empty a slot, and move the item in the last slot there: slots have no gaps."""
+    db.execute("DELETE FROM item WHERE slot = ?", (slot,))
+    db.execute("UPDATE item SET slot = ? WHERE slot = ?", (slot, last))
+
+
+def read_files(db: sqlite3.Connection, prefix: bytes) -> dict[str, FileState]:
+    """Key to file of the items whose path begins with these bytes."""
+    rows = db.execute(
+        "SELECT key, path, size, mtime_ns, content FROM item WHERE substr(path, 1, ?) = ?",
+        (len(prefix), prefix),
+    )
+    return {key: FileState(*state) for key, *state in rows}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from bitgaze.encoder import available_cores
 from bitgaze.errors import GalleryError
-from bitgaze.gallery import FileState, Item
+from bitgaze.gallery_file import FileState, Item
 from bitgaze.images import SUFFIXES, printable
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ def _store(
 ) -> None:
     """Read, encode and commit some pictures; those whose content is known are not encoded."""
     fresh: list[FileState] = []
+    moves: list[tuple[str, str, FileState | None]] = []
     with ThreadPoolExecutor(available_cores()) as pool:
         digests = list(pool.map(_digest, batch))
     for path, digest in zip(batch, digests, strict=True):
@@ -181,7 +182,7 @@ def _store(
         state = FileState(raw, *scan.states[path], digest)
         if raw in known:
             if known[raw][1].content == digest:  # touched, not changed
-                gallery.move(key, key, state)
+                moves.append((key, key, state))
                 report.unchanged += 1
             else:
                 fresh.append(state)
@@ -189,10 +190,11 @@ def _store(
             report.failed[key] = "the gallery holds another item under this key"
         elif digest in by_content:
             old_key = by_content.pop(digest)
-            gallery.move(old_key, key, state)
+            moves.append((old_key, key, state))
             report.moved.append((old_key, key))
         else:
             fresh.append(state)
+    gallery.move(*moves)
     encoded = gallery.encoder.encode([os.fsdecode(state.path) for state in fresh])
     items = []
     for row, state in enumerate(fresh):
