@@ -38,6 +38,18 @@ def test_json_round_trip():
         ({"golden": [{"png": "", "code": "00"}]}, "another length"),
         ({"surprise": 1}, "wrong type"),
         ({"classes": None}, "wrong type"),
+        ({"classes": "cats"}, "wrong type.*not a list"),
+        ({"classes": [1]}, "classes are not all text"),
+        ({"name": 7}, "name is 7, expected str"),
+        ({"bits": 16.0}, "bits is 16.0, expected int"),
+        ({"bits": True}, "bits is True, expected int"),
+        ({"preprocess": {"size": 64.5}}, "size is 64.5, expected an integer"),
+        ({"training": []}, "training is .., expected dict"),
+        ({"radius": 17}, "radius is 17, expected an integer in 0..16"),
+        ({"radius": "x"}, "radius is 'x'"),
+        ({"calibration": [[0, 1.5]]}, "probabilities are not in 0..1"),
+        ({"calibration": [[17, 0.5]]}, "not ascending in 0..16"),
+        ({"schema": True}, "schema True"),
     ],
 )
 def test_a_contract_that_cannot_be_kept(change, message):
@@ -89,6 +101,29 @@ def test_files_that_are_no_models(tmp_path):
     path.write_bytes(DEFAULT_MODEL.read_bytes()[:5_000_000])
     with pytest.raises(ModelError, match="not an ONNX file"):
         read_model(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "1", "{", "[" * 100_000, '{"schema": 1}'])
+def test_text_that_is_no_contract(text):
+    with pytest.raises(ValueError, match=r"."):
+        Contract.from_json(text)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(sorted(json.loads(CONTRACT.to_json()))), JSON)
+def test_any_value_in_any_place_is_read_or_refused(name, value):
+    document = json.loads(CONTRACT.to_json()) | {name: value}
+    try:
+        contract = Contract.from_json(json.dumps(document))
+    except ValueError:
+        return
+    assert Contract.from_json(contract.to_json()) == contract
 
 
 @given(st.binary(max_size=200))

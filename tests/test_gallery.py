@@ -277,6 +277,33 @@ def test_a_truncated_file_gives_a_typed_error(path):
             Gallery(path)
 
 
+def test_any_damage_gives_a_right_answer_or_a_typed_error(path):
+    stored = items(300)
+    with Gallery(path) as gallery:
+        gallery.upsert(stored)
+    content = path.read_bytes()
+    random = np.random.default_rng(5)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(content)
+        for position in random.integers(0, len(damaged), random.integers(1, 5)):
+            damaged[position] ^= 1 << random.integers(8)
+        path.write_bytes(damaged[: random.integers(len(damaged))] if refused % 4 == 3 else damaged)
+        try:
+            with Gallery(path) as gallery:
+                for key in list(gallery)[:20]:
+                    if key in gallery:  # a damaged SQLite index may not find it
+                        gallery.get(key)
+                hits = gallery.search_code(stored[5].code, k=1)
+                assert [hit.distance for hit in hits] == [0]
+                gallery.upsert([Item("new", stored[0].code)])
+        except GalleryError:
+            refused += 1
+        for name in ("-wal", "-shm"):
+            path.with_name(path.name + name).unlink(missing_ok=True)
+    assert 0 < refused < 150
+
+
 def test_another_connection_sees_each_commit(path):
     with Gallery(path) as writer, Gallery(path) as reader:
         writer.upsert(items(3))

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import os
 
@@ -177,6 +178,19 @@ def test_a_decompression_bomb_is_refused_before_decoding(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300 * 300 // 2 - 1)
     with pytest.raises(ImageError, match="exceeds limit"):
         load(content, SMALL)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "gif", "tiff", "bmp", "avif", "ppm"])
+def test_any_damage_gives_pixels_or_a_typed_error(kind):
+    content = encoded(picture(2), kind)
+    random = np.random.default_rng(7)
+    for _ in range(60):
+        damaged = bytearray(content)
+        for position in random.integers(0, min(len(damaged), 300), 3):
+            damaged[position] ^= 1 << random.integers(8)
+        with contextlib.suppress(ImageError):
+            assert load(bytes(damaged), SMALL).shape == (32, 32, 3)
 
 
 def test_arguments_that_are_no_picture():

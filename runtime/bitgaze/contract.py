@@ -69,13 +69,23 @@ class Contract:
     golden: tuple[Golden, ...] = ()
 
     def __post_init__(self) -> None:
+        expected = {"name": str, "bits": int, "licence": str, "training": dict}
+        for name, kind in expected.items():
+            if type(value := getattr(self, name)) is not kind:
+                raise TypeError(f"{name} is {value!r}, expected {kind.__name__}")
+        if not all(isinstance(name, str) for name in self.classes):
+            raise TypeError("classes are not all text")
         if self.bits % 8 or not 8 <= self.bits <= 1024:
             raise ValueError(f"bits is {self.bits}, expected a multiple of 8 in 8..1024")
         if any(len(golden.code) != self.bits // 8 for golden in self.golden):
             raise ValueError(f"golden codes have another length than bits // 8 = {self.bits // 8}")
         distances = [distance for distance, _ in self.calibration]
-        if distances != sorted(set(distances)):
-            raise ValueError("calibration distances are not ascending")
+        if distances != sorted(set(distances)) or not set(distances) <= set(range(self.bits + 1)):
+            raise ValueError(f"calibration distances are not ascending in 0..{self.bits}")
+        if not all(0 <= probability <= 1 for _, probability in self.calibration):
+            raise ValueError("calibration probabilities are not in 0..1")
+        if self.radius is not None and self.radius not in range(self.bits + 1):
+            raise ValueError(f"radius is {self.radius!r}, expected an integer in 0..{self.bits}")
 
     def to_json(self) -> str:
         """The contract as the JSON text that `from_json` reads."""
@@ -94,25 +104,30 @@ class Contract:
             ValueError: not JSON, a schema that this version does not read, or values out of range;
                 the message says which.
         """
-        document = json.loads(text)
+        try:
+            document = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("the contract is JSON nested too deeply") from error
         if not isinstance(document, dict):
             raise ValueError("the contract is not a JSON object")
         schema = document.pop("schema", None)
-        if schema != SCHEMA:
+        if type(schema) is not int or schema != SCHEMA:
             raise ValueError(
                 f"the contract has schema {schema!r}, this version of bitgaze reads {SCHEMA}"
             )
         try:
             golden = [
                 Golden(b64decode(entry["png"]), bytes.fromhex(entry["code"]))
-                for entry in document.pop("golden")
+                for entry in _list(document.pop("golden"))
             ]
             return cls(
                 **document
                 | {
                     "preprocess": Preprocess(**document["preprocess"]),
-                    "classes": tuple(document["classes"]),
-                    "calibration": tuple((int(d), float(p)) for d, p in document["calibration"]),
+                    "classes": tuple(_list(document["classes"])),
+                    "calibration": tuple(
+                        (int(d), float(p)) for d, p in _list(document["calibration"])
+                    ),
                     "golden": tuple(golden),
                 }
             )
@@ -183,6 +198,12 @@ def fingerprint(content: bytes, preprocess: Preprocess) -> str:
             digest.update(value)
     digest.update(json.dumps(asdict(preprocess), sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is not a list")
+    return value
 
 
 def _metadata(content: bytes) -> str | None:

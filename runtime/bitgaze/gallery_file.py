@@ -21,7 +21,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ def read_info(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
         if not isinstance(info["fingerprint"], str) or not isinstance(info["bits"], int):
             raise ValueError("fingerprint or bits of a wrong type")
         HammingIndex(info["bits"])
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise GalleryCorrupt(f"{path}: info is damaged: {error!r}") from error
     return info
 
@@ -184,11 +184,29 @@ def find_slot(db: sqlite3.Connection, key: str) -> int | None:
 
 
 def read_item(db: sqlite3.Connection, slot: int, code: NDArray[np.uint8]) -> Item:
-    """The item in a slot that is known to be taken; its code comes from the index."""
-    key, metadata, *state = db.execute(
+    """The item in a slot that is known to be taken; its code comes from the index.
+
+    Raises:
+        GalleryCorrupt: its columns do not hold what they should.
+    """
+    row = db.execute(
         "SELECT key, metadata, path, size, mtime_ns, content FROM item WHERE slot = ?", (slot,)
     ).fetchone()
-    return Item(key, code, json.loads(metadata), None if state[0] is None else FileState(*state))
+    if row is None:
+        raise GalleryCorrupt(f"the item in slot {slot} is missing")
+    key, metadata, *state = row
+    file = None if state[0] is None else FileState(*state)
+    try:
+        item = Item(key, code, json.loads(metadata), file)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise GalleryCorrupt(f"the metadata of item {key!r} is damaged: {error}") from error
+    has_file = file is None or all(
+        isinstance(value, kind)
+        for value, kind in zip(astuple(file), (bytes, int, int, bytes), strict=True)
+    )
+    if not (isinstance(key, str) and isinstance(item.metadata, dict) and has_file):
+        raise GalleryCorrupt(f"the item in slot {slot} is damaged: {item}")
+    return item
 
 
 def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
@@ -226,6 +244,8 @@ def translated_errors(path: Path) -> Iterator[None]:
     """SQLite's errors as GalleryError and GalleryCorrupt, naming the file."""
     try:
         yield
+    except UnicodeDecodeError as error:  # text of the file, or of SQLite's message that quotes it
+        raise GalleryCorrupt(f"{path}: its text is damaged: {error}") from error
     except sqlite3.Error as error:
         # The low byte is the primary code: https://sqlite.org/rescode.html
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -94,6 +94,8 @@ class Preprocess:
     resize: str = "stretch"
 
     def __post_init__(self) -> None:
+        if type(self.size) is not int:
+            raise TypeError(f"size is {self.size!r}, expected an integer")
         if self.size < 1:
             raise ValueError(f"size is {self.size}, expected at least 1")
         for name, known in _KNOWN_RULES.items():
