@@ -41,6 +41,8 @@ def main() -> int:
     try:
         if arguments.checkpoint is not None and not arguments.checkpoint.is_file():
             raise ValueError(f"{arguments.checkpoint}: no such checkpoint")
+        if arguments.out is not None and not arguments.out.absolute().parent.is_dir():
+            raise ValueError(f"{arguments.out}: there is no folder {arguments.out.parent}")
         if not pictures:
             raise ValueError(f"no pictures in {arguments.pictures}; name a folder with --pictures")
         if arguments.checkpoint is None:

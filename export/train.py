@@ -46,14 +46,15 @@ def main() -> int:
             seed=arguments.seed,
         )
         everything = datasets.read(arguments.folder)
-        datasets.check_readable(everything, config.preprocess)
         rest, held_out = everything.split(arguments.holdout, config.seed)
+        device = _device(arguments.device)
+        datasets.check_readable(everything, config.preprocess)
         print(
             f"{len(everything.classes)} classes, {len(rest)} pictures to train on, "
             f"{len(held_out)} held out, {config.bits} bits, {config.size} px, {arguments.device}"
         )
         arguments.out.mkdir(parents=True, exist_ok=True)
-        network = train(rest, config, arguments.out, torch.device(arguments.device))
+        network = train(rest, config, arguments.out, device)
     except (datasets.DataError, ValueError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
@@ -61,6 +62,15 @@ def main() -> int:
     print(f"held-out pictures: {precision:.1%} of their 10 nearest neighbours share their class")
     print(f"next: python export/to_onnx.py {arguments.out / CHECKPOINT}")
     return 0
+
+
+def _device(name: str) -> torch.device:
+    """The device, tried out."""
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        message = str(error).splitlines()[0]
+        raise ValueError(f"torch has no device {name!r} here ({message})") from error
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -125,6 +126,21 @@ def test_the_gallery_comes_from_the_environment(photos, monkeypatch, capsys):
     assert not Path("gallery.bitgaze").exists()
 
 
+@pytest.mark.parametrize("kernel", ["none", "neon" if platform.machine() == "x86_64" else "avx2"])
+def test_a_kernel_that_is_not_there(indexed, kernel):
+    environment = {**os.environ, "BITGAZE_SIMD": kernel}
+    command = [sys.executable, "-m", "bitgaze.cli", "search", str(indexed / "p0.png")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("bitgaze: BITGAZE_SIMD")
+
+
+def test_an_empty_variable_names_no_gallery(indexed, monkeypatch, capsys):
+    monkeypatch.setenv("BITGAZE_GALLERY", "")
+    assert main(["info"]) == 0
+    assert "gallery.bitgaze" in capsys.readouterr().out
+
+
 def test_a_model_of_ones_own(photos, capsys):
     from bitgaze.contract import DEFAULT_MODEL
 
@@ -139,6 +155,7 @@ def test_a_model_of_ones_own(photos, capsys):
         (["search", "x.jpg"], "no such gallery; `bitgaze index"),
         (["info"], "no such gallery"),
         (["index", "none"], "none: not a folder"),
+        (["index", "photos", "-g", "photos"], "photos: a folder; a gallery is a file"),
     ],
 )
 def test_without_a_gallery_or_a_folder(photos, arguments, message, capsys):

@@ -234,13 +234,19 @@ def weights(network):
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
-def test_stage_two_leaves_the_branch_alone_and_stage_one_the_hash_layer(class_folders, tmp_path):
+def test_each_stage_trains_its_own_layers(class_folders, tmp_path, monkeypatch):
     data = datasets.read(class_folders)
     start = weights(training.new_network(TINY, 2))
-    one = training.Config(**{**TINY.__dict__, "hash_epochs": 0})
-    after_one = weights(training.train(data, one, tmp_path, CPU))
-    (tmp_path / "two").mkdir()
-    after_two = weights(training.train(data, TINY, tmp_path / "two", CPU))
+    seen = []
+    save = training._save
+
+    def keep(network, *rest):
+        seen.append(weights(network))
+        save(network, *rest)
+
+    monkeypatch.setattr(training, "_save", keep)
+    training.train(data, TINY, tmp_path, CPU)
+    after_one, after_two = seen[0], seen[-1]
     changed_one = {name.split(".")[0] for name in start if not after_one[name].equal(start[name])}
     changed_two = {
         name.split(".")[0] for name in start if not after_two[name].equal(after_one[name])
@@ -333,12 +339,17 @@ def test_the_scripts_from_pictures_to_a_searchable_gallery(class_folders, tmp_pa
     [
         (["train.py", "none"], "train.py: none: not a folder"),
         (["train.py", ".", "--bits", "12"], "train.py: bits is 12"),
+        (["train.py", "data", "--device", "tpu"], "train.py: torch has no device 'tpu' here"),
+        (["train.py", "data", "--holdout", "2"], "train.py: the held-out share is 2.0"),
+        (["train.py", "data", "--holdout", "0.99"], "train.py: a held-out share of 0.99 leaves"),
+        (["train.py", "data", "--batch-size", "0"], "train.py: batch_size is 0, expected at least"),
+        (["to_onnx.py", "--out", "no/x.onnx"], "to_onnx.py: no/x.onnx: there is no folder no"),
         (["to_onnx.py", "none.pt"], "to_onnx.py: .*none.pt"),
-        (["to_onnx.py", "--pictures", "."], "to_onnx.py: no pictures in ."),
-        (["fit_general.py", "."], "fit_general.py: 0 pictures for 128 bits"),
+        (["to_onnx.py", "--pictures", "no", "--out", "x.onnx"], "to_onnx.py: no pictures in no;"),
+        (["fit_general.py", "."], "fit_general.py: 24 pictures for 128 bits"),
     ],
 )
-def test_mistakes_on_the_command_line(tmp_path, arguments, message):
+def test_mistakes_on_the_command_line(class_folders, tmp_path, arguments, message):
     import re
 
     done = script(*arguments, cwd=tmp_path)

@@ -52,12 +52,23 @@ class Labelled:
         return Labelled(pictures, self.labels[positions], self.classes)
 
     def split(self, fraction: float, seed: int) -> tuple["Labelled", "Labelled"]:
-        """Hold out a share of each class, at least one picture of it: (rest, held out)."""
+        """Hold out a share of each class, at least one picture of it: (rest, held out).
+
+        Raises:
+            ValueError: a share that leaves a class without a picture to train on.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"the held-out share is {fraction}, expected between 0 and 1")
         generator = np.random.default_rng(seed)
         held: list[NDArray[np.intp]] = []
         for label in range(len(self.classes)):
             positions = generator.permutation(np.flatnonzero(self.labels == label))
-            held.append(positions[: max(1, round(fraction * len(positions)))])
+            count = max(1, round(fraction * len(positions)))
+            if count >= len(positions):
+                raise ValueError(
+                    f"a held-out share of {fraction} leaves class {self.classes[label]!r} nothing"
+                )
+            held.append(positions[:count])
         mask = np.zeros(len(self), bool)
         mask[np.concatenate(held)] = True
         return self.subset(np.flatnonzero(~mask)), self.subset(np.flatnonzero(mask))

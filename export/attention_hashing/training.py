@@ -62,6 +62,9 @@ class Config:
     def __post_init__(self) -> None:
         if self.size % 32 or self.size < 32:
             raise ValueError(f"size is {self.size}, expected a multiple of 32")
+        for name in ("batch_size", "branch_epochs", "hash_epochs", "hidden"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
         if self.bits % 8 or not 8 <= self.bits <= 1024:
             raise ValueError(f"bits is {self.bits}, expected a multiple of 8 in 8..1024")
 

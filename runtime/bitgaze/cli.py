@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result: int = options.run(options)
         return result
-    except (BitgazeError, ValueError) as error:
+    except (BitgazeError, ValueError, RuntimeError) as error:  # RuntimeError: see `bitgaze.simd`
         print(f"bitgaze: {error}", file=sys.stderr)
         return STOPPED
     except KeyboardInterrupt:
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
             "-g",
             "--gallery",
             metavar="FILE",
-            default=os.environ.get("BITGAZE_GALLERY", "gallery.bitgaze"),
+            default=os.environ.get("BITGAZE_GALLERY") or "gallery.bitgaze",
             help="the gallery (default: $BITGAZE_GALLERY, then ./gallery.bitgaze)",
         )
         sub.add_argument("--json", action="store_true", help="print one JSON document")

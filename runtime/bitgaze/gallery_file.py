@@ -97,6 +97,8 @@ def connect(path: Path, create_for: Model | None) -> sqlite3.Connection:
     """
     if create_for is None and not path.exists():
         raise GalleryError(f"{path}: no such gallery; `bitgaze index FOLDER -g {path}` makes one")
+    if path.is_dir():
+        raise GalleryError(f"{path}: a folder; a gallery is a file, for example {path}.bitgaze")
     if not path.parent.is_dir():
         raise GalleryError(f"{path}: there is no folder {path.parent}")
     with translated_errors(path):
