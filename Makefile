@@ -18,6 +18,9 @@ SOURCES := $(shell find csrc runtime -type f -not -name '*.so' -not -path '*/__p
 COMPILED := $(shell find csrc -type f) setup.py pyproject.toml CMakeLists.txt
 DEBIAN_PACKAGES := g++ g++-aarch64-linux-gnu qemu-user dataset-fashion-mnist
 
+# cmake and ninja come from PyPI: the build and the C++ tests look for them on the path.
+test lint bench $(DEV)/installed: export PATH := $(abspath $(DEV))/bin:$(PATH)
+
 .PHONY: demo test lint bench debian clean
 
 demo: $(DEMO)/installed
