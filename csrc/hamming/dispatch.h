@@ -10,7 +10,8 @@ namespace bitgaze {
 
 struct Kernel {
   std::string_view name;  // portable, avx2, avx512, neon
-  DistancesFn distances;
+  FindRowsFn find_rows;
+  FindPlanesFn find_planes;
 };
 
 // Those that the CPU and the operating system allow, slowest first. Never empty.

@@ -1,7 +1,10 @@
-// What a kernel is: Hamming distances of one query to a run of codes.
+// What a kernel is: it finds the codes of a run that are nearer to a query than a limit.
+//
+// Few are, once a search knows k near codes, so a kernel compares many distances with the limit at
+// once and writes down none but those that are below it.
 //
 // Every kernel file is compiled with the flags of its instruction set, so it may define nothing but
-// its entry point: an inline function that the linker shared with other files would carry
+// its entry points: an inline function that the linker shared with other files would carry
 // instructions that an older CPU does not have. Hence C headers only, here and there.
 #pragma once
 
@@ -16,25 +19,57 @@
 
 namespace bitgaze {
 
-// query: code_bytes bytes, 1 to 128. codes: count * code_bytes bytes, of any alignment.
-// distances: count values, 0 to 8 * code_bytes.
-using DistancesFn = void (*)(const std::uint8_t* query, const std::uint8_t* codes,
-                             std::size_t count, std::size_t code_bytes,
-                             std::uint16_t* distances) noexcept;
+// What was found: distance << kIdBits | id. The order of these numbers is the order of results.
+inline constexpr unsigned kIdBits = 48;
 
-void distances_portable(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                        std::size_t code_bytes, std::uint16_t* distances) noexcept;
+// A kernel may write this many numbers past those that it found.
+inline constexpr std::size_t kFoundSlack = 8;
+
+// Codes one after the other, as callers have them: count * code_bytes bytes of any alignment,
+// code_bytes 1 to 128. limit: 0 to 8 * code_bytes + 1. The first code has the id first.
+// found: room for count + kFoundSlack; ascending by id. Returns how many were found.
+using FindRowsFn = std::size_t (*)(const std::uint8_t* query, const std::uint8_t* codes,
+                                   std::size_t count, std::size_t code_bytes, unsigned limit,
+                                   std::uint64_t first, std::uint64_t* found) noexcept;
+
+// Codes by word: word j of code i is number j * stride + i. A vector then holds the same word of
+// several codes, and no lanes have to be added up: worth the copy where many queries follow.
+// query: words numbers, 1 to 16. count <= stride.
+using FindPlanesFn = std::size_t (*)(const std::uint64_t* query, const std::uint64_t* planes,
+                                     std::size_t stride, std::size_t count, std::size_t words,
+                                     unsigned limit, std::uint64_t first,
+                                     std::uint64_t* found) noexcept;
+
+std::size_t find_rows_portable(const std::uint8_t* query, const std::uint8_t* codes,
+                               std::size_t count, std::size_t code_bytes, unsigned limit,
+                               std::uint64_t first, std::uint64_t* found) noexcept;
+std::size_t find_planes_portable(const std::uint64_t* query, const std::uint64_t* planes,
+                                 std::size_t stride, std::size_t count, std::size_t words,
+                                 unsigned limit, std::uint64_t first,
+                                 std::uint64_t* found) noexcept;
 
 #if defined(BITGAZE_X86_64)
-void distances_avx2(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                    std::size_t code_bytes, std::uint16_t* distances) noexcept;
-void distances_avx512(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                      std::size_t code_bytes, std::uint16_t* distances) noexcept;
+std::size_t find_rows_avx2(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                           std::size_t code_bytes, unsigned limit, std::uint64_t first,
+                           std::uint64_t* found) noexcept;
+std::size_t find_planes_avx2(const std::uint64_t* query, const std::uint64_t* planes,
+                             std::size_t stride, std::size_t count, std::size_t words,
+                             unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept;
+std::size_t find_rows_avx512(const std::uint8_t* query, const std::uint8_t* codes,
+                             std::size_t count, std::size_t code_bytes, unsigned limit,
+                             std::uint64_t first, std::uint64_t* found) noexcept;
+std::size_t find_planes_avx512(const std::uint64_t* query, const std::uint64_t* planes,
+                               std::size_t stride, std::size_t count, std::size_t words,
+                               unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept;
 #endif
 
 #if defined(BITGAZE_AARCH64)
-void distances_neon(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                    std::size_t code_bytes, std::uint16_t* distances) noexcept;
+std::size_t find_rows_neon(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                           std::size_t code_bytes, unsigned limit, std::uint64_t first,
+                           std::uint64_t* found) noexcept;
+std::size_t find_planes_neon(const std::uint64_t* query, const std::uint64_t* planes,
+                             std::size_t stride, std::size_t count, std::size_t words,
+                             unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept;
 #endif
 
 }  // namespace bitgaze

@@ -9,22 +9,81 @@
 namespace bitgaze {
 namespace {
 
-constexpr std::size_t kStep = 16;  // codes: 4 vectors of 4 distances, packed into one
+constexpr std::size_t kLanes = 4;
+constexpr std::size_t kStep = 16;  // codes that share one comparison and one branch
 
-__m256i load(const std::uint8_t* bytes) noexcept {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
+struct Target {
+  unsigned limit;
+  __m256i limits;
+  std::uint64_t* found;
+  std::size_t count = 0;
+
+  Target(unsigned below, std::uint64_t* room) noexcept
+      : limit(below), limits(_mm256_set1_epi64x(below)), found(room) {}
+
+  // Four vectors of four distances, in order: of the codes id to id + 15.
+  void add(const __m256i* distances, std::uint64_t id) noexcept {
+    // 16-bit lanes will do: all but one in each 64 bits are 0 on both sides.
+    const __m256i nearest = _mm256_min_epi16(_mm256_min_epi16(distances[0], distances[1]),
+                                             _mm256_min_epi16(distances[2], distances[3]));
+    if (_mm256_movemask_epi8(_mm256_cmpgt_epi16(limits, nearest)) == 0) [[likely]]
+      return;
+    std::uint64_t every[kStep];
+    for (std::size_t v = 0; v < kStep / kLanes; ++v) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(every + v * kLanes), distances[v]);
+    }
+    for (std::size_t j = 0; j < kStep; ++j) {
+      found[count] = every[j] << kIdBits | (id + j);
+      count += every[j] < limit;
+    }
+  }
+};
+
+__m256i load(const void* bytes) noexcept {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(bytes));
 }
 
-// How many bits are set in each 64-bit lane.
-__m256i popcount(__m256i bits) noexcept {
+// How many bits are set in each byte.
+__m256i count_bytes(__m256i bits) noexcept {
   const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
                                          0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
   const __m256i nibble = _mm256_set1_epi8(15);
   const __m256i low = _mm256_and_si256(bits, nibble);
   const __m256i high = _mm256_and_si256(_mm256_srli_epi16(bits, 4), nibble);
-  const __m256i bytes =
-      _mm256_add_epi8(_mm256_shuffle_epi8(table, low), _mm256_shuffle_epi8(table, high));
-  return _mm256_sad_epu8(bytes, _mm256_setzero_si256());
+  return _mm256_add_epi8(_mm256_shuffle_epi8(table, low), _mm256_shuffle_epi8(table, high));
+}
+
+__m256i add_bytes(__m256i bytes) noexcept { return _mm256_sad_epu8(bytes, _mm256_setzero_si256()); }
+
+__m256i differing(__m256i query, const void* codes) noexcept {
+  return count_bytes(_mm256_xor_si256(query, load(codes)));
+}
+
+// kWords = 0: as many words as it is told. Returns how many codes were done; so do the others.
+template <std::size_t kWords>
+std::size_t planes_words(const std::uint64_t* query, const std::uint64_t* planes,
+                         std::size_t stride, std::size_t count, std::size_t words,
+                         std::uint64_t first, Target& out) noexcept {
+  if constexpr (kWords > 0) words = kWords;
+  __m256i query_words[kWords > 0 ? kWords : 16];
+  for (std::size_t j = 0; j < words; ++j) {
+    query_words[j] = _mm256_set1_epi64x(static_cast<long long>(query[j]));
+  }
+  std::size_t i = 0;
+  for (; i + kStep <= count; i += kStep) {
+    __m256i sums[kStep / kLanes];
+    for (std::size_t v = 0; v < kStep / kLanes; ++v) {
+      const std::uint64_t* codes = planes + i + v * kLanes;
+      __m256i bytes = differing(query_words[0], codes);
+      // At most 16 words of 8 bits in a byte.
+      for (std::size_t j = 1; j < words; ++j) {
+        bytes = _mm256_add_epi8(bytes, differing(query_words[j], codes + j * stride));
+      }
+      sums[v] = add_bytes(bytes);
+    }
+    out.add(sums, first + i);
+  }
+  return i;
 }
 
 // a0+a1, a2+a3, b0+b1, b2+b3
@@ -33,19 +92,11 @@ __m256i add_pairs(__m256i a, __m256i b) noexcept {
   return _mm256_permute4x64_epi64(sums, _MM_SHUFFLE(3, 1, 2, 0));
 }
 
-// Four vectors of four distances, in 64 bits each, as 16 distances in order.
-void store(__m256i a, __m256i b, __m256i c, __m256i d, std::uint16_t* distances) noexcept {
-  const __m256i packed = _mm256_packus_epi32(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(distances),
-                      _mm256_permutevar8x32_epi32(packed, order));
-}
-
 // The distances of 4 codes that fill kVectors vectors without a gap; query repeats in its vector.
 template <std::size_t kVectors>
 __m256i four(__m256i query, const std::uint8_t* codes) noexcept {
   if constexpr (kVectors == 1) {
-    return popcount(_mm256_xor_si256(query, load(codes)));
+    return add_bytes(differing(query, codes));
   } else {
     // In order of address, as the hardware prefetcher likes it: GCC evaluates arguments backwards.
     const __m256i low = four<kVectors / 2>(query, codes);
@@ -54,22 +105,19 @@ __m256i four(__m256i query, const std::uint8_t* codes) noexcept {
   }
 }
 
-// Returns how many codes were done; so does distances_any.
 template <std::size_t kVectors>
-std::size_t distances_words(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                            std::uint16_t* distances) noexcept {
-  constexpr std::size_t kFourBytes = 32 * kVectors;
+std::size_t rows_words(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                       std::uint64_t first, Target& out) noexcept {
   std::uint8_t repeated[32];
   for (std::size_t i = 0; i < 32; ++i) repeated[i] = query[i % (8 * kVectors)];
   const __m256i query_vector = load(repeated);
   std::size_t i = 0;
   for (; i + kStep <= count; i += kStep) {
-    const std::uint8_t* step = codes + i * 8 * kVectors;
-    const __m256i a = four<kVectors>(query_vector, step);
-    const __m256i b = four<kVectors>(query_vector, step + kFourBytes);
-    const __m256i c = four<kVectors>(query_vector, step + 2 * kFourBytes);
-    const __m256i d = four<kVectors>(query_vector, step + 3 * kFourBytes);
-    store(a, b, c, d, distances + i);
+    __m256i sums[kStep / kLanes];
+    for (std::size_t v = 0; v < kStep / kLanes; ++v) {
+      sums[v] = four<kVectors>(query_vector, codes + (i + v * kLanes) * 8 * kVectors);
+    }
+    out.add(sums, first + i);
   }
   return i;
 }
@@ -99,53 +147,72 @@ struct CodeShape {
 // The distance of one code, in 4 lanes that have yet to be added.
 __m256i one(const CodeShape& shape, const std::uint8_t* query, const std::uint8_t* code) noexcept {
   const __m256i last = _mm256_xor_si256(shape.load_last(query), shape.load_last(code));
-  __m256i sums = popcount(_mm256_and_si256(last, shape.last_mask));
+  __m256i bytes = count_bytes(_mm256_and_si256(last, shape.last_mask));
   for (std::size_t i = 0; i + 32 < shape.bytes; i += 32) {
-    const __m256i bits = _mm256_xor_si256(load(query + i), load(code + i));
-    sums = _mm256_add_epi64(sums, popcount(bits));
+    bytes = _mm256_add_epi8(bytes, differing(load(query + i), code + i));
   }
-  return sums;
+  return add_bytes(bytes);
 }
 
-__m256i four(const CodeShape& shape, const std::uint8_t* query,
-             const std::uint8_t* codes) noexcept {
-  const __m256i a = one(shape, query, codes);
-  const __m256i b = one(shape, query, codes + shape.bytes);
-  const __m256i c = one(shape, query, codes + 2 * shape.bytes);
-  const __m256i d = one(shape, query, codes + 3 * shape.bytes);
-  return add_pairs(add_pairs(a, b), add_pairs(c, d));
-}
-
-std::size_t distances_any(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                          std::size_t code_bytes, std::uint16_t* distances) noexcept {
+std::size_t rows_any(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                     std::size_t code_bytes, std::uint64_t first, Target& out) noexcept {
   const CodeShape shape(code_bytes);
   std::size_t i = 0;
   for (; i + kStep <= count; i += kStep) {
-    const std::uint8_t* step = codes + i * code_bytes;
-    const __m256i a = four(shape, query, step);
-    const __m256i b = four(shape, query, step + 4 * code_bytes);
-    const __m256i c = four(shape, query, step + 8 * code_bytes);
-    const __m256i d = four(shape, query, step + 12 * code_bytes);
-    store(a, b, c, d, distances + i);
+    __m256i sums[kStep / kLanes];
+    for (std::size_t v = 0; v < kStep / kLanes; ++v) {
+      const std::uint8_t* code = codes + (i + v * kLanes) * code_bytes;
+      const __m256i a = one(shape, query, code);
+      const __m256i b = one(shape, query, code + code_bytes);
+      const __m256i c = one(shape, query, code + 2 * code_bytes);
+      const __m256i d = one(shape, query, code + 3 * code_bytes);
+      sums[v] = add_pairs(add_pairs(a, b), add_pairs(c, d));
+    }
+    out.add(sums, first + i);
   }
   return i;
 }
 
 }  // namespace
 
-void distances_avx2(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                    std::size_t code_bytes, std::uint16_t* distances) noexcept {
+std::size_t find_planes_avx2(const std::uint64_t* query, const std::uint64_t* planes,
+                             std::size_t stride, std::size_t count, std::size_t words,
+                             unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
+  Target out(limit, found);
+  std::size_t done;
+  switch (words) {
+    case 1:
+      done = planes_words<1>(query, planes, stride, count, words, first, out);
+      break;
+    case 2:
+      done = planes_words<2>(query, planes, stride, count, words, first, out);
+      break;
+    case 4:
+      done = planes_words<4>(query, planes, stride, count, words, first, out);
+      break;
+    default:
+      done = planes_words<0>(query, planes, stride, count, words, first, out);
+  }
+  return out.count + find_planes_portable(query, planes + done, stride, count - done, words, limit,
+                                          first + done, found + out.count);
+}
+
+std::size_t find_rows_avx2(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                           std::size_t code_bytes, unsigned limit, std::uint64_t first,
+                           std::uint64_t* found) noexcept {
+  Target out(limit, found);
   std::size_t done = 0;
   if (code_bytes == 8) {
-    done = distances_words<1>(query, codes, count, distances);
+    done = rows_words<1>(query, codes, count, first, out);
   } else if (code_bytes == 16) {
-    done = distances_words<2>(query, codes, count, distances);
+    done = rows_words<2>(query, codes, count, first, out);
   } else if (code_bytes == 32) {
-    done = distances_words<4>(query, codes, count, distances);
+    done = rows_words<4>(query, codes, count, first, out);
   } else if (code_bytes > 16) {
-    done = distances_any(query, codes, count, code_bytes, distances);
+    done = rows_any(query, codes, count, code_bytes, first, out);
   }
-  distances_portable(query, codes + done * code_bytes, count - done, code_bytes, distances + done);
+  return out.count + find_rows_portable(query, codes + done * code_bytes, count - done, code_bytes,
+                                        limit, first + done, found + out.count);
 }
 
 }  // namespace bitgaze

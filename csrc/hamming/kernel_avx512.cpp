@@ -1,4 +1,4 @@
-// The kernel for AVX-512 with VPOPCNTDQ (Ice Lake, Zen 4 and later): 8 codes at a time.
+// The kernel for AVX-512 with VPOPCNTDQ (Ice Lake, Zen 4 and later): a 64-bit lane per distance.
 
 #include "kernel.h"
 
@@ -9,7 +9,80 @@
 namespace bitgaze {
 namespace {
 
-constexpr std::size_t kStep = 8;  // codes: one 64-bit lane for each distance
+constexpr std::size_t kLanes = 8;
+constexpr std::size_t kStep = 32;  // codes that share one comparison and one branch
+
+struct Target {
+  __m512i limit;
+  std::uint64_t* found;
+  std::size_t count = 0;
+
+  // The upper half of each lane is 0 < 0: 32-bit minimum and comparison do, and are one
+  // instruction on Intel where VPMINUQ is two.
+  bool any(__m512i distances) const noexcept {
+    return _mm512_cmplt_epu32_mask(distances, limit) != 0;
+  }
+
+  // The distances of the codes id to id + 7.
+  void add(__m512i distances, std::uint64_t id) noexcept {
+    const __m512i lanes = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m512i ids = _mm512_add_epi64(_mm512_set1_epi64(static_cast<long long>(id)), lanes);
+    // With a full mask, because GCC 12 takes the unmasked form for the use of an uninitialised
+    // value.
+    const __m512i high = _mm512_maskz_slli_epi64(0xff, distances, kIdBits);
+    const __mmask8 below = _mm512_cmplt_epu64_mask(distances, limit);
+    // Packed in a register: a store that packs takes over 100 cycles on Zen 4.
+    _mm512_storeu_si512(found + count,
+                        _mm512_maskz_compress_epi64(below, _mm512_or_si512(high, ids)));
+    count += static_cast<std::size_t>(_mm_popcnt_u32(below));
+  }
+
+  void add_step(const __m512i* distances, std::uint64_t id) noexcept {
+    for (std::size_t j = 0; j < kStep / kLanes; ++j) add(distances[j], id + j * kLanes);
+  }
+};
+
+Target target(unsigned limit, std::uint64_t* found) noexcept {
+  return {_mm512_set1_epi64(limit), found};
+}
+
+__m512i nearest(const __m512i* distances) noexcept {
+  // With a full mask for GCC 12's sake, as above.
+  const auto min = [](__m512i a, __m512i b) { return _mm512_maskz_min_epu32(0xffff, a, b); };
+  return min(min(distances[0], distances[1]), min(distances[2], distances[3]));
+}
+
+__m512i differing(__m512i query, const void* codes) noexcept {
+  return _mm512_popcnt_epi64(_mm512_xor_si512(query, _mm512_loadu_si512(codes)));
+}
+
+// kWords = 0: as many words as it is told. Returns how many codes were done; so do the others.
+template <std::size_t kWords>
+std::size_t planes_words(const std::uint64_t* query, const std::uint64_t* planes,
+                         std::size_t stride, std::size_t count, std::size_t words,
+                         std::uint64_t first, Target& out) noexcept {
+  if constexpr (kWords > 0) words = kWords;
+  __m512i query_words[kWords > 0 ? kWords : 16];
+  for (std::size_t j = 0; j < words; ++j) {
+    query_words[j] = _mm512_set1_epi64(static_cast<long long>(query[j]));
+  }
+  std::size_t i = 0;
+  for (; i + kStep <= count; i += kStep) {
+    __m512i sums[kStep / kLanes];
+    for (std::size_t v = 0; v < kStep / kLanes; ++v) {
+      sums[v] = differing(query_words[0], planes + i + v * kLanes);
+    }
+    for (std::size_t j = 1; j < words; ++j) {
+      for (std::size_t v = 0; v < kStep / kLanes; ++v) {
+        const std::uint64_t* codes = planes + j * stride + i + v * kLanes;
+        sums[v] = _mm512_add_epi64(sums[v], differing(query_words[j], codes));
+      }
+    }
+    if (out.any(nearest(sums))) [[unlikely]]
+      out.add_step(sums, first + i);
+  }
+  return i;
+}
 
 // a0+a1, a2+a3, a4+a5, a6+a7, b0+b1, b2+b3, b4+b5, b6+b7
 __m512i add_pairs(__m512i a, __m512i b) noexcept {
@@ -21,41 +94,39 @@ __m512i add_pairs(__m512i a, __m512i b) noexcept {
 
 // The distances of 8 codes that fill kVectors vectors without a gap; query repeats in its vector.
 template <std::size_t kVectors>
-__m512i step(__m512i query, const std::uint8_t* codes) noexcept {
+__m512i eight(__m512i query, const std::uint8_t* codes) noexcept {
   if constexpr (kVectors == 1) {
-    return _mm512_popcnt_epi64(_mm512_xor_si512(query, _mm512_loadu_si512(codes)));
+    return differing(query, codes);
   } else {
     // In order of address, as the hardware prefetcher likes it: GCC evaluates arguments backwards.
-    const __m512i low = step<kVectors / 2>(query, codes);
-    const __m512i high = step<kVectors / 2>(query, codes + 32 * kVectors);
+    const __m512i low = eight<kVectors / 2>(query, codes);
+    const __m512i high = eight<kVectors / 2>(query, codes + 32 * kVectors);
     return add_pairs(low, high);
   }
 }
 
-void store(__m512i sums, std::uint16_t* distances) noexcept {
-  // With a full mask, because GCC 12 takes the unmasked form for the use of an uninitialised value.
-  const __m128i narrow = _mm512_maskz_cvtepi64_epi16(0xff, sums);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(distances), narrow);
-}
-
-// Returns how many codes were done; so do the others.
 template <std::size_t kVectors>
-std::size_t distances_words(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                            std::uint16_t* distances) noexcept {
+std::size_t rows_words(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                       std::uint64_t first, Target& out) noexcept {
   std::uint8_t repeated[64];
   for (std::size_t i = 0; i < 64; ++i) repeated[i] = query[i % (8 * kVectors)];
   const __m512i query_vector = _mm512_loadu_si512(repeated);
   std::size_t i = 0;
   for (; i + kStep <= count; i += kStep) {
-    store(step<kVectors>(query_vector, codes + i * 8 * kVectors), distances + i);
+    __m512i sums[kStep / kLanes];
+    for (std::size_t v = 0; v < kStep / kLanes; ++v) {
+      sums[v] = eight<kVectors>(query_vector, codes + (i + v * kLanes) * 8 * kVectors);
+    }
+    if (out.any(nearest(sums))) [[unlikely]]
+      out.add_step(sums, first + i);
   }
   return i;
 }
 
 // A code in one or two vectors. Bytes outside a mask are not read, so nothing past a code is.
 template <bool kTwoVectors>
-std::size_t distances_any(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                          std::size_t code_bytes, std::uint16_t* distances) noexcept {
+std::size_t rows_any(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                     std::size_t code_bytes, std::uint64_t first, Target& out) noexcept {
   const std::size_t last_bytes = kTwoVectors ? code_bytes - 64 : code_bytes;
   const __mmask64 last_mask = ~std::uint64_t{0} >> (64 - last_bytes);
   const std::size_t last_offset = code_bytes - last_bytes;
@@ -63,47 +134,74 @@ std::size_t distances_any(const std::uint8_t* query, const std::uint8_t* codes, 
   const __m512i query_first = kTwoVectors ? _mm512_loadu_si512(query) : query_last;
 
   std::size_t i = 0;
-  for (; i + kStep <= count; i += kStep) {
-    __m512i sums[kStep];
-    for (std::size_t j = 0; j < kStep; ++j) {
+  for (; i + kLanes <= count; i += kLanes) {
+    __m512i sums[kLanes];
+    for (std::size_t j = 0; j < kLanes; ++j) {
       const std::uint8_t* code = codes + (i + j) * code_bytes;
       const __m512i last = _mm512_maskz_loadu_epi8(last_mask, code + last_offset);
       sums[j] = _mm512_popcnt_epi64(_mm512_xor_si512(query_last, last));
-      if constexpr (kTwoVectors) {
-        const __m512i first = _mm512_xor_si512(query_first, _mm512_loadu_si512(code));
-        sums[j] = _mm512_add_epi64(sums[j], _mm512_popcnt_epi64(first));
-      }
+      if constexpr (kTwoVectors) sums[j] = _mm512_add_epi64(sums[j], differing(query_first, code));
     }
     const __m512i low = add_pairs(add_pairs(sums[0], sums[1]), add_pairs(sums[2], sums[3]));
     const __m512i high = add_pairs(add_pairs(sums[4], sums[5]), add_pairs(sums[6], sums[7]));
-    store(add_pairs(low, high), distances + i);
+    const __m512i distances = add_pairs(low, high);
+    if (out.any(distances)) [[unlikely]]
+      out.add(distances, first + i);
   }
   return i;
 }
 
 }  // namespace
 
-void distances_avx512(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                      std::size_t code_bytes, std::uint16_t* distances) noexcept {
+std::size_t find_planes_avx512(const std::uint64_t* query, const std::uint64_t* planes,
+                               std::size_t stride, std::size_t count, std::size_t words,
+                               unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
+  Target out = target(limit, found);
+  std::size_t done;
+  switch (words) {
+    case 1:
+      done = planes_words<1>(query, planes, stride, count, words, first, out);
+      break;
+    case 2:
+      done = planes_words<2>(query, planes, stride, count, words, first, out);
+      break;
+    case 4:
+      done = planes_words<4>(query, planes, stride, count, words, first, out);
+      break;
+    case 8:
+      done = planes_words<8>(query, planes, stride, count, words, first, out);
+      break;
+    default:
+      done = planes_words<0>(query, planes, stride, count, words, first, out);
+  }
+  return out.count + find_planes_portable(query, planes + done, stride, count - done, words, limit,
+                                          first + done, found + out.count);
+}
+
+std::size_t find_rows_avx512(const std::uint8_t* query, const std::uint8_t* codes,
+                             std::size_t count, std::size_t code_bytes, unsigned limit,
+                             std::uint64_t first, std::uint64_t* found) noexcept {
+  Target out = target(limit, found);
   std::size_t done;
   switch (code_bytes) {
     case 8:
-      done = distances_words<1>(query, codes, count, distances);
+      done = rows_words<1>(query, codes, count, first, out);
       break;
     case 16:
-      done = distances_words<2>(query, codes, count, distances);
+      done = rows_words<2>(query, codes, count, first, out);
       break;
     case 32:
-      done = distances_words<4>(query, codes, count, distances);
+      done = rows_words<4>(query, codes, count, first, out);
       break;
     case 64:
-      done = distances_words<8>(query, codes, count, distances);
+      done = rows_words<8>(query, codes, count, first, out);
       break;
     default:
-      done = code_bytes < 64 ? distances_any<false>(query, codes, count, code_bytes, distances)
-                             : distances_any<true>(query, codes, count, code_bytes, distances);
+      done = code_bytes < 64 ? rows_any<false>(query, codes, count, code_bytes, first, out)
+                             : rows_any<true>(query, codes, count, code_bytes, first, out);
   }
-  distances_portable(query, codes + done * code_bytes, count - done, code_bytes, distances + done);
+  return out.count + find_rows_portable(query, codes + done * code_bytes, count - done, code_bytes,
+                                        limit, first + done, found + out.count);
 }
 
 }  // namespace bitgaze

@@ -11,24 +11,68 @@ namespace {
 
 constexpr std::size_t kStep = 8;  // codes: one 16-bit lane for each distance
 
-// Two codes of 8 bytes, their bits counted in each byte.
-uint8x16_t count_two(uint8x16_t query, const std::uint8_t* codes) noexcept {
-  return vcntq_u8(veorq_u8(query, vld1q_u8(codes)));
+struct Target {
+  unsigned limit;
+  std::uint64_t* found;
+  std::size_t count = 0;
+
+  // The distances of the codes id to id + 7.
+  void add(uint16x8_t distances, std::uint64_t id) noexcept {
+    if (vminvq_u16(distances) >= limit) [[likely]]
+      return;
+    std::uint16_t every[kStep];
+    vst1q_u16(every, distances);
+    for (std::size_t j = 0; j < kStep; ++j) {
+      found[count] = std::uint64_t{every[j]} << kIdBits | (id + j);
+      count += every[j] < limit;
+    }
+  }
+};
+
+// The bits set in each byte of 8 codes, 2 in a vector: added up for each code.
+uint16x8_t add_codes(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d) noexcept {
+  const uint16x8_t low = vpaddq_u16(vpaddlq_u8(a), vpaddlq_u8(b));
+  const uint16x8_t high = vpaddq_u16(vpaddlq_u8(c), vpaddlq_u8(d));
+  return vpaddq_u16(low, high);
 }
 
-// Returns how many codes were done; so does distances_any.
-std::size_t distances_8(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                        std::uint16_t* distances) noexcept {
+uint8x16_t differing(uint8x16_t query, const void* codes) noexcept {
+  return vcntq_u8(veorq_u8(query, vld1q_u8(static_cast<const std::uint8_t*>(codes))));
+}
+
+// kWords = 0: as many words as it is told. Returns how many codes were done; so do the others.
+template <std::size_t kWords>
+std::size_t planes_words(const std::uint64_t* query, const std::uint64_t* planes,
+                         std::size_t stride, std::size_t count, std::size_t words,
+                         std::uint64_t first, Target& out) noexcept {
+  if constexpr (kWords > 0) words = kWords;
+  std::size_t i = 0;
+  for (; i + kStep <= count; i += kStep) {
+    uint8x16_t counts[4];
+    const uint8x16_t first_word = vreinterpretq_u8_u64(vdupq_n_u64(query[0]));
+    for (std::size_t v = 0; v < 4; ++v) counts[v] = differing(first_word, planes + i + 2 * v);
+    for (std::size_t j = 1; j < words; ++j) {
+      const uint8x16_t query_word = vreinterpretq_u8_u64(vdupq_n_u64(query[j]));
+      for (std::size_t v = 0; v < 4; ++v) {
+        // At most 16 words of 8 bits in a byte.
+        counts[v] = vaddq_u8(counts[v], differing(query_word, planes + j * stride + i + 2 * v));
+      }
+    }
+    out.add(add_codes(counts[0], counts[1], counts[2], counts[3]), first + i);
+  }
+  return i;
+}
+
+std::size_t rows_8(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                   std::uint64_t first, Target& out) noexcept {
   const uint8x8_t half = vld1_u8(query);
   const uint8x16_t query_twice = vcombine_u8(half, half);
   std::size_t i = 0;
   for (; i + kStep <= count; i += kStep) {
     const std::uint8_t* step = codes + 8 * i;
-    const uint8x16_t low =
-        vpaddq_u8(count_two(query_twice, step), count_two(query_twice, step + 16));
-    const uint8x16_t high =
-        vpaddq_u8(count_two(query_twice, step + 32), count_two(query_twice, step + 48));
-    vst1q_u16(distances + i, vpaddlq_u8(vpaddq_u8(low, high)));
+    out.add(add_codes(differing(query_twice, step), differing(query_twice, step + 16),
+                      differing(query_twice, step + 32), differing(query_twice, step + 48)),
+            first + i);
   }
   return i;
 }
@@ -38,17 +82,17 @@ std::size_t distances_8(const std::uint8_t* query, const std::uint8_t* codes, st
 uint16x8_t count_one(const std::uint8_t* query, const std::uint8_t* code, std::size_t code_bytes,
                      uint8x16_t last_mask) noexcept {
   const std::size_t last = code_bytes - 16;
-  uint8x16_t counts =
-      vcntq_u8(vandq_u8(veorq_u8(vld1q_u8(query + last), vld1q_u8(code + last)), last_mask));
+  uint8x16_t counts = vandq_u8(veorq_u8(vld1q_u8(query + last), vld1q_u8(code + last)), last_mask);
+  counts = vcntq_u8(counts);
   // A byte holds at most 8 loads of 8 bits.
   for (std::size_t i = 0; i < last; i += 16) {
-    counts = vaddq_u8(counts, vcntq_u8(veorq_u8(vld1q_u8(query + i), vld1q_u8(code + i))));
+    counts = vaddq_u8(counts, differing(vld1q_u8(query + i), code + i));
   }
   return vpaddlq_u8(counts);
 }
 
-std::size_t distances_any(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                          std::size_t code_bytes, std::uint16_t* distances) noexcept {
+std::size_t rows_any(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                     std::size_t code_bytes, std::uint64_t first, Target& out) noexcept {
   std::uint8_t mask[16];
   for (std::size_t i = 0; i < 16; ++i) mask[i] = i < (16 - code_bytes % 16) % 16 ? 0 : 255;
   const uint8x16_t last_mask = vld1q_u8(mask);
@@ -61,22 +105,47 @@ std::size_t distances_any(const std::uint8_t* query, const std::uint8_t* codes, 
     }
     const uint16x8_t low = vpaddq_u16(vpaddq_u16(sums[0], sums[1]), vpaddq_u16(sums[2], sums[3]));
     const uint16x8_t high = vpaddq_u16(vpaddq_u16(sums[4], sums[5]), vpaddq_u16(sums[6], sums[7]));
-    vst1q_u16(distances + i, vpaddq_u16(low, high));
+    out.add(vpaddq_u16(low, high), first + i);
   }
   return i;
 }
 
 }  // namespace
 
-void distances_neon(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                    std::size_t code_bytes, std::uint16_t* distances) noexcept {
+std::size_t find_planes_neon(const std::uint64_t* query, const std::uint64_t* planes,
+                             std::size_t stride, std::size_t count, std::size_t words,
+                             unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
+  Target out{limit, found};
+  std::size_t done;
+  switch (words) {
+    case 1:
+      done = planes_words<1>(query, planes, stride, count, words, first, out);
+      break;
+    case 2:
+      done = planes_words<2>(query, planes, stride, count, words, first, out);
+      break;
+    case 4:
+      done = planes_words<4>(query, planes, stride, count, words, first, out);
+      break;
+    default:
+      done = planes_words<0>(query, planes, stride, count, words, first, out);
+  }
+  return out.count + find_planes_portable(query, planes + done, stride, count - done, words, limit,
+                                          first + done, found + out.count);
+}
+
+std::size_t find_rows_neon(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                           std::size_t code_bytes, unsigned limit, std::uint64_t first,
+                           std::uint64_t* found) noexcept {
+  Target out{limit, found};
   std::size_t done = 0;
   if (code_bytes == 8) {
-    done = distances_8(query, codes, count, distances);
+    done = rows_8(query, codes, count, first, out);
   } else if (code_bytes >= 16) {
-    done = distances_any(query, codes, count, code_bytes, distances);
+    done = rows_any(query, codes, count, code_bytes, first, out);
   }
-  distances_portable(query, codes + done * code_bytes, count - done, code_bytes, distances + done);
+  return out.count + find_rows_portable(query, codes + done * code_bytes, count - done, code_bytes,
+                                        limit, first + done, found + out.count);
 }
 
 }  // namespace bitgaze

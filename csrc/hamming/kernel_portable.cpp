@@ -34,50 +34,103 @@ std::uint64_t load_rest(const std::uint8_t* bytes, std::size_t size) noexcept {
 
 // In arithmetic, because x86-64 guarantees no POPCNT: std::popcount would be a call per word there,
 // while compilers turn this into SSE2.
-std::uint16_t popcount(std::uint64_t word) noexcept {
+unsigned popcount(std::uint64_t word) noexcept {
   word -= word >> 1 & 0x5555555555555555;
   word = (word & 0x3333333333333333) + (word >> 2 & 0x3333333333333333);
   word = (word + (word >> 4)) & 0x0f0f0f0f0f0f0f0f;
-  return static_cast<std::uint16_t>(word * 0x0101010101010101 >> 56);
+  return static_cast<unsigned>(word * 0x0101010101010101 >> 56);
 }
 
-std::uint16_t distance(const std::uint8_t* a, const std::uint8_t* b, std::size_t size) noexcept {
+unsigned distance(const std::uint8_t* a, const std::uint8_t* b, std::size_t size) noexcept {
   unsigned sum = 0;
   std::size_t i = 0;
   for (; i + 8 <= size; i += 8) sum += popcount(load_word(a + i) ^ load_word(b + i));
-  sum += popcount(load_rest(a + i, size - i) ^ load_rest(b + i, size - i));
-  return static_cast<std::uint16_t>(sum);
+  return sum + popcount(load_rest(a + i, size - i) ^ load_rest(b + i, size - i));
+}
+
+// Distances are computed into a small array, where compilers vectorise, and looked at together.
+constexpr std::size_t kStep = 32;
+
+struct Target {
+  unsigned limit;
+  std::uint64_t* found;
+  std::size_t count = 0;
+
+  // The distances of the codes from id on, at most kStep.
+  void add(const std::uint16_t* distances, std::size_t size, std::uint64_t id) noexcept {
+    std::uint16_t nearest = 0xffff;
+    for (std::size_t i = 0; i < size; ++i) {
+      nearest = distances[i] < nearest ? distances[i] : nearest;
+    }
+    if (nearest >= limit) return;
+    for (std::size_t i = 0; i < size; ++i) {
+      found[count] = std::uint64_t{distances[i]} << kIdBits | (id + i);
+      count += distances[i] < limit;
+    }
+  }
+};
+
+// distance_of(i) is the distance of code i.
+template <typename DistanceOf>
+std::size_t find(std::size_t count, unsigned limit, std::uint64_t first, std::uint64_t* found,
+                 const DistanceOf& distance_of) noexcept {
+  Target out{limit, found};
+  std::uint16_t distances[kStep];
+  std::size_t i = 0;
+  for (; i + kStep <= count; i += kStep) {
+    for (std::size_t j = 0; j < kStep; ++j) {
+      distances[j] = static_cast<std::uint16_t>(distance_of(i + j));
+    }
+    out.add(distances, kStep, first + i);
+  }
+  for (std::size_t j = 0; j < count - i; ++j) {
+    distances[j] = static_cast<std::uint16_t>(distance_of(i + j));
+  }
+  out.add(distances, count - i, first + i);
+  return out.count;
 }
 
 template <std::size_t kWords>
-void distances_words(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                     std::uint16_t* distances) noexcept {
-  std::uint64_t query_words[kWords];
-  std::memcpy(query_words, query, sizeof(query_words));
-  for (std::size_t i = 0; i < count; ++i) {
+std::size_t rows_words(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                       unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
+  std::uint64_t words[kWords];
+  std::memcpy(words, query, sizeof(words));
+  return find(count, limit, first, found, [&words, codes](std::size_t i) noexcept {
     unsigned sum = 0;
     for (std::size_t j = 0; j < kWords; ++j) {
-      sum += popcount(query_words[j] ^ load_word(codes + 8 * (i * kWords + j)));
+      sum += popcount(words[j] ^ load_word(codes + 8 * (i * kWords + j)));
     }
-    distances[i] = static_cast<std::uint16_t>(sum);
-  }
+    return sum;
+  });
 }
 
 }  // namespace
 
-void distances_portable(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                        std::size_t code_bytes, std::uint16_t* distances) noexcept {
+std::size_t find_planes_portable(const std::uint64_t* query, const std::uint64_t* planes,
+                                 std::size_t stride, std::size_t count, std::size_t words,
+                                 unsigned limit, std::uint64_t first,
+                                 std::uint64_t* found) noexcept {
+  return find(count, limit, first, found, [=](std::size_t i) noexcept {
+    unsigned sum = 0;
+    for (std::size_t j = 0; j < words; ++j) sum += popcount(query[j] ^ planes[j * stride + i]);
+    return sum;
+  });
+}
+
+std::size_t find_rows_portable(const std::uint8_t* query, const std::uint8_t* codes,
+                               std::size_t count, std::size_t code_bytes, unsigned limit,
+                               std::uint64_t first, std::uint64_t* found) noexcept {
   switch (code_bytes) {
     case 8:
-      return distances_words<1>(query, codes, count, distances);
+      return rows_words<1>(query, codes, count, limit, first, found);
     case 16:
-      return distances_words<2>(query, codes, count, distances);
+      return rows_words<2>(query, codes, count, limit, first, found);
     case 32:
-      return distances_words<4>(query, codes, count, distances);
+      return rows_words<4>(query, codes, count, limit, first, found);
     default:
-      for (std::size_t i = 0; i < count; ++i) {
-        distances[i] = distance(query, codes + i * code_bytes, code_bytes);
-      }
+      return find(count, limit, first, found, [=](std::size_t i) noexcept {
+        return distance(query, codes + i * code_bytes, code_bytes);
+      });
   }
 }
 

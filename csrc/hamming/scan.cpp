@@ -3,120 +3,83 @@
 #include <algorithm>
 #include <vector>
 
+#include "nearest.h"
+#include "planes.h"
+
 namespace bitgaze {
 namespace {
 
-// A block stays in the second-level cache (256 KiB at 128 bytes a code) while a group of queries
-// passes over it.
-constexpr std::size_t kBlockCodes = 2048;
+// A block stays in the first-level cache while a group of queries passes over it.
+constexpr std::size_t kBlockBytes = 16384;
+// The first blocks are small: what they find lowers the limit for the others.
+constexpr std::size_t kFirstBlockCodes = 64;
 constexpr std::size_t kMaxGroupQueries = 256;
 constexpr std::size_t kMaxGroupCandidates = std::size_t{1} << 20;
+// Laying out a block by word costs about as much as eight queries gain by it.
+constexpr std::size_t kMinPlanesQueries = 12;
 
-struct Candidate {
-  std::int64_t id;
-  std::uint16_t distance;
-};
-
-// The k nearest of a stream of distances that arrives in order of id.
-//
-// limit_ is the distance of the k-th nearest so far. A later code at that very distance loses the
-// tie, so only codes below the limit are kept. A histogram of what was kept tells when the limit
-// falls; candidates above it are thrown out when the room is used up, so the cost of a code that is
-// kept is constant whatever k is.
-class NearestK {
+// One group of queries over all codes.
+class Scan {
  public:
-  NearestK(std::size_t k, std::size_t room, std::size_t bits)
-      : k_(k), limit_(bits + 1), histogram_(bits + 2) {
-    candidates_.reserve(room);
-  }
+  Scan(const Kernel& kernel, const CodeView& codes)
+      : kernel_(kernel),
+        codes_(codes),
+        words_(words_of(codes.code_bytes)),
+        block_codes_(std::max<std::size_t>(kBlockBytes / (8 * words_) / 64 * 64, 64)),
+        found_(block_codes_ + kFoundSlack) {}
 
-  void add(const std::uint16_t* distances, std::size_t count, std::size_t first_id) {
-    // Few codes are below the limit once it has fallen: a test of many at once, which compilers
-    // vectorise, skips the others.
-    constexpr std::size_t kStride = 64;
-    std::size_t i = 0;
-    for (; i + kStride <= count; i += kStride) {
-      std::uint16_t nearest = distances[i];
-      for (std::size_t j = 1; j < kStride; ++j) nearest = std::min(nearest, distances[i + j]);
-      if (nearest < limit_) add_each(distances + i, kStride, first_id + i);
+  void run(const std::uint8_t* queries, std::size_t count, std::vector<NearestK>& nearest) {
+    const bool by_word = codes_.code_bytes != 8 && count >= kMinPlanesQueries;
+    if (by_word) {
+      planes_.resize(block_codes_ * words_);
+      query_words_.resize(count * words_);
+      for (std::size_t q = 0; q < count; ++q) {
+        to_planes(queries + q * codes_.code_bytes, 1, codes_.code_bytes,
+                  query_words_.data() + q * words_, 1);
+      }
     }
-    add_each(distances + i, count - i, first_id + i);
-  }
-
-  // k results, by distance and then id: a counting sort of what is left.
-  void finish(std::int32_t* distances, std::int64_t* ids) {
-    discard();
-    std::size_t begin = 0;
-    for (std::size_t& entry : histogram_) {
-      const std::size_t size = entry;
-      entry = begin;
-      begin += size;
-    }
-    for (const Candidate& candidate : candidates_) {
-      const std::size_t position = histogram_[candidate.distance]++;
-      distances[position] = candidate.distance;
-      ids[position] = candidate.id;
+    std::size_t size = kFirstBlockCodes;
+    for (std::size_t first = 0; first < codes_.count; first += size) {
+      if (first > 0) size = std::min(2 * size, block_codes_);
+      const std::size_t block = std::min(size, codes_.count - first);
+      const std::uint8_t* rows = codes_.data + first * codes_.code_bytes;
+      if (by_word) to_planes(rows, block, codes_.code_bytes, planes_.data(), block_codes_);
+      for (std::size_t q = 0; q < count; ++q) {
+        const unsigned limit = nearest[q].limit();
+        const std::size_t found =
+            by_word ? kernel_.find_planes(query_words_.data() + q * words_, planes_.data(),
+                                          block_codes_, block, words_, limit, first, found_.data())
+                    : kernel_.find_rows(queries + q * codes_.code_bytes, rows, block,
+                                        codes_.code_bytes, limit, first, found_.data());
+        if (found > 0) nearest[q].add(found_.data(), found);
+      }
     }
   }
 
  private:
-  void add_each(const std::uint16_t* distances, std::size_t count, std::size_t first_id) {
-    for (std::size_t i = 0; i < count; ++i) {
-      if (distances[i] >= limit_) continue;
-      if (candidates_.size() == candidates_.capacity()) discard();
-      candidates_.push_back({static_cast<std::int64_t>(first_id + i), distances[i]});
-      ++histogram_[distances[i]];
-      ++below_;
-      while (below_ >= k_) below_ -= histogram_[--limit_];
-    }
-  }
-
-  // Leaves what is below the limit, and the first that are on it, k in all.
-  void discard() {
-    std::size_t on_limit = k_ - below_;
-    const auto useless = [&](const Candidate& candidate) {
-      if (candidate.distance < limit_) return false;
-      if (candidate.distance == limit_ && on_limit > 0) {
-        --on_limit;
-        return false;
-      }
-      --histogram_[candidate.distance];
-      return true;
-    };
-    std::erase_if(candidates_, useless);
-  }
-
-  std::size_t k_;
-  std::size_t limit_;
-  std::size_t below_ = 0;               // candidates below the limit, always fewer than k
-  std::vector<std::size_t> histogram_;  // candidates at each distance
-  std::vector<Candidate> candidates_;   // in order of id
+  const Kernel& kernel_;
+  CodeView codes_;
+  std::size_t words_;
+  std::size_t block_codes_;
+  std::vector<std::uint64_t> found_;
+  std::vector<std::uint64_t> planes_;
+  std::vector<std::uint64_t> query_words_;
 };
 
 }  // namespace
 
 void search(const Kernel& kernel, const CodeView& codes, const CodeView& queries, std::size_t k,
             std::int32_t* distances, std::int64_t* ids) {
-  const std::size_t room = std::min(codes.count, k + std::max<std::size_t>(k, 64));
   const std::size_t group =
-      std::clamp<std::size_t>(kMaxGroupCandidates / (room + 1), 1, kMaxGroupQueries);
-  std::vector<std::uint16_t> block(std::min(codes.count, kBlockCodes));
-
+      std::clamp<std::size_t>(kMaxGroupCandidates / NearestK::room(k), 1, kMaxGroupQueries);
+  const auto limit = static_cast<unsigned>(8 * codes.code_bytes + 1);
+  Scan scan(kernel, codes);
   for (std::size_t begin = 0; begin < queries.count; begin += group) {
     const std::size_t end = std::min(begin + group, queries.count);
     std::vector<NearestK> nearest;
     nearest.reserve(end - begin);
-    for (std::size_t q = begin; q < end; ++q) nearest.emplace_back(k, room, 8 * codes.code_bytes);
-
-    for (std::size_t first = 0; first < codes.count; first += kBlockCodes) {
-      const std::size_t count = std::min(kBlockCodes, codes.count - first);
-      for (std::size_t q = begin; q < end; ++q) {
-        kernel.distances(queries.data + q * queries.code_bytes,
-                         codes.data + first * codes.code_bytes, count, codes.code_bytes,
-                         block.data());
-        nearest[q - begin].add(block.data(), count, first);
-      }
-    }
+    for (std::size_t q = begin; q < end; ++q) nearest.emplace_back(k, limit);
+    scan.run(queries.data + begin * queries.code_bytes, end - begin, nearest);
     for (std::size_t q = begin; q < end; ++q) {
       nearest[q - begin].finish(distances + q * k, ids + q * k);
     }

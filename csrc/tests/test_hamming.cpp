@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <initializer_list>
 #include <numeric>
 #include <random>
@@ -11,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "hamming/planes.h"
 #include "hamming/scan.h"
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -91,56 +93,102 @@ std::uint16_t reference_distance(const std::uint8_t* a, const std::uint8_t* b, s
   return static_cast<std::uint16_t>(sum);
 }
 
-void test_distances(const bitgaze::Kernel& kernel, std::size_t code_bytes, const Bytes& query,
-                    const Bytes& codes, const char* what) {
+using Words = std::vector<std::uint64_t>;
+
+// The bytes of some numbers, to guard them.
+Bytes bytes_of(const Words& words) {
+  Bytes bytes(words.size() * sizeof(words[0]));
+  if (!words.empty()) std::memcpy(bytes.data(), words.data(), bytes.size());
+  return bytes;
+}
+
+Words planes_of(const Bytes& codes, std::size_t code_bytes) {
   const std::size_t count = codes.size() / code_bytes;
+  Words planes(bitgaze::words_of(code_bytes) * count);
+  bitgaze::to_planes(codes.data(), count, code_bytes, planes.data(), count);
+  return planes;
+}
+
+// Both ways to find, at limits below which lie none, some and all of the codes.
+void test_find(const bitgaze::Kernel& kernel, std::size_t code_bytes, const Bytes& query,
+               const Bytes& codes, const char* what) {
+  const std::size_t count = codes.size() / code_bytes;
+  constexpr std::uint64_t kFirst = 1000;
+  constexpr std::uint64_t kUntouched = ~std::uint64_t{0};
   const Guarded guarded_query(query);
   const Guarded guarded_codes(codes);
-  constexpr std::uint16_t kUntouched = 0xffff;
-  std::vector<std::uint16_t> distances(count + 1, kUntouched);
-  kernel.distances(guarded_query.data(), guarded_codes.data(), count, code_bytes, distances.data());
-  bool equal = distances[count] == kUntouched;
+  const Guarded query_words(bytes_of(planes_of(query, code_bytes)));
+  const Guarded planes(bytes_of(planes_of(codes, code_bytes)));
+
+  std::vector<unsigned> all(count);
   for (std::size_t i = 0; i < count; ++i) {
-    equal = equal && distances[i] == reference_distance(query.data(), codes.data() + i * code_bytes,
-                                                        code_bytes);
+    all[i] = reference_distance(query.data(), codes.data() + i * code_bytes, code_bytes);
   }
-  check(equal, kernel,
-        std::string("distances of ") + what + " codes, " + std::to_string(code_bytes) + " bytes, " +
-            std::to_string(count) + " codes");
+  std::vector<unsigned> limits = {0, 1, static_cast<unsigned>(8 * code_bytes + 1)};
+  if (count > 0) limits.insert(limits.end(), {all[count / 2], all[0] + 1});
+  for (const unsigned limit : limits) {
+    Words expected;
+    for (std::size_t i = 0; i < count; ++i) {
+      if (all[i] < limit) {
+        expected.push_back(std::uint64_t{all[i]} << bitgaze::kIdBits | (kFirst + i));
+      }
+    }
+    for (const bool by_word : {false, true}) {
+      Words found(count + bitgaze::kFoundSlack + 1, kUntouched);
+      const std::size_t size =
+          by_word ? kernel.find_planes(reinterpret_cast<const std::uint64_t*>(query_words.data()),
+                                       reinterpret_cast<const std::uint64_t*>(planes.data()), count,
+                                       count, bitgaze::words_of(code_bytes), limit, kFirst,
+                                       found.data())
+                  : kernel.find_rows(guarded_query.data(), guarded_codes.data(), count, code_bytes,
+                                     limit, kFirst, found.data());
+      const bool in_room = found.back() == kUntouched;
+      found.resize(std::min(size, found.size()));
+      check(in_room && found == expected, kernel,
+            std::string(what) + " codes" + (by_word ? " by word, " : ", ") +
+                std::to_string(code_bytes) + " bytes, " + std::to_string(count) + " codes, limit " +
+                std::to_string(limit));
+    }
+  }
 }
 
 void test_kernel(const bitgaze::Kernel& kernel) {
   std::mt19937 random(1);
   for (std::size_t code_bytes = 1; code_bytes <= 128; ++code_bytes) {
-    // Around one and two steps of every kernel: 8 and 16 codes.
-    for (const std::size_t count : Sizes{0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 100}) {
+    // Around one and two steps of every kernel: 8, 16 and 32 codes.
+    for (const std::size_t count :
+         Sizes{0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100}) {
       const Bytes query = random_bytes(code_bytes, random);
       const Bytes codes = random_bytes(count * code_bytes, random);
-      test_distances(kernel, code_bytes, query, codes, "random");
+      test_find(kernel, code_bytes, query, codes, "random");
     }
     const std::size_t size = 35 * code_bytes;
     const Bytes zeros(code_bytes, 0);
-    test_distances(kernel, code_bytes, zeros, Bytes(size, 0), "zero");
-    test_distances(kernel, code_bytes, zeros, Bytes(size, 255), "opposite");
+    test_find(kernel, code_bytes, zeros, Bytes(size, 0), "zero");
+    test_find(kernel, code_bytes, zeros, Bytes(size, 255), "opposite");
 
     // A set bit at each end: neither lost nor counted twice where loads overlap.
     for (std::size_t i = 0; i < code_bytes; ++i) {
       Bytes codes(size, 0);
       for (std::size_t j = 0; j < 35; ++j) codes[j * code_bytes + i] = 0x81;
-      test_distances(kernel, code_bytes, zeros, codes, "two-bit");
+      test_find(kernel, code_bytes, zeros, codes, "two-bit");
     }
     // Every alignment of a first code.
     const Bytes query = random_bytes(code_bytes, random);
-    const Bytes codes = random_bytes(64 + 17 * code_bytes, random);
+    const Bytes codes = random_bytes(64 + 35 * code_bytes, random);
     for (std::size_t offset = 0; offset < 64; ++offset) {
-      std::uint16_t distances[17];
-      kernel.distances(query.data(), codes.data() + offset, 17, code_bytes, distances);
-      bool equal = true;
-      for (std::size_t i = 0; i < 17; ++i) {
-        const std::uint8_t* code = codes.data() + offset + i * code_bytes;
-        equal = equal && distances[i] == reference_distance(query.data(), code, code_bytes);
-      }
-      check(equal, kernel, "alignment " + std::to_string(offset));
+      const auto begin = codes.begin() + static_cast<std::ptrdiff_t>(offset);
+      const auto size_of_codes = static_cast<std::ptrdiff_t>(size);
+      const Bytes aligned(begin, begin + size_of_codes);
+      std::uint64_t expected[35 + bitgaze::kFoundSlack];
+      std::uint64_t found[35 + bitgaze::kFoundSlack];
+      const auto limit = static_cast<unsigned>(4 * code_bytes);
+      const std::size_t expected_count =
+          kernel.find_rows(query.data(), aligned.data(), 35, code_bytes, limit, 0, expected);
+      const std::size_t found_count =
+          kernel.find_rows(query.data(), codes.data() + offset, 35, code_bytes, limit, 0, found);
+      check(std::equal(found, found + found_count, expected, expected + expected_count), kernel,
+            "alignment " + std::to_string(offset));
     }
   }
 }
@@ -181,8 +229,8 @@ void test_scan(const bitgaze::Kernel& kernel) {
   std::mt19937 random(2);
   constexpr std::size_t kMany = 100000;
   for (const std::size_t code_bytes : Sizes{1, 5, 8, 16, 24, 32, 33, 64, 100, 128}) {
-    // Around the 64 codes that are skipped together and the 2,048 of a block.
-    for (const std::size_t count : Sizes{1, 63, 64, 65, 2047, 2048, 2049, 4500}) {
+    // Around the first blocks (64 codes, 128, ...) and the 2,048 codes of a full one.
+    for (const std::size_t count : Sizes{1, 63, 64, 65, 191, 192, 193, 2049, 4500}) {
       for (const std::size_t k : Sizes{1, 10, 65, kMany}) {
         const Bytes queries = random_bytes(2 * code_bytes, random);
         const Bytes codes = random_bytes(count * code_bytes, random);
@@ -210,7 +258,14 @@ void test_scan(const bitgaze::Kernel& kernel) {
     test_search(kernel, 128, codes, Bytes(128, 0), k, "descending");
     test_search(kernel, 128, codes, Bytes(128, 255), k, "ascending");
   }
-  // More queries than one group.
+  // As many queries as make it worth to lay codes out by word, and more than one group.
+  for (const std::size_t code_bytes : Sizes{5, 16, 33, 64, 128}) {
+    const Bytes many = random_bytes(13 * code_bytes, random);
+    test_search(kernel, code_bytes, random_bytes(3000 * code_bytes, random), many, 7, "random");
+    test_search(kernel, code_bytes, sparse_bytes(3000 * code_bytes, random), many, 7, "sparse");
+  }
+  test_search(kernel, 16, random_bytes(16 * 100, random), random_bytes(16 * 600, random), 3,
+              "random");
   test_search(kernel, 8, random_bytes(8 * 100, random), random_bytes(8 * 600, random), 3, "random");
 }
 
