@@ -27,7 +27,7 @@ def main() -> int:
     pictures = sorted(p for p in arguments.photos.rglob("*") if p.suffix.lower() in SUFFIXES)
     command = (
         f"python export/fit_general.py PHOTOS --bits {arguments.bits} --seed {arguments.seed}"
-        f"  # {len(pictures)} photographs, one from each of as many ImageNet classes"
+        f"  # {len(pictures)} photographs"
     )
     try:
         general.fit(pictures, arguments.bits, arguments.seed, arguments.out, command)

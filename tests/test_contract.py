@@ -50,6 +50,7 @@ def test_json_round_trip():
         ({"calibration": [[0, 1.5]]}, "probabilities are not in 0..1"),
         ({"calibration": [[17, 0.5]]}, "not ascending in 0..16"),
         ({"schema": True}, "schema True"),
+        ({"calibration": [[float("inf"), 0.5]]}, "wrong type"),
     ],
 )
 def test_a_contract_that_cannot_be_kept(change, message):

@@ -153,6 +153,10 @@ def test_a_failed_change_changes_nothing(gallery):
         (ValueError, [Item("new", codes(1)[0]), Item("x", codes(1)[0][:8])]),
         (TypeError, [Item("new", codes(1)[0]), Item("x", codes(1)[0].astype(int))]),
         (ValueError, [Item("new", codes(1)[0]), Item("\udcff", codes(1)[0])]),
+        (TypeError, [Item("new", codes(1)[0]), Item("x", codes(1)[0], None)]),
+        (TypeError, [Item("new", codes(1)[0]), Item("x", codes(1)[0], [1])]),
+        (TypeError, [Item("new", codes(1)[0]), Item(5, codes(1)[0])]),
+        (ValueError, [Item("new", codes(1)[0]), Item("x", codes(1)[0], {"a": float("nan")})]),
     ]
     for error, batch in bad:
         with pytest.raises(error):

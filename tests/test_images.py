@@ -158,6 +158,15 @@ def test_a_truncated_picture_is_refused(kind, tmp_path):
         load(path, SMALL)
 
 
+def test_a_lazily_opened_picture_that_is_broken_is_refused():
+    content = encoded(picture(9, (200, 200)), "jpeg")
+    with (
+        Image.open(io.BytesIO(content[: len(content) // 2])) as lazy,
+        pytest.raises(ImageError, match="PIL image: .*truncated"),
+    ):
+        load(lazy, SMALL)
+
+
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     with pytest.raises(ImageError, match=r"none\.jpg: No such file"):
         load(tmp_path / "none.jpg", SMALL)

@@ -258,6 +258,39 @@ def test_a_home_folder_is_understood(gallery, folder, monkeypatch):
     assert len(gallery.sync("~/photos").added) == 3
 
 
-def test_printable_is_reversible_enough_to_tell_names_apart():
+def test_a_link_whose_target_is_gone_keeps_what_was_behind_it(gallery, folder, tmp_path):
+    outside = tmp_path / "disk"
+    outside.mkdir()
+    picture(11).save(outside / "linked.png")
+    (folder / "usb").symlink_to(outside, target_is_directory=True)
+    gallery.sync(folder)
+    outside.rename(tmp_path / "unplugged")
+    report = gallery.sync(folder)
+    assert list(report.failed) == [str(folder / "usb")]
+    assert report.removed == []
+    assert "linked.png" in names(gallery)
+
+
+def test_names_that_print_alike_do_not_replace_each_other(gallery, folder):
+    os.rename(folder / "a.png", os.fsencode(folder) + b"/n\xff.png")
+    picture(12).save(folder / "n\\xff.png")
+    report = gallery.sync(folder)
+    assert list(report.failed.values()) == ["the gallery holds another item under this key"]
+    assert len(report.added) == len(gallery) == 3
+
+
+def test_a_key_of_ones_own_survives_touch_and_change(gallery, folder):
+    gallery.sync(folder)
+    item = gallery.get(str(folder / "a.png"))
+    gallery.move((item.key, "my name", item.file))
+    later(folder / "a.png")
+    assert gallery.sync(folder).unchanged == 3
+    picture(13).save(folder / "a.png")
+    later(folder / "a.png")
+    assert gallery.sync(folder).updated == ["my name"]
+    assert len(gallery) == 3
+
+
+def test_printable_shows_bytes_that_are_not_text():
     assert printable(b"a\xff") == "a\\xff"
     assert printable("\u00fcber.jpg") == "\u00fcber.jpg"

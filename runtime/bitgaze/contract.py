@@ -131,7 +131,7 @@ class Contract:
                     "golden": tuple(golden),
                 }
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"the contract is incomplete or of a wrong type: {error}") from error
 
 

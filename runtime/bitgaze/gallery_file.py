@@ -213,6 +213,11 @@ def read_item(db: sqlite3.Connection, slot: int, code: NDArray[np.uint8]) -> Ite
 
 def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
     """Put an item into a slot; its code goes to `write_chunk`."""
+    if not isinstance(item.key, str) or not isinstance(item.metadata, dict):
+        raise TypeError(
+            f"an item has a str key and dict metadata, not {type(item.key).__name__} and "
+            f"{type(item.metadata).__name__}"
+        )
     item.key.encode()  # SQLite would store half of a surrogate pair and never give it back
     file = item.file
     state = (None,) * 4 if file is None else (file.path, file.size, file.mtime_ns, file.content)
@@ -222,7 +227,7 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
         " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT(slot) DO UPDATE SET key = excluded.key,"
         " metadata = excluded.metadata, path = excluded.path, size = excluded.size,"
         " mtime_ns = excluded.mtime_ns, content = excluded.content",
-        (slot, item.key, json.dumps(item.metadata), *state),
+        (slot, item.key, json.dumps(item.metadata, allow_nan=False), *state),
     )
 
 

@@ -140,7 +140,10 @@ def upright(source: Source, shorter_side: int) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _rgb(_from_array(source))
     if isinstance(source, Image.Image):
-        return _turned(_rgb(source), _orientation(source))
+        try:
+            return _turned(_rgb(source), _orientation(source))
+        except Exception as error:  # a lazily opened picture decodes here; see below
+            raise ImageError(f"PIL image: {_reason(error)}") from error
     if isinstance(source, bytes | bytearray | memoryview):
         name, stream = f"{len(source)} bytes", io.BytesIO(source)
     elif isinstance(source, str | os.PathLike):

@@ -143,12 +143,17 @@ def _scan(root: str, report: SyncReport) -> _Scan:
             try:
                 if entry.is_dir():
                     (links if entry.is_symlink() else below).append(entry.path)
+                elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
+                    # An unplugged disk looks like this: what was behind it must not be removed.
+                    report.failed[printable(entry.path)] = "a link to something that is not there"
+                    scan.unlisted.append(os.path.join(entry.path, ""))  # noqa: PTH118
                 elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122
                     status = entry.stat()
                     if stat.S_ISREG(status.st_mode):
                         scan.states[entry.path] = (status.st_size, status.st_mtime_ns)
             except OSError as error:
                 report.failed[printable(entry.path)] = error.strerror or str(error)
+                scan.unlisted.append(os.path.join(entry.path, ""))  # noqa: PTH118
         folders += reversed(below)
     return scan
 
@@ -171,6 +176,7 @@ def _store(
 ) -> None:
     """Read, encode and commit some pictures; those whose content is known are not encoded."""
     fresh: list[FileState] = []
+    taken: set[str] = set()  # by this batch: two names that are not UTF-8 may print alike
     moves: list[tuple[str, str, FileState | None]] = []
     with ThreadPoolExecutor(available_cores()) as pool:
         digests = list(pool.map(_digest, batch))
@@ -182,27 +188,30 @@ def _store(
         state = FileState(raw, *scan.states[path], digest)
         if raw in known:
             if known[raw][1].content == digest:  # touched, not changed
-                moves.append((key, key, state))
+                moves.append((known[raw][0], known[raw][0], state))
                 report.unchanged += 1
             else:
                 fresh.append(state)
-        elif key in gallery:
+        elif key in gallery or key in taken:
             report.failed[key] = "the gallery holds another item under this key"
         elif digest in by_content:
             old_key = by_content.pop(digest)
             moves.append((old_key, key, state))
             report.moved.append((old_key, key))
+            taken.add(key)
         else:
             fresh.append(state)
+            taken.add(key)
     gallery.move(*moves)
     encoded = gallery.encoder.encode([os.fsdecode(state.path) for state in fresh])
     items = []
     for row, state in enumerate(fresh):
-        key = printable(os.fsdecode(state.path))
+        name = printable(state.path)
         if row in encoded.errors:
-            report.failed[key] = str(encoded.errors[row]).removeprefix(f"{key}: ")
+            report.failed[name] = str(encoded.errors[row]).removeprefix(f"{name}: ")
             continue
         is_update = state.path in known
+        key = known[state.path][0] if is_update else name
         metadata = gallery.get(key).metadata if is_update else {}
         items.append(Item(key, encoded.codes[row], metadata, state))
         (report.updated if is_update else report.added).append(key)
