@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bitgaze import gallery_file
 from bitgaze.contract import DEFAULT_MODEL, read_model
 from bitgaze.encoder import Encoder
-from bitgaze.errors import FingerprintMismatch, GalleryError
+from bitgaze.errors import FingerprintMismatch, GalleryCorrupt, GalleryError
 from bitgaze.gallery_file import CHUNK_CODES, FileState, Item
 from bitgaze.images import Source
 
@@ -344,6 +344,8 @@ class Gallery:
         return slot
 
     def _item(self, slot: int) -> Item:
+        if not 0 <= slot < len(self._index):
+            raise GalleryCorrupt(f"{self.path}: slot {slot} of {len(self._index)} in its key index")
         return gallery_file.read_item(self._db, slot, self._index.codes[slot].copy())
 
     def _hit(self, slot: int, distance: int) -> Hit:
