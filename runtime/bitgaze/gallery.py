@@ -209,7 +209,9 @@ class Gallery:
                 changed_chunks.add(slot // CHUNK_CODES)
 
     def remove(self, *keys: str) -> None:
-        """Forget these items; their keys and codes are overwritten in the file. All or none.
+        """Forget these items, all or none; their keys and codes are overwritten in the file.
+
+        While another process has the gallery open, the log beside the file may still hold them.
 
         Raises:
             KeyError: an unknown key.
