@@ -92,6 +92,21 @@ def test_many_blocks(kernel, code_bytes):
 
 
 @on_every_kernel
+@pytest.mark.parametrize("code_bytes", [5, 8, 16, 24, 32, 64, 128])
+@pytest.mark.parametrize("k", [1, 10, 2500])
+def test_a_batch_is_compared_word_by_word(kernel, code_bytes, k):
+    codes = random_codes((4100, code_bytes))
+    codes[3::7] = codes[5]
+    assert_search(codes, codes[: 20 if code_bytes < 57 else 65], k, kernel)
+
+
+def test_k_10_000():
+    codes = random_codes((25_000, 8))
+    for q in (1, 13):
+        assert_search(codes, codes[:q], 10_000)
+
+
+@on_every_kernel
 def test_unaligned_codes(kernel):
     memory = random_codes(64 + 40 * 16)
     for offset in range(64):

@@ -104,17 +104,38 @@ std::size_t rows_words(const std::uint8_t* query, const std::uint8_t* codes, std
   });
 }
 
+// With the number of words unknown, compilers don't vectorise: half the speed.
+template <std::size_t kWords>
+std::size_t planes_words(const std::uint64_t* query, const std::uint64_t* planes,
+                         std::size_t stride, std::size_t count, unsigned limit, std::uint64_t first,
+                         std::uint64_t* found) noexcept {
+  return find(count, limit, first, found, [=](std::size_t i) noexcept {
+    unsigned sum = 0;
+    for (std::size_t j = 0; j < kWords; ++j) sum += popcount(query[j] ^ planes[j * stride + i]);
+    return sum;
+  });
+}
+
 }  // namespace
 
 std::size_t find_planes_portable(const std::uint64_t* query, const std::uint64_t* planes,
                                  std::size_t stride, std::size_t count, std::size_t words,
                                  unsigned limit, std::uint64_t first,
                                  std::uint64_t* found) noexcept {
-  return find(count, limit, first, found, [=](std::size_t i) noexcept {
-    unsigned sum = 0;
-    for (std::size_t j = 0; j < words; ++j) sum += popcount(query[j] ^ planes[j * stride + i]);
-    return sum;
-  });
+  switch (words) {
+    case 1:
+      return planes_words<1>(query, planes, stride, count, limit, first, found);
+    case 2:
+      return planes_words<2>(query, planes, stride, count, limit, first, found);
+    case 4:
+      return planes_words<4>(query, planes, stride, count, limit, first, found);
+    default:
+      return find(count, limit, first, found, [=](std::size_t i) noexcept {
+        unsigned sum = 0;
+        for (std::size_t j = 0; j < words; ++j) sum += popcount(query[j] ^ planes[j * stride + i]);
+        return sum;
+      });
+  }
 }
 
 std::size_t find_rows_portable(const std::uint8_t* query, const std::uint8_t* codes,
