@@ -5,64 +5,186 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
-#include "hamming/scan.h"
+#include "hamming/results.h"
+#include "hamming/search.h"
 
 namespace py = pybind11;
 
 namespace {
 
-using CodeArray = py::array_t<std::uint8_t, py::array::c_style>;
+using Rows = py::array_t<std::uint8_t, py::array::c_style>;
+using Blocks = py::array_t<std::uint64_t, py::array::c_style>;
+using Ids = py::array_t<std::int64_t, py::array::c_style>;
 
-bitgaze::CodeView view(const CodeArray& array, const char* name) {
-  if (array.ndim() != 2) {
-    throw py::value_error(std::string(name) + " must have shape (n, code_bytes), got " +
-                          std::to_string(array.ndim()) + " dimensions");
-  }
-  if (array.shape(1) < 1 || array.shape(1) > 128) {
-    throw py::value_error(std::string(name) + " must have 1 to 128 bytes per row, got " +
-                          std::to_string(array.shape(1)));
-  }
-  return {array.data(), static_cast<std::size_t>(array.shape(0)),
-          static_cast<std::size_t>(array.shape(1))};
+std::string text(const std::string& words, py::ssize_t number) {
+  return words + std::to_string(number);
 }
 
-std::pair<py::array_t<std::int32_t>, py::array_t<std::int64_t>> search(
-    const CodeArray& codes, const CodeArray& queries, py::ssize_t k,
-    const std::optional<std::string>& kernel_name) {
-  const bitgaze::CodeView code_view = view(codes, "codes");
-  const bitgaze::CodeView query_view = view(queries, "queries");
-  if (code_view.code_bytes != query_view.code_bytes) {
-    throw py::value_error("queries have " + std::to_string(query_view.code_bytes) +
-                          " bytes per row, but codes have " + std::to_string(code_view.code_bytes));
+// Codes as Python holds them: rows (n, code_bytes), or blocks by word (b, words, kBlockCodes).
+bitgaze::Codes code_view(const py::array& array, py::ssize_t count) {
+  const auto block_codes = static_cast<py::ssize_t>(bitgaze::kBlockCodes);
+  const bool by_word = Blocks::check_(array) && array.ndim() == 3 && array.shape(2) == block_codes;
+  if (!by_word && !(Rows::check_(array) && array.ndim() == 2)) {
+    throw py::type_error("codes must be C-contiguous: uint8 (n, code_bytes), or uint64 (blocks, " +
+                         text("words, ", block_codes) + ")");
   }
-  if (k < 1) throw py::value_error("k must be at least 1, got " + std::to_string(k));
-  // Under the GIL, because it reads the environment, which Python code may be changing.
-  const bitgaze::Kernel& kernel =
-      kernel_name ? bitgaze::kernel(*kernel_name) : bitgaze::default_kernel();
+  const py::ssize_t room = by_word ? array.shape(0) * block_codes : array.shape(0);
+  const py::ssize_t code_bytes = by_word ? 8 * array.shape(1) : array.shape(1);
+  if (count < 0 || count > room) throw py::value_error(text("codes have no room for ", count));
+  if (code_bytes < 1 || code_bytes > 128) {
+    throw py::value_error(text("codes must have 1 to 128 bytes, got ", code_bytes));
+  }
+  return {static_cast<const std::uint8_t*>(array.data()), static_cast<std::size_t>(count),
+          static_cast<std::size_t>(code_bytes), by_word};
+}
 
-  const py::ssize_t found = std::min(k, codes.shape(0));
-  py::array_t<std::int32_t> distances({queries.shape(0), found});
-  py::array_t<std::int64_t> ids({queries.shape(0), found});
-  std::int32_t* distances_data = distances.mutable_data();
-  std::int64_t* ids_data = ids.mutable_data();
-  if (found > 0) {
-    py::gil_scoped_release release;
-    bitgaze::search(kernel, code_view, query_view, static_cast<std::size_t>(found), distances_data,
-                    ids_data);
+// What Python asks for, checked. Holds what a search reads.
+class Request {
+ public:
+  Request(py::array codes, py::ssize_t count, Rows queries, py::ssize_t k, py::ssize_t radius,
+          std::optional<Rows> filter, std::optional<Ids> exclude, py::ssize_t threads,
+          const std::optional<std::string>& kernel, const bitgaze::MultiIndex* tables,
+          py::ssize_t covered, std::optional<Ids> changed, bool forced)
+      // The kernel first, under the GIL: it reads the environment, which Python may be changing.
+      : kernel_(kernel ? bitgaze::kernel(*kernel) : bitgaze::default_kernel()),
+        codes_(code_view(codes, count)),
+        held_(py::make_tuple(codes, queries, filter, exclude, changed)) {
+    const auto bits = static_cast<py::ssize_t>(8 * codes_.code_bytes);
+    if (queries.ndim() != 2 || 8 * queries.shape(1) != bits) {
+      throw py::value_error(text("queries must have as many bytes per row as codes: ", bits / 8));
+    }
+    if (k < 1) throw py::value_error(text("k must be at least 1, got ", k));
+    if (radius < 0) throw py::value_error(text("radius must be at least 0, got ", radius));
+    if (threads < 1) throw py::value_error(text("threads must be at least 1, got ", threads));
+    queries_ = {queries.data(), static_cast<std::size_t>(queries.shape(0))};
+    wanted_.k = static_cast<std::size_t>(k);
+    wanted_.radius = static_cast<unsigned>(std::min(radius, bits));
+    wanted_.threads = static_cast<unsigned>(std::min<py::ssize_t>(threads, 4096));
+    if (filter) {
+      wanted_.filter.bits = filter->data();
+      wanted_.filter.count = static_cast<std::size_t>(8 * filter->size());
+    }
+    if (exclude) {
+      if (exclude->size() != queries.shape(0)) {
+        throw py::value_error(text("exclude must have an id for each query: ", queries.shape(0)));
+      }
+      wanted_.filter.exclude = exclude->data();
+    }
+    if (tables == nullptr) return;
+    const auto table_bits = static_cast<py::ssize_t>(8 * tables->code_bytes());
+    if (table_bits != bits) {
+      throw py::value_error(text("the tables are of codes of ", table_bits / 8) +
+                            text(" bytes, not ", bits / 8));
+    }
+    if (covered < 0 || covered % 64 != 0 ||
+        covered > std::min(count, static_cast<py::ssize_t>(tables->count()))) {
+      throw py::value_error(text("the tables cannot cover ", covered));
+    }
+    tables_ = {tables, static_cast<std::size_t>(covered), {}, forced};
+    if (changed) tables_.changed = {changed->data(), static_cast<std::size_t>(changed->size())};
   }
-  return {std::move(distances), std::move(ids)};
+
+  py::ssize_t query_count() const { return static_cast<py::ssize_t>(queries_.count); }
+  std::int32_t bits() const { return static_cast<std::int32_t>(8 * codes_.code_bytes); }
+
+  std::vector<bitgaze::Found> search() const {
+    const py::gil_scoped_release release;
+    return bitgaze::search(kernel_, codes_, queries_, wanted_, tables_);
+  }
+
+  void count(std::int64_t* counts) const {
+    const py::gil_scoped_release release;
+    bitgaze::count(kernel_, codes_, queries_, wanted_, counts);
+  }
+
+ private:
+  const bitgaze::Kernel& kernel_;
+  bitgaze::Codes codes_;
+  bitgaze::Queries queries_{};
+  bitgaze::Wanted wanted_{};
+  bitgaze::Tables tables_{};
+  py::tuple held_;
+};
+
+py::tuple nearest(const Request& request, py::ssize_t columns) {
+  const std::vector<bitgaze::Found> found = request.search();
+  py::array_t<std::int32_t> distances({request.query_count(), columns});
+  py::array_t<std::int64_t> ids({request.query_count(), columns});
+  bitgaze::to_table(found, static_cast<std::size_t>(columns), request.bits() + 1,
+                    distances.mutable_data(), ids.mutable_data());
+  return py::make_tuple(std::move(distances), std::move(ids));
+}
+
+py::tuple within(const Request& request) {
+  const std::vector<bitgaze::Found> found = request.search();
+  const auto total = static_cast<py::ssize_t>(bitgaze::total_of(found));
+  py::array_t<std::int64_t> lims(request.query_count() + 1);
+  py::array_t<std::int32_t> distances(total);
+  py::array_t<std::int64_t> ids(total);
+  bitgaze::to_list(found, lims.mutable_data(), distances.mutable_data(), ids.mutable_data());
+  return py::make_tuple(std::move(lims), std::move(distances), std::move(ids));
+}
+
+Ids count(const Request& request) {
+  Ids counts(request.query_count());
+  request.count(counts.mutable_data());
+  return counts;
+}
+
+void write_blocks(Blocks& blocks, py::ssize_t first, const Rows& rows) {
+  if (rows.ndim() != 2 || first < 0) throw py::value_error("rows must have shape (n, code_bytes)");
+  const bitgaze::Codes codes = code_view(blocks, first + rows.shape(0));
+  if (static_cast<py::ssize_t>(codes.code_bytes) != rows.shape(1) || !codes.by_word) {
+    throw py::value_error("rows and blocks must have codes of one length");
+  }
+  auto* bytes = reinterpret_cast<std::uint8_t*>(blocks.mutable_data());
+  const py::gil_scoped_release release;
+  bitgaze::write_by_word(rows.data(), static_cast<std::size_t>(rows.shape(0)), codes.code_bytes,
+                         static_cast<std::size_t>(first), bytes);
+}
+
+std::unique_ptr<bitgaze::MultiIndex> multi_index(const py::array& codes, py::ssize_t count,
+                                                 unsigned threads) {
+  const bitgaze::Codes view = code_view(codes, count);
+  if (view.count > 0xffffffff) throw py::value_error("tables hold at most 2^32 - 1 codes");
+  const py::gil_scoped_release release;
+  return std::make_unique<bitgaze::MultiIndex>(view, threads);
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_hamming, module, py::mod_gil_not_used()) {
-  module.def("search", &search, py::arg("codes").noconvert(), py::arg("queries").noconvert(),
-             py::arg("k"), py::arg("kernel") = py::none(),
-             "The k nearest codes of each query, with the default kernel or a named one.");
+  module.attr("BLOCK_CODES") = bitgaze::kBlockCodes;
+  py::class_<bitgaze::MultiIndex>(module, "MultiIndex",
+                                  "Tables of the codes of this moment, for multi-index hashing.")
+      .def(py::init(&multi_index), py::arg("codes").noconvert(), py::arg("count"),
+           py::arg("threads"))
+      .def("__len__", &bitgaze::MultiIndex::count)
+      .def_property_readonly("tables", &bitgaze::MultiIndex::tables)
+      .def_property_readonly("bytes", &bitgaze::MultiIndex::bytes);
+  py::class_<Request>(module, "Request", "Queries, codes, and what to find for each query.")
+      .def(py::init<py::array, py::ssize_t, Rows, py::ssize_t, py::ssize_t, std::optional<Rows>,
+                    std::optional<Ids>, py::ssize_t, const std::optional<std::string>&,
+                    const bitgaze::MultiIndex*, py::ssize_t, std::optional<Ids>, bool>(),
+           py::keep_alive<1, 11>(),  // tables
+           py::arg("codes").noconvert(), py::arg("count"), py::arg("queries").noconvert(),
+           py::kw_only(), py::arg("k"), py::arg("radius"),
+           py::arg("filter").noconvert() = py::none(), py::arg("exclude").noconvert() = py::none(),
+           py::arg("threads") = 1, py::arg("kernel") = py::none(), py::arg("tables") = py::none(),
+           py::arg("covered") = 0, py::arg("changed").noconvert() = py::none(),
+           py::arg("forced") = false);
+  module.def("nearest", &nearest, py::arg("request"), py::arg("columns"),
+             "distances and ids, (q, columns) each.");
+  module.def("within", &within, py::arg("request"), "lims (q + 1,), distances and ids.");
+  module.def("count", &count, py::arg("request"), "How many, (q,).");
+  module.def("write_blocks", &write_blocks, py::arg("blocks").noconvert(), py::arg("first"),
+             py::arg("rows").noconvert(), "Puts rows into blocks by word.");
   module.def(
       "kernel", [] { return bitgaze::default_kernel().name; },
       "The name of the kernel that searches use.");

@@ -10,7 +10,8 @@ import pytest
 
 from bitgaze import Encoder, ImageError, ModelError, ProviderError
 from bitgaze.contract import DEFAULT_MODEL
-from bitgaze.encoder import BATCH_SIZE, available_cores
+from bitgaze.cores import available_cores
+from bitgaze.encoder import BATCH_SIZE
 from bitgaze.images import load
 from conftest import picture
 

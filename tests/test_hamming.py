@@ -1,199 +1,14 @@
-"""HammingIndex and the extension below it, against tests/oracle.py, on every kernel there is."""
-
-import os
-import subprocess
-import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
+"""HammingIndex: what it holds, what it refuses. Its searches: test_hamming_search.py."""
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
 from bitgaze import _hamming
-from bitgaze.hamming import HammingIndex, simd
-
-FIXED = settings(derandomize=True, deadline=None, database=None, max_examples=150)
-KERNELS = _hamming.kernels()
-ALL_KERNELS = ["portable", "avx2", "avx512", "neon"]
-ABSENT_KERNELS = sorted(set(ALL_KERNELS) - set(KERNELS))
-
-on_every_kernel = pytest.mark.parametrize("kernel", KERNELS)
-
-
-def random_codes(shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def filled(bits, codes):
-    index = HammingIndex(bits)
-    index.add(codes)
-    return index
-
-
-def assert_search(codes, queries, k, kernel=None):
-    distances, ids = _hamming.search(codes, queries, k, kernel)
-    expected_distances, expected_ids = oracle.search(codes, queries, k)
-    assert (distances.dtype, ids.dtype) == (np.int32, np.int64)
-    np.testing.assert_array_equal(distances, expected_distances)
-    np.testing.assert_array_equal(ids, expected_ids)
-
-
-@st.composite
-def searches(draw):
-    """Codes, queries and k: of any width, with few different bytes so that many distances tie."""
-    code_bytes = draw(st.integers(1, 128))
-    n = draw(st.one_of(st.integers(0, 40), st.integers(0, 300)))
-    q = draw(st.integers(0, 4))
-    k = draw(st.integers(1, 320))
-    values = np.array(draw(st.lists(st.integers(0, 255), min_size=1, max_size=3)), np.uint8)
-    random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    alphabet = draw(st.sampled_from([values, np.arange(256, dtype=np.uint8)]))
-    return random.choice(alphabet, (n, code_bytes)), random.choice(alphabet, (q, code_bytes)), k
-
-
-# The kernels
-
-
-@on_every_kernel
-@FIXED
-@given(case=searches())
-def test_search_equals_the_oracle(kernel, case):
-    assert_search(*case, kernel)
-
-
-@on_every_kernel
-@pytest.mark.parametrize("code_bytes", range(1, 129))
-def test_every_width(kernel, code_bytes):
-    queries = random_codes((2, code_bytes), seed=1)
-    assert_search(random_codes((67, code_bytes)), queries, 70, kernel)
-
-
-@on_every_kernel
-@pytest.mark.parametrize("code_bytes", [1, 8, 16, 31, 32, 33, 64, 128])
-@pytest.mark.parametrize("k", [1, 5, 3000])
-def test_all_equal_codes_tie_and_the_lower_id_wins(kernel, code_bytes, k):
-    for code in (0, 255, 0x5A):
-        for query in (0, 255):
-            codes = np.full((2500, code_bytes), code, np.uint8)
-            queries = np.full((1, code_bytes), query, np.uint8)
-            assert_search(codes, queries, k, kernel)
-
-
-@on_every_kernel
-@pytest.mark.parametrize("code_bytes", [8, 16, 24, 128])
-def test_many_blocks(kernel, code_bytes):
-    codes = random_codes((5000, code_bytes))
-    codes[1::2] = codes[::2]
-    for k in (1, 10, 100, 2049, 5000):
-        assert_search(codes, codes[:3], k, kernel)
-
-
-@on_every_kernel
-@pytest.mark.parametrize("code_bytes", [5, 8, 16, 24, 32, 64, 128])
-@pytest.mark.parametrize("k", [1, 10, 2500])
-def test_a_batch_is_compared_word_by_word(kernel, code_bytes, k):
-    codes = random_codes((4100, code_bytes))
-    codes[3::7] = codes[5]
-    assert_search(codes, codes[: 20 if code_bytes < 57 else 65], k, kernel)
-
-
-def test_k_10_000():
-    codes = random_codes((25_000, 8))
-    for q in (1, 13):
-        assert_search(codes, codes[:q], 10_000)
-
-
-@on_every_kernel
-def test_unaligned_codes(kernel):
-    memory = random_codes(64 + 40 * 16)
-    for offset in range(64):
-        codes = memory[offset : offset + 40 * 16].reshape(40, 16)
-        assert_search(codes, codes[:2], 5, kernel)
-
-
-@on_every_kernel
-@FIXED
-@given(code_bytes=st.integers(1, 128), seed=st.integers(0, 2**32))
-def test_distance_is_a_metric(kernel, code_bytes, seed):
-    a, b, c = (row[None] for row in random_codes((3, code_bytes), seed))
-
-    def distance(x, y):
-        return _hamming.search(x, y, 1, kernel)[0].item()
-
-    assert distance(a, a) == 0
-    assert distance(a, b) == distance(b, a)
-    assert distance(a, c) <= distance(a, b) + distance(b, c)
-    assert distance(a, ~a) == 8 * code_bytes
-
-
-# Which kernel runs
-
-
-def in_a_new_process(code, **environment):
-    clean = {name: value for name, value in os.environ.items() if name != "BITGAZE_SIMD"}
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**clean, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_the_fastest_kernel_is_the_default():
-    result = in_a_new_process("from bitgaze.hamming import simd; print(simd())")
-    assert result.stdout.split() == [KERNELS[-1]], result.stderr
-
-
-def test_an_empty_variable_is_no_choice():
-    result = in_a_new_process("from bitgaze.hamming import simd; print(simd())", BITGAZE_SIMD="")
-    assert result.stdout.split() == [KERNELS[-1]], result.stderr
-
-
-@on_every_kernel
-def test_the_environment_forces_a_kernel(kernel):
-    code = (
-        "import os\n"
-        "import numpy as np\n"
-        "from bitgaze.hamming import HammingIndex, simd\n"
-        "index = HammingIndex(64)\n"
-        "index.add(np.eye(3, 8, dtype=np.uint8))\n"
-        "print(index.search(np.zeros((1, 8), np.uint8), k=2)[1].tolist(), simd())\n"
-        "os.environ['BITGAZE_SIMD'] = 'sse9'  # read once: too late\n"
-        "print(simd())\n"
-    )
-    result = in_a_new_process(code, BITGAZE_SIMD=kernel)
-    assert result.stdout.splitlines() == [f"[[0, 1]] {kernel}", kernel], result.stderr
-
-
-def test_this_run_uses_the_kernel_asked_for():
-    assert simd() == (os.environ.get("BITGAZE_SIMD") or KERNELS[-1])
-
-
-@pytest.mark.parametrize("use", ["simd()", "HammingIndex(8).search(np.zeros((0, 1), np.uint8))"])
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("sse9", "ValueError: BITGAZE_SIMD is 'sse9', expected one of: portable, avx2, avx512, neon")]
-    + [
-        (name, f"RuntimeError: BITGAZE_SIMD asks for '{name}', but this machine has only: {has}")
-        for has in [", ".join(KERNELS)]
-        for name in ABSENT_KERNELS
-    ],
-)
-def test_a_kernel_that_cannot_run_is_an_error(use, name, message):
-    code = f"import numpy as np; from bitgaze.hamming import *; {use}"
-    result = in_a_new_process(code, BITGAZE_SIMD=name)
-    assert result.returncode == 1
-    assert message in result.stderr
-
-
-def test_a_kernel_is_chosen_at_first_use_not_at_import():
-    result = in_a_new_process("import bitgaze.hamming", BITGAZE_SIMD="sse9")
-    assert result.returncode == 0, result.stderr
-
+from bitgaze.hamming import HammingIndex
+from codes import FIXED, filled, random_codes, searches
 
 # HammingIndex
 
@@ -206,7 +21,7 @@ def test_add_and_search(bits):
     index.add(codes[1:1])
     index.add(codes[1:])
     assert (index.bits, len(index)) == (bits, 100)
-    np.testing.assert_array_equal(index.codes, codes)
+    np.testing.assert_array_equal(index[:], codes)
     distances, ids = index.search(codes[40:45], k=7)
     expected_distances, expected_ids = oracle.search(codes, codes[40:45], 7)
     np.testing.assert_array_equal(distances, expected_distances)
@@ -248,16 +63,26 @@ def test_queries_do_not_influence_each_other(case, split):
         np.testing.assert_array_equal(whole, np.concatenate(pieces))
 
 
-def test_codes_is_a_read_only_view_that_add_leaves_alone():
-    codes = random_codes((10, 8))
-    index = filled(64, codes)
-    before = index.codes
-    with pytest.raises(ValueError, match="read-only"):
-        before[0, 0] = 1
+@pytest.mark.parametrize("bits", [40, 64, 128])
+def test_codes_come_back_as_copies(bits):
+    codes = random_codes((5000, bits // 8))
+    index = filled(bits, codes)
+    for key in (0, np.int64(4999), slice(None), slice(4090, 4100), slice(-3, None), slice(9, 2)):
+        np.testing.assert_array_equal(index[key], codes[key])
+    ids = np.array([4999, 0, 4096, 0])
+    np.testing.assert_array_equal(index[ids], codes[ids])
+    assert index[ids[:0]].shape == (0, bits // 8)
+    index[:][:] = 0
+    index[3][:] = 0
+    np.testing.assert_array_equal(index[:], codes)
+
+
+def test_an_index_added_to_itself():
+    codes = random_codes((10, 16))
+    index = filled(128, codes)
     for _ in range(5):
-        index.add(index.codes)
-    np.testing.assert_array_equal(before, codes)
-    np.testing.assert_array_equal(index.codes, np.tile(codes, (32, 1)))
+        index.add(index[:])
+    np.testing.assert_array_equal(index[:], np.tile(codes, (32, 1)))
 
 
 def test_added_codes_are_copied():
@@ -265,42 +90,119 @@ def test_added_codes_are_copied():
     index = filled(64, codes)
     expected = codes.copy()
     codes[:] = 0
-    np.testing.assert_array_equal(index.codes, expected)
+    np.testing.assert_array_equal(index[:], expected)
 
 
-def test_codes_stay_aligned_while_the_index_grows():
-    index = HammingIndex(24)
+def array_of(index):
+    return index._state.codes
+
+
+@pytest.mark.parametrize("bits", [24, 128])
+def test_codes_stay_aligned_while_the_index_grows(bits):
+    index = HammingIndex(bits)
     for _ in range(50):
-        index.add(random_codes((37, 3)))
-        assert index.codes.ctypes.data % 64 == 0
+        index.add(random_codes((137, bits // 8)))
+        assert array_of(index).ctypes.data % 64 == 0
 
 
-def test_growth_is_amortised():
-    index = HammingIndex(64)
-    code = random_codes((1, 8))
-    addresses = set()
+@pytest.mark.parametrize("bits", [64, 128])
+def test_growth_is_amortised(bits):
+    index = HammingIndex(bits)
+    codes = random_codes((3, bits // 8))
+    arrays = {}
     for _ in range(10_000):
-        index.add(code)
-        addresses.add(index.codes.ctypes.data)
-    assert len(addresses) < 50
+        index.add(codes)
+        arrays[id(array_of(index))] = array_of(index)
+    assert len(arrays) < 50
+
+
+@pytest.mark.parametrize("bits", [64, 128])
+def test_reserve(bits):
+    index = HammingIndex(bits)
+    index.reserve(np.int64(9000))
+    array = array_of(index)
+    codes = random_codes((9000, bits // 8))
+    for part in np.array_split(codes, 7):
+        index.add(part)
+    index.reserve(10)
+    assert array_of(index) is array
+    np.testing.assert_array_equal(index[:], codes)
+    assert array.nbytes <= 1.01 * codes.nbytes + 4096 * bits // 8
+
+
+def test_reserve_refuses():
+    with pytest.raises(ValueError, match="count must be at least 0, got -1"):
+        HammingIndex(64).reserve(-1)
+    with pytest.raises(TypeError, match="count must be an integer, got float"):
+        HammingIndex(64).reserve(1.0)
+
+
+@pytest.mark.parametrize("bits", [40, 64, 128])
+def test_a_view_holds_the_array_and_copies_nothing(bits):
+    codes = random_codes((300, bits // 8))
+    index = HammingIndex.view(codes)
+    assert np.shares_memory(array_of(index), codes)
+    expected = oracle.search(codes, codes[:3], 5)
+    kept = codes[:3].copy()
+    del codes
+    for found, wanted in zip(index.search(kept, 5), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_view_of_read_only_memory_at_any_address(tmp_path):
+    data = bytes(3) + random_codes((50, 16)).tobytes()
+    path = tmp_path / "codes"
+    path.write_bytes(data)
+    for codes in (
+        np.frombuffer(data, np.uint8, offset=3).reshape(-1, 16),
+        np.memmap(path, np.uint8, "r", offset=3, shape=(50, 16)),
+    ):
+        index = HammingIndex.view(codes)
+        np.testing.assert_array_equal(index.search(index[7:9], 1)[1], [[7], [8]])
+
+
+def test_a_view_cannot_change():
+    codes = random_codes((5, 8))
+    before = codes.copy()
+    index = HammingIndex.view(codes)
+    for change in (
+        lambda: index.add(codes),
+        lambda: index.replace(0, codes[1]),
+        lambda: index.remove(0),
+        lambda: index.reserve(9),
+    ):
+        with pytest.raises(ValueError, match=r"view of an array .* make HammingIndex\(64\)"):
+            change()
+    np.testing.assert_array_equal(codes, before)
+
+
+def test_a_view_of_something_else():
+    with pytest.raises(TypeError, match="codes must be a uint8 array, got bytes"):
+        HammingIndex.view(b"12345678")
+    with pytest.raises(ValueError, match=r"codes must have shape \(n, code_bytes\), got \(8,\)"):
+        HammingIndex.view(np.zeros(8, np.uint8))
+    with pytest.raises(ValueError, match="codes must be C-contiguous"):
+        HammingIndex.view(np.zeros((4, 16), np.uint8)[:, ::2])
+    with pytest.raises(ValueError, match="bits must be a multiple of 8 from 8 to 1024, got 1032"):
+        HammingIndex.view(np.zeros((4, 129), np.uint8))
 
 
 def test_replace():
     codes = random_codes((5, 8))
     index = filled(64, codes)
     index.replace(np.int64(2), codes[4])
-    np.testing.assert_array_equal(index.codes, codes[[0, 1, 4, 3, 4]])
+    np.testing.assert_array_equal(index[:], codes[[0, 1, 4, 3, 4]])
 
 
 def test_remove_moves_the_last_code_into_the_slot():
     codes = random_codes((5, 8))
     index = filled(64, codes)
     index.remove(1)
-    np.testing.assert_array_equal(index.codes, codes[[0, 4, 2, 3]])
+    np.testing.assert_array_equal(index[:], codes[[0, 4, 2, 3]])
     index.remove(3)
-    np.testing.assert_array_equal(index.codes, codes[[0, 4, 2]])
+    np.testing.assert_array_equal(index[:], codes[[0, 4, 2]])
     index.add(codes[3:])
-    np.testing.assert_array_equal(index.codes, codes[[0, 4, 2, 3, 4]])
+    np.testing.assert_array_equal(index[:], codes[[0, 4, 2, 3, 4]])
     for _ in range(5):
         index.remove(0)
     assert index.search(codes)[0].shape == (5, 0)
@@ -316,22 +218,23 @@ def test_remove_moves_the_last_code_into_the_slot():
         max_size=40,
     )
 )
-def test_any_sequence_of_changes(changes):
-    index, model = HammingIndex(40), []
+@pytest.mark.parametrize("bits", [40, 128])
+def test_any_sequence_of_changes(bits, changes):
+    index, model = HammingIndex(bits), []
     for step, (change, number) in enumerate(changes):
         if change == "add":
-            codes = random_codes((number, 5), seed=step)
+            codes = random_codes((number, bits // 8), seed=step)
             index.add(codes)
             model.extend(codes)
         elif number < len(model) and change == "replace":
-            model[number] = random_codes(5, seed=step)
+            model[number] = random_codes(bits // 8, seed=step)
             index.replace(number, model[number])
         elif number < len(model):
             index.remove(number)
             last = model.pop()
             if number < len(model):
                 model[number] = last
-    np.testing.assert_array_equal(index.codes, np.array(model, np.uint8).reshape(-1, 5))
+    np.testing.assert_array_equal(index[:], np.array(model, np.uint8).reshape(-1, bits // 8))
 
 
 # Bad input
@@ -399,7 +302,7 @@ def test_unknown_slot(slot):
     index = filled(64, random_codes((4, 8)))
     message = rf"no slot {slot}: this index holds 4 codes"
     with pytest.raises(IndexError, match=message):
-        index.replace(slot, index.codes[0])
+        index.replace(slot, index[0])
     with pytest.raises(IndexError, match=message):
         index.remove(slot)
 
@@ -407,7 +310,7 @@ def test_unknown_slot(slot):
 def test_slot_not_an_integer():
     index = filled(64, random_codes((4, 8)))
     with pytest.raises(TypeError, match="slot must be an integer, got float"):
-        index.replace(1.0, index.codes[0])
+        index.replace(1.0, index[0])
     with pytest.raises(TypeError, match="slot must be an integer, got str"):
         index.remove("1")
 
@@ -420,98 +323,92 @@ def test_replace_with_a_bad_code():
         index.replace(0, np.zeros(8))
 
 
+@pytest.mark.parametrize("key", [-1, 4, np.array([0, 4]), np.array([-1])])
+def test_unknown_ids(key):
+    with pytest.raises(IndexError, match="no id (-1|4): this index holds 4 codes"):
+        filled(64, random_codes((4, 8)))[key]
+
+
+@pytest.mark.parametrize("key", [1.0, "1", None, [0, 1], np.array([1.0]), np.array([True])])
+def test_ids_that_are_no_integers(key):
+    with pytest.raises(TypeError, match="must be (an )?integers?, got"):
+        filled(64, random_codes((4, 8)))[key]
+
+
+# What the extension itself refuses: whatever could crash it
+
+
+def request(codes=(2, 8), queries=(2, 8), dtype=np.uint8, count=2, **changes):
+    good = {"k": 1, "radius": 3}
+    return _hamming.Request(
+        np.zeros(codes, dtype), count, np.zeros(queries, np.uint8), **(good | changes)
+    )
+
+
 @pytest.mark.parametrize(
-    ("codes", "queries", "k", "error", "message"),
+    ("arguments", "error", "message"),
     [
-        ((2, 8), (2, 16), 1, ValueError, "queries have 16 bytes per row, but codes have 8"),
-        ((8,), (2, 8), 1, ValueError, "codes must have shape"),
-        ((2, 8), (8,), 1, ValueError, "queries must have shape"),
-        ((2, 0), (2, 0), 1, ValueError, "codes must have 1 to 128 bytes per row, got 0"),
-        ((2, 129), (2, 129), 1, ValueError, "codes must have 1 to 128 bytes per row, got 129"),
-        ((2, 8), (2, 8), 0, ValueError, "k must be at least 1, got 0"),
+        ({"queries": (2, 16)}, ValueError, "queries must have as many bytes per row as codes: 8"),
+        ({"codes": (8,)}, TypeError, "codes must be C-contiguous"),
+        ({"codes": (2, 8, 8)}, TypeError, "codes must be C-contiguous"),
+        ({"codes": (2, 8), "dtype": np.uint64}, TypeError, "codes must be C-contiguous"),
+        ({"codes": (2, 2, 4095), "dtype": np.uint64}, TypeError, "codes must be C-contiguous"),
+        ({"queries": (8,)}, ValueError, "queries must have"),
+        ({"codes": (2, 0), "queries": (2, 0)}, ValueError, "1 to 128 bytes, got 0"),
+        ({"codes": (2, 129), "queries": (2, 129)}, ValueError, "1 to 128 bytes, got 129"),
+        ({"count": 3}, ValueError, "codes have no room for 3"),
+        ({"count": -1}, ValueError, "codes have no room for -1"),
+        (
+            {"codes": (1, 2, 4096), "dtype": np.uint64, "queries": (1, 16), "count": 4097},
+            ValueError,
+            "codes have no room for 4097",
+        ),
+        ({"k": 0}, ValueError, "k must be at least 1, got 0"),
+        ({"radius": -1}, ValueError, "radius must be at least 0, got -1"),
+        ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),
+        ({"exclude": np.zeros(3, np.int64)}, ValueError, "exclude must have an id for each"),
+        ({"kernel": "sse9"}, ValueError, "kernel is 'sse9'"),
+        ({"tables": 3}, TypeError, "incompatible constructor arguments"),
     ],
 )
-def test_the_extension_checks_what_could_crash_it(codes, queries, k, error, message):
+def test_the_extension_checks_what_could_crash_it(arguments, error, message):
     with pytest.raises(error, match=message):
-        _hamming.search(np.zeros(codes, np.uint8), np.zeros(queries, np.uint8), k)
+        request(**arguments)
+
+
+@pytest.mark.parametrize("covered", [-64, 1, 128])
+def test_tables_cover_no_more_than_there_is(covered):
+    codes = np.zeros((100, 8), np.uint8)
+    tables = _hamming.MultiIndex(codes, 100, 1)
+    with pytest.raises(ValueError, match=f"the tables cannot cover {covered}"):
+        request((100, 8), count=100, tables=tables, covered=covered)
+
+
+def test_tables_of_codes_of_another_length():
+    tables = _hamming.MultiIndex(np.zeros((100, 16), np.uint8), 100, 1)
+    with pytest.raises(ValueError, match="the tables are of codes of 16 bytes, not 8"):
+        request((100, 8), count=100, tables=tables, covered=64)
 
 
 def test_the_extension_converts_nothing():
     good = np.zeros((2, 8), np.uint8)
     for bad in (np.zeros((2, 8)), np.zeros((2, 16), np.uint8)[:, ::2], good.tolist()):
-        with pytest.raises(TypeError, match="incompatible function arguments"):
-            _hamming.search(bad, good, 1)
-        with pytest.raises(TypeError, match="incompatible function arguments"):
-            _hamming.search(good, bad, 1)
+        with pytest.raises(TypeError):
+            _hamming.Request(bad, 2, good, k=1, radius=1)
+        with pytest.raises(TypeError, match="incompatible constructor arguments"):
+            _hamming.Request(good, 2, bad, k=1, radius=1)
+    for name in ("filter", "exclude", "changed"):
+        with pytest.raises(TypeError, match="incompatible constructor arguments"):
+            _hamming.Request(good, 2, good, k=1, radius=1, **{name: np.zeros(2)})
 
 
-# Threads
-
-
-def test_search_releases_the_gil():
-    index = filled(1024, random_codes((50_000, 128)))
-    queries = random_codes((64, 128), seed=1)
-    started, progressed = threading.Event(), threading.Event()
-
-    def progress():
-        started.wait()
-        progressed.set()
-
-    thread = threading.Thread(target=progress)
-    thread.start()
-    interval = sys.getswitchinterval()
-    # No thread is made to give up the GIL; only the search can let the other one run.
-    sys.setswitchinterval(1000)
-    try:
-        started.set()
-        for _ in range(100):
-            index.search(queries)
-            if progressed.is_set():
-                break
-        released = progressed.is_set()
-    finally:
-        sys.setswitchinterval(interval)
-        thread.join()
-    assert released
-
-
-def test_searches_while_another_thread_adds():
-    codes = random_codes((60, 50, 8))
-    every, queries = codes.reshape(-1, 8), random_codes((2, 8), seed=1)
-    expected = [oracle.search(every[:n], queries, 5) for n in range(0, 3001, 50)]
-    index = HammingIndex(64)
-
-    def add():
-        for part in codes:
-            index.add(part)
-
-    def search():
-        seen = 0
-        while seen < len(every):
-            before = len(index)
-            distances, ids = index.search(queries, k=5)
-            seen = len(index)
-            assert any(
-                np.array_equal(distances, expected[n // 50][0])
-                and np.array_equal(ids, expected[n // 50][1])
-                for n in range(before, seen + 1, 50)
-            )
-
-    with ThreadPoolExecutor(4) as pool:
-        searching = [pool.submit(search) for _ in range(3)]
-        pool.submit(add).result()
-        for search_done in searching:
-            search_done.result()
-
-
-def test_several_threads_add():
-    index = HammingIndex(64)
-    codes = random_codes((400, 8))
-
-    def add(part):
-        for code in part:
-            index.add(code[None])
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(add, np.split(codes, 4)))
-    assert sorted(map(bytes, index.codes)) == sorted(map(bytes, codes))
+def test_blocks_are_written_only_where_there_is_room():
+    blocks = np.zeros((1, 2, 4096), np.uint64)
+    rows = np.ones((2, 16), np.uint8)
+    _hamming.write_blocks(blocks, 4094, rows)
+    for first, bad in ((4095, rows), (-1, rows), (0, rows[:, :8].copy()), (0, rows[0])):
+        with pytest.raises((ValueError, TypeError)):
+            _hamming.write_blocks(blocks, first, bad)
+    blocks.flags.writeable = False
+    with pytest.raises(ValueError, match="not writeable"):
+        _hamming.write_blocks(blocks, 0, rows)

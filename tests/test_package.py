@@ -23,7 +23,7 @@ LAYERS = [
     {"encoder", "hamming"},
     {"contract"},
     {"images"},
-    {"errors", "_hamming"},
+    {"errors", "cores", "_hamming"},
 ]
 
 

@@ -87,13 +87,13 @@ struct Available {
   std::size_t count = 0;
 
   Available() {
-    add({"portable", find_rows_portable, find_planes_portable});
+    add({"portable", find_rows_portable, find_planes_portable, find_screened_portable});
 #if defined(BITGAZE_X86_64)
     const Features found = features();
-    if (found.avx2) add({"avx2", find_rows_avx2, find_planes_avx2});
-    if (found.avx512) add({"avx512", find_rows_avx512, find_planes_avx512});
+    if (found.avx2) add({"avx2", find_rows_avx2, find_planes_avx2, find_screened_avx2});
+    if (found.avx512) add({"avx512", find_rows_avx512, find_planes_avx512, find_screened_avx512});
 #elif defined(BITGAZE_AARCH64)
-    add({"neon", find_rows_neon, find_planes_neon});
+    add({"neon", find_rows_neon, find_planes_neon, find_screened_neon});
 #endif
   }
 

@@ -12,6 +12,7 @@ struct Kernel {
   std::string_view name;  // portable, avx2, avx512, neon
   FindRowsFn find_rows;
   FindPlanesFn find_planes;
+  FindScreenedFn find_screened;
 };
 
 // Those that the CPU and the operating system allow, slowest first. Never empty.

@@ -25,6 +25,8 @@ inline constexpr unsigned kIdBits = 48;
 // A kernel may write this many numbers past those that it found.
 inline constexpr std::size_t kFoundSlack = 8;
 
+inline constexpr std::size_t kMaxScreenedCodes = 4096;
+
 // Codes one after the other, as callers have them: count * code_bytes bytes of any alignment,
 // code_bytes 1 to 128. limit: 0 to 8 * code_bytes + 1. The first code has the id first.
 // found: room for count + kFoundSlack; ascending by id. Returns how many were found.
@@ -40,6 +42,15 @@ using FindPlanesFn = std::size_t (*)(const std::uint64_t* query, const std::uint
                                      unsigned limit, std::uint64_t first,
                                      std::uint64_t* found) noexcept;
 
+// The same for 2 to 16 words and at most kMaxScreenedCodes codes, reading the other words only
+// where the first ones leave a code below the limit: learned codes are clustered, and most are far
+// away by their first word. *screened: whether that spared reading half of them; if not, do
+// without.
+using FindScreenedFn = std::size_t (*)(const std::uint64_t* query, const std::uint64_t* planes,
+                                       std::size_t stride, std::size_t count, std::size_t words,
+                                       unsigned limit, std::uint64_t first, std::uint64_t* found,
+                                       bool* screened) noexcept;
+
 std::size_t find_rows_portable(const std::uint8_t* query, const std::uint8_t* codes,
                                std::size_t count, std::size_t code_bytes, unsigned limit,
                                std::uint64_t first, std::uint64_t* found) noexcept;
@@ -47,6 +58,10 @@ std::size_t find_planes_portable(const std::uint64_t* query, const std::uint64_t
                                  std::size_t stride, std::size_t count, std::size_t words,
                                  unsigned limit, std::uint64_t first,
                                  std::uint64_t* found) noexcept;
+std::size_t find_screened_portable(const std::uint64_t* query, const std::uint64_t* planes,
+                                   std::size_t stride, std::size_t count, std::size_t words,
+                                   unsigned limit, std::uint64_t first, std::uint64_t* found,
+                                   bool* screened) noexcept;
 
 #if defined(BITGAZE_X86_64)
 std::size_t find_rows_avx2(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
@@ -55,12 +70,20 @@ std::size_t find_rows_avx2(const std::uint8_t* query, const std::uint8_t* codes,
 std::size_t find_planes_avx2(const std::uint64_t* query, const std::uint64_t* planes,
                              std::size_t stride, std::size_t count, std::size_t words,
                              unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept;
+std::size_t find_screened_avx2(const std::uint64_t* query, const std::uint64_t* planes,
+                               std::size_t stride, std::size_t count, std::size_t words,
+                               unsigned limit, std::uint64_t first, std::uint64_t* found,
+                               bool* screened) noexcept;
 std::size_t find_rows_avx512(const std::uint8_t* query, const std::uint8_t* codes,
                              std::size_t count, std::size_t code_bytes, unsigned limit,
                              std::uint64_t first, std::uint64_t* found) noexcept;
 std::size_t find_planes_avx512(const std::uint64_t* query, const std::uint64_t* planes,
                                std::size_t stride, std::size_t count, std::size_t words,
                                unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept;
+std::size_t find_screened_avx512(const std::uint64_t* query, const std::uint64_t* planes,
+                                 std::size_t stride, std::size_t count, std::size_t words,
+                                 unsigned limit, std::uint64_t first, std::uint64_t* found,
+                                 bool* screened) noexcept;
 #endif
 
 #if defined(BITGAZE_AARCH64)
@@ -70,6 +93,10 @@ std::size_t find_rows_neon(const std::uint8_t* query, const std::uint8_t* codes,
 std::size_t find_planes_neon(const std::uint64_t* query, const std::uint64_t* planes,
                              std::size_t stride, std::size_t count, std::size_t words,
                              unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept;
+std::size_t find_screened_neon(const std::uint64_t* query, const std::uint64_t* planes,
+                               std::size_t stride, std::size_t count, std::size_t words,
+                               unsigned limit, std::uint64_t first, std::uint64_t* found,
+                               bool* screened) noexcept;
 #endif
 
 }  // namespace bitgaze

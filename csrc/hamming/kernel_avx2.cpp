@@ -1,6 +1,7 @@
 // The kernel for AVX2: 16 codes at a time, bits counted by table lookup (W. Mula's method).
 
 #include "kernel.h"
+#include "screened.h"
 
 #if defined(BITGAZE_X86_64)
 
@@ -26,13 +27,20 @@ struct Target {
     // 16-bit lanes will do: all but one in each 64 bits are 0 on both sides.
     const __m256i nearest = _mm256_min_epi16(_mm256_min_epi16(distances[0], distances[1]),
                                              _mm256_min_epi16(distances[2], distances[3]));
-    if (_mm256_movemask_epi8(_mm256_cmpgt_epi16(limits, nearest)) == 0) [[likely]]
-      return;
+    if (any_below(nearest)) [[unlikely]]
+      add_each(distances, kStep / kLanes, id);
+  }
+
+  bool any_below(__m256i distances) const noexcept {
+    return _mm256_movemask_epi8(_mm256_cmpgt_epi16(limits, distances)) != 0;
+  }
+
+  void add_each(const __m256i* distances, std::size_t vectors, std::uint64_t id) noexcept {
     std::uint64_t every[kStep];
-    for (std::size_t v = 0; v < kStep / kLanes; ++v) {
+    for (std::size_t v = 0; v < vectors; ++v) {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(every + v * kLanes), distances[v]);
     }
-    for (std::size_t j = 0; j < kStep; ++j) {
+    for (std::size_t j = 0; j < vectors * kLanes; ++j) {
       found[count] = every[j] << kIdBits | (id + j);
       count += every[j] < limit;
     }
@@ -173,6 +181,35 @@ std::size_t rows_any(const std::uint8_t* query, const std::uint8_t* codes, std::
   return i;
 }
 
+// The distances of kGroup codes.
+struct Group {
+  __m256i low;
+  __m256i high;
+};
+
+struct Vectors {
+  static Group differing(std::uint64_t word, const std::uint64_t* codes) noexcept {
+    const __m256i query = _mm256_set1_epi64x(static_cast<long long>(word));
+    return {add_bytes(bitgaze::differing(query, codes)),
+            add_bytes(bitgaze::differing(query, codes + kLanes))};
+  }
+  static Group add(Group a, Group b) noexcept {
+    return {_mm256_add_epi64(a.low, b.low), _mm256_add_epi64(a.high, b.high)};
+  }
+};
+
+struct GroupTarget : Target {
+  using Target::Target;
+
+  bool any(Group group) const noexcept {
+    return any_below(_mm256_min_epi16(group.low, group.high));
+  }
+  void add(Group group, std::uint64_t id) noexcept {
+    const __m256i vectors[] = {group.low, group.high};
+    add_each(vectors, 2, id);
+  }
+};
+
 }  // namespace
 
 std::size_t find_planes_avx2(const std::uint64_t* query, const std::uint64_t* planes,
@@ -195,6 +232,18 @@ std::size_t find_planes_avx2(const std::uint64_t* query, const std::uint64_t* pl
   }
   return out.count + find_planes_portable(query, planes + done, stride, count - done, words, limit,
                                           first + done, found + out.count);
+}
+
+std::size_t find_screened_avx2(const std::uint64_t* query, const std::uint64_t* planes,
+                               std::size_t stride, std::size_t count, std::size_t words,
+                               unsigned limit, std::uint64_t first, std::uint64_t* found,
+                               bool* screened) noexcept {
+  GroupTarget out(limit, found);
+  const std::size_t done =
+      screened_groups<Vectors>(query, planes, stride, count, words, first, out);
+  *screened = done > 0;
+  return out.count + find_planes_avx2(query, planes + done, stride, count - done, words, limit,
+                                      first + done, found + out.count);
 }
 
 std::size_t find_rows_avx2(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,

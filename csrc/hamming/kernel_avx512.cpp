@@ -1,6 +1,7 @@
 // The kernel for AVX-512 with VPOPCNTDQ (Ice Lake, Zen 4 and later): a 64-bit lane per distance.
 
 #include "kernel.h"
+#include "screened.h"
 
 #if defined(BITGAZE_X86_64)
 
@@ -151,6 +152,13 @@ std::size_t rows_any(const std::uint8_t* query, const std::uint8_t* codes, std::
   return i;
 }
 
+struct Vectors {
+  static __m512i differing(std::uint64_t word, const std::uint64_t* codes) noexcept {
+    return bitgaze::differing(_mm512_set1_epi64(static_cast<long long>(word)), codes);
+  }
+  static __m512i add(__m512i a, __m512i b) noexcept { return _mm512_add_epi64(a, b); }
+};
+
 }  // namespace
 
 std::size_t find_planes_avx512(const std::uint64_t* query, const std::uint64_t* planes,
@@ -176,6 +184,18 @@ std::size_t find_planes_avx512(const std::uint64_t* query, const std::uint64_t* 
   }
   return out.count + find_planes_portable(query, planes + done, stride, count - done, words, limit,
                                           first + done, found + out.count);
+}
+
+std::size_t find_screened_avx512(const std::uint64_t* query, const std::uint64_t* planes,
+                                 std::size_t stride, std::size_t count, std::size_t words,
+                                 unsigned limit, std::uint64_t first, std::uint64_t* found,
+                                 bool* screened) noexcept {
+  Target out = target(limit, found);
+  const std::size_t done =
+      screened_groups<Vectors>(query, planes, stride, count, words, first, out);
+  *screened = done > 0;
+  return out.count + find_planes_avx512(query, planes + done, stride, count - done, words, limit,
+                                        first + done, found + out.count);
 }
 
 std::size_t find_rows_avx512(const std::uint8_t* query, const std::uint8_t* codes,

@@ -1,6 +1,7 @@
 // The kernel for 64-bit ARM, where every CPU has NEON: 8 codes at a time.
 
 #include "kernel.h"
+#include "screened.h"
 
 #if defined(BITGAZE_AARCH64)
 
@@ -17,8 +18,10 @@ struct Target {
   std::size_t count = 0;
 
   // The distances of the codes id to id + 7.
+  bool any(uint16x8_t distances) const noexcept { return vminvq_u16(distances) < limit; }
+
   void add(uint16x8_t distances, std::uint64_t id) noexcept {
-    if (vminvq_u16(distances) >= limit) [[likely]]
+    if (!any(distances)) [[likely]]
       return;
     std::uint16_t every[kStep];
     vst1q_u16(every, distances);
@@ -110,6 +113,15 @@ std::size_t rows_any(const std::uint8_t* query, const std::uint8_t* codes, std::
   return i;
 }
 
+struct Vectors {
+  static uint16x8_t differing(std::uint64_t word, const std::uint64_t* codes) noexcept {
+    const uint8x16_t query = vreinterpretq_u8_u64(vdupq_n_u64(word));
+    return add_codes(bitgaze::differing(query, codes), bitgaze::differing(query, codes + 2),
+                     bitgaze::differing(query, codes + 4), bitgaze::differing(query, codes + 6));
+  }
+  static uint16x8_t add(uint16x8_t a, uint16x8_t b) noexcept { return vaddq_u16(a, b); }
+};
+
 }  // namespace
 
 std::size_t find_planes_neon(const std::uint64_t* query, const std::uint64_t* planes,
@@ -132,6 +144,18 @@ std::size_t find_planes_neon(const std::uint64_t* query, const std::uint64_t* pl
   }
   return out.count + find_planes_portable(query, planes + done, stride, count - done, words, limit,
                                           first + done, found + out.count);
+}
+
+std::size_t find_screened_neon(const std::uint64_t* query, const std::uint64_t* planes,
+                               std::size_t stride, std::size_t count, std::size_t words,
+                               unsigned limit, std::uint64_t first, std::uint64_t* found,
+                               bool* screened) noexcept {
+  Target out{limit, found};
+  const std::size_t done =
+      screened_groups<Vectors>(query, planes, stride, count, words, first, out);
+  *screened = done > 0;
+  return out.count + find_planes_neon(query, planes + done, stride, count - done, words, limit,
+                                      first + done, found + out.count);
 }
 
 std::size_t find_rows_neon(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "kernel.h"
+#include "screened.h"
 
 namespace bitgaze {
 namespace {
@@ -51,6 +52,14 @@ unsigned distance(const std::uint8_t* a, const std::uint8_t* b, std::size_t size
 // Distances are computed into a small array, where compilers vectorise, and looked at together.
 constexpr std::size_t kStep = 32;
 
+std::uint16_t nearest_of(const std::uint16_t* distances, std::size_t size) noexcept {
+  std::uint16_t nearest = 0xffff;
+  for (std::size_t i = 0; i < size; ++i) {
+    nearest = distances[i] < nearest ? distances[i] : nearest;
+  }
+  return nearest;
+}
+
 struct Target {
   unsigned limit;
   std::uint64_t* found;
@@ -58,11 +67,7 @@ struct Target {
 
   // The distances of the codes from id on, at most kStep.
   void add(const std::uint16_t* distances, std::size_t size, std::uint64_t id) noexcept {
-    std::uint16_t nearest = 0xffff;
-    for (std::size_t i = 0; i < size; ++i) {
-      nearest = distances[i] < nearest ? distances[i] : nearest;
-    }
-    if (nearest >= limit) return;
+    if (nearest_of(distances, size) >= limit) return;
     for (std::size_t i = 0; i < size; ++i) {
       found[count] = std::uint64_t{distances[i]} << kIdBits | (id + i);
       count += distances[i] < limit;
@@ -116,6 +121,36 @@ std::size_t planes_words(const std::uint64_t* query, const std::uint64_t* planes
   });
 }
 
+// The distances of kGroup codes.
+struct Group {
+  std::uint16_t distances[kGroup];
+};
+
+struct Vectors {
+  static Group differing(std::uint64_t word, const std::uint64_t* codes) noexcept {
+    Group group;
+    for (std::size_t i = 0; i < kGroup; ++i) {
+      group.distances[i] = static_cast<std::uint16_t>(popcount(word ^ codes[i]));
+    }
+    return group;
+  }
+  static Group add(Group a, const Group& b) noexcept {
+    for (std::size_t i = 0; i < kGroup; ++i) {
+      a.distances[i] = static_cast<std::uint16_t>(a.distances[i] + b.distances[i]);
+    }
+    return a;
+  }
+};
+
+struct GroupTarget : Target {
+  bool any(const Group& group) const noexcept {
+    return nearest_of(group.distances, kGroup) < limit;
+  }
+  void add(const Group& group, std::uint64_t id) noexcept {
+    Target::add(group.distances, kGroup, id);
+  }
+};
+
 }  // namespace
 
 std::size_t find_planes_portable(const std::uint64_t* query, const std::uint64_t* planes,
@@ -136,6 +171,18 @@ std::size_t find_planes_portable(const std::uint64_t* query, const std::uint64_t
         return sum;
       });
   }
+}
+
+std::size_t find_screened_portable(const std::uint64_t* query, const std::uint64_t* planes,
+                                   std::size_t stride, std::size_t count, std::size_t words,
+                                   unsigned limit, std::uint64_t first, std::uint64_t* found,
+                                   bool* screened) noexcept {
+  GroupTarget out{{limit, found}};
+  const std::size_t done =
+      screened_groups<Vectors>(query, planes, stride, count, words, first, out);
+  *screened = done > 0;
+  return out.count + find_planes_portable(query, planes + done, stride, count - done, words, limit,
+                                          first + done, found + out.count);
 }
 
 std::size_t find_rows_portable(const std::uint8_t* query, const std::uint8_t* codes,

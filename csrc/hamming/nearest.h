@@ -1,27 +1,29 @@
-// The k nearest of a stream of found codes that arrives in order of id.
+// What a scan keeps of the codes that it finds, which arrive in ascending order of id.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <vector>
 
 #include "kernel.h"
 
 namespace bitgaze {
 
-// limit() is the distance of the k-th nearest so far. A later code at that very distance loses the
-// tie, so only codes below the limit are kept. A histogram of what was kept tells when the limit
-// falls; candidates above it are thrown out when the room is used up, so the cost of a code that is
-// kept is constant whatever k is.
-class NearestK {
+using Found = std::vector<std::uint64_t>;  // distance << kIdBits | id
+
+inline constexpr std::uint64_t kIdMask = (std::uint64_t{1} << kIdBits) - 1;
+
+// The k nearest. limit() is the distance of the k-th nearest so far. A later code at that very
+// distance loses the tie, so only codes below the limit are kept. A histogram of what was kept
+// tells when the limit falls; candidates above it are thrown out when there are twice as many as
+// needed, so the cost of a code that is kept is constant whatever k is.
+class Nearest {
  public:
   // limit: nothing at or beyond it is wanted from the beginning.
-  NearestK(std::size_t k, unsigned limit) : k_(k), limit_(limit), histogram_(limit + 1) {
-    candidates_.reserve(room(k));
-  }
-
-  static std::size_t room(std::size_t k) { return k + std::max<std::size_t>(k, 64); }
+  Nearest(std::size_t k, unsigned limit)
+      : k_(k), limit_(limit), room_(k + std::max<std::size_t>(k, 64)), histogram_(limit + 1) {}
 
   unsigned limit() const { return limit_; }
 
@@ -29,7 +31,7 @@ class NearestK {
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t distance = found[i] >> kIdBits;
       if (distance >= limit_) continue;  // the limit fell since the kernel began
-      if (candidates_.size() == candidates_.capacity()) discard();
+      if (candidates_.size() == room_) discard();
       candidates_.push_back(found[i]);
       ++histogram_[distance];
       ++below_;
@@ -37,8 +39,8 @@ class NearestK {
     }
   }
 
-  // Up to k results, by distance and then id: a counting sort of what is left. Returns how many.
-  std::size_t finish(std::int32_t* distances, std::int64_t* ids) {
+  // Up to k, by distance and then id: a counting sort of what is left. Call it once, at the end.
+  Found sorted() {
     discard();
     std::size_t begin = 0;
     for (std::size_t& entry : histogram_) {
@@ -46,13 +48,11 @@ class NearestK {
       entry = begin;
       begin += size;
     }
+    Found sorted(candidates_.size());
     for (const std::uint64_t candidate : candidates_) {
-      const std::size_t distance = candidate >> kIdBits;
-      const std::size_t position = histogram_[distance]++;
-      distances[position] = static_cast<std::int32_t>(distance);
-      ids[position] = static_cast<std::int64_t>(candidate & ((std::uint64_t{1} << kIdBits) - 1));
+      sorted[histogram_[candidate >> kIdBits]++] = candidate;
     }
-    return candidates_.size();
+    return sorted;
   }
 
  private:
@@ -73,9 +73,34 @@ class NearestK {
 
   std::size_t k_;
   unsigned limit_;
-  std::size_t below_ = 0;                  // candidates below the limit, always fewer than k
-  std::vector<std::size_t> histogram_;     // candidates at each distance
-  std::vector<std::uint64_t> candidates_;  // in order of id
+  std::size_t room_;
+  std::size_t below_ = 0;               // candidates below the limit, always fewer than k
+  std::vector<std::size_t> histogram_;  // candidates at each distance
+  Found candidates_;                    // in order of id
 };
+
+// How many there are.
+class Count {
+ public:
+  explicit Count(unsigned limit) : limit_(limit) {}
+
+  unsigned limit() const { return limit_; }
+  void add(const std::uint64_t*, std::size_t count) { total_ += count; }
+  std::size_t total() const { return total_; }
+
+ private:
+  unsigned limit_;
+  std::size_t total_ = 0;
+};
+
+// The first k of two sorted lists.
+inline Found merged(const Found& a, Found b, std::size_t k) {
+  if (a.empty()) return b;
+  Found all;
+  all.reserve(a.size() + b.size());
+  std::merge(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(all));
+  if (all.size() > k) all.resize(k);
+  return all;
+}
 
 }  // namespace bitgaze

@@ -1,91 +1,139 @@
 #include "scan.h"
 
 #include <algorithm>
-#include <vector>
-
-#include "nearest.h"
-#include "planes.h"
 
 namespace bitgaze {
 namespace {
 
-// A block stays in the first-level cache while a group of queries passes over it.
-constexpr std::size_t kBlockBytes = 16384;
-// The first blocks are small: what they find lowers the limit for the others.
-constexpr std::size_t kFirstBlockCodes = 64;
-constexpr std::size_t kMaxGroupQueries = 256;
-constexpr std::size_t kMaxGroupCandidates = std::size_t{1} << 20;
-// From how many queries on it pays to lay out a block by word. Measured with AVX-512 and AVX2: from
-// 12 on where codes have few words, hardly at all with AVX-512 from 8 words on, where the block
-// holds few codes.
-std::size_t min_planes_queries(std::size_t words) { return words < 8 ? 12 : 64; }
+// A run of codes stays in the first-level cache while a group of queries passes over it.
+constexpr std::size_t kRunBytes = 16384;
+// The first runs are short: what they find lowers the limit for the others.
+constexpr std::size_t kFirstRun = 64;
+// A filter is looked at in steps of so many codes, a bit each.
+constexpr std::size_t kFilterStep = 64;
+// Where most codes have to be read whole, screening costs up to a tenth; so it is left out for so
+// many runs, and then tried again.
+constexpr std::uint8_t kUnscreenedRuns = 31;
+// Short runs come first, when the limit is still far off, and screen nothing out.
+constexpr std::size_t kMinScreenedRun = 256;
 
-// One group of queries over all codes.
-class Scan {
- public:
-  Scan(const Kernel& kernel, const CodeView& codes)
-      : kernel_(kernel),
-        codes_(codes),
-        words_(words_of(codes.code_bytes)),
-        block_codes_(std::max<std::size_t>(kBlockBytes / (8 * words_) / 64 * 64, 64)),
-        found_(block_codes_ + kFoundSlack) {}
+static_assert(kBlockCodes <= kMaxScreenedCodes);
 
-  void run(const std::uint8_t* queries, std::size_t count, std::vector<NearestK>& nearest) {
-    const bool by_word = codes_.code_bytes != 8 && count >= min_planes_queries(words_);
-    if (by_word) {
-      planes_.resize(block_codes_ * words_);
-      query_words_.resize(count * words_);
-      for (std::size_t q = 0; q < count; ++q) {
-        to_planes(queries + q * codes_.code_bytes, 1, codes_.code_bytes,
-                  query_words_.data() + q * words_, 1);
-      }
-    }
-    std::size_t size = kFirstBlockCodes;
-    for (std::size_t first = 0; first < codes_.count; first += size) {
-      if (first > 0) size = std::min(2 * size, block_codes_);
-      const std::size_t block = std::min(size, codes_.count - first);
-      const std::uint8_t* rows = codes_.data + first * codes_.code_bytes;
-      if (by_word) to_planes(rows, block, codes_.code_bytes, planes_.data(), block_codes_);
-      for (std::size_t q = 0; q < count; ++q) {
-        const unsigned limit = nearest[q].limit();
-        const std::size_t found =
-            by_word ? kernel_.find_planes(query_words_.data() + q * words_, planes_.data(),
-                                          block_codes_, block, words_, limit, first, found_.data())
-                    : kernel_.find_rows(queries + q * codes_.code_bytes, rows, block,
-                                        codes_.code_bytes, limit, first, found_.data());
-        if (found > 0) nearest[q].add(found_.data(), found);
-      }
-    }
-  }
+// From how many queries on it pays to lay out a run of rows by word. Measured with AVX-512 and
+// AVX2: from 12 on where codes have few words, hardly at all with AVX-512 from 8 words on, where
+// the run holds few codes.
+std::size_t min_by_word_queries(std::size_t words) { return words < 8 ? 12 : 64; }
 
- private:
-  const Kernel& kernel_;
-  CodeView codes_;
-  std::size_t words_;
-  std::size_t block_codes_;
-  std::vector<std::uint64_t> found_;
-  std::vector<std::uint64_t> planes_;
-  std::vector<std::uint64_t> query_words_;
-};
+// The longest run: for one query a whole block, read once and in streams.
+std::size_t max_run(const Codes& codes, std::size_t query_count) {
+  if (codes.by_word && query_count == 1) return kBlockCodes;
+  const std::size_t fitting = kRunBytes / (8 * words_of(codes.code_bytes));
+  return std::max(fitting / kFilterStep * kFilterStep, kFilterStep);
+}
 
 }  // namespace
 
-void search(const Kernel& kernel, const CodeView& codes, const CodeView& queries, std::size_t k,
-            std::int32_t* distances, std::int64_t* ids) {
-  const std::size_t group =
-      std::clamp<std::size_t>(kMaxGroupCandidates / NearestK::room(k), 1, kMaxGroupQueries);
-  const auto limit = static_cast<unsigned>(8 * codes.code_bytes + 1);
-  Scan scan(kernel, codes);
-  for (std::size_t begin = 0; begin < queries.count; begin += group) {
-    const std::size_t end = std::min(begin + group, queries.count);
-    std::vector<NearestK> nearest;
-    nearest.reserve(end - begin);
-    for (std::size_t q = begin; q < end; ++q) nearest.emplace_back(k, limit);
-    scan.run(queries.data + begin * queries.code_bytes, end - begin, nearest);
-    for (std::size_t q = begin; q < end; ++q) {
-      nearest[q - begin].finish(distances + q * k, ids + q * k);
-    }
+template <typename Sink>
+Scan<Sink>::Scan(const Kernel& kernel, const Codes& codes, const std::uint8_t* queries,
+                 std::size_t query_count, const Filter& filter)
+    : kernel_(kernel),
+      codes_(codes),
+      queries_(queries),
+      query_count_(query_count),
+      filter_(filter),
+      words_(words_of(codes.code_bytes)),
+      max_run_(max_run(codes, query_count)),
+      run_(std::min(kFirstRun, max_run_)),
+      copy_by_word_(!codes.by_word && words_ > 1 && query_count >= min_by_word_queries(words_)),
+      query_words_(query_count * words_),
+      planes_(copy_by_word_ ? max_run_ * words_ : 0),
+      found_(max_run_ + kFoundSlack),
+      unscreened_runs_(query_count) {
+  for (std::size_t q = 0; q < query_count; ++q) {
+    to_planes(queries + q * codes.code_bytes, 1, codes.code_bytes, query_words_.data() + q * words_,
+              1);
   }
 }
+
+template <typename Sink>
+void Scan<Sink>::run(std::size_t first, std::size_t last, std::vector<Sink>& sinks) {
+  while (first < last) {
+    const std::size_t end = std::min({first + run_, last, (first / kBlockCodes + 1) * kBlockCodes});
+    if (filter_.bits == nullptr) {
+      compare(first, end, sinks);
+    } else {
+      compare_allowed(first, end, sinks);
+    }
+    run_ = std::min(2 * run_, max_run_);
+    first = end;
+  }
+}
+
+// Only the steps in which a code is allowed.
+template <typename Sink>
+void Scan<Sink>::compare_allowed(std::size_t first, std::size_t last, std::vector<Sink>& sinks) {
+  const auto any_allowed = [this](std::size_t step) {
+    const std::size_t bytes = (filter_.count + 7) / 8;
+    std::uint64_t bits = 0;
+    if (step / 8 < bytes) {
+      std::memcpy(&bits, filter_.bits + step / 8, std::min<std::size_t>(8, bytes - step / 8));
+    }
+    return bits != 0;
+  };
+  while (first < last) {
+    while (first < last && !any_allowed(first)) first += kFilterStep;
+    std::size_t end = first;
+    while (end < last && any_allowed(end)) end += kFilterStep;
+    if (first < last) compare(first, std::min(end, last), sinks);
+    first = end;
+  }
+}
+
+template <typename Sink>
+void Scan<Sink>::compare(std::size_t first, std::size_t last, std::vector<Sink>& sinks) {
+  if (copy_by_word_) {
+    to_planes(codes_.row(first), last - first, codes_.code_bytes, planes_.data(), max_run_);
+  }
+  for (std::size_t q = 0; q < query_count_; ++q) {
+    std::size_t count = find(q, sinks[q].limit(), first, last - first);
+    if (count > 0 && (filter_.bits != nullptr || filter_.exclude != nullptr)) {
+      std::uint64_t* const end = found_.data() + count;
+      std::uint64_t* const kept = std::remove_if(found_.data(), end, [&](std::uint64_t found) {
+        return !filter_.allows(q, found & kIdMask);
+      });
+      count = static_cast<std::size_t>(kept - found_.data());
+    }
+    if (count > 0) sinks[q].add(found_.data(), count);
+  }
+}
+
+template <typename Sink>
+std::size_t Scan<Sink>::find(std::size_t query, unsigned limit, std::size_t first,
+                             std::size_t count) {
+  const std::uint64_t* query_words = query_words_.data() + query * words_;
+  if (copy_by_word_) {
+    return kernel_.find_planes(query_words, planes_.data(), max_run_, count, words_, limit, first,
+                               found_.data());
+  }
+  if (!codes_.by_word) {
+    return kernel_.find_rows(queries_ + query * codes_.code_bytes, codes_.row(first), count,
+                             codes_.code_bytes, limit, first, found_.data());
+  }
+  std::uint8_t& unscreened_runs = unscreened_runs_[query];
+  if (words_ == 1 || count < kMinScreenedRun || unscreened_runs > 0) {
+    if (count >= kMinScreenedRun && unscreened_runs > 0) --unscreened_runs;
+    return kernel_.find_planes(query_words, codes_.plane(first), kBlockCodes, count, words_, limit,
+                               first, found_.data());
+  }
+  bool screened = true;
+  const std::size_t found =
+      kernel_.find_screened(query_words, codes_.plane(first), kBlockCodes, count, words_, limit,
+                            first, found_.data(), &screened);
+  if (!screened) unscreened_runs = kUnscreenedRuns;
+  return found;
+}
+
+template class Scan<Nearest>;
+template class Scan<Count>;
 
 }  // namespace bitgaze

@@ -1,19 +1,62 @@
-// Exact search: every code is compared with every query. Knows nothing of instruction sets.
+// Exact search by comparing every code. Knows nothing of instruction sets and threads.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "codes.h"
 #include "dispatch.h"
+#include "nearest.h"
 
 namespace bitgaze {
 
-struct CodeView {
-  const std::uint8_t* data;  // count * code_bytes bytes, of any alignment
-  std::size_t count;
-  std::size_t code_bytes;  // 1 to 128
+// Which codes may be found.
+struct Filter {
+  const std::uint8_t* bits = nullptr;  // code i is allowed by bit i % 8 of byte i / 8; or all are
+  std::size_t count = 0;               // codes from here on are not allowed
+  const std::int64_t* exclude = nullptr;  // one id for each query, which it must not find; or none
+
+  bool allows(std::size_t id) const {
+    return bits == nullptr || (id < count && (bits[id / 8] >> id % 8 & 1) != 0);
+  }
+  bool allows(std::size_t query, std::uint64_t id) const {
+    return allows(id) && (exclude == nullptr || exclude[query] != static_cast<std::int64_t>(id));
+  }
 };
 
-// The k nearest codes of each query: ascending distance, ties by lower position. 1 <= k, and k is
-// at most codes.count. distances and ids: queries.count rows of k.
-void search(const Kernel& kernel, const CodeView& codes, const CodeView& queries, std::size_t k,
-            std::int32_t* distances, std::int64_t* ids);
+// A group of queries, compared with ranges of codes in ascending order. Sink: Nearest or Count.
+template <typename Sink>
+class Scan {
+ public:
+  // queries: query_count rows; filter.exclude is that of the first of them.
+  Scan(const Kernel& kernel, const Codes& codes, const std::uint8_t* queries,
+       std::size_t query_count, const Filter& filter);
+
+  // Codes first to last - 1; first is a multiple of kBlockCodes. One sink for each query.
+  void run(std::size_t first, std::size_t last, std::vector<Sink>& sinks);
+
+ private:
+  void compare_allowed(std::size_t first, std::size_t last, std::vector<Sink>& sinks);
+  void compare(std::size_t first, std::size_t last, std::vector<Sink>& sinks);
+  std::size_t find(std::size_t query, unsigned limit, std::size_t first, std::size_t count);
+
+  const Kernel& kernel_;
+  Codes codes_;
+  const std::uint8_t* queries_;
+  std::size_t query_count_;
+  Filter filter_;
+  std::size_t words_;
+  std::size_t max_run_;
+  std::size_t run_;
+  bool copy_by_word_;                       // lay rows out by word, run by run
+  std::vector<std::uint64_t> query_words_;  // words_ for each query
+  std::vector<std::uint64_t> planes_;       // a run of rows, by word
+  std::vector<std::uint64_t> found_;
+  std::vector<std::uint8_t> unscreened_runs_;  // for each query: so many to come
+};
+
+extern template class Scan<Nearest>;
+extern template class Scan<Count>;
 
 }  // namespace bitgaze

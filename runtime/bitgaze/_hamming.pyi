@@ -1,11 +1,42 @@
 import numpy as np
 from numpy.typing import NDArray
 
-def search(
-    codes: NDArray[np.uint8],
-    queries: NDArray[np.uint8],
-    k: int,
-    kernel: str | None = None,
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]: ...
+BLOCK_CODES: int
+
+class MultiIndex:
+    def __init__(
+        self, codes: NDArray[np.uint8] | NDArray[np.uint64], count: int, threads: int
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    @property
+    def tables(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+class Request:
+    def __init__(
+        self,
+        codes: NDArray[np.uint8] | NDArray[np.uint64],
+        count: int,
+        queries: NDArray[np.uint8],
+        *,
+        k: int,
+        radius: int,
+        filter: NDArray[np.uint8] | None = None,
+        exclude: NDArray[np.int64] | None = None,
+        threads: int = 1,
+        kernel: str | None = None,
+        tables: MultiIndex | None = None,
+        covered: int = 0,
+        changed: NDArray[np.int64] | None = None,
+        forced: bool = False,
+    ) -> None: ...
+
+def nearest(request: Request, columns: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]: ...
+def within(
+    request: Request,
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]: ...
+def count(request: Request) -> NDArray[np.int64]: ...
+def write_blocks(blocks: NDArray[np.uint64], first: int, rows: NDArray[np.uint8]) -> None: ...
 def kernel() -> str: ...
 def kernels() -> list[str]: ...

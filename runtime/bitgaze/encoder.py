@@ -18,6 +18,7 @@ from PIL import Image
 
 from bitgaze import images
 from bitgaze.contract import DEFAULT_MODEL, Contract, Model, read_model
+from bitgaze.cores import available_cores
 from bitgaze.errors import ImageError, ModelError, ProviderError
 from bitgaze.images import Source
 
@@ -181,18 +182,6 @@ class Encoder:
             return images.load(source, self.contract.preprocess)
         except ImageError as error:
             return error
-
-
-def available_cores() -> int:
-    """Cores this process may run on, by its affinity; a container's CPU quota caps it."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
 
 
 def _open_session(path: Path, providers: list[str], threads: int) -> Any:

@@ -304,7 +304,7 @@ class Gallery:
                 self._refresh()
                 yield changed_chunks
                 for n in changed_chunks:
-                    codes = self._index.codes[n * CHUNK_CODES : (n + 1) * CHUNK_CODES]
+                    codes = self._index[n * CHUNK_CODES : (n + 1) * CHUNK_CODES]
                     gallery_file.write_chunk(self._db, n, codes)
                 self._db.execute("COMMIT")
             except BaseException:
@@ -348,7 +348,7 @@ class Gallery:
     def _item(self, slot: int) -> Item:
         if not 0 <= slot < len(self._index):
             raise GalleryCorrupt(f"{self.path}: slot {slot} of {len(self._index)} in its key index")
-        return gallery_file.read_item(self._db, slot, self._index.codes[slot].copy())
+        return gallery_file.read_item(self._db, slot, self._index[slot])
 
     def _hit(self, slot: int, distance: int) -> Hit:
         item = self._item(slot)

@@ -5,22 +5,50 @@ Knows bytes and bits. Does not know what a code stands for, models, images or fi
 
 import operator
 import threading
-from typing import SupportsIndex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitgaze import _hamming
+from bitgaze.cores import available_cores
 
 MAX_BITS = 1024
 _ALIGNMENT = 64
+_BLOCK_CODES = _hamming.BLOCK_CODES
+
+# So many changed or added codes, and this share of all, may be looked at beside the tables before
+# these are made anew: a rebuilding then costs each change no more than a few microseconds.
+_MAX_CHANGED = 4096
+_MAX_CHANGED_SHARE = 1 / 1024
+_MAX_UNCOVERED = 65536
+_MAX_UNCOVERED_SHARE = 1 / 8
+
+Method = Literal["scan", "mih"]
+_NO_IDS: NDArray[np.int64] = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What a search sees: taken once, at its beginning. Writers put another in its place."""
+
+    codes: NDArray[Any]  # with room for more: uint8 (room, code_bytes), or uint64 blocks by word
+    count: int
+    tables: _hamming.MultiIndex | None = None
+    covered: int = 0  # codes below are in the tables
+    changed: NDArray[np.int64] = field(
+        default_factory=lambda: _NO_IDS
+    )  # except for these, ascending
 
 
 class HammingIndex:
-    """A growing array of binary codes; a search compares a query with every one of them.
+    """A growing array of binary codes; a search finds those nearest to a query.
 
     A code's id is its position: the first code added has id 0, the next 1. Results are exact, and
-    the same on every machine.
+    the same on every machine, at every number of threads, with tables and without.
 
     Any number of threads may search while one adds: a search sees the codes that were there when
     it began. `replace` and `remove` change codes in place, so a search that runs at that moment may
@@ -30,7 +58,7 @@ class HammingIndex:
         bits: the length of a code, a multiple of 8 from 8 to 1024.
     """
 
-    def __init__(self, bits: int) -> None:
+    def __init__(self, bits: SupportsIndex) -> None:
         """Makes an empty index.
 
         Args:
@@ -40,26 +68,75 @@ class HammingIndex:
             TypeError: bits is not an integer.
             ValueError: bits is not one of those lengths.
         """
-        bits = _integer(bits, "bits")
-        if not 8 <= bits <= MAX_BITS or bits % 8:
+        self.bits = _integer(bits, "bits")
+        if not 8 <= self.bits <= MAX_BITS or self.bits % 8:
             raise ValueError(f"bits must be a multiple of 8 from 8 to {MAX_BITS}, got {bits}")
-        self.bits = bits
-        self._lock = threading.Lock()  # held by writers; a reader takes _codes once
-        self._buffer = _aligned(0, bits // 8)
-        self._codes = _read_only(self._buffer)
+        # Codes of several whole words lie by word: csrc/hamming/codes.h says why.
+        self._by_word = self.bits > 64 and self.bits % 64 == 0
+        self._is_view = False
+        self._lock = threading.Lock()  # held by writers
+        self._state = _State(self._room(0), 0)
+
+    @classmethod
+    def view(cls, codes: NDArray[np.uint8]) -> "HammingIndex":
+        """An index over an array of yours, which is neither copied nor ever changed.
+
+        The array is kept alive; search it only while nobody changes it. It may lie in a file or
+        any other buffer: `numpy.memmap`, `numpy.frombuffer(data, numpy.uint8).reshape(n, -1)`.
+
+        Args:
+            codes: uint8, shape (n, bits // 8), C-contiguous, of any alignment.
+
+        Raises:
+            TypeError: codes is not a uint8 array.
+            ValueError: its shape is another, or it is not C-contiguous.
+        """
+        _check_array(codes, "codes")
+        if codes.ndim != 2:
+            raise ValueError(f"codes must have shape (n, code_bytes), got {codes.shape}")
+        index = cls(8 * codes.shape[1])
+        index._check(codes, "codes")
+        index._by_word = False
+        index._is_view = True
+        index._state = _State(codes, len(codes))
+        return index
 
     def __len__(self) -> int:
         """How many codes there are."""
-        return len(self._codes)
+        return self._state.count
 
-    @property
-    def codes(self) -> NDArray[np.uint8]:
-        """The codes: uint8, shape (n, bits // 8), C-contiguous, row i the code with id i.
+    def __getitem__(
+        self, ids: SupportsIndex | slice | NDArray[np.integer[Any]]
+    ) -> NDArray[np.uint8]:
+        """Copies of codes, uint8.
 
-        A read-only view of the n codes of this moment, not a copy: `add` leaves it as it is,
-        `replace` and `remove` show through.
+        `index[3]` is one, shape (bits // 8,); `index[10:20]` and `index[ids]` are several, shape
+        (n, bits // 8).
+
+        Raises:
+            TypeError: ids is not an integer, a slice or an integer array.
+            IndexError: there is no such id.
         """
-        return self._codes
+        state = self._state
+        if isinstance(ids, slice):
+            return self._gather(state, np.arange(*ids.indices(state.count)))
+        if isinstance(ids, np.ndarray) and ids.ndim == 1:
+            return self._gather(state, _known_ids(ids, "ids", state.count))
+        row: NDArray[np.uint8] = self._gather(state, np.array([_known(ids, "id", state.count)]))[0]
+        return row
+
+    def reserve(self, count: SupportsIndex) -> None:
+        """Makes room for count codes in all, so that adding up to there copies none twice.
+
+        Raises:
+            TypeError: count is not an integer.
+            ValueError: count is negative, or this index is a view.
+        """
+        count = _integer(count, "count")
+        if count < 0:
+            raise ValueError(f"count must be at least 0, got {count}")
+        with self._writing() as state:
+            self._state = self._with_room(state, count)
 
     def add(self, codes: NDArray[np.uint8]) -> None:
         """Appends codes; they get the ids that follow. The codes are copied.
@@ -69,22 +146,22 @@ class HammingIndex:
 
         Raises:
             TypeError: codes is not a uint8 array.
-            ValueError: its shape is another, or it is not C-contiguous.
+            ValueError: its shape is another, it is not C-contiguous, or this index is a view.
         """
         self._check(codes, "codes")
-        with self._lock:
-            begin = len(self._codes)
-            end = begin + len(codes)
-            if end > len(self._buffer):
-                # Half as much again: repeated adding copies each code about twice. The old buffer
-                # stays alive, unchanged, for the searches that use it.
-                buffer = _aligned(max(end, begin + begin // 2), self.bits // 8)
-                buffer[:begin] = self._codes
-                self._buffer = buffer
-            self._buffer[begin:end] = codes
-            self._codes = _read_only(self._buffer[:end])
+        with self._writing() as before:
+            end = before.count + len(codes)
+            # Half as much again: repeated adding copies each code about twice. The old array stays
+            # alive, unchanged, for the searches that use it.
+            grown = max(end, before.count + before.count // 2)
+            state = before if end <= self._capacity(before) else self._with_room(before, grown)
+            if self._by_word:
+                _hamming.write_blocks(state.codes, state.count, codes)
+            else:
+                state.codes[state.count : end] = codes
+            self._state = self._fresh(replace(state, count=end))
 
-    def replace(self, slot: int, code: NDArray[np.uint8]) -> None:
+    def replace(self, slot: SupportsIndex, code: NDArray[np.uint8]) -> None:
         """Puts another code in the place of one.
 
         Args:
@@ -93,16 +170,16 @@ class HammingIndex:
 
         Raises:
             TypeError: code is not a uint8 array, or slot is not an integer.
-            ValueError: the shape of code is another.
+            ValueError: the shape of code is another, or this index is a view.
             IndexError: there is no such slot.
         """
         _check_array(code, "code")
         if code.shape != (self.bits // 8,):
             raise ValueError(f"code must have shape ({self.bits // 8},), got {code.shape}")
-        with self._lock:
-            self._buffer[self._known(slot)] = code
+        with self._writing() as state:
+            self._put(state, _known(slot, "slot", state.count), code, state.count)
 
-    def remove(self, slot: int) -> None:
+    def remove(self, slot: SupportsIndex) -> None:
         """Takes a code out and moves the last one into its slot, which changes that one's id.
 
         Args:
@@ -111,38 +188,243 @@ class HammingIndex:
         Raises:
             TypeError: slot is not an integer.
             IndexError: there is no such slot.
+            ValueError: this index is a view.
         """
+        with self._writing() as state:
+            last = state.count - 1
+            slot = _known(slot, "slot", state.count)
+            self._put(state, slot, self._gather(state, np.array([last]))[0], last)
+
+    def build_tables(self, *, threads: SupportsIndex | None = None) -> None:
+        """Makes tables for multi-index hashing, with which a search need not look at every code.
+
+        They serve where near codes are near: a radius of a few bits, or clustered codes, among
+        millions. From then on each search takes the way that costs less, and changes keep the
+        tables right. They take 12 bytes for each code and table, and there are about
+        bits / log2(n) tables: for 100 M codes of 64 bits 3 tables, 3.8 GB. That is more than the
+        codes themselves, so nothing but this call makes them; `table_bytes` tells how much it is.
+
+        Args:
+            threads: at most so many; by default the cores this process may use.
+
+        Raises:
+            TypeError: threads is not an integer.
+            ValueError: threads < 1, or there are 2**32 codes or more.
+        """
+        threads = _threads(threads)
         with self._lock:
-            slot = self._known(slot)
-            last = len(self._codes) - 1
-            self._buffer[slot] = self._buffer[last]
-            self._codes = _read_only(self._buffer[:last])
+            self._state = self._with_tables(self._state, threads)
+
+    @property
+    def table_bytes(self) -> int:
+        """Memory of the tables, in bytes; 0 before `build_tables`."""
+        tables = self._state.tables
+        return 0 if tables is None else tables.bytes
 
     def search(
-        self, queries: NDArray[np.uint8], k: SupportsIndex = 10
+        self,
+        queries: NDArray[np.uint8],
+        k: SupportsIndex = 10,
+        *,
+        filter: NDArray[np.bool_] | NDArray[np.uint8] | None = None,
+        exclude: NDArray[np.integer[Any]] | None = None,
+        threads: SupportsIndex | None = None,
+        method: Method | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Finds the k nearest codes of each query.
 
         Args:
             queries: uint8, shape (q, bits // 8), C-contiguous; q may be 0.
             k: how many to find for each query, at least 1.
+            filter: which codes may be found: bool, shape (m,), m <= n; or packed,
+                `numpy.packbits(mask, bitorder="little")`. Codes from m on may not.
+            exclude: for each query an id that it must not find, or -1: integers, shape (q,). So
+                `index.search(index[ids], exclude=ids)` finds the neighbours of stored codes.
+            threads: at most so many; by default the cores this process may use.
+            method: "scan" or "mih" (multi-index hashing) force one; by default the tables are used
+                if they are there, as long as they cost less than a scan.
 
         Returns:
-            distances, int32, and ids, int64, both of shape (q, min(k, n)): in each row ascending
-            by distance (0 to bits), ties by lower id.
+            distances, int32, and ids, int64, both of shape (q, min(k, m)), m being the number of
+            codes, or of those that the filter allows: in each row ascending by distance (0 to
+            bits), ties by lower id. A row that `exclude` leaves short ends in the id -1, with the
+            distance bits + 1.
 
         Raises:
-            TypeError: queries is not a uint8 array, or k is not an integer.
-            ValueError: queries has another shape or is not C-contiguous, or k < 1; or the
-                environment variable BITGAZE_SIMD names no kernel.
+            TypeError: an array of another dtype, or k or threads is not an integer.
+            ValueError: an array of another shape or not C-contiguous; k or threads < 1; an unknown
+                method, or "mih" before `build_tables`; or the environment variable BITGAZE_SIMD
+                names no kernel.
+            IndexError: exclude holds an id that does not exist.
             RuntimeError: BITGAZE_SIMD names a kernel that this machine cannot run.
         """
-        self._check(queries, "queries")
         k = _integer(k, "k")
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        codes = self._codes
-        return _hamming.search(codes, queries, min(k, max(len(codes), 1)))
+        state = self._state
+        request = self._request(state, queries, k, self.bits, filter, exclude, threads, method)
+        found = state.count if filter is None else _allowed(filter, state.count)
+        return _hamming.nearest(request, min(k, found))
+
+    def range_search(
+        self,
+        queries: NDArray[np.uint8],
+        radius: SupportsIndex,
+        *,
+        k: SupportsIndex | None = None,
+        filter: NDArray[np.bool_] | NDArray[np.uint8] | None = None,
+        exclude: NDArray[np.integer[Any]] | None = None,
+        threads: SupportsIndex | None = None,
+        method: Method | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+        """Finds the codes within a radius of each query, that distance included.
+
+        Args:
+            queries: as for `search`.
+            radius: Hamming distance, at least 0.
+            k: at most so many for each query, the nearest; by default all.
+            filter: as for `search`.
+            exclude: as for `search`.
+            threads: as for `search`.
+            method: as for `search`.
+
+        Returns:
+            lims, int64, shape (q + 1,), distances, int32, and ids, int64: those of query i are
+            distances[lims[i] : lims[i + 1]], ascending, ties by lower id, and the same part of ids.
+
+        Raises:
+            As `search`; and ValueError: radius < 0.
+        """
+        state = self._state
+        if k is not None and _integer(k, "k") < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        most = max(state.count, 1) if k is None else _integer(k, "k")
+        radius = _radius(radius)
+        return _hamming.within(
+            self._request(state, queries, most, radius, filter, exclude, threads, method)
+        )
+
+    def range_count(
+        self,
+        queries: NDArray[np.uint8],
+        radius: SupportsIndex,
+        *,
+        filter: NDArray[np.bool_] | NDArray[np.uint8] | None = None,
+        exclude: NDArray[np.integer[Any]] | None = None,
+        threads: SupportsIndex | None = None,
+    ) -> NDArray[np.int64]:
+        """How many codes lie within a radius of each query: int64, shape (q,); it scans them all.
+
+        Args:
+            queries: as for `search`.
+            radius: Hamming distance, at least 0.
+            filter: as for `search`.
+            exclude: as for `search`.
+            threads: as for `search`.
+
+        Raises:
+            As `range_search`.
+        """
+        state, radius = self._state, _radius(radius)
+        request = self._request(state, queries, 1, radius, filter, exclude, threads, "scan")
+        return _hamming.count(request)
+
+    def _request(
+        self,
+        state: _State,
+        queries: NDArray[np.uint8],
+        k: int,
+        radius: int,
+        filter: NDArray[np.bool_] | NDArray[np.uint8] | None,
+        exclude: NDArray[np.integer[Any]] | None,
+        threads: SupportsIndex | None,
+        method: Method | None,
+    ) -> _hamming.Request:
+        self._check(queries, "queries")
+        if method not in {None, "scan", "mih"}:
+            raise ValueError(f'method must be "scan", "mih" or None, got {method!r}')
+        if method == "mih" and state.tables is None:
+            raise ValueError('method "mih" needs tables: call build_tables() first')
+        return _hamming.Request(
+            state.codes,
+            state.count,
+            queries,
+            k=min(k, max(state.count, 1)),
+            radius=radius,
+            filter=None if filter is None else _bitmap(filter, state.count),
+            exclude=None if exclude is None else _excluded(exclude, len(queries), state.count),
+            threads=_threads(threads),
+            tables=None if method == "scan" else state.tables,
+            covered=state.covered,
+            changed=state.changed,
+            forced=method == "mih",
+        )
+
+    def _gather(self, state: _State, ids: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        if not self._by_word:
+            rows: NDArray[np.uint8] = state.codes[ids]
+            return rows
+        words = state.codes[ids // _BLOCK_CODES, :, ids % _BLOCK_CODES]
+        return np.ascontiguousarray(words).view(np.uint8)
+
+    @contextmanager
+    def _writing(self) -> Iterator[_State]:
+        if self._is_view:
+            raise ValueError(
+                "this index is a view of an array and cannot change: "
+                f"make HammingIndex({self.bits}) and add the codes to it"
+            )
+        with self._lock:
+            yield self._state
+
+    def _room(self, count: int) -> NDArray[Any]:
+        if not self._by_word:
+            return _aligned(count * self.bits // 8).reshape(count, self.bits // 8)
+        blocks = -(-count // _BLOCK_CODES)
+        room = _aligned(blocks * _BLOCK_CODES * self.bits // 8)
+        return room.view(np.uint64).reshape(blocks, self.bits // 64, _BLOCK_CODES)
+
+    def _capacity(self, state: _State) -> int:
+        return len(state.codes) * (_BLOCK_CODES if self._by_word else 1)
+
+    def _with_room(self, state: _State, count: int) -> _State:
+        if count <= self._capacity(state):
+            return state
+        room = self._room(count)
+        used = -(-state.count // _BLOCK_CODES) if self._by_word else state.count
+        room[:used] = state.codes[:used]
+        return replace(state, codes=room)
+
+    def _put(self, state: _State, slot: int, code: NDArray[np.uint8], count: int) -> None:
+        """Writes a code into a slot, count codes being left then."""
+        if self._by_word:
+            block, place = divmod(slot, _BLOCK_CODES)
+            state.codes[block, :, place] = np.ascontiguousarray(code).view(np.uint64)
+        else:
+            state.codes[slot] = code
+        changed = state.changed
+        if slot < state.covered:
+            at = int(np.searchsorted(changed, slot))
+            if at == len(changed) or changed[at] != slot:
+                changed = np.insert(changed, at, slot)
+        # In steps of 64 codes: what a filter is looked at in.
+        covered = min(state.covered, count // 64 * 64)
+        self._state = self._fresh(replace(state, count=count, covered=covered, changed=changed))
+
+    def _fresh(self, state: _State) -> _State:
+        """With new tables, if too much has changed since they were made."""
+        if state.tables is None:
+            return state
+        uncovered = state.count - state.covered
+        if uncovered <= max(_MAX_UNCOVERED, _MAX_UNCOVERED_SHARE * state.count) and len(
+            state.changed
+        ) <= max(_MAX_CHANGED, _MAX_CHANGED_SHARE * state.count):
+            return state
+        return self._with_tables(state, available_cores())
+
+    def _with_tables(self, state: _State, threads: int) -> _State:
+        tables = _hamming.MultiIndex(state.codes, state.count, threads)
+        return replace(state, tables=tables, covered=state.count // 64 * 64, changed=_NO_IDS)
 
     def _check(self, array: NDArray[np.uint8], name: str) -> None:
         _check_array(array, name)
@@ -159,17 +441,7 @@ class HammingIndex:
                 f"{name} have {array.shape[1]} bytes per row, but this index holds "
                 f"{code_bytes}-byte codes"
             )
-        if not array.flags.c_contiguous:
-            raise ValueError(
-                f"{name} must be C-contiguous, got strides {array.strides}: pass "
-                f"numpy.ascontiguousarray({name})"
-            )
-
-    def _known(self, slot: int) -> int:
-        slot = _integer(slot, "slot")
-        if not 0 <= slot < len(self._codes):
-            raise IndexError(f"no slot {slot}: this index holds {len(self._codes)} codes")
-        return slot
+        _check_contiguous(array, name)
 
 
 def simd() -> str:
@@ -192,6 +464,70 @@ def _integer(value: SupportsIndex, name: str) -> int:
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}") from None
 
 
+def _threads(threads: SupportsIndex | None) -> int:
+    if threads is None:
+        return available_cores()
+    if _integer(threads, "threads") < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    return min(_integer(threads, "threads"), 4096)
+
+
+def _radius(radius: SupportsIndex) -> int:
+    if _integer(radius, "radius") < 0:
+        raise ValueError(f"radius must be at least 0, got {radius}")
+    return min(_integer(radius, "radius"), MAX_BITS)
+
+
+def _known(slot: SupportsIndex, name: str, count: int) -> int:
+    slot = _integer(slot, name)
+    if not 0 <= slot < count:
+        raise IndexError(f"no {name} {slot}: this index holds {count} codes")
+    return slot
+
+
+def _known_ids(ids: NDArray[np.integer[Any]], name: str, count: int) -> NDArray[np.int64]:
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise TypeError(f"{name} must be integers, got dtype {ids.dtype}")
+    unknown = ids[(ids < 0) | (ids >= count)]
+    if len(unknown):
+        raise IndexError(f"no id {unknown[0]}: this index holds {count} codes")
+    return ids.astype(np.int64)
+
+
+def _excluded(exclude: NDArray[np.integer[Any]], queries: int, count: int) -> NDArray[np.int64]:
+    if not isinstance(exclude, np.ndarray):
+        raise TypeError(f"exclude must be an integer array, got {type(exclude).__name__}")
+    if exclude.shape != (queries,):
+        raise ValueError(
+            f"exclude must have an id for each query, shape ({queries},), got {exclude.shape}"
+        )
+    _known_ids(exclude[exclude != -1], "exclude", count)
+    return exclude.astype(np.int64)
+
+
+def _bitmap(filter: NDArray[np.bool_] | NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """A filter as a bit for each code, the first in the lowest bit of byte 0."""
+    if not isinstance(filter, np.ndarray) or filter.dtype not in {np.dtype(bool), np.dtype("u1")}:
+        got = filter.dtype if isinstance(filter, np.ndarray) else type(filter).__name__
+        raise TypeError(f"filter must be a bool array, or a packed uint8 array, got {got}")
+    most = count if filter.dtype == bool else -(-count // 8)
+    if filter.ndim != 1 or len(filter) > most:
+        raise ValueError(
+            f"filter must have shape (m,), m at most {most} for {count} codes, got {filter.shape}"
+        )
+    if filter.dtype == bool:
+        return np.packbits(filter, bitorder="little")
+    _check_contiguous(filter, "filter")
+    return filter.view(np.uint8)
+
+
+def _allowed(filter: NDArray[np.bool_] | NDArray[np.uint8], count: int) -> int:
+    """How many codes a filter, checked already, lets pass."""
+    if filter.dtype == bool:
+        return int(np.count_nonzero(filter))
+    return (int.from_bytes(filter.tobytes(), "little") & ((1 << count) - 1)).bit_count()
+
+
 def _check_array(array: object, name: str) -> None:
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name} must be a uint8 array, got {type(array).__name__}")
@@ -199,15 +535,16 @@ def _check_array(array: object, name: str) -> None:
         raise TypeError(f"{name} must be a uint8 array, got dtype {array.dtype}")
 
 
-def _aligned(count: int, code_bytes: int) -> NDArray[np.uint8]:
-    """Room for count codes that begins on a cache line, so that no vector load crosses two."""
-    size = count * code_bytes
+def _check_contiguous(array: NDArray[Any], name: str) -> None:
+    if not array.flags.c_contiguous:
+        raise ValueError(
+            f"{name} must be C-contiguous, got strides {array.strides}: pass "
+            f"numpy.ascontiguousarray({name})"
+        )
+
+
+def _aligned(size: int) -> NDArray[np.uint8]:
+    """Bytes that begin on a cache line, so that no vector load crosses two."""
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     offset = -memory.ctypes.data % _ALIGNMENT
-    return memory[offset : offset + size].reshape(count, code_bytes)
-
-
-def _read_only(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    view = codes.view()
-    view.flags.writeable = False
-    return view
+    return memory[offset : offset + size]

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bitgaze.encoder import available_cores
+from bitgaze.cores import available_cores
 from bitgaze.errors import GalleryError
 from bitgaze.gallery_file import FileState, Item
 from bitgaze.images import SUFFIXES, printable

@@ -1,0 +1,275 @@
+#include "multi_index.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+
+#include "pool.h"
+
+namespace bitgaze {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "substrings are cut out of words");
+
+// A bucket each for as many codes as there are, roughly: fewer tables then suffice. 2^24 numbers
+// are 64 MiB.
+constexpr unsigned kMaxSubstringBits = 24;
+// Costs beside the one of reading a word in a stream, measured at 10 M and 100 M codes.
+constexpr double kProbeCost = 60;   // a bucket: two cache misses, many at once
+constexpr double kVerifyCost = 60;  // a code, to compare it whole
+// Buckets that are looked up together, so that their cache misses overlap.
+constexpr std::size_t kProbes = 32;
+constexpr std::size_t kRun = 2048;
+
+std::uint64_t substring(const std::uint64_t* words, unsigned begin, unsigned bits) {
+  std::uint64_t value = words[begin / 64] >> begin % 64;
+  if (begin % 64 + bits > 64) value |= words[begin / 64 + 1] << (64 - begin % 64);
+  return value & ((std::uint64_t{1} << bits) - 1);
+}
+
+using Words = std::array<std::uint64_t, 16>;
+
+unsigned distance(const std::uint64_t* a, const std::uint64_t* b, std::size_t words) {
+  int sum = 0;
+  for (std::size_t j = 0; j < words; ++j) sum += std::popcount(a[j] ^ b[j]);
+  return static_cast<unsigned>(sum);
+}
+
+// The k nearest of codes that arrive in any order, each once.
+class NearestInAnyOrder {
+ public:
+  NearestInAnyOrder(std::size_t k, unsigned radius)
+      : k_(k), bound_(radius), room_(k + std::max<std::size_t>(k, 1024)), histogram_(radius + 1) {}
+
+  unsigned bound() const { return bound_; }  // nothing farther is wanted
+
+  void add(std::uint64_t found) {
+    const auto found_distance = static_cast<unsigned>(found >> kIdBits);
+    if (found_distance > bound_ || found >= threshold_) return;
+    if (candidates_.size() == room_) discard();
+    candidates_.push_back(found);
+    ++histogram_[found_distance];
+    ++within_;
+    while (within_ - histogram_[bound_] >= k_) within_ -= histogram_[bound_--];
+  }
+
+  // Whether k codes, or more, lie within a radius.
+  bool full_within(unsigned radius) const { return within_ >= k_ && bound_ <= radius; }
+
+  Found sorted() {
+    if (candidates_.size() > k_) discard();
+    std::sort(candidates_.begin(), candidates_.end());
+    return std::move(candidates_);
+  }
+
+ private:
+  void discard() {
+    const auto last = candidates_.begin() + static_cast<std::ptrdiff_t>(k_ - 1);
+    std::nth_element(candidates_.begin(), last, candidates_.end());
+    threshold_ = *last;
+    candidates_.resize(k_);
+  }
+
+  std::size_t k_;
+  unsigned bound_;
+  std::size_t room_;
+  std::size_t within_ = 0;                       // how many came, as near as the bound or nearer
+  std::uint64_t threshold_ = ~std::uint64_t{0};  // there are k below or at this
+  std::vector<std::size_t> histogram_;
+  Found candidates_;
+};
+
+}  // namespace
+
+MultiIndex::MultiIndex(const Codes& codes, unsigned threads)
+    : count_(codes.count), code_bytes_(codes.code_bytes) {
+  const auto bits = static_cast<unsigned>(8 * codes.code_bytes);
+  const auto log2 = static_cast<unsigned>(std::bit_width(std::max<std::size_t>(codes.count, 1)));
+  const unsigned longest = std::clamp(log2 - 1, 8U, kMaxSubstringBits);
+  const unsigned tables = (bits + longest - 1) / longest;
+  const std::size_t words = words_of(codes.code_bytes);
+  unsigned begin = 0;
+  for (unsigned t = 0; t < tables; ++t) {
+    const unsigned length = (bits - begin) / (tables - t);
+    tables_.push_back({begin, length, (begin / 64 + 1) % words, nullptr, nullptr, nullptr});
+    begin += length;
+  }
+  std::atomic<std::size_t> next = 0;
+  run_parallel(std::min(threads, tables), [&] {
+    for (std::size_t t = next++; t < tables_.size(); t = next++) fill(tables_[t], codes);
+  });
+}
+
+// A counting sort by substring.
+void MultiIndex::fill(Table& table, const Codes& codes) const {
+  const std::size_t buckets = std::size_t{1} << table.bits;
+  table.bucket = std::make_unique<std::uint32_t[]>(buckets + 1);
+  table.words = std::make_unique_for_overwrite<std::uint64_t[]>(count_);
+  table.ids = std::make_unique_for_overwrite<std::uint32_t[]>(count_);
+  Words words;
+  for (std::size_t i = 0; i < count_; ++i) {
+    codes.copy_words(i, words.data());
+    ++table.bucket[substring(words.data(), table.begin, table.bits) + 1];
+  }
+  for (std::size_t b = 0; b < buckets; ++b) table.bucket[b + 1] += table.bucket[b];
+  // Each bucket's beginning runs ahead to its end, which is the next one's beginning.
+  for (std::size_t i = 0; i < count_; ++i) {
+    codes.copy_words(i, words.data());
+    const std::size_t place = table.bucket[substring(words.data(), table.begin, table.bits)]++;
+    table.words[place] = words[table.word];
+    table.ids[place] = static_cast<std::uint32_t>(i);
+  }
+  for (std::size_t b = buckets; b > 0; --b) table.bucket[b] = table.bucket[b - 1];
+  table.bucket[0] = 0;
+}
+
+std::size_t MultiIndex::bytes() const {
+  std::size_t bytes = 0;
+  for (const Table& table : tables_) {
+    bytes += ((std::size_t{1} << table.bits) + 1) * sizeof(table.bucket[0]);
+    bytes += count_ * (sizeof(table.words[0]) + sizeof(table.ids[0]));
+  }
+  return bytes;
+}
+
+// One query.
+class MultiIndex::Search {
+ public:
+  Search(const MultiIndex& index, const Kernel& kernel, const State& state,
+         const std::uint8_t* query, std::size_t k, unsigned radius, const Filter& filter)
+      : index_(index),
+        kernel_(kernel),
+        state_(state),
+        filter_(filter),
+        words_(words_of(index.code_bytes_)),
+        nearest_(k, radius) {
+    Codes{query, 1, index.code_bytes_, false}.copy_words(0, query_.data());
+    for (const std::int64_t id : state.changed) {
+      const auto i = static_cast<std::size_t>(id);
+      if (i >= state.covered || !filter.allows(0, i)) continue;
+      Words code;
+      state.codes.copy_words(i, code.data());
+      nearest_.add(std::uint64_t{distance(code.data(), query_.data(), words_)} << kIdBits | i);
+    }
+  }
+
+  bool run(unsigned radius, double cost_limit) {
+    const auto tables = static_cast<unsigned>(index_.tables_.size());
+    for (unsigned r = 0; r <= radius; ++r) {
+      const unsigned shell = r / tables;
+      if (!probe(r % tables, shell, cost_limit)) return false;
+      if (nearest_.full_within(r)) break;
+    }
+    return true;
+  }
+
+  Found sorted() { return nearest_.sorted(); }
+
+ private:
+  // The buckets of one table whose substring differs from the query's in just so many bits.
+  bool probe(std::size_t table_number, unsigned shell, double cost_limit) {
+    const Table& table = index_.tables_[table_number];
+    if (shell > table.bits) return true;
+    const std::uint64_t own = substring(query_.data(), table.begin, table.bits);
+    const std::uint64_t end = std::uint64_t{1} << table.bits;
+    std::array<std::uint64_t, kProbes> buckets;
+    std::size_t count = 0;
+    std::uint64_t mask = (std::uint64_t{1} << shell) - 1;
+    for (;;) {
+      buckets[count++] = own ^ mask;
+      mask = next_mask(mask);
+      const bool last = mask >= end;
+      if (last || count == kProbes) {
+        look_into(table, table_number, shell, std::span(buckets).first(count));
+        if (cost_ > cost_limit) return false;
+        count = 0;
+      }
+      if (last) return true;
+    }
+  }
+
+  // The next larger number with as many set bits (R. W. Gosper, HAKMEM item 175); 0 has none.
+  static std::uint64_t next_mask(std::uint64_t mask) {
+    if (mask == 0) return ~std::uint64_t{0};
+    const std::uint64_t lowest = mask & (~mask + 1);
+    const std::uint64_t ripple = mask + lowest;
+    return ripple | ((mask ^ ripple) >> 2) / lowest;
+  }
+
+  void look_into(const Table& table, std::size_t table_number, unsigned shell,
+                 std::span<const std::uint64_t> buckets) {
+    for (const std::uint64_t bucket : buckets) prefetch(&table.bucket[bucket]);
+    for (const std::uint64_t bucket : buckets) prefetch(&table.words[table.bucket[bucket]]);
+    for (const std::uint64_t bucket : buckets) {
+      const std::size_t end = table.bucket[bucket + 1];
+      cost_ += kProbeCost + static_cast<double>(end - table.bucket[bucket]);
+      for (std::size_t first = table.bucket[bucket]; first < end; first += kRun) {
+        const std::size_t count = kernel_.find_rows(
+            reinterpret_cast<const std::uint8_t*>(&query_[table.word]),
+            reinterpret_cast<const std::uint8_t*>(&table.words[first]), std::min(kRun, end - first),
+            8, nearest_.bound() + 1, first, found_.data());
+        for (std::size_t i = 0; i < count; ++i) {
+          add(table, table_number, shell, found_[i]);
+        }
+      }
+    }
+  }
+
+  // found: the distance between words, and where the code stands in the table.
+  void add(const Table& table, std::size_t table_number, unsigned shell, std::uint64_t found) {
+    const std::size_t id = table.ids[found & kIdMask];
+    if (id >= state_.covered || !filter_.allows(0, id)) return;
+    if (std::ranges::binary_search(state_.changed, static_cast<std::int64_t>(id))) return;
+    Words code;
+    std::uint64_t full_distance = found >> kIdBits;
+    if (words_ == 1) {
+      code[0] = table.words[found & kIdMask];
+    } else {
+      cost_ += kVerifyCost;
+      state_.codes.copy_words(id, code.data());
+      full_distance = distance(code.data(), query_.data(), words_);
+    }
+    if (full_distance > nearest_.bound() || seen_before(code.data(), table_number, shell)) return;
+    nearest_.add(full_distance << kIdBits | id);
+  }
+
+  // A code is in every table; it counts where the search comes upon it first.
+  bool seen_before(const std::uint64_t* code, std::size_t table_number, unsigned shell) const {
+    for (std::size_t t = 0; t < index_.tables_.size(); ++t) {
+      const Table& table = index_.tables_[t];
+      const std::uint64_t differing = substring(code, table.begin, table.bits) ^
+                                      substring(query_.data(), table.begin, table.bits);
+      const auto table_shell = static_cast<unsigned>(std::popcount(differing));
+      if (table_shell < shell || (table_shell == shell && t < table_number)) return true;
+    }
+    return false;
+  }
+
+  static void prefetch([[maybe_unused]] const void* address) {
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch(address);
+#endif
+  }
+
+  const MultiIndex& index_;
+  const Kernel& kernel_;
+  const State& state_;
+  const Filter& filter_;
+  std::size_t words_;
+  Words query_{};
+  NearestInAnyOrder nearest_;
+  double cost_ = 0;
+  std::array<std::uint64_t, kRun + kFoundSlack> found_;
+};
+
+bool MultiIndex::search(const Kernel& kernel, const State& state, const std::uint8_t* query,
+                        std::size_t k, unsigned radius, const Filter& filter, double cost_limit,
+                        Found& found) const {
+  Search search(*this, kernel, state, query, k, radius, filter);
+  if (!search.run(radius, cost_limit)) return false;
+  found = search.sorted();
+  return true;
+}
+
+}  // namespace bitgaze

@@ -1,0 +1,183 @@
+#include "search.h"
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "pool.h"
+
+namespace bitgaze {
+namespace {
+
+constexpr std::size_t kMaxGroupQueries = 256;
+constexpr std::size_t kMaxGroupCandidates = std::size_t{1} << 20;
+// What a thread takes from the common counter.
+constexpr std::size_t kChunkCodes = 8 * kBlockCodes;
+// Comparing so many words takes about as long as waking a thread.
+constexpr std::size_t kMinWorkerWords = std::size_t{1} << 18;
+// A lookup in tables is given up when it costs this share of a scan: little is lost when it fails,
+// and where it helps, it helps by more.
+constexpr double kMaxTableShare = 0.125;
+constexpr std::size_t kBatchQueries = 8;
+constexpr double kBatchShare = 0.4;
+
+unsigned useful_threads(const Codes& codes, const Queries& queries, unsigned threads) {
+  const std::size_t words = codes.count * words_of(codes.code_bytes) * queries.count;
+  return static_cast<unsigned>(std::clamp<std::size_t>(words / kMinWorkerWords, 1, threads));
+}
+
+std::size_t group_size(const Queries& queries, std::size_t k, unsigned groups_at_once) {
+  const std::size_t fair = (queries.count + groups_at_once - 1) / groups_at_once;
+  const std::size_t fitting = std::max<std::size_t>(kMaxGroupCandidates / k, 1);
+  return std::max<std::size_t>(std::min({fair, fitting, kMaxGroupQueries}), 1);
+}
+
+// Scans for all queries, group by group. start() makes a sink; end(query, sink) gets each one that
+// has seen some or all of the codes: under a lock if only some, and then again for the others.
+template <typename Sink, typename Start, typename End>
+void scan_all(const Kernel& kernel, const Codes& codes, const Queries& queries,
+              const Wanted& wanted, const Start& start, const End& end) {
+  const unsigned threads = useful_threads(codes, queries, wanted.threads);
+  const std::size_t chunks = (codes.count + kChunkCodes - 1) / kChunkCodes;
+  // Many codes are split, so that each is read once, whatever the number of threads; a few are not,
+  // and each thread takes other queries.
+  const bool split_codes = threads > 1 && chunks >= 2 * threads;
+  const std::size_t group = group_size(queries, wanted.k, split_codes ? 1 : threads);
+
+  const auto scan_group = [&](std::size_t first, std::atomic<std::size_t>& next_chunk,
+                              std::mutex& ending) {
+    const std::size_t size = std::min(group, queries.count - first);
+    std::vector<Sink> sinks;
+    sinks.reserve(size);
+    for (std::size_t q = 0; q < size; ++q) sinks.push_back(start());
+    Filter filter = wanted.filter;
+    if (filter.exclude != nullptr) filter.exclude += first;
+    Scan<Sink> scan(kernel, codes, queries.rows + first * codes.code_bytes, size, filter);
+    for (std::size_t chunk = next_chunk++; chunk < chunks; chunk = next_chunk++) {
+      scan.run(chunk * kChunkCodes, std::min((chunk + 1) * kChunkCodes, codes.count), sinks);
+    }
+    const std::lock_guard lock(ending);
+    for (std::size_t q = 0; q < size; ++q) end(first + q, sinks[q]);
+  };
+
+  if (split_codes) {
+    for (std::size_t first = 0; first < queries.count; first += group) {
+      std::atomic<std::size_t> next_chunk = 0;
+      std::mutex ending;
+      run_parallel(threads, [&] { scan_group(first, next_chunk, ending); });
+    }
+  } else {
+    std::atomic<std::size_t> next_group = 0;
+    run_parallel(threads, [&] {
+      for (std::size_t first = group * next_group++; first < queries.count;
+           first = group * next_group++) {
+        std::atomic<std::size_t> next_chunk = 0;
+        std::mutex ending;
+        scan_group(first, next_chunk, ending);
+      }
+    });
+  }
+}
+
+std::vector<Found> scan_nearest(const Kernel& kernel, const Codes& codes, const Queries& queries,
+                                const Wanted& wanted) {
+  std::vector<Found> found(queries.count);
+  const std::size_t k = std::min(wanted.k, codes.count);
+  if (k == 0) return found;
+  scan_all<Nearest>(
+      kernel, codes, queries, wanted, [&] { return Nearest(k, wanted.radius + 1); },
+      [&](std::size_t query, Nearest& nearest) {
+        found[query] = merged(found[query], nearest.sorted(), k);
+      });
+  return found;
+}
+
+// What one query may cost the tables, in words read in a stream, before a scan is the better way.
+double cost_limit(const Codes& codes, const Queries& queries, const Tables& tables) {
+  if (tables.forced) return std::numeric_limits<double>::infinity();
+  // A scan reads a word once for all queries of a batch, and is then bound by instructions.
+  const double words = static_cast<double>(codes.count * words_of(codes.code_bytes));
+  return words * kMaxTableShare * (queries.count < kBatchQueries ? 1.0 : kBatchShare);
+}
+
+// The codes that the tables do not hold.
+Found scan_rest(const Kernel& kernel, const Codes& codes, const std::uint8_t* query, std::size_t k,
+                unsigned radius, const Filter& filter, std::size_t covered) {
+  std::vector<Nearest> nearest(1, Nearest(k, radius + 1));
+  Scan<Nearest> scan(kernel, codes, query, 1, filter);
+  scan.run(covered, codes.count, nearest);
+  return nearest[0].sorted();
+}
+
+// Queries that turned out too costly for the tables are left out of `done`.
+std::vector<Found> look_up(const Kernel& kernel, const Codes& codes, const Queries& queries,
+                           const Wanted& wanted, const Tables& tables,
+                           std::vector<std::uint8_t>& done) {
+  std::vector<Found> found(queries.count);
+  const std::size_t k = std::min(wanted.k, codes.count);
+  const double limit = cost_limit(codes, queries, tables);
+  const MultiIndex::State state{codes, tables.covered, tables.changed};
+  const auto look_up_one = [&](std::size_t q) {
+    const std::uint8_t* query = queries.rows + q * codes.code_bytes;
+    Filter filter = wanted.filter;
+    if (filter.exclude != nullptr) filter.exclude += q;
+    Found covered;
+    if (!tables.index->search(kernel, state, query, k, wanted.radius, filter, limit, covered))
+      return;
+    const Found rest = scan_rest(kernel, codes, query, k, wanted.radius, filter, tables.covered);
+    found[q] = merged(covered, rest, k);
+    done[q] = 1;
+  };
+  // The first query tells whether the others are worth trying.
+  look_up_one(0);
+  if (done[0] == 0) return found;
+  std::atomic<std::size_t> next = 1;
+  run_parallel(static_cast<unsigned>(std::min<std::size_t>(wanted.threads, queries.count)), [&] {
+    for (std::size_t q = next++; q < queries.count; q = next++) look_up_one(q);
+  });
+  return found;
+}
+
+}  // namespace
+
+std::vector<Found> search(const Kernel& kernel, const Codes& codes, const Queries& queries,
+                          const Wanted& wanted, const Tables& tables) {
+  if (tables.index == nullptr || queries.count == 0 || codes.count == 0) {
+    return scan_nearest(kernel, codes, queries, wanted);
+  }
+  std::vector<std::uint8_t> done(queries.count);
+  std::vector<Found> found = look_up(kernel, codes, queries, wanted, tables, done);
+
+  std::vector<std::uint8_t> rows;
+  std::vector<std::int64_t> exclude;
+  std::vector<std::size_t> left;
+  for (std::size_t q = 0; q < queries.count; ++q) {
+    if (done[q] != 0) continue;
+    const std::uint8_t* row = queries.rows + q * codes.code_bytes;
+    rows.insert(rows.end(), row, row + codes.code_bytes);
+    if (wanted.filter.exclude != nullptr) exclude.push_back(wanted.filter.exclude[q]);
+    left.push_back(q);
+  }
+  Wanted scan = wanted;
+  if (scan.filter.exclude != nullptr) scan.filter.exclude = exclude.data();
+  std::vector<Found> scanned = scan_nearest(kernel, codes, {rows.data(), left.size()}, scan);
+  for (std::size_t i = 0; i < left.size(); ++i) found[left[i]] = std::move(scanned[i]);
+  return found;
+}
+
+void count(const Kernel& kernel, const Codes& codes, const Queries& queries, const Wanted& wanted,
+           std::int64_t* counts) {
+  std::fill_n(counts, queries.count, 0);
+  Wanted all = wanted;
+  all.k = 1;
+  scan_all<Count>(
+      kernel, codes, queries, all, [&] { return Count(wanted.radius + 1); },
+      [&](std::size_t query, const Count& sink) {
+        counts[query] += static_cast<std::int64_t>(sink.total());
+      });
+}
+
+}  // namespace bitgaze
