@@ -1,11 +1,12 @@
 """Hamming search beside FAISS and usearch, in one process, on the same codes.
 
-    python benchmarks/search.py [--codes 1000000 10000000]
+    python benchmarks/search.py [--readme]         1 M and 10 M codes, and once more with AVX2
+    python benchmarks/search.py --tables           multi-index hashing on 100 M codes, 8 GB
 
-Every result is compared with numpy's before anything is timed. Random codes, and clustered ones:
-4,000 random centres with about one bit in 16 flipped, as codes of similar pictures are. Machines
-are noisy: the ratio counts. GB/s are the bytes of all codes, once per query, in the time of one
-query; "read" is what numpy's sum of the same memory reaches, best of 5: less than the memory can.
+Codes are random, or learned: those that trained networks gave 2,000 CIFAR-10 test pictures
+(learned_codes.npz, CONTRIBUTING.md says how they were made), each repeated with about one bit in 32
+flipped. Every result is checked before anything is timed. Machines are noisy: ratios count. GB/s
+are the bytes of all codes in the time of one query, beside what libc's memchr reads.
 """
 
 import argparse
@@ -14,10 +15,12 @@ import os
 # One thread for everyone; set before the libraries read it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import ctypes
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -28,59 +31,119 @@ from bitgaze import HammingIndex, simd
 
 Codes = NDArray[np.uint8]
 
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+QUERIES = 100
+SEARCHES = ((1, 10), (QUERIES, 10), (QUERIES, 100), (QUERIES, 1000))  # queries at once, k
+HEAD = (
+    "| codes | bits | kind | one query, ms | GB/s, read | x FAISS | batch of 100, ms a query "
+    "| x FAISS | k = 100 | k = 1000 | two threads |\n" + "|---" * 11 + "|"
+)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--codes", type=int, nargs="+", default=[1_000_000, 10_000_000])
-    parser.add_argument("--bits", type=int, nargs="+", default=[64, 128, 256])
-    parser.add_argument("--only-this-level", action="store_true", help="no second run with AVX2")
+    add = parser.add_argument
+    add("--codes", type=int, nargs="+", default=[1_000_000, 10_000_000])
+    add("--bits", type=int, nargs="+", default=[64, 128, 256])
+    add("--readme", action="store_true", help="put the table into the README")
+    add("--tables", action="store_true", help="multi-index hashing instead")
+    add("--this-level", action="store_true", help="no second run with AVX2")
     arguments = parser.parse_args()
+    if arguments.tables:
+        compare_tables(100_000_000)
+        return
     level = os.environ.get("FAISS_SIMD_LEVEL", "its best")
-    print(f"one thread; kernel {simd()}; FAISS {faiss.__version__}, level {level}; ms per query")
     print(
-        f"{'codes':>11} {'kind':>9} {'bits':>4} {'queries':>7} {'k':>5} {'bitgaze':>8} "
-        f"{'FAISS':>8} {'usearch':>8} {'x FAISS':>7} {'GB/s':>6} {'read':>5}"
+        f"kernel {simd()}; FAISS {faiss.__version__}, level {level}; usearch {usearch.__version__}"
     )
+    rows = [HEAD]
+    print(HEAD, flush=True)
     for count in arguments.codes:
         for bits in arguments.bits:
-            for kind in (random_codes, clustered_codes):
-                compare(kind, count, bits)
-    if simd() == "avx512" and not arguments.only_this_level:
+            for kind in (random_codes, learned_codes):
+                row = compare(kind, count, bits)
+                print(row, flush=True)
+                rows.append(row)
+    if arguments.readme:
+        write_table(README, "\n".join(rows))
+    if simd() == "avx512" and not arguments.this_level:
         subprocess.run(
-            [sys.executable, __file__, "--only-this-level", "--codes", "1000000"],
+            [sys.executable, __file__, "--this-level", "--codes", "1000000"],
             env={**os.environ, "BITGAZE_SIMD": "avx2", "FAISS_SIMD_LEVEL": "AVX2"},
             check=True,
         )
 
 
-def compare(kind: Callable[[int, int], Codes], count: int, bits: int) -> None:
-    codes = kind(count + 100, bits)
-    codes, queries = codes[:-100], codes[-100:]
+def compare(kind: Callable[[int, int], Codes], count: int, bits: int) -> str:
+    """One row of the table."""
+    codes = kind(count + QUERIES, bits)
+    codes, queries = codes[:-QUERIES], codes[-QUERIES:]
     index = HammingIndex(bits)
+    index.reserve(count)
     index.add(codes)
     rival = faiss.IndexBinaryFlat(bits)
     rival.add(codes)
-    words = index.codes.reshape(-1).view(np.uint64)
-    read = words.nbytes / best(words.sum, 5) / 1e9
-    for query_count, k in ((1, 10), (100, 10), (100, 100), (100, 1000)):
+    read = read_speed(codes.nbytes)
+    name = kind.__name__.split("_")[0]
+    cells = [f"{count // 1_000_000} M", str(bits), name]
+    for query_count, k in SEARCHES:
         some = queries[:query_count]
-        expected = numpy_distances(codes, some[:3], k)
-        for found in (index.search(some, k)[0], rival.search(some, k)[0]):
-            if not np.array_equal(found[:3], expected):
-                raise SystemExit("a library found other distances than numpy")
+        found = index.search(some, k, threads=1)[0]
+        check(found[:3], numpy_distances(codes, some[:3], k))
+        check(found, rival.search(some, k)[0])
         repeats = 7 if query_count == 1 or count <= 1_000_000 else 3
-        ours = best(lambda s=some, n=k: index.search(s, n), repeats) / query_count
+        ours = best(lambda s=some, n=k: index.search(s, n, threads=1), repeats) / query_count
         faiss_s = best(lambda s=some, n=k: rival.search(s, n), repeats) / query_count
-        usearch_ms = ""
-        if query_count == 1 and count <= 1_000_000:
-            usearch_s = best(lambda s=some, n=k: usearch_search(codes, s, n), 2)
-            usearch_ms = f"{1e3 * usearch_s:.3f}"
+        if query_count == 1:
+            cells += [f"{1e3 * ours:.2f}", f"{codes.nbytes / ours / 1e9:.1f}, {read:.1f}"]
+        elif k == SEARCHES[1][1]:
+            cells.append(f"{1e3 * ours:.3f}")
+        cells.append(f"{faiss_s / ours:.1f}")
+    batch_k = SEARCHES[1][1]
+    one = best(lambda: index.search(queries, batch_k, threads=1), 5)
+    two = best(lambda: index.search(queries, batch_k, threads=2), 5)
+    cells.append(f"{one / two:.2f}")
+    if count <= 1_000_000 and name == "random":
+        usearch_s = best(lambda: usearch_search(codes, queries[:1], 10), 2)
+        print(f"usearch, one query, {bits} bits: {1e3 * usearch_s:.1f} ms")
+    return "| " + " | ".join(cells) + " |"
+
+
+def compare_tables(count: int) -> None:
+    """Radius 2 and k = 10 over many learned codes of 64 bits, by scan and by tables."""
+    codes = learned_codes(count + QUERIES, 64)
+    codes, queries = codes[:-QUERIES], codes[-QUERIES:]
+    index = HammingIndex.view(codes)
+    start = time.perf_counter()
+    index.build_tables(threads=1)
+    print(
+        f"{count} codes of 64 bits: tables built in {time.perf_counter() - start:.1f} s, ", end=""
+    )
+    print(f"{index.table_bytes / count:.1f} bytes a code beside the 8 of the codes", flush=True)
+    for name, search in {
+        "radius 2": lambda q, method: index.range_search(q, 2, threads=1, method=method),
+        "k = 10": lambda q, method: index.search(q, 10, threads=1, method=method),
+    }.items():
+        ratios, seconds, results = [], [], []
+        for q in queries[:20]:
+            scanned, looked_up = (search(q[None], method) for method in ("scan", "mih"))
+            for a, b in zip(scanned, looked_up, strict=True):
+                check(a, b)
+            scan_s = best(lambda q=q, s=search: s(q[None], "scan"), 2)
+            mih_s = best(lambda q=q, s=search: s(q[None], "mih"), 3)
+            chosen_s = best(lambda q=q, s=search: s(q[None], None), 3)
+            ratios.append((scan_s / mih_s, scan_s / chosen_s))
+            seconds.append((scan_s, mih_s, chosen_s))
+            results.append(len(scanned[-1].reshape(-1)))
+        scan_ms, mih_ms, chosen_ms = 1e3 * np.mean(seconds, axis=0)
         print(
-            f"{count:11,} {kind.__name__.split('_')[0]:>9} {bits:4} {query_count:7} {k:5} "
-            f"{1e3 * ours:8.3f} {1e3 * faiss_s:8.3f} {usearch_ms:>8} {faiss_s / ours:7.1f} "
-            f"{words.nbytes / ours / 1e9:6.1f} {read:5.1f}",
+            f"{name}: scan {scan_ms:.1f} ms, tables {mih_ms:.3f} ms, left to choose "
+            f"{chosen_ms:.3f} ms; ratio of the means {scan_ms / mih_ms:.0f}, of single queries "
+            f"{np.min(ratios, axis=0)[0]:.0f} to {np.max(ratios, axis=0)[0]:.0f}, median "
+            f"{np.median(ratios, axis=0)[0]:.0f}; {np.mean(results):.0f} results on average",
             flush=True,
         )
 
@@ -89,11 +152,18 @@ def random_codes(count: int, bits: int) -> Codes:
     return np.random.default_rng(bits).integers(0, 256, (count, bits // 8), dtype=np.uint8)
 
 
-def clustered_codes(count: int, bits: int) -> Codes:
+def learned_codes(count: int, bits: int) -> Codes:
+    with np.load(HERE / "learned_codes.npz") as file:
+        base = file[f"codes{bits}"]
     generator = np.random.default_rng(bits)
-    codes = random_codes(4000, bits)[generator.integers(0, 4000, count)]
-    flips = generator.integers(0, 256, (4, *codes.shape), dtype=np.uint8)
-    return codes ^ np.bitwise_and.reduce(flips)  # each bit with probability 1/16
+    codes = np.empty((count, bits // 8), np.uint8)
+    for start in range(0, count, 1_000_000):
+        size = min(1_000_000, count - start)
+        flips = generator.integers(0, 256, (5, size, bits // 8), dtype=np.uint8)
+        repeated = base[generator.integers(0, len(base), size)]
+        # Each bit flips with probability 1/32.
+        codes[start : start + size] = repeated ^ np.bitwise_and.reduce(flips)
+    return codes
 
 
 def usearch_search(codes: Codes, queries: Codes, k: int) -> object:
@@ -111,6 +181,19 @@ def numpy_distances(codes: Codes, queries: Codes, k: int) -> NDArray[np.int32]:
     return np.array(rows)
 
 
+def check(found: NDArray[np.generic], expected: NDArray[np.generic]) -> None:
+    if not np.array_equal(found, expected):
+        raise SystemExit("two ways to search found different things")
+
+
+def read_speed(size: int) -> float:
+    """GB/s at which memchr looks through so many bytes for one that is not there."""
+    memory = np.ones(size, np.uint8)
+    libc = ctypes.CDLL(None)
+    libc.memchr.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
+    return size / best(lambda: libc.memchr(memory.ctypes.data, 0, size), 7) / 1e9
+
+
 def best(run: Callable[[], object], repeats: int) -> float:
     """Seconds of the fastest run: what the code takes when nothing else does."""
     times = []
@@ -119,6 +202,13 @@ def best(run: Callable[[], object], repeats: int) -> float:
         run()
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+def write_table(path: Path, table: str) -> None:
+    begin, end = "<!-- benchmarks/search.py -->\n", "<!-- end -->\n"
+    before, rest = path.read_text(encoding="utf-8").split(begin)
+    after = rest.split(end)[1]
+    path.write_text(f"{before}{begin}{table}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

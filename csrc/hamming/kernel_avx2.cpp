@@ -188,6 +188,8 @@ struct Group {
 };
 
 struct Vectors {
+  using Distances = Group;
+
   static Group differing(std::uint64_t word, const std::uint64_t* codes) noexcept {
     const __m256i query = _mm256_set1_epi64x(static_cast<long long>(word));
     return {add_bytes(bitgaze::differing(query, codes)),

@@ -153,6 +153,8 @@ std::size_t rows_any(const std::uint8_t* query, const std::uint8_t* codes, std::
 }
 
 struct Vectors {
+  using Distances = __m512i;
+
   static __m512i differing(std::uint64_t word, const std::uint64_t* codes) noexcept {
     return bitgaze::differing(_mm512_set1_epi64(static_cast<long long>(word)), codes);
   }

@@ -114,6 +114,8 @@ std::size_t rows_any(const std::uint8_t* query, const std::uint8_t* codes, std::
 }
 
 struct Vectors {
+  using Distances = uint16x8_t;
+
   static uint16x8_t differing(std::uint64_t word, const std::uint64_t* codes) noexcept {
     const uint8x16_t query = vreinterpretq_u8_u64(vdupq_n_u64(word));
     return add_codes(bitgaze::differing(query, codes), bitgaze::differing(query, codes + 2),

@@ -127,6 +127,8 @@ struct Group {
 };
 
 struct Vectors {
+  using Distances = Group;
+
   static Group differing(std::uint64_t word, const std::uint64_t* codes) noexcept {
     Group group;
     for (std::size_t i = 0; i < kGroup; ++i) {

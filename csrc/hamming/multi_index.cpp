@@ -7,6 +7,10 @@
 
 #include "pool.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace bitgaze {
 namespace {
 
@@ -20,7 +24,7 @@ constexpr double kProbeCost = 60;   // a bucket: two cache misses, many at once
 constexpr double kVerifyCost = 60;  // a code, to compare it whole
 // Buckets that are looked up together, so that their cache misses overlap.
 constexpr std::size_t kProbes = 32;
-constexpr std::size_t kRun = 2048;
+constexpr std::size_t kRun = 1024;
 
 std::uint64_t substring(const std::uint64_t* words, unsigned begin, unsigned bits) {
   std::uint64_t value = words[begin / 64] >> begin % 64;
@@ -34,6 +38,42 @@ unsigned distance(const std::uint64_t* a, const std::uint64_t* b, std::size_t wo
   int sum = 0;
   for (std::size_t j = 0; j < words; ++j) sum += std::popcount(a[j] ^ b[j]);
   return static_cast<unsigned>(sum);
+}
+
+// Fresh memory that is read here and there: with pages of 4 KiB every look would miss the TLB.
+void prefer_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::size_t size) {
+#if defined(__linux__)
+  constexpr std::uintptr_t kPage = 4096;
+  const std::uintptr_t begin =
+      (reinterpret_cast<std::uintptr_t>(memory) + kPage - 1) / kPage * kPage;
+  const std::uintptr_t end = (reinterpret_cast<std::uintptr_t>(memory) + size) / kPage * kPage;
+  // Only a hint: where it fails, nothing is lost but speed.
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+// Ascending. By digits, least significant first, where there are enough for that to be faster: with
+// 335,000 results of a radius search it is what takes most of the time.
+void sort_found(Found& found) {
+  constexpr unsigned kDigitBits = 11;
+  constexpr std::size_t kDigits = std::size_t{1} << kDigitBits;
+  if (found.size() < kDigits) {
+    std::sort(found.begin(), found.end());
+    return;
+  }
+  std::uint64_t varying = 0;
+  for (const std::uint64_t number : found) varying |= number ^ found[0];
+  Found sorted(found.size());
+  for (unsigned shift = 0; shift < 64; shift += kDigitBits) {
+    if ((varying >> shift & (kDigits - 1)) == 0) continue;
+    std::array<std::size_t, kDigits + 1> begin{};
+    for (const std::uint64_t number : found) ++begin[(number >> shift & (kDigits - 1)) + 1];
+    for (std::size_t digit = 0; digit < kDigits; ++digit) begin[digit + 1] += begin[digit];
+    for (const std::uint64_t number : found) {
+      sorted[begin[number >> shift & (kDigits - 1)]++] = number;
+    }
+    found.swap(sorted);
+  }
 }
 
 // The k nearest of codes that arrive in any order, each once.
@@ -59,7 +99,7 @@ class NearestInAnyOrder {
 
   Found sorted() {
     if (candidates_.size() > k_) discard();
-    std::sort(candidates_.begin(), candidates_.end());
+    sort_found(candidates_);
     return std::move(candidates_);
   }
 
@@ -107,6 +147,9 @@ void MultiIndex::fill(Table& table, const Codes& codes) const {
   table.bucket = std::make_unique<std::uint32_t[]>(buckets + 1);
   table.words = std::make_unique_for_overwrite<std::uint64_t[]>(count_);
   table.ids = std::make_unique_for_overwrite<std::uint32_t[]>(count_);
+  prefer_large_pages(table.bucket.get(), (buckets + 1) * sizeof(table.bucket[0]));
+  prefer_large_pages(table.words.get(), count_ * sizeof(table.words[0]));
+  prefer_large_pages(table.ids.get(), count_ * sizeof(table.ids[0]));
   Words words;
   for (std::size_t i = 0; i < count_; ++i) {
     codes.copy_words(i, words.data());
@@ -209,6 +252,7 @@ class MultiIndex::Search {
             reinterpret_cast<const std::uint8_t*>(&query_[table.word]),
             reinterpret_cast<const std::uint8_t*>(&table.words[first]), std::min(kRun, end - first),
             8, nearest_.bound() + 1, first, found_.data());
+        for (std::size_t i = 0; i < count; ++i) prefetch(&table.ids[found_[i] & kIdMask]);
         for (std::size_t i = 0; i < count; ++i) {
           add(table, table_number, shell, found_[i]);
         }
@@ -216,21 +260,27 @@ class MultiIndex::Search {
     }
   }
 
-  // found: the distance between words, and where the code stands in the table.
+  // found: the distance between words, and where the code stands in the table. What can be decided
+  // without its id comes first: with codes of one word, only the table where a code counts looks it
+  // up.
   void add(const Table& table, std::size_t table_number, unsigned shell, std::uint64_t found) {
-    const std::size_t id = table.ids[found & kIdMask];
+    const std::size_t place = found & kIdMask;
+    std::uint64_t full_distance = found >> kIdBits;
+    Words code;
+    if (words_ == 1) {
+      code[0] = table.words[place];
+      if (seen_before(code.data(), table_number, shell)) return;
+    }
+    const std::size_t id = table.ids[place];
     if (id >= state_.covered || !filter_.allows(0, id)) return;
     if (std::ranges::binary_search(state_.changed, static_cast<std::int64_t>(id))) return;
-    Words code;
-    std::uint64_t full_distance = found >> kIdBits;
-    if (words_ == 1) {
-      code[0] = table.words[found & kIdMask];
-    } else {
+    if (words_ > 1) {
       cost_ += kVerifyCost;
       state_.codes.copy_words(id, code.data());
       full_distance = distance(code.data(), query_.data(), words_);
+      if (full_distance > nearest_.bound()) return;
+      if (seen_before(code.data(), table_number, shell)) return;
     }
-    if (full_distance > nearest_.bound() || seen_before(code.data(), table_number, shell)) return;
     nearest_.add(full_distance << kIdBits | id);
   }
 

@@ -17,12 +17,12 @@ constexpr std::uint8_t kUnscreenedRuns = 31;
 // Short runs come first, when the limit is still far off, and screen nothing out.
 constexpr std::size_t kMinScreenedRun = 256;
 
-static_assert(kBlockCodes <= kMaxScreenedCodes);
-
 // From how many queries on it pays to lay out a run of rows by word. Measured with AVX-512 and
 // AVX2: from 12 on where codes have few words, hardly at all with AVX-512 from 8 words on, where
 // the run holds few codes.
 std::size_t min_by_word_queries(std::size_t words) { return words < 8 ? 12 : 64; }
+
+static_assert(kMaxScreenedCodes == kBlockCodes);
 
 // The longest run: for one query a whole block, read once and in streams.
 std::size_t max_run(const Codes& codes, std::size_t query_count) {
