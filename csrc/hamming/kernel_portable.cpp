@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "kernel.h"
+#include "popcount.h"
 #include "screened.h"
 
 namespace bitgaze {
@@ -31,15 +32,6 @@ std::uint64_t load_rest(const std::uint8_t* bytes, std::size_t size) noexcept {
   }
   if (size & 1) word = word << 8 | *bytes;
   return word;
-}
-
-// In arithmetic, because x86-64 guarantees no POPCNT: std::popcount would be a call per word there,
-// while compilers turn this into SSE2.
-unsigned popcount(std::uint64_t word) noexcept {
-  word -= word >> 1 & 0x5555555555555555;
-  word = (word & 0x3333333333333333) + (word >> 2 & 0x3333333333333333);
-  word = (word + (word >> 4)) & 0x0f0f0f0f0f0f0f0f;
-  return static_cast<unsigned>(word * 0x0101010101010101 >> 56);
 }
 
 unsigned distance(const std::uint8_t* a, const std::uint8_t* b, std::size_t size) noexcept {

@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "pool.h"
+#include "popcount.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -34,10 +35,14 @@ std::uint64_t substring(const std::uint64_t* words, unsigned begin, unsigned bit
 
 using Words = std::array<std::uint64_t, 16>;
 
-unsigned distance(const std::uint64_t* a, const std::uint64_t* b, std::size_t words) {
-  int sum = 0;
-  for (std::size_t j = 0; j < words; ++j) sum += std::popcount(a[j] ^ b[j]);
-  return static_cast<unsigned>(sum);
+// Makes a code what differs between it and a query, and returns in how many bits.
+unsigned subtract(const std::uint64_t* query, std::size_t words, Words& code) {
+  unsigned sum = 0;
+  for (std::size_t j = 0; j < words; ++j) {
+    code[j] ^= query[j];
+    sum += popcount(code[j]);
+  }
+  return sum;
 }
 
 // Fresh memory that is read here and there: with pages of 4 KiB every look would miss the TLB.
@@ -193,7 +198,7 @@ class MultiIndex::Search {
       if (i >= state.covered || !filter.allows(0, i)) continue;
       Words code;
       state.codes.copy_words(i, code.data());
-      nearest_.add(std::uint64_t{distance(code.data(), query_.data(), words_)} << kIdBits | i);
+      nearest_.add(std::uint64_t{subtract(query_.data(), words_, code)} << kIdBits | i);
     }
   }
 
@@ -265,32 +270,31 @@ class MultiIndex::Search {
   // up.
   void add(const Table& table, std::size_t table_number, unsigned shell, std::uint64_t found) {
     const std::size_t place = found & kIdMask;
-    std::uint64_t full_distance = found >> kIdBits;
-    Words code;
+    std::uint64_t distance = found >> kIdBits;
+    Words differing;
     if (words_ == 1) {
-      code[0] = table.words[place];
-      if (seen_before(code.data(), table_number, shell)) return;
+      differing[0] = table.words[place] ^ query_[0];
+      if (seen_before(differing, table_number, shell)) return;
     }
     const std::size_t id = table.ids[place];
     if (id >= state_.covered || !filter_.allows(0, id)) return;
     if (std::ranges::binary_search(state_.changed, static_cast<std::int64_t>(id))) return;
     if (words_ > 1) {
       cost_ += kVerifyCost;
-      state_.codes.copy_words(id, code.data());
-      full_distance = distance(code.data(), query_.data(), words_);
-      if (full_distance > nearest_.bound()) return;
-      if (seen_before(code.data(), table_number, shell)) return;
+      state_.codes.copy_words(id, differing.data());
+      distance = subtract(query_.data(), words_, differing);
+      if (distance > nearest_.bound() || seen_before(differing, table_number, shell)) return;
     }
-    nearest_.add(full_distance << kIdBits | id);
+    nearest_.add(distance << kIdBits | id);
   }
 
   // A code is in every table; it counts where the search comes upon it first.
-  bool seen_before(const std::uint64_t* code, std::size_t table_number, unsigned shell) const {
+  bool seen_before(const Words& differing, std::size_t table_number, unsigned shell) const {
     for (std::size_t t = 0; t < index_.tables_.size(); ++t) {
       const Table& table = index_.tables_[t];
-      const std::uint64_t differing = substring(code, table.begin, table.bits) ^
-                                      substring(query_.data(), table.begin, table.bits);
-      const auto table_shell = static_cast<unsigned>(std::popcount(differing));
+      const std::uint64_t part = substring(differing.data(), table.begin, table.bits);
+      if (part != 0 && shell == 0) continue;
+      const unsigned table_shell = popcount(part);
       if (table_shell < shell || (table_shell == shell && t < table_number)) return true;
     }
     return false;

@@ -94,8 +94,9 @@ class Count {
 };
 
 // The first k of two sorted lists.
-inline Found merged(const Found& a, Found b, std::size_t k) {
+inline Found merged(Found a, Found b, std::size_t k) {
   if (a.empty()) return b;
+  if (b.empty()) return a;
   Found all;
   all.reserve(a.size() + b.size());
   std::merge(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(all));

@@ -90,7 +90,7 @@ std::vector<Found> scan_nearest(const Kernel& kernel, const Codes& codes, const 
   scan_all<Nearest>(
       kernel, codes, queries, wanted, [&] { return Nearest(k, wanted.radius + 1); },
       [&](std::size_t query, Nearest& nearest) {
-        found[query] = merged(found[query], nearest.sorted(), k);
+        found[query] = merged(std::move(found[query]), nearest.sorted(), k);
       });
   return found;
 }
@@ -127,8 +127,8 @@ std::vector<Found> look_up(const Kernel& kernel, const Codes& codes, const Queri
     Found covered;
     if (!tables.index->search(kernel, state, query, k, wanted.radius, filter, limit, covered))
       return;
-    const Found rest = scan_rest(kernel, codes, query, k, wanted.radius, filter, tables.covered);
-    found[q] = merged(covered, rest, k);
+    Found rest = scan_rest(kernel, codes, query, k, wanted.radius, filter, tables.covered);
+    found[q] = merged(std::move(covered), std::move(rest), k);
     done[q] = 1;
   };
   // The first query tells whether the others are worth trying.
