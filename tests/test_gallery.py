@@ -1,6 +1,7 @@
 import multiprocessing
 import sqlite3
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,66 @@ def test_add_refuses_a_taken_key_and_a_broken_picture(gallery):
     with pytest.raises(ImageError, match="not an image"):
         gallery.add("b", b"broken")
     assert list(gallery) == ["a"]
+
+
+def test_of_threads_that_add_one_key_one_wins(path, encoder):
+    everyone = threading.Barrier(4)
+
+    class Slow:
+        """An encoder that returns when all threads have begun to encode."""
+
+        model, fingerprint = encoder.model, encoder.fingerprint
+
+        def encode(self, sources):
+            everyone.wait(timeout=60)
+            return encoder.encode(sources)
+
+    outcome = []
+
+    def add(number):
+        try:
+            gallery.add("same", picture(number), {"number": number})
+            outcome.append(number)
+        except GalleryError:
+            outcome.append(None)
+
+    with Gallery(path, encoder=Slow()) as gallery:
+        threads = [threading.Thread(target=add, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        winner = max(number for number in outcome if number is not None)
+        assert outcome.count(None) == 3
+        assert gallery.get("same").metadata == {"number": winner}
+
+
+def test_a_transaction_is_kept_whole_or_not_at_all(path):
+    with Gallery(path) as gallery, Gallery(path) as other:
+        gallery.upsert(items(3))
+        with gallery.transaction():
+            gallery.remove("item 0")
+            gallery.upsert([Item("new", codes(1, seed=5)[0])])
+            assert gallery.search("new", k=1)[0].distance == 0
+            assert "item 0" in other
+        for reader in (gallery, other):
+            assert list(reader) == ["item 2", "item 1", "new"]
+
+        def fail(caught=()):
+            with gallery.transaction():
+                gallery.remove("item 1")
+                with suppress(caught):
+                    gallery.remove("none")
+
+        with pytest.raises(KeyError, match="none"):
+            fail()
+        with pytest.raises(GalleryError, match="failed; it was undone"):
+            fail(caught=KeyError)
+        with pytest.raises(UnicodeDecodeError), gallery.transaction():
+            b"\xff".decode()  # not the file's: it stays what it is
+        for reader in (gallery, other):
+            assert list(reader) == ["item 2", "item 1", "new"]
+            assert gallery.search_code(codes(1, seed=5)[0], k=1)[0].key == "new"
 
 
 def test_arguments_out_of_range(gallery, tmp_path):

@@ -182,9 +182,11 @@ class Gallery:
             ImageError: the picture cannot be read.
             TypeError: metadata that JSON cannot hold.
         """
-        if key in self:
-            raise GalleryError(f"{self.path}: key {key!r} is taken; remove it first")
-        self.upsert([Item(key, self._encode(image), dict(metadata or {}))])
+        self._check_free(key)  # before the work of encoding
+        item = Item(key, self._encode(image), dict(metadata or {}))
+        with self.transaction():
+            self._check_free(key)  # now that nobody else writes
+            self.upsert([item])
 
     def upsert(self, items: Iterable[Item]) -> None:
         """Keep these items; one whose key is taken replaces the old one. All of them or none.
@@ -264,6 +266,33 @@ class Gallery:
         with self._reading():
             return gallery_file.read_files(self._db, prefix)
 
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Several calls as one change: the file gets all of them or, after an exception, none.
+
+        What is read inside is not changed by others before the end. Other writers, and other
+        threads, wait meanwhile: encode before, not inside.
+
+        Raises:
+            GalleryError: the file cannot be written, or a call inside failed and its exception was
+                caught there.
+        """
+        with self._lock:
+            with gallery_file.translated_errors(self.path):
+                is_part = self._db.in_transaction
+            try:
+                if not is_part:
+                    self._begin()
+                yield
+                if not is_part:
+                    self._commit()
+            except BaseException:
+                # The codes in memory ran ahead of the file: load them again.
+                self._data_version = -1
+                if self._db.in_transaction:  # SQLite has rolled back by itself after some errors
+                    self._db.execute("ROLLBACK")
+                raise
+
     def close(self) -> None:
         """Release the file. Later calls raise GalleryError."""
         with self._lock:
@@ -296,24 +325,24 @@ class Gallery:
 
     @contextmanager
     def _writing(self) -> Iterator[set[int]]:
-        """One transaction. Yields a set to fill with the chunks whose codes change."""
-        with self._lock, gallery_file.translated_errors(self.path):
+        """One transaction, or a part of one. Yields a set for the chunks whose codes change."""
+        with gallery_file.translated_errors(self.path), self.transaction():
+            yield self._changed_chunks
+
+    def _begin(self) -> None:
+        with gallery_file.translated_errors(self.path):
             self._db.execute("BEGIN IMMEDIATE")
-            changed_chunks: set[int] = set()
-            try:
-                self._refresh()
-                yield changed_chunks
-                for n in changed_chunks:
-                    codes = self._index.codes[n * CHUNK_CODES : (n + 1) * CHUNK_CODES]
-                    gallery_file.write_chunk(self._db, n, codes)
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._data_version = (
-                    -1
-                )  # the codes in memory ran ahead of the file: load them again
-                if self._db.in_transaction:  # SQLite has rolled back by itself after some errors
-                    self._db.execute("ROLLBACK")
-                raise
+            self._changed_chunks: set[int] = set()
+            self._refresh()
+
+    def _commit(self) -> None:
+        with gallery_file.translated_errors(self.path):
+            if not self._db.in_transaction:
+                raise GalleryError(f"{self.path}: a call in the transaction failed; it was undone")
+            for n in self._changed_chunks:
+                codes = self._index.codes[n * CHUNK_CODES : (n + 1) * CHUNK_CODES]
+                gallery_file.write_chunk(self._db, n, codes)
+            self._db.execute("COMMIT")
 
     def _refresh(self) -> None:
         """Load what another process has committed since the last look."""
@@ -338,6 +367,10 @@ class Gallery:
             raise encoded.errors[0]
         code: NDArray[np.uint8] = encoded.codes[0]
         return code
+
+    def _check_free(self, key: str) -> None:
+        if key in self:
+            raise GalleryError(f"{self.path}: key {key!r} is taken; remove it first")
 
     def _known_slot(self, key: str) -> int:
         slot = gallery_file.find_slot(self._db, key)
