@@ -238,6 +238,24 @@ def test_a_transaction_is_kept_whole_or_not_at_all(path):
             assert gallery.search_code(codes(1, seed=5)[0], k=1)[0].key == "new"
 
 
+def test_items_change_places(gallery):
+    gallery.upsert(items(3))
+    before = {key: gallery.get(key) for key in gallery}
+    gallery.move(("item 0", "item 1", None), ("item 1", "item 0", None), ("item 2", "new", None))
+    for key, old in [("item 0", "item 1"), ("item 1", "item 0"), ("new", "item 2")]:
+        assert np.array_equal(gallery.get(key).code, before[old].code)
+        assert gallery.get(key).metadata == before[old].metadata
+    for moves, error in [
+        ([("item 0", "a", None), ("item 1", "a", None)], GalleryError),
+        ([("item 0", "a", None), ("item 1", "new", None)], GalleryError),
+        ([("item 0", "a", None), ("item 0", "b", None)], ValueError),
+        ([("item 0", "a", None), ("a", "b", None)], KeyError),
+    ]:
+        with pytest.raises(error):
+            gallery.move(*moves)
+        assert list(gallery) == ["item 1", "item 0", "new"]
+
+
 def test_arguments_out_of_range(gallery, tmp_path):
     gallery.upsert(items(3))
     with pytest.raises(ValueError, match="k"):

@@ -232,20 +232,24 @@ class Gallery:
         """Give items other keys and files; code and metadata stay. All of them or none.
 
         Args:
-            moves: (key, new key, file) of each, done in this order.
+            moves: (key, new key, file) of each, done at once: two items may change places.
 
         Raises:
             KeyError: no item has that key.
             GalleryError: a new key is taken, or the file cannot be written.
+            ValueError: a key is moved twice.
         """
         if not moves:
             return
         with self._writing():
-            for key, new_key, file in moves:
-                slot = self._known_slot(key)
-                if new_key != key and gallery_file.find_slot(self._db, new_key) is not None:
-                    raise GalleryError(f"{self.path}: key {new_key!r} is taken; remove it first")
-                item = self._item(slot)
+            slots = [self._known_slot(key) for key, _, _ in moves]
+            if len(set(slots)) < len(slots):
+                raise ValueError("a key is moved twice")
+            items = [self._item(slot) for slot in slots]
+            for slot in slots:
+                gallery_file.release_key(self._db, slot)
+            for slot, item, (_, new_key, file) in zip(slots, items, moves, strict=True):
+                self._check_free(new_key)
                 moved = Item(new_key, item.code, item.metadata, file)
                 gallery_file.write_item(self._db, slot, moved)
 
@@ -265,6 +269,12 @@ class Gallery:
         prefix = os.fsencode(os.path.join(os.path.abspath(folder), ""))  # noqa: PTH100, PTH118
         with self._reading():
             return gallery_file.read_files(self._db, prefix)
+
+    def item_of_file(self, path: str | bytes) -> Item | None:
+        """The item that sync made from the file with this absolute path, or None."""
+        with self._reading():
+            slot = gallery_file.find_file(self._db, os.fsencode(path))
+            return None if slot is None else self._item(slot)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

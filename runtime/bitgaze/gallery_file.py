@@ -185,6 +185,12 @@ def find_slot(db: sqlite3.Connection, key: str) -> int | None:
     return None if row is None else int(row[0])
 
 
+def find_file(db: sqlite3.Connection, path: bytes) -> int | None:
+    """The slot of the item that was made from this file, or None."""
+    row = db.execute("SELECT slot FROM item WHERE path = ?", (path,)).fetchone()
+    return None if row is None else int(row[0])
+
+
 def read_item(db: sqlite3.Connection, slot: int, code: NDArray[np.uint8]) -> Item:
     """The item in a slot that is known to be taken; its code comes from the index.
 
@@ -229,6 +235,12 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
         " mtime_ns = excluded.mtime_ns, content = excluded.content",
         (slot, item.key, json.dumps(item.metadata, allow_nan=False), *state),
     )
+
+
+def release_key(db: sqlite3.Connection, slot: int) -> None:
+    """Free the key and the path of an item that `write_item` is about to give others."""
+    # A blob equals no text: until then, no other item's key is in the way.
+    db.execute("UPDATE item SET key = CAST(slot AS BLOB), path = NULL WHERE slot = ?", (slot,))
 
 
 def delete_item(db: sqlite3.Connection, slot: int, last: int) -> None:
