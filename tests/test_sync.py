@@ -192,6 +192,29 @@ def test_a_rename_to_a_key_taken_by_hand_waits(gallery, folder, monkeypatch):
     assert gallery.get(key).metadata == {"was": "a.png"}
 
 
+def test_pictures_of_one_size_and_time_change_places(gallery, tmp_path):
+    for seed, name in enumerate("ab"):
+        picture(seed).save(tmp_path / f"{name}.bmp")
+        os.utime(tmp_path / f"{name}.bmp", ns=(10**18, 10**18))
+    gallery.sync(tmp_path)
+    name_items(gallery)
+    for old, new in ("at", "ba", "tb"):
+        (tmp_path / f"{old}.bmp").rename(tmp_path / f"{new}.bmp")
+    assert len(gallery.sync(tmp_path).moved) == 2
+    assert origins(gallery) == {"a.bmp": "b.bmp", "b.bmp": "a.bmp"}
+
+
+def test_a_folder_restored_from_a_copy_is_read_once(gallery, folder, tmp_path, monkeypatch):
+    gallery.sync(folder)
+    shutil.copytree(folder, tmp_path / "backup")  # with its times
+    shutil.rmtree(folder)
+    (tmp_path / "backup").rename(folder)
+    encodes_nothing(gallery, monkeypatch)
+    assert gallery.sync(folder).unchanged == 3
+    monkeypatch.setattr("bitgaze.sync._digest", None)
+    assert gallery.sync(folder).unchanged == 3
+
+
 def test_a_removed_picture_is_removed(gallery, folder):
     gallery.sync(folder)
     (folder / "b.jpg").unlink()

@@ -5,10 +5,10 @@ Knows SQLite and bytes; all SQL is here. Knows nothing of pictures, models, sear
 
 Format 1 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 1, WAL journal):
   info(name, value)   fingerprint, model, bits, calibration: of the model that made the codes
-  item(slot, key, path, size, mtime_ns, content, metadata)
+  item(slot, key, path, size, mtime_ns, ctime_ns, content, metadata)
       slot      0 .. n-1 without a gap: the position of the item's code
       path      bytes of the file's path for an item that sync looks after, else NULL;
-                with it size (bytes), mtime_ns, and content (BLAKE2b, 16 bytes)
+                with it size (bytes), mtime_ns, ctime_ns, and content (BLAKE2b, 16 bytes)
       metadata  a JSON object
   chunk(n, codes, crc)
       codes     of the slots from n * 4096 on, 4096 of them or, in the last chunk, the rest
@@ -21,7 +21,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ _BUSY_TIMEOUT_S = 5.0
 _SCHEMA = (
     "CREATE TABLE info(name TEXT PRIMARY KEY, value) WITHOUT ROWID",
     "CREATE TABLE item(slot INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, path BLOB UNIQUE,"
-    " size INTEGER, mtime_ns INTEGER, content BLOB, metadata TEXT NOT NULL)",
+    " size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, content BLOB, metadata TEXT NOT NULL)",
     "CREATE TABLE chunk(n INTEGER PRIMARY KEY, codes BLOB NOT NULL, crc INTEGER NOT NULL)",
 )
 
@@ -53,12 +53,15 @@ class FileState:
         path: bytes of the absolute path, as the operating system gives them.
         size: in bytes.
         mtime_ns: modification time in nanoseconds.
+        ctime_ns: as `os.stat` gives it. Most file systems change it also when a file is renamed;
+            a copy does not have its original's.
         content: BLAKE2b digest of the file, 16 bytes.
     """
 
     path: bytes
     size: int
     mtime_ns: int
+    ctime_ns: int
     content: bytes
 
 
@@ -198,7 +201,8 @@ def read_item(db: sqlite3.Connection, slot: int, code: NDArray[np.uint8]) -> Ite
         GalleryCorrupt: its columns do not hold what they should.
     """
     row = db.execute(
-        "SELECT key, metadata, path, size, mtime_ns, content FROM item WHERE slot = ?", (slot,)
+        "SELECT key, metadata, path, size, mtime_ns, ctime_ns, content FROM item WHERE slot = ?",
+        (slot,),
     ).fetchone()
     if row is None:
         raise GalleryCorrupt(f"the item in slot {slot} is missing")
@@ -210,7 +214,7 @@ def read_item(db: sqlite3.Connection, slot: int, code: NDArray[np.uint8]) -> Ite
         raise GalleryCorrupt(f"the metadata of item {key!r} is damaged: {error}") from error
     has_file = file is None or all(
         isinstance(value, kind)
-        for value, kind in zip(astuple(file), (bytes, int, int, bytes), strict=True)
+        for value, kind in zip(state, (bytes, int, int, int, bytes), strict=True)
     )
     if not (isinstance(key, str) and isinstance(item.metadata, dict) and has_file):
         raise GalleryCorrupt(f"the item in slot {slot} is damaged: {item}")
@@ -226,13 +230,17 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
         )
     item.key.encode()  # SQLite would store half of a surrogate pair and never give it back
     file = item.file
-    state = (None,) * 4 if file is None else (file.path, file.size, file.mtime_ns, file.content)
+    state = (
+        (None,) * 5
+        if file is None
+        else (file.path, file.size, file.mtime_ns, file.ctime_ns, file.content)
+    )
     db.execute(
         # Not INSERT OR REPLACE: a path that another key owns must raise, not delete that item.
-        "INSERT INTO item(slot, key, metadata, path, size, mtime_ns, content)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT(slot) DO UPDATE SET key = excluded.key,"
+        "INSERT INTO item(slot, key, metadata, path, size, mtime_ns, ctime_ns, content)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(slot) DO UPDATE SET key = excluded.key,"
         " metadata = excluded.metadata, path = excluded.path, size = excluded.size,"
-        " mtime_ns = excluded.mtime_ns, content = excluded.content",
+        " mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, content = excluded.content",
         (slot, item.key, json.dumps(item.metadata, allow_nan=False), *state),
     )
 
@@ -252,7 +260,8 @@ def delete_item(db: sqlite3.Connection, slot: int, last: int) -> None:
 def read_files(db: sqlite3.Connection, prefix: bytes) -> dict[str, FileState]:
     """Key to file of the items whose path begins with these bytes."""
     rows = db.execute(
-        "SELECT key, path, size, mtime_ns, content FROM item WHERE substr(path, 1, ?) = ?",
+        "SELECT key, path, size, mtime_ns, ctime_ns, content FROM item"
+        " WHERE substr(path, 1, ?) = ?",
         (len(prefix), prefix),
     )
     return {key: FileState(*state) for key, *state in rows}

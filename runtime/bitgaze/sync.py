@@ -53,9 +53,13 @@ class SyncReport:
 
 @dataclass
 class _Scan:
-    """The pictures below a folder, path to (size, mtime_ns); folders that could not be listed."""
+    """The pictures below a folder, path to state; folders that could not be listed.
 
-    states: dict[str, tuple[int, int]] = field(default_factory=dict)
+    A state is (size, mtime_ns, ctime_ns). Without ctime, two pictures of one size and time, out of
+    one archive, could change places unnoticed.
+    """
+
+    states: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     unlisted: list[str] = field(default_factory=list)
 
     def file_state(self, path: str, digest: bytes) -> FileState:
@@ -78,12 +82,15 @@ def sync(
     """Make a gallery match the pictures below a folder.
 
     A picture is a file whose name ends in one of `bitgaze.images.SUFFIXES`; names that begin with a
-    dot are left out. Its key is its absolute path as text. Files whose size and modification time
-    are as before are not opened. An item follows its picture to another name, also when pictures
-    change places; where a picture became another, under its old name, the item keeps its metadata.
-    Links to folders are followed, each folder once. Items added by hand, and those of other
-    folders, stay as they are. Work is committed every few pictures; run again after an
-    interruption, it goes on where it stopped. Others may write to the gallery meanwhile.
+    dot are left out. Its key is its absolute path as text. Links to folders are followed, each
+    folder once. Items added by hand, and those of other folders, stay as they are.
+
+    Files whose size and times (modification and change) are as before are not opened; those whose
+    content is as before are not encoded. An item follows its picture to another name, also when
+    pictures change places; where a file became another picture, its item keeps the metadata.
+
+    Work is committed every few pictures; run again after an interruption, it goes on where it
+    stopped. Others may write to the gallery meanwhile.
 
     Args:
         gallery: to bring up to date.
@@ -109,7 +116,7 @@ def sync(
     todo = [
         path
         for path, state in scan.states.items()
-        if path not in known or (known[path].file.size, known[path].file.mtime_ns) != state
+        if path not in known or _state(known[path].file) != state
     ]
     report.unchanged = len(scan.states) - len(todo)
     gone = [
@@ -178,7 +185,11 @@ def _scan(root: str, report: SyncReport) -> _Scan:
                 elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122
                     status = entry.stat()
                     if stat.S_ISREG(status.st_mode):
-                        scan.states[entry.path] = (status.st_size, status.st_mtime_ns)
+                        scan.states[entry.path] = (
+                            status.st_size,
+                            status.st_mtime_ns,
+                            status.st_ctime_ns,
+                        )
             except OSError as error:
                 report.failed[printable(entry.path)] = error.strerror or str(error)
                 scan.unlisted.append(os.path.join(entry.path, ""))  # noqa: PTH118
@@ -266,6 +277,10 @@ def _follow(
         gallery.remove(*report.removed)
         gallery.move(*moves)
     return refused.union(came_from)
+
+
+def _state(file: FileState) -> tuple[int, int, int]:
+    return file.size, file.mtime_ns, file.ctime_ns
 
 
 def _is_held(gallery: "Gallery", path: str, known: _Known) -> bool:
