@@ -468,3 +468,29 @@ def test_a_missing_default_model_says_so(path, monkeypatch):
     monkeypatch.setattr("bitgaze.gallery.DEFAULT_MODEL", Path("/nowhere/general.onnx"))
     with pytest.raises(ModelError, match=r"general\.onnx: cannot read the model"):
         Gallery(path)
+    assert not path.exists()
+
+
+def test_what_encodes_nothing_reads_no_model(path, monkeypatch):
+    with Gallery(path) as gallery:
+        gallery.upsert(items(3))
+    monkeypatch.setattr("bitgaze.gallery.read_model", None)  # calling it would raise
+    monkeypatch.setattr("bitgaze.gallery.Encoder", None)
+    for create in (True, False):
+        with Gallery(path, create=create) as gallery:
+            assert gallery.search("item 1", k=1)[0].distance == 0
+
+
+def test_any_name_is_a_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        ":memory:",
+        "file:x?mode=memory",
+        "100% \u00fc.bitgaze",
+        b"\xff#".decode("utf-8", "surrogateescape"),
+    ):
+        with Gallery(name) as gallery:
+            gallery.upsert(items(3))
+        with Gallery(name, create=False) as gallery:
+            assert len(gallery) == 3
+        (tmp_path / name).unlink()

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgaze import gallery_file
-from bitgaze.contract import DEFAULT_MODEL, read_model
+from bitgaze.contract import DEFAULT_MODEL, Model, read_model
 from bitgaze.encoder import Encoder
 from bitgaze.errors import FingerprintMismatch, GalleryCorrupt, GalleryError
 from bitgaze.gallery_file import CHUNK_CODES, FileState, Item
@@ -55,7 +55,8 @@ class Gallery:
 
     Args:
         path: the file, by custom `*.bitgaze`.
-        encoder: the model; by default the one that comes with bitgaze, loaded when first needed.
+        encoder: the model; by default the one that comes with bitgaze, read when first needed: to
+            make a file, or to encode.
         create: make the file where there is none; with False a missing file is an error.
 
     Raises:
@@ -70,7 +71,10 @@ class Gallery:
         self.path = Path(path).expanduser()
         self._lock = threading.RLock()
         self._encoder = encoder
-        model = encoder.model if encoder is not None else read_model(DEFAULT_MODEL)
+
+        def model() -> Model:
+            return encoder.model if encoder is not None else read_model(DEFAULT_MODEL)
+
         self._db = gallery_file.connect(self.path, model if create else None)
         try:
             self._data_version = -1

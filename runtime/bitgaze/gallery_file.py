@@ -19,7 +19,7 @@ import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,12 +87,13 @@ class Item:
         return None if self.file is None else os.fsdecode(self.file.path)
 
 
-def connect(path: Path, create_for: Model | None) -> sqlite3.Connection:
+def connect(path: Path, create_for: Callable[[], Model] | None) -> sqlite3.Connection:
     """Open a gallery file, or make an empty one.
 
     Args:
         path: the file.
-        create_for: the model whose codes a new file will hold; None: a missing file is an error.
+        create_for: gives the model whose codes a new file will hold; None: a missing file is an
+            error.
 
     Raises:
         GalleryError: missing, not a gallery, locked, or of a newer format.
@@ -104,15 +105,20 @@ def connect(path: Path, create_for: Model | None) -> sqlite3.Connection:
         raise GalleryError(f"{path}: a folder; a gallery is a file, for example {path}.bitgaze")
     if not path.parent.is_dir():
         raise GalleryError(f"{path}: there is no folder {path.parent}")
+    # Before there is a file: a model that cannot be read must not leave an empty one.
+    model = None if create_for is None or path.exists() else create_for()
     with translated_errors(path):
         db = sqlite3.connect(
-            path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            path.absolute(),  # so that ":memory:" is a file like any other
+            timeout=_BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
         )
         try:
             # Removed keys and codes are overwritten with zeros, not only unlinked.
             db.execute("PRAGMA secure_delete = ON")
             if create_for is not None and _is_empty(db):
-                _create(db, create_for)
+                _create(db, model or create_for())
             _check_identity(db, path)
         except BaseException:
             db.close()
