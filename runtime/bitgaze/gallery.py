@@ -50,8 +50,8 @@ class Gallery:
     """Pictures' codes in one file: add to it, search it, keep it.
 
     The codes are in memory and in the file; a change is in the file when the call returns. Any
-    number of processes may read while one writes, and each sees a commit at its next call. Safe to
-    use from several threads.
+    number of processes may read while one writes, and each sees a commit at its next call. A file
+    that may only be read can be searched. Safe to use from several threads.
 
     Args:
         path: the file, by custom `*.bitgaze`.
@@ -75,15 +75,20 @@ class Gallery:
         def model() -> Model:
             return encoder.model if encoder is not None else read_model(DEFAULT_MODEL)
 
-        self._db = gallery_file.connect(self.path, model if create else None)
+        self._open(model if create else None)
         try:
-            self._data_version = -1
             with self._reading():
                 if encoder is not None:
                     self._check_fingerprint(encoder)
         except BaseException:
             self._db.close()
             raise
+
+    def _open(self, create_for: Callable[[], Model] | None) -> None:
+        self._frozen = gallery_file.find_frozen(self.path)
+        is_frozen = self._frozen is not None
+        self._db = gallery_file.connect(self.path, create_for, is_frozen=is_frozen)
+        self._data_version = -1
 
     @property
     def bits(self) -> int:
@@ -310,6 +315,7 @@ class Gallery:
     def close(self) -> None:
         """Release the file. Later calls raise GalleryError."""
         with self._lock:
+            self._frozen = None  # else a change of the file would open it again
             self._db.close()
 
     def __enter__(self) -> "Gallery":
@@ -323,6 +329,10 @@ class Gallery:
     ) -> None:
         self.close()
 
+    def _is_thawed(self) -> bool:
+        """Whether a file that nobody could have written has been written."""
+        return self._frozen is not None and self._frozen != gallery_file.find_frozen(self.path)
+
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """One snapshot of the file, with the codes in memory as of that snapshot."""
@@ -330,12 +340,17 @@ class Gallery:
             if self._db.in_transaction:
                 yield
                 return
+            if self._is_thawed():
+                self._db.close()
+                self._open(None)
             self._db.execute("BEGIN")
             try:
                 self._refresh()
                 yield
             finally:
                 self._db.execute("COMMIT")
+            if self._is_thawed():
+                raise GalleryError(f"{self.path}: written while it was being read; try again")
 
     @contextmanager
     def _writing(self) -> Iterator[set[int]]:

@@ -87,13 +87,41 @@ class Item:
         return None if self.file is None else os.fsdecode(self.file.path)
 
 
-def connect(path: Path, create_for: Callable[[], Model] | None) -> sqlite3.Connection:
-    """Open a gallery file, or make an empty one.
+@dataclass(frozen=True)
+class Frozen:
+    """What tells a file that nobody is writing from its later self."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+def find_frozen(path: Path) -> Frozen | None:
+    """The state of a file that can only be read and that nobody has open to write, else None.
+
+    SQLite keeps a log and its index ("-wal", "-shm") beside a file, even to read it. Where it
+    cannot make them, it must be told that there will be no writer; one with more rights than we
+    have may still come, and then the index appears and the state changes.
+    """
+    if not path.exists() or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        return None
+    log, index = (Path(f"{path}-{name}") for name in ("wal", "shm"))
+    if index.exists() or (log.exists() and log.stat().st_size > 0):
+        return None
+    status = path.stat()
+    return Frozen(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def connect(
+    path: Path, create_for: Callable[[], Model] | None, *, is_frozen: bool
+) -> sqlite3.Connection:
+    """Open a gallery file, or make an empty one. One that cannot be written opens to be read.
 
     Args:
         path: the file.
         create_for: gives the model whose codes a new file will hold; None: a missing file is an
             error.
+        is_frozen: nobody writes; see `find_frozen`.
 
     Raises:
         GalleryError: missing, not a gallery, locked, or of a newer format.
@@ -109,7 +137,9 @@ def connect(path: Path, create_for: Callable[[], Model] | None) -> sqlite3.Conne
     model = None if create_for is None or path.exists() else create_for()
     with translated_errors(path):
         db = sqlite3.connect(
-            path.absolute(),  # so that ":memory:" is a file like any other
+            # Absolute, so that ":memory:" is a file like any other.
+            path.absolute().as_uri() + ("?immutable=1" if is_frozen else ""),
+            uri=True,
             timeout=_BUSY_TIMEOUT_S,
             isolation_level=None,
             check_same_thread=False,
@@ -288,6 +318,13 @@ def translated_errors(path: Path) -> Iterator[None]:
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise GalleryError(
                 f"{path}: another process has been writing for {_BUSY_TIMEOUT_S:.0f} s; try again"
+            ) from error
+        if code == sqlite3.SQLITE_READONLY:
+            raise GalleryError(f"{path}: the file or its folder is read-only") from error
+        if code == sqlite3.SQLITE_CANTOPEN and Path(f"{path}-wal").exists():
+            raise GalleryError(
+                f"{path}: changes in the log beside it (-wal) cannot be read where the folder is "
+                "read-only; open the gallery once where it can be written"
             ) from error
         raise GalleryError(f"{path}: {error}") from error
 
