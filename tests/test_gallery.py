@@ -148,6 +148,28 @@ def test_a_removed_item_leaves_no_byte_behind(path):
     assert codes(1, seed=78)[0].tobytes() in content
 
 
+def test_a_removed_item_leaves_no_byte_in_the_log(path):
+    def is_found():
+        return any(b"the secret" in file.read_bytes() for file in path.parent.iterdir())
+
+    secret = Item("the secret key", codes(1, seed=77)[0], {"the secret": "metadata"})
+    with Gallery(path) as writer, Gallery(path) as reader:
+        writer.upsert([*items(20), secret])
+        assert secret.key in reader
+        assert is_found()
+        writer.remove(secret.key)
+        assert not is_found()
+        assert len(reader) == 20
+        writer.upsert([secret])
+        with reader._reading():  # its snapshot is in the log: the bytes cannot go yet
+            assert secret.key in reader
+            writer.remove(secret.key)
+            assert secret.key in reader
+        writer.remove("item 0")
+        assert not is_found()
+        assert len(reader) == 19
+
+
 def test_a_failed_change_changes_nothing(gallery):
     gallery.upsert(items(3))
     before = gallery.search_code(codes(1)[0])

@@ -222,7 +222,8 @@ class Gallery:
     def remove(self, *keys: str) -> None:
         """Forget these items, all or none; their keys and codes are overwritten in the file.
 
-        While another process has the gallery open, the log beside the file may still hold them.
+        If another process is reading or writing at that moment, the log beside the file may hold
+        them until the next removal, or until nobody has the gallery open.
 
         Raises:
             KeyError: an unknown key.
@@ -236,6 +237,7 @@ class Gallery:
                 gallery_file.delete_item(self._db, slot, last)
                 self._index.remove(slot)
                 changed_chunks.update((slot // CHUNK_CODES, last // CHUNK_CODES))
+            self._has_removed = True
 
     def move(self, *moves: tuple[str, str, FileState | None]) -> None:
         """Give items other keys and files; code and metadata stay. All of them or none.
@@ -362,6 +364,7 @@ class Gallery:
         with gallery_file.translated_errors(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             self._changed_chunks: set[int] = set()
+            self._has_removed = False
             self._refresh()
 
     def _commit(self) -> None:
@@ -372,6 +375,8 @@ class Gallery:
                 codes = self._index.codes[n * CHUNK_CODES : (n + 1) * CHUNK_CODES]
                 gallery_file.write_chunk(self._db, n, codes)
             self._db.execute("COMMIT")
+            if self._has_removed:
+                gallery_file.write_back(self._db)
 
     def _refresh(self) -> None:
         """Load what another process has committed since the last look."""

@@ -205,6 +205,13 @@ def write_chunk(db: sqlite3.Connection, n: int, codes: NDArray[np.uint8]) -> Non
         db.execute("DELETE FROM chunk WHERE n = ?", (n,))
 
 
+def write_back(db: sqlite3.Connection) -> None:
+    """Empty the log beside the file, unless another connection is reading or writing just now."""
+    db.execute("PRAGMA busy_timeout = 0")
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # says "busy" in its row, not as an error
+    db.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000:.0f}")
+
+
 def data_version(db: sqlite3.Connection) -> int:
     """A number that changes when another connection has committed."""
     return int(db.execute("PRAGMA data_version").fetchone()[0])
