@@ -365,6 +365,17 @@ def test_an_interrupted_sync_goes_on_where_it_stopped(gallery, tmp_path):
     assert len(report.added) == 70 - kept
 
 
+def test_a_pipe_is_named_and_not_opened(gallery, folder):
+    gallery.sync(folder)
+    (folder / "a.png").unlink()
+    for name in ("a.png", "pipe.jpg"):
+        os.mkfifo(folder / name)
+    report = gallery.sync(folder)
+    reason = "not a file but a pipe, a socket or a device"
+    assert report.failed == {str(folder / name): reason for name in ("a.png", "pipe.jpg")}
+    assert report.removed == []
+
+
 def test_no_such_folder(gallery, tmp_path):
     with pytest.raises(GalleryError, match="none: not a folder"):
         gallery.sync(tmp_path / "none")

@@ -190,6 +190,10 @@ def _scan(root: str, report: SyncReport) -> _Scan:
                             status.st_mtime_ns,
                             status.st_ctime_ns,
                         )
+                    else:
+                        report.failed[printable(entry.path)] = (
+                            "not a file but a pipe, a socket or a device"
+                        )
             except OSError as error:
                 report.failed[printable(entry.path)] = error.strerror or str(error)
                 scan.unlisted.append(os.path.join(entry.path, ""))  # noqa: PTH118
