@@ -399,8 +399,7 @@ def test_any_damage_gives_a_right_answer_or_a_typed_error(path):
         try:
             with Gallery(path) as gallery:
                 for key in list(gallery)[:20]:
-                    if key in gallery:  # a damaged SQLite index may not find it
-                        gallery.get(key)
+                    assert gallery.get(key).key == key
                 hits = gallery.search_code(stored[5].code, k=1)
                 assert [hit.distance for hit in hits] == [0]
                 gallery.upsert([Item("new", stored[0].code)])
@@ -409,6 +408,33 @@ def test_any_damage_gives_a_right_answer_or_a_typed_error(path):
         for name in ("-wal", "-shm"):
             path.with_name(path.name + name).unlink(missing_ok=True)
     assert 0 < refused < 150
+
+
+def test_a_damaged_key_index_gives_a_typed_error(path):
+    with Gallery(path) as gallery:
+        gallery.upsert(items(3))
+    db = sqlite3.connect(path)
+    (page,) = db.execute(
+        "SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_item_1'"
+    ).fetchone()
+    (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
+    db.close()
+    content = bytearray(path.read_bytes())
+    start = (page - 1) * page_bytes
+    index = content[start : start + page_bytes]
+    # The index says "item 2" for item 1, and nothing for "item 2" itself.
+    index = index.replace(b"item 2", b"item 3").replace(b"item 1", b"item 2")
+    content[start : start + page_bytes] = index
+    path.write_bytes(content)
+    with Gallery(path) as gallery:
+        assert gallery.get("item 0").metadata == {"i": 0}
+        for key in ("item 1", "item 2"):
+            for use in (gallery.get, gallery.remove):
+                with pytest.raises(GalleryCorrupt, match=f"key index is damaged at '{key}'"):
+                    use(key)
+        with pytest.raises(KeyError):
+            gallery.get("item 4")
+        assert len(gallery) == 3
 
 
 def test_another_connection_sees_each_commit(path):

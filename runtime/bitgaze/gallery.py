@@ -137,6 +137,7 @@ class Gallery:
 
         Raises:
             KeyError: there is none.
+            GalleryCorrupt: the file is damaged.
         """
         with self._reading():
             return self._item(self._known_slot(key))
@@ -285,7 +286,12 @@ class Gallery:
         """The item that sync made from the file with this absolute path, or None."""
         with self._reading():
             slot = gallery_file.find_file(self._db, os.fsencode(path))
-            return None if slot is None else self._item(slot)
+            if slot is None:
+                return None
+            item = self._item(slot)
+            if item.path != os.fsdecode(path):
+                raise GalleryCorrupt(f"{self.path}: its path index is damaged at {item.key!r}")
+            return item
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -408,8 +414,12 @@ class Gallery:
 
     def _known_slot(self, key: str) -> int:
         slot = gallery_file.find_slot(self._db, key)
-        if slot is None:
+        # A miss is rare enough to look at every item.
+        is_missing = slot is None and gallery_file.find_slot(self._db, key, use_index=False) is None
+        if is_missing:
             raise KeyError(f"{self.path} holds no item {key!r}")
+        if slot is None or gallery_file.read_key(self._db, slot) != key:
+            raise GalleryCorrupt(f"{self.path}: its key index is damaged at {key!r}")
         return slot
 
     def _item(self, slot: int) -> Item:

@@ -222,13 +222,20 @@ def read_keys(db: sqlite3.Connection) -> list[str]:
     return [key for (key,) in db.execute("SELECT key FROM item ORDER BY slot")]
 
 
-def find_slot(db: sqlite3.Connection, key: str) -> int | None:
-    """The slot of the item with this key, or None."""
+def find_slot(db: sqlite3.Connection, key: str, *, use_index: bool = True) -> int | None:
+    """The slot of the item with this key, or None; without its index, every item is looked at."""
+    table = "item" if use_index else "item NOT INDEXED"
     try:
-        row = db.execute("SELECT slot FROM item WHERE key = ?", (key,)).fetchone()
+        row = db.execute(f"SELECT slot FROM {table} WHERE key = ?", (key,)).fetchone()
     except UnicodeEncodeError:  # half of a surrogate pair: no key holds one, a path may
         return None
     return None if row is None else int(row[0])
+
+
+def read_key(db: sqlite3.Connection, slot: int) -> str | None:
+    """The key of the item in this slot, or None."""
+    row = db.execute("SELECT key FROM item WHERE slot = ?", (slot,)).fetchone()
+    return None if row is None else row[0]
 
 
 def find_file(db: sqlite3.Connection, path: bytes) -> int | None:
