@@ -345,10 +345,31 @@ def test_foreign_files_are_left_alone(tmp_path):
     assert foreign.read_bytes() == before
 
 
+@pytest.mark.parametrize("mark", ["application_id = 1", "application_id = -1", "user_version = 7"])
+def test_a_foreign_file_without_tables_is_left_alone(path, mark):
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA {mark}")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(GalleryError, match="an SQLite file, but not a bitgaze gallery"):
+        Gallery(path)
+    assert path.read_bytes() == before
+
+
+def test_an_empty_file_becomes_a_gallery(path):
+    path.touch()
+    with pytest.raises(GalleryError, match="not a bitgaze gallery"):
+        Gallery(path, create=False)
+    with Gallery(path) as gallery:
+        assert len(gallery) == 0
+
+
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
         ("PRAGMA user_version = 2", "gallery format 2, this version of bitgaze reads up to 1"),
+        ("PRAGMA user_version = 0", "gallery format 0; the first one is 1"),
+        ("PRAGMA user_version = -1", "gallery format -1; the first one is 1"),
         ("UPDATE info SET value = 12 WHERE name = 'bits'", "info is damaged"),
         ("UPDATE info SET value = 'x' WHERE name = 'calibration'", "info is damaged"),
         ("DELETE FROM info WHERE name = 'fingerprint'", "info is damaged"),

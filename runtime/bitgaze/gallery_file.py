@@ -147,7 +147,7 @@ def connect(
         try:
             # Removed keys and codes are overwritten with zeros, not only unlinked.
             db.execute("PRAGMA secure_delete = ON")
-            if create_for is not None and _is_empty(db):
+            if create_for is not None and _is_new(db):
                 _create(db, model or create_for())
             _check_identity(db, path)
         except BaseException:
@@ -343,14 +343,24 @@ def translated_errors(path: Path) -> Iterator[None]:
         raise GalleryError(f"{path}: {error}") from error
 
 
-def _is_empty(db: sqlite3.Connection) -> bool:
-    return not db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+def _is_new(db: sqlite3.Connection) -> bool:
+    """Whether nobody has put anything into the file, not even a mark of whose it is."""
+    tables = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    return not tables and not any(_identity(db))
+
+
+def _identity(db: sqlite3.Connection) -> tuple[int, int]:
+    """Application id and version of the format."""
+    application_id, version = (
+        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+    )
+    return application_id, version
 
 
 def _create(db: sqlite3.Connection, model: Model) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("BEGIN IMMEDIATE")
-    if _is_empty(db):  # still, now that nobody else writes
+    if _is_new(db):  # still, now that nobody else writes
         for statement in _SCHEMA:
             db.execute(statement)
         info = {
@@ -366,9 +376,11 @@ def _create(db: sqlite3.Connection, model: Model) -> None:
 
 
 def _check_identity(db: sqlite3.Connection, path: Path) -> None:
-    if db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
+    application_id, version = _identity(db)
+    if application_id != _APPLICATION_ID:
         raise GalleryError(f"{path}: an SQLite file, but not a bitgaze gallery")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version < 1:
+        raise GalleryCorrupt(f"{path}: gallery format {version}; the first one is 1")
     if version > FORMAT_VERSION:
         raise GalleryError(
             f"{path}: gallery format {version}, this version of bitgaze reads up to "
