@@ -372,6 +372,13 @@ def test_an_empty_file_becomes_a_gallery(path):
         ("PRAGMA user_version = -1", "gallery format -1; the first one is 1"),
         ("UPDATE info SET value = 12 WHERE name = 'bits'", "info is damaged"),
         ("UPDATE info SET value = 'x' WHERE name = 'calibration'", "info is damaged"),
+        *(
+            (f"UPDATE info SET value = '{table}' WHERE name = 'calibration'", "info is damaged")
+            for table in ("[[0, 7.5]]", "[[0, NaN]]", "[[9, 1], [3, 0]]", "[[-1, 1]]", "[[129, 0]]")
+        ),
+        ("UPDATE info SET value = 5 WHERE name = 'model'", "test.bitgaze: info is damaged"),
+        ("UPDATE info SET value = x'ff' WHERE name = 'model'", "info is damaged: .*model is b"),
+        ("DELETE FROM info WHERE name = 'model'", "info is damaged"),
         ("DELETE FROM info WHERE name = 'fingerprint'", "info is damaged"),
         ("UPDATE info SET value = 64 WHERE name = 'bits'", "5000 items|damaged|missing"),
         ("UPDATE chunk SET codes = zeroblob(length(codes)) WHERE n = 0", "chunk 0 .* is damaged"),

@@ -164,10 +164,18 @@ def read_info(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
     """
     info: dict[str, Any] = dict(db.execute("SELECT name, value FROM info"))
     try:
-        info["calibration"] = [(int(d), float(p)) for d, p in json.loads(info["calibration"])]
-        if not isinstance(info["fingerprint"], str) or not isinstance(info["bits"], int):
-            raise ValueError("fingerprint or bits of a wrong type")
+        for name, kind in (("fingerprint", str), ("model", str), ("bits", int)):
+            if not isinstance(info[name], kind):
+                raise ValueError(f"{name} is {info[name]!r}, expected {kind.__name__}")
         HammingIndex(info["bits"])
+        info["calibration"] = [(int(d), float(p)) for d, p in json.loads(info["calibration"])]
+        distances = [distance for distance, _ in info["calibration"]]
+        if distances != sorted(set(distances)) or not set(distances) <= set(
+            range(info["bits"] + 1)
+        ):
+            raise ValueError(f"calibration distances are not ascending in 0..{info['bits']}")
+        if not all(0 <= probability <= 1 for _, probability in info["calibration"]):
+            raise ValueError("calibration probabilities are not in 0..1")
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise GalleryCorrupt(f"{path}: info is damaged: {error!r}") from error
     return info
