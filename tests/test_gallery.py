@@ -93,6 +93,23 @@ def test_search_is_exact_and_radius_cuts(gallery):
     assert len(gallery.search_code(query, k=1000)) == 500
 
 
+def test_a_key_is_text(gallery):
+    gallery.upsert([Item("5", codes(1)[0])])
+    for use in (
+        gallery.get,
+        gallery.remove,
+        lambda key: gallery.move((key, "new", None)),
+        lambda key: gallery.move(("5", key, None)),
+        lambda key: gallery.add(key, picture(1)),
+        lambda key: gallery.upsert([Item(key, codes(1)[0])]),
+    ):
+        for key in (5, b"5", None, Path("5")):
+            with pytest.raises(TypeError, match=f"a key is a str, not {type(key).__name__}"):
+                use(key)
+            assert key not in gallery
+    assert list(gallery) == ["5"]
+
+
 def test_an_empty_gallery(gallery):
     assert len(gallery) == 0
     assert list(gallery) == []

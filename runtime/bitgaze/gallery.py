@@ -137,6 +137,7 @@ class Gallery:
 
         Raises:
             KeyError: there is none.
+            TypeError: a key that is not a str.
             GalleryCorrupt: the file is damaged.
         """
         with self._reading():
@@ -190,7 +191,7 @@ class Gallery:
         Raises:
             GalleryError: the key is taken, or the file cannot be written.
             ImageError: the picture cannot be read.
-            TypeError: metadata that JSON cannot hold.
+            TypeError: a key that is not a str, or metadata that JSON cannot hold.
         """
         self._check_free(key)  # before the work of encoding
         item = Item(key, self._encode(image), dict(metadata or {}))
@@ -203,7 +204,8 @@ class Gallery:
 
         Raises:
             GalleryError: the file cannot be written, or an item's file belongs to another key.
-            TypeError: a code that is not uint8, or metadata that JSON cannot hold.
+            TypeError: a key that is not a str, a code that is not uint8, or metadata that JSON
+                cannot hold.
             ValueError: a code of another length, or a key that is not valid Unicode.
         """
         items = list(items)
@@ -228,6 +230,7 @@ class Gallery:
 
         Raises:
             KeyError: an unknown key.
+            TypeError: a key that is not a str.
             GalleryError: the file cannot be written.
         """
         if not keys:
@@ -248,6 +251,7 @@ class Gallery:
 
         Raises:
             KeyError: no item has that key.
+            TypeError: a key that is not a str.
             GalleryError: a new key is taken, or the file cannot be written.
             ValueError: a key is moved twice.
         """
@@ -409,8 +413,9 @@ class Gallery:
         return code
 
     def _check_free(self, key: str) -> None:
-        if key in self:
-            raise GalleryError(f"{self.path}: key {key!r} is taken; remove it first")
+        with self._reading():
+            if gallery_file.find_slot(self._db, key) is not None:
+                raise GalleryError(f"{self.path}: key {key!r} is taken; remove it first")
 
     def _known_slot(self, key: str) -> int:
         slot = gallery_file.find_slot(self._db, key)

@@ -232,6 +232,8 @@ def read_keys(db: sqlite3.Connection) -> list[str]:
 
 def find_slot(db: sqlite3.Connection, key: str, *, use_index: bool = True) -> int | None:
     """The slot of the item with this key, or None; without its index, every item is looked at."""
+    if not isinstance(key, str):  # SQLite would find "5" for 5
+        raise TypeError(f"a key is a str, not {type(key).__name__}: {key!r}")
     table = "item" if use_index else "item NOT INDEXED"
     try:
         row = db.execute(f"SELECT slot FROM {table} WHERE key = ?", (key,)).fetchone()
@@ -281,11 +283,8 @@ def read_item(db: sqlite3.Connection, slot: int, code: NDArray[np.uint8]) -> Ite
 
 def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
     """Put an item into a slot; its code goes to `write_chunk`."""
-    if not isinstance(item.key, str) or not isinstance(item.metadata, dict):
-        raise TypeError(
-            f"an item has a str key and dict metadata, not {type(item.key).__name__} and "
-            f"{type(item.metadata).__name__}"
-        )
+    if not isinstance(item.metadata, dict):
+        raise TypeError(f"metadata is a dict, not {type(item.metadata).__name__}")
     item.key.encode()  # SQLite would store half of a surrogate pair and never give it back
     file = item.file
     state = (
