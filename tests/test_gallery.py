@@ -419,6 +419,29 @@ def test_a_damaged_gallery_gives_a_typed_error(path, sql, message):
         Gallery(path)
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("metadata = 'x'", "metadata of item 'item 1' is damaged"),
+        ("metadata = '[]'", "the item in slot 1 is damaged"),
+        ("path = 'text'", "the item in slot 1 is damaged"),
+    ],
+)
+def test_a_damaged_item_gives_a_typed_error_when_it_is_read(path, damage, message):
+    with Gallery(path) as gallery:
+        gallery.upsert(items(3))
+    db = sqlite3.connect(path)
+    db.execute(f"UPDATE item SET {damage} WHERE slot = 1")
+    db.commit()
+    db.close()
+    with Gallery(path) as gallery:
+        for use in (gallery.get, gallery.search):
+            with pytest.raises(GalleryCorrupt, match=rf"test\.bitgaze: {message}"):
+                use("item 1")
+        gallery.remove("item 1")  # what cannot be read can still be removed
+        assert len(gallery.search("item 0")) == 2
+
+
 def test_a_truncated_file_gives_a_typed_error(path):
     with Gallery(path) as gallery:
         gallery.upsert(items(5000))

@@ -430,7 +430,7 @@ class Gallery:
     def _item(self, slot: int) -> Item:
         if not 0 <= slot < len(self._index):
             raise GalleryCorrupt(f"{self.path}: slot {slot} of {len(self._index)} in its key index")
-        return gallery_file.read_item(self._db, slot, self._index.codes[slot].copy())
+        return gallery_file.read_item(self._db, self.path, slot, self._index.codes[slot].copy())
 
     def _hit(self, slot: int, distance: int) -> Hit:
         item = self._item(slot)

@@ -254,7 +254,7 @@ def find_file(db: sqlite3.Connection, path: bytes) -> int | None:
     return None if row is None else int(row[0])
 
 
-def read_item(db: sqlite3.Connection, slot: int, code: NDArray[np.uint8]) -> Item:
+def read_item(db: sqlite3.Connection, path: Path, slot: int, code: NDArray[np.uint8]) -> Item:
     """The item in a slot that is known to be taken; its code comes from the index.
 
     Raises:
@@ -265,19 +265,19 @@ def read_item(db: sqlite3.Connection, slot: int, code: NDArray[np.uint8]) -> Ite
         (slot,),
     ).fetchone()
     if row is None:
-        raise GalleryCorrupt(f"the item in slot {slot} is missing")
+        raise GalleryCorrupt(f"{path}: the item in slot {slot} is missing")
     key, metadata, *state = row
     file = None if state[0] is None else FileState(*state)
     try:
         item = Item(key, code, json.loads(metadata), file)
     except (ValueError, TypeError, RecursionError) as error:
-        raise GalleryCorrupt(f"the metadata of item {key!r} is damaged: {error}") from error
+        raise GalleryCorrupt(f"{path}: metadata of item {key!r} is damaged: {error}") from error
     has_file = file is None or all(
         isinstance(value, kind)
         for value, kind in zip(state, (bytes, int, int, int, bytes), strict=True)
     )
     if not (isinstance(key, str) and isinstance(item.metadata, dict) and has_file):
-        raise GalleryCorrupt(f"the item in slot {slot} is damaged: {item}")
+        raise GalleryCorrupt(f"{path}: the item in slot {slot} is damaged: {item}")
     return item
 
 
