@@ -376,6 +376,19 @@ def test_a_pipe_is_named_and_not_opened(gallery, folder):
     assert report.removed == []
 
 
+def test_no_model_is_read_when_nothing_is_encoded(gallery, folder, monkeypatch):
+    gallery.sync(folder)
+    monkeypatch.setattr("bitgaze.gallery.Encoder", None)  # calling it would raise
+    monkeypatch.setattr("bitgaze.gallery.read_model", None)
+    with Gallery(gallery.path) as reopened:
+        assert reopened.sync(folder).unchanged == 3
+        (folder / "a.png").rename(folder / "renamed.png")
+        (folder / "b.jpg").unlink()
+        later(folder / "sub" / "c.webp")
+        report = reopened.sync(folder)
+        assert (len(report.moved), len(report.removed), report.unchanged) == (1, 1, 1)
+
+
 def test_no_such_folder(gallery, tmp_path):
     with pytest.raises(GalleryError, match="none: not a folder"):
         gallery.sync(tmp_path / "none")

@@ -100,7 +100,8 @@ def sync(
     Raises:
         GalleryError: `folder` is not a folder, or holds no picture at all although the gallery has
             some from it (an unplugged disk looks like that; nothing is removed).
-        FingerprintMismatch: the gallery's codes are of another model.
+        FingerprintMismatch: a picture is to be encoded, and the gallery's codes are of another
+            model.
     """
     root = os.path.abspath(os.path.expanduser(folder))  # noqa: PTH100, PTH111 (links stay)
     if not os.path.isdir(root):  # noqa: PTH112
