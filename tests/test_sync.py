@@ -310,13 +310,18 @@ def test_a_picture_that_broke_keeps_its_old_code(gallery, folder):
     assert gallery.get(str(folder / "a.png")).code.tobytes() == code
 
 
-def test_an_emptied_folder_removes_nothing(gallery, folder):
+def test_an_emptied_folder_removes_nothing_unless_told_to(gallery, folder):
     gallery.sync(folder)
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    with pytest.raises(GalleryError, match="holds 3 from there; nothing was removed"):
+    gallery.add("by hand", picture(7))
+    with pytest.raises(GalleryError, match="holds 3 from there; nothing was removed .*allow_empty"):
         gallery.sync(folder)
-    assert len(gallery) == 3
+    assert len(gallery) == 4
+    report = gallery.sync(folder, allow_empty=True)
+    assert len(report.removed) == 3
+    assert list(gallery) == ["by hand"]
+    assert gallery.sync(folder).removed == []
 
 
 def test_a_folder_that_cannot_be_listed_keeps_its_items(gallery, folder, monkeypatch):

@@ -273,12 +273,13 @@ class Gallery:
         self,
         folder: str | os.PathLike[str],
         *,
+        allow_empty: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> "SyncReport":
         """Make the gallery match a folder; see `bitgaze.sync.sync`."""
         from bitgaze.sync import sync
 
-        return sync(self, folder, on_progress=on_progress)
+        return sync(self, folder, allow_empty=allow_empty, on_progress=on_progress)
 
     def files(self, folder: str | os.PathLike[str]) -> dict[str, FileState]:
         """Of the items that sync looks after below a folder: key to file."""

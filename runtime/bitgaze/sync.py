@@ -77,6 +77,7 @@ def sync(
     gallery: "Gallery",
     folder: str | os.PathLike[str],
     *,
+    allow_empty: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SyncReport:
     """Make a gallery match the pictures below a folder.
@@ -95,11 +96,13 @@ def sync(
     Args:
         gallery: to bring up to date.
         folder: to look below.
+        allow_empty: the folder may hold no picture at all; then every item from it is removed.
         on_progress: called with (done, total) pictures as they are encoded.
 
     Raises:
         GalleryError: `folder` is not a folder, or holds no picture at all although the gallery has
-            some from it (an unplugged disk looks like that; nothing is removed).
+            some from it (an unplugged disk looks like that; nothing is removed without
+            `allow_empty`).
         FingerprintMismatch: a picture is to be encoded, and the gallery's codes are of another
             model.
     """
@@ -109,10 +112,11 @@ def sync(
     report = SyncReport()
     scan = _scan(root, report)
     known = {os.fsdecode(file.path): _Known(key, file) for key, file in gallery.files(root).items()}
-    if known and not scan.states:
+    if known and not scan.states and not allow_empty:
         raise GalleryError(
             f"{printable(root)}: no picture found, but the gallery holds {len(known)} from there; "
-            "nothing was removed (is the disk mounted?)"
+            "nothing was removed (is the disk mounted?); to remove them, allow an empty folder "
+            "(allow_empty=True, or --allow-empty)"
         )
     todo = [
         path
