@@ -671,6 +671,19 @@ with Gallery(path) as reader:
         path.parent.chmod(0o755)
 
 
+def test_a_folder_that_may_not_be_entered(tmp_path):
+    path = tmp_path / "private" / "test.bitgaze"
+    path.parent.mkdir(mode=0)
+    script = """
+for create in (True, False):
+    assert "test.bitgaze" in refused(lambda: Gallery(path, create=create))
+"""
+    try:
+        without_privileges(script, path)
+    finally:
+        path.parent.chmod(0o755)
+
+
 def test_a_log_that_cannot_be_read_is_not_ignored(tmp_path):
     path = tmp_path / "archive" / "test.bitgaze"
     path.parent.mkdir()

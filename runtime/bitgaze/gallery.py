@@ -85,9 +85,10 @@ class Gallery:
             raise
 
     def _open(self, create_for: Callable[[], Model] | None) -> None:
-        self._frozen = gallery_file.find_frozen(self.path)
-        is_frozen = self._frozen is not None
-        self._db = gallery_file.connect(self.path, create_for, is_frozen=is_frozen)
+        with gallery_file.translated_errors(self.path):
+            self._frozen = gallery_file.find_frozen(self.path)
+            is_frozen = self._frozen is not None
+            self._db = gallery_file.connect(self.path, create_for, is_frozen=is_frozen)
         self._data_version = -1
 
     @property

@@ -326,11 +326,13 @@ def read_files(db: sqlite3.Connection, prefix: bytes) -> dict[str, FileState]:
 
 @contextmanager
 def translated_errors(path: Path) -> Iterator[None]:
-    """SQLite's errors as GalleryError and GalleryCorrupt, naming the file."""
+    """Errors of SQLite and the system as GalleryError and GalleryCorrupt, naming the file."""
     try:
         yield
     except UnicodeDecodeError as error:  # text of the file, or of SQLite's message that quotes it
         raise GalleryCorrupt(f"{path}: its text is damaged: {error}") from error
+    except OSError as error:
+        raise GalleryError(f"{path}: {error.strerror}") from error
     except sqlite3.Error as error:
         # The low byte is the primary code: https://sqlite.org/rescode.html
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
