@@ -1,6 +1,9 @@
 import multiprocessing
 import sqlite3
+import subprocess
+import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +93,23 @@ def test_search_is_exact_and_radius_cuts(gallery):
     assert len(gallery.search_code(query, k=1000)) == 500
 
 
+def test_a_key_is_text(gallery):
+    gallery.upsert([Item("5", codes(1)[0])])
+    for use in (
+        gallery.get,
+        gallery.remove,
+        lambda key: gallery.move((key, "new", None)),
+        lambda key: gallery.move(("5", key, None)),
+        lambda key: gallery.add(key, picture(1)),
+        lambda key: gallery.upsert([Item(key, codes(1)[0])]),
+    ):
+        for key in (5, b"5", None, Path("5")):
+            with pytest.raises(TypeError, match=f"a key is a str, not {type(key).__name__}"):
+                use(key)
+            assert key not in gallery
+    assert list(gallery) == ["5"]
+
+
 def test_an_empty_gallery(gallery):
     assert len(gallery) == 0
     assert list(gallery) == []
@@ -145,6 +165,28 @@ def test_a_removed_item_leaves_no_byte_behind(path):
     assert codes(1, seed=78)[0].tobytes() in content
 
 
+def test_a_removed_item_leaves_no_byte_in_the_log(path):
+    def is_found():
+        return any(b"the secret" in file.read_bytes() for file in path.parent.iterdir())
+
+    secret = Item("the secret key", codes(1, seed=77)[0], {"the secret": "metadata"})
+    with Gallery(path) as writer, Gallery(path) as reader:
+        writer.upsert([*items(20), secret])
+        assert secret.key in reader
+        assert is_found()
+        writer.remove(secret.key)
+        assert not is_found()
+        assert len(reader) == 20
+        writer.upsert([secret])
+        with reader._reading():  # its snapshot is in the log: the bytes cannot go yet
+            assert secret.key in reader
+            writer.remove(secret.key)
+            assert secret.key in reader
+        writer.remove("item 0")
+        assert not is_found()
+        assert len(reader) == 19
+
+
 def test_a_failed_change_changes_nothing(gallery):
     gallery.upsert(items(3))
     before = gallery.search_code(codes(1)[0])
@@ -175,6 +217,84 @@ def test_add_refuses_a_taken_key_and_a_broken_picture(gallery):
     with pytest.raises(ImageError, match="not an image"):
         gallery.add("b", b"broken")
     assert list(gallery) == ["a"]
+
+
+def test_of_threads_that_add_one_key_one_wins(path, encoder):
+    everyone = threading.Barrier(4)
+
+    class Slow:
+        """An encoder that returns when all threads have begun to encode."""
+
+        model, fingerprint = encoder.model, encoder.fingerprint
+
+        def encode(self, sources):
+            everyone.wait(timeout=60)
+            return encoder.encode(sources)
+
+    outcome = []
+
+    def add(number):
+        try:
+            gallery.add("same", picture(number), {"number": number})
+            outcome.append(number)
+        except GalleryError:
+            outcome.append(None)
+
+    with Gallery(path, encoder=Slow()) as gallery:
+        threads = [threading.Thread(target=add, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        winner = max(number for number in outcome if number is not None)
+        assert outcome.count(None) == 3
+        assert gallery.get("same").metadata == {"number": winner}
+
+
+def test_a_transaction_is_kept_whole_or_not_at_all(path):
+    with Gallery(path) as gallery, Gallery(path) as other:
+        gallery.upsert(items(3))
+        with gallery.transaction():
+            gallery.remove("item 0")
+            gallery.upsert([Item("new", codes(1, seed=5)[0])])
+            assert gallery.search("new", k=1)[0].distance == 0
+            assert "item 0" in other
+        for reader in (gallery, other):
+            assert list(reader) == ["item 2", "item 1", "new"]
+
+        def fail(caught=()):
+            with gallery.transaction():
+                gallery.remove("item 1")
+                with suppress(caught):
+                    gallery.remove("none")
+
+        with pytest.raises(KeyError, match="none"):
+            fail()
+        with pytest.raises(GalleryError, match="failed; it was undone"):
+            fail(caught=KeyError)
+        with pytest.raises(UnicodeDecodeError), gallery.transaction():
+            b"\xff".decode()  # not the file's: it stays what it is
+        for reader in (gallery, other):
+            assert list(reader) == ["item 2", "item 1", "new"]
+            assert gallery.search_code(codes(1, seed=5)[0], k=1)[0].key == "new"
+
+
+def test_items_change_places(gallery):
+    gallery.upsert(items(3))
+    before = {key: gallery.get(key) for key in gallery}
+    gallery.move(("item 0", "item 1", None), ("item 1", "item 0", None), ("item 2", "new", None))
+    for key, old in [("item 0", "item 1"), ("item 1", "item 0"), ("new", "item 2")]:
+        assert np.array_equal(gallery.get(key).code, before[old].code)
+        assert gallery.get(key).metadata == before[old].metadata
+    for moves, error in [
+        ([("item 0", "a", None), ("item 1", "a", None)], GalleryError),
+        ([("item 0", "a", None), ("item 1", "new", None)], GalleryError),
+        ([("item 0", "a", None), ("item 0", "b", None)], ValueError),
+        ([("item 0", "a", None), ("a", "b", None)], KeyError),
+    ]:
+        with pytest.raises(error):
+            gallery.move(*moves)
+        assert list(gallery) == ["item 1", "item 0", "new"]
 
 
 def test_arguments_out_of_range(gallery, tmp_path):
@@ -242,12 +362,40 @@ def test_foreign_files_are_left_alone(tmp_path):
     assert foreign.read_bytes() == before
 
 
+@pytest.mark.parametrize("mark", ["application_id = 1", "application_id = -1", "user_version = 7"])
+def test_a_foreign_file_without_tables_is_left_alone(path, mark):
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA {mark}")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(GalleryError, match="an SQLite file, but not a bitgaze gallery"):
+        Gallery(path)
+    assert path.read_bytes() == before
+
+
+def test_an_empty_file_becomes_a_gallery(path):
+    path.touch()
+    with pytest.raises(GalleryError, match="not a bitgaze gallery"):
+        Gallery(path, create=False)
+    with Gallery(path) as gallery:
+        assert len(gallery) == 0
+
+
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
         ("PRAGMA user_version = 2", "gallery format 2, this version of bitgaze reads up to 1"),
+        ("PRAGMA user_version = 0", "gallery format 0; the first one is 1"),
+        ("PRAGMA user_version = -1", "gallery format -1; the first one is 1"),
         ("UPDATE info SET value = 12 WHERE name = 'bits'", "info is damaged"),
         ("UPDATE info SET value = 'x' WHERE name = 'calibration'", "info is damaged"),
+        *(
+            (f"UPDATE info SET value = '{table}' WHERE name = 'calibration'", "info is damaged")
+            for table in ("[[0, 7.5]]", "[[0, NaN]]", "[[9, 1], [3, 0]]", "[[-1, 1]]", "[[129, 0]]")
+        ),
+        ("UPDATE info SET value = 5 WHERE name = 'model'", "test.bitgaze: info is damaged"),
+        ("UPDATE info SET value = x'ff' WHERE name = 'model'", "info is damaged: .*model is b"),
+        ("DELETE FROM info WHERE name = 'model'", "info is damaged"),
         ("DELETE FROM info WHERE name = 'fingerprint'", "info is damaged"),
         ("UPDATE info SET value = 64 WHERE name = 'bits'", "5000 items|damaged|missing"),
         ("UPDATE chunk SET codes = zeroblob(length(codes)) WHERE n = 0", "chunk 0 .* is damaged"),
@@ -269,6 +417,29 @@ def test_a_damaged_gallery_gives_a_typed_error(path, sql, message):
     db.close()
     with pytest.raises(GalleryError, match=message):
         Gallery(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("metadata = 'x'", "metadata of item 'item 1' is damaged"),
+        ("metadata = '[]'", "the item in slot 1 is damaged"),
+        ("path = 'text'", "the item in slot 1 is damaged"),
+    ],
+)
+def test_a_damaged_item_gives_a_typed_error_when_it_is_read(path, damage, message):
+    with Gallery(path) as gallery:
+        gallery.upsert(items(3))
+    db = sqlite3.connect(path)
+    db.execute(f"UPDATE item SET {damage} WHERE slot = 1")
+    db.commit()
+    db.close()
+    with Gallery(path) as gallery:
+        for use in (gallery.get, gallery.search):
+            with pytest.raises(GalleryCorrupt, match=rf"test\.bitgaze: {message}"):
+                use("item 1")
+        gallery.remove("item 1")  # what cannot be read can still be removed
+        assert len(gallery.search("item 0")) == 2
 
 
 def test_a_truncated_file_gives_a_typed_error(path):
@@ -296,8 +467,7 @@ def test_any_damage_gives_a_right_answer_or_a_typed_error(path):
         try:
             with Gallery(path) as gallery:
                 for key in list(gallery)[:20]:
-                    if key in gallery:  # a damaged SQLite index may not find it
-                        gallery.get(key)
+                    assert gallery.get(key).key == key
                 hits = gallery.search_code(stored[5].code, k=1)
                 assert [hit.distance for hit in hits] == [0]
                 gallery.upsert([Item("new", stored[0].code)])
@@ -306,6 +476,33 @@ def test_any_damage_gives_a_right_answer_or_a_typed_error(path):
         for name in ("-wal", "-shm"):
             path.with_name(path.name + name).unlink(missing_ok=True)
     assert 0 < refused < 150
+
+
+def test_a_damaged_key_index_gives_a_typed_error(path):
+    with Gallery(path) as gallery:
+        gallery.upsert(items(3))
+    db = sqlite3.connect(path)
+    (page,) = db.execute(
+        "SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_item_1'"
+    ).fetchone()
+    (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
+    db.close()
+    content = bytearray(path.read_bytes())
+    start = (page - 1) * page_bytes
+    index = content[start : start + page_bytes]
+    # The index says "item 2" for item 1, and nothing for "item 2" itself.
+    index = index.replace(b"item 2", b"item 3").replace(b"item 1", b"item 2")
+    content[start : start + page_bytes] = index
+    path.write_bytes(content)
+    with Gallery(path) as gallery:
+        assert gallery.get("item 0").metadata == {"i": 0}
+        for key in ("item 1", "item 2"):
+            for use in (gallery.get, gallery.remove):
+                with pytest.raises(GalleryCorrupt, match=f"key index is damaged at '{key}'"):
+                    use(key)
+        with pytest.raises(KeyError):
+            gallery.get("item 4")
+        assert len(gallery) == 3
 
 
 def test_another_connection_sees_each_commit(path):
@@ -389,3 +586,143 @@ def test_a_missing_default_model_says_so(path, monkeypatch):
     monkeypatch.setattr("bitgaze.gallery.DEFAULT_MODEL", Path("/nowhere/general.onnx"))
     with pytest.raises(ModelError, match=r"general\.onnx: cannot read the model"):
         Gallery(path)
+    assert not path.exists()
+
+
+def test_what_encodes_nothing_reads_no_model(path, monkeypatch):
+    with Gallery(path) as gallery:
+        gallery.upsert(items(3))
+    monkeypatch.setattr("bitgaze.gallery.read_model", None)  # calling it would raise
+    monkeypatch.setattr("bitgaze.gallery.Encoder", None)
+    for create in (True, False):
+        with Gallery(path, create=create) as gallery:
+            assert gallery.search("item 1", k=1)[0].distance == 0
+
+
+def test_any_name_is_a_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        ":memory:",
+        "file:x?mode=memory",
+        "100% \u00fc.bitgaze",
+        b"\xff#".decode("utf-8", "surrogateescape"),
+    ):
+        with Gallery(name) as gallery:
+            gallery.upsert(items(3))
+        with Gallery(name, create=False) as gallery:
+            assert len(gallery) == 3
+        (tmp_path / name).unlink()
+
+
+def without_privileges(script, path):
+    """Run a script in a process that permissions bind, also if it is root's."""
+    prelude = """
+import ctypes, os, sys, numpy as np
+from pathlib import Path
+from bitgaze import Gallery, GalleryError, Item
+if os.geteuid() == 0:  # capset(2): none are left, of those that root has
+    assert ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522), (ctypes.c_uint32 * 6)()) == 0
+path = Path(sys.argv[1])
+code = np.zeros(16, np.uint8)
+def refused(call, *arguments):
+    try:
+        call(*arguments)
+    except GalleryError as error:
+        return str(error)
+    raise AssertionError("nothing was refused")
+"""
+    run = [sys.executable, "-c", prelude + script, path]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("file_mode", "folder_mode"), [(0o444, 0o755), (0o644, 0o555)])
+def test_a_gallery_that_may_only_be_read_is_searched(tmp_path, file_mode, folder_mode):
+    path = tmp_path / "archive" / "test.bitgaze"
+    path.parent.mkdir()
+    with Gallery(path) as gallery:
+        gallery.upsert(items(3))
+    path.chmod(file_mode)
+    path.parent.chmod(folder_mode)
+    script = """
+for create in (True, False):
+    with Gallery(path, create=create) as gallery:
+        assert list(gallery) == ["item 0", "item 1", "item 2"]
+        assert gallery.search("item 1", k=1)[0].distance == 0
+        for change in ([gallery.upsert, [Item("new", code)]], [gallery.remove, "item 0"]):
+            assert "test.bitgaze: the file or its folder is read-only" in refused(*change)
+        assert len(gallery) == 3
+        assert os.listdir(path.parent) == [path.name]
+with Gallery(path) as reader:
+    path.chmod(0o644)
+    path.parent.chmod(0o755)
+    with Gallery(path) as writer:
+        writer.upsert([Item("new", code)])
+        assert "new" in reader
+    writer = Gallery(path)
+    writer.upsert([Item("newer", code)])
+    path.parent.chmod(0o555)  # a writer is here, and stays
+    with Gallery(path) as second:
+        assert "newer" in second
+"""
+    try:
+        without_privileges(script, path)
+    finally:
+        path.parent.chmod(0o755)
+
+
+def test_a_folder_that_may_not_be_entered(tmp_path):
+    path = tmp_path / "private" / "test.bitgaze"
+    path.parent.mkdir(mode=0)
+    script = """
+for create in (True, False):
+    assert "test.bitgaze" in refused(lambda: Gallery(path, create=create))
+"""
+    try:
+        without_privileges(script, path)
+    finally:
+        path.parent.chmod(0o755)
+
+
+def test_a_log_that_cannot_be_read_is_not_ignored(tmp_path):
+    path = tmp_path / "archive" / "test.bitgaze"
+    path.parent.mkdir()
+    with Gallery(path) as gallery:
+        gallery.upsert(items(3))
+        content = path.read_bytes(), path.with_name("test.bitgaze-wal").read_bytes()
+    path.write_bytes(content[0])
+    path.with_name("test.bitgaze-wal").write_bytes(content[1])
+    path.parent.chmod(0o555)
+    script = """
+assert "changes in the log beside it" in refused(Gallery, path)
+path.parent.chmod(0o755)
+assert len(Gallery(path)) == 3
+"""
+    try:
+        without_privileges(script, path)
+    finally:
+        path.parent.chmod(0o755)
+
+
+def test_a_reader_that_may_not_write_sees_a_writer_who_may(path, monkeypatch):
+    with Gallery(path) as gallery:
+        gallery.upsert(items(3))
+
+    def access(allowed):
+        monkeypatch.setattr("bitgaze.gallery_file.os.access", lambda *_: allowed)
+
+    access(False)
+    with Gallery(path) as reader:
+        access(True)
+        with Gallery(path) as writer:
+            writer.upsert([Item("one", codes(1)[0])])
+        access(False)
+        assert "one" in reader
+        access(True)
+        with Gallery(path) as writer:
+            writer.upsert([Item("two", codes(1)[0])])
+            access(False)
+            assert "two" in reader
+            writer.remove("one")
+            assert "one" not in reader
+        assert len(reader) == 4

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitgaze import Gallery, GalleryError
+from bitgaze import Gallery, GalleryError, Item, sync
 from bitgaze.images import printable
 from conftest import picture
 
@@ -96,6 +97,122 @@ def test_a_renamed_picture_is_not_encoded_again(gallery, folder, monkeypatch):
     assert report.removed == []
     assert gallery.get(str(folder / "sub" / "renamed.png")).code.tobytes() == code
     assert names(gallery) == ["b.jpg", "c.webp", "renamed.png"]
+
+
+def name_items(gallery):
+    """Give every item its file's present name as metadata."""
+    for key in list(gallery):
+        item = gallery.get(key)
+        gallery.upsert([Item(key, item.code, {"was": Path(item.path).name}, item.file)])
+
+
+def origins(gallery):
+    """Present name to the name that the item had when `name_items` ran."""
+    return {Path(key).name: gallery.get(key).metadata.get("was") for key in gallery}
+
+
+@pytest.mark.parametrize(
+    ("renames", "expected", "removed"),
+    [
+        ("a>t b>a t>b", {"a": "b", "b": "a", "c": "c", "d": "d"}, []),
+        ("a>t b>a c>b t>c", {"a": "b", "b": "c", "c": "a", "d": "d"}, []),
+        ("c>e b>c a>b", {"b": "a", "c": "b", "e": "c", "d": "d"}, []),
+        ("a>b", {"b": "a", "c": "c", "d": "d"}, ["b"]),
+        ("a>b c>a", {"a": "c", "b": "a", "d": "d"}, ["b"]),
+        ("d>b", {"a": "a", "b": "d", "c": "c"}, ["b"]),
+    ],
+)
+def test_an_item_follows_its_picture(
+    gallery, tmp_path, encoder, monkeypatch, renames, expected, removed
+):
+    for seed, name in enumerate("abcd"):
+        picture(seed).save(tmp_path / f"{name}.png")
+    gallery.sync(tmp_path)
+    name_items(gallery)
+    for rename in renames.split():
+        old, new = rename.split(">")
+        (tmp_path / f"{old}.png").rename(tmp_path / f"{new}.png")
+    encodes_nothing(gallery, monkeypatch)
+    report = gallery.sync(tmp_path)
+    png = {f"{new}.png": f"{old}.png" for new, old in expected.items()}
+    assert origins(gallery) == png
+    assert {Path(new).name: Path(old).name for old, new in report.moved} == {
+        new: old for new, old in png.items() if new != old
+    }
+    assert report.removed == [str(tmp_path / f"{name}.png") for name in removed]
+    assert report.added == report.updated == []
+    monkeypatch.undo()
+    for key in gallery:
+        assert gallery.search(Path(key), k=1)[0].distance == 0
+        assert gallery.get(key).path == key
+    assert gallery.sync(tmp_path).unchanged == len(gallery)
+
+
+def test_a_new_picture_under_an_old_name_is_new(gallery, folder):
+    gallery.sync(folder)
+    name_items(gallery)
+    (folder / "a.png").rename(folder / "kept.png")
+    picture(14).save(folder / "a.png")
+    report = gallery.sync(folder)
+    assert report.moved == [(str(folder / "a.png"), str(folder / "kept.png"))]
+    assert report.added == [str(folder / "a.png")]
+    assert origins(gallery) == {
+        "a.png": None,
+        "b.jpg": "b.jpg",
+        "c.webp": "c.webp",
+        "kept.png": "a.png",
+    }
+
+
+def test_equal_pictures_that_are_renamed_keep_an_item_each(gallery, folder, monkeypatch):
+    shutil.copy(folder / "a.png", folder / "a2.png")
+    gallery.sync(folder)
+    name_items(gallery)
+    (folder / "a.png").rename(folder / "x.png")
+    (folder / "a2.png").rename(folder / "x2.png")
+    encodes_nothing(gallery, monkeypatch)
+    assert len(gallery.sync(folder).moved) == 2
+    assert origins(gallery)["x.png"] == "a.png"
+    assert origins(gallery)["x2.png"] == "a2.png"
+
+
+def test_a_rename_to_a_key_taken_by_hand_waits(gallery, folder, monkeypatch):
+    gallery.sync(folder)
+    name_items(gallery)
+    key = str(folder / "renamed.png")
+    gallery.add(key, picture(7), {"mine": True})
+    (folder / "a.png").rename(folder / "renamed.png")
+    for _ in range(2):
+        report = gallery.sync(folder)
+        assert report.failed == {key: "the gallery holds another item under this key"}
+        assert report.removed == []
+    gallery.move((key, "by hand", None))
+    encodes_nothing(gallery, monkeypatch)
+    assert gallery.sync(folder).moved == [(str(folder / "a.png"), key)]
+    assert gallery.get(key).metadata == {"was": "a.png"}
+
+
+def test_pictures_of_one_size_and_time_change_places(gallery, tmp_path):
+    for seed, name in enumerate("ab"):
+        picture(seed).save(tmp_path / f"{name}.bmp")
+        os.utime(tmp_path / f"{name}.bmp", ns=(10**18, 10**18))
+    gallery.sync(tmp_path)
+    name_items(gallery)
+    for old, new in ("at", "ba", "tb"):
+        (tmp_path / f"{old}.bmp").rename(tmp_path / f"{new}.bmp")
+    assert len(gallery.sync(tmp_path).moved) == 2
+    assert origins(gallery) == {"a.bmp": "b.bmp", "b.bmp": "a.bmp"}
+
+
+def test_a_folder_restored_from_a_copy_is_read_once(gallery, folder, tmp_path, monkeypatch):
+    gallery.sync(folder)
+    shutil.copytree(folder, tmp_path / "backup")  # with its times
+    shutil.rmtree(folder)
+    (tmp_path / "backup").rename(folder)
+    encodes_nothing(gallery, monkeypatch)
+    assert gallery.sync(folder).unchanged == 3
+    monkeypatch.setattr("bitgaze.sync._digest", None)
+    assert gallery.sync(folder).unchanged == 3
 
 
 def test_a_removed_picture_is_removed(gallery, folder):
@@ -193,13 +310,18 @@ def test_a_picture_that_broke_keeps_its_old_code(gallery, folder):
     assert gallery.get(str(folder / "a.png")).code.tobytes() == code
 
 
-def test_an_emptied_folder_removes_nothing(gallery, folder):
+def test_an_emptied_folder_removes_nothing_unless_told_to(gallery, folder):
     gallery.sync(folder)
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    with pytest.raises(GalleryError, match="holds 3 from there; nothing was removed"):
+    gallery.add("by hand", picture(7))
+    with pytest.raises(GalleryError, match="holds 3 from there; nothing was removed .*allow_empty"):
         gallery.sync(folder)
-    assert len(gallery) == 3
+    assert len(gallery) == 4
+    report = gallery.sync(folder, allow_empty=True)
+    assert len(report.removed) == 3
+    assert list(gallery) == ["by hand"]
+    assert gallery.sync(folder).removed == []
 
 
 def test_a_folder_that_cannot_be_listed_keeps_its_items(gallery, folder, monkeypatch):
@@ -248,6 +370,30 @@ def test_an_interrupted_sync_goes_on_where_it_stopped(gallery, tmp_path):
     assert len(report.added) == 70 - kept
 
 
+def test_a_pipe_is_named_and_not_opened(gallery, folder):
+    gallery.sync(folder)
+    (folder / "a.png").unlink()
+    for name in ("a.png", "pipe.jpg"):
+        os.mkfifo(folder / name)
+    report = gallery.sync(folder)
+    reason = "not a file but a pipe, a socket or a device"
+    assert report.failed == {str(folder / name): reason for name in ("a.png", "pipe.jpg")}
+    assert report.removed == []
+
+
+def test_no_model_is_read_when_nothing_is_encoded(gallery, folder, monkeypatch):
+    gallery.sync(folder)
+    monkeypatch.setattr("bitgaze.gallery.Encoder", None)  # calling it would raise
+    monkeypatch.setattr("bitgaze.gallery.read_model", None)
+    with Gallery(gallery.path) as reopened:
+        assert reopened.sync(folder).unchanged == 3
+        (folder / "a.png").rename(folder / "renamed.png")
+        (folder / "b.jpg").unlink()
+        later(folder / "sub" / "c.webp")
+        report = reopened.sync(folder)
+        assert (len(report.moved), len(report.removed), report.unchanged) == (1, 1, 1)
+
+
 def test_no_such_folder(gallery, tmp_path):
     with pytest.raises(GalleryError, match="none: not a folder"):
         gallery.sync(tmp_path / "none")
@@ -288,7 +434,82 @@ def test_a_key_of_ones_own_survives_touch_and_change(gallery, folder):
     picture(13).save(folder / "a.png")
     later(folder / "a.png")
     assert gallery.sync(folder).updated == ["my name"]
-    assert len(gallery) == 3
+    (folder / "a.png").rename(folder / "b.jpg")
+    assert gallery.sync(folder).moved == [(str(folder / "a.png"), str(folder / "b.jpg"))]
+    assert gallery.get("my name").path == str(folder / "b.jpg")
+    assert len(gallery) == 2
+
+
+def meanwhile(gallery, monkeypatch, act):
+    """Run `act` while the next sync encodes."""
+
+    def encode(sources, **_):
+        monkeypatch.undo()
+        act()
+        return gallery.encoder.encode(sources)
+
+    monkeypatch.setattr(gallery.encoder, "encode", encode)
+
+
+@pytest.fixture
+def other(gallery, encoder):
+    """The same gallery, as another process has it open."""
+    with Gallery(gallery.path, encoder=encoder) as opened:
+        yield opened
+
+
+def test_an_item_that_is_removed_during_a_sync_is_added_again(gallery, other, folder, monkeypatch):
+    gallery.sync(folder)
+    picture(9).save(folder / "a.png")
+    later(folder / "a.png")
+    meanwhile(gallery, monkeypatch, lambda: other.remove(*list(other)))
+    report = gallery.sync(folder)
+    assert report.added == [str(folder / "a.png")]
+    assert names(gallery) == ["a.png"]
+    assert len(gallery.sync(folder).added) == 2
+
+
+def test_a_sync_beside_another_one_fails_nothing(gallery, other, folder, monkeypatch):
+    meanwhile(gallery, monkeypatch, lambda: other.sync(folder))
+    report = gallery.sync(folder)
+    assert (report.unchanged, report.failed) == (3, {})
+    name_items(gallery)
+    (folder / "a.png").rename(folder / "renamed.png")
+    (folder / "b.jpg").unlink()
+    digests = sync._digests
+
+    def slow_digests(paths, report):
+        monkeypatch.undo()
+        other.sync(folder)
+        return digests(paths, report)
+
+    monkeypatch.setattr(sync, "_digests", slow_digests)
+    report = gallery.sync(folder)
+    assert (report.moved, report.removed, report.failed) == ([], [], {})
+    assert origins(gallery) == {"renamed.png": "a.png", "c.webp": "c.webp"}
+
+
+def _sync(path: Path, folder: Path) -> None:
+    with Gallery(path) as gallery:
+        assert not gallery.sync(folder).failed
+
+
+def test_processes_that_sync_one_folder_at_once(tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for seed in range(80):
+        picture(seed, (16, 16)).save(folder / f"{seed:03}.png")
+    context = multiprocessing.get_context("spawn")
+    path = tmp_path / "test.bitgaze"
+    workers = [context.Process(target=_sync, args=(path, folder)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    with Gallery(path) as gallery:
+        assert len(gallery) == 80
+        assert gallery.sync(folder).unchanged == 80
 
 
 def test_printable_shows_bytes_that_are_not_text():

@@ -74,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
 
     index = command("index", _index, "Make a gallery match the pictures in a folder.")
     index.add_argument("folder", metavar="DIR")
+    index.add_argument(
+        "--allow-empty", action="store_true", help="if DIR holds no picture, forget all from there"
+    )
     with_model(index)
     search = command("search", _search, "Find the pictures that look like one.")
     search.add_argument("image", metavar="IMAGE", help="a picture file")
@@ -100,7 +103,9 @@ def _index(options: argparse.Namespace) -> int:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            report = gallery.sync(options.folder, on_progress=show)
+            report = gallery.sync(
+                options.folder, allow_empty=options.allow_empty, on_progress=show
+            )
         size = len(gallery)
     seconds = time.perf_counter() - started
     for path, reason in report.failed.items():

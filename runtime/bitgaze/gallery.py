@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgaze import gallery_file
-from bitgaze.contract import DEFAULT_MODEL, read_model
+from bitgaze.contract import DEFAULT_MODEL, Model, read_model
 from bitgaze.encoder import Encoder
 from bitgaze.errors import FingerprintMismatch, GalleryCorrupt, GalleryError
 from bitgaze.gallery_file import CHUNK_CODES, FileState, Item
@@ -50,12 +50,13 @@ class Gallery:
     """Pictures' codes in one file: add to it, search it, keep it.
 
     The codes are in memory and in the file; a change is in the file when the call returns. Any
-    number of processes may read while one writes, and each sees a commit at its next call. Safe to
-    use from several threads.
+    number of processes may read while one writes, and each sees a commit at its next call. A file
+    that may only be read can be searched. Safe to use from several threads.
 
     Args:
         path: the file, by custom `*.bitgaze`.
-        encoder: the model; by default the one that comes with bitgaze, loaded when first needed.
+        encoder: the model; by default the one that comes with bitgaze, read when first needed: to
+            make a file, or to encode.
         create: make the file where there is none; with False a missing file is an error.
 
     Raises:
@@ -70,16 +71,25 @@ class Gallery:
         self.path = Path(path).expanduser()
         self._lock = threading.RLock()
         self._encoder = encoder
-        model = encoder.model if encoder is not None else read_model(DEFAULT_MODEL)
-        self._db = gallery_file.connect(self.path, model if create else None)
+
+        def model() -> Model:
+            return encoder.model if encoder is not None else read_model(DEFAULT_MODEL)
+
+        self._open(model if create else None)
         try:
-            self._data_version = -1
             with self._reading():
                 if encoder is not None:
                     self._check_fingerprint(encoder)
         except BaseException:
             self._db.close()
             raise
+
+    def _open(self, create_for: Callable[[], Model] | None) -> None:
+        with gallery_file.translated_errors(self.path):
+            self._frozen = gallery_file.find_frozen(self.path)
+            is_frozen = self._frozen is not None
+            self._db = gallery_file.connect(self.path, create_for, is_frozen=is_frozen)
+        self._data_version = -1
 
     @property
     def bits(self) -> int:
@@ -128,6 +138,8 @@ class Gallery:
 
         Raises:
             KeyError: there is none.
+            TypeError: a key that is not a str.
+            GalleryCorrupt: the file is damaged.
         """
         with self._reading():
             return self._item(self._known_slot(key))
@@ -180,18 +192,21 @@ class Gallery:
         Raises:
             GalleryError: the key is taken, or the file cannot be written.
             ImageError: the picture cannot be read.
-            TypeError: metadata that JSON cannot hold.
+            TypeError: a key that is not a str, or metadata that JSON cannot hold.
         """
-        if key in self:
-            raise GalleryError(f"{self.path}: key {key!r} is taken; remove it first")
-        self.upsert([Item(key, self._encode(image), dict(metadata or {}))])
+        self._check_free(key)  # before the work of encoding
+        item = Item(key, self._encode(image), dict(metadata or {}))
+        with self.transaction():
+            self._check_free(key)  # now that nobody else writes
+            self.upsert([item])
 
     def upsert(self, items: Iterable[Item]) -> None:
         """Keep these items; one whose key is taken replaces the old one. All of them or none.
 
         Raises:
             GalleryError: the file cannot be written, or an item's file belongs to another key.
-            TypeError: a code that is not uint8, or metadata that JSON cannot hold.
+            TypeError: a key that is not a str, a code that is not uint8, or metadata that JSON
+                cannot hold.
             ValueError: a code of another length, or a key that is not valid Unicode.
         """
         items = list(items)
@@ -211,10 +226,12 @@ class Gallery:
     def remove(self, *keys: str) -> None:
         """Forget these items, all or none; their keys and codes are overwritten in the file.
 
-        While another process has the gallery open, the log beside the file may still hold them.
+        If another process is reading or writing at that moment, the log beside the file may hold
+        them until the next removal, or until nobody has the gallery open.
 
         Raises:
             KeyError: an unknown key.
+            TypeError: a key that is not a str.
             GalleryError: the file cannot be written.
         """
         if not keys:
@@ -225,25 +242,31 @@ class Gallery:
                 gallery_file.delete_item(self._db, slot, last)
                 self._index.remove(slot)
                 changed_chunks.update((slot // CHUNK_CODES, last // CHUNK_CODES))
+            self._has_removed = True
 
     def move(self, *moves: tuple[str, str, FileState | None]) -> None:
         """Give items other keys and files; code and metadata stay. All of them or none.
 
         Args:
-            moves: (key, new key, file) of each, done in this order.
+            moves: (key, new key, file) of each, done at once: two items may change places.
 
         Raises:
             KeyError: no item has that key.
+            TypeError: a key that is not a str.
             GalleryError: a new key is taken, or the file cannot be written.
+            ValueError: a key is moved twice.
         """
         if not moves:
             return
         with self._writing():
-            for key, new_key, file in moves:
-                slot = self._known_slot(key)
-                if new_key != key and gallery_file.find_slot(self._db, new_key) is not None:
-                    raise GalleryError(f"{self.path}: key {new_key!r} is taken; remove it first")
-                item = self._item(slot)
+            slots = [self._known_slot(key) for key, _, _ in moves]
+            if len(set(slots)) < len(slots):
+                raise ValueError("a key is moved twice")
+            items = [self._item(slot) for slot in slots]
+            for slot in slots:
+                gallery_file.release_key(self._db, slot)
+            for slot, item, (_, new_key, file) in zip(slots, items, moves, strict=True):
+                self._check_free(new_key)
                 moved = Item(new_key, item.code, item.metadata, file)
                 gallery_file.write_item(self._db, slot, moved)
 
@@ -251,12 +274,13 @@ class Gallery:
         self,
         folder: str | os.PathLike[str],
         *,
+        allow_empty: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> "SyncReport":
         """Make the gallery match a folder; see `bitgaze.sync.sync`."""
         from bitgaze.sync import sync
 
-        return sync(self, folder, on_progress=on_progress)
+        return sync(self, folder, allow_empty=allow_empty, on_progress=on_progress)
 
     def files(self, folder: str | os.PathLike[str]) -> dict[str, FileState]:
         """Of the items that sync looks after below a folder: key to file."""
@@ -264,9 +288,48 @@ class Gallery:
         with self._reading():
             return gallery_file.read_files(self._db, prefix)
 
+    def item_of_file(self, path: str | bytes) -> Item | None:
+        """The item that sync made from the file with this absolute path, or None."""
+        with self._reading():
+            slot = gallery_file.find_file(self._db, os.fsencode(path))
+            if slot is None:
+                return None
+            item = self._item(slot)
+            if item.path != os.fsdecode(path):
+                raise GalleryCorrupt(f"{self.path}: its path index is damaged at {item.key!r}")
+            return item
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Several calls as one change: the file gets all of them or, after an exception, none.
+
+        What is read inside is not changed by others before the end. Other writers, and other
+        threads, wait meanwhile: encode before, not inside.
+
+        Raises:
+            GalleryError: the file cannot be written, or a call inside failed and its exception was
+                caught there.
+        """
+        with self._lock:
+            with gallery_file.translated_errors(self.path):
+                is_part = self._db.in_transaction
+            try:
+                if not is_part:
+                    self._begin()
+                yield
+                if not is_part:
+                    self._commit()
+            except BaseException:
+                # The codes in memory ran ahead of the file: load them again.
+                self._data_version = -1
+                if self._db.in_transaction:  # SQLite has rolled back by itself after some errors
+                    self._db.execute("ROLLBACK")
+                raise
+
     def close(self) -> None:
         """Release the file. Later calls raise GalleryError."""
         with self._lock:
+            self._frozen = None  # else a change of the file would open it again
             self._db.close()
 
     def __enter__(self) -> "Gallery":
@@ -280,6 +343,10 @@ class Gallery:
     ) -> None:
         self.close()
 
+    def _is_thawed(self) -> bool:
+        """Whether a file that nobody could have written has been written."""
+        return self._frozen is not None and self._frozen != gallery_file.find_frozen(self.path)
+
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """One snapshot of the file, with the codes in memory as of that snapshot."""
@@ -287,33 +354,41 @@ class Gallery:
             if self._db.in_transaction:
                 yield
                 return
+            if self._is_thawed():
+                self._db.close()
+                self._open(None)
             self._db.execute("BEGIN")
             try:
                 self._refresh()
                 yield
             finally:
                 self._db.execute("COMMIT")
+            if self._is_thawed():
+                raise GalleryError(f"{self.path}: written while it was being read; try again")
 
     @contextmanager
     def _writing(self) -> Iterator[set[int]]:
-        """One transaction. Yields a set to fill with the chunks whose codes change."""
-        with self._lock, gallery_file.translated_errors(self.path):
+        """One transaction, or a part of one. Yields a set for the chunks whose codes change."""
+        with gallery_file.translated_errors(self.path), self.transaction():
+            yield self._changed_chunks
+
+    def _begin(self) -> None:
+        with gallery_file.translated_errors(self.path):
             self._db.execute("BEGIN IMMEDIATE")
-            changed_chunks: set[int] = set()
-            try:
-                self._refresh()
-                yield changed_chunks
-                for n in changed_chunks:
-                    codes = self._index[n * CHUNK_CODES : (n + 1) * CHUNK_CODES]
-                    gallery_file.write_chunk(self._db, n, codes)
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._data_version = (
-                    -1
-                )  # the codes in memory ran ahead of the file: load them again
-                if self._db.in_transaction:  # SQLite has rolled back by itself after some errors
-                    self._db.execute("ROLLBACK")
-                raise
+            self._changed_chunks: set[int] = set()
+            self._has_removed = False
+            self._refresh()
+
+    def _commit(self) -> None:
+        with gallery_file.translated_errors(self.path):
+            if not self._db.in_transaction:
+                raise GalleryError(f"{self.path}: a call in the transaction failed; it was undone")
+            for n in self._changed_chunks:
+                codes = self._index[n * CHUNK_CODES : (n + 1) * CHUNK_CODES]
+                gallery_file.write_chunk(self._db, n, codes)
+            self._db.execute("COMMIT")
+            if self._has_removed:
+                gallery_file.write_back(self._db)
 
     def _refresh(self) -> None:
         """Load what another process has committed since the last look."""
@@ -339,16 +414,25 @@ class Gallery:
         code: NDArray[np.uint8] = encoded.codes[0]
         return code
 
+    def _check_free(self, key: str) -> None:
+        with self._reading():
+            if gallery_file.find_slot(self._db, key) is not None:
+                raise GalleryError(f"{self.path}: key {key!r} is taken; remove it first")
+
     def _known_slot(self, key: str) -> int:
         slot = gallery_file.find_slot(self._db, key)
-        if slot is None:
+        # A miss is rare enough to look at every item.
+        is_missing = slot is None and gallery_file.find_slot(self._db, key, use_index=False) is None
+        if is_missing:
             raise KeyError(f"{self.path} holds no item {key!r}")
+        if slot is None or gallery_file.read_key(self._db, slot) != key:
+            raise GalleryCorrupt(f"{self.path}: its key index is damaged at {key!r}")
         return slot
 
     def _item(self, slot: int) -> Item:
         if not 0 <= slot < len(self._index):
             raise GalleryCorrupt(f"{self.path}: slot {slot} of {len(self._index)} in its key index")
-        return gallery_file.read_item(self._db, slot, self._index[slot])
+        return gallery_file.read_item(self._db, self.path, slot, self._index[slot])
 
     def _hit(self, slot: int, distance: int) -> Hit:
         item = self._item(slot)

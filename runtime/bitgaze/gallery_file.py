@@ -5,10 +5,10 @@ Knows SQLite and bytes; all SQL is here. Knows nothing of pictures, models, sear
 
 Format 1 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 1, WAL journal):
   info(name, value)   fingerprint, model, bits, calibration: of the model that made the codes
-  item(slot, key, path, size, mtime_ns, content, metadata)
+  item(slot, key, path, size, mtime_ns, ctime_ns, content, metadata)
       slot      0 .. n-1 without a gap: the position of the item's code
       path      bytes of the file's path for an item that sync looks after, else NULL;
-                with it size (bytes), mtime_ns, and content (BLAKE2b, 16 bytes)
+                with it size (bytes), mtime_ns, ctime_ns, and content (BLAKE2b, 16 bytes)
       metadata  a JSON object
   chunk(n, codes, crc)
       codes     of the slots from n * 4096 on, 4096 of them or, in the last chunk, the rest
@@ -19,9 +19,9 @@ import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ _BUSY_TIMEOUT_S = 5.0
 _SCHEMA = (
     "CREATE TABLE info(name TEXT PRIMARY KEY, value) WITHOUT ROWID",
     "CREATE TABLE item(slot INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, path BLOB UNIQUE,"
-    " size INTEGER, mtime_ns INTEGER, content BLOB, metadata TEXT NOT NULL)",
+    " size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, content BLOB, metadata TEXT NOT NULL)",
     "CREATE TABLE chunk(n INTEGER PRIMARY KEY, codes BLOB NOT NULL, crc INTEGER NOT NULL)",
 )
 
@@ -53,12 +53,15 @@ class FileState:
         path: bytes of the absolute path, as the operating system gives them.
         size: in bytes.
         mtime_ns: modification time in nanoseconds.
+        ctime_ns: as `os.stat` gives it. Most file systems change it also when a file is renamed;
+            a copy does not have its original's.
         content: BLAKE2b digest of the file, 16 bytes.
     """
 
     path: bytes
     size: int
     mtime_ns: int
+    ctime_ns: int
     content: bytes
 
 
@@ -84,12 +87,41 @@ class Item:
         return None if self.file is None else os.fsdecode(self.file.path)
 
 
-def connect(path: Path, create_for: Model | None) -> sqlite3.Connection:
-    """Open a gallery file, or make an empty one.
+@dataclass(frozen=True)
+class Frozen:
+    """What tells a file that nobody is writing from its later self."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+def find_frozen(path: Path) -> Frozen | None:
+    """The state of a file that can only be read and that nobody has open to write, else None.
+
+    SQLite keeps a log and its index ("-wal", "-shm") beside a file, even to read it. Where it
+    cannot make them, it must be told that there will be no writer; one with more rights than we
+    have may still come, and then the index appears and the state changes.
+    """
+    if not path.exists() or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        return None
+    log, index = (Path(f"{path}-{name}") for name in ("wal", "shm"))
+    if index.exists() or (log.exists() and log.stat().st_size > 0):
+        return None
+    status = path.stat()
+    return Frozen(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def connect(
+    path: Path, create_for: Callable[[], Model] | None, *, is_frozen: bool
+) -> sqlite3.Connection:
+    """Open a gallery file, or make an empty one. One that cannot be written opens to be read.
 
     Args:
         path: the file.
-        create_for: the model whose codes a new file will hold; None: a missing file is an error.
+        create_for: gives the model whose codes a new file will hold; None: a missing file is an
+            error.
+        is_frozen: nobody writes; see `find_frozen`.
 
     Raises:
         GalleryError: missing, not a gallery, locked, or of a newer format.
@@ -101,15 +133,22 @@ def connect(path: Path, create_for: Model | None) -> sqlite3.Connection:
         raise GalleryError(f"{path}: a folder; a gallery is a file, for example {path}.bitgaze")
     if not path.parent.is_dir():
         raise GalleryError(f"{path}: there is no folder {path.parent}")
+    # Before there is a file: a model that cannot be read must not leave an empty one.
+    model = None if create_for is None or path.exists() else create_for()
     with translated_errors(path):
         db = sqlite3.connect(
-            path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            # Absolute, so that ":memory:" is a file like any other.
+            path.absolute().as_uri() + ("?immutable=1" if is_frozen else ""),
+            uri=True,
+            timeout=_BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
         )
         try:
             # Removed keys and codes are overwritten with zeros, not only unlinked.
             db.execute("PRAGMA secure_delete = ON")
-            if create_for is not None and _is_empty(db):
-                _create(db, create_for)
+            if create_for is not None and _is_new(db):
+                _create(db, model or create_for())
             _check_identity(db, path)
         except BaseException:
             db.close()
@@ -125,10 +164,18 @@ def read_info(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
     """
     info: dict[str, Any] = dict(db.execute("SELECT name, value FROM info"))
     try:
-        info["calibration"] = [(int(d), float(p)) for d, p in json.loads(info["calibration"])]
-        if not isinstance(info["fingerprint"], str) or not isinstance(info["bits"], int):
-            raise ValueError("fingerprint or bits of a wrong type")
+        for name, kind in (("fingerprint", str), ("model", str), ("bits", int)):
+            if not isinstance(info[name], kind):
+                raise ValueError(f"{name} is {info[name]!r}, expected {kind.__name__}")
         HammingIndex(info["bits"])
+        info["calibration"] = [(int(d), float(p)) for d, p in json.loads(info["calibration"])]
+        distances = [distance for distance, _ in info["calibration"]]
+        if distances != sorted(set(distances)) or not set(distances) <= set(
+            range(info["bits"] + 1)
+        ):
+            raise ValueError(f"calibration distances are not ascending in 0..{info['bits']}")
+        if not all(0 <= probability <= 1 for _, probability in info["calibration"]):
+            raise ValueError("calibration probabilities are not in 0..1")
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise GalleryCorrupt(f"{path}: info is damaged: {error!r}") from error
     return info
@@ -166,6 +213,13 @@ def write_chunk(db: sqlite3.Connection, n: int, codes: NDArray[np.uint8]) -> Non
         db.execute("DELETE FROM chunk WHERE n = ?", (n,))
 
 
+def write_back(db: sqlite3.Connection) -> None:
+    """Empty the log beside the file, unless another connection is reading or writing just now."""
+    db.execute("PRAGMA busy_timeout = 0")
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # says "busy" in its row, not as an error
+    db.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000:.0f}")
+
+
 def data_version(db: sqlite3.Connection) -> int:
     """A number that changes when another connection has committed."""
     return int(db.execute("PRAGMA data_version").fetchone()[0])
@@ -176,59 +230,82 @@ def read_keys(db: sqlite3.Connection) -> list[str]:
     return [key for (key,) in db.execute("SELECT key FROM item ORDER BY slot")]
 
 
-def find_slot(db: sqlite3.Connection, key: str) -> int | None:
-    """The slot of the item with this key, or None."""
+def find_slot(db: sqlite3.Connection, key: str, *, use_index: bool = True) -> int | None:
+    """The slot of the item with this key, or None; without its index, every item is looked at."""
+    if not isinstance(key, str):  # SQLite would find "5" for 5
+        raise TypeError(f"a key is a str, not {type(key).__name__}: {key!r}")
+    table = "item" if use_index else "item NOT INDEXED"
     try:
-        row = db.execute("SELECT slot FROM item WHERE key = ?", (key,)).fetchone()
+        row = db.execute(f"SELECT slot FROM {table} WHERE key = ?", (key,)).fetchone()
     except UnicodeEncodeError:  # half of a surrogate pair: no key holds one, a path may
         return None
     return None if row is None else int(row[0])
 
 
-def read_item(db: sqlite3.Connection, slot: int, code: NDArray[np.uint8]) -> Item:
+def read_key(db: sqlite3.Connection, slot: int) -> str | None:
+    """The key of the item in this slot, or None."""
+    row = db.execute("SELECT key FROM item WHERE slot = ?", (slot,)).fetchone()
+    return None if row is None else row[0]
+
+
+def find_file(db: sqlite3.Connection, path: bytes) -> int | None:
+    """The slot of the item that was made from this file, or None."""
+    row = db.execute("SELECT slot FROM item WHERE path = ?", (path,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def read_item(db: sqlite3.Connection, path: Path, slot: int, code: NDArray[np.uint8]) -> Item:
     """The item in a slot that is known to be taken; its code comes from the index.
 
     Raises:
         GalleryCorrupt: its columns do not hold what they should.
     """
     row = db.execute(
-        "SELECT key, metadata, path, size, mtime_ns, content FROM item WHERE slot = ?", (slot,)
+        "SELECT key, metadata, path, size, mtime_ns, ctime_ns, content FROM item WHERE slot = ?",
+        (slot,),
     ).fetchone()
     if row is None:
-        raise GalleryCorrupt(f"the item in slot {slot} is missing")
+        raise GalleryCorrupt(f"{path}: the item in slot {slot} is missing")
     key, metadata, *state = row
     file = None if state[0] is None else FileState(*state)
     try:
         item = Item(key, code, json.loads(metadata), file)
     except (ValueError, TypeError, RecursionError) as error:
-        raise GalleryCorrupt(f"the metadata of item {key!r} is damaged: {error}") from error
+        raise GalleryCorrupt(f"{path}: metadata of item {key!r} is damaged: {error}") from error
     has_file = file is None or all(
         isinstance(value, kind)
-        for value, kind in zip(astuple(file), (bytes, int, int, bytes), strict=True)
+        for value, kind in zip(state, (bytes, int, int, int, bytes), strict=True)
     )
     if not (isinstance(key, str) and isinstance(item.metadata, dict) and has_file):
-        raise GalleryCorrupt(f"the item in slot {slot} is damaged: {item}")
+        raise GalleryCorrupt(f"{path}: the item in slot {slot} is damaged: {item}")
     return item
 
 
 def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
     """Put an item into a slot; its code goes to `write_chunk`."""
-    if not isinstance(item.key, str) or not isinstance(item.metadata, dict):
-        raise TypeError(
-            f"an item has a str key and dict metadata, not {type(item.key).__name__} and "
-            f"{type(item.metadata).__name__}"
-        )
+    if not isinstance(item.metadata, dict):
+        raise TypeError(f"metadata is a dict, not {type(item.metadata).__name__}")
     item.key.encode()  # SQLite would store half of a surrogate pair and never give it back
     file = item.file
-    state = (None,) * 4 if file is None else (file.path, file.size, file.mtime_ns, file.content)
+    state = (
+        (None,) * 5
+        if file is None
+        else (file.path, file.size, file.mtime_ns, file.ctime_ns, file.content)
+    )
     db.execute(
         # Not INSERT OR REPLACE: a path that another key owns must raise, not delete that item.
-        "INSERT INTO item(slot, key, metadata, path, size, mtime_ns, content)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT(slot) DO UPDATE SET key = excluded.key,"
+        "INSERT INTO item(slot, key, metadata, path, size, mtime_ns, ctime_ns, content)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(slot) DO UPDATE SET key = excluded.key,"
         " metadata = excluded.metadata, path = excluded.path, size = excluded.size,"
-        " mtime_ns = excluded.mtime_ns, content = excluded.content",
+        " mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, content = excluded.content",
         (slot, item.key, json.dumps(item.metadata, allow_nan=False), *state),
     )
+
+
+def release_key(db: sqlite3.Connection, slot: int) -> None:
+    """Free the key and the path of an item that `write_item` is about to give others."""
+    # A blob equals no text: until then, no other item's key is in the way.
+    db.execute("UPDATE item SET key = CAST(slot AS BLOB), path = NULL WHERE slot = ?", (slot,))
 
 
 def delete_item(db: sqlite3.Connection, slot: int, last: int) -> None:
@@ -240,7 +317,8 @@ def delete_item(db: sqlite3.Connection, slot: int, last: int) -> None:
 def read_files(db: sqlite3.Connection, prefix: bytes) -> dict[str, FileState]:
     """Key to file of the items whose path begins with these bytes."""
     rows = db.execute(
-        "SELECT key, path, size, mtime_ns, content FROM item WHERE substr(path, 1, ?) = ?",
+        "SELECT key, path, size, mtime_ns, ctime_ns, content FROM item"
+        " WHERE substr(path, 1, ?) = ?",
         (len(prefix), prefix),
     )
     return {key: FileState(*state) for key, *state in rows}
@@ -248,11 +326,13 @@ def read_files(db: sqlite3.Connection, prefix: bytes) -> dict[str, FileState]:
 
 @contextmanager
 def translated_errors(path: Path) -> Iterator[None]:
-    """SQLite's errors as GalleryError and GalleryCorrupt, naming the file."""
+    """Errors of SQLite and the system as GalleryError and GalleryCorrupt, naming the file."""
     try:
         yield
     except UnicodeDecodeError as error:  # text of the file, or of SQLite's message that quotes it
         raise GalleryCorrupt(f"{path}: its text is damaged: {error}") from error
+    except OSError as error:
+        raise GalleryError(f"{path}: {error.strerror}") from error
     except sqlite3.Error as error:
         # The low byte is the primary code: https://sqlite.org/rescode.html
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -262,17 +342,34 @@ def translated_errors(path: Path) -> Iterator[None]:
             raise GalleryError(
                 f"{path}: another process has been writing for {_BUSY_TIMEOUT_S:.0f} s; try again"
             ) from error
+        if code == sqlite3.SQLITE_READONLY:
+            raise GalleryError(f"{path}: the file or its folder is read-only") from error
+        if code == sqlite3.SQLITE_CANTOPEN and Path(f"{path}-wal").exists():
+            raise GalleryError(
+                f"{path}: changes in the log beside it (-wal) cannot be read where the folder is "
+                "read-only; open the gallery once where it can be written"
+            ) from error
         raise GalleryError(f"{path}: {error}") from error
 
 
-def _is_empty(db: sqlite3.Connection) -> bool:
-    return not db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+def _is_new(db: sqlite3.Connection) -> bool:
+    """Whether nobody has put anything into the file, not even a mark of whose it is."""
+    tables = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    return not tables and not any(_identity(db))
+
+
+def _identity(db: sqlite3.Connection) -> tuple[int, int]:
+    """Application id and version of the format."""
+    application_id, version = (
+        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+    )
+    return application_id, version
 
 
 def _create(db: sqlite3.Connection, model: Model) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("BEGIN IMMEDIATE")
-    if _is_empty(db):  # still, now that nobody else writes
+    if _is_new(db):  # still, now that nobody else writes
         for statement in _SCHEMA:
             db.execute(statement)
         info = {
@@ -288,9 +385,11 @@ def _create(db: sqlite3.Connection, model: Model) -> None:
 
 
 def _check_identity(db: sqlite3.Connection, path: Path) -> None:
-    if db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
+    application_id, version = _identity(db)
+    if application_id != _APPLICATION_ID:
         raise GalleryError(f"{path}: an SQLite file, but not a bitgaze gallery")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version < 1:
+        raise GalleryCorrupt(f"{path}: gallery format {version}; the first one is 1")
     if version > FORMAT_VERSION:
         raise GalleryError(
             f"{path}: gallery format {version}, this version of bitgaze reads up to "
