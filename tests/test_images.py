@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from bitgaze import ImageError
 from bitgaze.images import Preprocess, load, upright
@@ -147,6 +147,21 @@ def test_what_is_no_picture_is_named(content, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ImageError, match=r"broken\.jpg: not an image"):
         load(path, SMALL)
+
+
+def test_a_program_with_the_name_of_a_picture_is_not_run(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n"
+    )
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("it was run"))
+    with pytest.raises(ImageError, match=r"a\.jpg: not an image that bitgaze reads"):
+        load(path, SMALL)
+
+
+@pytest.mark.parametrize("kind", ["tga", "qoi", "jpeg2000", "dib", "mpo"])
+def test_the_rarer_formats_are_read(kind):
+    assert close(load(encoded(picture(5), kind), SMALL), load(picture(5), SMALL))
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "gif", "webp", "tiff"])

@@ -49,6 +49,24 @@ SUFFIXES = frozenset(
         ".webp",
     ]
 )
+# What is read, whatever a file's name says. Pillow opens more, and some of it is a program rather
+# than a picture: PostScript, named .jpg, would be run by Ghostscript. TGA has no mark at its
+# beginning, so it comes last; HEIF is there only with a plug-in.
+_FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "TIFF",
+    "BMP",
+    "DIB",
+    "AVIF",
+    "HEIF",
+    "JPEG2000",
+    "PPM",
+    "QOI",
+    "TGA",
+)
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -155,11 +173,13 @@ def upright(source: Source, shorter_side: int) -> Image.Image:
     # Decoders of hostile or damaged files raise nearly anything (struct.error, SyntaxError,
     # IndexError, ...). All of it means one thing here: this picture cannot be read.
     try:
-        with Image.open(stream or name) as image:
+        Image.init()  # all formats, once; Pillow fails on one it has not met
+        formats = [name for name in _FORMATS if name in Image.OPEN]
+        with Image.open(stream or name, formats=formats) as image:
             _draft(image, shorter_side)
             return _turned(_rgb(image), _orientation(image))
     except UnidentifiedImageError as error:
-        raise ImageError(f"{printable(name)}: not an image that Pillow can read") from error
+        raise ImageError(f"{printable(name)}: not an image that bitgaze reads") from error
     except Exception as error:
         raise ImageError(f"{printable(name)}: {_reason(error)}") from error
 
