@@ -121,6 +121,26 @@ def test_deep_greys_are_scaled_instead_of_clipped(dtype):
     assert close(pixels, load((ramp * 255).astype(np.uint8), SMALL))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.01, -0.01])
+def test_one_float_out_of_range_does_not_spoil_a_picture_in_silence(value):
+    samples = np.full((40, 40), 0.5, np.float32)
+    samples[7, 8] = value
+    with pytest.raises(ImageError, match=r"samples lie in .*, expected 0\.\.1 in mode F"):
+        load(encoded(Image.fromarray(samples), "tiff"), SMALL)
+
+
+@pytest.mark.parametrize("value", [-1, 65536])
+def test_integers_beyond_16_bits_are_refused(value):
+    samples = np.full((40, 40), 1000, np.int32)
+    samples[7, 8] = value
+    with pytest.raises(ImageError, match=r"PIL image: its samples lie in .*, expected 0\.\.65535"):
+        load(Image.fromarray(samples), SMALL)
+
+
+def test_8_bit_samples_held_in_32_bits_keep_their_values():
+    assert (load(Image.fromarray(np.full((40, 40), 200, np.int32)), SMALL) == 200).all()
+
+
 def test_what_is_transparent_lies_on_white():
     array = np.zeros((40, 40, 4), np.uint8)
     assert (load(array, SMALL) == 255).all()

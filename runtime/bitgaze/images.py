@@ -228,16 +228,28 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _eight_bit(image: Image.Image) -> Image.Image:
     """Deep greys scaled to 8 bits; Pillow's own conversion clips everything above 255 to white.
 
-    Integers are 16-bit samples (which Pillow may hold in 32 bits) unless none exceeds 255; floats
-    are in [0, 1] unless one exceeds it, then in [0, 255].
+    Floats are in [0, 1]. Integers are 16-bit samples, except where Pillow holds them in 32 bits
+    (mode "I") and none exceeds 255: then they are 8-bit ones.
+
+    Raises:
+        ValueError: a sample outside its range, or not a number.
     """
-    values: NDArray[np.floating[Any]] = np.asarray(image).astype(np.float32)
-    peak = values.max(initial=0)
+    values: NDArray[np.float32] = np.asarray(image).astype(np.float32)
+    low, high = values.min(), values.max()  # not a number if one sample is not
+    top = 65535
     if image.mode == "F":
-        values = values * 255 if peak <= 1 else values
-    elif image.mode != "I" or peak > 255:
-        values = values / 257
-    return Image.fromarray(np.clip(np.nan_to_num(values), 0, 255).round().astype(np.uint8))
+        top = 1
+    elif image.mode == "I" and high <= 255:
+        top = 255
+    if not 0 <= low <= high <= top:
+        raise ValueError(
+            f"its samples lie in {low:g}..{high:g}, expected 0..{top} in mode {image.mode}"
+        )
+    if top == 1:
+        values *= 255
+    elif top == 65535:
+        values /= 257
+    return Image.fromarray(values.round().astype(np.uint8))
 
 
 def _orientation(image: Image.Image) -> int:
