@@ -8,6 +8,7 @@ galleries.
 import io
 import os
 import struct
+import threading
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -77,6 +78,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# A lazily opened PIL image breaks when two threads decode it, and the same one may come twice.
+_PIL_IMAGES = threading.Lock()
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _KNOWN_RULES = {
     "filter": tuple(_FILTERS),
@@ -159,7 +162,10 @@ def upright(source: Source, shorter_side: int) -> Image.Image:
         return _rgb(_from_array(source))
     if isinstance(source, Image.Image):
         try:
-            return _turned(_rgb(source), _orientation(source))
+            with _PIL_IMAGES:
+                source.load()
+                orientation = _orientation(source)
+            return _turned(_rgb(source), orientation)
         except Exception as error:  # a lazily opened picture decodes here; see below
             raise ImageError(f"PIL image: {_reason(error)}") from error
     if isinstance(source, bytes | bytearray | memoryview):
