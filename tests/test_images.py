@@ -1,6 +1,8 @@
 import contextlib
 import io
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -147,6 +149,36 @@ def test_what_is_transparent_lies_on_white():
     palette = Image.new("P", (40, 40))
     palette.putpalette([10, 20, 30] * 256)
     assert (load(encoded(palette, "png", transparency=0), SMALL) == 255).all()
+
+
+def png(samples, transparent):
+    """A PNG of 16-bit samples, (height, width) or (height, width, 3), with a tRNS chunk."""
+
+    def chunk(kind, content):
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    height, width = samples.shape[:2]
+    colour_type = 0 if samples.ndim == 2 else 2
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"tRNS", np.array(transparent, ">u2").tobytes())
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("colour", [0x1234, (0x1234, 0x4321, 0x9999)])
+def test_16_bit_samples_with_a_transparent_colour(colour):
+    shape = (40, 40) if isinstance(colour, int) else (40, 40, 3)
+    samples = np.full(shape, 0x8080, np.uint16)
+    samples[:20] = colour
+    pixels = load(png(samples, colour), SMALL)
+    assert (pixels[:14] == 255).all()
+    assert (pixels[18:] == 128).all()
 
 
 def test_an_animation_gives_its_first_frame():

@@ -225,6 +225,11 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
         return _eight_bit(image).convert("RGB")
     if image.has_transparency_data:
+        key = image.info.get("transparency")
+        if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
+            # Pillow keeps the high byte of 16-bit colours, but not of the one that is transparent.
+            image = image.copy()
+            image.info["transparency"] = tuple(value >> 8 for value in key)
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
@@ -235,7 +240,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     """Deep greys scaled to 8 bits; Pillow's own conversion clips everything above 255 to white.
 
     Floats are in [0, 1]. Integers are 16-bit samples, except where Pillow holds them in 32 bits
-    (mode "I") and none exceeds 255: then they are 8-bit ones.
+    (mode "I") and none exceeds 255: then they are 8-bit ones. A transparent value becomes white.
 
     Raises:
         ValueError: a sample outside its range, or not a number.
@@ -251,6 +256,8 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         raise ValueError(
             f"its samples lie in {low:g}..{high:g}, expected 0..{top} in mode {image.mode}"
         )
+    if isinstance(key := image.info.get("transparency"), int):
+        values[values == key] = top
     if top == 1:
         values *= 255
     elif top == 65535:
