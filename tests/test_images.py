@@ -151,6 +151,23 @@ def test_what_is_transparent_lies_on_white():
     assert (load(encoded(palette, "png", transparency=0), SMALL) == 255).all()
 
 
+def test_a_large_transparent_picture_is_laid_on_white_piece_by_piece(monkeypatch):
+    image = picture(5, (1500, 1000))
+    image.putalpha(picture(6, image.size).convert("L"))
+    white = Image.new("RGBA", image.size, "white")
+    expected = Image.alpha_composite(white, image).convert("RGB")
+    pieces = []
+    whole = Image.alpha_composite
+
+    def recorded(below, above):
+        pieces.append(above.size)
+        return whole(below, above)
+
+    monkeypatch.setattr(Image, "alpha_composite", recorded)
+    assert np.array_equal(upright(image, 32), expected)
+    assert max(width * height for width, height in pieces) < 1_100_000
+
+
 def png(samples, transparent):
     """A PNG of 16-bit samples, (height, width) or (height, width, 3), with a tRNS chunk."""
 
