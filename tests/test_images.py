@@ -151,6 +151,15 @@ def test_what_is_transparent_lies_on_white():
     assert (load(encoded(palette, "png", transparency=0), SMALL) == 255).all()
 
 
+@pytest.mark.parametrize("mode", ["RGBa", "La"])
+def test_modes_that_no_file_has(mode):
+    image = picture(5).convert("L")
+    image.putalpha(picture(6, image.size).convert("L"))
+    image = image.convert("RGBA") if mode == "RGBa" else image
+    pixels = load(image.convert(mode), SMALL)
+    assert close(pixels, load(image, SMALL))
+
+
 def test_a_large_transparent_picture_is_laid_on_white_piece_by_piece(monkeypatch):
     image = picture(5, (1500, 1000))
     image.putalpha(picture(6, image.size).convert("L"))

@@ -241,6 +241,8 @@ def _on_white(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
         # Pillow keeps the high byte of 16-bit colours, but not of the one that is transparent.
         image.info["transparency"] = tuple(value >> 8 for value in key)
+    if image.mode == "La":  # greys multiplied by their alpha: Pillow knows one way out
+        image = image.convert("LA")
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert("RGB")
