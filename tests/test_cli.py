@@ -2,6 +2,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,63 @@ def test_a_kernel_that_is_not_there(indexed, kernel):
     assert done.stderr.startswith("bitgaze: BITGAZE_SIMD")
 
 
+def command(*arguments):
+    return [sys.executable, "-m", "bitgaze.cli", *arguments]
+
+
+COMMANDS = [
+    ["index", "photos"],
+    ["search", "photos/p0.png"],
+    ["search", "photos/p0.png", "--json"],
+    ["info"],
+]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_a_reader_that_has_gone(indexed, arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command(*arguments), stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_an_output_that_is_full(indexed, arguments):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command(*arguments), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "bitgaze: stdout: No space left on device\n")
+
+
+def test_outputs_that_are_closed(indexed):
+    def run(redirection, *arguments):
+        shell = f"{shlex.join(command(*arguments))} {redirection}"
+        return subprocess.run(["sh", "-c", shell], capture_output=True, text=True)
+
+    done = run(">&-", "info")
+    assert (done.returncode, done.stderr) == (2, "bitgaze: stdout is closed\n")
+    done = run("2>&-", "search", "photos/p0.png", "--radius", "0")
+    assert (done.returncode, done.stdout) == (0, f"   0  {indexed}/p0.png\n")
+    done = run("2>&-", "search", "none.jpg")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_defect_is_not_dressed_up_as_a_mistake(indexed, monkeypatch):
+    def defect(*_, **__):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("bitgaze.gallery.Gallery.search", defect)
+    with pytest.raises(RuntimeError, match="a defect"):
+        main(["search", str(indexed / "p0.png")])
+
+
+def test_a_home_that_is_not_there(capsys):
+    with pytest.raises(SystemExit):
+        main(["info", "-g", "~nobody-of-this-name/g"])
+    assert "~nobody-of-this-name/g: no such user" in capsys.readouterr().err
+
+
 def test_an_empty_variable_names_no_gallery(indexed, monkeypatch, capsys):
     monkeypatch.setenv("BITGAZE_GALLERY", "")
     assert main(["info"]) == 0
@@ -155,6 +213,8 @@ def test_a_model_of_ones_own(photos, capsys):
         (["search", "x.jpg"], "no such gallery; `bitgaze index"),
         (["info"], "no such gallery"),
         (["index", "none"], "none: not a folder"),
+        (["info", "-g", "g" * 300], "g: File name too long"),
+        (["index", "photos", "-g", "g" * 300], "g: File name too long"),
         (["index", "photos", "-g", "photos"], "photos: a folder; a gallery is a file"),
     ],
 )

@@ -18,8 +18,9 @@ from bitgaze.errors import BitgazeError
 
 if TYPE_CHECKING:
     from bitgaze.encoder import Encoder
+    from bitgaze.gallery import Hit
 
-OK, SOME_REFUSED, STOPPED, INTERRUPTED = 0, 1, 2, 130
+OK, SOME_REFUSED, STOPPED, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,8 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 done, 1 done with some inputs refused (each named on stderr), 2 a usage error or one that
-        stopped the work, 130 interrupted.
+        stopped the work, 130 interrupted, 141 when the reader of stdout has gone.
     """
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 (for as long as the process lives)
+    if sys.stdout is None:
+        print("bitgaze: stdout is closed", file=sys.stderr)
+        return STOPPED
     for stream in (sys.stdout, sys.stderr):
         # A file name must not end the program on a terminal that lacks its letters.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -37,7 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result: int = options.run(options)
         return result
-    except (BitgazeError, ValueError, RuntimeError) as error:  # RuntimeError: see `bitgaze.simd`
+    except BrokenPipeError:
+        return PIPE_CLOSED
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"bitgaze: {where}{error.strerror}", file=sys.stderr)
+        return STOPPED
+    except (BitgazeError, ValueError) as error:
         print(f"bitgaze: {error}", file=sys.stderr)
         return STOPPED
     except KeyboardInterrupt:
@@ -60,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "-g",
             "--gallery",
+            type=_gallery_path,
             metavar="FILE",
             default=os.environ.get("BITGAZE_GALLERY") or "gallery.bitgaze",
             help="the gallery (default: $BITGAZE_GALLERY, then ./gallery.bitgaze)",
@@ -108,20 +121,21 @@ def _index(options: argparse.Namespace) -> int:
     for path, reason in report.skipped.items():
         print(f"bitgaze: skipped {path}: {reason}", file=sys.stderr)
     if options.json:
-        print(json.dumps({"gallery": options.gallery, "items": size, **asdict(report)}))
+        _print(json.dumps({"gallery": options.gallery, "items": size, **asdict(report)}))
     else:
-        print(
+        _print(
             f"{len(report.added)} added, {len(report.updated)} updated, {len(report.moved)} moved, "
             f"{len(report.removed)} removed, {report.unchanged} unchanged, "
-            f"{len(report.failed)} refused, in {seconds:.1f} s"
+            f"{len(report.failed)} refused, in {seconds:.1f} s",
+            f"{options.gallery}: {size} pictures",
         )
-        print(f"{options.gallery}: {size} pictures")
     return SOME_REFUSED if report.failed else OK
 
 
 def _search(options: argparse.Namespace) -> int:
     from bitgaze.gallery import Gallery
 
+    _check_kernel()
     _quiet_pillow()
     encoder = _encoder(options)
     with Gallery(options.gallery, encoder=encoder, create=False) as gallery:
@@ -137,12 +151,11 @@ def _search(options: argparse.Namespace) -> int:
                 raise BitgazeError(f"{options.html}: {error.strerror}") from error
     if options.json:
         found = [asdict(hit) for hit in hits]
-        print(json.dumps({"query": options.image, "gallery": options.gallery, "hits": found}))
+        _print(json.dumps({"query": options.image, "gallery": options.gallery, "hits": found}))
         return OK
-    for hit in hits:
-        probability = "" if hit.probability is None else f"  {hit.probability:4.0%}"
-        print(f"{hit.distance:4d}{probability}  {hit.key}")
-    if not hits:
+    if hits:
+        _print(*map(_line, hits))
+    else:
         print("bitgaze: nothing found", file=sys.stderr)
     if options.html:
         print(f"page: {options.html.resolve()}", file=sys.stderr)
@@ -162,11 +175,44 @@ def _info(options: argparse.Namespace) -> int:
             "file_bytes": gallery.path.stat().st_size,
         }
     if options.json:
-        print(json.dumps(facts))
+        _print(json.dumps(facts))
     else:
-        for name, value in facts.items():
-            print(f"{name:12} {value}")
+        _print(*[f"{name:12} {value}" for name, value in facts.items()])
     return OK
+
+
+def _line(hit: "Hit") -> str:
+    probability = "" if hit.probability is None else f"  {hit.probability:4.0%}"
+    return f"{hit.distance:4d}{probability}  {hit.key}"
+
+
+def _print(*lines: str) -> None:
+    """Results to stdout, at once: what cannot be written is met here, not when Python exits."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError as error:
+        # Python would try the rest again as it exits, and print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise BitgazeError(f"stdout: {error.strerror}") from error
+
+
+def _gallery_path(text: str) -> str:
+    try:
+        Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: no such user") from error
+    return text
+
+
+def _check_kernel() -> None:
+    from bitgaze.hamming import simd
+
+    try:
+        simd()
+    except RuntimeError as error:  # BITGAZE_SIMD names a kernel that this machine lacks
+        raise BitgazeError(str(error)) from error
 
 
 def _encoder(options: argparse.Namespace) -> "Encoder | None":
