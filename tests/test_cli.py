@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import platform
@@ -107,6 +108,47 @@ def test_names_are_escaped_in_the_page(photos, capsys):
     page = Path("out.html").read_text(encoding="utf-8")
     assert "<img src=x" not in page
     assert "&lt;img src=x onerror=alert(1)&gt;&amp;.png" in page
+
+
+def test_a_name_in_the_page_is_no_place_of_the_template(photos, capsys):
+    picture(50).save(photos / "{{hits}}.png")
+    main(["index", str(photos)])
+    main(["search", str(photos / "{{hits}}.png"), "--html", "out.html"])
+    page = Path("out.html").read_text(encoding="utf-8")
+    assert page.count("<li>") == 5
+    assert "<h1>Pictures like {{hits}}.png</h1>" in page
+
+
+def test_a_page_of_a_gallery_whose_name_is_not_utf8(indexed, capsys):
+    gallery = os.fsdecode(b"\xff.bitgaze")
+    os.rename("gallery.bitgaze", gallery)
+    assert main(["search", str(indexed / "p1.png"), "-g", gallery, "--html", "out.html"]) == 0
+    assert r"nearest in \xff.bitgaze" in Path("out.html").read_text(encoding="utf-8")
+
+
+def test_control_characters_are_shown_on_a_terminal_and_kept_elsewhere(photos):
+    name = f"{photos}/\x1b[2Ja\nb\x9b.png"
+    os.rename(photos / "p0.png", name)
+    (photos / "\x1b]0;broken\x07.jpg").write_text("text")
+    commands = [["index", "photos"], ["search", name, "-k", "1", "--html", "\x1b.html"]]
+    for arguments in commands:
+        ours, terminal = os.openpty()
+        status = subprocess.run(command(*arguments), stdout=terminal, stderr=terminal).returncode
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # how a terminal ends
+            while part := os.read(ours, 1000):
+                shown += part
+        os.close(ours)
+        assert status == (1 if arguments[0] == "index" else 0)
+        assert rb"\x1b" in shown
+        assert b"\x1b]" not in shown
+        assert b"\x1b[2J" not in shown
+        assert b"\x9b" not in shown
+        assert b"\x1b.html" not in shown
+    assert rb"\x1b[2Ja\x0ab\x9b.png" in shown
+    done = subprocess.run(command("search", name, "-k", "1"), capture_output=True)
+    assert os.fsencode(name) in done.stdout
 
 
 def test_info(indexed, capsys):

@@ -6,13 +6,14 @@ Parses and prints; the work is done by the library. Results go to stdout, everyt
 import argparse
 import json
 import os
+import re
 import sys
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from bitgaze.errors import BitgazeError
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 (for as long as the process lives)
     if sys.stdout is None:
-        print("bitgaze: stdout is closed", file=sys.stderr)
+        _warn("stdout is closed")
         return STOPPED
     for stream in (sys.stdout, sys.stderr):
         # A file name must not end the program on a terminal that lacks its letters.
@@ -47,13 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
-        print(f"bitgaze: {where}{error.strerror}", file=sys.stderr)
+        _warn(f"{where}{error.strerror}")
         return STOPPED
     except (BitgazeError, ValueError) as error:
-        print(f"bitgaze: {error}", file=sys.stderr)
+        _warn(str(error))
         return STOPPED
     except KeyboardInterrupt:
-        print("bitgaze: interrupted; what was done is kept", file=sys.stderr)
+        _warn("interrupted; what was done is kept")
         return INTERRUPTED
 
 
@@ -117,9 +118,9 @@ def _index(options: argparse.Namespace) -> int:
         size = len(gallery)
     seconds = time.perf_counter() - started
     for path, reason in report.failed.items():
-        print(f"bitgaze: refused {path}: {reason}", file=sys.stderr)
+        _warn(f"refused {path}: {reason}")
     for path, reason in report.skipped.items():
-        print(f"bitgaze: skipped {path}: {reason}", file=sys.stderr)
+        _warn(f"skipped {path}: {reason}")
     if options.json:
         _print(json.dumps({"gallery": options.gallery, "items": size, **asdict(report)}))
     else:
@@ -156,9 +157,9 @@ def _search(options: argparse.Namespace) -> int:
     if hits:
         _print(*map(_line, hits))
     else:
-        print("bitgaze: nothing found", file=sys.stderr)
+        _warn("nothing found")
     if options.html:
-        print(f"page: {options.html.resolve()}", file=sys.stderr)
+        print(_for(sys.stderr, f"page: {options.html.resolve()}"), file=sys.stderr)
     return OK
 
 
@@ -189,13 +190,26 @@ def _line(hit: "Hit") -> str:
 def _print(*lines: str) -> None:
     """Results to stdout, at once: what cannot be written is met here, not when Python exits."""
     try:
-        print(*lines, sep="\n", flush=True)
+        for line in lines:
+            print(_for(sys.stdout, line))
+        sys.stdout.flush()
     except OSError as error:
         # Python would try the rest again as it exits, and print a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise
         raise BitgazeError(f"stdout: {error.strerror}") from error
+
+
+def _warn(text: str) -> None:
+    print(_for(sys.stderr, f"bitgaze: {text}"), file=sys.stderr)
+
+
+def _for(stream: TextIO, line: str) -> str:
+    r"""On a terminal, control characters (of a file's name) as \xNN: shown, not obeyed."""
+    if not stream.isatty():
+        return line
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", line)
 
 
 def _gallery_path(text: str) -> str:
