@@ -171,6 +171,9 @@ def test_providers_are_strict_and_reported():
         Encoder(providers=["TensorrtExecutionProvider", "CPUExecutionProvider"])
     with pytest.raises(ValueError, match="no provider named"):
         Encoder(providers=[])
+    for wrong in ("CPUExecutionProvider", [("CPUExecutionProvider", {})]):
+        with pytest.raises(TypeError, match="providers is .*, expected a list of names"):
+            Encoder(providers=wrong)
 
 
 def test_threads_out_of_range():
