@@ -268,8 +268,8 @@ def test_an_interrupted_run_ends_with_the_same_weights(class_folders, tmp_path, 
 
     save = training._save
 
-    def save_then_die(network, config, data, run, number, optimiser, scheduler):
-        save(network, config, data, run, number, optimiser, scheduler)
+    def save_then_die(network, config, data, digest, run, number, optimiser, scheduler):
+        save(network, config, data, digest, run, number, optimiser, scheduler)
         if number == epoch:
             raise Killed
 
@@ -293,6 +293,27 @@ def test_a_checkpoint_of_another_run_is_refused(class_folders, tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"text")
     with pytest.raises(ValueError, match="not a checkpoint of train.py"):
         training.load_checkpoint(tmp_path / "checkpoint.pt")
+
+
+def test_a_run_does_not_go_on_with_other_pictures(class_folders, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    training.train(datasets.read(class_folders), TINY, run, CPU)
+    moved = class_folders.rename(tmp_path / "moved")  # the same pictures elsewhere
+    training.train(datasets.read(moved), TINY, run, CPU)
+    picture(99, (33, 33)).save(moved / "red" / "3.png")
+    with pytest.raises(ValueError, match="was trained on other pictures: .* or another --out"):
+        training.train(datasets.read(moved), TINY, run, CPU)
+
+
+def test_the_digest_of_arrays_is_of_their_content():
+    pictures = np.zeros((4, 28, 28), np.uint8)
+    labels = np.array([0, 1, 0, 1], np.int64)
+    digest = datasets.Labelled(pictures, labels, ("0", "1")).digest()
+    assert datasets.Labelled(pictures.copy(), labels, ("0", "1")).digest() == digest
+    assert datasets.Labelled(pictures, 1 - labels, ("0", "1")).digest() != digest
+    pictures[3, 5, 5] = 1
+    assert datasets.Labelled(pictures, labels, ("0", "1")).digest() != digest
 
 
 @pytest.mark.parametrize(("name", "value"), [("size", 100), ("bits", 12), ("bits", 0)])

@@ -89,13 +89,15 @@ def train(data: Labelled, config: Config, run: Path, device: torch.device) -> At
     alone, so an interrupted run continues as the undisturbed one would have.
 
     Raises:
-        ValueError: the checkpoint in `run` is of another configuration or other classes.
+        ValueError: the checkpoint in `run` is of another configuration, other classes or other
+            pictures.
     """
     network = new_network(config, len(data.classes)).to(device)
     network = network.to(memory_format=torch.channels_last)
     targets = orthohash_targets(len(data.classes), config.bits, config.seed).to(device)
     epochs = {"branch": config.branch_epochs, "hash": config.hash_epochs}
-    done, resumed = _resume(network, config, data, run, device)
+    digest = data.digest()
+    done, resumed = _resume(network, config, data, digest, run, device)
     epoch = 0  # counted over both stages
     for stage in _STAGES:
         optimiser, scheduler = _optimiser(network, stage, config, epochs[stage], len(data))
@@ -128,7 +130,7 @@ def train(data: Labelled, config: Config, run: Path, device: torch.device) -> At
                 optimiser.step()
                 scheduler.step()
                 bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-            _save(network, config, data, run, epoch, optimiser, scheduler)
+            _save(network, config, data, digest, run, epoch, optimiser, scheduler)
     return network.cpu().eval()
 
 
@@ -196,6 +198,7 @@ def _save(
     network: AttentionHashing,
     config: Config,
     data: Labelled,
+    digest: str,
     run: Path,
     epoch: int,
     optimiser: torch.optim.Optimizer,
@@ -205,6 +208,7 @@ def _save(
         "config": dataclasses.asdict(config),
         "classes": list(data.classes),
         "pictures": len(data),
+        "digest": digest,
         "epoch": epoch,
         "network": network.state_dict(),
         "optimiser": optimiser.state_dict(),
@@ -217,7 +221,12 @@ def _save(
 
 
 def _resume(
-    network: AttentionHashing, config: Config, data: Labelled, run: Path, device: torch.device
+    network: AttentionHashing,
+    config: Config,
+    data: Labelled,
+    digest: str,
+    run: Path,
+    device: torch.device,
 ) -> tuple[int, dict[str, Any]]:
     path = run / CHECKPOINT
     if not path.exists():
@@ -230,6 +239,11 @@ def _resume(
             f"{state['pictures']} pictures); give the same arguments to go on with it, "
             "or another --out"
         )
+    if state["digest"] != digest:
+        raise ValueError(
+            f"{path} was trained on other pictures: since then files were added, removed, renamed "
+            "or changed; give the same ones to go on with it, or another --out"
+        )
     network.load_state_dict(state["network"])
     network.to(device)
     return int(state["epoch"]), state
@@ -238,7 +252,7 @@ def _resume(
 def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        _ = state["config"], state["classes"], state["epoch"], state["network"]
+        _ = state["config"], state["classes"], state["epoch"], state["network"], state["digest"]
     except FileNotFoundError:
         raise
     except Exception as error:  # torch raises zip, pickle and runtime errors of many classes
