@@ -290,9 +290,44 @@ def test_a_checkpoint_of_another_run_is_refused(class_folders, tmp_path):
     other = training.Config(**{**TINY.__dict__, "bits": 32})
     with pytest.raises(ValueError, match="is of another run .* or another --out"):
         training.train(data, other, tmp_path, CPU)
-    (tmp_path / "checkpoint.pt").write_bytes(b"text")
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"text")
     with pytest.raises(ValueError, match="not a checkpoint of train.py"):
-        training.load_checkpoint(tmp_path / "checkpoint.pt")
+        training.load_checkpoint(path)
+    torch.save([1, 2], path)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: not a checkpoint of train.py"):
+        training.load_checkpoint(path)
+
+    network = training.new_network(TINY, 2)
+    good = {
+        "config": dict(TINY.__dict__),
+        "classes": ["blue", "red"],
+        "pictures": 24,
+        "digest": "0" * 64,
+        "epoch": 3,
+        "network": network.state_dict(),
+        "optimiser": {},
+        "scheduler": {},
+        "versions": {},
+    }
+    torch.save(good, path)
+    assert training.load_checkpoint(path)[1] == TINY
+    for name in good:
+        torch.save({**good, name: None}, path)
+        with pytest.raises(ValueError, match=f"not a checkpoint of train.py .it has no {name}"):
+            training.load_checkpoint(path)
+    for change in ({"momentum": 0.9}, {"bits": 12}):
+        torch.save({**good, "config": {**good["config"], **change}}, path)
+        with pytest.raises(ValueError, match=f"this version cannot read: .*{next(iter(change))}"):
+            training.load_checkpoint(path)
+    incomplete = dict(good["network"])
+    del incomplete["project.weight"]
+    torch.save({**good, "network": incomplete}, path)
+    with pytest.raises(ValueError, match=r"weights do not fit its configuration: .*\n.*project"):
+        training.load_checkpoint(path)
 
 
 def test_a_run_does_not_go_on_with_other_pictures(class_folders, tmp_path):
@@ -316,7 +351,10 @@ def test_the_digest_of_arrays_is_of_their_content():
     assert datasets.Labelled(pictures, labels, ("0", "1")).digest() != digest
 
 
-@pytest.mark.parametrize(("name", "value"), [("size", 100), ("bits", 12), ("bits", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("size", 100), ("bits", 12), ("bits", 0), ("batch_size", 1), ("seed", -1), ("seed", 2**32)],
+)
 def test_a_configuration_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}"):
         training.Config(**{name: value})
@@ -364,9 +402,28 @@ def test_the_scripts_from_pictures_to_a_searchable_gallery(class_folders, tmp_pa
         (["train.py", "data", "--holdout", "2"], "train.py: the held-out share is 2.0"),
         (["train.py", "data", "--holdout", "0.99"], "train.py: a held-out share of 0.99 leaves"),
         (["train.py", "data", "--batch-size", "0"], "train.py: batch_size is 0, expected at least"),
+        (
+            ["train.py", "data", "--batch-size", "1"],
+            "train.py: batch_size is 1, expected at least 2",
+        ),
         (["to_onnx.py", "--out", "no/x.onnx"], "to_onnx.py: no/x.onnx: there is no folder no"),
         (["to_onnx.py", "none.pt"], "to_onnx.py: .*none.pt"),
         (["to_onnx.py", "--pictures", "no", "--out", "x.onnx"], "to_onnx.py: no pictures in no;"),
+        (
+            ["evaluate.py", "data", "--queries", "0"],
+            "evaluate.py: queries is 0, expected at least 1",
+        ),
+        (["evaluate.py", "data", "--queries", "-5"], "evaluate.py: queries is -5"),
+        (["evaluate.py", "data", "--seed", "-1"], "evaluate.py: seed is -1, expected at least 0"),
+        (
+            ["fit_general.py", ".", "--bits", "12"],
+            "fit_general.py: bits is 12, expected a multiple",
+        ),
+        (["fit_general.py", ".", "--bits", "-8"], "fit_general.py: bits is -8"),
+        (
+            ["fit_general.py", ".", "--seed", "-1"],
+            "fit_general.py: seed is -1, expected at least 0",
+        ),
         (["fit_general.py", "."], "fit_general.py: 24 pictures for 128 bits"),
     ],
 )

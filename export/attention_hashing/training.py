@@ -25,6 +25,18 @@ from attention_hashing.network import AttentionHashing
 from bitgaze.images import Preprocess
 
 CHECKPOINT = "checkpoint.pt"
+# What a checkpoint holds.
+_ENTRIES = {
+    "config": dict,
+    "classes": list,
+    "pictures": int,
+    "digest": str,
+    "epoch": int,
+    "network": dict,
+    "optimiser": dict,
+    "scheduler": dict,
+    "versions": dict,
+}
 _STAGES = ("branch", "hash")
 # The pretrained layers learn at a tenth of the new ones' rate.
 _BACKBONE_RATE = 0.1
@@ -62,9 +74,13 @@ class Config:
     def __post_init__(self) -> None:
         if self.size % 32 or self.size < 32:
             raise ValueError(f"size is {self.size}, expected a multiple of 32")
-        for name in ("batch_size", "branch_epochs", "hash_epochs", "hidden"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
+        # Batch normalisation cannot train on a single picture.
+        least = {"batch_size": 2, "branch_epochs": 1, "hash_epochs": 1, "hidden": 1}
+        for name, smallest in least.items():
+            if (value := getattr(self, name)) < smallest:
+                raise ValueError(f"{name} is {value}, expected at least {smallest}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}, expected 0..{2**32 - 1}")
         if self.bits % 8 or not 8 <= self.bits <= 1024:
             raise ValueError(f"bits is {self.bits}, expected a multiple of 8 in 8..1024")
 
@@ -141,14 +157,19 @@ def load_checkpoint(path: Path) -> tuple[AttentionHashing, Config, dict[str, Any
         ValueError: not a checkpoint of ours, or one whose training has not ended.
     """
     state = _read(path)
-    config = Config(**state["config"])
+    try:
+        config = Config(**state["config"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: a configuration that this version cannot read: {error}"
+        ) from error
     if state["epoch"] < config.branch_epochs + config.hash_epochs:
         raise ValueError(
             f"{path}: training stopped after epoch {state['epoch']} of "
             f"{config.branch_epochs + config.hash_epochs}; run train.py again to finish it"
         )
     network = new_network(config, len(state["classes"]))
-    network.load_state_dict(state["network"])
+    _load_weights(network, state, path)
     return network.eval(), config, state
 
 
@@ -244,17 +265,27 @@ def _resume(
             f"{path} was trained on other pictures: since then files were added, removed, renamed "
             "or changed; give the same ones to go on with it, or another --out"
         )
-    network.load_state_dict(state["network"])
+    _load_weights(network, state, path)
     network.to(device)
     return int(state["epoch"]), state
+
+
+def _load_weights(network: AttentionHashing, state: dict[str, Any], path: Path) -> None:
+    try:
+        network.load_state_dict(state["network"])
+    except RuntimeError as error:
+        raise ValueError(f"{path}: its weights do not fit its configuration: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        _ = state["config"], state["classes"], state["epoch"], state["network"], state["digest"]
     except FileNotFoundError:
         raise
     except Exception as error:  # torch raises zip, pickle and runtime errors of many classes
         raise ValueError(f"{path}: not a checkpoint of train.py ({error})") from error
-    return dict(state)
+    state = state if isinstance(state, dict) else {}
+    for name, kind in _ENTRIES.items():
+        if not isinstance(state.get(name), kind):
+            raise ValueError(f"{path}: not a checkpoint of train.py (it has no {name})")
+    return state
