@@ -330,6 +330,21 @@ def test_files_that_are_no_checkpoints(tmp_path):
         training.load_checkpoint(path)
 
 
+def test_a_checkpoint_says_what_made_it(tmp_path, monkeypatch):
+    versions = training._versions()
+    assert versions["torch"] == str(torch.__version__)
+    assert versions["numpy"] == np.__version__
+    assert versions.keys() == {"commit", "python", "torch", "numpy", "pillow"}
+    if (ROOT / ".git").exists():
+        head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True)
+        assert versions["commit"].removesuffix("-dirty") == head.strip()
+    monkeypatch.setattr(training, "__file__", str(tmp_path / "training.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert training._versions()["commit"] is None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert training._versions()["commit"] is None
+
+
 def test_a_run_does_not_go_on_with_other_pictures(class_folders, tmp_path):
     run = tmp_path / "run"
     run.mkdir()

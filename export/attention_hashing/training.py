@@ -8,10 +8,13 @@ import dataclasses
 import math
 import os
 import platform
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -234,11 +237,30 @@ def _save(
         "network": network.state_dict(),
         "optimiser": optimiser.state_dict(),
         "scheduler": scheduler.state_dict(),
-        "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
+        "versions": _versions(),
     }
     draft = run / (CHECKPOINT + ".part")
     torch.save(state, draft)
     draft.replace(run / CHECKPOINT)  # a kill leaves the old one or the new one, whole
+
+
+def _versions() -> dict[str, str | None]:
+    """What made the weights, beside the configuration; commit is None outside a git checkout."""
+    try:
+        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        done = subprocess.run(
+            describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+        commit = done.stdout.strip() or None
+    except FileNotFoundError:  # there is no git
+        commit = None
+    return {
+        "commit": commit,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+    }
 
 
 def _resume(
