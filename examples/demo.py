@@ -5,6 +5,8 @@
 Without QUERY: an example picture that the gallery does not hold, or the first of your own PHOTOS.
 """
 
+import hashlib
+import os
 import sys
 from pathlib import Path
 
@@ -17,8 +19,10 @@ EXAMPLE_QUERY = "examples/queries/mausoleum.jpg"
 
 def demo(photos: str, query: str) -> int:
     """Index and search; the exit code of `bitgaze`."""
-    name = Path(photos).expanduser().resolve().name
-    # One gallery per folder, kept: the next run only looks at what is new.
+    folder = Path(photos).expanduser().resolve()
+    # One gallery per folder, kept: the next run only looks at what is new. The digest tells folders
+    # of one name apart.
+    name = f"{folder.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}"
     gallery, page = f"demo/{name}.bitgaze", f"demo/{name}.html"
     Path("demo").mkdir(exist_ok=True)
     status = main(["index", photos, "-g", gallery])

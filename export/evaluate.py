@@ -34,6 +34,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the draw (%(default)s)")
     arguments = parser.parse_args()
     try:
+        for name, least in (("queries", 1), ("seed", 0)):
+            if (value := getattr(arguments, name)) < least:
+                raise ValueError(f"{name} is {value}, expected at least {least}")
         encoder = Encoder(arguments.model)
         paths = sorted(p for p in arguments.folder.glob("*/*") if p.suffix.lower() in SUFFIXES)
         if len(paths) <= 2 * _FIRST:

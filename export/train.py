@@ -3,8 +3,9 @@
     python export/train.py FOLDER --bits 64 --out runs/mine
     python export/to_onnx.py runs/mine/checkpoint.pt --out mine.onnx
 
-FOLDER holds one folder per class (CIFAR-10 unpacked that way, with train/ and test/, too), or the
-IDX files of Fashion-MNIST. Interrupted, the same command goes on from the last epoch.
+FOLDER holds one folder per class (or train/ and test/ with such folders), the IDX files of
+Fashion-MNIST, or CIFAR-10 as published: python or binary version, packed or unpacked. Interrupted,
+the same command goes on from the last epoch.
 """
 
 import argparse

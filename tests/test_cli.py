@@ -1,7 +1,9 @@
+import contextlib
 import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +110,47 @@ def test_names_are_escaped_in_the_page(photos, capsys):
     assert "&lt;img src=x onerror=alert(1)&gt;&amp;.png" in page
 
 
+def test_a_name_in_the_page_is_no_place_of_the_template(photos, capsys):
+    picture(50).save(photos / "{{hits}}.png")
+    main(["index", str(photos)])
+    main(["search", str(photos / "{{hits}}.png"), "--html", "out.html"])
+    page = Path("out.html").read_text(encoding="utf-8")
+    assert page.count("<li>") == 5
+    assert "<h1>Pictures like {{hits}}.png</h1>" in page
+
+
+def test_a_page_of_a_gallery_whose_name_is_not_utf8(indexed, capsys):
+    gallery = os.fsdecode(b"\xff.bitgaze")
+    os.rename("gallery.bitgaze", gallery)
+    assert main(["search", str(indexed / "p1.png"), "-g", gallery, "--html", "out.html"]) == 0
+    assert r"nearest in \xff.bitgaze" in Path("out.html").read_text(encoding="utf-8")
+
+
+def test_control_characters_are_shown_on_a_terminal_and_kept_elsewhere(photos):
+    name = f"{photos}/\x1b[2Ja\nb\x9b.png"
+    os.rename(photos / "p0.png", name)
+    (photos / "\x1b]0;broken\x07.jpg").write_text("text")
+    commands = [["index", "photos"], ["search", name, "-k", "1", "--html", "\x1b.html"]]
+    for arguments in commands:
+        ours, terminal = os.openpty()
+        status = subprocess.run(command(*arguments), stdout=terminal, stderr=terminal).returncode
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # how a terminal ends
+            while part := os.read(ours, 1000):
+                shown += part
+        os.close(ours)
+        assert status == (1 if arguments[0] == "index" else 0)
+        assert rb"\x1b" in shown
+        assert b"\x1b]" not in shown
+        assert b"\x1b[2J" not in shown
+        assert b"\x9b" not in shown
+        assert b"\x1b.html" not in shown
+    assert rb"\x1b[2Ja\x0ab\x9b.png" in shown
+    done = subprocess.run(command("search", name, "-k", "1"), capture_output=True)
+    assert os.fsencode(name) in done.stdout
+
+
 def test_info(indexed, capsys):
     assert main(["info"]) == 0
     text = capsys.readouterr().out
@@ -135,6 +178,63 @@ def test_a_kernel_that_is_not_there(indexed, kernel):
     assert done.stderr.startswith("bitgaze: BITGAZE_SIMD")
 
 
+def command(*arguments):
+    return [sys.executable, "-m", "bitgaze.cli", *arguments]
+
+
+COMMANDS = [
+    ["index", "photos"],
+    ["search", "photos/p0.png"],
+    ["search", "photos/p0.png", "--json"],
+    ["info"],
+]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_a_reader_that_has_gone(indexed, arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command(*arguments), stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_an_output_that_is_full(indexed, arguments):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command(*arguments), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "bitgaze: stdout: No space left on device\n")
+
+
+def test_outputs_that_are_closed(indexed):
+    def run(redirection, *arguments):
+        shell = f"{shlex.join(command(*arguments))} {redirection}"
+        return subprocess.run(["sh", "-c", shell], capture_output=True, text=True)
+
+    done = run(">&-", "info")
+    assert (done.returncode, done.stderr) == (2, "bitgaze: stdout is closed\n")
+    done = run("2>&-", "search", "photos/p0.png", "--radius", "0")
+    assert (done.returncode, done.stdout) == (0, f"   0  {indexed}/p0.png\n")
+    done = run("2>&-", "search", "none.jpg")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_defect_is_not_dressed_up_as_a_mistake(indexed, monkeypatch):
+    def defect(*_, **__):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("bitgaze.gallery.Gallery.search", defect)
+    with pytest.raises(RuntimeError, match="a defect"):
+        main(["search", str(indexed / "p0.png")])
+
+
+def test_a_home_that_is_not_there(capsys):
+    with pytest.raises(SystemExit):
+        main(["info", "-g", "~nobody-of-this-name/g"])
+    assert "~nobody-of-this-name/g: no such user" in capsys.readouterr().err
+
+
 def test_an_empty_variable_names_no_gallery(indexed, monkeypatch, capsys):
     monkeypatch.setenv("BITGAZE_GALLERY", "")
     assert main(["info"]) == 0
@@ -155,6 +255,8 @@ def test_a_model_of_ones_own(photos, capsys):
         (["search", "x.jpg"], "no such gallery; `bitgaze index"),
         (["info"], "no such gallery"),
         (["index", "none"], "none: not a folder"),
+        (["info", "-g", "g" * 300], "g: File name too long"),
+        (["index", "photos", "-g", "g" * 300], "g: File name too long"),
         (["index", "photos", "-g", "photos"], "photos: a folder; a gallery is a file"),
     ],
 )

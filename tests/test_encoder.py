@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bitgaze import Encoder, ImageError, ModelError, ProviderError
 from bitgaze.contract import DEFAULT_MODEL
@@ -57,6 +58,22 @@ def test_rows_stay_with_their_pictures_around_broken_ones(encoder):
     assert np.allclose(found.hashes[good], expected.hashes[good], atol=1e-4)
     for array in (found.codes, found.hashes, found.attention):
         assert not array[sorted(broken)].any()
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "tiff"])
+def test_one_lazily_opened_picture_several_times_in_a_batch(encoder, kind):
+    stream = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # read lazily, too
+    picture(1, (1600, 1200)).save(stream, kind, exif=exif)
+    expected = encoder.encode([stream.getvalue()])
+    for _ in range(3):
+        with Image.open(io.BytesIO(stream.getvalue())) as lazy:
+            found = encoder.encode([lazy] * 6)
+        assert found.errors == {}
+        assert len(np.unique(found.codes, axis=0)) == 1
+        if kind != "jpeg":  # decoded at a reduced scale where it is not a PIL image yet
+            assert np.array_equal(found.codes[0], expected.codes[0])
 
 
 def test_one_by_one_equals_all_at_once(encoder, examples):
@@ -155,6 +172,9 @@ def test_providers_are_strict_and_reported():
         Encoder(providers=["TensorrtExecutionProvider", "CPUExecutionProvider"])
     with pytest.raises(ValueError, match="no provider named"):
         Encoder(providers=[])
+    for wrong in ("CPUExecutionProvider", [("CPUExecutionProvider", {})]):
+        with pytest.raises(TypeError, match="providers is .*, expected a list of names"):
+            Encoder(providers=wrong)
 
 
 def test_threads_out_of_range():

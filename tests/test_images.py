@@ -1,10 +1,12 @@
 import contextlib
 import io
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from bitgaze import ImageError
 from bitgaze.images import Preprocess, load, upright
@@ -121,12 +123,88 @@ def test_deep_greys_are_scaled_instead_of_clipped(dtype):
     assert close(pixels, load((ramp * 255).astype(np.uint8), SMALL))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.01, -0.01])
+def test_one_float_out_of_range_does_not_spoil_a_picture_in_silence(value):
+    samples = np.full((40, 40), 0.5, np.float32)
+    samples[7, 8] = value
+    with pytest.raises(ImageError, match=r"samples lie in .*, expected 0\.\.1 in mode F"):
+        load(encoded(Image.fromarray(samples), "tiff"), SMALL)
+
+
+@pytest.mark.parametrize("value", [-1, 65536])
+def test_integers_beyond_16_bits_are_refused(value):
+    samples = np.full((40, 40), 1000, np.int32)
+    samples[7, 8] = value
+    with pytest.raises(ImageError, match=r"PIL image: its samples lie in .*, expected 0\.\.65535"):
+        load(Image.fromarray(samples), SMALL)
+
+
+def test_8_bit_samples_held_in_32_bits_keep_their_values():
+    assert (load(Image.fromarray(np.full((40, 40), 200, np.int32)), SMALL) == 200).all()
+
+
 def test_what_is_transparent_lies_on_white():
     array = np.zeros((40, 40, 4), np.uint8)
     assert (load(array, SMALL) == 255).all()
     palette = Image.new("P", (40, 40))
     palette.putpalette([10, 20, 30] * 256)
     assert (load(encoded(palette, "png", transparency=0), SMALL) == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBa", "La"])
+def test_modes_that_no_file_has(mode):
+    image = picture(5).convert("L")
+    image.putalpha(picture(6, image.size).convert("L"))
+    image = image.convert("RGBA") if mode == "RGBa" else image
+    pixels = load(image.convert(mode), SMALL)
+    assert close(pixels, load(image, SMALL))
+
+
+def test_a_large_transparent_picture_is_laid_on_white_piece_by_piece(monkeypatch):
+    image = picture(5, (1500, 1000))
+    image.putalpha(picture(6, image.size).convert("L"))
+    white = Image.new("RGBA", image.size, "white")
+    expected = Image.alpha_composite(white, image).convert("RGB")
+    pieces = []
+    whole = Image.alpha_composite
+
+    def recorded(below, above):
+        pieces.append(above.size)
+        return whole(below, above)
+
+    monkeypatch.setattr(Image, "alpha_composite", recorded)
+    assert np.array_equal(upright(image, 32), expected)
+    assert max(width * height for width, height in pieces) < 1_100_000
+
+
+def png(samples, transparent):
+    """A PNG of 16-bit samples, (height, width) or (height, width, 3), with a tRNS chunk."""
+
+    def chunk(kind, content):
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    height, width = samples.shape[:2]
+    colour_type = 0 if samples.ndim == 2 else 2
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"tRNS", np.array(transparent, ">u2").tobytes())
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("colour", [0x1234, (0x1234, 0x4321, 0x9999)])
+def test_16_bit_samples_with_a_transparent_colour(colour):
+    shape = (40, 40) if isinstance(colour, int) else (40, 40, 3)
+    samples = np.full(shape, 0x8080, np.uint16)
+    samples[:20] = colour
+    pixels = load(png(samples, colour), SMALL)
+    assert (pixels[:14] == 255).all()
+    assert (pixels[18:] == 128).all()
 
 
 def test_an_animation_gives_its_first_frame():
@@ -147,6 +225,21 @@ def test_what_is_no_picture_is_named(content, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ImageError, match=r"broken\.jpg: not an image"):
         load(path, SMALL)
+
+
+def test_a_program_with_the_name_of_a_picture_is_not_run(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n"
+    )
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("it was run"))
+    with pytest.raises(ImageError, match=r"a\.jpg: not an image that bitgaze reads"):
+        load(path, SMALL)
+
+
+@pytest.mark.parametrize("kind", ["tga", "qoi", "jpeg2000", "dib", "mpo"])
+def test_the_rarer_formats_are_read(kind):
+    assert close(load(encoded(picture(5), kind), SMALL), load(picture(5), SMALL))
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "gif", "webp", "tiff"])

@@ -268,8 +268,8 @@ def test_an_interrupted_run_ends_with_the_same_weights(class_folders, tmp_path, 
 
     save = training._save
 
-    def save_then_die(network, config, data, run, number, optimiser, scheduler):
-        save(network, config, data, run, number, optimiser, scheduler)
+    def save_then_die(network, config, data, digest, run, number, optimiser, scheduler):
+        save(network, config, data, digest, run, number, optimiser, scheduler)
         if number == epoch:
             raise Killed
 
@@ -290,12 +290,86 @@ def test_a_checkpoint_of_another_run_is_refused(class_folders, tmp_path):
     other = training.Config(**{**TINY.__dict__, "bits": 32})
     with pytest.raises(ValueError, match="is of another run .* or another --out"):
         training.train(data, other, tmp_path, CPU)
-    (tmp_path / "checkpoint.pt").write_bytes(b"text")
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"text")
     with pytest.raises(ValueError, match="not a checkpoint of train.py"):
-        training.load_checkpoint(tmp_path / "checkpoint.pt")
+        training.load_checkpoint(path)
+    torch.save([1, 2], path)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: not a checkpoint of train.py"):
+        training.load_checkpoint(path)
+
+    network = training.new_network(TINY, 2)
+    good = {
+        "config": dict(TINY.__dict__),
+        "classes": ["blue", "red"],
+        "pictures": 24,
+        "digest": "0" * 64,
+        "epoch": 3,
+        "network": network.state_dict(),
+        "optimiser": {},
+        "scheduler": {},
+        "versions": {},
+    }
+    torch.save(good, path)
+    assert training.load_checkpoint(path)[1] == TINY
+    for name in good:
+        torch.save({**good, name: None}, path)
+        with pytest.raises(ValueError, match=f"not a checkpoint of train.py .it has no {name}"):
+            training.load_checkpoint(path)
+    for change in ({"momentum": 0.9}, {"bits": 12}):
+        torch.save({**good, "config": {**good["config"], **change}}, path)
+        with pytest.raises(ValueError, match=f"this version cannot read: .*{next(iter(change))}"):
+            training.load_checkpoint(path)
+    incomplete = dict(good["network"])
+    del incomplete["project.weight"]
+    torch.save({**good, "network": incomplete}, path)
+    with pytest.raises(ValueError, match=r"weights do not fit its configuration: .*\n.*project"):
+        training.load_checkpoint(path)
 
 
-@pytest.mark.parametrize(("name", "value"), [("size", 100), ("bits", 12), ("bits", 0)])
+def test_a_checkpoint_says_what_made_it(tmp_path, monkeypatch):
+    versions = training._versions()
+    assert versions["torch"] == str(torch.__version__)
+    assert versions["numpy"] == np.__version__
+    assert versions.keys() == {"commit", "python", "torch", "numpy", "pillow"}
+    if (ROOT / ".git").exists():
+        head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True)
+        assert versions["commit"].removesuffix("-dirty") == head.strip()
+    monkeypatch.setattr(training, "__file__", str(tmp_path / "training.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert training._versions()["commit"] is None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert training._versions()["commit"] is None
+
+
+def test_a_run_does_not_go_on_with_other_pictures(class_folders, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    training.train(datasets.read(class_folders), TINY, run, CPU)
+    moved = class_folders.rename(tmp_path / "moved")  # the same pictures elsewhere
+    training.train(datasets.read(moved), TINY, run, CPU)
+    picture(99, (33, 33)).save(moved / "red" / "3.png")
+    with pytest.raises(ValueError, match="was trained on other pictures: .* or another --out"):
+        training.train(datasets.read(moved), TINY, run, CPU)
+
+
+def test_the_digest_of_arrays_is_of_their_content():
+    pictures = np.zeros((4, 28, 28), np.uint8)
+    labels = np.array([0, 1, 0, 1], np.int64)
+    digest = datasets.Labelled(pictures, labels, ("0", "1")).digest()
+    assert datasets.Labelled(pictures.copy(), labels, ("0", "1")).digest() == digest
+    assert datasets.Labelled(pictures, 1 - labels, ("0", "1")).digest() != digest
+    pictures[3, 5, 5] = 1
+    assert datasets.Labelled(pictures, labels, ("0", "1")).digest() != digest
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("size", 100), ("bits", 12), ("bits", 0), ("batch_size", 1), ("seed", -1), ("seed", 2**32)],
+)
 def test_a_configuration_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}"):
         training.Config(**{name: value})
@@ -343,9 +417,28 @@ def test_the_scripts_from_pictures_to_a_searchable_gallery(class_folders, tmp_pa
         (["train.py", "data", "--holdout", "2"], "train.py: the held-out share is 2.0"),
         (["train.py", "data", "--holdout", "0.99"], "train.py: a held-out share of 0.99 leaves"),
         (["train.py", "data", "--batch-size", "0"], "train.py: batch_size is 0, expected at least"),
+        (
+            ["train.py", "data", "--batch-size", "1"],
+            "train.py: batch_size is 1, expected at least 2",
+        ),
         (["to_onnx.py", "--out", "no/x.onnx"], "to_onnx.py: no/x.onnx: there is no folder no"),
         (["to_onnx.py", "none.pt"], "to_onnx.py: .*none.pt"),
         (["to_onnx.py", "--pictures", "no", "--out", "x.onnx"], "to_onnx.py: no pictures in no;"),
+        (
+            ["evaluate.py", "data", "--queries", "0"],
+            "evaluate.py: queries is 0, expected at least 1",
+        ),
+        (["evaluate.py", "data", "--queries", "-5"], "evaluate.py: queries is -5"),
+        (["evaluate.py", "data", "--seed", "-1"], "evaluate.py: seed is -1, expected at least 0"),
+        (
+            ["fit_general.py", ".", "--bits", "12"],
+            "fit_general.py: bits is 12, expected a multiple",
+        ),
+        (["fit_general.py", ".", "--bits", "-8"], "fit_general.py: bits is -8"),
+        (
+            ["fit_general.py", ".", "--seed", "-1"],
+            "fit_general.py: seed is -1, expected at least 0",
+        ),
         (["fit_general.py", "."], "fit_general.py: 24 pictures for 128 bits"),
     ],
 )

@@ -1,10 +1,13 @@
-"""Labelled pictures: class folders, or Fashion-MNIST's IDX files.
+"""Labelled pictures: class folders, Fashion-MNIST's IDX files, or CIFAR-10 (cifar.py).
 
 Knows where pictures and labels are, and the random views of them that training takes. What a
 picture looks like to the network is decided by bitgaze.images, the code that ships.
 """
 
 import gzip
+import hashlib
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from attention_hashing import cifar
 from bitgaze import ImageError
 from bitgaze.images import SUFFIXES, Preprocess, load, upright
 
@@ -31,7 +35,7 @@ class Labelled:
     """Pictures with one class each.
 
     Attributes:
-        pictures: paths, or grey arrays uint8 (height, width).
+        pictures: paths, or arrays uint8, (height, width) or (height, width, 3).
         labels: int64 (n,), positions in `classes`.
         classes: names, sorted.
     """
@@ -50,6 +54,21 @@ class Labelled:
         else:
             pictures = self.pictures[positions]
         return Labelled(pictures, self.labels[positions], self.classes)
+
+    def digest(self) -> str:
+        """64 hex digits that tell these pictures, in this order, from others.
+
+        Files count by path below their common folder, size and label: reading them all would take
+        as long as an epoch. Arrays count by content.
+        """
+        digest = hashlib.sha256(self.labels.tobytes())
+        if isinstance(self.pictures, list):
+            root = os.path.commonpath(self.pictures)
+            files = [(p.relative_to(root).as_posix(), p.stat().st_size) for p in self.pictures]
+            digest.update(json.dumps(files).encode())
+        else:
+            digest.update(np.ascontiguousarray(self.pictures))
+        return digest.hexdigest()
 
     def split(self, fraction: float, seed: int) -> tuple["Labelled", "Labelled"]:
         """Hold out a share of each class, at least one picture of it: (rest, held out).
@@ -78,15 +97,13 @@ def read(folder: Path) -> Labelled:
     """Find the training pictures below a folder.
 
     Either IDX files as MNIST and Fashion-MNIST have them (`train-images-idx3-ubyte`, plain or .gz),
-    or one folder per class; where there is a `train` folder (beside `test`), it is taken.
+    or CIFAR-10 as published (the folder or the archive itself may be named, too), or one folder per
+    class; where there is a `train` folder (beside `test`), it is taken.
 
     Raises:
-        DataError: no pictures, one class only, or a class with a single picture.
+        DataError: no pictures, one class only, a class with a single picture, or damaged files.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: not a folder")
-    idx = [p for p in folder.iterdir() if p.name.startswith("train-images") and "idx3" in p.name]
-    data = _read_idx(folder) if idx else _read_class_folders(folder)
+    data = _read_any(folder)
     counts = np.bincount(data.labels, minlength=len(data.classes))
     if len(data.classes) < 2:
         raise DataError(
@@ -97,6 +114,18 @@ def read(folder: Path) -> Labelled:
         name = data.classes[int(counts.argmin())]
         raise DataError(f"{folder}: class {name!r} has {counts.min()} picture, it needs at least 2")
     return data
+
+
+def _read_any(folder: Path) -> Labelled:
+    if place := cifar.find(folder):
+        try:
+            return Labelled(*cifar.read(place))
+        except ValueError as error:
+            raise DataError(str(error)) from error
+    if not folder.is_dir():
+        raise DataError(f"{folder}: not a folder")
+    idx = [p for p in folder.iterdir() if p.name.startswith("train-images") and "idx3" in p.name]
+    return _read_idx(folder) if idx else _read_class_folders(folder)
 
 
 def check_readable(data: Labelled, preprocess: Preprocess) -> None:

@@ -59,7 +59,14 @@ def fit(pictures: list[Path], bits: int, seed: int, layer: Path, command: str) -
         layer: .npz to write: weight (bits, 2560) float16; mean and variance (bits,) float32 of its
             output over the views; command.
         command: how this was called, kept beside the numbers.
+
+    Raises:
+        ValueError: bits or seed out of range, or too few pictures.
     """
+    if bits % 8 or not 8 <= bits <= 1024:
+        raise ValueError(f"bits is {bits}, expected a multiple of 8 in 8..1024")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}, expected at least 0")
     if len(pictures) <= bits:
         raise ValueError(f"{len(pictures)} pictures for {bits} bits; it takes more than {bits}")
     network = untrained(bits)

@@ -8,10 +8,13 @@ import dataclasses
 import math
 import os
 import platform
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -25,6 +28,18 @@ from attention_hashing.network import AttentionHashing
 from bitgaze.images import Preprocess
 
 CHECKPOINT = "checkpoint.pt"
+# What a checkpoint holds.
+_ENTRIES = {
+    "config": dict,
+    "classes": list,
+    "pictures": int,
+    "digest": str,
+    "epoch": int,
+    "network": dict,
+    "optimiser": dict,
+    "scheduler": dict,
+    "versions": dict,
+}
 _STAGES = ("branch", "hash")
 # The pretrained layers learn at a tenth of the new ones' rate.
 _BACKBONE_RATE = 0.1
@@ -62,9 +77,13 @@ class Config:
     def __post_init__(self) -> None:
         if self.size % 32 or self.size < 32:
             raise ValueError(f"size is {self.size}, expected a multiple of 32")
-        for name in ("batch_size", "branch_epochs", "hash_epochs", "hidden"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
+        # Batch normalisation cannot train on a single picture.
+        least = {"batch_size": 2, "branch_epochs": 1, "hash_epochs": 1, "hidden": 1}
+        for name, smallest in least.items():
+            if (value := getattr(self, name)) < smallest:
+                raise ValueError(f"{name} is {value}, expected at least {smallest}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}, expected 0..{2**32 - 1}")
         if self.bits % 8 or not 8 <= self.bits <= 1024:
             raise ValueError(f"bits is {self.bits}, expected a multiple of 8 in 8..1024")
 
@@ -89,13 +108,15 @@ def train(data: Labelled, config: Config, run: Path, device: torch.device) -> At
     alone, so an interrupted run continues as the undisturbed one would have.
 
     Raises:
-        ValueError: the checkpoint in `run` is of another configuration or other classes.
+        ValueError: the checkpoint in `run` is of another configuration, other classes or other
+            pictures.
     """
     network = new_network(config, len(data.classes)).to(device)
     network = network.to(memory_format=torch.channels_last)
     targets = orthohash_targets(len(data.classes), config.bits, config.seed).to(device)
     epochs = {"branch": config.branch_epochs, "hash": config.hash_epochs}
-    done, resumed = _resume(network, config, data, run, device)
+    digest = data.digest()
+    done, resumed = _resume(network, config, data, digest, run, device)
     epoch = 0  # counted over both stages
     for stage in _STAGES:
         optimiser, scheduler = _optimiser(network, stage, config, epochs[stage], len(data))
@@ -128,7 +149,7 @@ def train(data: Labelled, config: Config, run: Path, device: torch.device) -> At
                 optimiser.step()
                 scheduler.step()
                 bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-            _save(network, config, data, run, epoch, optimiser, scheduler)
+            _save(network, config, data, digest, run, epoch, optimiser, scheduler)
     return network.cpu().eval()
 
 
@@ -139,14 +160,19 @@ def load_checkpoint(path: Path) -> tuple[AttentionHashing, Config, dict[str, Any
         ValueError: not a checkpoint of ours, or one whose training has not ended.
     """
     state = _read(path)
-    config = Config(**state["config"])
+    try:
+        config = Config(**state["config"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: a configuration that this version cannot read: {error}"
+        ) from error
     if state["epoch"] < config.branch_epochs + config.hash_epochs:
         raise ValueError(
             f"{path}: training stopped after epoch {state['epoch']} of "
             f"{config.branch_epochs + config.hash_epochs}; run train.py again to finish it"
         )
     network = new_network(config, len(state["classes"]))
-    network.load_state_dict(state["network"])
+    _load_weights(network, state, path)
     return network.eval(), config, state
 
 
@@ -196,6 +222,7 @@ def _save(
     network: AttentionHashing,
     config: Config,
     data: Labelled,
+    digest: str,
     run: Path,
     epoch: int,
     optimiser: torch.optim.Optimizer,
@@ -205,19 +232,44 @@ def _save(
         "config": dataclasses.asdict(config),
         "classes": list(data.classes),
         "pictures": len(data),
+        "digest": digest,
         "epoch": epoch,
         "network": network.state_dict(),
         "optimiser": optimiser.state_dict(),
         "scheduler": scheduler.state_dict(),
-        "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
+        "versions": _versions(),
     }
     draft = run / (CHECKPOINT + ".part")
     torch.save(state, draft)
     draft.replace(run / CHECKPOINT)  # a kill leaves the old one or the new one, whole
 
 
+def _versions() -> dict[str, str | None]:
+    """What made the weights, beside the configuration; commit is None outside a git checkout."""
+    try:
+        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        done = subprocess.run(
+            describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+        commit = done.stdout.strip() or None
+    except FileNotFoundError:  # there is no git
+        commit = None
+    return {
+        "commit": commit,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+    }
+
+
 def _resume(
-    network: AttentionHashing, config: Config, data: Labelled, run: Path, device: torch.device
+    network: AttentionHashing,
+    config: Config,
+    data: Labelled,
+    digest: str,
+    run: Path,
+    device: torch.device,
 ) -> tuple[int, dict[str, Any]]:
     path = run / CHECKPOINT
     if not path.exists():
@@ -230,17 +282,32 @@ def _resume(
             f"{state['pictures']} pictures); give the same arguments to go on with it, "
             "or another --out"
         )
-    network.load_state_dict(state["network"])
+    if state["digest"] != digest:
+        raise ValueError(
+            f"{path} was trained on other pictures: since then files were added, removed, renamed "
+            "or changed; give the same ones to go on with it, or another --out"
+        )
+    _load_weights(network, state, path)
     network.to(device)
     return int(state["epoch"]), state
+
+
+def _load_weights(network: AttentionHashing, state: dict[str, Any], path: Path) -> None:
+    try:
+        network.load_state_dict(state["network"])
+    except RuntimeError as error:
+        raise ValueError(f"{path}: its weights do not fit its configuration: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        _ = state["config"], state["classes"], state["epoch"], state["network"]
     except FileNotFoundError:
         raise
     except Exception as error:  # torch raises zip, pickle and runtime errors of many classes
         raise ValueError(f"{path}: not a checkpoint of train.py ({error})") from error
-    return dict(state)
+    state = state if isinstance(state, dict) else {}
+    for name, kind in _ENTRIES.items():
+        if not isinstance(state.get(name), kind):
+            raise ValueError(f"{path}: not a checkpoint of train.py (it has no {name})")
+    return state

@@ -6,20 +6,22 @@ Parses and prints; the work is done by the library. Results go to stdout, everyt
 import argparse
 import json
 import os
+import re
 import sys
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from bitgaze.errors import BitgazeError
 
 if TYPE_CHECKING:
     from bitgaze.encoder import Encoder
+    from bitgaze.gallery import Hit
 
-OK, SOME_REFUSED, STOPPED, INTERRUPTED = 0, 1, 2, 130
+OK, SOME_REFUSED, STOPPED, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,8 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 done, 1 done with some inputs refused (each named on stderr), 2 a usage error or one that
-        stopped the work, 130 interrupted.
+        stopped the work, 130 interrupted, 141 when the reader of stdout has gone.
     """
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 (for as long as the process lives)
+    if sys.stdout is None:
+        _warn("stdout is closed")
+        return STOPPED
     for stream in (sys.stdout, sys.stderr):
         # A file name must not end the program on a terminal that lacks its letters.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -37,11 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result: int = options.run(options)
         return result
-    except (BitgazeError, ValueError, RuntimeError) as error:  # RuntimeError: see `bitgaze.simd`
-        print(f"bitgaze: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        return PIPE_CLOSED
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        _warn(f"{where}{error.strerror}")
+        return STOPPED
+    except (BitgazeError, ValueError) as error:
+        _warn(str(error))
         return STOPPED
     except KeyboardInterrupt:
-        print("bitgaze: interrupted; what was done is kept", file=sys.stderr)
+        _warn("interrupted; what was done is kept")
         return INTERRUPTED
 
 
@@ -60,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "-g",
             "--gallery",
+            type=_gallery_path,
             metavar="FILE",
             default=os.environ.get("BITGAZE_GALLERY") or "gallery.bitgaze",
             help="the gallery (default: $BITGAZE_GALLERY, then ./gallery.bitgaze)",
@@ -109,24 +123,25 @@ def _index(options: argparse.Namespace) -> int:
         size = len(gallery)
     seconds = time.perf_counter() - started
     for path, reason in report.failed.items():
-        print(f"bitgaze: refused {path}: {reason}", file=sys.stderr)
+        _warn(f"refused {path}: {reason}")
     for path, reason in report.skipped.items():
-        print(f"bitgaze: skipped {path}: {reason}", file=sys.stderr)
+        _warn(f"skipped {path}: {reason}")
     if options.json:
-        print(json.dumps({"gallery": options.gallery, "items": size, **asdict(report)}))
+        _print(json.dumps({"gallery": options.gallery, "items": size, **asdict(report)}))
     else:
-        print(
+        _print(
             f"{len(report.added)} added, {len(report.updated)} updated, {len(report.moved)} moved, "
             f"{len(report.removed)} removed, {report.unchanged} unchanged, "
-            f"{len(report.failed)} refused, in {seconds:.1f} s"
+            f"{len(report.failed)} refused, in {seconds:.1f} s",
+            f"{options.gallery}: {size} pictures",
         )
-        print(f"{options.gallery}: {size} pictures")
     return SOME_REFUSED if report.failed else OK
 
 
 def _search(options: argparse.Namespace) -> int:
     from bitgaze.gallery import Gallery
 
+    _check_kernel()
     _quiet_pillow()
     encoder = _encoder(options)
     with Gallery(options.gallery, encoder=encoder, create=False) as gallery:
@@ -142,15 +157,14 @@ def _search(options: argparse.Namespace) -> int:
                 raise BitgazeError(f"{options.html}: {error.strerror}") from error
     if options.json:
         found = [asdict(hit) for hit in hits]
-        print(json.dumps({"query": options.image, "gallery": options.gallery, "hits": found}))
+        _print(json.dumps({"query": options.image, "gallery": options.gallery, "hits": found}))
         return OK
-    for hit in hits:
-        probability = "" if hit.probability is None else f"  {hit.probability:4.0%}"
-        print(f"{hit.distance:4d}{probability}  {hit.key}")
-    if not hits:
-        print("bitgaze: nothing found", file=sys.stderr)
+    if hits:
+        _print(*map(_line, hits))
+    else:
+        _warn("nothing found")
     if options.html:
-        print(f"page: {options.html.resolve()}", file=sys.stderr)
+        print(_for(sys.stderr, f"page: {options.html.resolve()}"), file=sys.stderr)
     return OK
 
 
@@ -167,11 +181,57 @@ def _info(options: argparse.Namespace) -> int:
             "file_bytes": gallery.path.stat().st_size,
         }
     if options.json:
-        print(json.dumps(facts))
+        _print(json.dumps(facts))
     else:
-        for name, value in facts.items():
-            print(f"{name:12} {value}")
+        _print(*[f"{name:12} {value}" for name, value in facts.items()])
     return OK
+
+
+def _line(hit: "Hit") -> str:
+    probability = "" if hit.probability is None else f"  {hit.probability:4.0%}"
+    return f"{hit.distance:4d}{probability}  {hit.key}"
+
+
+def _print(*lines: str) -> None:
+    """Results to stdout, at once: what cannot be written is met here, not when Python exits."""
+    try:
+        for line in lines:
+            print(_for(sys.stdout, line))
+        sys.stdout.flush()
+    except OSError as error:
+        # Python would try the rest again as it exits, and print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise BitgazeError(f"stdout: {error.strerror}") from error
+
+
+def _warn(text: str) -> None:
+    print(_for(sys.stderr, f"bitgaze: {text}"), file=sys.stderr)
+
+
+def _for(stream: TextIO, line: str) -> str:
+    r"""On a terminal, control characters (of a file's name) as \xNN: shown, not obeyed."""
+    if not stream.isatty():
+        return line
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", line)
+
+
+def _gallery_path(text: str) -> str:
+    try:
+        Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: no such user") from error
+    return text
+
+
+def _check_kernel() -> None:
+    from bitgaze.hamming import simd
+
+    try:
+        simd()
+    except RuntimeError as error:  # BITGAZE_SIMD names a kernel that this machine lacks
+        raise BitgazeError(str(error)) from error
 
 
 def _encoder(options: argparse.Namespace) -> "Encoder | None":

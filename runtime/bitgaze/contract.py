@@ -8,7 +8,7 @@ does, with the functions here).
 import hashlib
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,16 @@ class Contract:
             raise ValueError(f"bits is {self.bits}, expected a multiple of 8 in 8..1024")
         if any(len(golden.code) != self.bits // 8 for golden in self.golden):
             raise ValueError(f"golden codes have another length than bits // 8 = {self.bits // 8}")
+        if not all(type(d) is int and type(p) is float for d, p in self.calibration):
+            raise TypeError("calibration is not all pairs of an integer and a float")
         distances = [distance for distance, _ in self.calibration]
         if distances != sorted(set(distances)) or not set(distances) <= set(range(self.bits + 1)):
             raise ValueError(f"calibration distances are not ascending in 0..{self.bits}")
         if not all(0 <= probability <= 1 for _, probability in self.calibration):
             raise ValueError("calibration probabilities are not in 0..1")
-        if self.radius is not None and self.radius not in range(self.bits + 1):
+        if self.radius is not None and (
+            type(self.radius) is not int or not 0 <= self.radius <= self.bits
+        ):
             raise ValueError(f"radius is {self.radius!r}, expected an integer in 0..{self.bits}")
 
     def to_json(self) -> str:
@@ -101,37 +105,32 @@ class Contract:
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: not JSON, a schema that this version does not read, or values out of range;
-                the message says which.
+            ValueError: not JSON, a schema that this version does not read, an entry that is missing
+                or unknown, or a value of a wrong type or out of range; the message says which.
         """
         try:
             document = json.loads(text)
+            if not isinstance(document, dict):
+                raise ValueError("the contract is not a JSON object")
+            for name, value in document.items():
+                _check_text(name, value)
         except RecursionError as error:
             raise ValueError("the contract is JSON nested too deeply") from error
-        if not isinstance(document, dict):
-            raise ValueError("the contract is not a JSON object")
         schema = document.pop("schema", None)
         if type(schema) is not int or schema != SCHEMA:
             raise ValueError(
                 f"the contract has schema {schema!r}, this version of bitgaze reads {SCHEMA}"
             )
+        for name, read in _READERS.items():
+            if name not in document:
+                raise ValueError(f"the contract has no {name}")
+            try:
+                document[name] = read(document[name])
+            except (TypeError, ValueError, OverflowError) as error:
+                raise ValueError(f"the contract's {name} cannot be read: {error}") from error
         try:
-            golden = [
-                Golden(b64decode(entry["png"]), bytes.fromhex(entry["code"]))
-                for entry in _list(document.pop("golden"))
-            ]
-            return cls(
-                **document
-                | {
-                    "preprocess": Preprocess(**document["preprocess"]),
-                    "classes": tuple(_list(document["classes"])),
-                    "calibration": tuple(
-                        (int(d), float(p)) for d, p in _list(document["calibration"])
-                    ),
-                    "golden": tuple(golden),
-                }
-            )
-        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+            return cls(**document)
+        except TypeError as error:
             raise ValueError(f"the contract is incomplete or of a wrong type: {error}") from error
 
 
@@ -162,6 +161,8 @@ def read_model(path: str | Path) -> Model:
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: cannot read the model: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the path
+        raise ModelError(f"{str(path)!r}: cannot read the model: {error}") from error
     try:
         text = _metadata(content)
     except ValueError as error:
@@ -200,10 +201,36 @@ def fingerprint(content: bytes, preprocess: Preprocess) -> str:
     return digest.hexdigest()
 
 
+def _check_text(name: str, value: Any) -> None:
+    # JSON can spell half a character (a lone surrogate), which nothing can print or store.
+    try:
+        json.dumps({name: value}, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the contract's {name!r} holds text that is not Unicode") from error
+
+
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise TypeError(f"{value!r} is not a list")
     return value
+
+
+def _calibration(value: Any) -> tuple[tuple[int, float], ...]:
+    # JSON writes 1.0 as 1 where it likes.
+    return tuple((d, float(p) if type(p) is int else p) for d, p in _list(value))
+
+
+def _golden(png: str, code: str) -> Golden:
+    return Golden(b64decode(png, validate=True), bytes.fromhex(code))
+
+
+# Entries that JSON holds in another form than the class, and that may not be absent.
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "preprocess": lambda value: Preprocess(**value),
+    "classes": lambda value: tuple(_list(value)),
+    "calibration": _calibration,
+    "golden": lambda value: tuple(_golden(**entry) for entry in _list(value)),
+}
 
 
 def _metadata(content: bytes) -> str | None:

@@ -58,6 +58,7 @@ class Encoder:
     Raises:
         ModelError: not a bitgaze model, damaged, or its outputs disagree with its contract.
         ProviderError: a named provider is absent or did not come up.
+        TypeError: `providers` is no list of names.
         ValueError: no provider named, or threads below 1.
     """
 
@@ -68,6 +69,8 @@ class Encoder:
         providers: Sequence[str] = ("CPUExecutionProvider",),
         threads: int | None = None,
     ) -> None:
+        if isinstance(providers, str) or not all(isinstance(name, str) for name in providers):
+            raise TypeError(f"providers is {providers!r}, expected a list of names")
         threads = available_cores() if threads is None else threads
         if threads < 1:
             raise ValueError(f"threads is {threads}, expected at least 1")

@@ -8,6 +8,7 @@ galleries.
 import io
 import os
 import struct
+import threading
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -49,6 +50,24 @@ SUFFIXES = frozenset(
         ".webp",
     ]
 )
+# What is read, whatever a file's name says. Pillow opens more, and some of it is a program rather
+# than a picture: PostScript, named .jpg, would be run by Ghostscript. TGA has no mark at its
+# beginning, so it comes last; HEIF is there only with a plug-in.
+_FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "TIFF",
+    "BMP",
+    "DIB",
+    "AVIF",
+    "HEIF",
+    "JPEG2000",
+    "PPM",
+    "QOI",
+    "TGA",
+)
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,6 +78,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# A lazily opened PIL image breaks when two threads decode it, and the same one may come twice.
+_PIL_IMAGES = threading.Lock()
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _KNOWN_RULES = {
     "filter": tuple(_FILTERS),
@@ -69,6 +90,7 @@ _KNOWN_RULES = {
 # Pillow may shrink by whole pixels down to this multiple of the target before it filters: a
 # 12-megapixel photograph then takes 9 ms instead of 109 with a difference that the eye cannot see.
 _REDUCING_GAP = 2.0
+_STRIP_PIXELS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -141,7 +163,10 @@ def upright(source: Source, shorter_side: int) -> Image.Image:
         return _rgb(_from_array(source))
     if isinstance(source, Image.Image):
         try:
-            return _turned(_rgb(source), _orientation(source))
+            with _PIL_IMAGES:
+                source.load()
+                orientation = _orientation(source)
+            return _turned(_rgb(source), orientation)
         except Exception as error:  # a lazily opened picture decodes here; see below
             raise ImageError(f"PIL image: {_reason(error)}") from error
     if isinstance(source, bytes | bytearray | memoryview):
@@ -155,11 +180,13 @@ def upright(source: Source, shorter_side: int) -> Image.Image:
     # Decoders of hostile or damaged files raise nearly anything (struct.error, SyntaxError,
     # IndexError, ...). All of it means one thing here: this picture cannot be read.
     try:
-        with Image.open(stream or name) as image:
+        Image.init()  # all formats, once; Pillow fails on one it has not met
+        formats = [name for name in _FORMATS if name in Image.OPEN]
+        with Image.open(stream or name, formats=formats) as image:
             _draft(image, shorter_side)
             return _turned(_rgb(image), _orientation(image))
     except UnidentifiedImageError as error:
-        raise ImageError(f"{printable(name)}: not an image that Pillow can read") from error
+        raise ImageError(f"{printable(name)}: not an image that bitgaze reads") from error
     except Exception as error:
         raise ImageError(f"{printable(name)}: {_reason(error)}") from error
 
@@ -198,26 +225,56 @@ def _rgb(image: Image.Image) -> Image.Image:
     """Any of Pillow's modes as RGB; a transparent picture lies on white."""
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
         return _eight_bit(image).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    # In strips: the four copies that it takes of a whole picture were most of the memory.
+    rgb = Image.new("RGB", image.size)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb.paste(_on_white(strip), (0, top))
+    return rgb
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    key = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
+        # Pillow keeps the high byte of 16-bit colours, but not of the one that is transparent.
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    if image.mode == "La":  # greys multiplied by their alpha: Pillow knows one way out
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     """Deep greys scaled to 8 bits; Pillow's own conversion clips everything above 255 to white.
 
-    Integers are 16-bit samples (which Pillow may hold in 32 bits) unless none exceeds 255; floats
-    are in [0, 1] unless one exceeds it, then in [0, 255].
+    Floats are in [0, 1]. Integers are 16-bit samples, except where Pillow holds them in 32 bits
+    (mode "I") and none exceeds 255: then they are 8-bit ones. A transparent value becomes white.
+
+    Raises:
+        ValueError: a sample outside its range, or not a number.
     """
-    values: NDArray[np.floating[Any]] = np.asarray(image).astype(np.float32)
-    peak = values.max(initial=0)
+    values: NDArray[np.float32] = np.asarray(image).astype(np.float32)
+    low, high = values.min(), values.max()  # not a number if one sample is not
+    top = 65535
     if image.mode == "F":
-        values = values * 255 if peak <= 1 else values
-    elif image.mode != "I" or peak > 255:
-        values = values / 257
-    return Image.fromarray(np.clip(np.nan_to_num(values), 0, 255).round().astype(np.uint8))
+        top = 1
+    elif image.mode == "I" and high <= 255:
+        top = 255
+    if not 0 <= low <= high <= top:
+        raise ValueError(
+            f"its samples lie in {low:g}..{high:g}, expected 0..{top} in mode {image.mode}"
+        )
+    if isinstance(key := image.info.get("transparency"), int):
+        values[values == key] = top
+    if top == 1:
+        values *= 255
+    elif top == 65535:
+        values /= 257
+    return Image.fromarray(values.round().astype(np.uint8))
 
 
 def _orientation(image: Image.Image) -> int:

@@ -7,6 +7,7 @@ network.
 import base64
 import html
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,15 +44,16 @@ def results_page(encoder: Encoder, query: str, hits: Sequence[Hit], gallery_name
         _card(figure, hit, rank, encoder.bits)
         for rank, (figure, hit) in enumerate(zip(figures[1:], hits, strict=True), start=1)
     ]
-    values = {
+    words = {
         "title": f"Pictures like {Path(printable(query)).name}",
-        "gallery": f"{len(hits)} nearest in {gallery_name}",
+        "gallery": f"{len(hits)} nearest in {printable(gallery_name)}",
         "model": f"model {encoder.contract.name}, {encoder.bits} bits",
     }
-    page = _TEMPLATE.read_text(encoding="utf-8")
-    for name, value in values.items():
-        page = page.replace(f"{{{{{name}}}}}", html.escape(value))
-    return page.replace("{{query}}", figures[0]).replace("{{hits}}", "\n".join(cards))
+    values = {name: html.escape(text) for name, text in words.items()}
+    values |= {"query": figures[0], "hits": "\n".join(cards)}
+    # In one pass: a file may be named {{hits}}.
+    template = _TEMPLATE.read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: values[place[1]], template)
 
 
 def _card(figure: str, hit: Hit, rank: int, bits: int) -> str:

@@ -1,0 +1,113 @@
+"""CIFAR-10 as its authors publish it: python or binary version, as archive or unpacked.
+
+Knows the layout that https://www.cs.toronto.edu/~kriz/cifar.html describes. The python version is a
+pickle, which can hold any program; only arrays, lists and text are let through.
+"""
+
+import io
+import pickle
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_PLACES = (
+    "cifar-10-batches-bin",
+    "cifar-10-batches-py",
+    "cifar-10-binary.tar.gz",
+    "cifar-10-python.tar.gz",
+)
+_BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
+_SIDE = 32
+_VALUES = 3 * _SIDE * _SIDE
+
+
+def find(path: Path) -> Path | None:
+    """The folder or archive of CIFAR-10 at a path or directly below it; None if there is none."""
+    for place in (path, *(path / name for name in _PLACES)):
+        is_archive = place.name.endswith(".tar.gz") and place.is_file()
+        if is_archive or any((place / f"{_BATCHES[0]}{end}").is_file() for end in ("", ".bin")):
+            return place
+    return None
+
+
+def read(place: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
+    """The training pictures.
+
+    Args:
+        place: what `find` found.
+
+    Returns:
+        Pictures (n, 32, 32, 3), RGB; labels (n,); names of the classes.
+
+    Raises:
+        ValueError: files are missing or damaged, or a pickle holds more than data.
+    """
+    files = _unpacked(place)
+    binary = f"{_BATCHES[0]}.bin" in files
+    try:
+        if binary:
+            names = files["batches.meta.txt"].decode().split()
+            parts = [_binary(files[f"{batch}.bin"]) for batch in _BATCHES]
+        else:
+            names = [name.decode() for name in _data(files["batches.meta"])[b"label_names"]]
+            parts = [_python(_data(files[batch])) for batch in _BATCHES]
+        values, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+    except KeyError as error:
+        raise ValueError(f"{place}: CIFAR-10 without {error.args[0]!r}") from error
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise ValueError(f"{place}: not CIFAR-10, or damaged ({error})") from error
+    if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(names):
+        raise ValueError(f"{place}: labels {labels.min()}..{labels.max()}, {len(names)} classes")
+    pictures = values.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(pictures), labels, tuple(names)
+
+
+def _unpacked(place: Path) -> dict[str, bytes]:
+    """The files that matter, by name. Nothing is written: names inside an archive lead nowhere."""
+    wanted = {"batches.meta", "batches.meta.txt"} | {
+        b + end for b in _BATCHES for end in ("", ".bin")
+    }
+    if place.is_dir():
+        return {p.name: p.read_bytes() for p in place.iterdir() if p.name in wanted}
+    files = {}
+    try:
+        with tarfile.open(place) as archive:
+            for member in archive:
+                if (name := Path(member.name).name) in wanted and member.isfile():
+                    files[name] = archive.extractfile(member).read()  # type: ignore[union-attr]
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{place}: not an archive, or damaged ({error})") from error
+    return files
+
+
+def _binary(content: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    records = np.frombuffer(content, np.uint8).reshape(-1, 1 + _VALUES)
+    return records[:, 1:], records[:, 0].astype(np.int64)
+
+
+def _python(batch: dict[bytes, Any]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    values, labels = batch[b"data"], np.array(batch[b"labels"], np.int64)
+    if values.dtype != np.uint8 or values.shape != (len(labels), _VALUES):
+        raise ValueError(f"data is {values.dtype} {values.shape}, with {len(labels)} labels")
+    return values, labels
+
+
+def _data(content: bytes) -> dict[bytes, Any]:
+    return dict(_Unpickler(io.BytesIO(content), encoding="bytes").load())
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads data only: a pickle may name any function to be called, and here names numpy's own."""
+
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        # The module moved in numpy 2; asked for by its old name, numpy warns.
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return np.zeros(0).__reduce__()[0]  # type: ignore[return-value]
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+            return getattr(np, name)  # type: ignore[no-any-return]
+        raise pickle.UnpicklingError(f"it would call {module}.{name}")
