@@ -117,9 +117,7 @@ def _index(options: argparse.Namespace) -> int:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            report = gallery.sync(
-                options.folder, allow_empty=options.allow_empty, on_progress=show
-            )
+            report = gallery.sync(options.folder, allow_empty=options.allow_empty, on_progress=show)
         size = len(gallery)
     seconds = time.perf_counter() - started
     for path, reason in report.failed.items():

@@ -172,11 +172,13 @@ class Gallery:
     ) -> list[Hit]:
         """As `search`, with a code of this gallery's model: uint8, (bits // 8,)."""
         with self._reading():
-            distances, slots = self._index.search(code[None], k)
+            nearest = self._index.range_search(
+                code[None], self.bits if radius is None else radius, k=k
+            )
+            _, distances, slots = nearest
             return [
                 self._hit(int(slot), int(distance))
-                for distance, slot in zip(distances[0], slots[0], strict=True)
-                if radius is None or distance <= radius
+                for distance, slot in zip(distances, slots, strict=True)
             ]
 
     def add(self, key: str, image: Source, metadata: Mapping[str, Any] | None = None) -> None:
