@@ -13,7 +13,7 @@ constexpr std::size_t kFirstRun = 64;
 constexpr std::size_t kFilterStep = 64;
 // Where most codes have to be read whole, screening costs up to a tenth; so it is left out for so
 // many runs, and then tried again.
-constexpr std::uint8_t kUnscreenedRuns = 31;
+constexpr unsigned kUnscreenedRuns = 31;
 // Short runs come first, when the limit is still far off, and screen nothing out.
 constexpr std::size_t kMinScreenedRun = 256;
 
@@ -47,8 +47,7 @@ Scan<Sink>::Scan(const Kernel& kernel, const Codes& codes, const std::uint8_t* q
       copy_by_word_(!codes.by_word && words_ > 1 && query_count >= min_by_word_queries(words_)),
       query_words_(query_count * words_),
       planes_(copy_by_word_ ? max_run_ * words_ : 0),
-      found_(max_run_ + kFoundSlack),
-      unscreened_runs_(query_count) {
+      found_(max_run_ + kFoundSlack) {
   for (std::size_t q = 0; q < query_count; ++q) {
     to_planes(queries + q * codes.code_bytes, 1, codes.code_bytes, query_words_.data() + q * words_,
               1);
@@ -119,9 +118,10 @@ std::size_t Scan<Sink>::find(std::size_t query, unsigned limit, std::size_t firs
     return kernel_.find_rows(queries_ + query * codes_.code_bytes, codes_.row(first), count,
                              codes_.code_bytes, limit, first, found_.data());
   }
-  std::uint8_t& unscreened_runs = unscreened_runs_[query];
-  if (words_ == 1 || count < kMinScreenedRun || unscreened_runs > 0) {
-    if (count >= kMinScreenedRun && unscreened_runs > 0) --unscreened_runs;
+  // A batch is bound by instructions, not by reading, and screening takes more of them.
+  const bool screen = query_count_ == 1 && words_ > 1 && count >= kMinScreenedRun;
+  if (!screen || unscreened_runs_ > 0) {
+    if (screen) --unscreened_runs_;
     return kernel_.find_planes(query_words, codes_.plane(first), kBlockCodes, count, words_, limit,
                                first, found_.data());
   }
@@ -129,7 +129,7 @@ std::size_t Scan<Sink>::find(std::size_t query, unsigned limit, std::size_t firs
   const std::size_t found =
       kernel_.find_screened(query_words, codes_.plane(first), kBlockCodes, count, words_, limit,
                             first, found_.data(), &screened);
-  if (!screened) unscreened_runs = kUnscreenedRuns;
+  if (!screened) unscreened_runs_ = kUnscreenedRuns;
   return found;
 }
 

@@ -53,7 +53,7 @@ class Scan {
   std::vector<std::uint64_t> query_words_;  // words_ for each query
   std::vector<std::uint64_t> planes_;       // a run of rows, by word
   std::vector<std::uint64_t> found_;
-  std::vector<std::uint8_t> unscreened_runs_;  // for each query: so many to come
+  unsigned unscreened_runs_ = 0;  // so many to come
 };
 
 extern template class Scan<Nearest>;
