@@ -431,12 +431,12 @@ def test_the_scripts_from_pictures_to_a_searchable_gallery(class_folders, tmp_pa
         (["evaluate.py", "data", "--queries", "-5"], "evaluate.py: queries is -5"),
         (["evaluate.py", "data", "--seed", "-1"], "evaluate.py: seed is -1, expected at least 0"),
         (
-            ["fit_general.py", ".", "--bits", "12"],
+            ["fit_general.py", ".", "--out", "x.npz", "--bits", "12"],
             "fit_general.py: bits is 12, expected a multiple",
         ),
-        (["fit_general.py", ".", "--bits", "-8"], "fit_general.py: bits is -8"),
+        (["fit_general.py", ".", "--out", "x.npz", "--bits", "-8"], "fit_general.py: bits is -8"),
         (
-            ["fit_general.py", ".", "--seed", "-1"],
+            ["fit_general.py", ".", "--out", "x.npz", "--seed", "-1"],
             "fit_general.py: seed is -1, expected at least 0",
         ),
         (["fit_general.py", "."], "fit_general.py: 24 pictures for 128 bits"),
