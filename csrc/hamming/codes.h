@@ -15,6 +15,8 @@ namespace bitgaze {
 // second-level cache.
 inline constexpr std::size_t kBlockCodes = 4096;
 
+inline constexpr std::size_t kMaxWords = 16;
+
 inline std::size_t words_of(std::size_t code_bytes) { return (code_bytes + 7) / 8; }
 
 struct Codes {

@@ -42,13 +42,14 @@ using FindPlanesFn = std::size_t (*)(const std::uint64_t* query, const std::uint
                                      unsigned limit, std::uint64_t first,
                                      std::uint64_t* found) noexcept;
 
-// The same for 2 to 16 words and at most kMaxScreenedCodes codes, reading the other words only
-// where the first ones leave a code below the limit: learned codes are clustered, and most are far
-// away by their first word. *screened: whether that spared reading half of them; if not, do
-// without.
+// The same for 2 to 16 words and at most kMaxScreenedCodes codes, word by word in the order given
+// (a permutation of 0 to words - 1), reading on only where the words so far leave a code below the
+// limit: learned codes are clustered, and most are far away by any word. *screened: whether that
+// spared half of the reading; if not, do without.
 using FindScreenedFn = std::size_t (*)(const std::uint64_t* query, const std::uint64_t* planes,
                                        std::size_t stride, std::size_t count, std::size_t words,
-                                       unsigned limit, std::uint64_t first, std::uint64_t* found,
+                                       const std::uint8_t* order, unsigned limit,
+                                       std::uint64_t first, std::uint64_t* found,
                                        bool* screened) noexcept;
 
 std::size_t find_rows_portable(const std::uint8_t* query, const std::uint8_t* codes,
@@ -60,8 +61,8 @@ std::size_t find_planes_portable(const std::uint64_t* query, const std::uint64_t
                                  std::uint64_t* found) noexcept;
 std::size_t find_screened_portable(const std::uint64_t* query, const std::uint64_t* planes,
                                    std::size_t stride, std::size_t count, std::size_t words,
-                                   unsigned limit, std::uint64_t first, std::uint64_t* found,
-                                   bool* screened) noexcept;
+                                   const std::uint8_t* order, unsigned limit, std::uint64_t first,
+                                   std::uint64_t* found, bool* screened) noexcept;
 
 #if defined(BITGAZE_X86_64)
 std::size_t find_rows_avx2(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
@@ -72,8 +73,8 @@ std::size_t find_planes_avx2(const std::uint64_t* query, const std::uint64_t* pl
                              unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept;
 std::size_t find_screened_avx2(const std::uint64_t* query, const std::uint64_t* planes,
                                std::size_t stride, std::size_t count, std::size_t words,
-                               unsigned limit, std::uint64_t first, std::uint64_t* found,
-                               bool* screened) noexcept;
+                               const std::uint8_t* order, unsigned limit, std::uint64_t first,
+                               std::uint64_t* found, bool* screened) noexcept;
 std::size_t find_rows_avx512(const std::uint8_t* query, const std::uint8_t* codes,
                              std::size_t count, std::size_t code_bytes, unsigned limit,
                              std::uint64_t first, std::uint64_t* found) noexcept;
@@ -82,8 +83,8 @@ std::size_t find_planes_avx512(const std::uint64_t* query, const std::uint64_t* 
                                unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept;
 std::size_t find_screened_avx512(const std::uint64_t* query, const std::uint64_t* planes,
                                  std::size_t stride, std::size_t count, std::size_t words,
-                                 unsigned limit, std::uint64_t first, std::uint64_t* found,
-                                 bool* screened) noexcept;
+                                 const std::uint8_t* order, unsigned limit, std::uint64_t first,
+                                 std::uint64_t* found, bool* screened) noexcept;
 #endif
 
 #if defined(BITGAZE_AARCH64)
@@ -95,8 +96,8 @@ std::size_t find_planes_neon(const std::uint64_t* query, const std::uint64_t* pl
                              unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept;
 std::size_t find_screened_neon(const std::uint64_t* query, const std::uint64_t* planes,
                                std::size_t stride, std::size_t count, std::size_t words,
-                               unsigned limit, std::uint64_t first, std::uint64_t* found,
-                               bool* screened) noexcept;
+                               const std::uint8_t* order, unsigned limit, std::uint64_t first,
+                               std::uint64_t* found, bool* screened) noexcept;
 #endif
 
 }  // namespace bitgaze

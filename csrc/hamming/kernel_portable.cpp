@@ -169,11 +169,11 @@ std::size_t find_planes_portable(const std::uint64_t* query, const std::uint64_t
 
 std::size_t find_screened_portable(const std::uint64_t* query, const std::uint64_t* planes,
                                    std::size_t stride, std::size_t count, std::size_t words,
-                                   unsigned limit, std::uint64_t first, std::uint64_t* found,
-                                   bool* screened) noexcept {
+                                   const std::uint8_t* order, unsigned limit, std::uint64_t first,
+                                   std::uint64_t* found, bool* screened) noexcept {
   GroupTarget out{{limit, found}};
   const std::size_t done =
-      screened_groups<Vectors>(query, planes, stride, count, words, first, out);
+      screened_groups<Vectors>(query, planes, stride, count, words, order, first, out);
   *screened = done > 0;
   return out.count + find_planes_portable(query, planes + done, stride, count - done, words, limit,
                                           first + done, found + out.count);

@@ -14,6 +14,9 @@ constexpr std::size_t kFilterStep = 64;
 // Where most codes have to be read whole, screening costs up to a tenth; so it is left out for so
 // many runs, and then tried again.
 constexpr unsigned kUnscreenedRuns = 31;
+// Then, and after so many runs, words are put in order again: the limit has fallen. Costs as much
+// as a run.
+constexpr unsigned kOrderedRuns = 64;
 // Short runs come first, when the limit is still far off, and screen nothing out.
 constexpr std::size_t kMinScreenedRun = 256;
 
@@ -106,6 +109,19 @@ void Scan<Sink>::compare(std::size_t first, std::size_t last, std::vector<Sink>&
   }
 }
 
+// Those first that leave the fewest codes below the limit.
+template <typename Sink>
+void Scan<Sink>::order_words(unsigned limit, std::size_t first, std::size_t count) {
+  std::array<std::size_t, kMaxWords> near;
+  for (std::size_t j = 0; j < words_; ++j) {
+    order_[j] = static_cast<std::uint8_t>(j);
+    near[j] = kernel_.find_planes(&query_words_[j], codes_.plane(first) + j * kBlockCodes,
+                                  kBlockCodes, count, 1, limit, first, found_.data());
+  }
+  std::stable_sort(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(words_),
+                   [&](std::uint8_t a, std::uint8_t b) { return near[a] < near[b]; });
+}
+
 template <typename Sink>
 std::size_t Scan<Sink>::find(std::size_t query, unsigned limit, std::size_t first,
                              std::size_t count) {
@@ -125,11 +141,19 @@ std::size_t Scan<Sink>::find(std::size_t query, unsigned limit, std::size_t firs
     return kernel_.find_planes(query_words, codes_.plane(first), kBlockCodes, count, words_, limit,
                                first, found_.data());
   }
+  if (ordered_runs_ == 0) {
+    order_words(limit, first, count);
+    ordered_runs_ = kOrderedRuns;
+  }
+  --ordered_runs_;
   bool screened = true;
   const std::size_t found =
-      kernel_.find_screened(query_words, codes_.plane(first), kBlockCodes, count, words_, limit,
-                            first, found_.data(), &screened);
-  if (!screened) unscreened_runs_ = kUnscreenedRuns;
+      kernel_.find_screened(query_words, codes_.plane(first), kBlockCodes, count, words_,
+                            order_.data(), limit, first, found_.data(), &screened);
+  if (!screened) {
+    unscreened_runs_ = kUnscreenedRuns;
+    ordered_runs_ = 0;
+  }
   return found;
 }
 

@@ -1,6 +1,7 @@
 // Exact search by comparing every code. Knows nothing of instruction sets and threads.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -39,6 +40,7 @@ class Scan {
  private:
   void compare_allowed(std::size_t first, std::size_t last, std::vector<Sink>& sinks);
   void compare(std::size_t first, std::size_t last, std::vector<Sink>& sinks);
+  void order_words(unsigned limit, std::size_t first, std::size_t count);
   std::size_t find(std::size_t query, unsigned limit, std::size_t first, std::size_t count);
 
   const Kernel& kernel_;
@@ -54,6 +56,8 @@ class Scan {
   std::vector<std::uint64_t> planes_;       // a run of rows, by word
   std::vector<std::uint64_t> found_;
   unsigned unscreened_runs_ = 0;  // so many to come
+  unsigned ordered_runs_ = 0;     // so many to come before words are put in order again
+  std::array<std::uint8_t, kMaxWords> order_;
 };
 
 extern template class Scan<Nearest>;

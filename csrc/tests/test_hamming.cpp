@@ -160,8 +160,12 @@ void test_find(const bitgaze::Kernel& kernel, std::size_t code_bytes, const Byte
     if (words < 2) continue;
     compare("screened", [&](std::uint64_t* found) {
       bool screened;
-      return kernel.find_screened(query_numbers, plane_numbers, count, count, words, limit, kFirst,
-                                  found, &screened);
+      std::uint8_t order[bitgaze::kMaxWords];  // from the middle on, and around
+      for (std::size_t j = 0; j < words; ++j) {
+        order[j] = static_cast<std::uint8_t>((j + words / 2) % words);
+      }
+      return kernel.find_screened(query_numbers, plane_numbers, count, count, words, order, limit,
+                                  kFirst, found, &screened);
     });
   }
 }
