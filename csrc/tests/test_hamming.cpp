@@ -367,17 +367,17 @@ void test_conditions(const bitgaze::Kernel& kernel) {
 }
 
 // Several searches share the pool, while codes are written behind those that they look at.
-void test_threads(const bitgaze::Kernel& kernel) {
+void test_threads(const bitgaze::Kernel& kernel, std::size_t block_count, std::size_t query_count) {
   std::mt19937 random(4);
-  constexpr std::size_t kCount = 20 * bitgaze::kBlockCodes;
-  constexpr std::size_t kSeen = 16 * bitgaze::kBlockCodes + 13;
+  const std::size_t seen_count = block_count * bitgaze::kBlockCodes + 13;
+  const std::size_t count = seen_count + 2 * bitgaze::kBlockCodes;
   constexpr std::size_t kBytes = 16;
-  const Bytes codes = sparse_bytes(kCount * kBytes, random);
-  const Bytes queries = sparse_bytes(40 * kBytes, random);
+  const Bytes codes = sparse_bytes(count * kBytes, random);
+  const Bytes queries = sparse_bytes(query_count * kBytes, random);
   std::vector<std::uint64_t> blocks = blocks_of(codes, kBytes);
   auto* bytes = reinterpret_cast<std::uint8_t*>(blocks.data());
-  const bitgaze::Codes seen{bytes, kSeen, kBytes, true};
-  const bitgaze::Queries query_rows{queries.data(), 40};
+  const bitgaze::Codes seen{bytes, seen_count, kBytes, true};
+  const bitgaze::Queries query_rows{queries.data(), query_count};
   const auto search = [&](unsigned threads) {
     return bitgaze::search(kernel, seen, query_rows, {7, 128, {}, threads}, {});
   };
@@ -386,13 +386,13 @@ void test_threads(const bitgaze::Kernel& kernel) {
   std::vector<std::thread> threads;
   for (unsigned t = 1; t <= 4; ++t) {
     threads.emplace_back([&, t] {
-      for (int i = 0; i < 5; ++i) {
+      for (int i = 0; i < 3; ++i) {
         if (search(t) != expected) equal = false;
       }
     });
   }
-  for (std::size_t i = kSeen; i < kCount; i += 500) {
-    const std::size_t size = std::min<std::size_t>(500, kCount - i);
+  for (std::size_t i = seen_count; i < count; i += 500) {
+    const std::size_t size = std::min<std::size_t>(500, count - i);
     bitgaze::write_by_word(codes.data() + i * kBytes, size, kBytes, i, bytes);
   }
   for (std::thread& thread : threads) thread.join();
@@ -431,7 +431,8 @@ int main(int count, char** arguments) {
       test_scan(kernel);
     }
     test_conditions(kernel);
-    test_threads(kernel);
+    test_threads(kernel, 70, 4);   // each thread takes other codes
+    test_threads(kernel, 16, 40);  // each thread takes other queries
     test_pool(kernel);
     ++kernel_count;
     std::printf("%.*s: %zu checks\n", static_cast<int>(kernel.name.size()), kernel.name.data(),
