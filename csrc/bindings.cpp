@@ -5,9 +5,12 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <chrono>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -24,6 +27,31 @@ using Ids = py::array_t<std::int64_t, py::array::c_style>;
 
 std::string text(const std::string& words, py::ssize_t number) {
   return words + std::to_string(number);
+}
+
+bool is_finalizing() {
+#if PY_VERSION_HEX >= 0x030D0000
+  return Py_IsFinalizing() != 0;
+#else
+  return _Py_IsFinalizing() != 0;
+#endif
+}
+
+// Runs work without the GIL. Not py::gil_scoped_release: when the interpreter ends, taking the GIL
+// back ends a daemon thread by unwinding its stack, and a destructor that is unwound aborts the
+// process. As of Python 3.14, such a thread waits here for the end.
+template <typename Work>
+void without_gil(const Work& work) {
+  PyThreadState* const state = PyEval_SaveThread();
+  std::exception_ptr error;
+  try {
+    work();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  while (is_finalizing()) std::this_thread::sleep_for(std::chrono::hours(1));
+  PyEval_RestoreThread(state);
+  if (error) std::rethrow_exception(error);
 }
 
 // Codes as Python holds them: rows (n, code_bytes), or blocks by word (b, words, kBlockCodes).
@@ -65,7 +93,9 @@ class Request {
     queries_ = {queries.data(), static_cast<std::size_t>(queries.shape(0))};
     wanted_.k = static_cast<std::size_t>(k);
     wanted_.radius = static_cast<unsigned>(std::min(radius, bits));
-    wanted_.threads = static_cast<unsigned>(std::min<py::ssize_t>(threads, 4096));
+    // Threads of the pool stay: no more than could ever help.
+    const unsigned most = std::max(64U, std::thread::hardware_concurrency());
+    wanted_.threads = static_cast<unsigned>(std::min<py::ssize_t>(threads, most));
     if (filter) {
       wanted_.filter.bits = filter->data();
       wanted_.filter.count = static_cast<std::size_t>(8 * filter->size());
@@ -94,13 +124,13 @@ class Request {
   std::int32_t bits() const { return static_cast<std::int32_t>(8 * codes_.code_bytes); }
 
   std::vector<bitgaze::Found> search() const {
-    const py::gil_scoped_release release;
-    return bitgaze::search(kernel_, codes_, queries_, wanted_, tables_);
+    std::vector<bitgaze::Found> found;
+    without_gil([&] { found = bitgaze::search(kernel_, codes_, queries_, wanted_, tables_); });
+    return found;
   }
 
   void count(std::int64_t* counts) const {
-    const py::gil_scoped_release release;
-    bitgaze::count(kernel_, codes_, queries_, wanted_, counts);
+    without_gil([&] { bitgaze::count(kernel_, codes_, queries_, wanted_, counts); });
   }
 
  private:
@@ -144,17 +174,19 @@ void write_blocks(Blocks& blocks, py::ssize_t first, const Rows& rows) {
     throw py::value_error("rows and blocks must have codes of one length");
   }
   auto* bytes = reinterpret_cast<std::uint8_t*>(blocks.mutable_data());
-  const py::gil_scoped_release release;
-  bitgaze::write_by_word(rows.data(), static_cast<std::size_t>(rows.shape(0)), codes.code_bytes,
-                         static_cast<std::size_t>(first), bytes);
+  without_gil([&] {
+    bitgaze::write_by_word(rows.data(), static_cast<std::size_t>(rows.shape(0)), codes.code_bytes,
+                           static_cast<std::size_t>(first), bytes);
+  });
 }
 
 std::unique_ptr<bitgaze::MultiIndex> multi_index(const py::array& codes, py::ssize_t count,
                                                  unsigned threads) {
   const bitgaze::Codes view = code_view(codes, count);
   if (view.count > 0xffffffff) throw py::value_error("tables hold at most 2^32 - 1 codes");
-  const py::gil_scoped_release release;
-  return std::make_unique<bitgaze::MultiIndex>(view, threads);
+  std::unique_ptr<bitgaze::MultiIndex> index;
+  without_gil([&] { index = std::make_unique<bitgaze::MultiIndex>(view, threads); });
+  return index;
 }
 
 }  // namespace

@@ -268,6 +268,7 @@ def test_bits_not_an_integer(bits):
         ),
         (np.zeros(9, np.uint8), ValueError, r"must have shape \(n, 8\), got \(9,\)"),
         (np.uint8(1), TypeError, "must be a uint8 array, got uint8"),
+        (np.ma.zeros((2, 8), np.uint8), TypeError, "must be a uint8 array, got MaskedArray"),
         (np.zeros((1, 2, 8), np.uint8), ValueError, r"must have shape \(n, 8\), got \(1, 2, 8\)"),
         (
             np.zeros((2, 16), np.uint8),

@@ -1,9 +1,12 @@
 """Every search of HammingIndex against tests/oracle.py: threads, layouts, tables, and at once."""
 
+import copy
 import multiprocessing
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pickle import dumps, loads
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
+from bitgaze import hamming
 from bitgaze.hamming import HammingIndex
 from codes import FIXED, clustered_codes, filled, random_codes
 
@@ -187,6 +191,67 @@ def test_tables_are_made_anew_when_most_has_changed():
         np.testing.assert_array_equal(part, wanted)
 
 
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_a_change_counts_although_the_tables_cannot_be_made_anew(monkeypatch, error):
+    codes = clustered_codes(5000, 8)
+    index = filled(64, codes)
+    index.build_tables()
+    fresh = random_codes((4097, 8), seed=1)
+    for slot in range(4096):
+        index.replace(slot, fresh[slot])
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(hamming._hamming, "MultiIndex", fail)
+    if error is MemoryError:
+        index.replace(4500, fresh[4096])
+        assert index.table_bytes == 0
+    else:
+        with pytest.raises(error):
+            index.replace(4500, fresh[4096])
+        assert index.table_bytes > 0
+    now = np.concatenate([fresh[:4096], codes[4096:]])
+    now[4500] = fresh[4096]
+    queries = np.concatenate([fresh[4096:], codes[4500:4501], now[:2]])
+    for found, wanted in zip(index.search(queries, 5), oracle.search(now, queries, 5), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda i: loads(dumps(i))])
+@pytest.mark.parametrize("bits", [64, 128])
+def test_a_copy_has_codes_of_its_own(duplicate, bits):
+    codes = random_codes((300, bits // 8))
+    index = filled(bits, codes)
+    index.build_tables()
+    other = duplicate(index)
+    assert other.table_bytes == index.table_bytes
+    other.add(codes[:1])
+    other.replace(0, codes[1])
+    index.add(codes[5:6])
+    np.testing.assert_array_equal(index[:], np.concatenate([codes, codes[5:6]]))
+    np.testing.assert_array_equal(other[:], np.concatenate([codes[1:2], codes[1:], codes[:1]]))
+
+
+def test_python_ends_while_a_daemon_thread_searches():
+    code = (
+        "import threading, time\n"
+        "import numpy as np\n"
+        "from bitgaze import HammingIndex\n"
+        "index = HammingIndex(64)\n"
+        "index.add(np.random.default_rng(0).integers(0, 256, (400_000, 8), dtype=np.uint8))\n"
+        "def run():\n"
+        "    while True:\n"
+        "        index.search(index[:50], 10)\n"
+        "threading.Thread(target=run, daemon=True).start()\n"
+        "time.sleep(0.3)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_an_index_without_tables():
     index = filled(64, random_codes((10, 8)))
     assert index.table_bytes == 0
@@ -213,6 +278,9 @@ def test_an_index_without_tables():
         ({"filter": [True]}, TypeError, "filter must be a bool array, .* got list"),
         ({"filter": np.ones(2, np.int64)}, TypeError, "filter must be a bool array, .* got int64"),
         ({"exclude": np.array([1])}, ValueError, r"shape \(2,\), got \(1,\)"),
+        ({"filter": np.ma.masked_all(3, bool)}, TypeError, "filter must be .* got MaskedArray"),
+        ({"exclude": np.ma.array([1, 2])}, TypeError, "exclude must be .* got MaskedArray"),
+        ({"method": ["scan"]}, ValueError, r"method must be .* got \['scan'\]"),
         ({"exclude": [1, 2]}, TypeError, "exclude must be an integer array, got list"),
         ({"exclude": np.array([1.0, 2.0])}, TypeError, "exclude must be integers, got dtype f"),
         ({"exclude": np.array([1, 10])}, IndexError, "no id 10: this index holds 10 codes"),

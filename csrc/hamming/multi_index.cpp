@@ -149,12 +149,13 @@ MultiIndex::MultiIndex(const Codes& codes, unsigned threads)
 // A counting sort by substring.
 void MultiIndex::fill(Table& table, const Codes& codes) const {
   const std::size_t buckets = std::size_t{1} << table.bits;
-  table.bucket = std::make_unique<std::uint32_t[]>(buckets + 1);
+  table.bucket = std::make_unique_for_overwrite<std::uint32_t[]>(buckets + 1);
   table.words = std::make_unique_for_overwrite<std::uint64_t[]>(count_);
   table.ids = std::make_unique_for_overwrite<std::uint32_t[]>(count_);
   prefer_large_pages(table.bucket.get(), (buckets + 1) * sizeof(table.bucket[0]));
   prefer_large_pages(table.words.get(), count_ * sizeof(table.words[0]));
   prefer_large_pages(table.ids.get(), count_ * sizeof(table.ids[0]));
+  std::fill_n(table.bucket.get(), buckets + 1, 0);
   Words words;
   for (std::size_t i = 0; i < count_; ++i) {
     codes.copy_words(i, words.data());

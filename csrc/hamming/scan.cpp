@@ -9,8 +9,6 @@ namespace {
 constexpr std::size_t kRunBytes = 16384;
 // The first runs are short: what they find lowers the limit for the others.
 constexpr std::size_t kFirstRun = 64;
-// A filter is looked at in steps of so many codes, a bit each.
-constexpr std::size_t kFilterStep = 64;
 // Where most codes have to be read whole, screening costs up to a tenth; so it is left out for so
 // many runs, and then tried again.
 constexpr unsigned kUnscreenedRuns = 31;
@@ -35,6 +33,23 @@ std::size_t max_run(const Codes& codes, std::size_t query_count) {
 }
 
 }  // namespace
+
+bool any_allowed(const Filter& filter, std::size_t step) {
+  const std::size_t bytes = (filter.count + 7) / 8;
+  if (step / 8 >= bytes) return false;
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, filter.bits + step / 8, std::min<std::size_t>(8, bytes - step / 8));
+  return bits != 0;
+}
+
+std::size_t scanned_codes(const Codes& codes, const Filter& filter) {
+  if (filter.bits == nullptr) return codes.count;
+  std::size_t steps = 0;
+  for (std::size_t step = 0; step < codes.count; step += kFilterStep) {
+    steps += any_allowed(filter, step);
+  }
+  return steps * kFilterStep;
+}
 
 template <typename Sink>
 Scan<Sink>::Scan(const Kernel& kernel, const Codes& codes, const std::uint8_t* queries,
@@ -74,18 +89,10 @@ void Scan<Sink>::run(std::size_t first, std::size_t last, std::vector<Sink>& sin
 // Only the steps in which a code is allowed.
 template <typename Sink>
 void Scan<Sink>::compare_allowed(std::size_t first, std::size_t last, std::vector<Sink>& sinks) {
-  const auto any_allowed = [this](std::size_t step) {
-    const std::size_t bytes = (filter_.count + 7) / 8;
-    std::uint64_t bits = 0;
-    if (step / 8 < bytes) {
-      std::memcpy(&bits, filter_.bits + step / 8, std::min<std::size_t>(8, bytes - step / 8));
-    }
-    return bits != 0;
-  };
   while (first < last) {
-    while (first < last && !any_allowed(first)) first += kFilterStep;
+    while (first < last && !any_allowed(filter_, first)) first += kFilterStep;
     std::size_t end = first;
-    while (end < last && any_allowed(end)) end += kFilterStep;
+    while (end < last && any_allowed(filter_, end)) end += kFilterStep;
     if (first < last) compare(first, std::min(end, last), sinks);
     first = end;
   }

@@ -26,6 +26,15 @@ struct Filter {
   }
 };
 
+// A scan looks at a filter in steps of so many codes, and leaves out those of which none is
+// allowed.
+inline constexpr std::size_t kFilterStep = 64;
+
+bool any_allowed(const Filter& filter, std::size_t step);
+
+// How many codes a scan compares.
+std::size_t scanned_codes(const Codes& codes, const Filter& filter);
+
 // A group of queries, compared with ranges of codes in ascending order. Sink: Nearest or Count.
 template <typename Sink>
 class Scan {
@@ -34,7 +43,7 @@ class Scan {
   Scan(const Kernel& kernel, const Codes& codes, const std::uint8_t* queries,
        std::size_t query_count, const Filter& filter);
 
-  // Codes first to last - 1; first is a multiple of kBlockCodes. One sink for each query.
+  // Codes first to last - 1; first is a multiple of kFilterStep. One sink for each query.
   void run(std::size_t first, std::size_t last, std::vector<Sink>& sinks);
 
  private:

@@ -29,23 +29,27 @@ unsigned useful_threads(const Codes& codes, const Queries& queries, unsigned thr
   return static_cast<unsigned>(std::clamp<std::size_t>(words / kMinWorkerWords, 1, threads));
 }
 
-std::size_t group_size(const Queries& queries, std::size_t k, unsigned groups_at_once) {
+std::size_t group_size(const Codes& codes, const Queries& queries, std::size_t k,
+                       unsigned groups_at_once) {
   const std::size_t fair = (queries.count + groups_at_once - 1) / groups_at_once;
-  const std::size_t fitting = std::max<std::size_t>(kMaxGroupCandidates / k, 1);
+  // Without a k, only the radius limits what is kept, and all of it is a result.
+  const std::size_t kept = k < codes.count ? k : 1;
+  const std::size_t fitting = std::max<std::size_t>(kMaxGroupCandidates / kept, 1);
   return std::max<std::size_t>(std::min({fair, fitting, kMaxGroupQueries}), 1);
 }
 
-// Scans for all queries, group by group. start() makes a sink; end(query, sink) gets each one that
-// has seen some or all of the codes: under a lock if only some, and then again for the others.
+// Scans the codes from first_code on, a multiple of 64, for all queries, group by group. start()
+// makes a sink; end(query, sink) gets each one that has seen some or all of the codes: under a lock
+// if only some, and then again for the others.
 template <typename Sink, typename Start, typename End>
 void scan_all(const Kernel& kernel, const Codes& codes, const Queries& queries,
-              const Wanted& wanted, const Start& start, const End& end) {
+              const Wanted& wanted, std::size_t first_code, const Start& start, const End& end) {
   const unsigned threads = useful_threads(codes, queries, wanted.threads);
-  const std::size_t chunks = (codes.count + kChunkCodes - 1) / kChunkCodes;
+  const std::size_t chunks = (codes.count - first_code + kChunkCodes - 1) / kChunkCodes;
   // Many codes are split, so that each is read once, whatever the number of threads; a few are not,
   // and each thread takes other queries.
   const bool split_codes = threads > 1 && chunks >= 2 * threads;
-  const std::size_t group = group_size(queries, wanted.k, split_codes ? 1 : threads);
+  const std::size_t group = group_size(codes, queries, wanted.k, split_codes ? 1 : threads);
 
   const auto scan_group = [&](std::size_t first, std::atomic<std::size_t>& next_chunk,
                               std::mutex& ending) {
@@ -57,7 +61,8 @@ void scan_all(const Kernel& kernel, const Codes& codes, const Queries& queries,
     if (filter.exclude != nullptr) filter.exclude += first;
     Scan<Sink> scan(kernel, codes, queries.rows + first * codes.code_bytes, size, filter);
     for (std::size_t chunk = next_chunk++; chunk < chunks; chunk = next_chunk++) {
-      scan.run(chunk * kChunkCodes, std::min((chunk + 1) * kChunkCodes, codes.count), sinks);
+      const std::size_t begin = first_code + chunk * kChunkCodes;
+      scan.run(begin, std::min(begin + kChunkCodes, codes.count), sinks);
     }
     const std::lock_guard lock(ending);
     for (std::size_t q = 0; q < size; ++q) end(first + q, sinks[q]);
@@ -83,53 +88,62 @@ void scan_all(const Kernel& kernel, const Codes& codes, const Queries& queries,
 }
 
 std::vector<Found> scan_nearest(const Kernel& kernel, const Codes& codes, const Queries& queries,
-                                const Wanted& wanted) {
+                                const Wanted& wanted, std::size_t first_code) {
   std::vector<Found> found(queries.count);
   const std::size_t k = std::min(wanted.k, codes.count);
   if (k == 0) return found;
   scan_all<Nearest>(
-      kernel, codes, queries, wanted, [&] { return Nearest(k, wanted.radius + 1); },
+      kernel, codes, queries, wanted, first_code, [&] { return Nearest(k, wanted.radius + 1); },
       [&](std::size_t query, Nearest& nearest) {
         found[query] = merged(std::move(found[query]), nearest.sorted(), k);
       });
   return found;
 }
 
+// The same for some of the queries, whose results get what is found.
+void scan_some(const Kernel& kernel, const Codes& codes, const Queries& queries,
+               const Wanted& wanted, std::size_t first_code, const std::vector<std::size_t>& some,
+               std::vector<Found>& results) {
+  if (some.empty() || first_code >= codes.count) return;
+  std::vector<std::uint8_t> rows;
+  std::vector<std::int64_t> exclude;
+  for (const std::size_t q : some) {
+    const std::uint8_t* row = queries.rows + q * codes.code_bytes;
+    rows.insert(rows.end(), row, row + codes.code_bytes);
+    if (wanted.filter.exclude != nullptr) exclude.push_back(wanted.filter.exclude[q]);
+  }
+  Wanted scan = wanted;
+  if (scan.filter.exclude != nullptr) scan.filter.exclude = exclude.data();
+  std::vector<Found> found =
+      scan_nearest(kernel, codes, {rows.data(), some.size()}, scan, first_code);
+  for (std::size_t i = 0; i < some.size(); ++i) {
+    results[some[i]] = merged(std::move(results[some[i]]), std::move(found[i]), wanted.k);
+  }
+}
+
 // What one query may cost the tables, in words read in a stream, before a scan is the better way.
-double cost_limit(const Codes& codes, const Queries& queries, const Tables& tables) {
+double cost_limit(const Codes& codes, const Queries& queries, const Filter& filter,
+                  const Tables& tables) {
   if (tables.forced) return std::numeric_limits<double>::infinity();
   // A scan reads a word once for all queries of a batch, and is then bound by instructions.
-  const double words = static_cast<double>(codes.count * words_of(codes.code_bytes));
+  const double words =
+      static_cast<double>(scanned_codes(codes, filter) * words_of(codes.code_bytes));
   return words * kMaxTableShare * (queries.count < kBatchQueries ? 1.0 : kBatchShare);
 }
 
-// The codes that the tables do not hold.
-Found scan_rest(const Kernel& kernel, const Codes& codes, const std::uint8_t* query, std::size_t k,
-                unsigned radius, const Filter& filter, std::size_t covered) {
-  std::vector<Nearest> nearest(1, Nearest(k, radius + 1));
-  Scan<Nearest> scan(kernel, codes, query, 1, filter);
-  scan.run(covered, codes.count, nearest);
-  return nearest[0].sorted();
-}
-
-// Queries that turned out too costly for the tables are left out of `done`.
+// Among the codes that the tables hold. Queries that turned out too costly are left out of `done`.
 std::vector<Found> look_up(const Kernel& kernel, const Codes& codes, const Queries& queries,
                            const Wanted& wanted, const Tables& tables,
                            std::vector<std::uint8_t>& done) {
   std::vector<Found> found(queries.count);
   const std::size_t k = std::min(wanted.k, codes.count);
-  const double limit = cost_limit(codes, queries, tables);
+  const double limit = cost_limit(codes, queries, wanted.filter, tables);
   const MultiIndex::State state{codes, tables.covered, tables.changed};
   const auto look_up_one = [&](std::size_t q) {
-    const std::uint8_t* query = queries.rows + q * codes.code_bytes;
     Filter filter = wanted.filter;
     if (filter.exclude != nullptr) filter.exclude += q;
-    Found covered;
-    if (!tables.index->search(kernel, state, query, k, wanted.radius, filter, limit, covered))
-      return;
-    Found rest = scan_rest(kernel, codes, query, k, wanted.radius, filter, tables.covered);
-    found[q] = merged(std::move(covered), std::move(rest), k);
-    done[q] = 1;
+    done[q] = tables.index->search(kernel, state, queries.rows + q * codes.code_bytes, k,
+                                   wanted.radius, filter, limit, found[q]);
   };
   // The first query tells whether the others are worth trying.
   look_up_one(0);
@@ -146,25 +160,15 @@ std::vector<Found> look_up(const Kernel& kernel, const Codes& codes, const Queri
 std::vector<Found> search(const Kernel& kernel, const Codes& codes, const Queries& queries,
                           const Wanted& wanted, const Tables& tables) {
   if (tables.index == nullptr || queries.count == 0 || codes.count == 0) {
-    return scan_nearest(kernel, codes, queries, wanted);
+    return scan_nearest(kernel, codes, queries, wanted, 0);
   }
   std::vector<std::uint8_t> done(queries.count);
   std::vector<Found> found = look_up(kernel, codes, queries, wanted, tables, done);
-
-  std::vector<std::uint8_t> rows;
-  std::vector<std::int64_t> exclude;
-  std::vector<std::size_t> left;
-  for (std::size_t q = 0; q < queries.count; ++q) {
-    if (done[q] != 0) continue;
-    const std::uint8_t* row = queries.rows + q * codes.code_bytes;
-    rows.insert(rows.end(), row, row + codes.code_bytes);
-    if (wanted.filter.exclude != nullptr) exclude.push_back(wanted.filter.exclude[q]);
-    left.push_back(q);
-  }
-  Wanted scan = wanted;
-  if (scan.filter.exclude != nullptr) scan.filter.exclude = exclude.data();
-  std::vector<Found> scanned = scan_nearest(kernel, codes, {rows.data(), left.size()}, scan);
-  for (std::size_t i = 0; i < left.size(); ++i) found[left[i]] = std::move(scanned[i]);
+  std::vector<std::size_t> looked_up;
+  std::vector<std::size_t> too_costly;
+  for (std::size_t q = 0; q < queries.count; ++q) (done[q] ? looked_up : too_costly).push_back(q);
+  scan_some(kernel, codes, queries, wanted, tables.covered, looked_up, found);
+  scan_some(kernel, codes, queries, wanted, 0, too_costly, found);
   return found;
 }
 
@@ -174,7 +178,7 @@ void count(const Kernel& kernel, const Codes& codes, const Queries& queries, con
   Wanted all = wanted;
   all.k = 1;
   scan_all<Count>(
-      kernel, codes, queries, all, [&] { return Count(wanted.radius + 1); },
+      kernel, codes, queries, all, 0, [&] { return Count(wanted.radius + 1); },
       [&](std::size_t query, const Count& sink) {
         counts[query] += static_cast<std::int64_t>(sink.total());
       });

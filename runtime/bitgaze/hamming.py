@@ -20,8 +20,8 @@ MAX_BITS = 1024
 _ALIGNMENT = 64
 _BLOCK_CODES = _hamming.BLOCK_CODES
 
-# So many changed or added codes, and this share of all, may be looked at beside the tables before
-# these are made anew: a rebuilding then costs each change no more than a few microseconds.
+# So many changed or added codes, or this share of all, may be looked at beside the tables before
+# these are made anew: that costs each change some tens of microseconds (2 M codes of 64 bits, 33).
 _MAX_CHANGED = 4096
 _MAX_CHANGED_SHARE = 1 / 1024
 _MAX_UNCOVERED = 65536
@@ -51,8 +51,9 @@ class HammingIndex:
     the same on every machine, at every number of threads, with tables and without.
 
     Any number of threads may search while one adds: a search sees the codes that were there when
-    it began. `replace` and `remove` change codes in place, so a search that runs at that moment may
-    see a code half changed; keep them apart with a lock of your own if that matters.
+    it began. `replace`, `remove`, and the first `add` after it, change codes in place, so a search
+    that runs at that moment may see a code half or already changed; keep them apart with a lock of
+    your own if that matters. A copy, or what is pickled, has codes of its own.
 
     Attributes:
         bits: the length of a code, a multiple of 8 from 8 to 1024.
@@ -159,7 +160,8 @@ class HammingIndex:
                 _hamming.write_blocks(state.codes, state.count, codes)
             else:
                 state.codes[state.count : end] = codes
-            self._state = self._fresh(replace(state, count=end))
+            self._state = replace(state, count=end)
+            self._renew_tables()
 
     def replace(self, slot: SupportsIndex, code: NDArray[np.uint8]) -> None:
         """Puts another code in the place of one.
@@ -199,10 +201,14 @@ class HammingIndex:
         """Makes tables for multi-index hashing, with which a search need not look at every code.
 
         They serve where near codes are near: a radius of a few bits, or clustered codes, among
-        millions. From then on each search takes the way that costs less, and changes keep the
-        tables right. They take 12 bytes for each code and table, and there are about
-        bits / log2(n) tables: for 100 M codes of 64 bits 3 tables, 3.8 GB. That is more than the
-        codes themselves, so nothing but this call makes them; `table_bytes` tells how much it is.
+        millions. From then on each search takes the way that costs less. They take 12 bytes for
+        each code and table, and there are about bits / log2(n) tables: for 100 M codes of 64 bits 3
+        tables, 3.6 GB. That is more than the codes themselves, so nothing but this call makes them;
+        `table_bytes` tells how much it is.
+
+        Changes keep the tables right. After many of them (an eighth added, or a thousandth changed)
+        `add`, `replace` or `remove` makes them anew, with all cores, and for that time holds both;
+        if there is no memory for it, the tables are given up and searches scan.
 
         Args:
             threads: at most so many; by default the cores this process may use.
@@ -241,8 +247,9 @@ class HammingIndex:
             exclude: for each query an id that it must not find, or -1: integers, shape (q,). So
                 `index.search(index[ids], exclude=ids)` finds the neighbours of stored codes.
             threads: at most so many; by default the cores this process may use.
-            method: "scan" or "mih" (multi-index hashing) force one; by default the tables are used
-                if they are there, as long as they cost less than a scan.
+            method: "scan" or "mih" (multi-index hashing) force one; by default tables that are
+                there are tried, until a query has cost an eighth of its scan, or a twentieth in a
+                batch; then that query is scanned.
 
         Returns:
             distances, int32, and ids, int64, both of shape (q, min(k, m)), m being the number of
@@ -329,6 +336,9 @@ class HammingIndex:
         request = self._request(state, queries, 1, radius, filter, exclude, threads, "scan")
         return _hamming.count(request)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (self.bits, self[:], self._state.tables is not None)
+
     def _request(
         self,
         state: _State,
@@ -341,7 +351,7 @@ class HammingIndex:
         method: Method | None,
     ) -> _hamming.Request:
         self._check(queries, "queries")
-        if method not in {None, "scan", "mih"}:
+        if method not in (None, "scan", "mih"):
             raise ValueError(f'method must be "scan", "mih" or None, got {method!r}')
         if method == "mih" and state.tables is None:
             raise ValueError('method "mih" needs tables: call build_tables() first')
@@ -397,30 +407,37 @@ class HammingIndex:
 
     def _put(self, state: _State, slot: int, code: NDArray[np.uint8], count: int) -> None:
         """Writes a code into a slot, count codes being left then."""
-        if self._by_word:
-            block, place = divmod(slot, _BLOCK_CODES)
-            state.codes[block, :, place] = np.ascontiguousarray(code).view(np.uint64)
-        else:
-            state.codes[slot] = code
+        # Whatever interrupts this: first the tables stop to answer for the slot, then it changes.
         changed = state.changed
         if slot < state.covered:
             at = int(np.searchsorted(changed, slot))
             if at == len(changed) or changed[at] != slot:
                 changed = np.insert(changed, at, slot)
+        self._state = state = replace(state, changed=changed)
+        if self._by_word:
+            block, place = divmod(slot, _BLOCK_CODES)
+            state.codes[block, :, place] = np.ascontiguousarray(code).view(np.uint64)
+        else:
+            state.codes[slot] = code
         # In steps of 64 codes: what a filter is looked at in.
         covered = min(state.covered, count // 64 * 64)
-        self._state = self._fresh(replace(state, count=count, covered=covered, changed=changed))
+        self._state = replace(state, count=count, covered=covered)
+        self._renew_tables()
 
-    def _fresh(self, state: _State) -> _State:
-        """With new tables, if too much has changed since they were made."""
+    def _renew_tables(self) -> None:
+        """Makes the tables anew, if too much has changed; without memory for it, there are none."""
+        state = self._state
         if state.tables is None:
-            return state
+            return
         uncovered = state.count - state.covered
         if uncovered <= max(_MAX_UNCOVERED, _MAX_UNCOVERED_SHARE * state.count) and len(
             state.changed
         ) <= max(_MAX_CHANGED, _MAX_CHANGED_SHARE * state.count):
-            return state
-        return self._with_tables(state, available_cores())
+            return
+        try:
+            self._state = self._with_tables(state, available_cores())
+        except MemoryError:
+            self._state = replace(state, tables=None, covered=0, changed=_NO_IDS)
 
     def _with_tables(self, state: _State, threads: int) -> _State:
         tables = _hamming.MultiIndex(state.codes, state.count, threads)
@@ -455,6 +472,15 @@ def simd() -> str:
         RuntimeError: BITGAZE_SIMD names a kernel that this machine cannot run.
     """
     return _hamming.kernel()
+
+
+def _rebuilt(bits: int, codes: NDArray[np.uint8], has_tables: bool) -> HammingIndex:
+    index = HammingIndex(bits)
+    index.reserve(len(codes))
+    index.add(codes)
+    if has_tables:
+        index.build_tables()
+    return index
 
 
 def _integer(value: SupportsIndex, name: str) -> int:
@@ -495,7 +521,7 @@ def _known_ids(ids: NDArray[np.integer[Any]], name: str, count: int) -> NDArray[
 
 
 def _excluded(exclude: NDArray[np.integer[Any]], queries: int, count: int) -> NDArray[np.int64]:
-    if not isinstance(exclude, np.ndarray):
+    if not isinstance(exclude, np.ndarray) or isinstance(exclude, np.ma.MaskedArray):
         raise TypeError(f"exclude must be an integer array, got {type(exclude).__name__}")
     if exclude.shape != (queries,):
         raise ValueError(
@@ -507,8 +533,9 @@ def _excluded(exclude: NDArray[np.integer[Any]], queries: int, count: int) -> ND
 
 def _bitmap(filter: NDArray[np.bool_] | NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     """A filter as a bit for each code, the first in the lowest bit of byte 0."""
-    if not isinstance(filter, np.ndarray) or filter.dtype not in {np.dtype(bool), np.dtype("u1")}:
-        got = filter.dtype if isinstance(filter, np.ndarray) else type(filter).__name__
+    is_plain = isinstance(filter, np.ndarray) and not isinstance(filter, np.ma.MaskedArray)
+    if not is_plain or filter.dtype not in {np.dtype(bool), np.dtype("u1")}:
+        got = filter.dtype if is_plain else type(filter).__name__
         raise TypeError(f"filter must be a bool array, or a packed uint8 array, got {got}")
     most = count if filter.dtype == bool else -(-count // 8)
     if filter.ndim != 1 or len(filter) > most:
@@ -529,7 +556,8 @@ def _allowed(filter: NDArray[np.bool_] | NDArray[np.uint8], count: int) -> int:
 
 
 def _check_array(array: object, name: str) -> None:
-    if not isinstance(array, np.ndarray):
+    # A masked array is one, but its mask would be ignored.
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name} must be a uint8 array, got {type(array).__name__}")
     if array.dtype != np.uint8:
         raise TypeError(f"{name} must be a uint8 array, got dtype {array.dtype}")
