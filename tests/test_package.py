@@ -23,6 +23,7 @@ LAYERS = [
     {"encoder", "hamming"},
     {"contract"},
     {"images"},
+    {"arguments"},
     {"errors", "cores", "_hamming"},
 ]
 

@@ -3,7 +3,6 @@
 Knows bytes and bits. Does not know what a code stands for, models, images or files.
 """
 
-import operator
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgaze import _hamming
+from bitgaze.arguments import (
+    MAX_BITS,
+    allowed_count,
+    bitmap,
+    check_array,
+    check_contiguous,
+    excluded_ids,
+    integer,
+    known_id,
+    known_ids,
+    radius_within,
+    thread_count,
+)
 from bitgaze.cores import available_cores
 
-MAX_BITS = 1024
 _ALIGNMENT = 64
 _BLOCK_CODES = _hamming.BLOCK_CODES
 
@@ -69,7 +80,7 @@ class HammingIndex:
             TypeError: bits is not an integer.
             ValueError: bits is not one of those lengths.
         """
-        self.bits = _integer(bits, "bits")
+        self.bits = integer(bits, "bits")
         if not 8 <= self.bits <= MAX_BITS or self.bits % 8:
             raise ValueError(f"bits must be a multiple of 8 from 8 to {MAX_BITS}, got {bits}")
         # Codes of several whole words lie by word: csrc/hamming/codes.h says why.
@@ -92,7 +103,7 @@ class HammingIndex:
             TypeError: codes is not a uint8 array.
             ValueError: its shape is another, or it is not C-contiguous.
         """
-        _check_array(codes, "codes")
+        check_array(codes, "codes")
         if codes.ndim != 2:
             raise ValueError(f"codes must have shape (n, code_bytes), got {codes.shape}")
         index = cls(8 * codes.shape[1])
@@ -122,8 +133,10 @@ class HammingIndex:
         if isinstance(ids, slice):
             return self._gather(state, np.arange(*ids.indices(state.count)))
         if isinstance(ids, np.ndarray) and ids.ndim == 1:
-            return self._gather(state, _known_ids(ids, "ids", state.count))
-        row: NDArray[np.uint8] = self._gather(state, np.array([_known(ids, "id", state.count)]))[0]
+            return self._gather(state, known_ids(ids, "ids", state.count))
+        row: NDArray[np.uint8] = self._gather(state, np.array([known_id(ids, "id", state.count)]))[
+            0
+        ]
         return row
 
     def reserve(self, count: SupportsIndex) -> None:
@@ -133,7 +146,7 @@ class HammingIndex:
             TypeError: count is not an integer.
             ValueError: count is negative, or this index is a view.
         """
-        count = _integer(count, "count")
+        count = integer(count, "count")
         if count < 0:
             raise ValueError(f"count must be at least 0, got {count}")
         with self._writing() as state:
@@ -175,11 +188,11 @@ class HammingIndex:
             ValueError: the shape of code is another, or this index is a view.
             IndexError: there is no such slot.
         """
-        _check_array(code, "code")
+        check_array(code, "code")
         if code.shape != (self.bits // 8,):
             raise ValueError(f"code must have shape ({self.bits // 8},), got {code.shape}")
         with self._writing() as state:
-            self._put(state, _known(slot, "slot", state.count), code, state.count)
+            self._put(state, known_id(slot, "slot", state.count), code, state.count)
 
     def remove(self, slot: SupportsIndex) -> None:
         """Takes a code out and moves the last one into its slot, which changes that one's id.
@@ -194,7 +207,7 @@ class HammingIndex:
         """
         with self._writing() as state:
             last = state.count - 1
-            slot = _known(slot, "slot", state.count)
+            slot = known_id(slot, "slot", state.count)
             self._put(state, slot, self._gather(state, np.array([last]))[0], last)
 
     def build_tables(self, *, threads: SupportsIndex | None = None) -> None:
@@ -217,7 +230,7 @@ class HammingIndex:
             TypeError: threads is not an integer.
             ValueError: threads < 1, or there are 2**32 codes or more.
         """
-        threads = _threads(threads)
+        threads = thread_count(threads)
         with self._lock:
             self._state = self._with_tables(self._state, threads)
 
@@ -265,12 +278,12 @@ class HammingIndex:
             IndexError: exclude holds an id that does not exist.
             RuntimeError: BITGAZE_SIMD names a kernel that this machine cannot run.
         """
-        k = _integer(k, "k")
+        k = integer(k, "k")
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         state = self._state
         request = self._request(state, queries, k, self.bits, filter, exclude, threads, method)
-        found = state.count if filter is None else _allowed(filter, state.count)
+        found = state.count if filter is None else allowed_count(filter, state.count)
         return _hamming.nearest(request, min(k, found))
 
     def range_search(
@@ -303,10 +316,10 @@ class HammingIndex:
             As `search`; and ValueError: radius < 0.
         """
         state = self._state
-        if k is not None and _integer(k, "k") < 1:
+        if k is not None and integer(k, "k") < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        most = max(state.count, 1) if k is None else _integer(k, "k")
-        radius = _radius(radius)
+        most = max(state.count, 1) if k is None else integer(k, "k")
+        radius = radius_within(radius)
         return _hamming.within(
             self._request(state, queries, most, radius, filter, exclude, threads, method)
         )
@@ -332,7 +345,7 @@ class HammingIndex:
         Raises:
             As `range_search`.
         """
-        state, radius = self._state, _radius(radius)
+        state, radius = self._state, radius_within(radius)
         request = self._request(state, queries, 1, radius, filter, exclude, threads, "scan")
         return _hamming.count(request)
 
@@ -361,9 +374,9 @@ class HammingIndex:
             queries,
             k=min(k, max(state.count, 1)),
             radius=radius,
-            filter=None if filter is None else _bitmap(filter, state.count),
-            exclude=None if exclude is None else _excluded(exclude, len(queries), state.count),
-            threads=_threads(threads),
+            filter=None if filter is None else bitmap(filter, state.count),
+            exclude=None if exclude is None else excluded_ids(exclude, len(queries), state.count),
+            threads=thread_count(threads),
             tables=None if method == "scan" else state.tables,
             covered=state.covered,
             changed=state.changed,
@@ -444,7 +457,7 @@ class HammingIndex:
         return replace(state, tables=tables, covered=state.count // 64 * 64, changed=_NO_IDS)
 
     def _check(self, array: NDArray[np.uint8], name: str) -> None:
-        _check_array(array, name)
+        check_array(array, name)
         code_bytes = self.bits // 8
         if array.shape == (code_bytes,):
             raise ValueError(
@@ -458,7 +471,7 @@ class HammingIndex:
                 f"{name} have {array.shape[1]} bytes per row, but this index holds "
                 f"{code_bytes}-byte codes"
             )
-        _check_contiguous(array, name)
+        check_contiguous(array, name)
 
 
 def simd() -> str:
@@ -481,94 +494,6 @@ def _rebuilt(bits: int, codes: NDArray[np.uint8], has_tables: bool) -> HammingIn
     if has_tables:
         index.build_tables()
     return index
-
-
-def _integer(value: SupportsIndex, name: str) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}") from None
-
-
-def _threads(threads: SupportsIndex | None) -> int:
-    if threads is None:
-        return available_cores()
-    if _integer(threads, "threads") < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
-    return min(_integer(threads, "threads"), 4096)
-
-
-def _radius(radius: SupportsIndex) -> int:
-    if _integer(radius, "radius") < 0:
-        raise ValueError(f"radius must be at least 0, got {radius}")
-    return min(_integer(radius, "radius"), MAX_BITS)
-
-
-def _known(slot: SupportsIndex, name: str, count: int) -> int:
-    slot = _integer(slot, name)
-    if not 0 <= slot < count:
-        raise IndexError(f"no {name} {slot}: this index holds {count} codes")
-    return slot
-
-
-def _known_ids(ids: NDArray[np.integer[Any]], name: str, count: int) -> NDArray[np.int64]:
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise TypeError(f"{name} must be integers, got dtype {ids.dtype}")
-    unknown = ids[(ids < 0) | (ids >= count)]
-    if len(unknown):
-        raise IndexError(f"no id {unknown[0]}: this index holds {count} codes")
-    return ids.astype(np.int64)
-
-
-def _excluded(exclude: NDArray[np.integer[Any]], queries: int, count: int) -> NDArray[np.int64]:
-    if not isinstance(exclude, np.ndarray) or isinstance(exclude, np.ma.MaskedArray):
-        raise TypeError(f"exclude must be an integer array, got {type(exclude).__name__}")
-    if exclude.shape != (queries,):
-        raise ValueError(
-            f"exclude must have an id for each query, shape ({queries},), got {exclude.shape}"
-        )
-    _known_ids(exclude[exclude != -1], "exclude", count)
-    return exclude.astype(np.int64)
-
-
-def _bitmap(filter: NDArray[np.bool_] | NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """A filter as a bit for each code, the first in the lowest bit of byte 0."""
-    is_plain = isinstance(filter, np.ndarray) and not isinstance(filter, np.ma.MaskedArray)
-    if not is_plain or filter.dtype not in {np.dtype(bool), np.dtype("u1")}:
-        got = filter.dtype if is_plain else type(filter).__name__
-        raise TypeError(f"filter must be a bool array, or a packed uint8 array, got {got}")
-    most = count if filter.dtype == bool else -(-count // 8)
-    if filter.ndim != 1 or len(filter) > most:
-        raise ValueError(
-            f"filter must have shape (m,), m at most {most} for {count} codes, got {filter.shape}"
-        )
-    if filter.dtype == bool:
-        return np.packbits(filter, bitorder="little")
-    _check_contiguous(filter, "filter")
-    return filter.view(np.uint8)
-
-
-def _allowed(filter: NDArray[np.bool_] | NDArray[np.uint8], count: int) -> int:
-    """How many codes a filter, checked already, lets pass."""
-    if filter.dtype == bool:
-        return int(np.count_nonzero(filter))
-    return (int.from_bytes(filter.tobytes(), "little") & ((1 << count) - 1)).bit_count()
-
-
-def _check_array(array: object, name: str) -> None:
-    # A masked array is one, but its mask would be ignored.
-    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{name} must be a uint8 array, got {type(array).__name__}")
-    if array.dtype != np.uint8:
-        raise TypeError(f"{name} must be a uint8 array, got dtype {array.dtype}")
-
-
-def _check_contiguous(array: NDArray[Any], name: str) -> None:
-    if not array.flags.c_contiguous:
-        raise ValueError(
-            f"{name} must be C-contiguous, got strides {array.strides}: pass "
-            f"numpy.ascontiguousarray({name})"
-        )
 
 
 def _aligned(size: int) -> NDArray[np.uint8]:
