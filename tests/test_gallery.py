@@ -62,6 +62,18 @@ def test_a_picture_is_found_by_path_bytes_image_array_and_key(gallery, make_pict
         assert hits[1].distance > 0
 
 
+def test_a_new_gallery_waits_for_another_that_writes_to_the_same_file(path):
+    """What one of two processes that make a gallery at once does to the other."""
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    end = threading.Timer(0.2, other.execute, ["ROLLBACK"])
+    end.start()
+    with Gallery(path) as gallery:
+        assert len(gallery) == 0
+    end.join()
+    other.close()
+
+
 def test_everything_is_there_after_reopening(path):
     stored = items(CHUNK_CODES + 5)
     with Gallery(path) as gallery:

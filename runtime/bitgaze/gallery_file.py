@@ -18,6 +18,7 @@ Format 1 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 1, WAL journal):
 import json
 import os
 import sqlite3
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -367,7 +368,7 @@ def _identity(db: sqlite3.Connection) -> tuple[int, int]:
 
 
 def _create(db: sqlite3.Connection, model: Model) -> None:
-    db.execute("PRAGMA journal_mode = WAL")
+    _use_log(db)
     db.execute("BEGIN IMMEDIATE")
     if _is_new(db):  # still, now that nobody else writes
         for statement in _SCHEMA:
@@ -382,6 +383,21 @@ def _create(db: sqlite3.Connection, model: Model) -> None:
         db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
     db.execute("COMMIT")
+
+
+def _use_log(db: sqlite3.Connection) -> None:
+    """Turn WAL on; unlike elsewhere, SQLite does not wait for another that does the same."""
+    give_up = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _check_identity(db: sqlite3.Connection, path: Path) -> None:
