@@ -197,8 +197,6 @@ PYBIND11_MODULE(_hamming, module, py::mod_gil_not_used()) {
                                   "Tables of the codes of this moment, for multi-index hashing.")
       .def(py::init(&multi_index), py::arg("codes").noconvert(), py::arg("count"),
            py::arg("threads"))
-      .def("__len__", &bitgaze::MultiIndex::count)
-      .def_property_readonly("tables", &bitgaze::MultiIndex::tables)
       .def_property_readonly("bytes", &bitgaze::MultiIndex::bytes);
   py::class_<Request>(module, "Request", "Queries, codes, and what to find for each query.")
       .def(py::init<py::array, py::ssize_t, Rows, py::ssize_t, py::ssize_t, std::optional<Rows>,

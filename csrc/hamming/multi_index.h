@@ -30,7 +30,6 @@ class MultiIndex {
 
   std::size_t count() const { return count_; }  // codes 0 to count - 1 are in the tables
   std::size_t code_bytes() const { return code_bytes_; }
-  std::size_t tables() const { return tables_.size(); }
   std::size_t bytes() const;
 
   // What a search through the tables has to know of the codes of today.

@@ -25,7 +25,7 @@ def thread_count(threads: SupportsIndex | None) -> int:
         return available_cores()
     if integer(threads, "threads") < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    return min(integer(threads, "threads"), 4096)
+    return min(integer(threads, "threads"), 4096)  # the extension uses fewer, but takes no 10**30
 
 
 def radius_within(radius: SupportsIndex) -> int:

@@ -4,6 +4,7 @@ Knows bytes and bits. Does not know what a code stands for, models, images or fi
 """
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -50,9 +51,8 @@ class _State:
     count: int
     tables: _hamming.MultiIndex | None = None
     covered: int = 0  # codes below are in the tables
-    changed: NDArray[np.int64] = field(
-        default_factory=lambda: _NO_IDS
-    )  # except for these, ascending
+    # Except for these, ascending.
+    changed: NDArray[np.int64] = field(default_factory=lambda: _NO_IDS)
 
 
 class HammingIndex:
@@ -221,7 +221,7 @@ class HammingIndex:
 
         Changes keep the tables right. After many of them (an eighth added, or a thousandth changed)
         `add`, `replace` or `remove` makes them anew, with all cores, and for that time holds both;
-        if there is no memory for it, the tables are given up and searches scan.
+        if there is no memory for it, the tables are given up with a RuntimeWarning.
 
         Args:
             threads: at most so many; by default the cores this process may use.
@@ -451,6 +451,12 @@ class HammingIndex:
             self._state = self._with_tables(state, available_cores())
         except MemoryError:
             self._state = replace(state, tables=None, covered=0, changed=_NO_IDS)
+            warnings.warn(
+                "no memory to make the tables of this HammingIndex anew: it scans from now on; "
+                "build_tables() tries again",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
     def _with_tables(self, state: _State, threads: int) -> _State:
         tables = _hamming.MultiIndex(state.codes, state.count, threads)
