@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitgaze import Contract, ModelError
+from bitgaze.calibration import Calibration
 from bitgaze.contract import DEFAULT_MODEL, Golden, fingerprint, read_model
 from bitgaze.images import Preprocess
 
+CALIBRATION = Calibration(duplicate=(0.99, *[0.5] * 16), kind=(), false_match=(*[0.1] * 16, 1.0))
 CONTRACT = Contract(
     name="test",
     bits=16,
@@ -16,10 +18,14 @@ CONTRACT = Contract(
     licence="MIT",
     training={"pictures": 3},
     classes=("cat", "dog"),
-    calibration=((0, 0.99), (5, 0.5), (16, 0.0)),
-    radius=3,
+    calibration=CALIBRATION,
+    precision="int8",
+    tolerance=0.01,
     golden=(Golden(png=b"\x89PNG", code=b"\x01\x02"),),
 )
+
+
+TABLES = json.loads(CONTRACT.to_json())["calibration"]
 
 
 def test_json_round_trip():
@@ -34,7 +40,8 @@ def test_json_round_trip():
         ({"schema": 99}, "schema 99, this version of bitgaze reads 1"),
         ({"preprocess": {"size": 64, "colour": "BGR"}}, "preprocess cannot be read: .*colour"),
         ({"preprocess": {"size": 64, "filter": "sinc"}}, "filter is 'sinc'"),
-        ({"calibration": [[3, 0.5], [1, 0.9]]}, "not ascending"),
+        ({"calibration": {"kind": []}}, "calibration cannot be read: .*duplicate"),
+        ({"calibration": TABLES | {"duplicate": [0.5, 0.6]}}, "duplicate rises with distance"),
         ({"golden": [{"png": "", "code": "00"}]}, "another length"),
         ({"surprise": 1}, "wrong type"),
         ({"classes": None}, "classes cannot be read: None is not a list"),
@@ -45,12 +52,14 @@ def test_json_round_trip():
         ({"bits": True}, "bits is True, expected int"),
         ({"preprocess": {"size": 64.5}}, "size is 64.5, expected an integer"),
         ({"training": []}, "training is .., expected dict"),
-        ({"radius": 17}, "radius is 17, expected an integer in 0..16"),
-        ({"radius": "x"}, "radius is 'x'"),
-        ({"calibration": [[0, 1.5]]}, "probabilities are not in 0..1"),
-        ({"calibration": [[17, 0.5]]}, "not ascending in 0..16"),
+        ({"calibration": TABLES | {"false_match": [0.5] * 16 + [0.4]}}, "false_match falls with"),
+        ({"calibration": TABLES | {"kind": [0.5]}}, "kind has 1 entries, false_match has 17"),
+        ({"calibration": {key: [0.5, 0.5] for key in TABLES}}, "is for 1 bits, the codes have 16"),
+        ({"calibration": {key: [1.5] for key in TABLES}}, "duplicate is not all numbers in 0..1"),
+        ({"precision": "int4"}, "precision is 'int4', expected one of .*'int8'"),
+        ({"tolerance": 1}, "tolerance is 1, expected a float in 0..1"),
         ({"schema": True}, "schema True"),
-        ({"calibration": [[float("inf"), 0.5]]}, "calibration is not all pairs of an integer and"),
+        ({"calibration": {key: [float("nan")] for key in TABLES}}, "not all numbers in 0..1"),
     ],
 )
 def test_a_contract_that_cannot_be_kept(change, message):
@@ -63,7 +72,7 @@ def test_a_contract_that_cannot_be_kept(change, message):
 def test_a_contract_without_one_of_its_entries(name):
     document = json.loads(CONTRACT.to_json())
     del document[name]
-    if name in ("training", "radius"):  # have a meaning when absent
+    if name in ("training", "precision", "tolerance"):  # have a meaning when absent
         assert Contract.from_json(json.dumps(document)).bits == 16
     else:
         with pytest.raises(ValueError, match=f"schema None|incomplete.*{name}|no {name}"):
@@ -102,11 +111,13 @@ WRONG = {
     "training": [None, [], "x", {"a": ["\ud800"]}, {"\ud800": 1}],
     "classes": [None, "cats", {"a": 1}, [1], ["cat", None], ["\ud800"]],
     "calibration": [
-        *(None, "x", {"1": 0.5}, [1], [[1]], [[1, 0.5, 2]], [["3", 0.5]], [[1.7, 0.5]]),
-        *([[True, 0.5]], [[1, "0.5"]], [[1, True]], [[1, None]], [[-1, 0.5]], [[17, 0.5]]),
-        *([[1, 1.5]], [[1, -0.1]], [[2, 0.5], [1, 0.6]], [[1, 0.5], [1, 0.5]], [[1, 10**400]]),
+        *("x", 1, [], [[1, 0.5]], {}, {"duplicate": 1, "kind": [], "false_match": []}),
+        *(TABLES | {"new": []}, TABLES | {"kind": None}, TABLES | {"kind": "x"}),
+        *(TABLES | {"duplicate": ["0.5"] * 17}, TABLES | {"duplicate": [True] * 17}),
+        *(TABLES | {"false_match": []}, TABLES | {"false_match": [10**400] * 17}),
     ],
-    "radius": ["3", 3.0, True, -1, 17],
+    "precision": [None, 8, "fp64"],
+    "tolerance": [None, "x", 1, -0.1, 1.5],
     "golden": [
         *(None, "x", {}, [None], [{}], [{"png": PNG}], [{"code": "0102"}]),
         *([{"png": 1, "code": "0102"}], [{"png": "!!!!", "code": "0102"}]),

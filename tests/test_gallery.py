@@ -37,6 +37,12 @@ def items(count, seed=0):
     return [Item(f"item {i}", code, {"i": i}) for i, code in enumerate(codes(count, seed))]
 
 
+def tables(value, bits=BITS):
+    """A calibration as the file holds it, the same value everywhere."""
+    row = ", ".join([str(value)] * (bits + 1))
+    return f'{{"duplicate": [{row}], "kind": [], "false_match": [{row}]}}'
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "test.bitgaze"
@@ -403,7 +409,15 @@ def test_an_empty_file_becomes_a_gallery(path):
         ("UPDATE info SET value = 'x' WHERE name = 'calibration'", "info is damaged"),
         *(
             (f"UPDATE info SET value = '{table}' WHERE name = 'calibration'", "info is damaged")
-            for table in ("[[0, 7.5]]", "[[0, NaN]]", "[[9, 1], [3, 0]]", "[[-1, 1]]", "[[129, 0]]")
+            for table in (
+                "[]",
+                "7",
+                "{}",
+                tables(7.5),
+                tables("NaN"),
+                tables(0.5, bits=64),
+                "[" * 9999,
+            )
         ),
         ("UPDATE info SET value = 5 WHERE name = 'model'", "test.bitgaze: info is damaged"),
         ("UPDATE info SET value = x'ff' WHERE name = 'model'", "info is damaged: .*model is b"),
@@ -584,14 +598,17 @@ def test_probability_comes_from_the_models_calibration(path):
         gallery.upsert(items(50))
         assert gallery.search("item 0")[0].probability is None  # this model was not calibrated
     db = sqlite3.connect(path)
-    db.execute("UPDATE info SET value = '[[0, 0.9], [100, 0.1]]' WHERE name = 'calibration'")
+    kind = ", ".join(str(1 - distance / 128) for distance in range(129))
+    table = tables(0.5).replace('"kind": []', f'"kind": [{kind}]')
+    db.execute("UPDATE info SET value = ? WHERE name = 'calibration'", [table])
     db.commit()
     db.close()
     with Gallery(path) as gallery:
         hits = gallery.search("item 0", k=50)
-        assert hits[0].probability == pytest.approx(0.9)
+        assert hits[0].probability == 1
+        assert hits[-1].distance > 40
         for hit in hits:
-            assert hit.probability == pytest.approx(0.9 - 0.008 * hit.distance)
+            assert hit.probability == 1 - hit.distance / 128
 
 
 def test_a_missing_default_model_says_so(path, monkeypatch):

@@ -23,7 +23,7 @@ LAYERS = [
     {"encoder", "hamming"},
     {"contract"},
     {"images"},
-    {"arguments"},
+    {"arguments", "calibration", "alterations"},
     {"errors", "cores", "_hamming"},
 ]
 

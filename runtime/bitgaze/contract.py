@@ -13,11 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bitgaze.calibration import Calibration
 from bitgaze.errors import ModelError
 from bitgaze.images import Preprocess
 
 SCHEMA = 1
 METADATA_KEY = "bitgaze"
+PRECISIONS = ("fp32", "fp16", "int8")
 DEFAULT_MODEL = Path(__file__).parent / "models" / "general.onnx"
 
 # Field numbers of onnx.ModelProto (onnx/onnx.proto), and of the StringStringEntryProto inside it.
@@ -52,9 +54,10 @@ class Contract:
         training: what the model was trained or fitted on, and how; free-form.
         classes: names of the classes that guided the attention, in the order of the branch, or
             empty.
-        calibration: (distance, probability) pairs, ascending in distance: the probability that two
-            pictures at this Hamming distance match. Empty when it was not measured.
-        radius: suggested Hamming radius for "the same", or None when it was not measured.
+        calibration: what a Hamming distance means, or None where it was not measured.
+        precision: of the arithmetic in the network: "fp32", "fp16" or "int8".
+        tolerance: the largest difference of a hash value to be expected between two machines. A bit
+            whose value is nearer to 0 may differ.
         golden: examples for `verify`.
     """
 
@@ -64,8 +67,9 @@ class Contract:
     licence: str
     training: dict[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
-    calibration: tuple[tuple[int, float], ...] = ()
-    radius: int | None = None
+    calibration: Calibration | None = None
+    precision: str = "fp32"
+    tolerance: float = 1e-3
     golden: tuple[Golden, ...] = ()
 
     def __post_init__(self) -> None:
@@ -79,17 +83,14 @@ class Contract:
             raise ValueError(f"bits is {self.bits}, expected a multiple of 8 in 8..1024")
         if any(len(golden.code) != self.bits // 8 for golden in self.golden):
             raise ValueError(f"golden codes have another length than bits // 8 = {self.bits // 8}")
-        if not all(type(d) is int and type(p) is float for d, p in self.calibration):
-            raise TypeError("calibration is not all pairs of an integer and a float")
-        distances = [distance for distance, _ in self.calibration]
-        if distances != sorted(set(distances)) or not set(distances) <= set(range(self.bits + 1)):
-            raise ValueError(f"calibration distances are not ascending in 0..{self.bits}")
-        if not all(0 <= probability <= 1 for _, probability in self.calibration):
-            raise ValueError("calibration probabilities are not in 0..1")
-        if self.radius is not None and (
-            type(self.radius) is not int or not 0 <= self.radius <= self.bits
-        ):
-            raise ValueError(f"radius is {self.radius!r}, expected an integer in 0..{self.bits}")
+        if self.calibration is not None and self.calibration.bits != self.bits:
+            raise ValueError(
+                f"calibration is for {self.calibration.bits} bits, the codes have {self.bits}"
+            )
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}, expected one of {PRECISIONS}")
+        if type(self.tolerance) is not float or not 0 <= self.tolerance <= 1:
+            raise ValueError(f"tolerance is {self.tolerance!r}, expected a float in 0..1")
 
     def to_json(self) -> str:
         """The contract as the JSON text that `from_json` reads."""
@@ -215,9 +216,23 @@ def _list(value: Any) -> list[Any]:
     return value
 
 
-def _calibration(value: Any) -> tuple[tuple[int, float], ...]:
+def calibration_from(tables: Any) -> Calibration | None:
+    """Tables as JSON holds them, or None, as they come from `dataclasses.asdict`.
+
+    Raises:
+        TypeError, ValueError: they are not tables of a calibration.
+    """
+    if tables is None:
+        return None
+    if not isinstance(tables, dict):
+        raise TypeError(f"{tables!r} is not an object")
     # JSON writes 1.0 as 1 where it likes.
-    return tuple((d, float(p) if type(p) is int else p) for d, p in _list(value))
+    return Calibration(
+        **{
+            name: tuple(float(v) if type(v) is int else v for v in _list(table))
+            for name, table in tables.items()
+        }
+    )
 
 
 def _golden(png: str, code: str) -> Golden:
@@ -228,7 +243,7 @@ def _golden(png: str, code: str) -> Golden:
 _READERS: dict[str, Callable[[Any], Any]] = {
     "preprocess": lambda value: Preprocess(**value),
     "classes": lambda value: tuple(_list(value)),
-    "calibration": _calibration,
+    "calibration": calibration_from,
     "golden": lambda value: tuple(_golden(**entry) for entry in _list(value)),
 }
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgaze import gallery_file
+from bitgaze.calibration import Calibration
 from bitgaze.contract import DEFAULT_MODEL, Model, read_model
 from bitgaze.encoder import Encoder
 from bitgaze.errors import FingerprintMismatch, GalleryCorrupt, GalleryError
@@ -34,7 +35,8 @@ class Hit:
     Attributes:
         key: of the item.
         distance: Hamming distance to the query's code, 0..bits.
-        probability: that query and hit match, or None where the model was not calibrated.
+        probability: that query and hit show the same kind of thing, at even odds, or None where the
+            model was not calibrated with labels.
         metadata: of the item.
         path: of the item's file, fit for `open`, or None for an item added by hand.
     """
@@ -441,9 +443,5 @@ class Gallery:
         return Hit(item.key, distance, self._probability(distance), item.metadata, item.path)
 
     def _probability(self, distance: int) -> float | None:
-        """From the model's calibration table: linear between its points, constant beyond."""
-        table = self._info["calibration"]
-        if not table:
-            return None
-        distances, probabilities = zip(*table, strict=True)
-        return float(np.interp(distance, distances, probabilities))
+        calibration: Calibration | None = self._info["calibration"]
+        return calibration.kind[distance] if calibration and calibration.kind else None

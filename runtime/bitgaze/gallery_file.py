@@ -22,14 +22,14 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgaze.contract import Model
+from bitgaze.contract import Model, calibration_from
 from bitgaze.errors import GalleryCorrupt, GalleryError
 from bitgaze.hamming import HammingIndex
 
@@ -169,14 +169,10 @@ def read_info(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
             if not isinstance(info[name], kind):
                 raise ValueError(f"{name} is {info[name]!r}, expected {kind.__name__}")
         HammingIndex(info["bits"])
-        info["calibration"] = [(int(d), float(p)) for d, p in json.loads(info["calibration"])]
-        distances = [distance for distance, _ in info["calibration"]]
-        if distances != sorted(set(distances)) or not set(distances) <= set(
-            range(info["bits"] + 1)
-        ):
-            raise ValueError(f"calibration distances are not ascending in 0..{info['bits']}")
-        if not all(0 <= probability <= 1 for _, probability in info["calibration"]):
-            raise ValueError("calibration probabilities are not in 0..1")
+        calibration = calibration_from(json.loads(info["calibration"]))
+        if calibration is not None and calibration.bits != info["bits"]:
+            raise ValueError(f"calibration is for {calibration.bits} bits")
+        info["calibration"] = calibration
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise GalleryCorrupt(f"{path}: info is damaged: {error!r}") from error
     return info
@@ -377,7 +373,9 @@ def _create(db: sqlite3.Connection, model: Model) -> None:
             "fingerprint": model.fingerprint,
             "model": model.contract.name,
             "bits": model.contract.bits,
-            "calibration": json.dumps(model.contract.calibration),
+            "calibration": json.dumps(
+                model.contract.calibration and asdict(model.contract.calibration)
+            ),
         }
         db.executemany("INSERT INTO info VALUES (?, ?)", info.items())
         db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")

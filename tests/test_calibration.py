@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitgaze.calibration import Calibration, calibrate
+
+PAIRS = st.lists(st.integers(0, 16), min_size=1, max_size=60)
+
+
+def test_probabilities_are_the_shares_of_pairs_at_even_odds():
+    # Distance 0: a quarter of the duplicates, no other pair. Distance 2 was only seen among
+    # duplicates, yet 1 is nearer and says less: pooled, (.5 + .25) / (.5 + .25 + .5).
+    table = calibrate([0, 1, 1, 2], [], [1] * 50 + [3] * 50, bits=8)
+    assert table.duplicate == pytest.approx([1, 0.6, 0.6, 0, 0, 0, 0, 0, 0])
+    assert table.kind == ()
+
+
+def test_kinds_have_a_table_of_their_own():
+    table = calibrate([0], [4, 4], [4, 8], bits=8)
+    assert table.kind == pytest.approx([2 / 3] * 8 + [0], abs=1e-5)
+    assert table.duplicate[0] == 1
+    assert table.duplicate[4] == 0
+
+
+@given(PAIRS, PAIRS, PAIRS)
+def test_tables_fall_and_rise_as_they_should(duplicates, kinds, strangers):
+    table = calibrate(duplicates, kinds, strangers, bits=16)
+    assert table.bits == 16
+    for probabilities in (table.duplicate, table.kind):
+        assert len(probabilities) == 17
+        assert list(probabilities) == sorted(probabilities, reverse=True)
+        assert 0 <= probabilities[-1] <= probabilities[0] <= 1
+    assert list(table.false_match) == sorted(table.false_match)
+    assert table.false_match[-1] == 1
+
+
+@given(PAIRS, PAIRS)
+def test_isotonic_regression_is_the_best_falling_function(duplicates, strangers):
+    """Weighted squared error against the min-max formula, an independent definition."""
+    match = np.bincount(duplicates, minlength=17) / len(duplicates)
+    other = np.bincount(strangers, minlength=17) / len(strangers)
+    share = calibrate(duplicates, [], strangers, bits=16).duplicate
+
+    def mean(first, last):
+        weight = (match + other)[first : last + 1].sum()
+        return match[first : last + 1].sum() / weight if weight else None
+
+    for d in np.flatnonzero(match + other):
+        lows = []
+        for last in range(d, 17):
+            values = [mean(first, last) for first in range(d + 1)]
+            lows.append(min(v for v in values if v is not None))
+        assert share[d] == pytest.approx(max(lows), abs=1e-5)
+
+
+def test_the_radius_for_a_false_match_rate():
+    table = calibrate([0], [], [2] * 9 + [5] * 90, bits=8)
+    # (0 + 1) / 100 at distances 0 and 1, (9 + 1) / 100 at 2, all of them at 5.
+    assert table.false_match[:6] == (0.01, 0.01, 0.1, 0.1, 0.1, 1.0)
+    assert table.radius(0.01) == 1
+    assert table.radius(0.05) == 1
+    assert table.radius(0.1) == 4
+    assert table.radius(0.999) == 4
+    with pytest.raises(ValueError, match="tell of rates from 0.01 on"):
+        table.radius(0.001)
+    for rate in (0, 1, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="expected above 0 and below 1"):
+            table.radius(rate)
+
+
+def test_what_is_no_calibration():
+    with pytest.raises(ValueError, match="takes distances of duplicates and of unrelated pairs"):
+        calibrate([], [1], [1], bits=8)
+    with pytest.raises(ValueError, match="takes distances of duplicates and of unrelated pairs"):
+        calibrate([1], [1], [], bits=8)
+    with pytest.raises(ValueError, match=r"distances are in 0\.\.9, expected 0\.\.8"):
+        calibrate([0, 9], [], [1], bits=8)
+    with pytest.raises(ValueError, match="duplicate is not all numbers"):
+        Calibration((1, 0), (), (0.0, 1.0))
