@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitgaze import Encoder, ImageError, ModelError, ProviderError
+from bitgaze import Encoder, ImageError, ModelError
 from bitgaze.contract import DEFAULT_MODEL
 from bitgaze.cores import available_cores
 from bitgaze.encoder import BATCH_SIZE
@@ -164,17 +164,6 @@ def test_any_runtime_gets_the_same_bytes(encoder):
     pixels = load(picture(5), encoder.contract.preprocess)[None]
     (code,) = session.run(["code"], {"image": pixels})
     assert np.array_equal(code, encoder.encode([picture(5)]).codes)
-
-
-def test_providers_are_strict_and_reported():
-    assert Encoder().providers == ["CPUExecutionProvider"]
-    with pytest.raises(ProviderError, match=r"has no TensorrtExecutionProvider; it has .*CPU"):
-        Encoder(providers=["TensorrtExecutionProvider", "CPUExecutionProvider"])
-    with pytest.raises(ValueError, match="no provider named"):
-        Encoder(providers=[])
-    for wrong in ("CPUExecutionProvider", [("CPUExecutionProvider", {})]):
-        with pytest.raises(TypeError, match="providers is .*, expected a list of names"):
-            Encoder(providers=wrong)
 
 
 def test_threads_out_of_range():

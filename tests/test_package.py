@@ -21,7 +21,7 @@ LAYERS = [
     {"gallery", "sync", "explain"},
     {"gallery_file"},
     {"encoder", "hamming"},
-    {"contract"},
+    {"contract", "providers"},
     {"images"},
     {"arguments", "calibration", "alterations"},
     {"errors", "cores", "_hamming"},
@@ -88,7 +88,10 @@ def test_public_names():
         "Item",
         "ModelError",
         "ProviderError",
+        "ProviderReport",
+        "ProviderWarning",
         "SyncReport",
+        "register_provider",
         "simd",
     ]
     for name in bitgaze.__all__:

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from bitgaze.errors import ImageError as ImageError
     from bitgaze.errors import ModelError as ModelError
     from bitgaze.errors import ProviderError as ProviderError
+    from bitgaze.errors import ProviderWarning as ProviderWarning
     from bitgaze.gallery import Gallery as Gallery
     from bitgaze.gallery import Hit as Hit
     from bitgaze.gallery_file import Item as Item
     from bitgaze.hamming import HammingIndex as HammingIndex
     from bitgaze.hamming import simd as simd
+    from bitgaze.providers import ProviderReport as ProviderReport
+    from bitgaze.providers import register_provider as register_provider
     from bitgaze.sync import SyncReport as SyncReport
 
 _HOME = {
@@ -40,7 +43,10 @@ _HOME = {
     "Item": "gallery_file",
     "ModelError": "errors",
     "ProviderError": "errors",
+    "ProviderReport": "providers",
+    "ProviderWarning": "errors",
     "SyncReport": "sync",
+    "register_provider": "providers",
     "simd": "hamming",
 }
 

@@ -5,7 +5,7 @@ Knows the model file and how to run it. Does not know what becomes of the codes.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -19,8 +19,9 @@ from PIL import Image
 from bitgaze import images
 from bitgaze.contract import DEFAULT_MODEL, Contract, Model, read_model
 from bitgaze.cores import available_cores
-from bitgaze.errors import ImageError, ModelError, ProviderError
+from bitgaze.errors import ImageError, ModelError
 from bitgaze.images import Source
+from bitgaze.providers import CPU, ProviderReport, Providers, open_session
 
 # Pictures per run of the session. Larger batches were not faster on CPU and hold more memory.
 BATCH_SIZE = 16
@@ -51,13 +52,23 @@ class Encoder:
 
     Args:
         model: path of a model file; by default the model that comes with bitgaze.
-        providers: onnxruntime execution providers in order of preference. Every one named must be
-            present and must come up; none is replaced by another without a word.
+        providers: what is to run the model: the CPU by default, or
+
+            - a list of onnxruntime execution providers in order of preference, each a name ("cuda"
+              is "CUDAExecutionProvider") or a pair (name, options) with onnxruntime's options.
+              Every one must be present and come up, and one must run a part of the model.
+            - "auto": the first of `bitgaze.providers.PREFERENCE` that is present and comes up, and
+              the CPU. One that is present and does not come up gives a `ProviderWarning`.
+            - "prefer_npu", "prefer_gpu", "prefer_cpu", "max_performance", "max_efficiency" or
+              "min_overall_power": onnxruntime's device policies.
+
+            `report` tells what came of it. Hash values of two providers differ in their last
+            digits; `bitgaze.verify` tells whether that changes codes.
         threads: for the session and for decoding; by default the cores this process may use.
 
     Raises:
         ModelError: not a bitgaze model, damaged, or its outputs disagree with its contract.
-        ProviderError: a named provider is absent or did not come up.
+        ProviderError: a named provider is absent, did not come up, or runs nothing.
         TypeError: `providers` is no list of names.
         ValueError: no provider named, or threads below 1.
     """
@@ -66,16 +77,14 @@ class Encoder:
         self,
         model: str | os.PathLike[str] = DEFAULT_MODEL,
         *,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Providers = (CPU,),
         threads: int | None = None,
     ) -> None:
-        if isinstance(providers, str) or not all(isinstance(name, str) for name in providers):
-            raise TypeError(f"providers is {providers!r}, expected a list of names")
         threads = available_cores() if threads is None else threads
         if threads < 1:
             raise ValueError(f"threads is {threads}, expected at least 1")
         self._model = read_model(Path(model))
-        self._session = _open_session(self._model.path, list(providers), threads)
+        self._session, self._report = open_session(self._model.path, providers, threads)
         self._threads = threads
         _check_signature(self._session, self._model.contract, self._model.path)
 
@@ -102,7 +111,12 @@ class Encoder:
     @property
     def providers(self) -> list[str]:
         """The providers that the session really runs with, in its order."""
-        return list(self._session.get_providers())
+        return list(self._report.providers)
+
+    @property
+    def report(self) -> ProviderReport:
+        """What runs the model, as the session itself tells."""
+        return self._report
 
     def encode(
         self,
@@ -185,38 +199,6 @@ class Encoder:
             return images.load(source, self.contract.preprocess)
         except ImageError as error:
             return error
-
-
-def _open_session(path: Path, providers: list[str], threads: int) -> Any:
-    # Here and not at the top: half a second that `import bitgaze` and a search by key do not need.
-    import onnxruntime as ort
-
-    if not providers:
-        raise ValueError(f"no provider named; this onnxruntime has {ort.get_available_providers()}")
-    ort.disable_telemetry_events()
-    absent = [name for name in providers if name not in ort.get_available_providers()]
-    if absent:
-        raise ProviderError(
-            f"onnxruntime {ort.__version__} has no {', '.join(absent)}; "
-            f"it has {', '.join(ort.get_available_providers())}"
-        )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Decoding threads share the cores with the session: a thread that spins takes theirs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = ort.InferenceSession(os.fspath(path), options, providers=providers)
-    except Exception as error:  # onnxruntime's own classes share no base but Exception
-        raise ModelError(f"{path}: onnxruntime cannot load the model: {error}") from error
-    missing = [name for name in providers if name not in session.get_providers()]
-    if missing:
-        raise ProviderError(
-            f"{', '.join(missing)} did not come up: the session runs with "
-            f"{', '.join(session.get_providers())}; its libraries may be missing"
-        )
-    return session
 
 
 def _check_signature(session: Any, contract: Contract, path: Path) -> None:

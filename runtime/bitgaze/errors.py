@@ -21,6 +21,10 @@ class ProviderError(BitgazeError):
     """An execution provider was asked for by name and does not run."""
 
 
+class ProviderWarning(UserWarning):
+    """With `providers="auto"`, or a policy: an execution provider that might run does not."""
+
+
 class GalleryError(BitgazeError):
     """A gallery file that cannot be opened or written."""
 
