@@ -133,6 +133,23 @@ def test_a_library_that_does_not_load_is_named(hardware, monkeypatch, tmp_path):
         Encoder(providers=["cuda"])
 
 
+def test_the_nvidia_packages_are_loaded_for_cuda_alone(hardware, monkeypatch, capsys):
+    calls = []
+
+    def preload():
+        print("Failed to load libcublasLt.so")
+        calls.append(1)
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+    hardware(CUDA="fine", OpenVINO="fine")
+    Encoder(providers=["openvino"])
+    assert calls == []
+    Encoder(providers=["cuda"])
+    assert calls == [1]
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "Failed to load libcublasLt.so\n")
+
+
 def test_a_model_at_fault_is_not_blamed_on_the_provider(hardware, tmp_path):
     hardware(CUDA="fails")
     damaged = tmp_path / "damaged.onnx"
@@ -163,6 +180,14 @@ def test_auto_ends_with_the_cpu(hardware):
         own = Encoder(providers="auto")
     assert own.providers == [CPU]
     assert len(own.report.passed_over) == 2
+
+
+def test_a_session_that_fails_as_it_runs(hardware):
+    hardware(CUDA="fine")
+    own = Encoder(providers=["cuda"])
+    hardware(CUDA="dies")
+    with pytest.raises(ProviderError, match=r"the session on CUDA.* failed: no kernel image"):
+        own.encode([picture(1)])
 
 
 @pytest.mark.parametrize("policy", POLICIES)

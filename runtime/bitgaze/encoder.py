@@ -1,30 +1,33 @@
-"""Pictures to codes: one onnxruntime session, decoding in threads beside it.
+"""Pictures to codes: one onnxruntime session, and threads that decode and run it.
 
-Knows the model file and how to run it. Does not know what becomes of the codes.
+Knows the model file and how to run it. Does not know what becomes of the codes, nor how a session
+comes by its hardware (providers.py does).
 """
 
+import ctypes
 import os
+import threading
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from bitgaze import images
+from bitgaze.arguments import thread_count
 from bitgaze.contract import DEFAULT_MODEL, Contract, Model, read_model
-from bitgaze.cores import available_cores
-from bitgaze.errors import ImageError, ModelError
+from bitgaze.errors import ImageError, ModelError, ProviderError
 from bitgaze.images import Source
 from bitgaze.providers import CPU, ProviderReport, Providers, open_session
-
-# Pictures per run of the session. Larger batches were not faster on CPU and hold more memory.
-BATCH_SIZE = 16
 
 _OUTPUTS = ("code", "hash", "attention")
 
@@ -47,8 +50,23 @@ class Encoded:
     errors: dict[int, ImageError]
 
 
+class _Row(NamedTuple):
+    """What the model says of one picture: arrays as in `Encoded`, without the first axis."""
+
+    code: NDArray[np.uint8]
+    hash: NDArray[np.float32]
+    attention: NDArray[np.float32]
+
+
 class Encoder:
-    """A model, loaded. Safe to use from several threads.
+    """A model, loaded. Safe to use from several threads, after a fork, and to pickle.
+
+    Each picture runs through the network alone, so that its code does not depend on what else is
+    encoded with it, nor on the number of threads.
+
+    A forked child opens a session of its own when it first needs one. Pickled is where the model
+    lies, not the model: unpickling opens it again. Both refuse a file that has become another
+    model meanwhile.
 
     Args:
         model: path of a model file; by default the model that comes with bitgaze.
@@ -69,7 +87,7 @@ class Encoder:
     Raises:
         ModelError: not a bitgaze model, damaged, or its outputs disagree with its contract.
         ProviderError: a named provider is absent, did not come up, or runs nothing.
-        TypeError: `providers` is no list of names.
+        TypeError: `providers` is no list of names, or `threads` no integer.
         ValueError: no provider named, or threads below 1.
     """
 
@@ -80,13 +98,17 @@ class Encoder:
         providers: Providers = (CPU,),
         threads: int | None = None,
     ) -> None:
-        threads = available_cores() if threads is None else threads
-        if threads < 1:
-            raise ValueError(f"threads is {threads}, expected at least 1")
-        self._model = read_model(Path(model))
-        self._session, self._report = open_session(self._model.path, providers, threads)
-        self._threads = threads
-        _check_signature(self._session, self._model.contract, self._model.path)
+        if isinstance(threads, bool):
+            raise TypeError("threads must be an integer, got bool")
+        self._threads = thread_count(threads)
+        self._wanted = (providers, threads)  # as given: another machine has other cores
+        self._model = read_model(Path(model).absolute())
+        self._report = ProviderReport((), None)  # until the session is there
+        self._session: Any = None
+        self._is_closed = False
+        self._start_anew()
+        self._opened_session()
+        _ENCODERS.add(self)
 
     @property
     def contract(self) -> Contract:
@@ -110,13 +132,37 @@ class Encoder:
 
     @property
     def providers(self) -> list[str]:
-        """The providers that the session really runs with, in its order."""
-        return list(self._report.providers)
+        """The providers that the session really came up with, in its order."""
+        return list(self.report.providers)
 
     @property
     def report(self) -> ProviderReport:
         """What runs the model, as the session itself tells."""
         return self._report
+
+    def close(self) -> None:
+        """Free the session and its memory. `encode` raises ValueError from now on."""
+        with self._lock:
+            self._is_closed = True
+            self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._opened_session()  # a closed one cannot be pickled
+        is_default = self._model.path == DEFAULT_MODEL.absolute()
+        # The default model lies elsewhere on another machine.
+        path = None if is_default else os.fspath(self._model.path)
+        return _unpickled, (path, *self._wanted, self.fingerprint)
 
     def encode(
         self,
@@ -127,78 +173,138 @@ class Encoder:
         """Codes, hash values and attention maps of some pictures.
 
         Args:
-            sources: paths, bytes, PIL images or arrays, as `bitgaze.images.load` takes them.
-            on_progress: called after each batch with the number of pictures in it.
+            sources: paths, bytes, PIL images or arrays, as `bitgaze.images.load` takes them. Of a
+                generator, few are drawn ahead.
+            on_progress: called as pictures are done, with how many since the last call.
 
         Returns:
             One row per picture, in order; unreadable ones are listed in `errors`.
 
         Raises:
+            ProviderError: the session failed as it ran.
             TypeError: a single picture instead of several, or something that is no picture.
-            ValueError: an array whose shape is not a picture's.
+            ValueError: an array whose shape is not a picture's, or the encoder is closed.
         """
         is_single_array = isinstance(sources, np.ndarray) and sources.ndim < 4
         if is_single_array or isinstance(sources, str | bytes | os.PathLike | Image.Image):
             raise TypeError("encode takes several images; put a single one into a list: [image]")
-        batches: list[tuple[NDArray[Any], ...]] = []
+        session = self._opened_session()
+        blank = self._blank(session)
+        rows: list[_Row] = []
         errors: dict[int, ImageError] = {}
-        start = 0
-        for batch in self._loaded(sources):
-            pixels = np.zeros((len(batch), *self._input_shape), np.uint8)
-            for row, loaded in enumerate(batch):
-                if isinstance(loaded, ImageError):
-                    errors[start + row] = loaded
-                else:
-                    pixels[row] = loaded
-            outputs = self._run(pixels)
-            for row, loaded in enumerate(batch):
-                if isinstance(loaded, ImageError):
-                    for output in outputs:
-                        output[row] = 0
-            batches.append(outputs)
-            start += len(batch)
-            if on_progress is not None:
-                on_progress(len(batch))
-        if not batches:
-            batches.append(self._no_rows())
-        codes, hashes, attention = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        with closing(self._rows(session, sources)) as results:
+            for row in results:
+                if isinstance(row, ImageError):
+                    errors[len(rows)] = row
+                rows.append(blank if isinstance(row, ImageError) else row)
+                if on_progress is not None:
+                    on_progress(1)
+        if not rows:
+            codes, hashes, attention = (np.zeros((0, *part.shape), part.dtype) for part in blank)
+        else:
+            codes, hashes, attention = map(np.stack, zip(*rows, strict=True))
         return Encoded(codes, hashes, attention, errors)
 
-    @property
-    def _input_shape(self) -> tuple[int, int, int]:
-        size = self.contract.preprocess.size
-        return size, size, 3
+    def _start_anew(self) -> None:
+        """Leave a session behind that another process has opened; make locks that nobody holds."""
+        if self._session is not None:
+            # Its threads are not in this process. Freeing it would wait for them for ever.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+            self._session = None
+        self._lock = threading.Lock()
+        # Several threads may run a session at once on the CPU; not every provider allows it.
+        self._turn: Any = threading.Lock()
 
-    def _run(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[Any], ...]:
-        return tuple(self._session.run(list(_OUTPUTS), {"image": pixels}))
+    def _opened_session(self) -> Any:
+        with self._lock:
+            if self._is_closed:
+                raise ValueError(f"this encoder of {self._model.path} is closed")
+            if self._session is None:
+                if self._report.providers:  # opened by the parent, who knows how long ago
+                    _check_same(read_model(self._model.path), self.fingerprint)
+                providers, _ = self._wanted
+                session, self._report = open_session(self._model.path, providers, self._threads)
+                _check_signature(session, self._model.contract, self._model.path)
+                self._session = session
+                if self.providers == [CPU]:
+                    self._turn = nullcontext()
+            return self._session
 
-    def _no_rows(self) -> tuple[NDArray[Any], ...]:
-        # onnxruntime 1.32 divides by zero, and takes the process with it, on a batch of no
-        # pictures.
-        height, width = self._session.get_outputs()[_OUTPUTS.index("attention")].shape[1:]
-        return (
-            np.zeros((0, self.bits // 8), np.uint8),
-            np.zeros((0, self.bits), np.float32),
-            np.zeros((0, height, width), np.float32),
+    def _blank(self, session: Any) -> _Row:
+        height, width = session.get_outputs()[_OUTPUTS.index("attention")].shape[1:]
+        return _Row(
+            np.zeros(self.bits // 8, np.uint8),
+            np.zeros(self.bits, np.float32),
+            np.zeros((height, width), np.float32),
         )
 
-    def _loaded(self, sources: Iterable[Source]) -> Iterator[list[NDArray[np.uint8] | ImageError]]:
-        """Batches of decoded pictures; the next batch decodes while the session runs this one."""
+    def _rows(
+        self, session: Any, sources: Iterable[Source]
+    ) -> Generator[_Row | ImageError, None, None]:
+        """A row, or why there is none, for each picture; several are on their way at once."""
         remaining = iter(sources)
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="bitgaze-decode") as pool:
-            pending: deque[list[Future[NDArray[np.uint8] | ImageError]]] = deque()
+        first = list(islice(remaining, 2))
+        if len(first) < 2:  # threads would cost more than they could do
+            yield from (self._row(session, source) for source in first)
+            return
+        remaining = chain(first, remaining)
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="bitgaze-encode")
+        try:
+            pending: deque[Future[_Row | ImageError]] = deque()
             while True:
-                while len(pending) < 2 and (batch := list(islice(remaining, BATCH_SIZE))):
-                    pending.append([pool.submit(self._load, source) for source in batch])
+                # So many that no thread waits while a large picture holds up its successors.
+                for source in islice(remaining, 4 * self._threads - len(pending)):
+                    pending.append(pool.submit(self._row, session, source))
                 if not pending:
                     return
-                yield [future.result() for future in pending.popleft()]
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def _load(self, source: Source) -> NDArray[np.uint8] | ImageError:
+    def _row(self, session: Any, source: Source) -> _Row | ImageError:
         try:
-            return images.load(source, self.contract.preprocess)
+            pixels = images.load(source, self.contract.preprocess)
         except ImageError as error:
             return error
+        try:
+            # One at a time, though 16 pictures a run would be less work for Python: it takes 17 %
+            # less processor time, as what a layer leaves is still in the cache for the next.
+            with self._turn:
+                outputs = session.run(list(_OUTPUTS), {"image": pixels[None]})
+        except Exception as error:  # onnxruntime's own classes share no base but Exception
+            raise ProviderError(
+                f"{self._model.path}: the session on {', '.join(self.providers)} failed: {error}"
+            ) from error
+        return _Row(*(output[0] for output in outputs))
+
+
+# Every encoder of this process, for a fork to come.
+_ENCODERS: weakref.WeakSet[Encoder] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for encoder in list(_ENCODERS):
+        encoder._start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _unpickled(
+    path: str | None, providers: Providers, threads: int | None, fingerprint: str
+) -> Encoder:
+    found = read_model(DEFAULT_MODEL if path is None else path)
+    _check_same(found, fingerprint)
+    return Encoder(found.path, providers=providers, threads=threads)
+
+
+def _check_same(found: Model, fingerprint: str) -> None:
+    if found.fingerprint != fingerprint:
+        raise ModelError(
+            f"{found.path}: the encoder was made with model {fingerprint[:12]}, the file is "
+            f"{found.fingerprint[:12]} now; make an encoder of this one, or bring the other back"
+        )
 
 
 def _check_signature(session: Any, contract: Contract, path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -113,7 +114,9 @@ def register_provider(name: str, library: str | os.PathLike[str]) -> list[str]:
     try:
         ort.register_execution_provider_library(name, os.fspath(library))
     except Exception as error:  # onnxruntime's own classes share no base but Exception
-        raise ProviderError(f"{name}: onnxruntime cannot register the library: {error}") from error
+        raise ProviderError(
+            f"{name}: onnxruntime cannot register the library: {_line(error)}"
+        ) from error
     return [name for name, now in _devices(ort).items() if len(now) > before.get(name, 0)]
 
 
@@ -197,7 +200,8 @@ def _named(
     if {"CUDAExecutionProvider", "TensorrtExecutionProvider"}.intersection(names) and hasattr(
         ort, "preload_dlls"
     ):
-        ort.preload_dlls()  # of the nvidia packages, which no loader finds by itself
+        with redirect_stdout(sys.stderr):  # where it prints what it does not find
+            ort.preload_dlls()  # of the nvidia packages, which no loader finds by itself
     built_in = ort.get_available_providers()
     if all(name in built_in for name in names):
         session = _create(ort, path, options, wanted, ", ".join(names))
@@ -303,8 +307,12 @@ def _create(
             except Exception:  # then it is the model's fault, see below
                 pass
             else:
-                raise ProviderError(f"{asked} did not come up: {error}") from error
+                raise ProviderError(f"{asked} did not come up: {_line(error)}") from error
         raise ModelError(f"{path}: onnxruntime cannot load the model: {error}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _report(ort: Any, session: Any) -> ProviderReport:
