@@ -57,7 +57,7 @@ def test_rows_stay_with_their_pictures_around_broken_ones(encoder):
     assert all(isinstance(error, ImageError) for error in found.errors.values())
     good = [i for i in range(count) if i not in broken]
     assert np.array_equal(found.hashes[good], expected.hashes[good])
-    for array in (found.codes, found.hashes, found.attention):
+    for array in (found.codes, found.hashes, found.attention, found.stable):
         assert not array[sorted(broken)].any()
 
 
@@ -85,6 +85,22 @@ def test_one_by_one_equals_all_at_once(encoder, examples):
         alone = encoder.encode([path])
         assert np.array_equal(alone.hashes[0], together.hashes[row])
         assert np.array_equal(alone.attention[0], together.attention[row])
+
+
+def test_stable_bits_are_those_beyond_the_tolerance(encoder, tmp_path):
+    sources = [*(picture(seed) for seed in range(8)), b"broken"]
+    encoded = encoder.encode(sources)
+    tolerance = encoder.contract.tolerance
+    assert encoded.stable.shape == (9, encoder.bits)
+    assert np.array_equal(encoded.stable, np.abs(encoded.hashes) > tolerance)
+    # The same model, said to be less exact.
+    text = encoder.model.path.read_bytes()
+    assert text.count(b'"tolerance":0.001') == 1
+    (tmp_path / "loose.onnx").write_bytes(text.replace(b'"tolerance":0.001', b'"tolerance":0.250'))
+    loose = Encoder(tmp_path / "loose.onnx").encode(sources)
+    assert np.array_equal(loose.hashes, encoded.hashes)
+    assert 0.9 > loose.stable[:8].mean() > 0.1
+    assert np.array_equal(loose.stable, np.abs(encoded.hashes) > 0.25)
 
 
 def test_likeness_means_something(encoder, examples):

@@ -42,12 +42,15 @@ class Encoded:
         attention: float32, (n, h, w), in [0, 1], over the whole picture.
         errors: position of each picture that could not be read, with its error. The rows at these
             positions are all zero and mean nothing.
+        stable: bool, (n, bits). False where the hash value lies so near to 0, within the contract's
+            tolerance, that another machine may give the other bit.
     """
 
     codes: NDArray[np.uint8]
     hashes: NDArray[np.float32]
     attention: NDArray[np.float32]
     errors: dict[int, ImageError]
+    stable: NDArray[np.bool_]
 
 
 class _Row(NamedTuple):
@@ -203,7 +206,8 @@ class Encoder:
             codes, hashes, attention = (np.zeros((0, *part.shape), part.dtype) for part in blank)
         else:
             codes, hashes, attention = map(np.stack, zip(*rows, strict=True))
-        return Encoded(codes, hashes, attention, errors)
+        stable = np.abs(hashes) > self.contract.tolerance
+        return Encoded(codes, hashes, attention, errors, stable)
 
     def _start_anew(self) -> None:
         """Leave a session behind that another process has opened; make locks that nobody holds."""
