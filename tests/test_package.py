@@ -18,7 +18,7 @@ PACKAGE = ROOT / "runtime" / "bitgaze"
 # A module may import from its own row and from the rows below it.
 LAYERS = [
     {"cli", "page"},
-    {"gallery", "sync", "explain"},
+    {"gallery", "sync", "explain", "verification"},
     {"gallery_file"},
     {"encoder", "hamming"},
     {"contract", "providers"},
@@ -91,8 +91,10 @@ def test_public_names():
         "ProviderReport",
         "ProviderWarning",
         "SyncReport",
+        "Verification",
         "register_provider",
         "simd",
+        "verify",
     ]
     for name in bitgaze.__all__:
         assert getattr(bitgaze, name).__doc__

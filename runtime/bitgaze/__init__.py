@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from bitgaze.providers import ProviderReport as ProviderReport
     from bitgaze.providers import register_provider as register_provider
     from bitgaze.sync import SyncReport as SyncReport
+    from bitgaze.verification import Verification as Verification
+    from bitgaze.verification import verify as verify
 
 _HOME = {
     "BitgazeError": "errors",
@@ -46,8 +48,10 @@ _HOME = {
     "ProviderReport": "providers",
     "ProviderWarning": "errors",
     "SyncReport": "sync",
+    "Verification": "verification",
     "register_provider": "providers",
     "simd": "hamming",
+    "verify": "verification",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605

@@ -40,8 +40,9 @@ class Encoded:
         codes: uint8, (n, bits // 8); the first bit is the most significant of byte 0.
         hashes: float32, (n, bits); a bit is set where its value is above 0.
         attention: float32, (n, h, w), in [0, 1], over the whole picture.
-        errors: position of each picture that could not be read, with its error. The rows at these
-            positions are all zero and mean nothing.
+        errors: position of each picture that could not be read, or for which the model gave values
+            that are not numbers, with its error. The rows at these positions are all zero and mean
+            nothing.
         stable: bool, (n, bits). False where the hash value lies so near to 0, within the contract's
             tolerance, that another machine may give the other bit.
     """
@@ -279,7 +280,13 @@ class Encoder:
             raise ProviderError(
                 f"{self._model.path}: the session on {', '.join(self.providers)} failed: {error}"
             ) from error
-        return _Row(*(output[0] for output in outputs))
+        row = _Row(*(output[0] for output in outputs))
+        if not np.isfinite(row.hash).all():  # half precision overflows, for example
+            return ImageError(
+                f"{self._model.path.name} on {', '.join(self.providers)} gives values that are not "
+                "numbers for this picture"
+            )
+        return row
 
 
 # Every encoder of this process, for a fork to come.
