@@ -187,6 +187,8 @@ COMMANDS = [
     ["search", "photos/p0.png"],
     ["search", "photos/p0.png", "--json"],
     ["info"],
+    ["verify"],
+    ["doctor"],
 ]
 
 
@@ -279,6 +281,81 @@ def test_without_a_gallery_or_a_folder(photos, arguments, message, capsys):
 def test_mistakes_stop_with_a_message(indexed, arguments, message, capsys):
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_verify(capsys):
+    assert main(["verify"]) == 0
+    text = capsys.readouterr().out
+    assert "CPUExecutionProvider runs" in text
+    assert text.endswith("equal: codes from here can be compared with others\n")
+    assert main(["verify", "--json", "--provider", "auto"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["equal"] is True
+    assert found["flipped_stable"] == [0] * len(found["flipped"])
+
+
+def test_verify_of_another_model(tmp_path, monkeypatch, capsys):
+    """A model whose examples' codes were changed, and one that has none."""
+    from bitgaze.contract import DEFAULT_MODEL, read_model
+
+    content = DEFAULT_MODEL.read_bytes()
+    code = read_model(DEFAULT_MODEL).contract.golden[0].code
+    turned = bytes(255 - byte for byte in code)
+    (tmp_path / "other.onnx").write_bytes(
+        content.replace(code.hex().encode(), turned.hex().encode())
+    )
+    assert main(["verify", "-m", str(tmp_path / "other.onnx")]) == 1
+    out, err = capsys.readouterr()
+    assert "example 0: 128 of 128 bits differ" in out
+    assert "not equal: " in out
+    assert err == ""
+    assert main(["verify", "-m", str(tmp_path / "other.onnx"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["equal"] is False
+    start, end = content.index(b'"golden":['), content.index(b'],"licence"')
+    empty = b'"golden":[' + b" " * (end - start - 10)
+    (tmp_path / "none.onnx").write_bytes(content[:start] + empty + content[end:])
+    assert main(["verify", "-m", str(tmp_path / "none.onnx")]) == 2
+    assert "none.onnx: holds no golden examples" in capsys.readouterr().err
+
+
+def test_doctor(monkeypatch, capsys):
+    from bitgaze import doctor
+
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.endswith("findings: none\n")
+    finding = doctor.Finding("a cold", "it sneezes", "drink tea")
+    diagnosis = doctor.Diagnosis({"onnxruntime": ["onnxruntime 1"]}, {"a": "a runs"}, [finding])
+    monkeypatch.setattr(doctor, "examine", lambda: diagnosis)
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "provider     a runs" in out
+    assert "found   a cold\nharm    it sneezes\nremedy  drink tea\n\nfindings: 1\n" in out
+    assert main(["doctor", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["findings"][0]["remedy"] == "drink tea"
+
+
+def test_a_provider_is_strict_and_what_was_passed_over_is_said(indexed, monkeypatch, capsys):
+    import onnxruntime
+
+    query = str(indexed / "p0.png")
+    assert main(["search", query, "--provider", "cuda", "--provider", "cpu"]) == 2
+    assert "bitgaze: onnxruntime 1." in (err := capsys.readouterr().err)
+    assert "has no cuda; it has " in err
+    assert main(["search", query, "--provider", "CPU", "--radius", "0"]) == 0
+    assert capsys.readouterr() == (f"   0  {query}\n", "")
+    names = ["CoreMLExecutionProvider", *onnxruntime.get_available_providers()]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    real = onnxruntime.InferenceSession
+
+    def session(path, options, providers, enable_fallback):
+        return real(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    assert main(["search", query, "--provider", "auto", "--radius", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"   0  {query}\n"
+    assert err.startswith("bitgaze: CoreMLExecutionProvider is present but not used: ")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["search"], ["search", "a", "-k", "many"]])

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "runtime" / "bitgaze"
 # A module may import from its own row and from the rows below it.
 LAYERS = [
     {"cli", "page"},
-    {"gallery", "sync", "explain", "verification"},
+    {"gallery", "sync", "explain", "verification", "doctor"},
     {"gallery_file"},
     {"encoder", "hamming"},
     {"contract", "providers"},

@@ -1,4 +1,4 @@
-"""The `bitgaze` command: index a folder, search it, say what a gallery holds.
+"""The `bitgaze` command: index a folder, search it, look at a gallery, a model, an installation.
 
 Parses and prints; the work is done by the library. Results go to stdout, everything else to stderr.
 """
@@ -15,21 +15,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from bitgaze.errors import BitgazeError
+from bitgaze.errors import BitgazeError, ProviderWarning
 
 if TYPE_CHECKING:
     from bitgaze.encoder import Encoder
     from bitgaze.gallery import Hit
 
-OK, SOME_REFUSED, STOPPED, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+OK, STOPPED, INTERRUPTED, PIPE_CLOSED = 0, 2, 130, 141
+SOME_REFUSED = DIFFERS = FINDINGS = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 done, 1 done with some inputs refused (each named on stderr), 2 a usage error or one that
-        stopped the work, 130 interrupted, 141 when the reader of stdout has gone.
+        0 done; 1 done with some inputs refused (each named on stderr), or verify found other codes,
+        or doctor something wrong; 2 a usage error or one that stopped the work; 130 interrupted;
+        141 when the reader of stdout has gone.
     """
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 (for as long as the process lives)
@@ -70,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: object, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
+        sub.add_argument("--json", action="store_true", help="print one JSON document")
+        return sub
+
+    def with_gallery(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
         sub.add_argument(
             "-g",
             "--gallery",
@@ -78,27 +84,36 @@ def _parser() -> argparse.ArgumentParser:
             default=os.environ.get("BITGAZE_GALLERY") or "gallery.bitgaze",
             help="the gallery (default: $BITGAZE_GALLERY, then ./gallery.bitgaze)",
         )
-        sub.add_argument("--json", action="store_true", help="print one JSON document")
         return sub
 
     def with_model(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
             "-m", "--model", metavar="FILE", help="a model of your own (default: the built-in one)"
         )
+        sub.add_argument(
+            "--provider",
+            action="append",
+            metavar="NAME",
+            help="what runs the model: an onnxruntime execution provider such as cuda (again for a "
+            'second choice), "auto", or a device policy such as prefer_npu (default: cpu)',
+        )
 
-    index = command("index", _index, "Make a gallery match the pictures in a folder.")
+    index = with_gallery(command("index", _index, "Make a gallery match the pictures in a folder."))
     index.add_argument("folder", metavar="DIR")
     index.add_argument(
         "--allow-empty", action="store_true", help="if DIR holds no picture, forget all from there"
     )
     with_model(index)
-    search = command("search", _search, "Find the pictures that look like one.")
+    search = with_gallery(command("search", _search, "Find the pictures that look like one."))
     search.add_argument("image", metavar="IMAGE", help="a picture file")
     search.add_argument("-k", type=int, default=10, help="at most so many hits (%(default)s)")
     search.add_argument("--radius", type=int, help="leave out hits farther than this many bits")
     search.add_argument("--html", metavar="OUT", type=Path, help="also write a page to look at")
     with_model(search)
-    command("info", _info, "Say what a gallery holds.")
+    with_gallery(command("info", _info, "Say what a gallery holds."))
+    verify = command("verify", _verify, "Compare a model's golden examples with its codes here.")
+    with_model(verify)
+    command("doctor", _doctor, "Say what is wrong with this installation.")
     return parser
 
 
@@ -185,6 +200,47 @@ def _info(options: argparse.Namespace) -> int:
     return OK
 
 
+def _verify(options: argparse.Namespace) -> int:
+    from bitgaze.encoder import Encoder
+    from bitgaze.verification import verify
+
+    found = verify(_encoder(options) or Encoder())
+    if options.json:
+        _print(json.dumps({**asdict(found), "equal": found.is_equal}))
+    else:
+        pairs = zip(found.flipped, found.flipped_stable, strict=True)
+        _print(
+            f"{found.model} ({found.fingerprint[:12]}), {found.runs_on}",
+            *(
+                f"example {i}: {flipped} of {found.bits} bits differ, {stable} of them stable"
+                for i, (flipped, stable) in enumerate(pairs)
+            ),
+            "equal: codes from here can be compared with others"
+            if found.is_equal
+            else "not equal: codes from here must not meet those of other machines",
+        )
+    return OK if found.is_equal else DIFFERS
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from bitgaze.doctor import examine
+
+    diagnosis = examine()
+    if options.json:
+        _print(json.dumps(asdict(diagnosis)))
+    else:
+        facts = {**diagnosis.facts, "onnxruntime": ", ".join(diagnosis.facts["onnxruntime"])}
+        _print(
+            *(f"{name:12} {value}" for name, value in facts.items()),
+            *(f"{'provider':12} {what}" for what in diagnosis.providers.values()),
+        )
+        for finding in diagnosis.findings:
+            _print("", f"found   {finding.found}", f"harm    {finding.harm}")
+            _print(f"remedy  {finding.remedy}")
+        _print("", f"findings: {len(diagnosis.findings) or 'none'}")
+    return FINDINGS if diagnosis.findings else OK
+
+
 def _line(hit: "Hit") -> str:
     probability = "" if hit.probability is None else f"  {hit.probability:4.0%}"
     return f"{hit.distance:4d}{probability}  {hit.key}"
@@ -233,9 +289,22 @@ def _check_kernel() -> None:
 
 
 def _encoder(options: argparse.Namespace) -> "Encoder | None":
+    from bitgaze.contract import DEFAULT_MODEL
     from bitgaze.encoder import Encoder
+    from bitgaze.providers import WORDS
 
-    return Encoder(options.model) if options.model else None
+    if not options.model and not options.provider:
+        return None  # a gallery makes the default one when it is needed
+    providers = options.provider or ["cpu"]
+    is_word = len(providers) == 1 and providers[0] in WORDS
+    with warnings.catch_warnings(record=True) as passed_over:
+        warnings.simplefilter("always", ProviderWarning)
+        encoder = Encoder(
+            options.model or DEFAULT_MODEL, providers=providers[0] if is_word else providers
+        )
+    for warning in passed_over:
+        _warn(str(warning.message))
+    return encoder
 
 
 def _quiet_pillow() -> None:

@@ -49,6 +49,8 @@ POLICIES = (
     "max_efficiency",
     "min_overall_power",
 )
+# What `providers` may be besides a list.
+WORDS = ("auto", *POLICIES)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ def open_session(path: Path, providers: Providers, threads: int) -> tuple[Any, P
 
     Raises:
         ModelError: onnxruntime cannot load the model.
-        ProviderError: what was named is absent, did not come up, or runs nothing.
+        ProviderError: what was named is absent, did not come up, or runs nothing; or onnxruntime
+            itself is broken.
         TypeError: `providers` is neither a word nor a list of names.
         ValueError: an unknown word, no provider named, or options that would be ignored.
     """
@@ -165,7 +168,7 @@ def _by_policy(path: Path, policy: str, threads: int) -> tuple[Any, ProviderRepo
     if policy not in POLICIES:
         raise ValueError(
             f"providers is {policy!r}, expected a list of names, or one of "
-            f"{', '.join(map(repr, ('auto', *POLICIES)))}"
+            f"{', '.join(map(repr, WORDS))}"
         )
     ort = _onnxruntime()
     options = _options(ort, threads)
@@ -262,9 +265,14 @@ def _onnxruntime() -> Any:
     # Before the import: since 1.29 it starts, on every system, an uploader with a device id in the
     # user's cache folder and a thread that keeps a forked child from ending.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime as ort
+    try:
+        import onnxruntime as ort
 
-    ort.disable_telemetry_events()  # where another had imported it before
+        ort.disable_telemetry_events()  # where another had imported it before
+    except (ImportError, AttributeError) as error:  # what another package left is a folder at least
+        raise ProviderError(
+            f"onnxruntime cannot be used ({error}); `bitgaze doctor` says why and what to do"
+        ) from error
     return ort
 
 
