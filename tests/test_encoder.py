@@ -162,8 +162,11 @@ def test_threads_give_one_answer(encoder):
         results = pool.map(lambda seed: encoder.encode([picture(seed % 4)]).codes[0], range(16))
         for seed, code in enumerate(results):
             assert np.array_equal(code, expected[seed % 4])
-    alone = Encoder(threads=1).encode([picture(seed) for seed in range(4)])
-    assert np.array_equal(alone.codes, expected)
+    pictures = [picture(seed % 4) for seed in range(50)]  # several for each thread
+    for threads in (1, 2, 3):
+        own = Encoder(threads=threads)
+        assert np.array_equal(own.encode(pictures).codes, expected[np.arange(50) % 4])
+        assert np.array_equal(own.encode(iter(pictures[:3])).codes, expected[:3])
 
 
 def test_any_runtime_gets_the_same_bytes(encoder):
@@ -187,7 +190,7 @@ def test_threads_out_of_range():
 
 def test_closing_frees_the_session(encoder):
     with Encoder(threads=1) as own:
-        session = weakref.ref(own._opened_session())
+        session = weakref.ref(own._session(1))
         assert len(own.encode([picture(1)]).codes) == 1
         own.close()
         assert session() is None
@@ -242,7 +245,7 @@ from bitgaze import Encoder, ModelError
 
 picture = np.arange(64 * 48 * 3, dtype=np.uint8).reshape(48, 64, 3)
 model, replacement = sys.argv[1:]
-encoder = Encoder(model, threads=2)
+encoder = Encoder(model, threads=3)
 expected = encoder.encode([picture, picture]).hashes
 stop = threading.Event()
 

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
+from operator import length_hint
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -108,10 +109,10 @@ class Encoder:
         self._wanted = (providers, threads)  # as given: another machine has other cores
         self._model = read_model(Path(model).absolute())
         self._report = ProviderReport((), None)  # until the session is there
-        self._session: Any = None
+        self._sessions: dict[int, Any] = {}  # by their threads
         self._is_closed = False
         self._start_anew()
-        self._opened_session()
+        self._session(self._threads)
         _ENCODERS.add(self)
 
     @property
@@ -148,7 +149,7 @@ class Encoder:
         """Free the session and its memory. `encode` raises ValueError from now on."""
         with self._lock:
             self._is_closed = True
-            self._session = None
+            self._sessions.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -162,7 +163,7 @@ class Encoder:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        self._opened_session()  # a closed one cannot be pickled
+        self._session(self._threads)  # a closed one cannot be pickled
         is_default = self._model.path == DEFAULT_MODEL.absolute()
         # The default model lies elsewhere on another machine.
         path = None if is_default else os.fspath(self._model.path)
@@ -192,11 +193,10 @@ class Encoder:
         is_single_array = isinstance(sources, np.ndarray) and sources.ndim < 4
         if is_single_array or isinstance(sources, str | bytes | os.PathLike | Image.Image):
             raise TypeError("encode takes several images; put a single one into a list: [image]")
-        session = self._opened_session()
-        blank = self._blank(session)
+        blank = self._blank()
         rows: list[_Row] = []
         errors: dict[int, ImageError] = {}
-        with closing(self._rows(session, sources)) as results:
+        with closing(self._rows(sources)) as results:
             for row in results:
                 if isinstance(row, ImageError):
                     errors[len(rows)] = row
@@ -211,66 +211,82 @@ class Encoder:
         return Encoded(codes, hashes, attention, errors, stable)
 
     def _start_anew(self) -> None:
-        """Leave a session behind that another process has opened; make locks that nobody holds."""
-        if self._session is not None:
+        """Leave behind what another process has opened; make locks that nobody holds."""
+        for session in self._sessions.values():
             # Its threads are not in this process. Freeing it would wait for them for ever.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
-            self._session = None
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+        self._sessions = {}
         self._lock = threading.Lock()
         # Several threads may run a session at once on the CPU; not every provider allows it.
         self._turn: Any = threading.Lock()
 
-    def _opened_session(self) -> Any:
+    def _session(self, threads: int) -> Any:
         with self._lock:
             if self._is_closed:
                 raise ValueError(f"this encoder of {self._model.path} is closed")
-            if self._session is None:
-                if self._report.providers:  # opened by the parent, who knows how long ago
+            if self._report.providers not in ((), (CPU,)):
+                threads = self._threads  # one session: the memory of other hardware is small
+            if threads not in self._sessions:
+                if self._report.providers:  # opened before, who knows how long ago
                     _check_same(read_model(self._model.path), self.fingerprint)
                 providers, _ = self._wanted
-                session, self._report = open_session(self._model.path, providers, self._threads)
+                session, self._report = open_session(self._model.path, providers, threads)
                 _check_signature(session, self._model.contract, self._model.path)
-                self._session = session
-                if self.providers == [CPU]:
+                self._sessions[threads] = session
+                if self._report.providers == (CPU,):
                     self._turn = nullcontext()
-            return self._session
+            return self._sessions[threads]
 
-    def _blank(self, session: Any) -> _Row:
-        height, width = session.get_outputs()[_OUTPUTS.index("attention")].shape[1:]
+    def _blank(self) -> _Row:
+        outputs = self._session(self._threads).get_outputs()
+        height, width = outputs[_OUTPUTS.index("attention")].shape[1:]
         return _Row(
             np.zeros(self.bits // 8, np.uint8),
             np.zeros(self.bits, np.float32),
             np.zeros((height, width), np.float32),
         )
 
-    def _rows(
-        self, session: Any, sources: Iterable[Source]
-    ) -> Generator[_Row | ImageError, None, None]:
+    def _rows(self, sources: Iterable[Source]) -> Generator[_Row | ImageError, None, None]:
         """A row, or why there is none, for each picture; several are on their way at once."""
+        # A few at a time, where their number is known: a thread that decodes some and then runs
+        # some keeps the network in its cache (5 % less processor time).
+        size = min(8, max(1, length_hint(sources, 1) // (8 * self._threads)))
         remaining = iter(sources)
         first = list(islice(remaining, 2))
-        if len(first) < 2:  # threads would cost more than they could do
-            yield from (self._row(session, source) for source in first)
+        if len(first) < 2:  # threads of our own would cost more than they could do
+            yield from self._some_rows(self._session(self._threads), first)
             return
         remaining = chain(first, remaining)
+        # Each thread runs the network by itself. A session whose own threads help each of them
+        # takes 2 % more processor time with 2 threads and 11 to 18 % with 4; another takes 40 MB.
+        session = self._session(1 if self._threads > 2 else self._threads)
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="bitgaze-encode")
         try:
-            pending: deque[Future[_Row | ImageError]] = deque()
+            pending: deque[Future[list[_Row | ImageError]]] = deque()
             while True:
                 # So many that no thread waits while a large picture holds up its successors.
-                for source in islice(remaining, 4 * self._threads - len(pending)):
-                    pending.append(pool.submit(self._row, session, source))
+                while len(pending) < 4 * self._threads and (some := list(islice(remaining, size))):
+                    pending.append(pool.submit(self._some_rows, session, some))
                 if not pending:
                     return
-                yield pending.popleft().result()
+                yield from pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _row(self, session: Any, source: Source) -> _Row | ImageError:
+    def _some_rows(self, session: Any, sources: list[Source]) -> list[_Row | ImageError]:
+        loaded = [self._load(source) for source in sources]
+        return [
+            pixels if isinstance(pixels, ImageError) else self._run(session, pixels)
+            for pixels in loaded
+        ]
+
+    def _load(self, source: Source) -> NDArray[np.uint8] | ImageError:
         try:
-            pixels = images.load(source, self.contract.preprocess)
+            return images.load(source, self.contract.preprocess)
         except ImageError as error:
             return error
+
+    def _run(self, session: Any, pixels: NDArray[np.uint8]) -> _Row | ImageError:
         try:
             # One at a time, though 16 pictures a run would be less work for Python: it takes 17 %
             # less processor time, as what a layer leaves is still in the cache for the next.
