@@ -168,18 +168,32 @@ def test_auto_takes_the_first_that_comes_up_and_says_what_did_not(hardware):
     assert {warning.filename for warning in caught} == {__file__}  # who asked, not bitgaze
 
 
-def test_auto_with_nothing_but_the_cpu_is_quiet():
+def test_auto_with_nothing_but_the_cpu_is_quiet(hardware):
+    hardware()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert Encoder(providers="auto").providers == [CPU]
 
 
 def test_auto_ends_with_the_cpu(hardware):
-    hardware(CUDA="dies", CoreML="idle")
-    with pytest.warns(ProviderWarning, match="CUDA|CoreML"):
-        own = Encoder(providers="auto")
+    opened = hardware(CUDA="dies", CoreML="idle")
+    with pytest.warns(ProviderWarning, match="CUDA|CoreML") as caught:
+        own = Encoder(providers="auto", threads=3)
+    first = [*opened]
+    # In a session of its own. What did not come up is not tried again, for it may take seconds.
+    own.encode([picture(1), picture(2)])
+    assert opened == [*first, [(CPU, {})]]
     assert own.providers == [CPU]
-    assert len(own.report.passed_over) == 2
+    assert own.report.passed_over.keys() == {CUDA, "CoreMLExecutionProvider"}
+    assert len(caught) == 2
+
+
+def test_other_hardware_holds_one_session(hardware):
+    opened = hardware(CUDA="fine")
+    own = Encoder(providers=["cuda"], threads=3)
+    own.encode([picture(1)])
+    own.encode([picture(1), picture(2)])
+    assert opened == [[(CUDA, {})]]
 
 
 def test_a_session_that_fails_as_it_runs(hardware):

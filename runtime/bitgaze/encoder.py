@@ -224,16 +224,20 @@ class Encoder:
         with self._lock:
             if self._is_closed:
                 raise ValueError(f"this encoder of {self._model.path} is closed")
-            if self._report.providers not in ((), (CPU,)):
+            is_first, on_cpu = not self._report.providers, self._report.providers == (CPU,)
+            if not is_first and not on_cpu:
                 threads = self._threads  # one session: the memory of other hardware is small
             if threads not in self._sessions:
-                if self._report.providers:  # opened before, who knows how long ago
+                if not is_first:  # opened before, who knows how long ago
                     _check_same(read_model(self._model.path), self.fingerprint)
-                providers, _ = self._wanted
-                session, self._report = open_session(self._model.path, providers, threads)
+                # What did not come up is not tried, and warned of, a second time.
+                providers = (CPU,) if on_cpu else self._wanted[0]
+                session, report = open_session(self._model.path, providers, threads)
                 _check_signature(session, self._model.contract, self._model.path)
                 self._sessions[threads] = session
-                if self._report.providers == (CPU,):
+                if not on_cpu:
+                    self._report = report
+                if report.providers == (CPU,):
                     self._turn = nullcontext()
             return self._sessions[threads]
 
