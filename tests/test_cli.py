@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -74,7 +75,14 @@ def test_search_json_and_radius(indexed, capsys):
     document = json.loads(capsys.readouterr().out)
     key = str(indexed / "p2.png")
     assert document["hits"] == [
-        {"key": key, "distance": 0, "probability": None, "metadata": {}, "path": key}
+        {
+            "key": key,
+            "distance": 0,
+            "probability": None,
+            "duplicate": None,
+            "metadata": {},
+            "path": key,
+        }
     ]
 
 
@@ -159,7 +167,22 @@ def test_info(indexed, capsys):
     assert facts["items"] == 4
     assert facts["bits"] == 128
     for name, value in facts.items():
-        assert re.search(rf"^{name} +{re.escape(str(value))}$", text, re.MULTILINE)
+        shown = "none" if value is None else str(value)
+        assert re.search(rf"^{name} +{re.escape(shown)}$", text, re.MULTILINE)
+
+
+def test_search_says_what_distances_mean(indexed, capsys):
+    tables = {"duplicate": [0.75] * 129, "kind": [], "false_match": [0.5] * 129}
+    for kind, shown in (([], ""), ([1.0] * 129, "  kind 100%")):
+        with contextlib.closing(sqlite3.connect("gallery.bitgaze")) as db:
+            text = json.dumps({**tables, "kind": kind})
+            db.execute("UPDATE info SET value = ? WHERE name = 'calibration'", [text])
+            db.commit()
+        assert main(["search", str(indexed / "p2.png"), "--radius", "0", "--html", "o.html"]) == 0
+        assert capsys.readouterr().out == f"   0{shown}  same  75%  {indexed}/p2.png\n"
+        page = Path("o.html").read_text(encoding="utf-8")
+        assert "same picture 75%" in page
+        assert ("same kind 100%" in page) == bool(kind)
 
 
 def test_the_gallery_comes_from_the_environment(photos, monkeypatch, capsys):
@@ -281,7 +304,10 @@ def test_mistakes_stop_with_a_message(indexed, arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["search"], ["search", "a", "-k", "many"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["dance"], ["search"], ["search", "a", "-k", "many"]],
+)
 def test_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)

@@ -186,8 +186,10 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _line(hit: "Hit") -> str:
-    probability = "" if hit.probability is None else f"  {hit.probability:4.0%}"
-    return f"{hit.distance:4d}{probability}  {hit.key}"
+    """Distance, then what it means where that is known, then the key."""
+    kind = "" if hit.probability is None else f"  kind {hit.probability:4.0%}"
+    same = "" if hit.duplicate is None else f"  same {hit.duplicate:4.0%}"
+    return f"{hit.distance:4d}{kind}{same}  {hit.key}"
 
 
 def _print(*lines: str) -> None:

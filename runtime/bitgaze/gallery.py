@@ -32,11 +32,16 @@ if TYPE_CHECKING:
 class Hit:
     """One answer of a search.
 
+    The probabilities are those of `bitgaze.calibration.Calibration` at this distance: at even odds,
+    for a pair that is as likely to match as not before one looks.
+
     Attributes:
         key: of the item.
         distance: Hamming distance to the query's code, 0..bits.
-        probability: that query and hit show the same kind of thing, at even odds, or None where the
-            model was not calibrated with labels.
+        probability: that query and hit show the same kind of thing, or None where the model was not
+            calibrated with labels.
+        duplicate: that they are the same picture, altered: resized, compressed, cropped, ...; or
+            None where nothing was calibrated.
         metadata: of the item.
         path: of the item's file, fit for `open`, or None for an item added by hand.
     """
@@ -44,6 +49,7 @@ class Hit:
     key: str
     distance: int
     probability: float | None
+    duplicate: float | None
     metadata: dict[str, Any]
     path: str | None
 
@@ -107,6 +113,13 @@ class Gallery:
     def model_name(self) -> str:
         """Name of the model that made the codes."""
         return str(self._info["model"])
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What distances mean, as the model says; None where it does not."""
+        with self._reading():
+            found: Calibration | None = self._info["calibration"]
+            return found
 
     @property
     def encoder(self) -> Encoder:
@@ -182,6 +195,25 @@ class Gallery:
                 self._hit(int(slot), int(distance))
                 for distance, slot in zip(distances, slots, strict=True)
             ]
+
+    def radius(self, false_match_rate: float = 1e-4) -> int:
+        """The largest radius at which at most this share of unrelated pictures is found.
+
+        Args:
+            false_match_rate: above 0, below 1; times the number of items, it is how many strangers
+                a search brings up.
+
+        Raises:
+            GalleryError: nothing is known of distances.
+            ValueError: a rate outside that, or smaller than what was measured can tell.
+        """
+        calibration = self.calibration
+        if calibration is None:
+            raise GalleryError(
+                f"{self.path}: model {self.model_name!r} does not say what distances mean; "
+                "take one that was calibrated"
+            )
+        return calibration.radius(false_match_rate)
 
     def add(self, key: str, image: Source, metadata: Mapping[str, Any] | None = None) -> None:
         """Encode one picture and keep its code under a key of your own.
@@ -440,8 +472,9 @@ class Gallery:
 
     def _hit(self, slot: int, distance: int) -> Hit:
         item = self._item(slot)
-        return Hit(item.key, distance, self._probability(distance), item.metadata, item.path)
-
-    def _probability(self, distance: int) -> float | None:
-        calibration: Calibration | None = self._info["calibration"]
-        return calibration.kind[distance] if calibration and calibration.kind else None
+        calibration = self.calibration
+        kind = duplicate = None
+        if calibration is not None:
+            duplicate = calibration.duplicate[distance]
+            kind = calibration.kind[distance] if calibration.kind else None
+        return Hit(item.key, distance, kind, duplicate, item.metadata, item.path)
