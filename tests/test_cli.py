@@ -166,9 +166,65 @@ def test_info(indexed, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["items"] == 4
     assert facts["bits"] == 128
+    assert (facts["adaptation"], facts["calibration"]) == (None, None)
     for name, value in facts.items():
         shown = "none" if value is None else str(value)
         assert re.search(rf"^{name} +{re.escape(shown)}$", text, re.MULTILINE)
+
+
+@pytest.fixture
+def many(photos, monkeypatch, capsys):
+    """A gallery of enough pictures to adapt to."""
+    monkeypatch.setattr("bitgaze.recoding._MAX_ALTERED", 4)
+    monkeypatch.setattr("bitgaze.adaptation._STEPS", 2)
+    for seed in range(4, 66):
+        picture(seed).save(photos / f"p{seed}.png")
+    assert main(["index", str(photos)]) == 0
+    capsys.readouterr()
+    return photos
+
+
+def test_adapt_and_undo_it(many, capsys):
+    query = ["search", str(many / "p9.png"), "--json"]
+    assert main(query) == 0
+    before = json.loads(capsys.readouterr().out)["hits"]
+    assert main(["adapt"]) == 0
+    out, err = capsys.readouterr()
+    adapted = r"66 coded anew, in \d+\.\d s\ngallery\.bitgaze: adapted: [0-9a-f]{12}\n"
+    assert re.fullmatch(adapted, out)
+    assert err == ""
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["adaptation"].startswith(out.split()[-1])
+    assert facts["calibration"] == "gallery"
+    assert main(query) == 0
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    assert hits[0]["distance"] == 0
+    assert hits[0]["duplicate"] > 0.9
+    assert hits[1]["distance"] != before[1]["distance"]
+    assert main(["adapt", "--reset", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "gallery": "gallery.bitgaze",
+        "items": 66,
+        "adaptation": None,
+    }
+    assert main(query) == 0
+    assert json.loads(capsys.readouterr().out)["hits"] == before
+    assert main(["adapt", "--reset"]) == 0
+    assert capsys.readouterr().out.startswith("0 coded anew")
+
+
+def test_adapt_says_why_not(many, capsys):
+    (many / "p7.png").unlink()
+    assert main(["adapt"]) == 2
+    assert "p7.png: No such file or directory); sync first" in capsys.readouterr().err
+    for seed in range(8, 12):
+        (many / f"p{seed}.png").unlink()
+    assert main(["index", str(many)]) == 0
+    assert main(["adapt"]) == 2
+    assert "61 different pictures are too few to adapt to" in capsys.readouterr().err
+    assert main(["adapt", "-g", "none.bitgaze"]) == 2
+    assert not Path("none.bitgaze").exists()
 
 
 def test_search_says_what_distances_mean(indexed, capsys):
@@ -183,6 +239,8 @@ def test_search_says_what_distances_mean(indexed, capsys):
         page = Path("o.html").read_text(encoding="utf-8")
         assert "same picture 75%" in page
         assert ("same kind 100%" in page) == bool(kind)
+    assert main(["info"]) == 0
+    assert re.search("^calibration +model$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_the_gallery_comes_from_the_environment(photos, monkeypatch, capsys):

@@ -19,11 +19,12 @@ PACKAGE = ROOT / "runtime" / "bitgaze"
 LAYERS = [
     {"cli", "page"},
     {"gallery", "sync", "explain"},
+    {"recoding"},
     {"gallery_file"},
     {"encoder", "hamming"},
     {"contract"},
     {"images"},
-    {"arguments", "calibration", "alterations"},
+    {"adaptation", "calibration", "alterations", "arguments"},
     {"errors", "cores", "_hamming"},
 ]
 

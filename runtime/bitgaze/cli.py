@@ -1,4 +1,4 @@
-"""The `bitgaze` command: index a folder, search it, say what a gallery holds.
+"""The `bitgaze` command: index a folder, search it, adapt to it, say what a gallery holds.
 
 Parses and prints; the work is done by the library. Results go to stdout, everything else to stderr.
 """
@@ -10,7 +10,8 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -19,7 +20,7 @@ from bitgaze.errors import BitgazeError
 
 if TYPE_CHECKING:
     from bitgaze.encoder import Encoder
-    from bitgaze.gallery import Hit
+    from bitgaze.gallery import Gallery, Hit
 
 OK, SOME_REFUSED, STOPPED, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 
@@ -98,25 +99,20 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--radius", type=int, help="leave out hits farther than this many bits")
     search.add_argument("--html", metavar="OUT", type=Path, help="also write a page to look at")
     with_model(search)
+    adapt = command("adapt", _adapt, "Code a gallery's pictures anew, fitted to them.")
+    adapt.add_argument("--reset", action="store_true", help="undo it: the model's own codes")
+    with_model(adapt)
     command("info", _info, "Say what a gallery holds.")
     return parser
 
 
 def _index(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from bitgaze.gallery import Gallery
 
     _quiet_pillow()
     started = time.perf_counter()
     with Gallery(options.gallery, encoder=_encoder(options)) as gallery:
-        # disable=None: no bar where stderr is not a terminal.
-        with tqdm(unit="img", desc="encoding", disable=None, leave=False) as bar:
-
-            def show(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
+        with _progress() as show:
             report = gallery.sync(options.folder, allow_empty=options.allow_empty, on_progress=show)
         size = len(gallery)
     seconds = time.perf_counter() - started
@@ -134,6 +130,25 @@ def _index(options: argparse.Namespace) -> int:
             f"{options.gallery}: {size} pictures",
         )
     return SOME_REFUSED if report.failed else OK
+
+
+def _adapt(options: argparse.Namespace) -> int:
+    from bitgaze.gallery import Gallery
+
+    _quiet_pillow()
+    started = time.perf_counter()
+    with Gallery(options.gallery, encoder=_encoder(options), create=False) as gallery:
+        with _progress() as show:
+            count = gallery.adapt(reset=options.reset, on_progress=show)
+        adaptation = gallery.adaptation
+    seconds = time.perf_counter() - started
+    if options.json:
+        facts = {"gallery": options.gallery, "items": count, "adaptation": adaptation}
+        _print(json.dumps(facts))
+    else:
+        whose = "the model's own codes" if adaptation is None else f"adapted: {adaptation[:12]}"
+        _print(f"{count} coded anew, in {seconds:.1f} s", f"{options.gallery}: {whose}")
+    return OK
 
 
 def _search(options: argparse.Namespace) -> int:
@@ -176,13 +191,24 @@ def _info(options: argparse.Namespace) -> int:
             "bits": gallery.bits,
             "model": gallery.model_name,
             "fingerprint": gallery.fingerprint,
+            "adaptation": gallery.adaptation,
+            "calibration": _whose(gallery),
             "file_bytes": gallery.path.stat().st_size,
         }
     if options.json:
         _print(json.dumps(facts))
     else:
-        _print(*[f"{name:12} {value}" for name, value in facts.items()])
+        _print(
+            *[f"{name:12} {'none' if value is None else value}" for name, value in facts.items()]
+        )
     return OK
+
+
+def _whose(gallery: "Gallery") -> str | None:
+    """Of what the calibration is, if there is one."""
+    if gallery.calibration is None:
+        return None
+    return "model" if gallery.adaptation is None else "gallery"
 
 
 def _line(hit: "Hit") -> str:
@@ -190,6 +216,21 @@ def _line(hit: "Hit") -> str:
     kind = "" if hit.probability is None else f"  kind {hit.probability:4.0%}"
     same = "" if hit.duplicate is None else f"  same {hit.duplicate:4.0%}"
     return f"{hit.distance:4d}{kind}{same}  {hit.key}"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar, moved by (done, total) pictures."""
+    from tqdm import tqdm
+
+    # disable=None: no bar where stderr is not a terminal.
+    with tqdm(unit="img", desc="encoding", disable=None, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
 
 
 def _print(*lines: str) -> None:
