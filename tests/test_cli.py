@@ -243,6 +243,18 @@ def test_search_says_what_distances_mean(indexed, capsys):
     assert re.search("^calibration +model$", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_search_ranked_by_hash_values(many, capsys):
+    from bitgaze import Gallery
+
+    with Gallery("gallery.bitgaze") as gallery:
+        expected = gallery.search(many / "p5.png", 20, ranking="asymmetric")
+        assert expected != gallery.search(many / "p5.png", 20)
+    command = ["search", str(many / "p5.png"), "-k", "20", "--ranking", "asymmetric"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines] == [hit.key for hit in expected]
+
+
 def test_the_gallery_comes_from_the_environment(photos, monkeypatch, capsys):
     monkeypatch.setenv("BITGAZE_GALLERY", "mine.bitgaze")
     assert main(["index", str(photos)]) == 0
@@ -364,7 +376,7 @@ def test_mistakes_stop_with_a_message(indexed, arguments, message, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["dance"], ["search"], ["search", "a", "-k", "many"]],
+    [[], ["dance"], ["search"], ["search", "a", "-k", "many"], ["search", "a", "--ranking", "x"]],
 )
 def test_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stop:

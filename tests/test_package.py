@@ -24,7 +24,7 @@ LAYERS = [
     {"encoder", "hamming"},
     {"contract"},
     {"images"},
-    {"adaptation", "calibration", "alterations", "arguments"},
+    {"adaptation", "ranking", "calibration", "alterations", "arguments"},
     {"errors", "cores", "_hamming"},
 ]
 

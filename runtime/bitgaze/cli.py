@@ -97,6 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("image", metavar="IMAGE", help="a picture file")
     search.add_argument("-k", type=int, default=10, help="at most so many hits (%(default)s)")
     search.add_argument("--radius", type=int, help="leave out hits farther than this many bits")
+    search.add_argument(
+        "--ranking",
+        choices=("hamming", "asymmetric"),
+        default="hamming",
+        help="order by bits that differ (%(default)s), or by how much each of them says",
+    )
     search.add_argument("--html", metavar="OUT", type=Path, help="also write a page to look at")
     with_model(search)
     adapt = command("adapt", _adapt, "Code a gallery's pictures anew, fitted to them.")
@@ -159,7 +165,9 @@ def _search(options: argparse.Namespace) -> int:
     encoder = _encoder(options)
     with Gallery(options.gallery, encoder=encoder, create=False) as gallery:
         # As a Path: on the command line a name is always a file, never a key.
-        hits = gallery.search(Path(options.image), options.k, radius=options.radius)
+        hits = gallery.search(
+            Path(options.image), options.k, radius=options.radius, ranking=options.ranking
+        )
         if options.html:
             from bitgaze.page import results_page
 

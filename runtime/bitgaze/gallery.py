@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,18 @@ from bitgaze.errors import FingerprintMismatch, GalleryCorrupt, GalleryError
 from bitgaze.gallery_file import CHUNK_CODES, FileState, Item
 from bitgaze.hamming import HammingIndex
 from bitgaze.images import Source
+from bitgaze.ranking import asymmetric_scores
 
 if TYPE_CHECKING:
     from bitgaze.sync import SyncReport
+
+
+Ranking = Literal["hamming", "asymmetric"]
+
+# Of the nearest by Hamming distance, so many times k are ranked by hash values, and never fewer
+# than the second number. On CIFAR-10 and Fashion-MNIST with k = 10, 100 of 4,100 items gave the
+# precision of all of them to .002, 30 to .005.
+_CANDIDATES_PER_HIT, _FEWEST_CANDIDATES = 10, 100
 
 
 @dataclass(frozen=True)
@@ -176,7 +185,14 @@ class Gallery:
         with self._reading():
             return self._item(self._known_slot(key))
 
-    def search(self, query: Source, k: int = 10, *, radius: int | None = None) -> list[Hit]:
+    def search(
+        self,
+        query: Source,
+        k: int = 10,
+        *,
+        radius: int | None = None,
+        ranking: Ranking = "hamming",
+    ) -> list[Hit]:
         """The nearest items, exact.
 
         Args:
@@ -184,23 +200,39 @@ class Gallery:
                 among its own hits. A str that is a key is taken as one, else as a path.
             k: at most so many hits, at least 1.
             radius: leave out what is farther than this Hamming distance.
+            ranking: "hamming" orders by distance. "asymmetric" orders the nearest by distance (all
+                within `radius`, or else 10 k of them, and 100 at least) by the sum of the query's
+                absolute hash values over the bits that differ: a bit that the query nearly had
+                counts little. It finds more, and needs the picture, not a key.
 
         Returns:
-            Hits by ascending distance; equal distances in the order of their slots.
+            Hits by ascending distance, or by that sum; what is equal, by distance and then in the
+            order of slots.
 
         Raises:
             ImageError: the query cannot be read.
             FingerprintMismatch: the query would be encoded by another model.
-            ValueError: k below 1 or radius below 0.
+            ValueError: k below 1, radius below 0, another ranking, or a key to be ranked
+                "asymmetric".
         """
         if radius is not None and radius < 0:
             raise ValueError(f"radius is {radius}, expected at least 0")
+        if ranking not in get_args(Ranking):
+            raise ValueError(f"ranking is {ranking!r}, expected one of {get_args(Ranking)}")
         if isinstance(query, str) and query in self:
+            if ranking == "asymmetric":
+                raise ValueError(
+                    f"{query!r} is a key: of an item only the code is kept, and an asymmetric "
+                    "ranking takes hash values; give the picture, or rank by hamming"
+                )
             with self._reading():  # one snapshot: codes of two adaptations must not meet
                 return self.search_code(self.get(query).code, k, radius=radius)
         encoded = self._encode(query)
         with self._reading():
-            return self.search_code(self.adapted(encoded).codes[0], k, radius=radius)
+            encoded = self.adapted(encoded)
+            if ranking == "hamming":
+                return self.search_code(encoded.codes[0], k, radius=radius)
+            return self._ranked(encoded.codes[0], encoded.hashes[0], k, radius)
 
     def search_code(
         self, code: NDArray[np.uint8], k: int = 10, *, radius: int | None = None
@@ -560,6 +592,21 @@ class Gallery:
         if encoded.errors:
             raise encoded.errors[0]
         return encoded
+
+    def _ranked(
+        self, code: NDArray[np.uint8], values: NDArray[np.float32], k: int, radius: int | None
+    ) -> list[Hit]:
+        """The k best by asymmetric score among candidates by Hamming distance."""
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        if radius is None:
+            count = max(_FEWEST_CANDIDATES, _CANDIDATES_PER_HIT * k)
+            _, distances, slots = self._index.range_search(code[None], self.bits, k=count)
+        else:
+            _, distances, slots = self._index.range_search(code[None], radius)
+        # Candidates come by distance, then slot; a stable sort keeps that where scores are equal.
+        best = np.argsort(asymmetric_scores(values, self._index[slots]), kind="stable")[:k]
+        return [self._hit(int(slots[row]), int(distances[row])) for row in best]
 
     def _check_free(self, key: str) -> None:
         with self._reading():
