@@ -359,7 +359,11 @@ def test_codes_of_two_models_never_meet(path, other_encoder):
         gallery.add("a", picture(1))
     with Gallery(theirs) as gallery:  # without a model: what needs none still works
         assert gallery.search("a")[0].distance == 0
-        for use in (lambda: gallery.search(picture(1)), lambda: gallery.add("b", picture(2))):
+        for use in (
+            lambda: gallery.search(picture(1)),
+            lambda: gallery.add("b", picture(2)),
+            lambda: gallery.adapt(lambda _: picture(1)),
+        ):
             with pytest.raises(FingerprintMismatch, match="open it with the model that made it"):
                 use()
         assert list(gallery) == ["a"]
