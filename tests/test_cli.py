@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -74,7 +75,14 @@ def test_search_json_and_radius(indexed, capsys):
     document = json.loads(capsys.readouterr().out)
     key = str(indexed / "p2.png")
     assert document["hits"] == [
-        {"key": key, "distance": 0, "probability": None, "metadata": {}, "path": key}
+        {
+            "key": key,
+            "distance": 0,
+            "probability": None,
+            "duplicate": None,
+            "metadata": {},
+            "path": key,
+        }
     ]
 
 
@@ -158,8 +166,93 @@ def test_info(indexed, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["items"] == 4
     assert facts["bits"] == 128
+    assert (facts["adaptation"], facts["calibration"]) == (None, None)
     for name, value in facts.items():
-        assert re.search(rf"^{name} +{re.escape(str(value))}$", text, re.MULTILINE)
+        shown = "none" if value is None else str(value)
+        assert re.search(rf"^{name} +{re.escape(shown)}$", text, re.MULTILINE)
+
+
+@pytest.fixture
+def many(photos, monkeypatch, capsys):
+    """A gallery of enough pictures to adapt to."""
+    monkeypatch.setattr("bitgaze.recoding._MAX_ALTERED", 4)
+    monkeypatch.setattr("bitgaze.adaptation._STEPS", 2)
+    for seed in range(4, 66):
+        picture(seed).save(photos / f"p{seed}.png")
+    assert main(["index", str(photos)]) == 0
+    capsys.readouterr()
+    return photos
+
+
+def test_adapt_and_undo_it(many, capsys):
+    query = ["search", str(many / "p9.png"), "--json"]
+    assert main(query) == 0
+    before = json.loads(capsys.readouterr().out)["hits"]
+    assert main(["adapt"]) == 0
+    out, err = capsys.readouterr()
+    adapted = r"66 coded anew, in \d+\.\d s\ngallery\.bitgaze: adapted: [0-9a-f]{12}\n"
+    assert re.fullmatch(adapted, out)
+    assert err == ""
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["adaptation"].startswith(out.split()[-1])
+    assert facts["calibration"] == "gallery"
+    assert main(query) == 0
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    assert hits[0]["distance"] == 0
+    assert hits[0]["duplicate"] > 0.9
+    assert hits[1]["distance"] != before[1]["distance"]
+    assert main(["adapt", "--reset", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "gallery": "gallery.bitgaze",
+        "items": 66,
+        "adaptation": None,
+    }
+    assert main(query) == 0
+    assert json.loads(capsys.readouterr().out)["hits"] == before
+    assert main(["adapt", "--reset"]) == 0
+    assert capsys.readouterr().out.startswith("0 coded anew")
+
+
+def test_adapt_says_why_not(many, capsys):
+    (many / "p7.png").unlink()
+    assert main(["adapt"]) == 2
+    assert "p7.png: No such file or directory); sync first" in capsys.readouterr().err
+    for seed in range(8, 12):
+        (many / f"p{seed}.png").unlink()
+    assert main(["index", str(many)]) == 0
+    assert main(["adapt"]) == 2
+    assert "61 different pictures are too few to adapt to" in capsys.readouterr().err
+    assert main(["adapt", "-g", "none.bitgaze"]) == 2
+    assert not Path("none.bitgaze").exists()
+
+
+def test_search_says_what_distances_mean(indexed, capsys):
+    tables = {"duplicate": [0.75] * 129, "kind": [], "false_match": [0.5] * 129}
+    for kind, shown in (([], ""), ([1.0] * 129, "  kind 100%")):
+        with contextlib.closing(sqlite3.connect("gallery.bitgaze")) as db:
+            text = json.dumps({**tables, "kind": kind})
+            db.execute("UPDATE info SET value = ? WHERE name = 'calibration'", [text])
+            db.commit()
+        assert main(["search", str(indexed / "p2.png"), "--radius", "0", "--html", "o.html"]) == 0
+        assert capsys.readouterr().out == f"   0{shown}  same  75%  {indexed}/p2.png\n"
+        page = Path("o.html").read_text(encoding="utf-8")
+        assert "same picture 75%" in page
+        assert ("same kind 100%" in page) == bool(kind)
+    assert main(["info"]) == 0
+    assert re.search("^calibration +model$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_search_ranked_by_hash_values(many, capsys):
+    from bitgaze import Gallery
+
+    with Gallery("gallery.bitgaze") as gallery:
+        expected = gallery.search(many / "p5.png", 20, ranking="asymmetric")
+        assert expected != gallery.search(many / "p5.png", 20)
+    command = ["search", str(many / "p5.png"), "-k", "20", "--ranking", "asymmetric"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines] == [hit.key for hit in expected]
 
 
 def test_the_gallery_comes_from_the_environment(photos, monkeypatch, capsys):
@@ -358,7 +451,10 @@ def test_a_provider_is_strict_and_what_was_passed_over_is_said(indexed, monkeypa
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["search"], ["search", "a", "-k", "many"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["dance"], ["search"], ["search", "a", "-k", "many"], ["search", "a", "--ranking", "x"]],
+)
 def test_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)

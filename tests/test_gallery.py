@@ -359,7 +359,11 @@ def test_codes_of_two_models_never_meet(path, other_encoder):
         gallery.add("a", picture(1))
     with Gallery(theirs) as gallery:  # without a model: what needs none still works
         assert gallery.search("a")[0].distance == 0
-        for use in (lambda: gallery.search(picture(1)), lambda: gallery.add("b", picture(2))):
+        for use in (
+            lambda: gallery.search(picture(1)),
+            lambda: gallery.add("b", picture(2)),
+            lambda: gallery.adapt(lambda _: picture(1)),
+        ):
             with pytest.raises(FingerprintMismatch, match="open it with the model that made it"):
                 use()
         assert list(gallery) == ["a"]
@@ -593,22 +597,55 @@ def test_threads_search_while_one_writes(path):
         assert not wrong
 
 
-def test_probability_comes_from_the_models_calibration(path):
-    with Gallery(path) as gallery:
-        gallery.upsert(items(50))
-        assert gallery.search("item 0")[0].probability is None  # this model was not calibrated
+def calibrate(path, kind):
+    """Put falling and rising tables into a gallery's file."""
+    falling = ", ".join(str(1 - distance / 128) for distance in range(129))
+    rising = ", ".join(str((distance + 1) / 129) for distance in range(129))
+    table = f'{{"duplicate": [{falling}], "kind": [{kind}], "false_match": [{rising}]}}'
     db = sqlite3.connect(path)
-    kind = ", ".join(str(1 - distance / 128) for distance in range(129))
-    table = tables(0.5).replace('"kind": []', f'"kind": [{kind}]')
     db.execute("UPDATE info SET value = ? WHERE name = 'calibration'", [table])
     db.commit()
     db.close()
+
+
+def test_probabilities_come_from_the_models_calibration(path):
     with Gallery(path) as gallery:
+        gallery.upsert(items(50))
+        calibrate(path, "")
         hits = gallery.search("item 0", k=50)
-        assert hits[0].probability == 1
         assert hits[-1].distance > 40
         for hit in hits:
-            assert hit.probability == 1 - hit.distance / 128
+            assert hit.duplicate == 1 - hit.distance / 128
+            assert hit.probability is None  # there were no labels
+        calibrate(path, ", ".join(["0.5"] * 129))
+        for hit in gallery.search("item 0", k=50):
+            assert hit.duplicate == 1 - hit.distance / 128
+            assert hit.probability == 0.5
+
+
+def test_a_radius_for_a_rate_of_false_matches(path):
+    with Gallery(path) as gallery:
+        calibrate(path, "")
+        assert gallery.radius(0.1) == gallery.calibration.radius(0.1) == 11
+        assert gallery.radius(false_match_rate=0.5) == 63
+        with pytest.raises(ValueError, match=r"rates from 0\.0078 on"):
+            gallery.radius()
+        with pytest.raises(ValueError, match="above 0 and below 1"):
+            gallery.radius(1)
+
+
+def test_without_a_calibration_nothing_is_told_of_distances(path):
+    with Gallery(path) as gallery:
+        gallery.upsert(items(5))
+        db = sqlite3.connect(path)
+        db.execute("UPDATE info SET value = 'null' WHERE name = 'calibration'")
+        db.commit()
+        db.close()
+        assert gallery.calibration is None
+        hit = gallery.search("item 0")[0]
+        assert (hit.probability, hit.duplicate) == (None, None)
+        with pytest.raises(GalleryError, match="does not say what distances mean.*or adapt"):
+            gallery.radius()
 
 
 def test_a_missing_default_model_says_so(path, monkeypatch):

@@ -19,11 +19,12 @@ PACKAGE = ROOT / "runtime" / "bitgaze"
 LAYERS = [
     {"cli", "page"},
     {"gallery", "sync", "explain", "verification", "doctor"},
+    {"recoding"},
     {"gallery_file"},
     {"encoder", "hamming"},
     {"contract", "providers"},
     {"images"},
-    {"arguments", "calibration", "alterations"},
+    {"adaptation", "ranking", "calibration", "alterations", "arguments"},
     {"errors", "cores", "_hamming"},
 ]
 

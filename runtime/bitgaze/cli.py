@@ -10,7 +10,8 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -19,7 +20,7 @@ from bitgaze.errors import BitgazeError, ProviderWarning
 
 if TYPE_CHECKING:
     from bitgaze.encoder import Encoder
-    from bitgaze.gallery import Hit
+    from bitgaze.gallery import Gallery, Hit
 
 OK, STOPPED, INTERRUPTED, PIPE_CLOSED = 0, 2, 130, 141
 SOME_REFUSED = DIFFERS = FINDINGS = 1
@@ -108,8 +109,19 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("image", metavar="IMAGE", help="a picture file")
     search.add_argument("-k", type=int, default=10, help="at most so many hits (%(default)s)")
     search.add_argument("--radius", type=int, help="leave out hits farther than this many bits")
+    search.add_argument(
+        "--ranking",
+        choices=("hamming", "asymmetric"),
+        default="hamming",
+        help="order by bits that differ (%(default)s), or by how much each of them says",
+    )
     search.add_argument("--html", metavar="OUT", type=Path, help="also write a page to look at")
     with_model(search)
+    adapt = with_gallery(
+        command("adapt", _adapt, "Code a gallery's pictures anew, fitted to them.")
+    )
+    adapt.add_argument("--reset", action="store_true", help="undo it: the model's own codes")
+    with_model(adapt)
     with_gallery(command("info", _info, "Say what a gallery holds."))
     verify = command("verify", _verify, "Compare a model's golden examples with its codes here.")
     with_model(verify)
@@ -118,20 +130,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _index(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from bitgaze.gallery import Gallery
 
     _quiet_pillow()
     started = time.perf_counter()
     with Gallery(options.gallery, encoder=_encoder(options)) as gallery:
-        # disable=None: no bar where stderr is not a terminal.
-        with tqdm(unit="img", desc="encoding", disable=None, leave=False) as bar:
-
-            def show(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
+        with _progress() as show:
             report = gallery.sync(options.folder, allow_empty=options.allow_empty, on_progress=show)
         size = len(gallery)
     seconds = time.perf_counter() - started
@@ -151,6 +155,25 @@ def _index(options: argparse.Namespace) -> int:
     return SOME_REFUSED if report.failed else OK
 
 
+def _adapt(options: argparse.Namespace) -> int:
+    from bitgaze.gallery import Gallery
+
+    _quiet_pillow()
+    started = time.perf_counter()
+    with Gallery(options.gallery, encoder=_encoder(options), create=False) as gallery:
+        with _progress() as show:
+            count = gallery.adapt(reset=options.reset, on_progress=show)
+        adaptation = gallery.adaptation
+    seconds = time.perf_counter() - started
+    if options.json:
+        facts = {"gallery": options.gallery, "items": count, "adaptation": adaptation}
+        _print(json.dumps(facts))
+    else:
+        whose = "the model's own codes" if adaptation is None else f"adapted: {adaptation[:12]}"
+        _print(f"{count} coded anew, in {seconds:.1f} s", f"{options.gallery}: {whose}")
+    return OK
+
+
 def _search(options: argparse.Namespace) -> int:
     from bitgaze.gallery import Gallery
 
@@ -159,7 +182,9 @@ def _search(options: argparse.Namespace) -> int:
     encoder = _encoder(options)
     with Gallery(options.gallery, encoder=encoder, create=False) as gallery:
         # As a Path: on the command line a name is always a file, never a key.
-        hits = gallery.search(Path(options.image), options.k, radius=options.radius)
+        hits = gallery.search(
+            Path(options.image), options.k, radius=options.radius, ranking=options.ranking
+        )
         if options.html:
             from bitgaze.page import results_page
 
@@ -191,13 +216,24 @@ def _info(options: argparse.Namespace) -> int:
             "bits": gallery.bits,
             "model": gallery.model_name,
             "fingerprint": gallery.fingerprint,
+            "adaptation": gallery.adaptation,
+            "calibration": _whose(gallery),
             "file_bytes": gallery.path.stat().st_size,
         }
     if options.json:
         _print(json.dumps(facts))
     else:
-        _print(*[f"{name:12} {value}" for name, value in facts.items()])
+        _print(
+            *[f"{name:12} {'none' if value is None else value}" for name, value in facts.items()]
+        )
     return OK
+
+
+def _whose(gallery: "Gallery") -> str | None:
+    """Of what the calibration is, if there is one."""
+    if gallery.calibration is None:
+        return None
+    return "model" if gallery.adaptation is None else "gallery"
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -242,8 +278,25 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _line(hit: "Hit") -> str:
-    probability = "" if hit.probability is None else f"  {hit.probability:4.0%}"
-    return f"{hit.distance:4d}{probability}  {hit.key}"
+    """Distance, then what it means where that is known, then the key."""
+    kind = "" if hit.probability is None else f"  kind {hit.probability:4.0%}"
+    same = "" if hit.duplicate is None else f"  same {hit.duplicate:4.0%}"
+    return f"{hit.distance:4d}{kind}{same}  {hit.key}"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar, moved by (done, total) pictures."""
+    from tqdm import tqdm
+
+    # disable=None: no bar where stderr is not a terminal.
+    with tqdm(unit="img", desc="encoding", disable=None, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
 
 
 def _print(*lines: str) -> None:

@@ -4,7 +4,11 @@ Knows SQLite and bytes; all SQL is here. Knows nothing of pictures, models, sear
 (gallery.py does).
 
 Format 1 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 1, WAL journal):
-  info(name, value)   fingerprint, model, bits, calibration: of the model that made the codes
+  info(name, value)   fingerprint, model, bits, calibration: of the model that made the codes; and,
+      if they are adapted to the gallery's pictures:
+      adaptation              `Adaptation.to_bytes`
+      adaptation_fingerprint  its SHA-256
+      adapted_calibration     as calibration, of the adapted codes
   item(slot, key, path, size, mtime_ns, ctime_ns, content, metadata)
       slot      0 .. n-1 without a gap: the position of the item's code
       path      bytes of the file's path for an item that sync looks after, else NULL;
@@ -15,6 +19,7 @@ Format 1 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 1, WAL journal):
       crc       CRC-32 of codes
 """
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -24,11 +29,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bitgaze.adaptation import Adaptation
+from bitgaze.calibration import Calibration
 from bitgaze.contract import Model, calibration_from
 from bitgaze.errors import GalleryCorrupt, GalleryError
 from bitgaze.hamming import HammingIndex
@@ -38,6 +45,7 @@ CHUNK_CODES = 4096
 
 _APPLICATION_ID = int.from_bytes(b"bgaz", "big")
 _BUSY_TIMEOUT_S = 5.0
+_ADAPTED = frozenset(["adaptation", "adaptation_fingerprint", "adapted_calibration"])
 _SCHEMA = (
     "CREATE TABLE info(name TEXT PRIMARY KEY, value) WITHOUT ROWID",
     "CREATE TABLE item(slot INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, path BLOB UNIQUE,"
@@ -86,6 +94,20 @@ class Item:
     def path(self) -> str | None:
         """Path of the file, fit for `open`, or None for an item added by hand."""
         return None if self.file is None else os.fsdecode(self.file.path)
+
+
+class Picture(NamedTuple):
+    """What an item's code was made from.
+
+    Attributes:
+        key: of the item.
+        file: where sync found it, or None for an item added by hand.
+        identity: 16 bytes; where they are equal, so are the pictures.
+    """
+
+    key: str
+    file: FileState | None
+    identity: bytes
 
 
 @dataclass(frozen=True)
@@ -158,7 +180,11 @@ def connect(
 
 
 def read_info(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
-    """What the file says of the model: fingerprint, model, bits, calibration.
+    """What the file says of its codes.
+
+    Returns:
+        fingerprint, model, bits and calibration of the model; adaptation and adapted_calibration,
+        None where there are none.
 
     Raises:
         GalleryCorrupt: an entry is missing or impossible.
@@ -169,13 +195,29 @@ def read_info(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
             if not isinstance(info[name], kind):
                 raise ValueError(f"{name} is {info[name]!r}, expected {kind.__name__}")
         HammingIndex(info["bits"])
-        calibration = calibration_from(json.loads(info["calibration"]))
-        if calibration is not None and calibration.bits != info["bits"]:
-            raise ValueError(f"calibration is for {calibration.bits} bits")
-        info["calibration"] = calibration
+        info["calibration"] = _calibration(info["calibration"], info["bits"])
+        is_adapted = not _ADAPTED.isdisjoint(info)
+        info["adaptation"] = _adaptation(info) if is_adapted else None
+        info["adapted_calibration"] = (
+            _calibration(info["adapted_calibration"], info["bits"]) if is_adapted else None
+        )
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise GalleryCorrupt(f"{path}: info is damaged: {error!r}") from error
     return info
+
+
+def write_adaptation(
+    db: sqlite3.Connection, adaptation: Adaptation | None, calibration: Calibration | None
+) -> None:
+    """Store what was done to the codes, and what their distances mean; None: nothing was done."""
+    db.executemany("DELETE FROM info WHERE name = ?", [(name,) for name in _ADAPTED])
+    if adaptation is not None:
+        info = {
+            "adaptation": adaptation.to_bytes(),
+            "adaptation_fingerprint": adaptation.fingerprint,
+            "adapted_calibration": json.dumps(calibration and asdict(calibration)),
+        }
+        db.executemany("INSERT INTO info VALUES (?, ?)", info.items())
 
 
 def read_codes(db: sqlite3.Connection, path: Path, bits: int) -> HammingIndex:
@@ -269,13 +311,48 @@ def read_item(db: sqlite3.Connection, path: Path, slot: int, code: NDArray[np.ui
         item = Item(key, code, json.loads(metadata), file)
     except (ValueError, TypeError, RecursionError) as error:
         raise GalleryCorrupt(f"{path}: metadata of item {key!r} is damaged: {error}") from error
-    has_file = file is None or all(
-        isinstance(value, kind)
-        for value, kind in zip(state, (bytes, int, int, int, bytes), strict=True)
-    )
-    if not (isinstance(key, str) and isinstance(item.metadata, dict) and has_file):
+    if not (isinstance(key, str) and isinstance(item.metadata, dict) and _is_sane(file)):
         raise GalleryCorrupt(f"{path}: the item in slot {slot} is damaged: {item}")
     return item
+
+
+def read_pictures(db: sqlite3.Connection, path: Path, codes: HammingIndex) -> list[Picture]:
+    """Of every item, in order of slots, what its code was made from.
+
+    Args:
+        db: the gallery.
+        path: of its file, for messages.
+        codes: of all items.
+
+    Raises:
+        GalleryCorrupt: columns do not hold what they should.
+    """
+    pictures: list[Picture] = []
+    rows = db.execute(
+        "SELECT slot, key, path, size, mtime_ns, ctime_ns, content FROM item ORDER BY slot"
+    )
+    for slot, key, *state in rows:
+        file = None if state[0] is None else FileState(*state)
+        if not (isinstance(key, str) and _is_sane(file)):
+            raise GalleryCorrupt(f"{path}: the item in slot {slot} is damaged: {key!r}, {file}")
+        # Of a picture that only the caller knows, another code tells that it is another.
+        identity = (
+            hashlib.blake2b(key.encode() + codes[slot].tobytes(), digest_size=16).digest()
+            if file is None
+            else file.content
+        )
+        pictures.append(Picture(key, file, identity))
+    return pictures
+
+
+def content_digest(path: str | bytes) -> bytes:
+    """What `FileState.content` holds of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:  # noqa: PTH123
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
 
 
 def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
@@ -347,6 +424,31 @@ def translated_errors(path: Path) -> Iterator[None]:
                 "read-only; open the gallery once where it can be written"
             ) from error
         raise GalleryError(f"{path}: {error}") from error
+
+
+def _is_sane(file: FileState | None) -> bool:
+    return file is None or (
+        isinstance(file.path, bytes)
+        and isinstance(file.content, bytes)
+        and all(isinstance(n, int) for n in (file.size, file.mtime_ns, file.ctime_ns))
+    )
+
+
+def _calibration(text: str, bits: int) -> Calibration | None:
+    calibration = calibration_from(json.loads(text))
+    if calibration is not None and calibration.bits != bits:
+        raise ValueError(f"calibration is for {calibration.bits} bits")
+    return calibration
+
+
+def _adaptation(info: dict[str, Any]) -> Adaptation:
+    adaptation = Adaptation.from_bytes(info["adaptation"], info["bits"])
+    if adaptation.fingerprint != info["adaptation_fingerprint"]:
+        raise ValueError(
+            f"adaptation has fingerprint {adaptation.fingerprint}, "
+            f"expected {info['adaptation_fingerprint']!r}"
+        )
+    return adaptation
 
 
 def _is_new(db: sqlite3.Connection) -> bool:

@@ -60,7 +60,9 @@ def _card(figure: str, hit: Hit, rank: int, bits: int) -> str:
     name = html.escape(Path(hit.key).name)
     likeness = f"{hit.distance} of {bits} bits differ"
     if hit.probability is not None:
-        likeness += f", match {hit.probability:.0%}"
+        likeness += f", same kind {hit.probability:.0%}"
+    if hit.duplicate is not None:
+        likeness += f", same picture {hit.duplicate:.0%}"
     return (
         f"<li>{figure}"
         f'<p class="name" title="{html.escape(hit.key)}"><b>{rank}</b> {name}</p>'

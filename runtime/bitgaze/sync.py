@@ -3,7 +3,6 @@
 Knows files. Decoding and encoding are the encoder's work, storage the gallery's.
 """
 
-import hashlib
 import os
 import stat
 from collections import deque
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bitgaze.cores import available_cores
 from bitgaze.errors import GalleryError
-from bitgaze.gallery_file import FileState, Item
+from bitgaze.gallery_file import FileState, Item, content_digest
 from bitgaze.images import SUFFIXES, printable
 
 if TYPE_CHECKING:
@@ -208,8 +207,7 @@ def _scan(root: str, report: SyncReport) -> _Scan:
 
 def _digest(path: str) -> bytes | OSError:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+        return content_digest(path)
     except OSError as error:
         return error
 
@@ -311,6 +309,7 @@ def _encode(gallery: "Gallery", files: list[FileState], report: SyncReport) -> N
         return
     encoded = gallery.encoder.encode([os.fsdecode(file.path) for file in files])
     with gallery.transaction():
+        encoded = gallery.adapted(encoded)  # as the gallery is now, not as it was
         for row, file in enumerate(files):
             path, name = os.fsdecode(file.path), printable(file.path)
             if row in encoded.errors:

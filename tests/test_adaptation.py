@@ -1,0 +1,662 @@
+import multiprocessing
+import os
+import sqlite3
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitgaze import Gallery, GalleryCorrupt, GalleryError, Item, adaptation, gallery_file, recoding
+from bitgaze.adaptation import Adaptation, carried_over, fit, pack
+from bitgaze.calibration import calibrate
+from bitgaze.contract import DEFAULT_MODEL, read_model
+from bitgaze.encoder import Encoded
+from bitgaze.errors import ImageError
+from bitgaze.images import Preprocess, load
+from conftest import picture
+
+BITS = 128
+COUNT = 70
+
+
+def lopsided(count, seed=0, bits=BITS):
+    """Hash values as a foreign domain gives them: few directions, most signs always the same."""
+    random = np.random.default_rng(seed)
+    directions = np.random.default_rng(99).standard_normal((24, bits))
+    bias = np.random.default_rng(98).standard_normal(bits) * 6
+    return (random.standard_normal((count, 24)) @ directions + bias).astype(np.float32)
+
+
+def entropy(codes):
+    """Bits that each bit of the codes tells, (bits,)."""
+    share = np.clip(np.unpackbits(codes, axis=1).mean(axis=0), 1e-9, 1 - 1e-9)
+    return -share * np.log2(share) - (1 - share) * np.log2(1 - share)
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    monkeypatch.setattr(adaptation, "_STEPS", 10)
+
+
+@pytest.mark.usefixtures("few_steps")
+class TestNumbers:
+    def test_bits_are_balanced_where_they_were_not(self):
+        hashes = lopsided(1000)
+        assert entropy(pack(hashes)).mean() < 0.7
+        adaptation = fit(hashes)
+        assert entropy(pack(adaptation.apply(hashes))).mean() > 0.99
+        # On others of the domain, too.
+        assert entropy(pack(adaptation.apply(lopsided(1000, seed=1)))).mean() > 0.98
+
+    def test_signs_lose_less_than_after_the_offset_alone(self):
+        hashes = lopsided(1000)
+        adaptation = fit(hashes)
+
+        def lost(values):
+            return np.square(np.abs(values) - np.abs(values).mean()).mean() / np.var(values)
+
+        assert lost(adaptation.apply(hashes)) < 0.9 * lost(hashes - adaptation.offset)
+
+    def test_distances_between_values_stay(self):
+        hashes = lopsided(50)
+        values = fit(hashes).apply(hashes)
+        before = np.linalg.norm(hashes[:, None] - hashes[None], axis=2)
+        after = np.linalg.norm(values[:, None] - values[None], axis=2)
+        np.testing.assert_allclose(after, before, atol=1e-3)
+
+    def test_a_picture_has_one_code_alone_and_among_others(self):
+        hashes = lopsided(400)
+        adaptation = fit(hashes)
+        together = pack(adaptation.apply(hashes))
+        for row in range(400):
+            assert np.array_equal(pack(adaptation.apply(hashes[row : row + 1]))[0], together[row])
+
+    @pytest.mark.parametrize("bits", [8, 128])
+    def test_bytes_and_back(self, bits):
+        adaptation = fit(lopsided(60, bits=bits))
+        again = Adaptation.from_bytes(adaptation.to_bytes(), bits)
+        assert np.array_equal(again.offset, adaptation.offset)
+        assert np.array_equal(again.rotation, adaptation.rotation)
+        assert (
+            again.fingerprint == adaptation.fingerprint == fit(lopsided(60, bits=bits)).fingerprint
+        )
+        assert again.fingerprint != fit(lopsided(60, seed=1, bits=bits)).fingerprint
+
+    def test_what_is_no_adaptation(self):
+        zero, one = np.zeros(8, np.float32), np.eye(8, dtype=np.float32)
+        with pytest.raises(ValueError, match=r"rotation is float32 \(4, 8\), expected .* \(8, 8\)"):
+            Adaptation(zero, one[:4])
+        with pytest.raises(ValueError, match="offset is float64"):
+            Adaptation(zero.astype(float), one)
+        for rotation in (2 * one, 0 * one, 1e30 * one, one + np.float32(1e-3)):
+            with pytest.raises(ValueError, match="not orthogonal"):
+                Adaptation(zero, rotation)
+        for bad in (np.nan, np.inf):
+            with pytest.raises(ValueError, match="offset is not all finite"):
+                Adaptation(zero + np.float32(bad), one)
+        with pytest.raises(ValueError, match="288 bytes, expected 1088"):
+            Adaptation.from_bytes(bytes(288), 16)
+        for rows in (lopsided(0), lopsided(3) * np.float32(np.nan)):
+            with pytest.raises(ValueError, match="at least one row of finite"):
+                fit(rows)
+
+    def test_codes_are_packed_as_the_model_does(self, encoder):
+        encoded = encoder.encode([picture(seed) for seed in range(4)])
+        assert np.array_equal(pack(encoded.hashes), encoded.codes)
+
+    @given(
+        st.lists(st.floats(0, 1), min_size=9, max_size=9),
+        st.lists(st.floats(0, 1), min_size=9, max_size=9),
+        st.lists(st.floats(0, 1), min_size=9, max_size=9),
+    )
+    def test_a_probability_is_carried_to_the_distance_with_the_same_rate(self, kind, old, new):
+        kind, old, new = sorted(kind, reverse=True), sorted(old), sorted(new)
+        carried = carried_over(kind, old, new)
+        for distance in range(9):
+            as_near = [d for d in range(9) if old[d] >= new[distance]]
+            assert carried[distance] == kind[as_near[0] if as_near else 8]
+        assert list(carried) == sorted(carried, reverse=True)
+
+
+class Synthetic:
+    """The shipped model to a gallery, but its hash values are lopsided, and made in no time.
+
+    After each call the next of `hooks` is called, before it returns.
+    """
+
+    bits = BITS
+
+    def __init__(self):
+        self.model = read_model(DEFAULT_MODEL)
+        self.fingerprint, self.contract = self.model.fingerprint, self.model.contract
+        self.encoded = 0
+        self.hooks = []
+        random = np.random.default_rng(5)
+        self._weight = random.standard_normal((4 * 4 * 3, BITS))
+        self._bias = random.standard_normal(BITS) * 3
+
+    def encode(self, sources, *, on_progress=None):
+        rows, errors = [], {}
+        for row, source in enumerate(sources):
+            try:
+                pixels = load(source, Preprocess(size=4)).ravel() / 255 - 0.5
+                rows.append(pixels @ self._weight + self._bias)
+            except ImageError as error:
+                errors[row] = error
+                rows.append(np.zeros(BITS))
+            if on_progress is not None:
+                on_progress(1)
+        self.encoded += len(rows)
+        hashes = np.array(rows, np.float32).reshape(-1, BITS)
+        codes = pack(hashes)
+        if self.hooks:
+            self.hooks.pop(0)()
+        attention = np.zeros((len(rows), 7, 7), np.float32)
+        stable = np.abs(hashes) > self.contract.tolerance
+        return Encoded(codes, hashes, attention, errors, stable)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """An adaptation need not be a good one where it is only kept and used."""
+    monkeypatch.setattr(adaptation, "_STEPS", 2)
+    monkeypatch.setattr(recoding, "_MAX_ALTERED", 7)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "photos"
+    root.mkdir()
+    for seed in range(COUNT):
+        picture(seed).save(root / f"p{seed}.png")
+    return root
+
+
+@pytest.fixture
+def path(tmp_path, quick):
+    return tmp_path / "test.bitgaze"
+
+
+@pytest.fixture
+def gallery(path, folder):
+    with Gallery(path, encoder=Synthetic()) as opened:
+        opened.sync(folder)
+        yield opened
+
+
+def state(gallery):
+    return {key: gallery.get(key).code.tobytes() for key in gallery}, gallery.adaptation
+
+
+def is_consistent(gallery, folder):
+    """Whether every picture has the code that the gallery gives it now."""
+    return all(
+        np.array_equal(gallery.get(str(file)).code, gallery.encode([file]).codes[0])
+        for file in folder.iterdir()
+    )
+
+
+def files_with(path, code):
+    return [file.name for file in path.parent.glob(f"{path.name}*") if code in file.read_bytes()]
+
+
+def test_every_picture_is_coded_anew_and_found(gallery, folder):
+    plain = gallery.encoder.encode([folder / "p3.png"])
+    before, _ = state(gallery)
+    assert gallery.adapt() == COUNT
+    after, fingerprint = state(gallery)
+    assert set(after) == set(before)
+    assert sum(after[key] != before[key] for key in after) == COUNT
+    codes = np.array([list(code) for code in after.values()], np.uint8)
+    old_codes = np.array([list(code) for code in before.values()], np.uint8)
+    assert entropy(codes).mean() > entropy(old_codes).mean() + 0.2
+    assert is_consistent(gallery, folder)
+    hit = gallery.search(folder / "p3.png", k=1)[0]
+    assert (hit.key, hit.distance) == (str(folder / "p3.png"), 0)
+    # The adaptation in the file is the one that made these codes.
+    adaptation = gallery_file.read_info(gallery._db, gallery.path)["adaptation"]
+    assert adaptation.fingerprint == fingerprint
+    assert np.array_equal(pack(adaptation.apply(plain.hashes))[0], gallery.get(hit.key).code)
+
+
+def test_a_stable_bit_survives_what_another_machine_may_make_of_the_values(gallery, folder):
+    gallery.adapt()
+    encoded = gallery.encoder.encode(sorted(folder.iterdir()))
+    adapted = gallery.adapted(encoded)
+    assert 0.9 < adapted.stable.mean() < 1
+    tolerance = gallery.encoder.contract.tolerance
+    for seed in range(20):
+        signs = np.random.default_rng(seed).choice([-1, 1], encoded.hashes.shape)
+        elsewhere = (encoded.hashes + tolerance * signs).astype(np.float32)
+        there = gallery.adapted(replace(encoded, hashes=elsewhere))
+        differs = np.unpackbits(there.codes ^ adapted.codes, axis=1).astype(bool)
+        assert not (differs & adapted.stable).any()
+
+
+def test_reset_restores_every_code(gallery, folder, path):
+    before = state(gallery)
+    gallery.adapt()
+    assert state(gallery) != before
+    assert gallery.adapt(reset=True) == COUNT
+    assert state(gallery) == before
+    assert gallery.calibration is None
+    assert is_consistent(gallery, folder)
+    names = dict(gallery._db.execute("SELECT name, 1 FROM info"))
+    assert set(names) == {"fingerprint", "model", "bits", "calibration"}
+    encoded = gallery.encoder.encoded
+    assert gallery.adapt(reset=True) == 0
+    assert gallery.encoder.encoded == encoded
+    with Gallery(path) as again:
+        assert state(again) == before
+
+
+def test_the_shipped_model_and_back(path, folder, monkeypatch):
+    monkeypatch.setattr(recoding, "_MAX_ALTERED", 2)
+    with Gallery(path) as gallery:
+        gallery.sync(folder)
+        before = state(gallery)
+        gallery.adapt()
+        assert gallery.search(folder / "p5.png", k=1)[0].distance == 0
+        assert gallery.calibration.duplicate[0] > 0.9
+        gallery.adapt(reset=True)
+        assert state(gallery) == before
+
+
+def test_adapting_again_learns_from_what_is_there_now(gallery, folder):
+    gallery.adapt()
+    first = state(gallery)
+    gallery.adapt()
+    assert state(gallery) == first
+    for seed in range(COUNT, COUNT + 30):
+        picture(seed).save(folder / f"p{seed}.png")
+    gallery.sync(folder)
+    assert gallery.adaptation == first[1]
+    gallery.adapt()
+    assert gallery.adaptation != first[1]
+    assert is_consistent(gallery, folder)
+
+
+def test_old_codes_leave_no_byte_behind(gallery, path):
+    old = gallery.get(next(iter(gallery))).code.tobytes()
+    assert files_with(path, old)
+    gallery.adapt()
+    new = gallery.get(next(iter(gallery))).code.tobytes()
+    assert not files_with(path, old)
+    assert files_with(path, new) == [path.name]
+
+
+def test_what_is_added_later_is_coded_alike(gallery, folder):
+    gallery.adapt()
+    picture(500).save(folder / "new.png")
+    assert gallery.sync(folder).added == [str(folder / "new.png")]
+    picture(501).save(folder / "p0.png")
+    assert gallery.sync(folder).updated == [str(folder / "p0.png")]
+    assert is_consistent(gallery, folder)
+    gallery.add("by hand", picture(502))
+    assert gallery.search(picture(502), k=1)[0].distance == 0
+    encoded = gallery.encode([picture(503), b"broken"])
+    gallery.upsert([Item("own", encoded.codes[0])])
+    assert gallery.search_code(encoded.codes[0], k=1)[0].key == "own"
+    assert np.array_equal(pack(encoded.hashes), encoded.codes)
+    assert list(encoded.errors) == [1]
+    assert not encoded.hashes[1].any()
+    assert not encoded.codes[1].any()
+
+
+def test_too_few_pictures(path):
+    with Gallery(path, encoder=Synthetic()) as gallery:
+        for seed in range(BITS // 2 - 1):
+            gallery.add(f"p{seed}", picture(seed))
+        before = state(gallery)
+        with pytest.raises(GalleryError, match="63 different pictures are too few.* at least 64"):
+            gallery.adapt(lambda key: picture(int(key[1:])))
+        assert state(gallery) == before
+        gallery.add("p63", picture(63))
+        assert gallery.adapt(lambda key: picture(int(key[1:]))) == 64
+
+
+def test_one_picture_many_times_is_one(gallery, folder):
+    for number in range(20):
+        (folder / f"copy{number}.png").write_bytes((folder / "p0.png").read_bytes())
+    gallery.sync(folder)
+    assert gallery.adapt() == COUNT + 20
+    assert is_consistent(gallery, folder)
+    for seed in range(1, 10):
+        (folder / f"p{seed}.png").unlink()
+    gallery.sync(folder)
+    with pytest.raises(GalleryError, match="61 different pictures"):
+        gallery.adapt()
+
+
+def test_items_added_by_hand_take_their_pictures_again(gallery):
+    gallery.add("mine", picture(800))
+    gallery.add("too", picture(801))
+    before = state(gallery)
+    with pytest.raises(GalleryError, match=r"2 .*added by hand \(mine, too\).*images="):
+        gallery.adapt()
+    with pytest.raises(KeyError, match="too"):
+        gallery.adapt({"mine": picture(800)}.__getitem__)
+    with pytest.raises(GalleryError, match="too: .*not an image.*sync first"):
+        gallery.adapt({"mine": picture(800), "too": b"broken"}.__getitem__)
+    assert state(gallery) == before
+    pictures = {"mine": picture(800), "too": picture(801)}
+    assert gallery.adapt(pictures.__getitem__) == COUNT + 2
+    assert gallery.search(picture(801), k=1)[0].key == "too"
+    assert gallery.search("mine", k=1)[0].distance == 0
+    with pytest.raises(GalleryError, match="added by hand"):
+        gallery.adapt(reset=True)
+    gallery.adapt(pictures.__getitem__, reset=True)
+    assert state(gallery) == before
+
+
+def test_a_picture_that_is_not_what_it_was_stops_it_all(gallery, folder):
+    before = state(gallery)
+    kept = (folder / "p1.png").read_bytes()
+
+    def refused(reason):
+        with pytest.raises(GalleryError, match=rf"1 of its .*p1\.png: {reason}.*sync first"):
+            gallery.adapt()
+        assert state(gallery) == before
+
+    (folder / "p1.png").unlink()
+    refused("No such file")
+    (folder / "p1.png").write_bytes(kept + b"more")
+    refused("changed since")
+    status = (folder / "p2.png").stat()
+    (folder / "p1.png").write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))  # of the same size
+    os.utime(folder / "p1.png", ns=(status.st_atime_ns, status.st_mtime_ns))
+    refused("changed since")
+    (folder / "p1.png").write_bytes(kept)  # only its times are others
+    assert gallery.adapt() == COUNT
+    for file in folder.iterdir():
+        file.unlink()
+    with pytest.raises(GalleryError, match=rf"{COUNT} of its pictures .*; \.\.\.\)") as refusal:
+        gallery.adapt()
+    assert str(refusal.value).count("No such file") == 5
+
+
+def test_a_picture_that_no_longer_can_be_read(gallery, folder):
+    (folder / "p1.png").write_bytes(b"not a picture")
+    digest = gallery_file.content_digest(str(folder / "p1.png"))
+    gallery._db.execute(
+        "UPDATE item SET content = ?, size = 13 WHERE key = ?", (digest, str(folder / "p1.png"))
+    )
+    before = state(gallery)
+    with pytest.raises(GalleryError, match=r"p1\.png: .*not an image.*sync first, or remove them"):
+        gallery.adapt()
+    assert state(gallery) == before
+
+
+@pytest.mark.parametrize("step", ["write_adaptation", "write_chunk"])
+def test_a_failure_in_the_transaction_leaves_the_old_state(gallery, path, step, monkeypatch):
+    gallery.adapt()
+    for number in range(3):
+        gallery.add(f"hand{number}", picture(900 + number))
+    before = state(gallery)
+
+    def fail(*_):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery_file, step, fail)
+        with pytest.raises(GalleryError, match="disk I/O error"):
+            gallery.adapt(lambda key: picture(900 + int(key[-1])))
+    assert state(gallery) == before
+    with Gallery(path) as again:
+        assert state(again) == before
+
+
+def _die(path: Path) -> None:
+    gallery_file.write_chunk = lambda *_: os._exit(9)
+    with Gallery(path, encoder=Synthetic()) as gallery:
+        gallery.adapt()
+
+
+def test_a_process_that_dies_in_the_transaction_leaves_the_old_state(gallery, path):
+    before = state(gallery)
+    worker = multiprocessing.get_context("spawn").Process(target=_die, args=(path,))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 9
+    assert state(gallery) == before
+    with Gallery(path) as again:
+        assert state(again) == before
+
+
+def _adapt(path: Path) -> None:
+    with Gallery(path, encoder=Synthetic()) as gallery:
+        gallery.adapt()
+
+
+def test_another_process_sees_codes_and_adaptation_at_its_next_call(gallery, path, folder):
+    assert gallery.search(folder / "p1.png", k=1)[0].distance == 0
+    worker = multiprocessing.get_context("spawn").Process(target=_adapt, args=(path,))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    assert gallery.search(folder / "p1.png", k=1)[0].distance == 0
+    assert gallery.adaptation is not None
+    assert gallery.calibration is not None
+    gallery.add("new", picture(600))
+    assert gallery.search(picture(600), k=1)[0].key == "new"
+    assert is_consistent(gallery, folder)
+
+
+def test_what_others_write_while_it_encodes_is_coded_too(gallery, path, folder):
+    with Gallery(path, encoder=Synthetic()) as other:
+
+        def change():
+            picture(700).save(folder / "new.png")
+            picture(701).save(folder / "p1.png")
+            (folder / "p2.png").unlink()
+            (folder / "p3.png").rename(folder / "q3.png")
+            report = other.sync(folder)
+            assert len(report.added) == len(report.updated) == 1
+            assert len(report.removed) == len(report.moved) == 1
+
+        def change_again():
+            picture(702).save(folder / "newer.png")
+            assert len(other.sync(folder).added) == 1
+
+        # As it has encoded the pictures, their altered versions, and what came meanwhile.
+        gallery.encoder.hooks = [lambda: None, change, change_again]
+        encoded = gallery.encoder.encoded
+        assert gallery.adapt() == COUNT + 1
+        assert gallery.encoder.encoded - encoded == COUNT + 10 * 7 + 2 + 1
+        for one in (gallery, other):
+            assert one.adaptation is not None
+            assert len(one) == COUNT + 1
+            assert is_consistent(one, folder)
+
+
+def test_an_item_by_hand_replaced_meanwhile_is_read_again(gallery, path):
+    gallery.add("mine", picture(800))
+    pictures = {"mine": picture(800)}
+
+    with Gallery(path, encoder=Synthetic()) as other:
+
+        def change():
+            pictures["mine"] = picture(801)
+            other.remove("mine")
+            other.add("mine", picture(801))
+
+        gallery.encoder.hooks = [lambda: None, change]
+        gallery.adapt(lambda key: pictures[key])
+        assert other.search(picture(801), k=1)[0].key == "mine"
+        assert other.search(picture(801), k=1)[0].distance == 0
+
+
+def test_what_is_encoded_while_another_adapts_gets_the_new_code(gallery, path, folder):
+    with Gallery(path, encoder=Synthetic()) as other:
+        for seed, write in ((700, "add"), (701, "sync"), (702, "search")):
+            is_adapted = gallery.adaptation is not None
+            gallery.encoder.hooks = [partial(other.adapt, lambda _: picture(700), reset=is_adapted)]
+            before = gallery.adaptation
+            if write == "add":
+                gallery.add("hand", picture(seed))
+            elif write == "sync":
+                picture(seed).save(folder / "new.png")
+                gallery.sync(folder)
+            else:
+                assert gallery.search(folder / "new.png", k=1)[0].distance == 0
+            assert gallery.adaptation != before
+            assert is_consistent(gallery, folder)
+        assert gallery.search(picture(700), k=1)[0].distance == 0
+
+
+def test_inside_a_transaction(gallery, folder):
+    with gallery.transaction():
+        gallery.adapt()
+        gallery.add("new", picture(600))
+        assert gallery.search(picture(600), k=1)[0].key == "new"
+    assert gallery.search(picture(600), k=1)[0].distance == 0
+    before = state(gallery)
+
+    def fail():
+        with gallery.transaction():
+            gallery.adapt(lambda key: picture(600), reset=True)
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fail()
+    assert state(gallery) == before
+    assert is_consistent(gallery, folder)
+
+
+def test_many_pictures_are_learned_from_by_a_sample_and_coded_in_batches(
+    gallery, folder, monkeypatch
+):
+    monkeypatch.setattr(recoding, "_MAX_FITTED", 64)
+    monkeypatch.setattr(recoding, "_BATCH", 10)
+    monkeypatch.setattr(recoding, "_MAX_ALTERED", 3)
+    sizes = []
+    monkeypatch.setattr(recoding, "fit", lambda hashes: sizes.append(len(hashes)) or fit(hashes))
+    progress = []
+    encoded = gallery.encoder.encoded
+    assert gallery.adapt(on_progress=lambda *now: progress.append(now)) == COUNT
+    assert sizes == [64]
+    assert gallery.encoder.encoded - encoded == COUNT + 30  # no picture twice
+    assert progress == [(n, COUNT + 30) for n in range(1, COUNT + 31)]
+    assert is_consistent(gallery, folder)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE info SET value = substr(value, 2) WHERE name = 'adaptation'",
+        "UPDATE info SET value = x'' WHERE name = 'adaptation'",
+        "UPDATE info SET value = 'text' WHERE name = 'adaptation'",
+        "UPDATE info SET value = 7 WHERE name = 'adaptation'",
+        # The first value not a number; the last one 2; all 0; a low byte another.
+        "UPDATE info SET value = CAST(x'0000c07f' || substr(value, 5) AS BLOB)"
+        " WHERE name = 'adaptation'",
+        "UPDATE info SET value = CAST(substr(value, 1, length(value) - 4) || x'00000040' AS BLOB)"
+        " WHERE name = 'adaptation'",
+        "UPDATE info SET value = zeroblob(length(value)) WHERE name = 'adaptation'",
+        "UPDATE info SET value = CAST(x'00' || substr(value, 2) AS BLOB) WHERE name = 'adaptation'",
+        "UPDATE info SET value = 'x' WHERE name = 'adaptation_fingerprint'",
+        "UPDATE info SET value = '[]' WHERE name = 'adapted_calibration'",
+        "UPDATE info SET value = 7 WHERE name = 'adapted_calibration'",
+        "DELETE FROM info WHERE name = 'adaptation'",
+        "DELETE FROM info WHERE name = 'adaptation_fingerprint'",
+        "DELETE FROM info WHERE name = 'adapted_calibration'",
+    ],
+)
+def test_a_damaged_adaptation(path, sql):
+    with Gallery(path) as gallery, gallery.transaction():
+        gallery_file.write_adaptation(gallery._db, fit(lopsided(200)), None)
+    with Gallery(path) as gallery:
+        assert gallery.adaptation == fit(lopsided(200)).fingerprint
+        db = sqlite3.connect(path)
+        db.execute(sql)
+        db.commit()
+        db.close()
+        with pytest.raises(GalleryCorrupt, match=r"test\.bitgaze: info is damaged"):
+            len(gallery)
+    with pytest.raises(GalleryCorrupt, match=r"test\.bitgaze: info is damaged"):
+        Gallery(path)
+
+
+def test_it_is_measured_what_distances_mean(gallery, folder):
+    assert gallery.calibration is None
+    gallery.adapt()
+    found = gallery.calibration
+    assert found.bits == BITS
+    assert found.kind == ()
+    assert found.duplicate[0] == 1
+    assert found.duplicate[BITS // 2] < 0.5
+    # Of all pairs, one more than were seen: 70 * 69 / 2 + 1.
+    assert found.false_match[0] == pytest.approx(1 / 2416, rel=1e-5)
+    assert found.false_match[BITS // 2] == pytest.approx(0.5, abs=0.2)
+    hit = gallery.search(folder / "p1.png", k=1)[0]
+    assert (hit.duplicate, hit.probability) == (1, None)
+    assert gallery.radius(0.01) == found.radius(0.01)
+    gallery.adapt(reset=True)
+    assert gallery.calibration is None
+
+
+def test_the_probability_of_a_kind_is_carried_over_and_back(gallery, path, folder):
+    random = np.random.default_rng(0)
+    model = calibrate([0], random.binomial(BITS, 0.2, 999), random.binomial(BITS, 0.4, 999), BITS)
+    db = sqlite3.connect(path)
+    tables = [f'"{name}": {list(getattr(model, name))}' for name in ("duplicate", "kind")]
+    tables.append(f'"false_match": {list(model.false_match)}')
+    db.execute("UPDATE info SET value = ? WHERE name = 'calibration'", [f"{{{', '.join(tables)}}}"])
+    db.commit()
+    db.close()
+    assert gallery.calibration == model
+    gallery.adapt()
+    found = gallery.calibration
+    assert found.kind == carried_over(model.kind, model.false_match, found.false_match)
+    hits = gallery.search(folder / "p1.png", k=COUNT)
+    assert [hit.probability for hit in hits] == [found.kind[hit.distance] for hit in hits]
+    gallery.adapt(reset=True)
+    assert gallery.calibration == model
+
+
+def test_pictures_too_small_to_be_altered_are_not_measured(path):
+    def dot(key):
+        return np.random.default_rng(int(key)).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+
+    with Gallery(path, encoder=Synthetic()) as gallery:
+        for number in range(64):
+            gallery.add(str(number), dot(number))
+        gallery.adapt(dot)
+        assert gallery.adaptation is not None
+        assert gallery.calibration is None
+        assert gallery.search(dot(5), k=1)[0].duplicate is None
+
+
+def test_an_adapted_gallery_that_was_emptied(gallery):
+    gallery.adapt()
+    gallery.remove(*gallery)
+    gallery.add("one", picture(5))
+    assert gallery.search(picture(5), k=1)[0].distance == 0
+    gallery.remove("one")
+    assert gallery.adapt(reset=True) == 0
+    assert gallery.adaptation is None
+    gallery.add("one", picture(5))
+    assert gallery.search(picture(5), k=1)[0].distance == 0
+
+
+def test_a_gallery_of_more_than_one_chunk(path, monkeypatch):
+    """Codes beyond the first chunk are replaced in the file too."""
+    monkeypatch.setattr("bitgaze.gallery.CHUNK_CODES", 32)
+    monkeypatch.setattr(gallery_file, "CHUNK_CODES", 32)
+
+    def images(key):
+        return picture(int(key))
+
+    with Gallery(path, encoder=Synthetic()) as gallery:
+        for number in range(70):
+            gallery.add(str(number), picture(number))
+        gallery.adapt(images)
+        after = state(gallery)
+    with Gallery(path, encoder=Synthetic()) as gallery:
+        assert state(gallery) == after
+        for number in range(70):
+            assert gallery.search(picture(number), k=1)[0].key == str(number)
