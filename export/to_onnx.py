@@ -27,6 +27,7 @@ def main() -> int:
     )
     add = parser.add_argument
     add("checkpoint", type=Path, nargs="?", help="of train.py; left out: the general model")
+    add("--layer", type=Path, help="of fit_general.py, for another general model (general.npz)")
     add("--out", type=Path, help="the .onnx file (general: inside the package; else model.onnx)")
     add("--name", help="for people, stored in the file (the checkpoint's folder)")
     add(
@@ -39,6 +40,10 @@ def main() -> int:
     pictures = sorted(p for p in arguments.pictures.rglob("*") if p.suffix.lower() in SUFFIXES)
     pictures = pictures[:: max(1, len(pictures) // _CHECKED_PICTURES)][:_CHECKED_PICTURES]
     try:
+        if arguments.checkpoint is not None and arguments.layer is not None:
+            raise ValueError("--layer is a general model's; a checkpoint has its own")
+        if arguments.layer is not None and not arguments.layer.is_file():
+            raise ValueError(f"{arguments.layer}: no such file; fit_general.py writes it")
         if arguments.checkpoint is not None and not arguments.checkpoint.is_file():
             raise ValueError(f"{arguments.checkpoint}: no such checkpoint")
         if arguments.out is not None and not arguments.out.absolute().parent.is_dir():
@@ -46,7 +51,10 @@ def main() -> int:
         if not pictures:
             raise ValueError(f"no pictures in {arguments.pictures}; name a folder with --pictures")
         if arguments.checkpoint is None:
-            encoder = _general(pictures, arguments.out or DEFAULT_MODEL, arguments.name)
+            layer = arguments.layer or HERE / "general.npz"
+            if arguments.layer is not None and arguments.out is None:
+                raise ValueError("--layer needs --out: the shipped model is made from general.npz")
+            encoder = _general(layer, pictures, arguments.out or DEFAULT_MODEL, arguments.name)
         else:
             encoder = _trained(arguments.checkpoint, pictures, arguments.out, arguments.name)
     except (onnx_file.ExportError, BitgazeError, ValueError, OSError) as error:
@@ -58,9 +66,9 @@ def main() -> int:
     return 0
 
 
-def _general(pictures: list[Path], out: Path, name: str | None) -> Encoder:
-    layer = HERE / "general.npz"
-    network = general.fitted(layer)
+def _general(layer_file: Path, pictures: list[Path], out: Path, name: str | None) -> Encoder:
+    layer = general.Layer.load(layer_file)
+    network = general.with_layer(layer)
     contract = Contract(
         name=name or f"general-{network.bits}",
         bits=network.bits,
@@ -69,9 +77,10 @@ def _general(pictures: list[Path], out: Path, name: str | None) -> Encoder:
         training={
             "backbone": "EfficientNet-Lite0, ImageNet-1k",
             "attention": "the ImageNet classifier's class activation maps",
-            "hash layer": "fitted without labels (PCA, ITQ) on photographs",
-            "command": general.command(layer),
+            "hash layer": "fitted without labels to photographs and distorted versions of them",
+            "command": layer.command,
         },
+        calibration=layer.calibration,
     )
     return onnx_file.write_model(network, contract, pictures, out)
 

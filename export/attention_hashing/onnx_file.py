@@ -58,9 +58,9 @@ def write_model(
             that from 0.
     """
     size = contract.preprocess.size
-    deployed = Deployed(_folded(network)).eval()
+    deployed = Deployed(folded(network)).eval()
     _round_weights(deployed)
-    model = _export(deployed, size)
+    model = export(deployed, size, ["code", "hash", "attention"])
     _store_as_float16(model)
     _strip(model)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
@@ -99,7 +99,7 @@ def compare(deployed: Deployed, encoder: Encoder, pictures: list[Path]) -> float
     return difference
 
 
-def _folded(network: AttentionHashing) -> AttentionHashing:
+def folded(network: AttentionHashing) -> AttentionHashing:
     """Batch normalisation folded into the layer before it.
 
     In float64, so that every machine rounds alike.
@@ -136,7 +136,8 @@ def _round_weights(module: nn.Module) -> None:
                 parameter.copy_(parameter.half().float())
 
 
-def _export(deployed: Deployed, size: int) -> onnx.ModelProto:
+def export(module: nn.Module, size: int, outputs: list[str]) -> onnx.ModelProto:
+    """A module that takes uint8 (B, size, size, 3) as `image`, as ONNX; no weight is rounded."""
     # Two pictures: an example batch of one would be taken for a constant.
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     # The exporter tells of torchvision's absence, and warns of its own insides.
@@ -144,12 +145,12 @@ def _export(deployed: Deployed, size: int) -> onnx.ModelProto:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         program = torch.onnx.export(
-            deployed,
+            module,
             (example,),
             dynamo=True,
             opset_version=OPSET,
             input_names=["image"],
-            output_names=["code", "hash", "attention"],
+            output_names=outputs,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
