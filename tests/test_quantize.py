@@ -1,5 +1,7 @@
 """Graphs in smaller arithmetic: what is quantised, how weights are rounded, what codes become."""
 
+import logging
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -7,27 +9,28 @@ import pytest
 from onnx import numpy_helper
 
 from attention_hashing import general, half, onnx_file, quantize
-from attention_hashing.network import Deployed
 from bitgaze.images import load
 from conftest import ROOT
 
 
 @pytest.fixture(scope="module")
-def deployed():
-    network = general.fitted(ROOT / "export" / "general.npz")
-    return Deployed(onnx_file._folded(network)).eval()
+def exported():
+    return onnx_file.graph(general.fitted(ROOT / "export" / "general.npz"), general.PREPROCESS.size)
 
 
 @pytest.fixture(scope="module")
-def model(deployed):
-    model = onnx_file._export(deployed, general.PREPROCESS.size)
-    onnx_file._strip(model)
-    return model
+def deployed(exported):
+    return exported[0]
+
+
+@pytest.fixture(scope="module")
+def model(exported):
+    return exported[1]
 
 
 @pytest.fixture(scope="module")
 def pixels(examples):
-    paths = sorted(p for p in examples.rglob("*") if p.suffix in (".jpg", ".png"))[::10]
+    paths = sorted(p for p in examples.rglob("*") if p.suffix in (".jpg", ".png"))[::20]
     return np.stack([load(path, general.PREPROCESS) for path in paths])
 
 
@@ -75,8 +78,8 @@ def test_the_first_convolutions_and_the_hash_layer_stay_float(integer):
     assert tensors["network.project.weight"].data_type == onnx.TensorProto.FLOAT
 
 
-def test_without_vnni_weights_keep_to_seven_bits(model, deployed, pixels):
-    reduced = quantize.int8(model, deployed, pixels[:2], "x86")
+def test_without_vnni_weights_keep_to_seven_bits(model, pixels):
+    reduced = quantize.to_nearest(model, pixels[:2], "x86")
     found = [
         int(np.abs(numpy_helper.to_array(tensor).astype(int)).max())
         for tensor in reduced.graph.initializer
@@ -86,12 +89,23 @@ def test_without_vnni_weights_keep_to_seven_bits(model, deployed, pixels):
     assert max(found) <= 64
 
 
-def test_arm_has_signed_activations(model, deployed, pixels):
-    signed = quantize.int8(model, deployed, pixels[:2], "arm")
+def test_arm_has_signed_activations(model, pixels):
+    signed = quantize.to_nearest(model, pixels[:2], "arm")
     tensors = {tensor.name: tensor for tensor in signed.graph.initializer}
     quantizers = [node for node in signed.graph.node if node.op_type == "QuantizeLinear"]
     assert quantizers
     assert {tensors[node.input[2]].data_type for node in quantizers} == {onnx.TensorProto.INT8}
+
+
+def test_the_log_level_is_as_before(model, pixels):
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(17)
+    try:
+        quantize.to_nearest(model, pixels[:1], "x86")
+        assert root.level == 17
+    finally:
+        root.setLevel(level)
 
 
 def test_rounding_together_beats_rounding_to_the_nearest():

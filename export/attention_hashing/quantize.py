@@ -11,6 +11,7 @@ best). Both were chosen by measurement: docs/lab-notes.md.
 import logging
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,11 +75,20 @@ def int8(
     Returns:
         A new model. The classifier's weights are stored in 8 bits, too, and used as float.
     """
+    result = to_nearest(model, pixels, target)
+    _round_weights(result, deployed, pixels)
+    _store_classifier(result)
+    return result
+
+
+def to_nearest(model: onnx.ModelProto, pixels: NDArray[np.uint8], target: str) -> onnx.ModelProto:
+    """The model with its convolutions in 8-bit integers, weights rounded to the nearest.
+
+    Args: as for `int8`.
+    """
     wanted = TARGETS[target]
     nodes = _integer_nodes(model)
-    # The library speaks to the root logger.
-    logging.getLogger().setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
         # Its optimiser would write a second copy of the classifier.
         quant_pre_process(model, prepared, skip_optimization=True, skip_symbolic_shape=True)
@@ -94,10 +104,19 @@ def int8(
             nodes_to_quantize=nodes,
             calibrate_method=CalibrationMethod.MinMax,
         )
-        result = onnx.load(quantized)
-    _round_weights(result, deployed, pixels)
-    _store_classifier(result)
-    return result
+        return onnx.load(quantized)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The library speaks to the root logger."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def convolutional_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
