@@ -2,16 +2,22 @@
 
     python export/fit_general.py PHOTOS
 
-writes export/general.npz, which to_onnx.py turns into the model that the wheel ships.
+writes export/general.npz, which to_onnx.py turns into the model that the wheel ships. The
+photographs should be of many subjects, each of another. KINDS, one folder a kind, takes no part in
+the fit: it tells how near pictures of the same kind come.
 """
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from attention_hashing import general
+from attention_hashing.data import DataError, read
 from bitgaze import BitgazeError
 from bitgaze.images import SUFFIXES
+
+HERE = Path(__file__).parent
 
 
 def main() -> int:
@@ -20,9 +26,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("photos", type=Path)
+    parser.add_argument(
+        "--kinds", type=Path, default=HERE.parent / "examples" / "pictures", help="(%(default)s)"
+    )
     parser.add_argument("--bits", type=int, default=128, help="code length (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "general.npz")
+    parser.add_argument("--out", type=Path, default=HERE / "general.npz")
     arguments = parser.parse_args()
     pictures = sorted(p for p in arguments.photos.rglob("*") if p.suffix.lower() in SUFFIXES)
     command = (
@@ -30,8 +39,14 @@ def main() -> int:
         f"  # {len(pictures)} photographs"
     )
     try:
-        general.fit(pictures, arguments.bits, arguments.seed, arguments.out, command)
-    except (BitgazeError, ValueError) as error:
+        general.check(arguments.bits, arguments.seed, len(pictures))
+        kinds = read(arguments.kinds)
+        extract = general.extractor()
+        seen = general.versions(extract, pictures, arguments.seed)
+        layer = general.fit(seen, arguments.bits, arguments.seed)
+        calibration = general.calibration(extract, pictures, seen, kinds, layer)
+        replace(layer, calibration=calibration, command=command).save(arguments.out)
+    except (BitgazeError, DataError, ValueError) as error:
         print(f"fit_general.py: {error}", file=sys.stderr)
         return 2
     print(f"wrote {arguments.out} from {len(pictures)} photographs")

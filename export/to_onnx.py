@@ -22,6 +22,7 @@ from bitgaze.contract import DEFAULT_MODEL, PRECISIONS
 from bitgaze.images import SUFFIXES
 
 HERE = Path(__file__).parent
+GENERAL_LAYER = HERE / "general.npz"
 EXAMPLES = HERE.parent / "examples" / "pictures"
 _CHECKED_PICTURES = 64
 
@@ -33,6 +34,7 @@ def main() -> int:
     )
     add = parser.add_argument
     add("checkpoint", type=Path, nargs="?", help="of train.py; left out: the general model")
+    add("--layer", type=Path, help="of fit_general.py, for another general model (general.npz)")
     add("--out", type=Path, help="the .onnx file (general: inside the package; else model.onnx)")
     add("--name", help="for people, stored in the file (the checkpoint's folder)")
     add(
@@ -71,7 +73,14 @@ def main() -> int:
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
-    precision, out = arguments.precision, arguments.out
+    precision, out, layer = arguments.precision, arguments.out, arguments.layer
+    if layer is not None:
+        if arguments.checkpoint is not None:
+            raise ValueError("--layer is a general model's; a checkpoint has its own")
+        if not layer.is_file():
+            raise ValueError(f"{layer}: no such file; fit_general.py writes it")
+        if out is None:
+            raise ValueError("--layer needs --out: the shipped model is made from general.npz")
     if arguments.checkpoint is not None and not arguments.checkpoint.is_file():
         raise ValueError(f"{arguments.checkpoint}: no such checkpoint")
     if out is not None and not out.absolute().parent.is_dir():
@@ -106,7 +115,7 @@ def _pictures(folder: Path, option: str) -> list[Path]:
 def _write(arguments: argparse.Namespace, pictures: list[Path]) -> Encoder:
     out = arguments.out
     if arguments.checkpoint is None:
-        network, contract = general_model(arguments.name)
+        network, contract = general_model(arguments.layer or GENERAL_LAYER, arguments.name)
         out = out or DEFAULT_MODEL
     else:
         network, contract = _trained(arguments.checkpoint, arguments.name)
@@ -126,10 +135,12 @@ def _write(arguments: argparse.Namespace, pictures: list[Path]) -> Encoder:
     return encoder
 
 
-def general_model(name: str | None) -> tuple[AttentionHashing, Contract]:
+def general_model(
+    layer_file: Path = GENERAL_LAYER, name: str | None = None
+) -> tuple[AttentionHashing, Contract]:
     """The general model's network, and its contract without golden examples."""
-    layer = HERE / "general.npz"
-    network = general.fitted(layer)
+    layer = general.Layer.load(layer_file)
+    network = general.with_layer(layer)
     return network, Contract(
         name=name or f"general-{network.bits}",
         bits=network.bits,
@@ -138,9 +149,10 @@ def general_model(name: str | None) -> tuple[AttentionHashing, Contract]:
         training={
             "backbone": "EfficientNet-Lite0, ImageNet-1k",
             "attention": "the ImageNet classifier's class activation maps",
-            "hash layer": "fitted without labels (PCA, ITQ) on photographs",
-            "command": general.command(layer),
+            "hash layer": "fitted without labels to photographs and distorted versions of them",
+            "command": layer.command,
         },
+        calibration=layer.calibration,
     )
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bitgaze import Gallery, GalleryCorrupt, GalleryError, Item, adaptation, gallery_file, recoding
 from bitgaze.adaptation import Adaptation, carried_over, fit, pack
-from bitgaze.calibration import calibrate
+from bitgaze.calibration import at_odds, calibrate
 from bitgaze.contract import DEFAULT_MODEL, read_model
 from bitgaze.encoder import Encoded
 from bitgaze.errors import ImageError
@@ -243,7 +243,7 @@ def test_reset_restores_every_code(gallery, folder, path):
     assert state(gallery) != before
     assert gallery.adapt(reset=True) == COUNT
     assert state(gallery) == before
-    assert gallery.calibration is None
+    assert gallery.calibration == gallery.encoder.contract.calibration
     assert is_consistent(gallery, folder)
     names = dict(gallery._db.execute("SELECT name, 1 FROM info"))
     assert set(names) == {"fingerprint", "model", "bits", "calibration"}
@@ -582,21 +582,22 @@ def test_a_damaged_adaptation(path, sql):
 
 
 def test_it_is_measured_what_distances_mean(gallery, folder):
-    assert gallery.calibration is None
+    model = gallery.encoder.contract.calibration
+    assert gallery.calibration == model
     gallery.adapt()
     found = gallery.calibration
     assert found.bits == BITS
-    assert found.kind == ()
-    assert found.duplicate[0] == 1
+    assert found.kind == carried_over(model.kind, model.false_match, found.false_match)
+    assert found.duplicate[0] > 0.999
     assert found.duplicate[BITS // 2] < 0.5
     # Of all pairs, one more than were seen: 70 * 69 / 2 + 1.
     assert found.false_match[0] == pytest.approx(1 / 2416, rel=1e-5)
     assert found.false_match[BITS // 2] == pytest.approx(0.5, abs=0.2)
     hit = gallery.search(folder / "p1.png", k=1)[0]
-    assert (hit.duplicate, hit.probability) == (1, None)
+    assert hit.duplicate > 0.9
     assert gallery.radius(0.01) == found.radius(0.01)
     gallery.adapt(reset=True)
-    assert gallery.calibration is None
+    assert gallery.calibration == model
 
 
 def test_the_probability_of_a_kind_is_carried_over_and_back(gallery, path, folder):
@@ -613,7 +614,8 @@ def test_the_probability_of_a_kind_is_carried_over_and_back(gallery, path, folde
     found = gallery.calibration
     assert found.kind == carried_over(model.kind, model.false_match, found.false_match)
     hits = gallery.search(folder / "p1.png", k=COUNT)
-    assert [hit.probability for hit in hits] == [found.kind[hit.distance] for hit in hits]
+    expected = [at_odds(found.kind[hit.distance], 1 / 19) for hit in hits]
+    assert [hit.probability for hit in hits] == pytest.approx(expected)
     gallery.adapt(reset=True)
     assert gallery.calibration == model
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitgaze.calibration import Calibration, calibrate
+from bitgaze.calibration import Calibration, at_odds, calibrate
 
 PAIRS = st.lists(st.integers(0, 16), min_size=1, max_size=60)
 
@@ -11,15 +11,15 @@ PAIRS = st.lists(st.integers(0, 16), min_size=1, max_size=60)
 def test_probabilities_are_the_shares_of_pairs_at_even_odds():
     # Distance 0: a quarter of the duplicates, no other pair. Distance 2 was only seen among
     # duplicates, yet 1 is nearer and says less: pooled, (.5 + .25) / (.5 + .25 + .5).
-    table = calibrate([0, 1, 1, 2], [], [1] * 50 + [3] * 50, bits=8)
-    assert table.duplicate == pytest.approx([1, 0.6, 0.6, 0, 0, 0, 0, 0, 0])
+    table = calibrate([0, 1, 1, 2], [], [1] * 5000 + [3] * 5000, bits=8)
+    assert table.duplicate == pytest.approx([1, 0.6, 0.6, 0, 0, 0, 0, 0, 0], abs=1e-3)
     assert table.kind == ()
 
 
 def test_kinds_have_a_table_of_their_own():
-    table = calibrate([0], [4, 4], [4, 8], bits=8)
-    assert table.kind == pytest.approx([2 / 3] * 8 + [0], abs=1e-5)
-    assert table.duplicate[0] == 1
+    table = calibrate([0], [4, 4], [4, 8] * 1000, bits=8)
+    assert table.kind == pytest.approx([2 / 3] * 8 + [0], abs=1e-3)
+    assert table.duplicate[0] > 0.999
     assert table.duplicate[4] == 0
 
 
@@ -37,9 +37,14 @@ def test_tables_fall_and_rise_as_they_should(duplicates, kinds, strangers):
 
 @given(PAIRS, PAIRS)
 def test_isotonic_regression_is_the_best_falling_function(duplicates, strangers):
-    """Weighted squared error against the min-max formula, an independent definition."""
+    """Against the min-max formula, an independent definition."""
     match = np.bincount(duplicates, minlength=17) / len(duplicates)
-    other = np.bincount(strangers, minlength=17) / len(strangers)
+    counts = np.bincount(strangers, minlength=17).astype(float)
+    # One more unrelated pair, below the nearest: half as many every half a bit (16 / 32).
+    if nearest := min(strangers):
+        more = np.array([0.5 ** (2 * (nearest - d)) for d in range(nearest)])
+        counts[:nearest] = more / more.sum()
+    other = counts / counts.sum()
     share = calibrate(duplicates, [], strangers, bits=16).duplicate
 
     def mean(first, last):
@@ -52,6 +57,20 @@ def test_isotonic_regression_is_the_best_falling_function(duplicates, strangers)
             values = [mean(first, last) for first in range(d + 1)]
             lows.append(min(v for v in values if v is not None))
         assert share[d] == pytest.approx(max(lows), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("even", "odds", "expected"),
+    [(0.5, 1, 0.5), (0.5, 0.25, 0.2), (0.9, 1 / 9, 0.5), (1.0, 1e-9, 1.0), (0.0, 5.0, 0.0)],
+)
+def test_other_odds(even, odds, expected):
+    assert at_odds(even, odds) == pytest.approx(expected)
+
+
+def test_nearer_than_any_stranger_seen_is_more_likely_and_never_certain():
+    spread = [d for d in range(41) for _ in range(100)]
+    table = calibrate(spread, [], [40] * 1000, bits=128)
+    assert 1 > table.duplicate[5] > table.duplicate[20] > table.duplicate[38] > 0.9
 
 
 def test_the_radius_for_a_false_match_rate():

@@ -24,7 +24,7 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def network():
-    return general.fitted(ROOT / "export" / "general.npz")
+    return general.with_layer(general.Layer.load(ROOT / "export" / "general.npz"))
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_nothing_of_the_exporting_machine_is_inside(shipped):
 
 
 def test_batch_normalisation_is_folded_without_a_change_of_values(network):
-    folded = onnx_file._folded(network)
+    folded = onnx_file.folded(network)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
     image = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
     with torch.inference_mode():
@@ -84,7 +84,7 @@ def test_batch_normalisation_is_folded_without_a_change_of_values(network):
 
 
 def test_a_file_that_differs_from_torch_is_refused(network, some_pictures, encoder):
-    deployed = Deployed(onnx_file._folded(network)).eval()
+    deployed = Deployed(onnx_file.folded(network)).eval()
     onnx_file._round_weights(deployed)
     assert onnx_file.compare(deployed, encoder, some_pictures) < onnx_file.TOLERANCE
     with torch.no_grad():
@@ -122,20 +122,8 @@ def test_the_deployed_code_is_the_sign_of_torchs_values(network, encoder, some_p
 def test_the_fitted_layer_says_how_it_was_made():
     layer = Path(ROOT / "export" / "general.npz")
     assert layer.stat().st_size < 2_000_000
-    assert general.command(layer).startswith("python export/fit_general.py")
-    assert read_model(DEFAULT_MODEL).contract.training["command"] == general.command(layer)
-
-
-def test_fitting_makes_balanced_uncorrelated_bits(tmp_path, examples):
-    pictures = sorted(p for p in examples.rglob("*") if p.suffix in (".jpg", ".png"))[:40]
-    general.fit(pictures, bits=16, seed=0, layer=tmp_path / "small.npz", command="test")
-    network = general.fitted(tmp_path / "small.npz")
-    assert network.bits == 16
-    from bitgaze.images import load
-
-    pixels = torch.from_numpy(np.stack([load(p, general.PREPROCESS) for p in pictures]))
-    with torch.inference_mode():
-        values = network(pixels).hash.numpy()
-    assert abs((values > 0).mean() - 0.5) < 0.1
-    correlation = np.corrcoef(values.T) - np.eye(16)
-    assert np.abs(correlation).max() < 0.6
+    fitted = general.Layer.load(layer)
+    assert fitted.command.startswith("python export/fit_general.py")
+    contract = read_model(DEFAULT_MODEL).contract
+    assert contract.training["command"] == fitted.command
+    assert contract.calibration == fitted.calibration is not None

@@ -15,7 +15,8 @@ from conftest import ROOT
 
 @pytest.fixture(scope="module")
 def exported():
-    return onnx_file.graph(general.fitted(ROOT / "export" / "general.npz"), general.PREPROCESS.size)
+    layer = general.Layer.load(ROOT / "export" / "general.npz")
+    return onnx_file.graph(general.with_layer(layer), general.PREPROCESS.size)
 
 
 @pytest.fixture(scope="module")

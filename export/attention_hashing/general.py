@@ -1,31 +1,82 @@
 """The general model: an ImageNet classifier as the attention branch, hashed without labels.
 
-The hash layer looks at what the classifier would say of the whole picture and of the attended part
-(its scores are linear in the features, so they cost nothing), keeps the directions in which
-photographs differ most, and turns them so that signs lose little: PCA, then ITQ (Gong and Lazebnik,
-    CVPR 2011).
+The hash layer looks at what the classifier would say of the whole picture and of the attended part:
+its scores are linear in the features, so they cost nothing. It is fitted to photographs and what
+may be done to them (unsupervised.py), and tells near-duplicates from the rest by a calibration on
+photographs that the fit had not seen.
 """
 
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader
+from PIL import Image
 from tqdm import tqdm
 
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.backbones import efficientnet_lite0
-from attention_hashing.data import Labelled, Views
-from attention_hashing.network import AttentionHashing, pooled
-from bitgaze.images import Preprocess
+from attention_hashing.data import Labelled
+from attention_hashing.distortions import cut_out, distorted, out_of_focus
+from attention_hashing.features import FeatureExtractor
+from attention_hashing.network import AttentionHashing
+from attention_hashing.unsupervised import fit_bits
+from bitgaze.alterations import altered
+from bitgaze.calibration import Calibration, calibrate
+from bitgaze.contract import calibration_from
+from bitgaze.images import Preprocess, upright
 
 PREPROCESS = Preprocess(size=224)
 # The attended part varies more; this weight evens it out with the whole (docs/lab-notes.md).
 _GLOBAL_WEIGHT = 3.0
-_VIEWS = 6
-_ITQ_STEPS = 60
+_DISTORTED = 24
+_OUT_OF_FOCUS = 6
+_CUT_OUT = 12
+# Of the photographs, for the calibration: each part is coded by what was fitted to the others.
+_PARTS = 5
+
+Parts = Literal["both", "global", "local"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A fitted hash layer: `(features @ weight.T - mean) / sqrt(variance)`.
+
+    Attributes:
+        weight: float16, (bits, 2 * channels).
+        mean: float32, (bits,): the thresholds.
+        variance: float32, (bits,).
+        calibration: what distances between its codes mean, or None.
+        command: how it was made.
+    """
+
+    weight: NDArray[np.float16]
+    mean: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    calibration: Calibration | None = None
+    command: str = ""
+
+    def save(self, path: Path) -> None:
+        """As .npz."""
+        stored = {**vars(self), "calibration": json.dumps(asdict(self)["calibration"])}
+        np.savez(path, **stored)
+
+    @classmethod
+    def load(cls, path: Path) -> "Layer":
+        """What `save` wrote."""
+        with np.load(path) as stored:
+            calibration = calibration_from(json.loads(str(stored["calibration"])))
+            arrays = (stored[name] for name in ("weight", "mean", "variance"))
+            return cls(*arrays, calibration, str(stored["command"]))
+
+    def values(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Hash values of pooled features: (n, 2 * channels) to (n, bits)."""
+        output = features @ self.weight.T.astype(np.float32) - self.mean
+        return output / np.sqrt(self.variance)
 
 
 def untrained(bits: int) -> AttentionHashing:
@@ -34,31 +85,69 @@ def untrained(bits: int) -> AttentionHashing:
     return AttentionHashing(backbone, AttentionBranch.from_classifier(weight, bias), bits).eval()
 
 
-def fitted(layer: Path) -> AttentionHashing:
-    """The general model with a hash layer that `fit` stored."""
-    with np.load(layer) as stored:
-        weight, mean, variance = (
-            torch.from_numpy(stored[name].astype(np.float32))
-            for name in ("weight", "mean", "variance")
-        )
-    network = untrained(len(weight))
+def with_layer(layer: Layer) -> AttentionHashing:
+    """The general model with this hash layer."""
+    network = untrained(len(layer.weight))
     with torch.no_grad():
-        network.project.weight.copy_(weight)
-        network.normalise.running_mean.copy_(mean)
-        network.normalise.running_var.copy_(variance)
+        network.project.weight.copy_(torch.from_numpy(layer.weight.astype(np.float32)))
+        network.normalise.running_mean.copy_(torch.from_numpy(layer.mean))
+        network.normalise.running_var.copy_(torch.from_numpy(layer.variance))
     return network
 
 
-def fit(pictures: list[Path], bits: int, seed: int, layer: Path, command: str) -> None:
-    """Fit a hash layer on photographs and store it.
+def extractor() -> FeatureExtractor:
+    """Pictures to the features that a hash layer of this model looks at."""
+    return FeatureExtractor(untrained(8), PREPROCESS)
 
-    Args:
-        pictures: photographs, more than `bits` of them.
-        bits: length of the code.
-        seed: of the random views and the initial rotation.
-        layer: .npz to write: weight (bits, 2560) float16; mean and variance (bits,) float32 of its
-            output over the views; command.
-        command: how this was called, kept beside the numbers.
+
+@dataclass(frozen=True)
+class Versions:
+    """Photographs, distorted in many ways.
+
+    Attributes:
+        features: float32, (n, 2 * channels), global and local.
+        pictures: int64, (n,): of which photograph each is.
+        same: bool, (n,): whether it still counts as the same picture.
+    """
+
+    features: NDArray[np.float32]
+    pictures: NDArray[np.int64]
+    same: NDArray[np.bool_]
+
+    def of(self, pictures: NDArray[np.int64]) -> "Versions":
+        """Those of some photographs, which are numbered anew in the order given."""
+        number = np.full(self.pictures.max() + 1, -1)
+        number[pictures] = np.arange(len(pictures))
+        chosen = number[self.pictures] >= 0
+        numbers = number[self.pictures[chosen]]
+        return Versions(self.features[chosen], numbers, self.same[chosen])
+
+
+def versions(extract: FeatureExtractor, pictures: list[Path], seed: int) -> Versions:
+    """Each photograph as it is, distorted, out of focus, and pieces of it on a plain ground."""
+    kinds: list[Callable[[Image.Image, np.random.Generator], Image.Image] | None] = [
+        None,
+        *[distorted] * _DISTORTED,
+        *[out_of_focus] * _OUT_OF_FOCUS,
+        *[cut_out] * _CUT_OUT,
+    ]
+
+    def version(item: tuple[int, int]) -> Image.Image:
+        number, picture = item
+        image = upright(pictures[picture], PREPROCESS.size)
+        distort = kinds[number]
+        if distort is None:
+            return image
+        return distort(image, np.random.default_rng((seed, number, picture)))
+
+    items = [(number, i) for number in range(len(kinds)) for i in range(len(pictures))]
+    features = extract(tqdm(items, desc="versions", unit="img", disable=None), version)
+    same = np.repeat([kind is not cut_out for kind in kinds], len(pictures))
+    return Versions(features, np.tile(np.arange(len(pictures)), len(kinds)), same)
+
+
+def check(bits: int, seed: int, count: int) -> None:
+    """Refuse what cannot be fitted, before the work.
 
     Raises:
         ValueError: bits or seed out of range, or too few pictures.
@@ -67,61 +156,91 @@ def fit(pictures: list[Path], bits: int, seed: int, layer: Path, command: str) -
         raise ValueError(f"bits is {bits}, expected a multiple of 8 in 8..1024")
     if seed < 0:
         raise ValueError(f"seed is {seed}, expected at least 0")
-    if len(pictures) <= bits:
-        raise ValueError(f"{len(pictures)} pictures for {bits} bits; it takes more than {bits}")
-    network = untrained(bits)
-    features = _features(network, pictures, seed)
-    scores = _scores(network)
-    projected = features @ scores.T
-    centred = projected - projected.mean(0)
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    principal = directions[:bits]  # (bits, 2 * classes)
-    rotation = _itq(centred @ principal.T, seed)
-    weight = rotation.T @ principal @ scores  # (bits, 2 * channels)
+    if count <= bits:
+        raise ValueError(f"{count} pictures for {bits} bits; it takes more than {bits}")
+
+
+def fit(seen: Versions, bits: int, seed: int, parts: Parts = "both") -> Layer:
+    """A hash layer for these photographs, and ones like them.
+
+    Args:
+        seen: versions of more than `bits` photographs.
+        bits: length of the code.
+        seed: of the training.
+        parts: what it looks at: the whole picture, what is attended to, or both.
+
+    Raises:
+        ValueError: bits or seed out of range, or too few pictures.
+    """
+    check(bits, seed, seen.pictures.max() + 1)
+    scores = class_scores(parts)
+    points = seen.features.astype(np.float64) @ scores.T
+    projection, threshold = fit_bits(points, seen.pictures, seen.same, bits, seed)
+    weight = (projection.T @ scores).astype(np.float64)  # (bits, 2 * channels)
     # Scaled so that float16 keeps its precision; batch normalisation takes the scale out again.
-    weight = (weight / np.abs(weight).max()).astype(np.float16)
-    output = features @ weight.T.astype(np.float64)
-    np.savez(
-        layer,
-        weight=weight,
-        mean=output.mean(0).astype(np.float32),
-        variance=output.var(0).astype(np.float32),
-        command=command,
-    )
+    scale = np.abs(weight).max()
+    weight = (weight / scale).astype(np.float16)
+    output = seen.features[seen.same].astype(np.float64) @ weight.T.astype(np.float64)
+    variance = output.var(0).astype(np.float32)
+    return Layer(weight, (threshold / scale).astype(np.float32), variance)
 
 
-@torch.inference_mode()
-def _features(network: AttentionHashing, pictures: list[Path], seed: int) -> NDArray[np.float64]:
-    """Pooled features of plain and random views: (n * (1 + views), 2 * channels)."""
-    data = Labelled(pictures, np.zeros(len(pictures), np.int64), ("photographs",))
-    rows: list[Tensor] = []
-    for view in tqdm(range(1 + _VIEWS), desc="views", unit="view"):
-        views = Views(data, PREPROCESS, epoch_seed=None if view == 0 else seed + view)
-        for image, _ in DataLoader(views, batch_size=32):
-            features = network.features(image)
-            rows.append(pooled(features, network.branch(features).attention))
-    return torch.cat(rows).numpy().astype(np.float64)
+def calibration(
+    extract: FeatureExtractor, pictures: list[Path], seen: Versions, kinds: Labelled, layer: Layer
+) -> Calibration:
+    """What distances between codes mean, on pictures that the layer was not fitted to.
+
+    Near-duplicates and strangers: the photographs in parts, each coded by a layer that was fitted
+    to the others. Kinds: labelled pictures, coded by the layer itself; unrelated are pairs of two
+    kinds there, for the probability that it gives would else be that of telling photographs from
+    such pictures.
+
+    Args:
+        extract: see `extractor`.
+        pictures: the photographs, each of another subject.
+        seen: their versions.
+        kinds: labelled pictures that took no part in the fit.
+        layer: fitted to all photographs.
+    """
+    bits = len(layer.weight)
+    bar = tqdm(pictures, desc="alterations", unit="img", disable=None)
+    changed = extract((v for path in bar for v in _alterations(path)), lambda version: version)
+    changed = changed.reshape(len(pictures), -1, changed.shape[1])
+    plain = seen.features[: len(pictures)]
+    duplicates, strangers = [], []
+    parts = np.array_split(np.random.default_rng(0).permutation(len(pictures)), _PARTS)
+    for part in tqdm(parts, desc="parts", disable=None):
+        others = np.setdiff1d(np.arange(len(pictures)), part)
+        held_out = fit(seen.of(others), bits, 0)
+        codes = held_out.values(plain[part]) > 0
+        for version in range(changed.shape[1]):
+            altered_codes = held_out.values(changed[part, version]) > 0
+            duplicates.append((altered_codes != codes).sum(1))
+        strangers.append(_pairs(codes)[np.triu_indices(len(part), 1)])
+    found = calibrate(np.concatenate(duplicates), [], np.concatenate(strangers), bits)
+    distances = _pairs(layer.values(extract(kinds.pictures, lambda picture: picture)) > 0)
+    upper = np.triu_indices(len(kinds), 1)
+    alike = (kinds.labels[:, None] == kinds.labels[None])[upper]
+    by_kind = calibrate([0], distances[upper][alike], distances[upper][~alike], bits)
+    return replace(found, kind=by_kind.kind)
 
 
-def _scores(network: AttentionHashing) -> NDArray[np.float64]:
+def _alterations(path: Path) -> list[Image.Image]:
+    return list(altered(upright(path, PREPROCESS.size)).values())
+
+
+def _pairs(codes: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Hamming distances of every two of some codes: (n, bits) to (n, n)."""
+    signs = np.where(codes, 1, -1)
+    return (codes.shape[1] - signs @ signs.T) // 2
+
+
+def class_scores(parts: Parts) -> NDArray[np.float64]:
     """Pooled features to class scores of whole and attended part: (2 * classes, 2 * channels)."""
-    weight = network.branch.classify.weight.detach().flatten(1).numpy().astype(np.float64)
-    weight = weight - weight.mean(0)  # what raises every class alike says nothing
-    blank = np.zeros_like(weight)
-    return np.block([[_GLOBAL_WEIGHT * weight, blank], [blank, weight]])
-
-
-def _itq(points: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """The rotation that brings points closest to their signs: (bits, bits), orthogonal."""
-    bits = points.shape[1]
-    rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((bits, bits)))
-    for _ in range(_ITQ_STEPS):
-        left, _, right = np.linalg.svd(points.T @ np.sign(points @ rotation))
-        rotation = left @ right
-    return rotation
-
-
-def command(layer: Path) -> str:
-    """How a stored hash layer was made."""
-    with np.load(layer) as stored:
-        return str(stored["command"])
+    _, weight, _ = efficientnet_lite0()
+    scores = weight.numpy().astype(np.float64)
+    scores = scores - scores.mean(0)  # what raises every class alike says nothing
+    blank = np.zeros_like(scores)
+    whole = np.hstack([_GLOBAL_WEIGHT * scores, blank])
+    attended = np.hstack([blank, scores])
+    return {"both": np.vstack([whole, attended]), "global": whole, "local": attended}[parts]

@@ -76,9 +76,9 @@ def graph(network: AttentionHashing, size: int) -> tuple[Deployed, onnx.ModelPro
     Returns:
         For torch, and for ONNX with every weight still stored as float32.
     """
-    deployed = Deployed(_folded(network)).eval()
+    deployed = Deployed(folded(network)).eval()
     _round_weights(deployed)
-    model = _export(deployed, size)
+    model = export(deployed, size, ["code", "hash", "attention"])
     _strip(model)
     return deployed, model
 
@@ -109,7 +109,7 @@ def compare(deployed: Deployed, encoder: Encoder, pictures: list[Path]) -> float
     return difference
 
 
-def _folded(network: AttentionHashing) -> AttentionHashing:
+def folded(network: AttentionHashing) -> AttentionHashing:
     """Batch normalisation folded into the layer before it.
 
     In float64, so that every machine rounds alike.
@@ -146,7 +146,8 @@ def _round_weights(module: nn.Module) -> None:
                 parameter.copy_(parameter.half().float())
 
 
-def _export(deployed: Deployed, size: int) -> onnx.ModelProto:
+def export(module: nn.Module, size: int, outputs: list[str]) -> onnx.ModelProto:
+    """A module that takes uint8 (B, size, size, 3) as `image`, as ONNX; no weight is rounded."""
     # Two pictures: an example batch of one would be taken for a constant.
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     # The exporter tells of torchvision's absence, and warns of its own insides.
@@ -154,12 +155,12 @@ def _export(deployed: Deployed, size: int) -> onnx.ModelProto:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         program = torch.onnx.export(
-            deployed,
+            module,
             (example,),
             dynamo=True,
             opset_version=OPSET,
             input_names=["image"],
-            output_names=["code", "hash", "attention"],
+            output_names=outputs,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
@@ -215,7 +216,7 @@ def save(model: onnx.ModelProto, contract: Contract, path: Path) -> Encoder:
 
 
 def _write(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
-    del model.metadata_props[:]
+    _strip(model)
     model.metadata_props.add(key=METADATA_KEY, value=contract.to_json())
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))

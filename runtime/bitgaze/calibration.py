@@ -9,6 +9,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+# Of the codes' length: so much nearer, half as many unrelated pairs. Of photographs' pairs, coded
+# with 128 bits, 72 of 24,750 are within 40 and 9 within 28.
+_HALVING = 1 / 32
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -74,13 +78,25 @@ class Calibration:
         return radius
 
 
+def at_odds(probability: float, odds: float) -> float:
+    """A probability that holds at even odds, at others.
+
+    Args:
+        probability: in [0, 1], at even odds.
+        odds: of a match before one looks at the distance, above 0; 0.1 is one in eleven.
+    """
+    return probability / (probability + (1 - probability) / odds)
+
+
 def calibrate(
     duplicates: ArrayLike, kinds: ArrayLike, strangers: ArrayLike, bits: int
 ) -> Calibration:
     """The tables, from distances of pairs of known relation.
 
     Probabilities are a falling step function, fitted by isotonic regression (Zadrozny and Elkan,
-    KDD 2002), matching and unrelated pairs weighing the same in total.
+    KDD 2002), matching and unrelated pairs weighing the same in total. Nearer than the nearest
+    unrelated pair, one more of them is spread: that none was seen there is not to say that there is
+    none.
 
     Args:
         duplicates: integers in 0..bits, (n,): distances of pictures to altered versions.
@@ -95,10 +111,11 @@ def calibrate(
     matching, same_kind, unrelated = counts
     if not matching.any() or not unrelated.any():
         raise ValueError("a calibration takes distances of duplicates and of unrelated pairs")
+    expected = _with_one_nearer(unrelated)
     false_match = (np.cumsum(unrelated) + 1) / (unrelated.sum() + 1)
     return Calibration(
-        duplicate=_floats(_probability(matching, unrelated)),
-        kind=_floats(_probability(same_kind, unrelated)) if same_kind.any() else (),
+        duplicate=_floats(_probability(matching, expected)),
+        kind=_floats(_probability(same_kind, expected)) if same_kind.any() else (),
         false_match=_floats(np.minimum(false_match, 1)),
     )
 
@@ -111,11 +128,22 @@ def _histogram(distances: ArrayLike, bits: int) -> NDArray[np.int64]:
 
 
 def _floats(table: NDArray[np.float64]) -> tuple[float, ...]:
-    # Six digits are more than any number of pairs tells, and keep the model file small.
-    return tuple(float(f"{value:.6g}") for value in table)
+    # Ten digits: 1 - probability is what counts in a gallery of millions.
+    return tuple(float(f"{value:.10g}") for value in table)
 
 
-def _probability(matching: NDArray[np.int64], unrelated: NDArray[np.int64]) -> NDArray[np.float64]:
+def _with_one_nearer(unrelated: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Counts of unrelated pairs by distance, and one more pair below the smallest: (bits + 1,)."""
+    counts = unrelated.astype(np.float64)
+    if nearest := int(np.flatnonzero(unrelated)[0]):
+        below = 2.0 ** (-np.arange(nearest, 0, -1) / (_HALVING * (len(unrelated) - 1)))
+        counts[:nearest] = below / below.sum()
+    return counts
+
+
+def _probability(
+    matching: NDArray[np.int64], unrelated: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Share of matching pairs at each distance, both kinds weighing 1, made to fall: (bits + 1,).
 
     Distances that no pair had take the probability of the next smaller one that some pair had, or

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bitgaze import gallery_file
 from bitgaze.adaptation import Adaptation, pack
-from bitgaze.calibration import Calibration
+from bitgaze.calibration import Calibration, at_odds
 from bitgaze.contract import DEFAULT_MODEL, Model, read_model
 from bitgaze.encoder import Encoded, Encoder
 from bitgaze.errors import FingerprintMismatch, GalleryCorrupt, GalleryError
@@ -39,12 +39,18 @@ Ranking = Literal["hamming", "asymmetric"]
 _CANDIDATES_PER_HIT, _FEWEST_CANDIDATES = 10, 100
 
 
+# Of the example pictures' 25 subjects, a picture shares its own with one in twenty others.
+_KIND_ODDS = 1 / 19
+
+
 @dataclass(frozen=True)
 class Hit:
     """One answer of a search.
 
-    The probabilities are those of `bitgaze.calibration.Calibration` at this distance: at even odds,
-    for a pair that is as likely to match as not before one looks.
+    The probabilities are those of `bitgaze.calibration.Calibration` at this distance, at the odds
+    of a search: that one item of the gallery is the same picture is as likely as that none is, and
+    one item in twenty shows the same kind of thing. For other odds start from
+    `Gallery.calibration`.
 
     Attributes:
         key: of the item.
@@ -637,6 +643,7 @@ class Gallery:
         calibration = self.calibration
         kind = duplicate = None
         if calibration is not None:
-            duplicate = calibration.duplicate[distance]
-            kind = calibration.kind[distance] if calibration.kind else None
+            duplicate = at_odds(calibration.duplicate[distance], 1 / len(self._index))
+            if calibration.kind:
+                kind = at_odds(calibration.kind[distance], _KIND_ODDS)
         return Hit(item.key, distance, kind, duplicate, item.metadata, item.path)

@@ -1,0 +1,61 @@
+"""Measured tables in docs/results.md, each in a section of its own. Knows no measurement."""
+
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent.parent.parent / "docs" / "results.md"
+_PACKAGES = ("onnxruntime", "torch", "numpy", "pillow")
+
+
+def write_section(
+    script: str,
+    title: str,
+    text: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    path: Path = RESULTS,
+) -> None:
+    """Put a table, its text, and how it was made, in the place of the last one; and print it.
+
+    Args:
+        script: name of the script, which marks the section.
+        title: of the section.
+        text: what the table shows.
+        head: one name a column.
+        rows: as many cells each.
+        path: of the document; one without the section gets it at its end.
+    """
+    arguments = " ".join(Path(word).name if "/" in word else word for word in sys.argv[1:])
+    versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    lines = [
+        f"<!-- export/{script} -->",
+        f"## {title}",
+        "",
+        text,
+        "",
+        *("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]),
+        "",
+        f"`python export/{script} {arguments}`, {_processor()}, {versions}.",
+        "<!-- end -->",
+    ]
+    section = "\n".join(lines)
+    print(section)
+    document = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
+    old = re.compile(rf"<!-- export/{re.escape(script)} -->.*?<!-- end -->", re.DOTALL)
+    if old.search(document):
+        document = old.sub(lambda _: section, document)
+    else:
+        document = f"{document.rstrip()}\n\n{section}\n"
+    path.write_text(document, encoding="utf-8")
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text("utf-8"))
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()

@@ -1,0 +1,112 @@
+"""A hash layer without labels: from what distorted photographs have in common.
+
+Two photographs' codes are to differ as much as the photographs do, whatever was done to either.
+Knows points (class scores of pictures) and which picture each is of; not how they were made.
+
+1. The directions in which versions of one photograph differ most are taken out: they tell a blurred
+   picture from a sharp one, and what a domain looks like rather than what is in it. Versions that
+   show too little of their photograph to be the same picture help to find them, and no more.
+2. PCA, then ITQ (Gong and Lazebnik, CVPR 2011), give the bits to start from.
+3. The bits are trained so that the inner product of two versions' codes is the one that codes of
+   random hyperplanes would have in the limit, 2 / pi * asin(cosine) (Charikar, STOC 2002), of the
+   cosine between the two photographs' means; and 1 where both are of one photograph.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bitgaze import adaptation
+
+# Measured on sets that took no part (docs/lab-notes.md).
+_NUISANCES = 2
+_DIMENSIONS = 600
+_STEPS = 1500
+_BATCH = 512
+_RATE = 2e-3
+_FIRST_SLOPE, _LAST_SLOPE = 1.0, 4.0
+_SAME_WEIGHT = 0.05
+_BALANCE_WEIGHT = 0.1
+_STAY_WEIGHT = 0.01
+
+
+def fit_bits(
+    points: NDArray[np.float64],
+    pictures: NDArray[np.int64],
+    same: NDArray[np.bool_],
+    bits: int,
+    seed: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The layer that gives a point its hash values: `points @ weight - threshold`.
+
+    Args:
+        points: (n, d): versions of pictures.
+        pictures: (n,), of which picture each is, 0 .. m - 1, all of them there.
+        same: (n,): whether a version is still the same picture, as one of each is at least.
+        bits: at most d, and fewer than m.
+        seed: of the batches.
+
+    Returns:
+        weight (d, bits) and threshold (bits,).
+    """
+    centre = points.mean(0)
+    basis = _leading(points - centre, max(_DIMENSIONS, bits))
+    points = (points - centre) @ basis  # (n, r)
+    means = np.zeros((pictures.max() + 1, points.shape[1]))
+    np.add.at(means, pictures[same], points[same])
+    means /= np.bincount(pictures[same])[:, None]
+    nuisances = _leading(points - means[pictures], _NUISANCES)
+    points, pictures = points[same], pictures[same]
+    cleaned = points - (points @ nuisances) @ nuisances.T
+    principal = _leading(cleaned - cleaned.mean(0), bits)
+    start = principal @ adaptation.fit((cleaned @ principal).astype(np.float32)).rotation
+    teachers = means - (means @ nuisances) @ nuisances.T
+    weight, threshold = _trained(points, pictures, teachers - teachers.mean(0), start, seed)
+    return basis @ weight, threshold + centre @ basis @ weight
+
+
+def _trained(
+    points: NDArray[np.float64],
+    pictures: NDArray[np.int64],
+    teachers: NDArray[np.float64],
+    start: NDArray[np.float64],
+    seed: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    unit = torch.from_numpy(teachers / np.linalg.norm(teachers, axis=1, keepdims=True)).float()
+    wanted = 2 / torch.pi * torch.asin((unit @ unit.T).clamp(-1, 1))  # (m, m)
+    values = points @ start
+    scale = values.std()
+    weight = torch.from_numpy(start / scale).float()  # (r, bits)
+    origin = weight.clone()
+    threshold = torch.from_numpy(values.mean(0) / scale).float()  # (bits,)
+    weight.requires_grad_()
+    threshold.requires_grad_()
+    optimizer = torch.optim.Adam([weight, threshold], lr=_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
+    batch = min(_BATCH, len(points))
+    inputs, picture = torch.from_numpy(points).float(), torch.from_numpy(pictures)
+    generator = np.random.default_rng(seed)
+    itself = torch.eye(batch, dtype=torch.bool)
+    for step in range(_STEPS):
+        rows = torch.from_numpy(generator.integers(0, len(points), batch))
+        slope = _FIRST_SLOPE + (_LAST_SLOPE - _FIRST_SLOPE) * step / _STEPS
+        soft = torch.tanh(slope * (inputs[rows] @ weight - threshold))  # (B, bits)
+        found = soft @ soft.T / soft.shape[1]  # (B, B)
+        of = picture[rows]
+        same = of[:, None] == of[None]
+        loss = (found - wanted[of][:, of]).square()[~same].mean()
+        if (pairs := same & ~itself).any():
+            loss = loss + _SAME_WEIGHT * (found[pairs] - 1).square().mean()
+        loss = loss + _BALANCE_WEIGHT * soft.mean(0).square().mean()
+        loss = loss + _STAY_WEIGHT * (weight - origin).square().sum() / origin.square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return weight.detach().double().numpy(), threshold.detach().double().numpy()
+
+
+def _leading(points: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Directions of largest scatter about 0, by descending scatter: (d, at most count)."""
+    _, directions = np.linalg.eigh(points.T @ points)
+    return directions[:, ::-1][:, :count]

@@ -1,0 +1,133 @@
+"""What the general model loses by hashing, on sets that took no part in its making.
+
+    python export/general_table.py PHOTOS FOLDERS...
+
+FOLDERS hold one folder per class (or CIFAR-10, or Fashion-MNIST's IDX files); PHOTOS are those that
+the hash layer was fitted to. Tie-aware mAP of the shipped model's codes, of codes adapted to the
+set, and of the cosine of the class scores that the codes are made of; then the same for hash layers
+fitted to the whole picture alone and to the attended part alone. Writes a section of
+docs/results.md.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attention_hashing import general
+from attention_hashing.data import DataError, Labelled, read
+from attention_hashing.metrics import average_precision
+from attention_hashing.results import write_section
+from bitgaze import BitgazeError, HammingIndex, adaptation
+from bitgaze.images import SUFFIXES
+
+_QUERIES = 1000
+_MOST_PICTURES = 10_000
+_LAYER = Path(__file__).parent / "general.npz"
+
+
+def main() -> int:
+    """Parse, fit what is compared, measure, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+")
+    arguments = parser.parse_args()
+    try:
+        photos = sorted(p for p in arguments.photos.rglob("*") if p.suffix.lower() in SUFFIXES)
+        sets = {f"{f.parent.name}/{f.name}": _some(read(f)) for f in arguments.folders}
+        shipped = general.Layer.load(_LAYER)
+        bits = len(shipped.weight)
+        general.check(bits, 0, len(photos))
+        extract = general.extractor()
+        seen = general.versions(extract, photos, 0)
+    except (BitgazeError, DataError, ValueError) as error:
+        print(f"general_table.py: {error}", file=sys.stderr)
+        return 2
+    layers = {
+        "both": shipped,
+        "whole picture": general.fit(seen, bits, 0, "global"),
+        "attended part": general.fit(seen, bits, 0, "local"),
+    }
+    scores = general.class_scores("both").astype(np.float32)
+    rows = []
+    for name, data in sets.items():
+        features = extract(list(data.pictures), lambda picture: picture)
+        order = np.random.default_rng(0).permutation(len(data))
+        queries, database = np.split(order, [min(_QUERIES, len(data) // 2)])
+        points = features @ scores.T
+        cosine = _by_cosine(points, data, queries, database)
+        centred = _by_cosine(points - points[database].mean(0), data, queries, database)
+        for parts, layer in layers.items():
+            values = layer.values(features)
+            plain = _by_code(adaptation.pack(values), data, queries, database)
+            fitted = adaptation.fit(values[database])
+            adapted = _by_code(adaptation.pack(fitted.apply(values)), data, queries, database)
+            row = [name, parts, plain, adapted, cosine, centred]
+            rows.append(
+                [
+                    *row[:2],
+                    *(f"{value:.3f}" for value in row[2:]),
+                    f"{plain / cosine:.2f}",
+                    f"{adapted / cosine:.2f}",
+                ]
+            )
+    text = (
+        f"Tie-aware mAP at {bits} bits; {_QUERIES:,} queries, or half of the pictures, the others "
+        f"are the database; at most {_MOST_PICTURES:,} pictures a set. Adapted: to the database, "
+        "without labels, as `gallery.adapt()` does. Cosine: of the class scores of whole picture "
+        "and attended part, as they are and centred on the database."
+    )
+    head = [
+        "set",
+        "hashed",
+        "codes",
+        "adapted",
+        "cosine",
+        "centred",
+        "codes / cosine",
+        "adapted / cosine",
+    ]
+    write_section("general_table.py", "The general model", text, head, rows)
+    return 0
+
+
+def _some(data: Labelled) -> Labelled:
+    order = np.random.default_rng(0).permutation(len(data))[:_MOST_PICTURES]
+    return data.subset(np.sort(order))
+
+
+def _by_code(
+    codes: NDArray[np.uint8],
+    data: Labelled,
+    queries: NDArray[np.intp],
+    database: NDArray[np.intp],
+) -> float:
+    index = HammingIndex(8 * codes.shape[1])
+    index.add(codes[database])
+    distances, ids = index.search(codes[queries], len(database))
+    right = data.labels[database][ids] == data.labels[queries][:, None]
+    return float(np.mean([average_precision(d, r) for d, r in zip(distances, right, strict=True)]))
+
+
+def _by_cosine(
+    points: NDArray[np.float32],
+    data: Labelled,
+    queries: NDArray[np.intp],
+    database: NDArray[np.intp],
+) -> float:
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    ranks = np.arange(len(database), dtype=np.int32)  # distinct values: a distance for each rank
+    found = []
+    for query in queries:
+        order = np.argsort(-(unit[database] @ unit[query]), kind="stable")
+        right = data.labels[database[order]] == data.labels[query]
+        found.append(average_precision(ranks, right))
+    return float(np.mean(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""How often an altered photograph finds its original among many other pictures.
+
+    python export/near_duplicates.py PHOTOS OTHERS...
+
+Every photograph is altered in ten ways (bitgaze.alterations), and each version looks for the
+nearest code among all photographs and every picture in the folders OTHERS. It is found when its
+original is nearer than all of them; a tie is a miss. Beside the shipped model's codes: random
+hyperplanes on the same network's class scores, and the perceptual hashes of the package imagehash
+(64 bits, as most people use them). Writes a section of docs/results.md.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import imagehash
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from attention_hashing import general
+from attention_hashing.results import write_section
+from bitgaze import BitgazeError, Encoder, HammingIndex
+from bitgaze.alterations import altered
+from bitgaze.cores import available_cores
+from bitgaze.images import SUFFIXES, upright
+
+_PERCEPTUAL = {
+    "pHash": imagehash.phash,
+    "dHash": imagehash.dhash,
+    "wHash": imagehash.whash,
+}
+# Without what moves the picture itself.
+_MOVING = ("cropped", "mirrored", "rotated")
+
+
+def main() -> int:
+    """Parse, code everything, search, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("others", type=Path, nargs="+")
+    arguments = parser.parse_args()
+    try:
+        photos = _pictures(arguments.photos)
+        others = [path for folder in arguments.others for path in _pictures(folder)]
+        names = list(altered(upright(photos[0], 8)))
+        versions = [(path, name) for path in photos for name in names]
+        recall = {
+            method: _recall(*coded, len(names))
+            for method, coded in _all_codes(photos, others, versions).items()
+        }
+    except (BitgazeError, ValueError) as error:
+        print(f"near_duplicates.py: {error}", file=sys.stderr)
+        return 2
+    calm = [i for i, name in enumerate(names) if name not in _MOVING]
+    rows = [
+        [name, *(f"{found[i]:.3f}" for found in recall.values())] for i, name in enumerate(names)
+    ]
+    rows.append(["all ten", *(f"{found.mean():.3f}" for found in recall.values())])
+    rows.append(
+        [f"without {', '.join(_MOVING)}", *(f"{f[calm].mean():.3f}" for f in recall.values())]
+    )
+    text = (
+        f"Recall at 1 of {len(versions):,} altered versions of {len(photos)} photographs, among "
+        f"the {len(photos)} and {len(others):,} other pictures. A tie is a miss."
+    )
+    write_section("near_duplicates.py", "Near-duplicates", text, ["alteration", *recall], rows)
+    return 0
+
+
+def _pictures(folder: Path) -> list[Path]:
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ValueError(f"{folder}: no pictures")
+    return found
+
+
+def _versions(photos: list[Path]) -> Iterator[Image.Image]:
+    for path in photos:
+        yield from altered(upright(path, 10_000)).values()
+
+
+_Codes = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+def _all_codes(
+    photos: list[Path], others: list[Path], versions: list[tuple[Path, str]]
+) -> dict[str, _Codes]:
+    """By method: codes of the photographs and the others, and codes of the versions."""
+    encoder = Encoder()
+    database = photos + others
+    with tqdm(total=len(database) + len(versions), unit="img", disable=None) as bar:
+        ours = encoder.encode(database, on_progress=bar.update)
+        ours_altered = encoder.encode(_versions(photos), on_progress=bar.update)
+    if ours.errors or ours_altered.errors:
+        raise next(iter([*ours.errors.values(), *ours_altered.errors.values()]))
+    found = {f"bitgaze, {encoder.bits}": (ours.codes, ours_altered.codes)}
+    extract = general.extractor()
+    scores = general.class_scores("both").astype(np.float32)
+    # Centred on the photographs, which is the best that random hyperplanes can be given.
+    features = extract(tqdm(database, unit="img", disable=None), lambda path: path) @ scores.T
+    centre = features[: len(photos)].mean(0)
+    planes = np.random.default_rng(0).standard_normal((len(scores), encoder.bits))
+    plane_codes = [
+        np.packbits((part - centre) @ planes > 0, axis=1)
+        for part in (features, extract(_versions(photos), lambda image: image) @ scores.T)
+    ]
+    found[f"LSH, {encoder.bits}"] = (plane_codes[0], plane_codes[1])
+
+    def perceptual(image: Image.Image) -> list[NDArray[np.uint8]]:
+        return [np.packbits(hashed(image).hash) for hashed in _PERCEPTUAL.values()]
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        originals = list(
+            pool.map(lambda path: perceptual(upright(path, 10_000)), tqdm(database, disable=None))
+        )
+        changed = [perceptual(image) for image in _versions(photos)]
+    for column, name in enumerate(_PERCEPTUAL):
+        pair = (np.stack([row[column] for row in rows]) for rows in (originals, changed))
+        found[f"{name}, 64"] = (next(pair), next(pair))
+    return found
+
+
+def _recall(
+    database: NDArray[np.uint8], versions: NDArray[np.uint8], alterations: int
+) -> NDArray[np.float64]:
+    """Share of versions whose original is nearer than all else, by alteration: (alterations,)."""
+    index = HammingIndex(8 * database.shape[1])
+    index.add(database)
+    own = np.arange(len(versions)) // alterations
+    to_own = np.unpackbits(versions ^ database[own], axis=1).sum(1)
+    distances, _ = index.search(versions, 1, exclude=own)
+    return (to_own < distances[:, 0]).reshape(-1, alterations).mean(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
