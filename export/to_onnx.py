@@ -2,21 +2,28 @@
 
     python export/to_onnx.py                              the general model that the wheel ships
     python export/to_onnx.py runs/mine/checkpoint.pt --out mine.onnx
+    python export/to_onnx.py --precision int8 --target arm --calibrate PHOTOS --out small.onnx
 
-The file is checked against torch on real pictures before it is kept.
+The file is checked against torch on real pictures before it is kept. In smaller arithmetic (fp16,
+int8) it is compared with float32 on pictures in class folders as well, and refused where it flips
+too many bits, finds too little or saves too little.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from attention_hashing import general, onnx_file
+from attention_hashing import data, general, onnx_file, ort_format, smaller
+from attention_hashing.network import AttentionHashing
+from attention_hashing.quantize import TARGETS
 from attention_hashing.training import load_checkpoint
 from bitgaze import BitgazeError, Contract, Encoder
-from bitgaze.contract import DEFAULT_MODEL
+from bitgaze.contract import DEFAULT_MODEL, PRECISIONS
 from bitgaze.images import SUFFIXES
 
 HERE = Path(__file__).parent
+GENERAL_LAYER = HERE / "general.npz"
+EXAMPLES = HERE.parent / "examples" / "pictures"
 _CHECKED_PICTURES = 64
 
 
@@ -33,43 +40,108 @@ def main() -> int:
     add(
         "--pictures",
         type=Path,
-        default=HERE.parent / "examples" / "pictures",
+        default=EXAMPLES,
         help="folder of pictures to compare with torch on (%(default)s)",
     )
+    add("--precision", choices=PRECISIONS, default="fp32", help="arithmetic (%(default)s)")
+    add("--target", choices=TARGETS, help="int8: the processor it is for; vnni: x86 since 2019")
+    add("--calibrate", type=Path, help="int8: folder of a hundred pictures to measure ranges on")
+    add("--check", type=Path, help="fp16, int8: class folders to compare on (the examples)")
+    add(
+        "--format",
+        choices=("onnx", "ort"),
+        default="onnx",
+        help="ort: beside the .onnx file, the same for onnxruntime's small builds",
+    )
     arguments = parser.parse_args()
-    pictures = sorted(p for p in arguments.pictures.rglob("*") if p.suffix.lower() in SUFFIXES)
-    pictures = pictures[:: max(1, len(pictures) // _CHECKED_PICTURES)][:_CHECKED_PICTURES]
     try:
-        if arguments.checkpoint is not None and arguments.layer is not None:
-            raise ValueError("--layer is a general model's; a checkpoint has its own")
-        if arguments.layer is not None and not arguments.layer.is_file():
-            raise ValueError(f"{arguments.layer}: no such file; fit_general.py writes it")
-        if arguments.checkpoint is not None and not arguments.checkpoint.is_file():
-            raise ValueError(f"{arguments.checkpoint}: no such checkpoint")
-        if arguments.out is not None and not arguments.out.absolute().parent.is_dir():
-            raise ValueError(f"{arguments.out}: there is no folder {arguments.out.parent}")
-        if not pictures:
-            raise ValueError(f"no pictures in {arguments.pictures}; name a folder with --pictures")
-        if arguments.checkpoint is None:
-            layer = arguments.layer or HERE / "general.npz"
-            if arguments.layer is not None and arguments.out is None:
-                raise ValueError("--layer needs --out: the shipped model is made from general.npz")
-            encoder = _general(layer, pictures, arguments.out or DEFAULT_MODEL, arguments.name)
-        else:
-            encoder = _trained(arguments.checkpoint, pictures, arguments.out, arguments.name)
-    except (onnx_file.ExportError, BitgazeError, ValueError, OSError) as error:
+        _check_arguments(arguments)
+        pictures = _pictures(arguments.pictures, "--pictures")
+        pictures = pictures[:: max(1, len(pictures) // _CHECKED_PICTURES)][:_CHECKED_PICTURES]
+        encoder = _write(arguments, pictures)
+        written = [encoder.model.path]
+        if arguments.format == "ort":
+            written.append(encoder.model.path.with_suffix(ort_format.SUFFIX))
+            ort_format.write_ort(encoder, written[-1])
+    except (onnx_file.ExportError, data.DataError, BitgazeError, ValueError, OSError) as error:
         print(f"to_onnx.py: {error}", file=sys.stderr)
         return 2
-    path = encoder.model.path
-    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {encoder.bits} bits")
+    for path in written:
+        print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {encoder.bits} bits")
     print(f"fingerprint {encoder.fingerprint}")
     return 0
 
 
-def _general(layer_file: Path, pictures: list[Path], out: Path, name: str | None) -> Encoder:
+def _check_arguments(arguments: argparse.Namespace) -> None:
+    precision, out, layer = arguments.precision, arguments.out, arguments.layer
+    if layer is not None:
+        if arguments.checkpoint is not None:
+            raise ValueError("--layer is a general model's; a checkpoint has its own")
+        if not layer.is_file():
+            raise ValueError(f"{layer}: no such file; fit_general.py writes it")
+        if out is None:
+            raise ValueError("--layer needs --out: the shipped model is made from general.npz")
+    if arguments.checkpoint is not None and not arguments.checkpoint.is_file():
+        raise ValueError(f"{arguments.checkpoint}: no such checkpoint")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ValueError(f"{out}: there is no folder {out.parent}")
+    for name, precisions in (
+        ("target", ("int8",)),
+        ("calibrate", ("int8",)),
+        ("check", ("fp16", "int8")),
+    ):
+        is_given = getattr(arguments, name) is not None
+        if is_given and precision not in precisions:
+            raise ValueError(f"--{name} is for {' and '.join(precisions)}, not for {precision}")
+        if not is_given and precision == "int8" and name != "check":
+            raise ValueError(f"int8 needs --{name}")
+    if precision != "fp32" and out is None:
+        raise ValueError(f"{precision} needs --out, the default name is the float32 model's")
+    if arguments.format == "ort" and out is None:
+        raise ValueError("--format ort needs --out, the .ort file gets its name")
+    if out is not None and out.suffix == ort_format.SUFFIX:
+        raise ValueError(
+            f"{out}: --out names the .onnx file; --format ort writes the .ort file beside it"
+        )
+
+
+def _pictures(folder: Path, option: str) -> list[Path]:
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ValueError(f"no pictures in {folder}; name a folder with {option}")
+    return found
+
+
+def _write(arguments: argparse.Namespace, pictures: list[Path]) -> Encoder:
+    out = arguments.out
+    if arguments.checkpoint is None:
+        network, contract = general_model(arguments.layer or GENERAL_LAYER, arguments.name)
+        out = out or DEFAULT_MODEL
+    else:
+        network, contract = _trained(arguments.checkpoint, arguments.name)
+        out = out or Path("model.onnx")
+    if arguments.precision == "fp32":
+        return onnx_file.write_model(network, contract, pictures, out)
+    check = data.read(arguments.check or EXAMPLES)
+    if arguments.precision == "fp16":
+        encoder, found = smaller.write_fp16(network, contract, pictures, out, check)
+    else:
+        calibration = _pictures(arguments.calibrate, "--calibrate")
+        encoder, found = smaller.write_int8(
+            network, contract, pictures, out, check, calibration, arguments.target
+        )
+    print(f"{len(check)} pictures of {len(check.classes)} classes, float32 beside this")
+    print(found)
+    return encoder
+
+
+def general_model(
+    layer_file: Path = GENERAL_LAYER, name: str | None = None
+) -> tuple[AttentionHashing, Contract]:
+    """The general model's network, and its contract without golden examples."""
     layer = general.Layer.load(layer_file)
     network = general.with_layer(layer)
-    contract = Contract(
+    return network, Contract(
         name=name or f"general-{network.bits}",
         bits=network.bits,
         preprocess=general.PREPROCESS,
@@ -82,12 +154,11 @@ def _general(layer_file: Path, pictures: list[Path], out: Path, name: str | None
         },
         calibration=layer.calibration,
     )
-    return onnx_file.write_model(network, contract, pictures, out)
 
 
-def _trained(checkpoint: Path, pictures: list[Path], out: Path | None, name: str | None) -> Encoder:
+def _trained(checkpoint: Path, name: str | None) -> tuple[AttentionHashing, Contract]:
     network, config, state = load_checkpoint(checkpoint)
-    contract = Contract(
+    return network, Contract(
         name=name or checkpoint.resolve().parent.name,
         bits=config.bits,
         preprocess=config.preprocess,
@@ -100,7 +171,6 @@ def _trained(checkpoint: Path, pictures: list[Path], out: Path | None, name: str
             "versions": state["versions"],
         },
     )
-    return onnx_file.write_model(network, contract, pictures, out or Path("model.onnx"))
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def test_data_that_cannot_be_trained_on(tmp_path, class_folders):
         datasets.read(tmp_path / "empty")
     (tmp_path / "one" / "cats").mkdir(parents=True)
     picture(1).save(tmp_path / "one" / "cats" / "1.png")
-    with pytest.raises(datasets.DataError, match="found 1 class, training needs at least 2"):
+    with pytest.raises(datasets.DataError, match="found 1 class, it takes at least 2"):
         datasets.read(tmp_path / "one")
     (tmp_path / "one" / "dogs").mkdir()
     picture(1).save(tmp_path / "one" / "dogs" / "1.png")

@@ -107,7 +107,7 @@ def read(folder: Path) -> Labelled:
     counts = np.bincount(data.labels, minlength=len(data.classes))
     if len(data.classes) < 2:
         raise DataError(
-            f"{folder}: found {len(data.classes)} class, training needs at least 2 "
+            f"{folder}: found {len(data.classes)} class, it takes at least 2 "
             "(one folder per class, pictures inside)"
         )
     if counts.min() < 2:

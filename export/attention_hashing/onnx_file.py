@@ -57,20 +57,30 @@ def write_model(
         ExportError: values differ by more than 1e-3, or a bit differs whose value is farther than
             that from 0.
     """
-    size = contract.preprocess.size
+    deployed, model = graph(network, contract.preprocess.size)
+    store_as_float16(model)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        draft = Path(folder) / out.name
+        compare(deployed, save(model, contract, draft), pictures)
+        draft.replace(out)
+    return Encoder(out)
+
+
+def graph(network: AttentionHashing, size: int) -> tuple[Deployed, onnx.ModelProto]:
+    """The network as it is deployed, and as a graph; large weights hold float16's values.
+
+    Args:
+        network: trained or fitted.
+        size: of its input pictures.
+
+    Returns:
+        For torch, and for ONNX with every weight still stored as float32.
+    """
     deployed = Deployed(folded(network)).eval()
     _round_weights(deployed)
     model = export(deployed, size, ["code", "hash", "attention"])
-    _store_as_float16(model)
     _strip(model)
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        draft = Path(folder) / out.name
-        _save(model, contract, draft)
-        encoder = Encoder(draft)
-        compare(deployed, encoder, pictures)
-        _save(model, replace(contract, golden=_golden(encoder)), draft)
-        draft.replace(out)
-    return Encoder(out)
+    return deployed, model
 
 
 def compare(deployed: Deployed, encoder: Encoder, pictures: list[Path]) -> float:
@@ -157,15 +167,21 @@ def export(module: nn.Module, size: int, outputs: list[str]) -> onnx.ModelProto:
     return program.model_proto
 
 
-def _store_as_float16(model: onnx.ModelProto) -> None:
-    """Large float32 weights become float16, with a Cast that onnxruntime folds when it loads."""
+def store_as_float16(model: onnx.ModelProto) -> None:
+    """Large float32 weights become float16, with a Cast that onnxruntime folds when it loads.
+
+    Only those that float16 holds exactly: no value changes.
+    """
     graph = model.graph
     casts = []
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if tensor.data_type == TensorProto.FLOAT and values.size >= _FLOAT16_FROM_ELEMENTS:
+        if tensor.data_type != TensorProto.FLOAT or values.size < _FLOAT16_FROM_ELEMENTS:
+            continue
+        half = values.astype(np.float16)
+        if np.array_equal(half, values):
             name = tensor.name
-            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), name + ".half"))
+            tensor.CopyFrom(numpy_helper.from_array(half, name + ".half"))
             casts.append(helper.make_node("Cast", [name + ".half"], [name], to=TensorProto.FLOAT))
     nodes = [*casts, *graph.node]
     del graph.node[:]
@@ -184,8 +200,23 @@ def _strip(model: onnx.ModelProto) -> None:
             del entry.metadata_props[:]
 
 
-def _save(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
-    del model.metadata_props[:]
+def save(model: onnx.ModelProto, contract: Contract, path: Path) -> Encoder:
+    """Write a model file whose contract has the golden examples that the file itself gives.
+
+    Args:
+        model: a graph that the runtime can run; its metadata is replaced.
+        contract: without golden examples.
+        path: the .onnx file.
+    """
+    _write(model, contract, path)
+    with Encoder(path) as encoder:
+        golden = _golden(encoder)
+    _write(model, replace(contract, golden=golden), path)
+    return Encoder(path)
+
+
+def _write(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
+    _strip(model)
     model.metadata_props.add(key=METADATA_KEY, value=contract.to_json())
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))

@@ -1,0 +1,201 @@
+"""What smaller arithmetic does to a model: codes, retrieval, size and speed beside float32's.
+
+Measures, and says what is too much. Does not make models.
+"""
+
+import time
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from attention_hashing.data import Labelled
+from attention_hashing.metrics import average_precision
+from bitgaze import Encoded, Encoder, HammingIndex
+from bitgaze.images import load
+
+# Shares of bits, of mean average precision, and of the float32 file's size.
+MOST_FLIPS = 0.02
+MOST_LOSS = 0.003
+MOST_SIZE = 0.6
+# What float32 on two machines differs by; no smaller arithmetic promises less.
+_LEAST_TOLERANCE = 1e-3
+_CLEAR = 0.1
+_TIMED_PICTURES = 100
+_WARM_UP = 3
+
+
+class Comparison(NamedTuple):
+    """A model beside the float32 model of the same network; of a pair, float32 comes first.
+
+    Attributes:
+        flips: share of bits that differ.
+        clear_flips: the same among bits whose float32 value is farther than a tenth of the bit's
+            standard deviation from 0.
+        precision: mean average precision, each query against all other pictures, tie-aware.
+        megabytes: of the files, in 10^6 bytes.
+        speed: pictures a second of processor time, one thread, decoding left out.
+        attention: mean difference of attention, which lies in [0, 1].
+    """
+
+    flips: float
+    clear_flips: float
+    precision: tuple[float, float]
+    megabytes: tuple[float, float]
+    speed: tuple[float, float]
+    attention: float
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                f"bits flipped                {self.flips:.2%}",
+                f"  of values beyond .1 sd    {self.clear_flips:.2%}",
+                "mAP, float32 / this         {:.4f} / {:.4f}".format(*self.precision),
+                "MB                          {:.2f} / {:.2f}".format(*self.megabytes),
+                "pictures/s, one thread      {:.1f} / {:.1f}".format(*self.speed),
+                f"  ratio                     {self.speed[1] / self.speed[0]:.2f}",
+                f"attention, mean difference  {self.attention:.4f}",
+            ]
+        )
+
+    def excesses(self, is_sized: bool) -> list[str]:
+        """What is beyond the limits, in words; empty where nothing is.
+
+        Args:
+            is_sized: whether the file has to be smaller than float32's, too.
+        """
+        found = []
+        if self.flips > MOST_FLIPS:
+            found.append(f"{self.flips:.2%} of bits flip, at most {MOST_FLIPS:.0%} may")
+        loss = self.precision[0] - self.precision[1]
+        if loss > MOST_LOSS:
+            found.append(f"mAP falls by {loss:.4f}, by at most {MOST_LOSS} it may")
+        most = MOST_SIZE * self.megabytes[0]
+        if is_sized and self.megabytes[1] > most:
+            found.append(f"the file has {self.megabytes[1]:.2f} MB, at most {most:.2f} it may have")
+        return found
+
+
+def compare(
+    reference: Encoder,
+    expected: Encoded,
+    smaller: Encoder,
+    data: Labelled,
+    queries: NDArray[np.intp] | None = None,
+) -> Comparison:
+    """Measure a model beside the float32 model of the same network.
+
+    Args:
+        reference: the float32 model.
+        expected: what it gives for `data` (`encoded`).
+        smaller: the other model.
+        data: pictures that took no part in making either.
+        queries: positions in `data`; all of them if left out.
+
+    Raises:
+        ImageError: a picture cannot be read, or gives values that are not numbers.
+    """
+    queries = np.arange(len(data)) if queries is None else queries
+    found = encoded(smaller, data)
+    flipped = (found.hashes > 0) != (expected.hashes > 0)
+    is_clear = np.abs(expected.hashes) > _CLEAR * expected.hashes.std(0)
+    paths = (reference.model.path, smaller.model.path)
+    before, after = (path.stat().st_size / 1e6 for path in paths)
+    return Comparison(
+        flips=float(flipped.mean()),
+        clear_flips=float(flipped[is_clear].mean()),
+        precision=(
+            mean_average_precision(expected.codes, data.labels, queries),
+            mean_average_precision(found.codes, data.labels, queries),
+        ),
+        megabytes=(before, after),
+        speed=_speed(reference, smaller, data),
+        attention=float(np.abs(found.attention - expected.attention).mean()),
+    )
+
+
+def encoded(encoder: Encoder, data: Labelled) -> Encoded:
+    """What a model gives for pictures of which every one has to be readable.
+
+    Raises:
+        ImageError: the first that is not.
+    """
+    found = encoder.encode(data.pictures)
+    for error in found.errors.values():
+        raise error
+    return found
+
+
+def mean_average_precision(
+    codes: NDArray[np.uint8], labels: NDArray[np.int64], queries: NDArray[np.intp]
+) -> float:
+    """Over the queries, each against all pictures but itself, tie-aware.
+
+    Args:
+        codes: (n, bits // 8).
+        labels: (n,).
+        queries: positions among the n.
+    """
+    index = HammingIndex(8 * codes.shape[1])
+    index.add(codes)
+    distances, ids = index.search(codes[queries], len(codes))
+    is_other = ids != queries[:, None]
+    is_right = labels[ids] == labels[queries][:, None]
+    rows = zip(distances, is_right, is_other, strict=True)
+    return float(np.mean([average_precision(d[other], right[other]) for d, right, other in rows]))
+
+
+def tolerance(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> float:
+    """The largest difference of a hash value to be expected between two machines.
+
+    What two ways of computing one graph differ by here stands for what two processors differ by:
+    onnxruntime's optimised session, whose kernels compute in the small type, and one with
+    optimisation off, which goes from layer to layer through float32.
+
+    Args:
+        model: any graph that the runtime can run.
+        pixels: (n, size, size, 3).
+
+    Returns:
+        At least 1e-3.
+    """
+    fast = _values(model, pixels, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    plain = _values(model, pixels, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    return max(_LEAST_TOLERANCE, float(np.abs(fast - plain).max()))
+
+
+def _values(
+    model: onnx.ModelProto, pixels: NDArray[np.uint8], level: ort.GraphOptimizationLevel
+) -> NDArray[np.float32]:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = level
+    options.log_severity_level = 3
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return np.concatenate([session.run(["hash"], {"image": one[None]})[0] for one in pixels])
+
+
+def _speed(reference: Encoder, smaller: Encoder, data: Labelled) -> tuple[float, float]:
+    """Pictures a second of processor time, in turns, so that both meet the same machine."""
+    step = max(1, len(data) // _TIMED_PICTURES)
+    some = [data.pictures[i] for i in range(0, len(data), step)][:_TIMED_PICTURES]
+    pixels = [load(one, reference.contract.preprocess) for one in some]
+    seconds = np.zeros(2)
+    with (
+        Encoder(reference.model.path, threads=1) as first,
+        Encoder(smaller.model.path, threads=1) as second,
+    ):
+        for one in pixels[:_WARM_UP]:
+            first.encode([one])
+            second.encode([one])
+        for one in chain(pixels, reversed(pixels)):
+            for place, encoder in enumerate((first, second)):
+                start = time.process_time()
+                encoder.encode([one])
+                seconds[place] += time.process_time() - start
+    before, after = 2 * len(pixels) / seconds
+    return float(before), float(after)

@@ -1,0 +1,116 @@
+"""A network to a model file in smaller arithmetic: made, measured beside float32, kept or refused.
+
+Knows the order of these steps. Does not know how a graph gets smaller (quantize, half), nor how it
+is measured (precision).
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from attention_hashing import half, onnx_file, precision, quantize
+from attention_hashing.data import Labelled
+from attention_hashing.network import AttentionHashing, Deployed
+from bitgaze import Contract, Encoder
+from bitgaze.images import load
+
+# More change nothing that could be measured, and each takes half a second.
+_CALIBRATION_PICTURES = 100
+
+Convert = Callable[[onnx.ModelProto, Deployed], onnx.ModelProto]
+
+
+def write_int8(
+    network: AttentionHashing,
+    contract: Contract,
+    pictures: list[Path],
+    out: Path,
+    check: Labelled,
+    calibration: list[Path],
+    target: str,
+) -> tuple[Encoder, precision.Comparison]:
+    """Write a model file that computes in 8-bit integers, unless that costs too much.
+
+    Args:
+        network: trained or fitted.
+        contract: of the float32 model.
+        pictures: to compare the float32 model with torch on.
+        out: the .onnx file.
+        check: pictures that took no part, to compare with float32 on.
+        calibration: pictures to measure ranges on; a hundred of more are taken.
+        target: a key of `quantize.TARGETS`.
+
+    Returns:
+        The model as the runtime sees it, and what was measured.
+
+    Raises:
+        ExportError: beyond a limit of `precision`, or float32 differs from torch; `out` is as
+            before.
+        ImageError: a picture cannot be read.
+    """
+    step = max(1, len(calibration) // _CALIBRATION_PICTURES)
+    some = calibration[::step][:_CALIBRATION_PICTURES]
+    pixels = np.stack([load(path, contract.preprocess) for path in some])
+
+    def convert(model: onnx.ModelProto, deployed: Deployed) -> onnx.ModelProto:
+        return quantize.int8(model, deployed, pixels, target)
+
+    training = contract.training | {"int8": f"for {target}, calibrated on {len(some)} pictures"}
+    contract = replace(contract, precision="int8", training=training)
+    return _write(network, contract, pictures, out, check, convert)
+
+
+def write_fp16(
+    network: AttentionHashing,
+    contract: Contract,
+    pictures: list[Path],
+    out: Path,
+    check: Labelled,
+) -> tuple[Encoder, precision.Comparison]:
+    """Write a model file that computes in float16; arguments and errors as for `write_int8`."""
+
+    def convert(model: onnx.ModelProto, _: Deployed) -> onnx.ModelProto:
+        return half.fp16(model)
+
+    contract = replace(contract, precision="fp16")
+    return _write(network, contract, pictures, out, check, convert)
+
+
+def _write(
+    network: AttentionHashing,
+    contract: Contract,
+    pictures: list[Path],
+    out: Path,
+    check: Labelled,
+    convert: Convert,
+) -> tuple[Encoder, precision.Comparison]:
+    deployed, model = onnx_file.graph(network, contract.preprocess.size)
+    smaller = convert(model, deployed)
+    for one in (model, smaller):
+        onnx_file.store_as_float16(one)
+    pixels = np.stack([load(one, contract.preprocess) for one in check.pictures])
+    tolerance = precision.tolerance(smaller, pixels)
+    if tolerance > 1:
+        raise onnx_file.ExportError(
+            f"hash values differ by {tolerance:.2g} between two ways of computing, at most 1 is of "
+            "use; nothing was kept"
+        )
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        plain = replace(contract, precision="fp32")
+        reference = onnx_file.save(model, plain, Path(folder) / "float32.onnx")
+        onnx_file.compare(deployed, reference, pictures)
+        contract = replace(contract, tolerance=tolerance)
+        draft = onnx_file.save(smaller, contract, Path(folder) / "smaller.onnx")
+        expected = precision.encoded(reference, check)
+        found = precision.compare(reference, expected, draft, check)
+        if excesses := found.excesses(is_sized=contract.precision == "int8"):
+            raise onnx_file.ExportError(
+                f"{contract.precision} costs too much: {'; '.join(excesses)}; nothing was kept\n"
+                f"{found}"
+            )
+        draft.model.path.replace(out)
+    return Encoder(out), found
