@@ -56,9 +56,9 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         _check_arguments(arguments)
-        pictures = _pictures(arguments.pictures, "--pictures")
-        pictures = pictures[:: max(1, len(pictures) // _CHECKED_PICTURES)][:_CHECKED_PICTURES]
-        encoder = _write(arguments, pictures)
+        checked = pictures(arguments.pictures, "--pictures")
+        checked = checked[:: max(1, len(checked) // _CHECKED_PICTURES)][:_CHECKED_PICTURES]
+        encoder = _write(arguments, checked)
         written = [encoder.model.path]
         if arguments.format == "ort":
             written.append(encoder.model.path.with_suffix(ort_format.SUFFIX))
@@ -105,14 +105,15 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         )
 
 
-def _pictures(folder: Path, option: str) -> list[Path]:
+def pictures(folder: Path, option: str) -> list[Path]:
+    """The pictures below a folder; a ValueError names the option if there are none."""
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not found:
         raise ValueError(f"no pictures in {folder}; name a folder with {option}")
     return found
 
 
-def _write(arguments: argparse.Namespace, pictures: list[Path]) -> Encoder:
+def _write(arguments: argparse.Namespace, checked: list[Path]) -> Encoder:
     out = arguments.out
     if arguments.checkpoint is None:
         network, contract = general_model(arguments.layer or GENERAL_LAYER, arguments.name)
@@ -121,14 +122,14 @@ def _write(arguments: argparse.Namespace, pictures: list[Path]) -> Encoder:
         network, contract = _trained(arguments.checkpoint, arguments.name)
         out = out or Path("model.onnx")
     if arguments.precision == "fp32":
-        return onnx_file.write_model(network, contract, pictures, out)
+        return onnx_file.write_model(network, contract, checked, out)
     check = data.read(arguments.check or EXAMPLES)
     if arguments.precision == "fp16":
-        encoder, found = smaller.write_fp16(network, contract, pictures, out, check)
+        encoder, found = smaller.write_fp16(network, contract, checked, out, check)
     else:
-        calibration = _pictures(arguments.calibrate, "--calibrate")
+        calibration = pictures(arguments.calibrate, "--calibrate")
         encoder, found = smaller.write_int8(
-            network, contract, pictures, out, check, calibration, arguments.target
+            network, contract, checked, out, check, calibration, arguments.target
         )
     print(f"{len(check)} pictures of {len(check.classes)} classes, float32 beside this")
     print(found)

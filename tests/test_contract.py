@@ -167,6 +167,8 @@ def test_the_fingerprint_ignores_words_and_heeds_graph_and_preprocessing():
 
 
 def test_files_that_are_no_models(tmp_path):
+    with pytest.raises(ModelError, match=r"a\.ort: onnxruntime's own format, .* opens the \.onnx"):
+        read_model(tmp_path / "a.ort")
     with pytest.raises(ModelError, match=r"none\.onnx: cannot read the model: No such file"):
         read_model(tmp_path / "none.onnx")
     path = tmp_path / "a.onnx"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from attention_hashing import half, onnx_file, precision, quantize
 from attention_hashing.data import Labelled
@@ -52,16 +53,25 @@ def write_int8(
             before.
         ImageError: a picture cannot be read.
     """
-    step = max(1, len(calibration) // _CALIBRATION_PICTURES)
-    some = calibration[::step][:_CALIBRATION_PICTURES]
-    pixels = np.stack([load(path, contract.preprocess) for path in some])
+    pixels = calibration_pixels(calibration, contract)
 
     def convert(model: onnx.ModelProto, deployed: Deployed) -> onnx.ModelProto:
         return quantize.int8(model, deployed, pixels, target)
 
-    training = contract.training | {"int8": f"for {target}, calibrated on {len(some)} pictures"}
+    training = contract.training | {"int8": f"for {target}, calibrated on {len(pixels)} pictures"}
     contract = replace(contract, precision="int8", training=training)
     return _write(network, contract, pictures, out, check, convert)
+
+
+def calibration_pixels(pictures: list[Path], contract: Contract) -> NDArray[np.uint8]:
+    """At most a hundred of these pictures, as the model takes them: (n, size, size, 3).
+
+    Raises:
+        ImageError: a picture cannot be read.
+    """
+    step = max(1, len(pictures) // _CALIBRATION_PICTURES)
+    some = pictures[::step][:_CALIBRATION_PICTURES]
+    return np.stack([load(path, contract.preprocess) for path in some])
 
 
 def write_fp16(

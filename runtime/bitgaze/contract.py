@@ -158,6 +158,11 @@ def read_model(path: str | Path) -> Model:
             version cannot read.
     """
     path = Path(path)
+    if path.suffix == ".ort":
+        raise ModelError(
+            f"{path}: onnxruntime's own format, for its small builds; "
+            "bitgaze opens the .onnx file that it was made from"
+        )
     try:
         content = path.read_bytes()
     except OSError as error:
