@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from bitgaze.calibration import at_odds
 from bitgaze.cli import main
+from bitgaze.contract import DEFAULT_MODEL, read_model
 from conftest import picture
 
 
@@ -24,6 +26,13 @@ def photos(tmp_path, monkeypatch):
     for seed in range(4):
         picture(seed, (90, 60)).save(folder / f"p{seed}.png")
     return folder
+
+
+def itself(path):
+    """The line for a picture that was searched among four."""
+    calibration = read_model(DEFAULT_MODEL).contract.calibration
+    kind, same = at_odds(calibration.kind[0], 1 / 19), at_odds(calibration.duplicate[0], 1 / 4)
+    return f"   0  kind {kind:4.0%}  same {same:4.0%}  {path}"
 
 
 @pytest.fixture
@@ -64,7 +73,7 @@ def test_index_json(photos, capsys):
 def test_search_prints_hits_by_distance(indexed, capsys):
     assert main(["search", str(indexed / "p2.png"), "-k", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"   0  kind 100%  same 100%  {indexed}/p2.png"
+    assert lines[0] == itself(indexed / "p2.png")
     distances = [int(line.split()[0]) for line in lines]
     assert len(distances) == 3
     assert distances == sorted(distances)
@@ -305,7 +314,7 @@ def test_outputs_that_are_closed(indexed):
     done = run(">&-", "info")
     assert (done.returncode, done.stderr) == (2, "bitgaze: stdout is closed\n")
     done = run("2>&-", "search", "photos/p0.png", "--radius", "0")
-    assert (done.returncode, done.stdout) == (0, f"   0  kind 100%  same 100%  {indexed}/p0.png\n")
+    assert (done.returncode, done.stdout) == (0, f"{itself(indexed / 'p0.png')}\n")
     done = run("2>&-", "search", "none.jpg")
     assert (done.returncode, done.stdout) == (2, "")
 
@@ -430,7 +439,7 @@ def test_a_provider_is_strict_and_what_was_passed_over_is_said(indexed, monkeypa
     assert "bitgaze: onnxruntime 1." in (err := capsys.readouterr().err)
     assert "has no cuda; it has " in err
     assert main(["search", query, "--provider", "CPU", "--radius", "0"]) == 0
-    assert capsys.readouterr() == (f"   0  kind 100%  same 100%  {query}\n", "")
+    assert capsys.readouterr() == (f"{itself(query)}\n", "")
     names = ["CoreMLExecutionProvider", *onnxruntime.get_available_providers()]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
     real = onnxruntime.InferenceSession
@@ -441,7 +450,7 @@ def test_a_provider_is_strict_and_what_was_passed_over_is_said(indexed, monkeypa
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     assert main(["search", query, "--provider", "auto", "--radius", "0"]) == 0
     out, err = capsys.readouterr()
-    assert out == f"   0  kind 100%  same 100%  {query}\n"
+    assert out == f"{itself(query)}\n"
     assert err.startswith("bitgaze: CoreMLExecutionProvider is present but not used: ")
     assert err.count("\n") == 1
 

@@ -131,10 +131,11 @@ def test_a_generator_is_not_read_to_its_end_at_once(encoder):
         raise InterruptedError
 
     few = Encoder(threads=2)
+    before = threading.active_count()  # progress bars of other tests have a thread, too
     with pytest.raises(InterruptedError):
         few.encode(sources(), on_progress=stop)
     assert len(drawn) <= 10
-    assert threading.active_count() == 1  # nothing goes on behind the caller's back
+    assert threading.active_count() <= before  # nothing goes on behind the caller's back
 
 
 @pytest.mark.parametrize("single", ["a.jpg", b"bytes", DEFAULT_MODEL, picture(1)])
