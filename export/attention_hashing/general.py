@@ -8,7 +8,7 @@ photographs that the fit had not seen.
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -191,7 +191,8 @@ def calibration(
     """What distances between codes mean, on pictures that the layer was not fitted to.
 
     Near-duplicates and strangers: the photographs in parts, each coded by a layer that was fitted
-    to the others. Kinds: labelled pictures, coded by the layer itself; unrelated are pairs of two
+    to the others; near-duplicates are told from every other picture, those of their kind too.
+    Kinds: labelled pictures, coded by the layer itself; unrelated are pairs of two
     kinds there, for the probability that it gives would else be that of telling photographs from
     such pictures.
 
@@ -217,12 +218,14 @@ def calibration(
             altered_codes = held_out.values(changed[part, version]) > 0
             duplicates.append((altered_codes != codes).sum(1))
         strangers.append(_pairs(codes)[np.triu_indices(len(part), 1)])
-    found = calibrate(np.concatenate(duplicates), [], np.concatenate(strangers), bits)
+    found = calibrate([0], [], np.concatenate(strangers), bits)
     distances = _pairs(layer.values(extract(kinds.pictures, lambda picture: picture)) > 0)
     upper = np.triu_indices(len(kinds), 1)
     alike = (kinds.labels[:, None] == kinds.labels[None])[upper]
     by_kind = calibrate([0], distances[upper][alike], distances[upper][~alike], bits)
-    return replace(found, kind=by_kind.kind)
+    # Two pictures of one kind come nearer than strangers, and are no more the same picture.
+    same = calibrate(np.concatenate(duplicates), [], distances[upper], bits)
+    return Calibration(same.duplicate, by_kind.kind, found.false_match)
 
 
 def _alterations(path: Path) -> list[Image.Image]:
