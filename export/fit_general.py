@@ -13,9 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from attention_hashing import general
-from attention_hashing.data import DataError, read
+from attention_hashing.data import DataError, pictures_below, read
 from bitgaze import BitgazeError
-from bitgaze.images import SUFFIXES
 
 HERE = Path(__file__).parent
 
@@ -33,7 +32,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--out", type=Path, default=HERE / "general.npz")
     arguments = parser.parse_args()
-    pictures = sorted(p for p in arguments.photos.rglob("*") if p.suffix.lower() in SUFFIXES)
+    pictures = pictures_below(arguments.photos)
     command = (
         f"python export/fit_general.py PHOTOS --bits {arguments.bits} --seed {arguments.seed}"
         f"  # {len(pictures)} photographs"

@@ -14,14 +14,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attention_hashing import general
-from attention_hashing.data import DataError, Labelled, read
-from attention_hashing.metrics import average_precision
+from attention_hashing.data import DataError, Labelled, pictures_below, read
+from attention_hashing.metrics import mean_by_code, mean_by_cosine
 from attention_hashing.results import write_section
-from bitgaze import BitgazeError, HammingIndex, adaptation
-from bitgaze.images import SUFFIXES
+from bitgaze import BitgazeError, adaptation
 
 _QUERIES = 1000
 _MOST_PICTURES = 10_000
@@ -37,7 +35,7 @@ def main() -> int:
     parser.add_argument("folders", type=Path, nargs="+")
     arguments = parser.parse_args()
     try:
-        photos = sorted(p for p in arguments.photos.rglob("*") if p.suffix.lower() in SUFFIXES)
+        photos = pictures_below(arguments.photos)
         sets = {f"{f.parent.name}/{f.name}": _some(read(f)) for f in arguments.folders}
         shipped = general.Layer.load(_LAYER)
         bits = len(shipped.weight)
@@ -59,13 +57,15 @@ def main() -> int:
         order = np.random.default_rng(0).permutation(len(data))
         queries, database = np.split(order, [min(_QUERIES, len(data) // 2)])
         points = features @ scores.T
-        cosine = _by_cosine(points, data, queries, database)
-        centred = _by_cosine(points - points[database].mean(0), data, queries, database)
+        cosine = mean_by_cosine(points, data.labels, queries, database)
+        centred = mean_by_cosine(points - points[database].mean(0), data.labels, queries, database)
         for parts, layer in layers.items():
             values = layer.values(features)
-            plain = _by_code(adaptation.pack(values), data, queries, database)
+            plain = mean_by_code(adaptation.pack(values), data.labels, queries, database)
             fitted = adaptation.fit(values[database])
-            adapted = _by_code(adaptation.pack(fitted.apply(values)), data, queries, database)
+            adapted = mean_by_code(
+                adaptation.pack(fitted.apply(values)), data.labels, queries, database
+            )
             row = [name, parts, plain, adapted, cosine, centred]
             rows.append(
                 [
@@ -98,35 +98,6 @@ def main() -> int:
 def _some(data: Labelled) -> Labelled:
     order = np.random.default_rng(0).permutation(len(data))[:_MOST_PICTURES]
     return data.subset(np.sort(order))
-
-
-def _by_code(
-    codes: NDArray[np.uint8],
-    data: Labelled,
-    queries: NDArray[np.intp],
-    database: NDArray[np.intp],
-) -> float:
-    index = HammingIndex(8 * codes.shape[1])
-    index.add(codes[database])
-    distances, ids = index.search(codes[queries], len(database))
-    right = data.labels[database][ids] == data.labels[queries][:, None]
-    return float(np.mean([average_precision(d, r) for d, r in zip(distances, right, strict=True)]))
-
-
-def _by_cosine(
-    points: NDArray[np.float32],
-    data: Labelled,
-    queries: NDArray[np.intp],
-    database: NDArray[np.intp],
-) -> float:
-    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
-    ranks = np.arange(len(database), dtype=np.int32)  # distinct values: a distance for each rank
-    found = []
-    for query in queries:
-        order = np.argsort(-(unit[database] @ unit[query]), kind="stable")
-        right = data.labels[database[order]] == data.labels[query]
-        found.append(average_precision(ranks, right))
-    return float(np.mean(found))
 
 
 if __name__ == "__main__":

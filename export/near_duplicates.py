@@ -22,11 +22,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from attention_hashing import general
+from attention_hashing.data import pictures_below
 from attention_hashing.results import write_section
 from bitgaze import BitgazeError, Encoder, HammingIndex
 from bitgaze.alterations import altered
 from bitgaze.cores import available_cores
-from bitgaze.images import SUFFIXES, upright
+from bitgaze.images import upright
 
 _PERCEPTUAL = {
     "pHash": imagehash.phash,
@@ -49,10 +50,9 @@ def main() -> int:
         photos = _pictures(arguments.photos)
         others = [path for folder in arguments.others for path in _pictures(folder)]
         names = list(altered(upright(photos[0], 8)))
-        versions = [(path, name) for path in photos for name in names]
         recall = {
             method: _recall(*coded, len(names))
-            for method, coded in _all_codes(photos, others, versions).items()
+            for method, coded in _all_codes(photos, others, len(names)).items()
         }
     except (BitgazeError, ValueError) as error:
         print(f"near_duplicates.py: {error}", file=sys.stderr)
@@ -66,15 +66,15 @@ def main() -> int:
         [f"without {', '.join(_MOVING)}", *(f"{f[calm].mean():.3f}" for f in recall.values())]
     )
     text = (
-        f"Recall at 1 of {len(versions):,} altered versions of {len(photos)} photographs, among "
-        f"the {len(photos)} and {len(others):,} other pictures. A tie is a miss."
+        f"Recall at 1 of {len(names) * len(photos):,} altered versions of {len(photos)} "
+        f"photographs, among the {len(photos)} and {len(others):,} other pictures. A tie is a miss."
     )
     write_section("near_duplicates.py", "Near-duplicates", text, ["alteration", *recall], rows)
     return 0
 
 
 def _pictures(folder: Path) -> list[Path]:
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    found = pictures_below(folder)
     if not found:
         raise ValueError(f"{folder}: no pictures")
     return found
@@ -88,13 +88,11 @@ def _versions(photos: list[Path]) -> Iterator[Image.Image]:
 _Codes = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
-def _all_codes(
-    photos: list[Path], others: list[Path], versions: list[tuple[Path, str]]
-) -> dict[str, _Codes]:
+def _all_codes(photos: list[Path], others: list[Path], alterations: int) -> dict[str, _Codes]:
     """By method: codes of the photographs and the others, and codes of the versions."""
     encoder = Encoder()
     database = photos + others
-    with tqdm(total=len(database) + len(versions), unit="img", disable=None) as bar:
+    with tqdm(total=len(database) + alterations * len(photos), unit="img", disable=None) as bar:
         ours = encoder.encode(database, on_progress=bar.update)
         ours_altered = encoder.encode(_versions(photos), on_progress=bar.update)
     if ours.errors or ours_altered.errors:

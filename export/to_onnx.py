@@ -19,7 +19,6 @@ from attention_hashing.quantize import TARGETS
 from attention_hashing.training import load_checkpoint
 from bitgaze import BitgazeError, Contract, Encoder
 from bitgaze.contract import DEFAULT_MODEL, PRECISIONS
-from bitgaze.images import SUFFIXES
 
 HERE = Path(__file__).parent
 GENERAL_LAYER = HERE / "general.npz"
@@ -107,7 +106,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 
 def pictures(folder: Path, option: str) -> list[Path]:
     """The pictures below a folder; a ValueError names the option if there are none."""
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    found = data.pictures_below(folder)
     if not found:
         raise ValueError(f"no pictures in {folder}; name a folder with {option}")
     return found

@@ -116,6 +116,11 @@ def read(folder: Path) -> Labelled:
     return data
 
 
+def pictures_below(folder: Path) -> list[Path]:
+    """Every picture file in a folder and its folders, by name; empty if there is none."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+
+
 def _read_any(folder: Path) -> Labelled:
     if place := cifar.find(folder):
         try:
@@ -200,7 +205,7 @@ def _read_class_folders(folder: Path) -> Labelled:
     labels: list[int] = []
     classes: list[str] = []
     for class_folder in sorted(p for p in root.iterdir() if p.is_dir()):
-        found = sorted(p for p in class_folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        found = pictures_below(class_folder)
         if found:
             pictures += found
             labels += [len(classes)] * len(found)

@@ -26,7 +26,7 @@ from attention_hashing.features import FeatureExtractor
 from attention_hashing.network import AttentionHashing
 from attention_hashing.unsupervised import fit_bits
 from bitgaze.alterations import altered
-from bitgaze.calibration import Calibration, calibrate
+from bitgaze.calibration import Calibration, false_match_rates, probabilities
 from bitgaze.contract import calibration_from
 from bitgaze.images import Preprocess, upright
 
@@ -218,14 +218,15 @@ def calibration(
             altered_codes = held_out.values(changed[part, version]) > 0
             duplicates.append((altered_codes != codes).sum(1))
         strangers.append(_pairs(codes)[np.triu_indices(len(part), 1)])
-    found = calibrate([0], [], np.concatenate(strangers), bits)
     distances = _pairs(layer.values(extract(kinds.pictures, lambda picture: picture)) > 0)
     upper = np.triu_indices(len(kinds), 1)
     alike = (kinds.labels[:, None] == kinds.labels[None])[upper]
-    by_kind = calibrate([0], distances[upper][alike], distances[upper][~alike], bits)
-    # Two pictures of one kind come nearer than strangers, and are no more the same picture.
-    same = calibrate(np.concatenate(duplicates), [], distances[upper], bits)
-    return Calibration(same.duplicate, by_kind.kind, found.false_match)
+    return Calibration(
+        # Two pictures of one kind come nearer than strangers, and are no more the same picture.
+        duplicate=probabilities(np.concatenate(duplicates), distances[upper], bits),
+        kind=probabilities(distances[upper][alike], distances[upper][~alike], bits),
+        false_match=false_match_rates(np.concatenate(strangers), bits),
+    )
 
 
 def _alterations(path: Path) -> list[Image.Image]:

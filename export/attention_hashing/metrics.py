@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from bitgaze import HammingIndex
+
 
 def average_precision(distances: NDArray[np.int32], relevant: NDArray[np.bool_]) -> float:
     """Average precision over the whole ranking, expected over random orders of ties.
@@ -36,3 +38,40 @@ def average_precision(distances: NDArray[np.int32], relevant: NDArray[np.bool_])
     expected_hits = hits_before[level] + 1 + place * others[level]
     share = (hits / np.maximum(size, 1))[level]
     return float((share * expected_hits / rank).sum() / total)
+
+
+def mean_by_code(
+    codes: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    queries: NDArray[np.intp],
+    database: NDArray[np.intp],
+) -> float:
+    """Mean average precision of a Hamming search.
+
+    Args:
+        codes: (n, bits // 8).
+        labels: (n,).
+        queries: positions among the n.
+        database: positions among the n, without those of the queries.
+    """
+    index = HammingIndex(8 * codes.shape[1])
+    index.add(codes[database])
+    distances, ids = index.search(codes[queries], len(database))
+    right = labels[database][ids] == labels[queries][:, None]
+    return float(np.mean([average_precision(d, r) for d, r in zip(distances, right, strict=True)]))
+
+
+def mean_by_cosine(
+    values: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    queries: NDArray[np.intp],
+    database: NDArray[np.intp],
+) -> float:
+    """Mean average precision of an order by cosine; values (n, d), the rest as `mean_by_code`."""
+    unit = values / np.linalg.norm(values, axis=1, keepdims=True)
+    ranks = np.arange(len(database), dtype=np.int32)  # distinct values: a distance for each rank
+    found = []
+    for query in queries:
+        order = np.argsort(-(unit[database] @ unit[query]), kind="stable")
+        found.append(average_precision(ranks, labels[database[order]] == labels[query]))
+    return float(np.mean(found))

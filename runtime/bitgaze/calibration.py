@@ -91,12 +91,7 @@ def at_odds(probability: float, odds: float) -> float:
 def calibrate(
     duplicates: ArrayLike, kinds: ArrayLike, strangers: ArrayLike, bits: int
 ) -> Calibration:
-    """The tables, from distances of pairs of known relation.
-
-    Probabilities are a falling step function, fitted by isotonic regression (Zadrozny and Elkan,
-    KDD 2002), matching and unrelated pairs weighing the same in total. Nearer than the nearest
-    unrelated pair, one more of them is spread: that none was seen there is not to say that there is
-    none.
+    """The tables, from distances of pairs of known relation; all others are unrelated ones.
 
     Args:
         duplicates: integers in 0..bits, (n,): distances of pictures to altered versions.
@@ -107,17 +102,39 @@ def calibrate(
     Raises:
         ValueError: no duplicates or no strangers, or a distance outside 0..bits.
     """
-    counts = [_histogram(pairs, bits) for pairs in (duplicates, kinds, strangers)]
-    matching, same_kind, unrelated = counts
-    if not matching.any() or not unrelated.any():
+    if not np.size(duplicates) or not np.size(strangers):
         raise ValueError("a calibration takes distances of duplicates and of unrelated pairs")
-    expected = _with_one_nearer(unrelated)
-    false_match = (np.cumsum(unrelated) + 1) / (unrelated.sum() + 1)
     return Calibration(
-        duplicate=_floats(_probability(matching, expected)),
-        kind=_floats(_probability(same_kind, expected)) if same_kind.any() else (),
-        false_match=_floats(np.minimum(false_match, 1)),
+        duplicate=probabilities(duplicates, strangers, bits),
+        kind=probabilities(kinds, strangers, bits) if np.size(kinds) else (),
+        false_match=false_match_rates(strangers, bits),
     )
+
+
+def probabilities(matching: ArrayLike, others: ArrayLike, bits: int) -> tuple[float, ...]:
+    """A table of `Calibration`, from distances of pairs that match and of others: (bits + 1,).
+
+    A falling step function, fitted by isotonic regression (Zadrozny and Elkan, KDD 2002), matching
+    and other pairs weighing the same in total. Nearer than the nearest other pair, one more of
+    them is spread: that none was seen there is not to say that there is none.
+
+    Args:
+        matching: integers in 0..bits, (n,), at least one.
+        others: (m,), at least one.
+        bits: length of the codes.
+
+    Raises:
+        ValueError: a distance outside 0..bits.
+    """
+    expected = _with_one_nearer(_histogram(others, bits))
+    return _floats(_shares(_histogram(matching, bits), expected))
+
+
+def false_match_rates(strangers: ArrayLike, bits: int) -> tuple[float, ...]:
+    """The table `Calibration.false_match`; arguments and errors as for `probabilities`."""
+    unrelated = _histogram(strangers, bits)
+    rates = (np.cumsum(unrelated) + 1) / (unrelated.sum() + 1)
+    return _floats(np.minimum(rates, 1))
 
 
 def _histogram(distances: ArrayLike, bits: int) -> NDArray[np.int64]:
@@ -141,9 +158,7 @@ def _with_one_nearer(unrelated: NDArray[np.int64]) -> NDArray[np.float64]:
     return counts
 
 
-def _probability(
-    matching: NDArray[np.int64], unrelated: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _shares(matching: NDArray[np.int64], unrelated: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of matching pairs at each distance, both kinds weighing 1, made to fall: (bits + 1,).
 
     Distances that no pair had take the probability of the next smaller one that some pair had, or
