@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from bitgaze import Gallery
-from bitgaze.cli import SOME_REFUSED, main
+from bitgaze.cli import main
+from bitgaze.commands import SOME_REFUSED
 
 EXAMPLES = Path("examples/pictures")
 EXAMPLE_QUERY = "examples/queries/mausoleum.jpg"

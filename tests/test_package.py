@@ -17,7 +17,9 @@ PACKAGE = ROOT / "runtime" / "bitgaze"
 
 # A module may import from its own row and from the rows below it.
 LAYERS = [
-    {"cli", "page"},
+    {"cli"},
+    {"commands"},
+    {"terminal", "page"},
     {"gallery", "sync", "explain", "verification", "doctor"},
     {"recoding"},
     {"gallery_file"},

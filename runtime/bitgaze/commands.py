@@ -1,0 +1,214 @@
+"""What each command of `bitgaze` does with its options: calls the library, prints what it found.
+
+Results go to stdout, everything else to stderr.
+"""
+
+import argparse
+import json
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitgaze.errors import BitgazeError, ProviderWarning
+from bitgaze.terminal import note, progress, say, warn
+
+if TYPE_CHECKING:
+    from bitgaze.encoder import Encoder
+    from bitgaze.gallery import Gallery, Hit
+
+OK = 0
+SOME_REFUSED = DIFFERS = FINDINGS = 1
+
+
+def index(options: argparse.Namespace) -> int:
+    """Make a gallery match the pictures in a folder."""
+    from bitgaze.gallery import Gallery
+
+    _quiet_pillow()
+    started = time.perf_counter()
+    with Gallery(options.gallery, encoder=_encoder(options)) as gallery:
+        with progress() as show:
+            report = gallery.sync(options.folder, allow_empty=options.allow_empty, on_progress=show)
+        size = len(gallery)
+    seconds = time.perf_counter() - started
+    for path, reason in report.failed.items():
+        warn(f"refused {path}: {reason}")
+    for path, reason in report.skipped.items():
+        warn(f"skipped {path}: {reason}")
+    if options.json:
+        say(json.dumps({"gallery": options.gallery, "items": size, **asdict(report)}))
+    else:
+        say(
+            f"{len(report.added)} added, {len(report.updated)} updated, {len(report.moved)} moved, "
+            f"{len(report.removed)} removed, {report.unchanged} unchanged, "
+            f"{len(report.failed)} refused, in {seconds:.1f} s",
+            f"{options.gallery}: {size} pictures",
+        )
+    return SOME_REFUSED if report.failed else OK
+
+
+def adapt(options: argparse.Namespace) -> int:
+    """Code a gallery's pictures anew, fitted to them."""
+    from bitgaze.gallery import Gallery
+
+    _quiet_pillow()
+    started = time.perf_counter()
+    with Gallery(options.gallery, encoder=_encoder(options), create=False) as gallery:
+        with progress() as show:
+            count = gallery.adapt(reset=options.reset, on_progress=show)
+        adaptation = gallery.adaptation
+    seconds = time.perf_counter() - started
+    if options.json:
+        facts = {"gallery": options.gallery, "items": count, "adaptation": adaptation}
+        say(json.dumps(facts))
+    else:
+        whose = "the model's own codes" if adaptation is None else f"adapted: {adaptation[:12]}"
+        say(f"{count} coded anew, in {seconds:.1f} s", f"{options.gallery}: {whose}")
+    return OK
+
+
+def search(options: argparse.Namespace) -> int:
+    """Find the pictures that look like one."""
+    from bitgaze.gallery import Gallery
+
+    _check_kernel()
+    _quiet_pillow()
+    encoder = _encoder(options)
+    with Gallery(options.gallery, encoder=encoder, create=False) as gallery:
+        # As a Path: on the command line a name is always a file, never a key.
+        hits = gallery.search(
+            Path(options.image), options.k, radius=options.radius, ranking=options.ranking
+        )
+        if options.html:
+            from bitgaze.page import results_page
+
+            page = results_page(gallery.encoder, options.image, hits, Path(options.gallery).name)
+            try:
+                options.html.write_text(page, encoding="utf-8")
+            except OSError as error:
+                raise BitgazeError(f"{options.html}: {error.strerror}") from error
+    if options.json:
+        found = [asdict(hit) for hit in hits]
+        say(json.dumps({"query": options.image, "gallery": options.gallery, "hits": found}))
+        return OK
+    if hits:
+        say(*map(_line, hits))
+    else:
+        warn("nothing found")
+    if options.html:
+        note(f"page: {options.html.resolve()}")
+    return OK
+
+
+def info(options: argparse.Namespace) -> int:
+    """Say what a gallery holds."""
+    from bitgaze.gallery import Gallery
+
+    with Gallery(options.gallery, create=False) as gallery:
+        facts = {
+            "gallery": str(gallery.path),
+            "items": len(gallery),
+            "bits": gallery.bits,
+            "model": gallery.model_name,
+            "fingerprint": gallery.fingerprint,
+            "adaptation": gallery.adaptation,
+            "calibration": _whose(gallery),
+            "file_bytes": gallery.path.stat().st_size,
+        }
+    if options.json:
+        say(json.dumps(facts))
+    else:
+        say(*[f"{name:12} {'none' if value is None else value}" for name, value in facts.items()])
+    return OK
+
+
+def _whose(gallery: "Gallery") -> str | None:
+    """Of what the calibration is, if there is one."""
+    if gallery.calibration is None:
+        return None
+    return "model" if gallery.adaptation is None else "gallery"
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Compare a model's golden examples with its codes here."""
+    from bitgaze.encoder import Encoder
+    from bitgaze.verification import verify
+
+    found = verify(_encoder(options) or Encoder())
+    if options.json:
+        say(json.dumps({**asdict(found), "equal": found.is_equal}))
+    else:
+        pairs = zip(found.flipped, found.flipped_stable, strict=True)
+        say(
+            f"{found.model} ({found.fingerprint[:12]}), {found.runs_on}",
+            *(
+                f"example {i}: {flipped} of {found.bits} bits differ, {stable} of them stable"
+                for i, (flipped, stable) in enumerate(pairs)
+            ),
+            "equal: codes from here can be compared with others"
+            if found.is_equal
+            else "not equal: codes from here must not meet those of other machines",
+        )
+    return OK if found.is_equal else DIFFERS
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Say what is wrong with this installation."""
+    from bitgaze.doctor import examine
+
+    diagnosis = examine()
+    if options.json:
+        say(json.dumps(asdict(diagnosis)))
+    else:
+        facts = {**diagnosis.facts, "onnxruntime": ", ".join(diagnosis.facts["onnxruntime"])}
+        say(
+            *(f"{name:12} {value}" for name, value in facts.items()),
+            *(f"{'provider':12} {what}" for what in diagnosis.providers.values()),
+        )
+        for finding in diagnosis.findings:
+            say("", f"found   {finding.found}", f"harm    {finding.harm}")
+            say(f"remedy  {finding.remedy}")
+        say("", f"findings: {len(diagnosis.findings) or 'none'}")
+    return FINDINGS if diagnosis.findings else OK
+
+
+def _line(hit: "Hit") -> str:
+    """Distance, then what it means where that is known, then the key."""
+    kind = "" if hit.probability is None else f"  kind {hit.probability:4.0%}"
+    same = "" if hit.duplicate is None else f"  same {hit.duplicate:4.0%}"
+    return f"{hit.distance:4d}{kind}{same}  {hit.key}"
+
+
+def _check_kernel() -> None:
+    from bitgaze.hamming import simd
+
+    try:
+        simd()
+    except RuntimeError as error:  # BITGAZE_SIMD names a kernel that this machine lacks
+        raise BitgazeError(str(error)) from error
+
+
+def _encoder(options: argparse.Namespace) -> "Encoder | None":
+    from bitgaze.contract import DEFAULT_MODEL
+    from bitgaze.encoder import Encoder
+    from bitgaze.providers import WORDS
+
+    if not options.model and not options.provider:
+        return None  # a gallery makes the default one when it is needed
+    providers = options.provider or ["cpu"]
+    is_word = len(providers) == 1 and providers[0] in WORDS
+    with warnings.catch_warnings(record=True) as passed_over:
+        warnings.simplefilter("always", ProviderWarning)
+        encoder = Encoder(
+            options.model or DEFAULT_MODEL, providers=providers[0] if is_word else providers
+        )
+    for warning in passed_over:
+        warn(str(warning.message))
+    return encoder
+
+
+def _quiet_pillow() -> None:
+    """Pillow warns of odd EXIF blocks and of large pictures; what fails is reported by name."""
+    warnings.filterwarnings("ignore", module="PIL")
