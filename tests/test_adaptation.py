@@ -17,6 +17,7 @@ from bitgaze.contract import DEFAULT_MODEL, read_model
 from bitgaze.encoder import Encoded
 from bitgaze.errors import ImageError
 from bitgaze.images import Preprocess, load
+from bitgaze.items import content_digest
 from conftest import picture
 
 BITS = 128
@@ -218,7 +219,7 @@ def test_every_picture_is_coded_anew_and_found(gallery, folder):
     hit = gallery.search(folder / "p3.png", k=1)[0]
     assert (hit.key, hit.distance) == (str(folder / "p3.png"), 0)
     # The adaptation in the file is the one that made these codes.
-    adaptation = gallery_file.read_info(gallery._db, gallery.path)["adaptation"]
+    adaptation = gallery_file.read_info(gallery._store._db, gallery.path)["adaptation"]
     assert adaptation.fingerprint == fingerprint
     assert np.array_equal(pack(adaptation.apply(plain.hashes))[0], gallery.get(hit.key).code)
 
@@ -245,7 +246,7 @@ def test_reset_restores_every_code(gallery, folder, path):
     assert state(gallery) == before
     assert gallery.calibration == gallery.encoder.contract.calibration
     assert is_consistent(gallery, folder)
-    names = dict(gallery._db.execute("SELECT name, 1 FROM info"))
+    names = dict(gallery._store._db.execute("SELECT name, 1 FROM info"))
     assert set(names) == {"fingerprint", "model", "bits", "calibration"}
     encoded = gallery.encoder.encoded
     assert gallery.adapt(reset=True) == 0
@@ -381,8 +382,8 @@ def test_a_picture_that_is_not_what_it_was_stops_it_all(gallery, folder):
 
 def test_a_picture_that_no_longer_can_be_read(gallery, folder):
     (folder / "p1.png").write_bytes(b"not a picture")
-    digest = gallery_file.content_digest(str(folder / "p1.png"))
-    gallery._db.execute(
+    digest = content_digest(str(folder / "p1.png"))
+    gallery._store._db.execute(
         "UPDATE item SET content = ?, size = 13 WHERE key = ?", (digest, str(folder / "p1.png"))
     )
     before = state(gallery)
@@ -568,7 +569,7 @@ def test_many_pictures_are_learned_from_by_a_sample_and_coded_in_batches(
 )
 def test_a_damaged_adaptation(path, sql):
     with Gallery(path) as gallery, gallery.transaction():
-        gallery_file.write_adaptation(gallery._db, fit(lopsided(200)), None)
+        gallery_file.write_adaptation(gallery._store._db, fit(lopsided(200)), None)
     with Gallery(path) as gallery:
         assert gallery.adaptation == fit(lopsided(200)).fingerprint
         db = sqlite3.connect(path)
@@ -647,7 +648,7 @@ def test_an_adapted_gallery_that_was_emptied(gallery):
 
 def test_a_gallery_of_more_than_one_chunk(path, monkeypatch):
     """Codes beyond the first chunk are replaced in the file too."""
-    monkeypatch.setattr("bitgaze.gallery.CHUNK_CODES", 32)
+    monkeypatch.setattr("bitgaze.store.CHUNK_CODES", 32)
     monkeypatch.setattr(gallery_file, "CHUNK_CODES", 32)
 
     def images(key):

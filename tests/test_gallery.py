@@ -197,7 +197,7 @@ def test_a_removed_item_leaves_no_byte_in_the_log(path):
         assert not is_found()
         assert len(reader) == 20
         writer.upsert([secret])
-        with reader._reading():  # its snapshot is in the log: the bytes cannot go yet
+        with reader._store.reading():  # its snapshot is in the log: the bytes cannot go yet
             assert secret.key in reader
             writer.remove(secret.key)
             assert secret.key in reader

@@ -22,11 +22,12 @@ LAYERS = [
     {"terminal", "page"},
     {"gallery", "sync", "explain", "verification", "doctor"},
     {"recoding"},
-    {"gallery_file"},
+    {"store"},
+    {"gallery_file", "items"},
     {"encoder", "hamming"},
     {"contract", "providers"},
     {"images"},
-    {"adaptation", "ranking", "calibration", "alterations", "arguments"},
+    {"adaptation", "ranking", "calibration", "alterations", "arguments", "where"},
     {"errors", "cores", "_hamming"},
 ]
 

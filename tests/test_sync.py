@@ -58,7 +58,7 @@ def test_new_pictures_are_added_and_found(gallery, folder):
 def test_a_second_sync_opens_nothing(gallery, folder, monkeypatch):
     gallery.sync(folder)
     monkeypatch.setattr("bitgaze.sync._digest", None)  # calling it would raise
-    monkeypatch.setattr(gallery, "_writing", None)  # nor is the file locked for writing
+    monkeypatch.setattr(gallery._store, "writing", None)  # nor is the file locked for writing
     report = gallery.sync(folder)
     assert report.unchanged == 3
     assert [report.added, report.updated, report.moved, report.removed] == [[], [], [], []]

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from bitgaze.errors import ProviderWarning as ProviderWarning
     from bitgaze.gallery import Gallery as Gallery
     from bitgaze.gallery import Hit as Hit
-    from bitgaze.gallery_file import Item as Item
     from bitgaze.hamming import HammingIndex as HammingIndex
     from bitgaze.hamming import simd as simd
+    from bitgaze.items import Item as Item
     from bitgaze.providers import ProviderReport as ProviderReport
     from bitgaze.providers import register_provider as register_provider
     from bitgaze.sync import SyncReport as SyncReport
@@ -42,7 +42,7 @@ _HOME = {
     "HammingIndex": "hamming",
     "Hit": "gallery",
     "ImageError": "errors",
-    "Item": "gallery_file",
+    "Item": "items",
     "ModelError": "errors",
     "ProviderError": "errors",
     "ProviderReport": "providers",

@@ -1,7 +1,7 @@
 """The gallery: items, their codes, and the one model that the codes belong to.
 
-Searches by key or picture and keeps every change in the file. Does not know the file's format
-(gallery_file.py), walk folders (sync.py), read pictures again (recoding.py) or draw (page.py).
+Searches by key, code or picture. Does not know transactions (store.py) or the file's format
+(gallery_file.py), walk folders (sync.py), read pictures again (recoding.py) or draw (explain.py).
 """
 
 import os
@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -16,28 +17,35 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgaze import gallery_file
 from bitgaze.adaptation import Adaptation, pack
+from bitgaze.arguments import check_array
 from bitgaze.calibration import Calibration, at_odds
-from bitgaze.contract import DEFAULT_MODEL, Model, read_model
+from bitgaze.contract import DEFAULT_MODEL, read_model
 from bitgaze.encoder import Encoded, Encoder
-from bitgaze.errors import FingerprintMismatch, GalleryCorrupt, GalleryError
-from bitgaze.gallery_file import CHUNK_CODES, FileState, Item
+from bitgaze.errors import FingerprintMismatch, GalleryError
+from bitgaze.gallery_file import ModelFacts
 from bitgaze.hamming import HammingIndex
 from bitgaze.images import Source
+from bitgaze.items import FileState, Item
 from bitgaze.ranking import asymmetric_scores
+from bitgaze.store import Store
+from bitgaze.where import Condition, conditions
 
 if TYPE_CHECKING:
     from bitgaze.sync import SyncReport
 
 
 Ranking = Literal["hamming", "asymmetric"]
+Where = Mapping[str, Any]
 
 # Of the nearest by Hamming distance, so many times k are ranked by hash values, and never fewer
 # than the second number. On CIFAR-10 and Fashion-MNIST with k = 10, 100 of 4,100 items gave the
 # precision of all of them to .002, 30 to .005.
 _CANDIDATES_PER_HIT, _FEWEST_CANDIDATES = 10, 100
 
+
+# SQLite counts milliseconds in 31 bits.
+_MAX_TIMEOUT_S = 1e6
 
 # Of the example pictures' 25 subjects, a picture shares its own with one in twenty others.
 _KIND_ODDS = 1 / 19
@@ -82,56 +90,74 @@ class Gallery:
         path: the file, by custom `*.bitgaze`.
         encoder: the model; by default the one that comes with bitgaze, read when first needed: to
             make a file, or to encode.
+        bits: instead of a model: the gallery holds codes of your own, of so many bits (a multiple
+            of 8, up to 1024): pHash, PDQ, ... `add_code` and `search_code` work with them.
         create: make the file where there is none; with False a missing file is an error.
+        timeout_s: how long to wait for another process that is writing, in seconds.
 
     Raises:
         GalleryError: no such file or folder, not a gallery, locked, or of a newer format.
         GalleryCorrupt: the file is damaged.
-        FingerprintMismatch: the gallery's codes are of another model than `encoder`.
+        FingerprintMismatch: the gallery's codes are of another model than `encoder`, or not your
+            own of so many `bits`.
+        ValueError: `bits` that no code has, or beside an encoder; `timeout_s` below 0.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, encoder: Encoder | None = None, create: bool = True
+        self,
+        path: str | os.PathLike[str],
+        *,
+        encoder: Encoder | None = None,
+        bits: int | None = None,
+        create: bool = True,
+        timeout_s: float = 5.0,
     ) -> None:
+        if encoder is not None and bits is not None:
+            raise ValueError("give an encoder or bits, not both: the encoder tells the bits")
+        if bits is not None:
+            bits = HammingIndex(bits).bits  # checks it
+        if not 0 <= timeout_s <= _MAX_TIMEOUT_S:
+            raise ValueError(f"timeout_s is {timeout_s}, expected 0 to {_MAX_TIMEOUT_S:g}")
         self.path = Path(path).expanduser()
-        self._lock = threading.RLock()
         self._encoder = encoder
-        self._index: HammingIndex
-        self._info: dict[str, Any]
+        self._encoder_lock = threading.Lock()
 
-        def model() -> Model:
-            return encoder.model if encoder is not None else read_model(DEFAULT_MODEL)
+        def facts() -> ModelFacts:
+            if bits is not None:
+                return ModelFacts("", "", bits, None)
+            model = encoder.model if encoder is not None else read_model(DEFAULT_MODEL)
+            contract = model.contract
+            return ModelFacts(model.fingerprint, contract.name, contract.bits, contract.calibration)
 
-        self._open(model if create else None)
+        self._store = Store(self.path, facts if create else None, timeout_s)
         try:
-            with self._reading():
+            with self._store.reading():
                 if encoder is not None:
                     self._check_fingerprint(encoder)
+                if bits is not None and (self.fingerprint or self.bits != bits):
+                    whose = f"of model {self.model_name!r}" if self.fingerprint else "your own"
+                    raise FingerprintMismatch(
+                        f"{self.path}: its codes are {whose} and have {self.bits} bits, expected "
+                        f"your own of {bits} bits; open it without bits, or make another"
+                    )
         except BaseException:
-            self._db.close()
+            self._store.close()
             raise
-
-    def _open(self, create_for: Callable[[], Model] | None) -> None:
-        with gallery_file.translated_errors(self.path):
-            self._frozen = gallery_file.find_frozen(self.path)
-            is_frozen = self._frozen is not None
-            self._db = gallery_file.connect(self.path, create_for, is_frozen=is_frozen)
-        self._data_version = -1
 
     @property
     def bits(self) -> int:
         """Length of the codes."""
-        return self._index.bits
+        return self._store.index.bits
 
     @property
-    def fingerprint(self) -> str:
-        """Of the model that made the codes."""
-        return str(self._info["fingerprint"])
+    def fingerprint(self) -> str | None:
+        """Of the model that made the codes; None if they are your own."""
+        return self._store.info["fingerprint"] or None
 
     @property
-    def model_name(self) -> str:
-        """Name of the model that made the codes."""
-        return str(self._info["model"])
+    def model_name(self) -> str | None:
+        """Name of the model that made the codes; None if they are your own."""
+        return self._store.info["model"] or None
 
     @property
     def adaptation(self) -> str | None:
@@ -139,16 +165,16 @@ class Gallery:
 
         Only codes with the same `fingerprint` and the same adaptation can be compared.
         """
-        with self._reading():
-            adaptation: Adaptation | None = self._info["adaptation"]
+        with self._store.reading():
+            adaptation: Adaptation | None = self._store.info["adaptation"]
             return None if adaptation is None else adaptation.fingerprint
 
     @property
     def calibration(self) -> Calibration | None:
         """What distances mean: by `adapt` where it was called, else as the model says, or None."""
-        with self._reading():
-            is_adapted = self._info["adaptation"] is not None
-            found: Calibration | None = self._info[
+        with self._store.reading():
+            is_adapted = self._store.info["adaptation"] is not None
+            found: Calibration | None = self._store.info[
                 "adapted_calibration" if is_adapted else "calibration"
             ]
             return found
@@ -160,25 +186,30 @@ class Gallery:
         Raises:
             FingerprintMismatch: none was given, and the default one did not make these codes.
         """
-        with self._lock:
+        with self._encoder_lock:
             if self._encoder is None:
+                if self.fingerprint is None:
+                    raise FingerprintMismatch(
+                        f"{self.path}: holds codes of your own and no model, so it takes codes "
+                        "(add_code, search_code) and keys, not pictures"
+                    )
                 encoder = Encoder()
                 self._check_fingerprint(encoder)
                 self._encoder = encoder
             return self._encoder
 
     def __len__(self) -> int:
-        with self._reading():
-            return len(self._index)
+        with self._store.reading():
+            return len(self._store.index)
 
     def __contains__(self, key: object) -> bool:
-        with self._reading():
-            return isinstance(key, str) and gallery_file.find_slot(self._db, key) is not None
+        with self._store.reading():
+            return self._store.find(key) is not None
 
     def __iter__(self) -> Iterator[str]:
         """The keys, in the order of their slots, as of this call."""
-        with self._reading():
-            return iter(gallery_file.read_keys(self._db))
+        with self._store.reading():
+            return iter(self._store.keys())
 
     def get(self, key: str) -> Item:
         """The item with this key.
@@ -188,8 +219,8 @@ class Gallery:
             TypeError: a key that is not a str.
             GalleryCorrupt: the file is damaged.
         """
-        with self._reading():
-            return self._item(self._known_slot(key))
+        with self._store.reading():
+            return self._store.item(self._store.slot(key))
 
     def search(
         self,
@@ -197,15 +228,24 @@ class Gallery:
         k: int = 10,
         *,
         radius: int | None = None,
+        where: Where | None = None,
+        exclude_self: bool = False,
         ranking: Ranking = "hamming",
     ) -> list[Hit]:
         """The nearest items, exact.
 
         Args:
-            query: a picture as `bitgaze.images.load` takes it, or the key of an item, which is then
-                among its own hits. A str that is a key is taken as one, else as a path.
+            query: a picture as `bitgaze.images.load` takes it, or the key of an item. A str that is
+                a key is taken as one, else as a path.
             k: at most so many hits, at least 1.
             radius: leave out what is farther than this Hamming distance.
+            where: only among items whose metadata fulfil this, all of it: field to a value, or to
+                operators: `{"album": "2024", "year": {">=": 2020, "<": 2024}}`. The operators are
+                <, <=, >, >=, !=, in (a list), and like (a text with % for any characters and _ for
+                one). A list in metadata fulfils what one of its elements does; a field that is
+                absent equals None; "@key" stands for the key. The first search by a field reads
+                it from all items, 2 s for a million; others are as fast as without.
+            exclude_self: leave out the item whose key `query` is, or whose file it is a path of.
             ranking: "hamming" orders by distance. "asymmetric" orders the nearest by distance (all
                 within `radius`, or else 10 k of them, and 100 at least) by the sum of the query's
                 absolute hash values over the bits that differ: a bit that the query nearly had
@@ -218,41 +258,72 @@ class Gallery:
         Raises:
             ImageError: the query cannot be read.
             FingerprintMismatch: the query would be encoded by another model.
-            ValueError: k below 1, radius below 0, another ranking, or a key to be ranked
-                "asymmetric".
+            ValueError: k below 1, radius below 0, another ranking, a key to be ranked
+                "asymmetric", a `where` that says nothing sensible, or `exclude_self` with a query
+                that is neither key nor path.
         """
-        if radius is not None and radius < 0:
-            raise ValueError(f"radius is {radius}, expected at least 0")
         if ranking not in get_args(Ranking):
             raise ValueError(f"ranking is {ranking!r}, expected one of {get_args(Ranking)}")
+        wanted = _Wanted(k, radius, conditions(where or {}))
         if isinstance(query, str) and query in self:
             if ranking == "asymmetric":
                 raise ValueError(
                     f"{query!r} is a key: of an item only the code is kept, and an asymmetric "
                     "ranking takes hash values; give the picture, or rank by hamming"
                 )
-            with self._reading():  # one snapshot: codes of two adaptations must not meet
-                return self.search_code(self.get(query).code, k, radius=radius)
+            with self._store.reading():  # one snapshot: codes of two adaptations must not meet
+                slot = self._store.slot(query)
+                codes = self._store.item(slot).code[None]
+                return self._nearest(codes, wanted, slot if exclude_self else None)[0]
+        if exclude_self and not isinstance(query, str | os.PathLike):
+            raise ValueError(
+                f"exclude_self takes a key or a path, not {type(query).__name__}: bytes and pixels "
+                "do not tell which item they are"
+            )
         encoded = self._encode(query)
-        with self._reading():
+        with self._store.reading():
             encoded = self.adapted(encoded)
+            itself = None
+            if exclude_self and isinstance(query, str | os.PathLike):
+                itself = self._slot_of_file(query)
             if ranking == "hamming":
-                return self.search_code(encoded.codes[0], k, radius=radius)
-            return self._ranked(encoded.codes[0], encoded.hashes[0], k, radius)
+                return self._nearest(encoded.codes, wanted, itself)[0]
+            return self._ranked(encoded, wanted, itself)
 
     def search_code(
-        self, code: NDArray[np.uint8], k: int = 10, *, radius: int | None = None
+        self,
+        code: NDArray[np.uint8],
+        k: int = 10,
+        *,
+        radius: int | None = None,
+        where: Where | None = None,
     ) -> list[Hit]:
         """As `search`, with a code of this gallery, as `encode` gives it: uint8, (bits // 8,)."""
-        with self._reading():
-            nearest = self._index.range_search(
-                code[None], self.bits if radius is None else radius, k=k
-            )
-            _, distances, slots = nearest
-            return [
-                self._hit(int(slot), int(distance))
-                for distance, slot in zip(distances, slots, strict=True)
-            ]
+        check_array(code, "code")
+        return self.search_codes(code[None], k, radius=radius, where=where)[0]
+
+    def search_codes(
+        self,
+        codes: NDArray[np.uint8],
+        k: int = 10,
+        *,
+        radius: int | None = None,
+        where: Where | None = None,
+    ) -> list[list[Hit]]:
+        """As `search`, with many queries at once, which is faster than one after the other.
+
+        Args:
+            codes: of this gallery, as `encode` gives them: uint8, (q, bits // 8).
+            k: at most so many hits each.
+            radius: as for `search`.
+            where: as for `search`.
+
+        Returns:
+            The hits of each query.
+        """
+        wanted = _Wanted(k, radius, conditions(where or {}))
+        with self._store.reading():
+            return self._nearest(codes, wanted)
 
     def radius(self, false_match_rate: float = 1e-4) -> int:
         """The largest radius at which at most this share of unrelated pictures is found.
@@ -287,8 +358,8 @@ class Gallery:
         For who encodes first and writes in a transaction: another process may adapt the gallery in
         between.
         """
-        with self._reading():
-            adaptation: Adaptation | None = self._info["adaptation"]
+        with self._store.reading():
+            adaptation: Adaptation | None = self._store.info["adaptation"]
         if adaptation is None:
             return encoded
         hashes = adaptation.apply(encoded.hashes)
@@ -314,11 +385,32 @@ class Gallery:
             ImageError: the picture cannot be read.
             TypeError: a key that is not a str, or metadata that JSON cannot hold.
         """
-        self._check_free(key)  # before the work of encoding
+        with self._store.reading():
+            self._store.check_free(key)  # before the work of encoding
         encoded = self._encode(image)
         with self.transaction():
-            self._check_free(key)  # now that nobody else writes
+            self._store.check_free(key)  # now that nobody else writes
             self.upsert([Item(key, self.adapted(encoded).codes[0], dict(metadata or {}))])
+
+    def add_code(
+        self, key: str, code: NDArray[np.uint8], metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Keep a code under a key of your own; as `add`, without a picture.
+
+        Args:
+            key: any text that is not taken yet.
+            code: of this gallery, as `encode` gives it, or your own: uint8, (bits // 8,).
+            metadata: a JSON object.
+
+        Raises:
+            GalleryError: the key is taken, or the file cannot be written.
+            TypeError: a key that is not a str, a code that is not uint8, or metadata that JSON
+                cannot hold.
+            ValueError: a code of another length, or a key that is not valid Unicode.
+        """
+        with self.transaction():
+            self._store.check_free(key)
+            self.upsert([Item(key, code, dict(metadata or {}))])
 
     def upsert(self, items: Iterable[Item]) -> None:
         """Keep these items; one whose key is taken replaces the old one. All of them or none.
@@ -334,16 +426,21 @@ class Gallery:
         items = list(items)
         if not items:
             return
-        with self._writing() as changed_chunks:
+        with self._store.writing():
             for item in items:
-                slot = gallery_file.find_slot(self._db, item.key)
-                if slot is None:
-                    slot = len(self._index)
-                    self._index.add(item.code[None])
-                else:
-                    self._index.replace(slot, item.code)
-                gallery_file.write_item(self._db, slot, item)
-                changed_chunks.add(slot // CHUNK_CODES)
+                self._store.put(item)
+
+    def set_metadata(self, key: str, metadata: Mapping[str, Any]) -> None:
+        """Give an item other metadata, in place of all that it has.
+
+        Raises:
+            KeyError: an unknown key.
+            TypeError: a key that is not a str, or metadata that JSON cannot hold.
+            GalleryError: the file cannot be written.
+        """
+        with self._store.writing():
+            item = self._store.item(self._store.slot(key))
+            self._store.put(replace(item, metadata=dict(metadata)))
 
     def remove(self, *keys: str) -> None:
         """Forget these items, all or none; their keys and codes are overwritten in the file.
@@ -358,13 +455,21 @@ class Gallery:
         """
         if not keys:
             return
-        with self._writing() as changed_chunks:
+        with self._store.writing():
             for key in keys:
-                slot, last = self._known_slot(key), len(self._index) - 1
-                gallery_file.delete_item(self._db, slot, last)
-                self._index.remove(slot)
-                changed_chunks.update((slot // CHUNK_CODES, last // CHUNK_CODES))
-            self._has_removed = True
+                self._store.delete(key)
+
+    def rename(self, key: str, new_key: str) -> None:
+        """Give an item another key. One that sync looks after still follows its file.
+
+        Raises:
+            KeyError: no item has that key.
+            TypeError: a key that is not a str.
+            GalleryError: the new key is taken, or the file cannot be written.
+            ValueError: a new key that is not valid Unicode.
+        """
+        with self._store.writing():
+            self._store.move([(key, new_key, self.get(key).file)])
 
     def move(self, *moves: tuple[str, str, FileState | None]) -> None:
         """Give items other keys and files; code and metadata stay. All of them or none.
@@ -380,17 +485,8 @@ class Gallery:
         """
         if not moves:
             return
-        with self._writing():
-            slots = [self._known_slot(key) for key, _, _ in moves]
-            if len(set(slots)) < len(slots):
-                raise ValueError("a key is moved twice")
-            items = [self._item(slot) for slot in slots]
-            for slot in slots:
-                gallery_file.release_key(self._db, slot)
-            for slot, item, (_, new_key, file) in zip(slots, items, moves, strict=True):
-                self._check_free(new_key)
-                moved = Item(new_key, item.code, item.metadata, file)
-                gallery_file.write_item(self._db, slot, moved)
+        with self._store.writing():
+            self._store.move(moves)
 
     def sync(
         self,
@@ -443,50 +539,22 @@ class Gallery:
                 changed or unreadable, or not given; or the file cannot be written.
             FingerprintMismatch: the encoder is of another model than the codes.
         """
-        from bitgaze.recoding import Recoding
+        from bitgaze.recoding import recode
 
         if reset and self.adaptation is None:
             return 0
-        recoding = Recoding(self.path, self.encoder, images, on_progress)
-        with self._reading():
-            pictures = gallery_file.read_pictures(self._db, self.path, self._index)
-            model_calibration = self._info["calibration"]
-        recoding.check(pictures)
-        if not reset:
-            recoding.learn(pictures, model_calibration)
-        while True:
-            recoding.encode(pictures)
-            with self._writing() as changed_chunks:
-                # Others may have written: what came or changed meanwhile takes another round.
-                pictures = gallery_file.read_pictures(self._db, self.path, self._index)
-                codes = recoding.codes(pictures)
-                if codes is not None:
-                    self._index = HammingIndex(self.bits)
-                    self._index.add(codes)
-                    changed_chunks.update(range(-(-len(codes) // CHUNK_CODES)))
-                    gallery_file.write_adaptation(
-                        self._db, recoding.adaptation, recoding.calibration
-                    )
-                    self._info = gallery_file.read_info(self._db, self.path)
-                    self._has_removed = True
-                    return len(codes)
+        return recode(self._store, self.encoder, images, reset=reset, on_progress=on_progress)
 
     def files(self, folder: str | os.PathLike[str]) -> dict[str, FileState]:
         """Of the items that sync looks after below a folder: key to file."""
         prefix = os.fsencode(os.path.join(os.path.abspath(folder), ""))  # noqa: PTH100, PTH118
-        with self._reading():
-            return gallery_file.read_files(self._db, prefix)
+        with self._store.reading():
+            return self._store.files(prefix)
 
     def item_of_file(self, path: str | bytes) -> Item | None:
         """The item that sync made from the file with this absolute path, or None."""
-        with self._reading():
-            slot = gallery_file.find_file(self._db, os.fsencode(path))
-            if slot is None:
-                return None
-            item = self._item(slot)
-            if item.path != os.fsdecode(path):
-                raise GalleryCorrupt(f"{self.path}: its path index is damaged at {item.key!r}")
-            return item
+        with self._store.reading():
+            return self._store.item_of_file(os.fsencode(path))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -499,27 +567,12 @@ class Gallery:
             GalleryError: the file cannot be written, or a call inside failed and its exception was
                 caught there.
         """
-        with self._lock:
-            with gallery_file.translated_errors(self.path):
-                is_part = self._db.in_transaction
-            try:
-                if not is_part:
-                    self._begin()
-                yield
-                if not is_part:
-                    self._commit()
-            except BaseException:
-                # The codes in memory ran ahead of the file: load them again.
-                self._data_version = -1
-                if self._db.in_transaction:  # SQLite has rolled back by itself after some errors
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._store.transaction():
+            yield
 
     def close(self) -> None:
         """Release the file. Later calls raise GalleryError."""
-        with self._lock:
-            self._frozen = None  # else a change of the file would open it again
-            self._db.close()
+        self._store.close()
 
     def __enter__(self) -> "Gallery":
         return self
@@ -532,66 +585,15 @@ class Gallery:
     ) -> None:
         self.close()
 
-    def _is_thawed(self) -> bool:
-        """Whether a file that nobody could have written has been written."""
-        return self._frozen is not None and self._frozen != gallery_file.find_frozen(self.path)
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """One snapshot of the file, with the codes in memory as of that snapshot."""
-        with self._lock, gallery_file.translated_errors(self.path):
-            if self._db.in_transaction:
-                yield
-                return
-            if self._is_thawed():
-                self._db.close()
-                self._open(None)
-            self._db.execute("BEGIN")
-            try:
-                self._refresh()
-                yield
-            finally:
-                self._db.execute("COMMIT")
-            if self._is_thawed():
-                raise GalleryError(f"{self.path}: written while it was being read; try again")
-
-    @contextmanager
-    def _writing(self) -> Iterator[set[int]]:
-        """One transaction, or a part of one. Yields a set for the chunks whose codes change."""
-        with gallery_file.translated_errors(self.path), self.transaction():
-            yield self._changed_chunks
-
-    def _begin(self) -> None:
-        with gallery_file.translated_errors(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            self._changed_chunks: set[int] = set()
-            self._has_removed = False
-            self._refresh()
-
-    def _commit(self) -> None:
-        with gallery_file.translated_errors(self.path):
-            if not self._db.in_transaction:
-                raise GalleryError(f"{self.path}: a call in the transaction failed; it was undone")
-            for n in self._changed_chunks:
-                codes = self._index[n * CHUNK_CODES : (n + 1) * CHUNK_CODES]
-                gallery_file.write_chunk(self._db, n, codes)
-            self._db.execute("COMMIT")
-            if self._has_removed:
-                gallery_file.write_back(self._db)
-
-    def _refresh(self) -> None:
-        """Load what another process has committed since the last look."""
-        version = gallery_file.data_version(self._db)
-        if version != self._data_version:
-            self._info = gallery_file.read_info(self._db, self.path)
-            self._index = gallery_file.read_codes(self._db, self.path, self._info["bits"])
-            self._data_version = version
-
     def _check_fingerprint(self, encoder: Encoder) -> None:
         if encoder.fingerprint != self.fingerprint:
+            whose = (
+                "your own, and no model's"
+                if self.fingerprint is None
+                else f"of model {self.model_name!r} ({self.fingerprint[:12]})"
+            )
             raise FingerprintMismatch(
-                f"{self.path}: its codes are of model {self.model_name!r} "
-                f"({self.fingerprint[:12]}), not of {encoder.contract.name!r} "
+                f"{self.path}: its codes are {whose}, not of {encoder.contract.name!r} "
                 f"({encoder.fingerprint[:12]}) in {encoder.model.path}; "
                 "open it with the model that made it, or index the pictures into a new gallery"
             )
@@ -603,47 +605,66 @@ class Gallery:
             raise encoded.errors[0]
         return encoded
 
-    def _ranked(
-        self, code: NDArray[np.uint8], values: NDArray[np.float32], k: int, radius: int | None
-    ) -> list[Hit]:
+    def _slot_of_file(self, path: str | os.PathLike[str]) -> int | None:
+        """The slot of the item that sync made from a file, or None."""
+        item = self._store.item_of_file(os.path.abspath(os.fsencode(path)))  # noqa: PTH100
+        return None if item is None else self._store.slot(item.key)
+
+    def _nearest(
+        self, codes: NDArray[np.uint8], wanted: "_Wanted", itself: int | None = None
+    ) -> list[list[Hit]]:
+        """The hits of each code; the slot `itself` is none."""
+        lims, distances, slots = self._store.index.range_search(
+            codes,
+            self.bits if wanted.radius is None else wanted.radius,
+            k=wanted.k,
+            filter=self._store.allowed(wanted.conditions) if wanted.conditions else None,
+            exclude=None if itself is None else np.full(len(codes), itself),
+        )
+        return [
+            [self._hit(int(slots[n]), int(distances[n])) for n in range(start, end)]
+            for start, end in pairwise(lims.tolist())
+        ]
+
+    def _ranked(self, encoded: Encoded, wanted: "_Wanted", itself: int | None) -> list[Hit]:
         """The k best by asymmetric score among candidates by Hamming distance."""
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        if radius is None:
-            count = max(_FEWEST_CANDIDATES, _CANDIDATES_PER_HIT * k)
-            _, distances, slots = self._index.range_search(code[None], self.bits, k=count)
-        else:
-            _, distances, slots = self._index.range_search(code[None], radius)
+        count = None
+        if wanted.radius is None:
+            count = max(_FEWEST_CANDIDATES, _CANDIDATES_PER_HIT * wanted.k)
+        _, distances, slots = self._store.index.range_search(
+            encoded.codes,
+            self.bits if wanted.radius is None else wanted.radius,
+            k=count,
+            filter=self._store.allowed(wanted.conditions) if wanted.conditions else None,
+            exclude=None if itself is None else np.array([itself]),
+        )
         # Candidates come by distance, then slot; a stable sort keeps that where scores are equal.
-        best = np.argsort(asymmetric_scores(values, self._index[slots]), kind="stable")[:k]
+        scores = asymmetric_scores(encoded.hashes[0], self._store.index[slots])
+        best = np.argsort(scores, kind="stable")[: wanted.k]
         return [self._hit(int(slots[row]), int(distances[row])) for row in best]
 
-    def _check_free(self, key: str) -> None:
-        with self._reading():
-            if gallery_file.find_slot(self._db, key) is not None:
-                raise GalleryError(f"{self.path}: key {key!r} is taken; remove it first")
-
-    def _known_slot(self, key: str) -> int:
-        slot = gallery_file.find_slot(self._db, key)
-        # A miss is rare enough to look at every item.
-        is_missing = slot is None and gallery_file.find_slot(self._db, key, use_index=False) is None
-        if is_missing:
-            raise KeyError(f"{self.path} holds no item {key!r}")
-        if slot is None or gallery_file.read_key(self._db, slot) != key:
-            raise GalleryCorrupt(f"{self.path}: its key index is damaged at {key!r}")
-        return slot
-
-    def _item(self, slot: int) -> Item:
-        if not 0 <= slot < len(self._index):
-            raise GalleryCorrupt(f"{self.path}: slot {slot} of {len(self._index)} in its key index")
-        return gallery_file.read_item(self._db, self.path, slot, self._index[slot])
-
     def _hit(self, slot: int, distance: int) -> Hit:
-        item = self._item(slot)
+        item = self._store.item(slot)
         calibration = self.calibration
         kind = duplicate = None
         if calibration is not None:
-            duplicate = at_odds(calibration.duplicate[distance], 1 / len(self._index))
+            count = len(self._store.index)
+            duplicate = at_odds(calibration.duplicate[distance], 1 / count)
             if calibration.kind:
                 kind = at_odds(calibration.kind[distance], _KIND_ODDS)
         return Hit(item.key, distance, kind, duplicate, item.metadata, item.path)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a search asks for, beside its query."""
+
+    k: int
+    radius: int | None
+    conditions: tuple[Condition, ...]
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k must be at least 1, got {self.k}")
+        if self.radius is not None and self.radius < 0:
+            raise ValueError(f"radius is {self.radius}, expected at least 0")

@@ -1,11 +1,11 @@
-"""The gallery's file: schema, identity, items, and the blobs that hold the codes.
+"""The gallery's file: schema, identity, whose codes it holds, and the blobs that hold them.
 
-Knows SQLite and bytes; all SQL is here. Knows nothing of pictures, models, searches or transactions
-(gallery.py does).
+Knows SQLite and bytes. Knows nothing of items' rows (items.py), transactions (store.py), pictures,
+models or searches (gallery.py).
 
 Format 1 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 1, WAL journal):
-  info(name, value)   fingerprint, model, bits, calibration: of the model that made the codes; and,
-      if they are adapted to the gallery's pictures:
+  info(name, value)   fingerprint, model, bits, calibration: of the model that made the codes, the
+      first two empty where no model did; and, if they are adapted to the gallery's pictures:
       adaptation              `Adaptation.to_bytes`
       adaptation_fingerprint  its SHA-256
       adapted_calibration     as calibration, of the adapted codes
@@ -19,7 +19,6 @@ Format 1 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 1, WAL journal):
       crc       CRC-32 of codes
 """
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -27,7 +26,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +35,7 @@ from numpy.typing import NDArray
 
 from bitgaze.adaptation import Adaptation
 from bitgaze.calibration import Calibration
-from bitgaze.contract import Model, calibration_from
+from bitgaze.contract import calibration_from
 from bitgaze.errors import GalleryCorrupt, GalleryError
 from bitgaze.hamming import HammingIndex
 
@@ -44,7 +43,6 @@ FORMAT_VERSION = 1
 CHUNK_CODES = 4096
 
 _APPLICATION_ID = int.from_bytes(b"bgaz", "big")
-_BUSY_TIMEOUT_S = 5.0
 _ADAPTED = frozenset(["adaptation", "adaptation_fingerprint", "adapted_calibration"])
 _SCHEMA = (
     "CREATE TABLE info(name TEXT PRIMARY KEY, value) WITHOUT ROWID",
@@ -54,60 +52,20 @@ _SCHEMA = (
 )
 
 
-@dataclass(frozen=True)
-class FileState:
-    """The file that an item was made from, as sync last saw it.
+class ModelFacts(NamedTuple):
+    """Whose codes a gallery holds.
 
     Attributes:
-        path: bytes of the absolute path, as the operating system gives them.
-        size: in bytes.
-        mtime_ns: modification time in nanoseconds.
-        ctime_ns: as `os.stat` gives it. Most file systems change it also when a file is renamed;
-            a copy does not have its original's.
-        content: BLAKE2b digest of the file, 16 bytes.
+        fingerprint: of the model; "" where the caller makes the codes.
+        model: its name, or "".
+        bits: length of a code.
+        calibration: of the model, or None.
     """
 
-    path: bytes
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    content: bytes
-
-
-@dataclass(frozen=True)
-class Item:
-    """One picture of a gallery.
-
-    Attributes:
-        key: unique name; for an item that sync looks after, the file's path as text.
-        code: uint8, (bits // 8,).
-        metadata: a JSON object.
-        file: where sync found it, or None for an item added by hand.
-    """
-
-    key: str
-    code: NDArray[np.uint8]
-    metadata: dict[str, Any] = field(default_factory=dict)
-    file: FileState | None = None
-
-    @property
-    def path(self) -> str | None:
-        """Path of the file, fit for `open`, or None for an item added by hand."""
-        return None if self.file is None else os.fsdecode(self.file.path)
-
-
-class Picture(NamedTuple):
-    """What an item's code was made from.
-
-    Attributes:
-        key: of the item.
-        file: where sync found it, or None for an item added by hand.
-        identity: 16 bytes; where they are equal, so are the pictures.
-    """
-
-    key: str
-    file: FileState | None
-    identity: bytes
+    fingerprint: str
+    model: str
+    bits: int
+    calibration: Calibration | None
 
 
 @dataclass(frozen=True)
@@ -136,14 +94,18 @@ def find_frozen(path: Path) -> Frozen | None:
 
 
 def connect(
-    path: Path, create_for: Callable[[], Model] | None, *, is_frozen: bool
+    path: Path,
+    create_for: Callable[[], ModelFacts] | None,
+    timeout_s: float,
+    *,
+    is_frozen: bool,
 ) -> sqlite3.Connection:
     """Open a gallery file, or make an empty one. One that cannot be written opens to be read.
 
     Args:
         path: the file.
-        create_for: gives the model whose codes a new file will hold; None: a missing file is an
-            error.
+        create_for: says whose codes a new file will hold; None: a missing file is an error.
+        timeout_s: how long to wait for another writer.
         is_frozen: nobody writes; see `find_frozen`.
 
     Raises:
@@ -157,13 +119,13 @@ def connect(
     if not path.parent.is_dir():
         raise GalleryError(f"{path}: there is no folder {path.parent}")
     # Before there is a file: a model that cannot be read must not leave an empty one.
-    model = None if create_for is None or path.exists() else create_for()
-    with translated_errors(path):
+    facts = None if create_for is None or path.exists() else create_for()
+    with translated_errors(path, timeout_s):
         db = sqlite3.connect(
             # Absolute, so that ":memory:" is a file like any other.
             path.absolute().as_uri() + ("?immutable=1" if is_frozen else ""),
             uri=True,
-            timeout=_BUSY_TIMEOUT_S,
+            timeout=timeout_s,
             isolation_level=None,
             check_same_thread=False,
         )
@@ -171,7 +133,7 @@ def connect(
             # Removed keys and codes are overwritten with zeros, not only unlinked.
             db.execute("PRAGMA secure_delete = ON")
             if create_for is not None and _is_new(db):
-                _create(db, model or create_for())
+                _create(db, facts or create_for(), timeout_s)
             _check_identity(db, path)
         except BaseException:
             db.close()
@@ -252,11 +214,11 @@ def write_chunk(db: sqlite3.Connection, n: int, codes: NDArray[np.uint8]) -> Non
         db.execute("DELETE FROM chunk WHERE n = ?", (n,))
 
 
-def write_back(db: sqlite3.Connection) -> None:
+def write_back(db: sqlite3.Connection, timeout_s: float) -> None:
     """Empty the log beside the file, unless another connection is reading or writing just now."""
     db.execute("PRAGMA busy_timeout = 0")
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # says "busy" in its row, not as an error
-    db.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000:.0f}")
+    db.execute(f"PRAGMA busy_timeout = {timeout_s * 1000:.0f}")
 
 
 def data_version(db: sqlite3.Connection) -> int:
@@ -264,142 +226,8 @@ def data_version(db: sqlite3.Connection) -> int:
     return int(db.execute("PRAGMA data_version").fetchone()[0])
 
 
-def read_keys(db: sqlite3.Connection) -> list[str]:
-    """All keys, in order of slots."""
-    return [key for (key,) in db.execute("SELECT key FROM item ORDER BY slot")]
-
-
-def find_slot(db: sqlite3.Connection, key: str, *, use_index: bool = True) -> int | None:
-    """The slot of the item with this key, or None; without its index, every item is looked at."""
-    if not isinstance(key, str):  # SQLite would find "5" for 5
-        raise TypeError(f"a key is a str, not {type(key).__name__}: {key!r}")
-    table = "item" if use_index else "item NOT INDEXED"
-    try:
-        row = db.execute(f"SELECT slot FROM {table} WHERE key = ?", (key,)).fetchone()
-    except UnicodeEncodeError:  # half of a surrogate pair: no key holds one, a path may
-        return None
-    return None if row is None else int(row[0])
-
-
-def read_key(db: sqlite3.Connection, slot: int) -> str | None:
-    """The key of the item in this slot, or None."""
-    row = db.execute("SELECT key FROM item WHERE slot = ?", (slot,)).fetchone()
-    return None if row is None else row[0]
-
-
-def find_file(db: sqlite3.Connection, path: bytes) -> int | None:
-    """The slot of the item that was made from this file, or None."""
-    row = db.execute("SELECT slot FROM item WHERE path = ?", (path,)).fetchone()
-    return None if row is None else int(row[0])
-
-
-def read_item(db: sqlite3.Connection, path: Path, slot: int, code: NDArray[np.uint8]) -> Item:
-    """The item in a slot that is known to be taken; its code comes from the index.
-
-    Raises:
-        GalleryCorrupt: its columns do not hold what they should.
-    """
-    row = db.execute(
-        "SELECT key, metadata, path, size, mtime_ns, ctime_ns, content FROM item WHERE slot = ?",
-        (slot,),
-    ).fetchone()
-    if row is None:
-        raise GalleryCorrupt(f"{path}: the item in slot {slot} is missing")
-    key, metadata, *state = row
-    file = None if state[0] is None else FileState(*state)
-    try:
-        item = Item(key, code, json.loads(metadata), file)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise GalleryCorrupt(f"{path}: metadata of item {key!r} is damaged: {error}") from error
-    if not (isinstance(key, str) and isinstance(item.metadata, dict) and _is_sane(file)):
-        raise GalleryCorrupt(f"{path}: the item in slot {slot} is damaged: {item}")
-    return item
-
-
-def read_pictures(db: sqlite3.Connection, path: Path, codes: HammingIndex) -> list[Picture]:
-    """Of every item, in order of slots, what its code was made from.
-
-    Args:
-        db: the gallery.
-        path: of its file, for messages.
-        codes: of all items.
-
-    Raises:
-        GalleryCorrupt: columns do not hold what they should.
-    """
-    pictures: list[Picture] = []
-    rows = db.execute(
-        "SELECT slot, key, path, size, mtime_ns, ctime_ns, content FROM item ORDER BY slot"
-    )
-    for slot, key, *state in rows:
-        file = None if state[0] is None else FileState(*state)
-        if not (isinstance(key, str) and _is_sane(file)):
-            raise GalleryCorrupt(f"{path}: the item in slot {slot} is damaged: {key!r}, {file}")
-        # Of a picture that only the caller knows, another code tells that it is another.
-        identity = (
-            hashlib.blake2b(key.encode() + codes[slot].tobytes(), digest_size=16).digest()
-            if file is None
-            else file.content
-        )
-        pictures.append(Picture(key, file, identity))
-    return pictures
-
-
-def content_digest(path: str | bytes) -> bytes:
-    """What `FileState.content` holds of a file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with open(path, "rb") as file:  # noqa: PTH123
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
-
-
-def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
-    """Put an item into a slot; its code goes to `write_chunk`."""
-    if not isinstance(item.metadata, dict):
-        raise TypeError(f"metadata is a dict, not {type(item.metadata).__name__}")
-    item.key.encode()  # SQLite would store half of a surrogate pair and never give it back
-    file = item.file
-    state = (
-        (None,) * 5
-        if file is None
-        else (file.path, file.size, file.mtime_ns, file.ctime_ns, file.content)
-    )
-    db.execute(
-        # Not INSERT OR REPLACE: a path that another key owns must raise, not delete that item.
-        "INSERT INTO item(slot, key, metadata, path, size, mtime_ns, ctime_ns, content)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(slot) DO UPDATE SET key = excluded.key,"
-        " metadata = excluded.metadata, path = excluded.path, size = excluded.size,"
-        " mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, content = excluded.content",
-        (slot, item.key, json.dumps(item.metadata, allow_nan=False), *state),
-    )
-
-
-def release_key(db: sqlite3.Connection, slot: int) -> None:
-    """Free the key and the path of an item that `write_item` is about to give others."""
-    # A blob equals no text: until then, no other item's key is in the way.
-    db.execute("UPDATE item SET key = CAST(slot AS BLOB), path = NULL WHERE slot = ?", (slot,))
-
-
-def delete_item(db: sqlite3.Connection, slot: int, last: int) -> None:
-    """Empty a slot, and move the item in the last slot there: slots have no gaps."""
-    db.execute("DELETE FROM item WHERE slot = ?", (slot,))
-    db.execute("UPDATE item SET slot = ? WHERE slot = ?", (slot, last))
-
-
-def read_files(db: sqlite3.Connection, prefix: bytes) -> dict[str, FileState]:
-    """Key to file of the items whose path begins with these bytes."""
-    rows = db.execute(
-        "SELECT key, path, size, mtime_ns, ctime_ns, content FROM item"
-        " WHERE substr(path, 1, ?) = ?",
-        (len(prefix), prefix),
-    )
-    return {key: FileState(*state) for key, *state in rows}
-
-
 @contextmanager
-def translated_errors(path: Path) -> Iterator[None]:
+def translated_errors(path: Path, timeout_s: float) -> Iterator[None]:
     """Errors of SQLite and the system as GalleryError and GalleryCorrupt, naming the file."""
     try:
         yield
@@ -414,7 +242,8 @@ def translated_errors(path: Path) -> Iterator[None]:
             raise GalleryCorrupt(f"{path}: not a gallery, or a damaged one: {error}") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise GalleryError(
-                f"{path}: another process has been writing for {_BUSY_TIMEOUT_S:.0f} s; try again"
+                f"{path}: another process has been writing for {timeout_s:g} s; try again, or wait "
+                "longer (timeout_s)"
             ) from error
         if code == sqlite3.SQLITE_READONLY:
             raise GalleryError(f"{path}: the file or its folder is read-only") from error
@@ -424,14 +253,6 @@ def translated_errors(path: Path) -> Iterator[None]:
                 "read-only; open the gallery once where it can be written"
             ) from error
         raise GalleryError(f"{path}: {error}") from error
-
-
-def _is_sane(file: FileState | None) -> bool:
-    return file is None or (
-        isinstance(file.path, bytes)
-        and isinstance(file.content, bytes)
-        and all(isinstance(n, int) for n in (file.size, file.mtime_ns, file.ctime_ns))
-    )
 
 
 def _calibration(text: str, bits: int) -> Calibration | None:
@@ -465,19 +286,14 @@ def _identity(db: sqlite3.Connection) -> tuple[int, int]:
     return application_id, version
 
 
-def _create(db: sqlite3.Connection, model: Model) -> None:
-    _use_log(db)
+def _create(db: sqlite3.Connection, facts: ModelFacts, timeout_s: float) -> None:
+    _use_log(db, timeout_s)
     db.execute("BEGIN IMMEDIATE")
     if _is_new(db):  # still, now that nobody else writes
         for statement in _SCHEMA:
             db.execute(statement)
-        info = {
-            "fingerprint": model.fingerprint,
-            "model": model.contract.name,
-            "bits": model.contract.bits,
-            "calibration": json.dumps(
-                model.contract.calibration and asdict(model.contract.calibration)
-            ),
+        info = facts._asdict() | {
+            "calibration": json.dumps(facts.calibration and asdict(facts.calibration))
         }
         db.executemany("INSERT INTO info VALUES (?, ?)", info.items())
         db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
@@ -485,9 +301,9 @@ def _create(db: sqlite3.Connection, model: Model) -> None:
     db.execute("COMMIT")
 
 
-def _use_log(db: sqlite3.Connection) -> None:
+def _use_log(db: sqlite3.Connection, timeout_s: float) -> None:
     """Turn WAL on; unlike elsewhere, SQLite does not wait for another that does the same."""
-    give_up = time.monotonic() + _BUSY_TIMEOUT_S
+    give_up = time.monotonic() + timeout_s
     while True:
         try:
             db.execute("PRAGMA journal_mode = WAL")

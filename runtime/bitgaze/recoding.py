@@ -1,7 +1,6 @@
 """A gallery's pictures, read again to be coded anew: with an adaptation, or without one.
 
-Knows items' files, the encoder, and what to learn from hash values. Does not know the gallery, nor
-write (gallery.py does).
+Knows items' files, the encoder, and what to learn from hash values. Does not know searches.
 """
 
 import os
@@ -19,8 +18,9 @@ from bitgaze.calibration import Calibration, calibrate
 from bitgaze.cores import available_cores
 from bitgaze.encoder import Encoder
 from bitgaze.errors import GalleryError, ImageError
-from bitgaze.gallery_file import Picture, content_digest
 from bitgaze.images import Source, upright
+from bitgaze.items import Picture, content_digest
+from bitgaze.store import Store
 
 # Pictures to learn from, and at a time: what is held of the pictures' hash values. On CIFAR-10 and
 # Fashion-MNIST each doubling still gained, 4,096 pictures .006 more than 2,048.
@@ -43,6 +43,44 @@ def fewest(bits: int) -> int:
     .010 and more.
     """
     return bits // 2
+
+
+def recode(
+    store: Store,
+    encoder: Encoder,
+    images: Callable[[str], Source] | None,
+    *,
+    reset: bool,
+    on_progress: Callable[[int, int], None] | None,
+) -> int:
+    """Code all items anew, as `Gallery.adapt` says.
+
+    Args:
+        store: the gallery's file.
+        encoder: the gallery's model.
+        images: gives the picture of an item added by hand, by its key.
+        reset: with the model's own codes, else adapted.
+        on_progress: called with (done, total) pictures as they are encoded.
+
+    Returns:
+        How many items.
+    """
+    recoding = Recoding(store.path, encoder, images, on_progress)
+    with store.reading():
+        pictures = store.pictures()
+        model_calibration = store.info["calibration"]
+    recoding.check(pictures)
+    if not reset:
+        recoding.learn(pictures, model_calibration)
+    while True:
+        recoding.encode(pictures)
+        with store.writing():
+            # Others may have written: what came or changed meanwhile takes another round.
+            pictures = store.pictures()
+            codes = recoding.codes(pictures)
+            if codes is not None:
+                store.recode(codes, recoding.adaptation, recoding.calibration)
+                return len(codes)
 
 
 class Recoding:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bitgaze.cores import available_cores
 from bitgaze.errors import GalleryError
-from bitgaze.gallery_file import FileState, Item, content_digest
 from bitgaze.images import SUFFIXES, printable
+from bitgaze.items import FileState, Item, content_digest
 
 if TYPE_CHECKING:
     from bitgaze.gallery import Gallery

@@ -1,0 +1,321 @@
+"""A gallery's file with its codes in memory: snapshots to read from, transactions to write in.
+
+Knows locks, commits of other processes, and slots. Does not know models, pictures or searches
+(gallery.py does), nor SQL (gallery_file.py and items.py do).
+"""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitgaze import gallery_file, items
+from bitgaze.adaptation import Adaptation
+from bitgaze.arguments import check_array
+from bitgaze.calibration import Calibration
+from bitgaze.errors import GalleryCorrupt, GalleryError
+from bitgaze.gallery_file import CHUNK_CODES, ModelFacts
+from bitgaze.hamming import HammingIndex
+from bitgaze.items import FileState, Item, Picture
+from bitgaze.where import KEY, Column, Condition
+
+# So many changed items, or this share of all, are looked at one by one beside a field's column
+# before it is made anew.
+_MAX_CHANGED, _MAX_CHANGED_SHARE = 1024, 1 / 64
+
+
+class _Field:
+    """A metadata field of all items, and the slots whose items have changed since it was read."""
+
+    def __init__(self, column: Column) -> None:
+        self.column = column
+        self.changed: set[int] = set()
+
+
+class Store:
+    """The file, open; what is in memory is what the file held when it was last looked at.
+
+    Every read is done inside `reading`, every write inside `writing`. Safe to use from several
+    threads, one at a time.
+
+    Args:
+        path: the file.
+        create_for: says whose codes a new file will hold; None: a missing file is an error.
+        timeout_s: how long to wait for another writer.
+
+    Attributes:
+        path: the file.
+        index: codes by slot, as of the last snapshot.
+        info: as `gallery_file.read_info` gives it, as of the last snapshot.
+
+    Raises:
+        GalleryError: missing, not a gallery, locked, or of a newer format.
+        GalleryCorrupt: not an SQLite file, or a damaged one.
+    """
+
+    index: HammingIndex
+    info: dict[str, Any]
+
+    def __init__(
+        self, path: Path, create_for: Callable[[], ModelFacts] | None, timeout_s: float
+    ) -> None:
+        self.path = path
+        self._timeout_s = timeout_s
+        self._lock = threading.RLock()
+        self._changed_chunks: set[int] = set()
+        self._fields: dict[str, _Field] = {}
+        self._has_removed = False
+        self._open(create_for)
+
+    def _open(self, create_for: Callable[[], ModelFacts] | None) -> None:
+        with self._translated_errors():
+            self._frozen = gallery_file.find_frozen(self.path)
+            self._db: sqlite3.Connection = gallery_file.connect(
+                self.path, create_for, self._timeout_s, is_frozen=self._frozen is not None
+            )
+        self._data_version = -1
+
+    def close(self) -> None:
+        """Release the file. Later calls raise GalleryError."""
+        with self._lock:
+            self._frozen = None  # else a change of the file would open it again
+            self._db.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One snapshot of the file, with the codes in memory as of that snapshot."""
+        with self._lock, self._translated_errors():
+            if self._db.in_transaction:
+                yield
+                return
+            if self._is_thawed():
+                self._db.close()
+                self._open(None)
+            self._db.execute("BEGIN")
+            try:
+                self._refresh()
+                yield
+            finally:
+                self._db.execute("COMMIT")
+            if self._is_thawed():
+                raise GalleryError(f"{self.path}: written while it was being read; try again")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Several writes as one: the file gets all of them or, after an exception, none.
+
+        Raises:
+            GalleryError: the file cannot be written, or a call inside failed and its exception was
+                caught there.
+        """
+        with self._lock:
+            with self._translated_errors():
+                is_part = self._db.in_transaction
+            try:
+                if not is_part:
+                    self._begin()
+                yield
+                if not is_part:
+                    self._commit()
+            except BaseException:
+                # The codes in memory ran ahead of the file: load them again.
+                self._data_version = -1
+                if self._db.in_transaction:  # SQLite has rolled back by itself after some errors
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """One transaction, or a part of one."""
+        with self._translated_errors(), self.transaction():
+            yield
+
+    def keys(self) -> list[str]:
+        """All keys, in order of slots."""
+        return items.read_keys(self._db)
+
+    def find(self, key: object) -> int | None:
+        """The slot of the item with this key, or None."""
+        return items.find_slot(self._db, key) if isinstance(key, str) else None
+
+    def slot(self, key: str) -> int:
+        """The slot of the item with this key.
+
+        Raises:
+            KeyError: there is none.
+            TypeError: a key that is not a str.
+            GalleryCorrupt: the index of keys contradicts the items.
+        """
+        slot = items.find_slot(self._db, key)
+        # A miss is rare enough to look at every item.
+        is_missing = slot is None and items.find_slot(self._db, key, use_index=False) is None
+        if is_missing:
+            raise KeyError(f"{self.path} holds no item {key!r}")
+        if slot is None or items.read_key(self._db, slot) != key:
+            raise GalleryCorrupt(f"{self.path}: its key index is damaged at {key!r}")
+        return slot
+
+    def check_free(self, key: str) -> None:
+        """GalleryError if an item has this key."""
+        if items.find_slot(self._db, key) is not None:
+            raise GalleryError(f"{self.path}: key {key!r} is taken; remove it first")
+
+    def item(self, slot: int) -> Item:
+        """The item in a slot.
+
+        Raises:
+            GalleryCorrupt: there is no such slot, or its row is damaged.
+        """
+        if not 0 <= slot < len(self.index):
+            raise GalleryCorrupt(f"{self.path}: slot {slot} of {len(self.index)} in its key index")
+        return items.read_item(self._db, self.path, slot, self.index[slot])
+
+    def item_of_file(self, path: bytes) -> Item | None:
+        """The item that was made from this file, or None."""
+        slot = items.find_file(self._db, path)
+        if slot is None:
+            return None
+        item = self.item(slot)
+        if item.file is None or item.file.path != path:
+            raise GalleryCorrupt(f"{self.path}: its path index is damaged at {item.key!r}")
+        return item
+
+    def files(self, prefix: bytes) -> dict[str, FileState]:
+        """Key to file of the items whose path begins with these bytes."""
+        return items.read_files(self._db, prefix)
+
+    def pictures(self) -> list[Picture]:
+        """Of every item, in order of slots, what its code was made from."""
+        return items.read_pictures(self._db, self.path, self.index)
+
+    def allowed(self, conditions: Sequence[Condition]) -> NDArray[np.bool_]:
+        """Which items fulfil all conditions: bool, (n,), by slot.
+
+        The first condition on a field reads that field of every item, which takes a second or more
+        for a million of them; it is then kept, and the next take milliseconds.
+
+        Raises:
+            GalleryCorrupt: metadata that is not JSON.
+        """
+        allowed = np.ones(len(self.index), bool)
+        for condition in conditions:
+            if condition.field == KEY:
+                allowed &= items.keys_that_match(self._db, condition, len(self.index))
+            else:
+                allowed &= self._matches(condition)
+        return allowed
+
+    def _matches(self, condition: Condition) -> NDArray[np.bool_]:
+        name, count = condition.field, len(self.index)
+        field = self._fields.get(name)
+        most = max(_MAX_CHANGED, _MAX_CHANGED_SHARE * count)
+        if field is None or len(field.changed) > most:
+            try:
+                column = Column(items.read_field(self._db, name))
+            except ValueError as error:
+                raise GalleryCorrupt(f"{self.path}: damaged metadata: {error}") from error
+            field = self._fields[name] = _Field(column)
+        matches = np.zeros(count, bool)
+        known = field.column.matches(condition)[:count]
+        matches[: len(known)] = known
+        changed = [slot for slot in field.changed if slot < count]
+        if changed:
+            values = [self.item(slot).metadata.get(name) for slot in changed]
+            matches[changed] = Column(map(json.dumps, values)).matches(condition)
+        return matches
+
+    def put(self, item: Item) -> None:
+        """Keep an item, in place of the one with its key if there is one."""
+        check_array(item.code, "code")
+        slot = items.find_slot(self._db, item.key)
+        if slot is None:
+            slot = len(self.index)
+            self.index.add(item.code[None])
+        else:
+            self.index.replace(slot, item.code)
+            self._has_removed = True  # its old code
+        items.write_item(self._db, slot, item)
+        self._note_changed(slot)
+
+    def delete(self, key: str) -> None:
+        """Forget an item; the last one moves into its slot."""
+        slot, last = self.slot(key), len(self.index) - 1
+        items.delete_item(self._db, slot, last)
+        self.index.remove(slot)
+        self._note_changed(slot, last)
+        self._has_removed = True
+
+    def move(self, moves: Sequence[tuple[str, str, FileState | None]]) -> None:
+        """Give items other keys and files, (key, new key, file) of each, all at once."""
+        slots = [self.slot(key) for key, _, _ in moves]
+        if len(set(slots)) < len(slots):
+            raise ValueError("a key is moved twice")
+        held = [self.item(slot) for slot in slots]
+        for slot in slots:
+            items.release_key(self._db, slot)
+        for slot, item, (_, new_key, file) in zip(slots, held, moves, strict=True):
+            self.check_free(new_key)
+            items.write_item(self._db, slot, Item(new_key, item.code, item.metadata, file))
+        self._has_removed = True  # the old keys
+
+    def recode(
+        self,
+        codes: NDArray[np.uint8],
+        adaptation: Adaptation | None,
+        calibration: Calibration | None,
+    ) -> None:
+        """Other codes for all items, by slot, and what was done to them; None: nothing."""
+        self.index = HammingIndex(self.index.bits)
+        self.index.add(codes)
+        self._changed_chunks.update(range(-(-len(codes) // CHUNK_CODES)))
+        gallery_file.write_adaptation(self._db, adaptation, calibration)
+        self.info = gallery_file.read_info(self._db, self.path)
+        self._has_removed = True
+
+    def _note_changed(self, *slots: int) -> None:
+        self._changed_chunks.update(slot // CHUNK_CODES for slot in slots)
+        for field in self._fields.values():
+            field.changed.update(slots)
+
+    def _is_thawed(self) -> bool:
+        """Whether a file that nobody could have written has been written."""
+        return self._frozen is not None and self._frozen != gallery_file.find_frozen(self.path)
+
+    def _begin(self) -> None:
+        with self._translated_errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            self._changed_chunks.clear()
+            self._has_removed = False
+            self._refresh()
+
+    def _commit(self) -> None:
+        with self._translated_errors():
+            if not self._db.in_transaction:
+                raise GalleryError(f"{self.path}: a call in the transaction failed; it was undone")
+            for n in self._changed_chunks:
+                first = n * CHUNK_CODES
+                codes = self.index[first : first + CHUNK_CODES]
+                gallery_file.write_chunk(self._db, n, codes)
+            self._db.execute("COMMIT")
+            if self._has_removed:
+                gallery_file.write_back(self._db, self._timeout_s)
+
+    def _refresh(self) -> None:
+        """Load what another process has committed since the last look."""
+        version = gallery_file.data_version(self._db)
+        if version != self._data_version:
+            self.info = gallery_file.read_info(self._db, self.path)
+            self.index = gallery_file.read_codes(self._db, self.path, self.info["bits"])
+            self._fields.clear()
+            self._data_version = version
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        with gallery_file.translated_errors(self.path, self._timeout_s):
+            yield

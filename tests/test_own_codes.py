@@ -1,0 +1,182 @@
+"""A gallery of the caller's own codes; searching in batches, without the query itself; waiting."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from bitgaze import FingerprintMismatch, Gallery, GalleryError
+
+CODES = np.random.default_rng(0).integers(0, 256, (40, 8), np.uint8)
+
+
+@pytest.fixture
+def hashes(tmp_path):
+    with Gallery(tmp_path / "phash.bitgaze", bits=64) as gallery:
+        for n, code in enumerate(CODES):
+            gallery.add_code(f"{n:02}", code, {"n": n})
+        yield gallery
+
+
+def test_codes_of_ones_own(hashes):
+    assert (hashes.bits, hashes.fingerprint, hashes.model_name) == (64, None, None)
+    assert hashes.calibration is None
+    (first, second) = hashes.search_code(CODES[7], k=2)
+    assert (first.key, first.distance, first.probability, first.duplicate) == ("07", 0, None, None)
+    assert first.metadata == {"n": 7}
+    assert second.distance == min(
+        int(np.unpackbits(CODES[7] ^ code).sum()) for n, code in enumerate(CODES) if n != 7
+    )
+    hashes.close()
+    with Gallery(hashes.path) as again:
+        assert len(again) == 40
+        assert again.search("07", k=1)[0].key == "07"
+    with Gallery(hashes.path, bits=64) as again:
+        assert (again.get("07").code == CODES[7]).all()
+
+
+def test_pictures_and_own_codes_do_not_mix(hashes, tmp_path, encoder, make_picture):
+    picture = make_picture("p.png")
+    for use in (
+        lambda: hashes.search(picture),
+        lambda: hashes.add("p", picture),
+        lambda: hashes.sync(picture.parent),
+        lambda: hashes.encode([picture]),
+        hashes.adapt,
+    ):
+        with pytest.raises(FingerprintMismatch, match="codes of your own and no model"):
+            use()
+    assert len(hashes) == 40
+    with pytest.raises(FingerprintMismatch, match="your own, and no model's, not of 'general-128'"):
+        Gallery(hashes.path, encoder=encoder)
+    with pytest.raises(FingerprintMismatch, match="are your own and have 64 bits, expected your"):
+        Gallery(hashes.path, bits=128)
+    with Gallery(tmp_path / "pictures.bitgaze") as pictures:
+        pictures.add("p", picture)
+    with pytest.raises(FingerprintMismatch, match="of model 'general-128' and have 128 bits"):
+        Gallery(tmp_path / "pictures.bitgaze", bits=128)
+
+
+def test_what_a_gallery_cannot_be_made_with(tmp_path, encoder):
+    path = tmp_path / "g.bitgaze"
+    with pytest.raises(ValueError, match="an encoder or bits, not both"):
+        Gallery(path, encoder=encoder, bits=128)
+    with pytest.raises(ValueError, match="multiple of 8 from 8 to 1024, got 12"):
+        Gallery(path, bits=12)
+    for timeout_s in (-1, float("nan"), 1e9):
+        with pytest.raises(ValueError, match="timeout_s is"):
+            Gallery(path, bits=64, timeout_s=timeout_s)
+    assert not path.exists()
+
+
+def test_a_code_that_does_not_fit(hashes):
+    for code, error, message in [
+        (CODES[0][:4], ValueError, "4 bytes"),
+        (CODES[0].astype(np.int64), TypeError, "uint8"),
+        (CODES[0].tobytes(), TypeError, "uint8"),
+    ]:
+        with pytest.raises(error, match=message):
+            hashes.add_code("new", code)
+        with pytest.raises(error, match=message):
+            hashes.search_code(code)
+    with pytest.raises(GalleryError, match="'07' is taken"):
+        hashes.add_code("07", CODES[0])
+    assert len(hashes) == 40
+    assert (hashes.get("07").code == CODES[7]).all()
+
+
+def test_a_batch_is_as_one_after_the_other(hashes):
+    queries = np.random.default_rng(1).integers(0, 256, (9, 8), np.uint8)
+    assert hashes.search_codes(queries, k=4, radius=30) == [
+        hashes.search_code(query, k=4, radius=30) for query in queries
+    ]
+    assert hashes.search_codes(queries[:0]) == []
+
+
+def test_a_key_without_itself(hashes):
+    with_itself = hashes.search("07", k=5)
+    without = hashes.search("07", k=5, exclude_self=True)
+    assert with_itself[0].key == "07"
+    assert without[:4] == with_itself[1:]
+    assert len(without) == 5
+
+
+def test_a_file_without_itself(tmp_path, make_picture, monkeypatch):
+    for seed in range(4):
+        make_picture(f"photos/{seed}.png", seed=seed)
+    stranger = make_picture("elsewhere.png", seed=9)
+    monkeypatch.chdir(tmp_path)
+    with Gallery("g.bitgaze") as gallery:
+        gallery.sync("photos")
+        itself = str(tmp_path / "photos" / "2.png")
+        for ranking in ("hamming", "asymmetric"):
+            hits = gallery.search("photos/2.png", exclude_self=True, ranking=ranking)
+            assert len(hits) == 3
+            assert itself not in {hit.key for hit in hits}
+        assert len(gallery.search(stranger, exclude_self=True)) == 4
+        with pytest.raises(ValueError, match="takes a key or a path, not bytes"):
+            gallery.search(stranger.read_bytes(), exclude_self=True)
+
+
+def test_metadata_and_names_change(hashes):
+    hashes.set_metadata("03", {"shelf": "b"})
+    hashes.rename("03", "three")
+    item = hashes.get("three")
+    assert (item.metadata, item.code.tolist()) == ({"shelf": "b"}, CODES[3].tolist())
+    assert "03" not in hashes
+    for use, error, message in [
+        (lambda: hashes.rename("three", "04"), GalleryError, "'04' is taken"),
+        (lambda: hashes.rename("03", "x"), KeyError, "no item '03'"),
+        (lambda: hashes.rename("three", 5), TypeError, "a key is a str, not int"),
+        (lambda: hashes.rename("three", "\ud800"), ValueError, "surrogates"),
+        (lambda: hashes.set_metadata("03", {}), KeyError, "no item '03'"),
+        (lambda: hashes.set_metadata("three", {"x": {1, 2}}), TypeError, "JSON"),
+        (lambda: hashes.set_metadata("three", {"x": float("nan")}), ValueError, "JSON"),
+    ]:
+        with pytest.raises(error, match=message):
+            use()
+    assert hashes.get("three").metadata == {"shelf": "b"}
+
+
+def test_a_renamed_picture_still_follows_its_file(tmp_path, make_picture):
+    path = make_picture("photos/a.png", seed=1)
+    with Gallery(tmp_path / "g.bitgaze") as gallery:
+        gallery.sync(tmp_path / "photos")
+        gallery.rename(str(path), "mine")
+        path.rename(path.with_name("b.png"))
+        gallery.sync(tmp_path / "photos")
+        assert list(gallery) == ["mine"]
+        assert gallery.get("mine").path == str(path.with_name("b.png"))
+
+
+def test_a_second_writer_waits_as_long_as_it_is_told(hashes):
+    script = (
+        "import sys; from bitgaze import Gallery\n"
+        f"g = Gallery({str(hashes.path)!r})\n"
+        "with g.transaction():\n"
+        "    g.set_metadata('01', {}); print('writing', flush=True); sys.stdin.readline()\n"
+        "print('done', flush=True)"
+    )
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as writer,
+        Gallery(hashes.path, timeout_s=0.1) as impatient,
+        Gallery(hashes.path, timeout_s=30) as patient,
+    ):
+        assert writer.stdout.readline() == "writing\n"
+        started = time.monotonic()
+        with pytest.raises(GalleryError, match=r"writing for 0.1 s; try again, or wait longer"):
+            impatient.set_metadata("02", {"who": "impatient"})
+        assert time.monotonic() - started < 25  # not the other's 30 s
+        assert len(impatient) == 40  # reading does not wait
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+        patient.set_metadata("02", {"who": "patient"})
+        assert writer.wait() == 0
+        assert impatient.get("02").metadata == {"who": "patient"}

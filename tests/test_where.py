@@ -1,0 +1,223 @@
+"""Conditions on metadata: what they mean, against plain Python, and what they refuse."""
+
+import json
+import random
+import sqlite3
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitgaze import Gallery
+from bitgaze.where import Column, conditions, like
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.sampled_from([2**53, 2**53 + 1, 2**64, -(2**70)]),
+    st.sampled_from([0.0, 0.5, 1.0, -1.5, 1e300]),
+    st.sampled_from(["", "a", "A", "ab", "b%", "a_b", "é", "É", "\u212a", "1", "null", "a\nb"]),
+)
+VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=3), st.just({"a": 1}))
+ABSENT = object()
+
+
+def equal(value, wanted):
+    if isinstance(value, bool) or isinstance(wanted, bool) or value is None or wanted is None:
+        return value is wanted
+    return value == wanted
+
+
+def fulfils(value, operator, operand):
+    """What the documentation says, word by word."""
+    if operator == "!=":
+        return not fulfils(value, "in", [operand])
+    value = None if value is ABSENT else value
+    if isinstance(value, list):
+        return any(not isinstance(e, list) and fulfils(e, operator, operand) for e in value)
+    if isinstance(value, dict):
+        return False
+    if operator == "in":
+        return any(equal(value, wanted) for wanted in operand)
+    if operator == "like":
+        return isinstance(value, str) and sqlite_like(value, operand)
+    for kind in (str, (int, float)):
+        if isinstance(operand, kind):
+            is_same_kind = isinstance(value, kind) and not isinstance(value, bool)
+            compare = {
+                "<": lambda: value < operand,
+                "<=": lambda: value <= operand,
+                ">": lambda: value > operand,
+                ">=": lambda: value >= operand,
+            }
+            return is_same_kind and compare[operator]()
+    raise AssertionError
+
+
+def sqlite_like(text, pattern):
+    with sqlite3.connect(":memory:") as db:
+        found = db.execute("SELECT ? LIKE ?", (text, pattern)).fetchone()[0] == 1
+    db.close()
+    return found
+
+
+def columns(values):
+    return Column(None if v is ABSENT else json.dumps(v) for v in values)
+
+
+@given(st.lists(st.one_of(VALUES, st.just(ABSENT)), max_size=12), st.lists(SCALARS, max_size=3))
+def test_equality_and_in(values, wanted):
+    (condition,) = conditions({"f": {"in": wanted}})
+    expected = [fulfils(value, "in", wanted) for value in values]
+    assert columns(values).matches(condition).tolist() == expected
+
+
+@given(st.lists(st.one_of(VALUES, st.just(ABSENT)), max_size=12), SCALARS)
+def test_not_equal(values, wanted):
+    (condition,) = conditions({"f": {"!=": wanted}})
+    expected = [fulfils(value, "!=", wanted) for value in values]
+    assert columns(values).matches(condition).tolist() == expected
+
+
+@given(
+    st.lists(st.one_of(VALUES, st.just(ABSENT)), max_size=12),
+    st.sampled_from(["<", "<=", ">", ">="]),
+    SCALARS.filter(lambda v: v is not None and not isinstance(v, bool)),
+)
+def test_ranges(values, operator, operand):
+    (condition,) = conditions({"f": {operator: operand}})
+    expected = [fulfils(value, operator, operand) for value in values]
+    assert columns(values).matches(condition).tolist() == expected
+
+
+@given(st.text("aAb%_\n\u212akKé.*", max_size=6), st.text("aAb%_\n\u212akK.*", max_size=5))
+def test_like_is_that_of_sqlite(text, pattern):
+    assert bool(like(pattern)(text)) == sqlite_like(text, pattern)
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "message"),
+    [
+        ("album", TypeError, "where is a dict, not str"),
+        ({1: 2}, TypeError, "a field of where is a str, not int"),
+        ({"f": {}}, ValueError, r"where\['f'\] is empty, expected in, !="),
+        ({"f": {"==": 1}}, ValueError, "has operator '==', expected in, !=, like"),
+        ({"f": [1, 2]}, ValueError, r'one of several is \{"in": \[...\]\}'),
+        ({"f": {"in": "abc"}}, ValueError, "'abc', expected a list of values"),
+        ({"f": {"in": 3}}, ValueError, "expected a list of values"),
+        ({"f": {"in": [[1]]}}, ValueError, "compared to"),
+        ({"f": {"<": None}}, ValueError, "expected a number or a text"),
+        ({"f": {"<": True}}, ValueError, "expected a number or a text"),
+        ({"f": {"like": 3}}, ValueError, "expected a text in which %"),
+        ({"f": float("nan")}, ValueError, "NaN"),
+        ({"f": {">": float("nan")}}, ValueError, "NaN"),
+        ({"f": object()}, ValueError, "expected a text, a number"),
+    ],
+)
+def test_what_says_nothing_is_refused(where, error, message, tmp_path):
+    with Gallery(tmp_path / "g.bitgaze", bits=8) as gallery:
+        gallery.add_code("a", np.zeros(1, np.uint8))
+        with pytest.raises(error, match=message):
+            gallery.search_code(np.zeros(1, np.uint8), where=where)
+        assert len(gallery.search_code(np.zeros(1, np.uint8))) == 1
+
+
+# In a gallery
+
+
+@pytest.fixture
+def shop(tmp_path):
+    with Gallery(tmp_path / "shop.bitgaze", bits=16) as gallery:
+        rng = np.random.default_rng(0)
+        with gallery.transaction():
+            for n in range(60):
+                metadata = {"price": n, "shelf": f"s{n % 3}", 'odd "name"': n % 2, "größe": n % 5}
+                gallery.add_code(f"{n:02}", rng.integers(0, 256, 2, np.uint8), metadata)
+        yield gallery
+
+
+CODE = np.array([0, 255], np.uint8)
+
+
+def keys(gallery, where, **options):
+    return {hit.key for hit in gallery.search_code(CODE, k=1000, where=where, **options)}
+
+
+def test_all_conditions_hold(shop):
+    assert keys(shop, {"shelf": "s1"}) == {f"{n:02}" for n in range(1, 60, 3)}
+    where = {"shelf": "s1", "price": {">=": 10, "<": 20}}
+    assert keys(shop, where) == {"10", "13", "16", "19"}
+    assert keys(shop, {"nothing": "such"}) == set()
+    assert len(keys(shop, {"nothing": None})) == 60
+
+
+@pytest.mark.parametrize("name", ['odd "name"', "größe", "", "$", "a.b", "[0]", "1", "a\\b", "x y"])
+def test_a_field_may_have_any_name(shop, name):
+    shop.set_metadata("05", {name: "here"})
+    shop.set_metadata("06", {name: ["not", "here"]})
+    assert keys(shop, {name: "here"}) == {"05", "06"}
+    shop.close()
+    with Gallery(shop.path) as again:
+        assert keys(again, {name: "here"}) == {"05", "06"}
+
+
+def test_the_key_is_a_field_too(shop):
+    assert keys(shop, {"@key": "07"}) == {"07"}
+    assert keys(shop, {"@key": {"like": "1_"}}) == {f"{n}" for n in range(10, 20)}
+    assert keys(shop, {"@key": {">=": "58"}}) == {"58", "59"}
+    assert keys(shop, {"@key": {"in": ["03", "99", 4, None]}}) == {"03"}
+    assert len(keys(shop, {"@key": {"!=": "03"}})) == 59
+    assert keys(shop, {"@key": "' OR 1=1 --"}) == set()
+
+
+def test_hits_are_the_nearest_of_those_allowed(shop):
+    every = shop.search_code(CODE, k=60)
+    allowed = [hit for hit in every if hit.metadata["shelf"] == "s2"]
+    assert shop.search_code(CODE, k=5, where={"shelf": "s2"}) == allowed[:5]
+    radius = allowed[3].distance
+    within = [hit for hit in allowed if hit.distance <= radius]
+    assert shop.search_code(CODE, k=60, where={"shelf": "s2"}, radius=radius) == within
+    codes = np.stack([CODE, ~CODE])
+    batch = shop.search_codes(codes, k=4, where={"shelf": "s2"})
+    assert batch == [shop.search_code(code, k=4, where={"shelf": "s2"}) for code in codes]
+
+
+def test_changes_are_seen_at_once(shop):
+    """Whatever the order of reading and writing, as if the field were read anew."""
+    rng = random.Random(0)
+    other = Gallery(shop.path)
+    for step in range(200):
+        writer = other if rng.random() < 0.2 else shop
+        present = list(writer)
+        match rng.randrange(4):
+            case 0:
+                writer.add_code(f"new {step}", CODE, {"shelf": f"s{step % 4}", "price": step})
+            case 1 if len(present) > 5:
+                writer.remove(*rng.sample(present, 2))
+            case 2:
+                writer.set_metadata(rng.choice(present), {"shelf": "s1"})
+            case 3:
+                writer.rename(rng.choice(present), f"renamed {step}")
+        expected = {k for k in shop if shop.get(k).metadata.get("shelf") == "s1"}
+        assert keys(shop, {"shelf": "s1"}) == expected
+        dear = {k for k in shop if shop.get(k).metadata.get("price", -1) > 30}
+        assert keys(shop, {"price": {">": 30}}) == dear
+    other.close()
+
+
+def test_many_changes_and_a_transaction_undone(shop, monkeypatch):
+    monkeypatch.setattr("bitgaze.store._MAX_CHANGED", 3)
+    before = keys(shop, {"shelf": "s1"})
+
+    def change_and_fail():
+        with shop.transaction():
+            for n in range(20):
+                shop.set_metadata(f"{n:02}", {"shelf": "s1"})
+            assert len(keys(shop, {"shelf": "s1"})) > len(before)
+            raise RuntimeError("undo")
+
+    with pytest.raises(RuntimeError, match="undo"):
+        change_and_fail()
+    assert keys(shop, {"shelf": "s1"}) == before
