@@ -21,7 +21,7 @@ LAYERS = [
     {"commands"},
     {"terminal", "page"},
     {"gallery", "sync", "explain", "verification", "doctor"},
-    {"recoding"},
+    {"recoding", "duplicates"},
     {"store"},
     {"gallery_file", "items"},
     {"encoder", "hamming"},

@@ -108,6 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     search.add_argument("--html", metavar="OUT", type=Path, help="also write a page to look at")
     with_model(search)
+    duplicates = with_gallery(command(commands.duplicates))
+    duplicates.add_argument(
+        "--radius", type=int, help="how many bits may differ (default: what the calibration says)"
+    )
+    duplicates.add_argument("--html", metavar="OUT", type=Path, help="also write a page to look at")
     adapt = with_gallery(command(commands.adapt))
     adapt.add_argument("--reset", action="store_true", help="undo it: the model's own codes")
     with_model(adapt)

@@ -15,6 +15,7 @@ from bitgaze.errors import BitgazeError, ProviderWarning
 from bitgaze.terminal import note, progress, say, warn
 
 if TYPE_CHECKING:
+    from bitgaze.duplicates import Duplicate
     from bitgaze.encoder import Encoder
     from bitgaze.gallery import Gallery, Hit
 
@@ -29,7 +30,7 @@ def index(options: argparse.Namespace) -> int:
     _quiet_pillow()
     started = time.perf_counter()
     with Gallery(options.gallery, encoder=_encoder(options)) as gallery:
-        with progress() as show:
+        with progress("encoding", "img") as show:
             report = gallery.sync(options.folder, allow_empty=options.allow_empty, on_progress=show)
         size = len(gallery)
     seconds = time.perf_counter() - started
@@ -56,7 +57,7 @@ def adapt(options: argparse.Namespace) -> int:
     _quiet_pillow()
     started = time.perf_counter()
     with Gallery(options.gallery, encoder=_encoder(options), create=False) as gallery:
-        with progress() as show:
+        with progress("encoding", "img") as show:
             count = gallery.adapt(reset=options.reset, on_progress=show)
         adaptation = gallery.adaptation
     seconds = time.perf_counter() - started
@@ -85,10 +86,7 @@ def search(options: argparse.Namespace) -> int:
             from bitgaze.page import results_page
 
             page = results_page(gallery.encoder, options.image, hits, Path(options.gallery).name)
-            try:
-                options.html.write_text(page, encoding="utf-8")
-            except OSError as error:
-                raise BitgazeError(f"{options.html}: {error.strerror}") from error
+            _write(options.html, page)
     if options.json:
         found = [asdict(hit) for hit in hits]
         say(json.dumps({"query": options.image, "gallery": options.gallery, "hits": found}))
@@ -100,6 +98,40 @@ def search(options: argparse.Namespace) -> int:
     if options.html:
         note(f"page: {options.html.resolve()}")
     return OK
+
+
+def duplicates(options: argparse.Namespace) -> int:
+    """Show groups of pictures that are nearly the same, the best copy first; delete nothing."""
+    from bitgaze.gallery import Gallery
+
+    with Gallery(options.gallery, create=False) as gallery:
+        radius = gallery.duplicate_radius() if options.radius is None else options.radius
+        with progress("comparing", "codes") as show:
+            groups = gallery.duplicates(radius, on_progress=show)
+    if options.html:
+        from bitgaze.page import duplicates_page
+
+        _write(options.html, duplicates_page(groups, radius, Path(options.gallery).name))
+    if options.json:
+        found = [asdict(group) for group in groups]
+        say(json.dumps({"gallery": options.gallery, "radius": radius, "groups": found}))
+        return OK
+    for group in groups:
+        say(_member("keep", group.best), *(_member("", other) for other in group.others), "")
+    more = sum(len(group.others) for group in groups)
+    if groups:
+        say(f"groups: {len(groups)} within {radius} bits, pictures beyond the best: {more}")
+    else:
+        say(f"no duplicates within {radius} bits")
+    if options.html:
+        note(f"page: {options.html.resolve()}")
+    return OK
+
+
+def _member(mark: str, member: "Duplicate") -> str:
+    size = "" if member.size is None else f"{member.size[0]} x {member.size[1]}"
+    file_bytes = "no file" if member.file_bytes is None else f"{member.file_bytes:,}"
+    return f"{mark:4} {member.distance:4d}  {size:>13}  {file_bytes:>13}  {member.key}"
 
 
 def info(options: argparse.Namespace) -> int:
@@ -122,6 +154,13 @@ def info(options: argparse.Namespace) -> int:
     else:
         say(*[f"{name:12} {'none' if value is None else value}" for name, value in facts.items()])
     return OK
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BitgazeError(f"{path}: {error.strerror}") from error
 
 
 def _whose(gallery: "Gallery") -> str | None:

@@ -21,6 +21,7 @@ from bitgaze.adaptation import Adaptation, pack
 from bitgaze.arguments import check_array
 from bitgaze.calibration import Calibration, at_odds
 from bitgaze.contract import DEFAULT_MODEL, read_model
+from bitgaze.duplicates import DuplicateGroup, find_duplicates
 from bitgaze.encoder import Encoded, Encoder
 from bitgaze.errors import FingerprintMismatch, GalleryError
 from bitgaze.gallery_file import ModelFacts
@@ -336,13 +337,30 @@ class Gallery:
             GalleryError: nothing is known of distances.
             ValueError: a rate outside that, or smaller than what was measured can tell.
         """
+        return self._known_calibration().radius(false_match_rate)
+
+    def duplicate_radius(self) -> int:
+        """The largest distance at which two pictures are more likely the same than not.
+
+        As `Hit.duplicate` tells; 0 where not even equal codes are.
+
+        Raises:
+            GalleryError: nothing is known of distances.
+        """
+        with self._store.reading():
+            odds = 1 / max(len(self._store.index), 1)
+            table = self._known_calibration().duplicate
+            return max(sum(at_odds(probability, odds) >= 0.5 for probability in table) - 1, 0)
+
+    def _known_calibration(self) -> Calibration:
         calibration = self.calibration
         if calibration is None:
+            whose = "codes of your own" if self.model_name is None else f"model {self.model_name!r}"
             raise GalleryError(
-                f"{self.path}: model {self.model_name!r} does not say what distances mean; "
-                "take one that was calibrated, or adapt the gallery, which measures it"
+                f"{self.path}: {whose} do not say what distances mean; give a radius, take a model "
+                "that was calibrated, or adapt the gallery, which measures it"
             )
-        return calibration.radius(false_match_rate)
+        return calibration
 
     def encode(self, sources: Iterable[Source]) -> Encoded:
         """Pictures as this gallery codes them, for `search_code`, `upsert`, or work of your own.
@@ -544,6 +562,35 @@ class Gallery:
         if reset and self.adaptation is None:
             return 0
         return recode(self._store, self.encoder, images, reset=reset, on_progress=on_progress)
+
+    def duplicates(
+        self,
+        radius: int | None = None,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[DuplicateGroup]:
+        """Groups of pictures that are nearly the same; exact: every pair is looked at.
+
+        Two items within the radius are in one group, and so is what is near to either: a row of
+        pictures of which each is like the next may join what is unlike. Nothing is deleted.
+
+        Args:
+            radius: Hamming distance; by default `duplicate_radius()`.
+            on_progress: called with (done, total) different codes.
+
+        Returns:
+            Groups of two and more, in the order of each one's first item.
+
+        Raises:
+            GalleryError: no radius is given, and nothing is known of distances.
+            ValueError: radius below 0.
+        """
+        if radius is not None and radius < 0:
+            raise ValueError(f"radius is {radius}, expected at least 0")
+        with self._store.reading():
+            if radius is None:
+                radius = self.duplicate_radius()
+            return find_duplicates(self._store, radius, on_progress)
 
     def files(self, folder: str | os.PathLike[str]) -> dict[str, FileState]:
         """Of the items that sync looks after below a folder: key to file."""

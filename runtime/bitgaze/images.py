@@ -9,6 +9,8 @@ import io
 import os
 import struct
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -177,14 +179,31 @@ def upright(source: Source, shorter_side: int) -> Image.Image:
         raise TypeError(
             f"an image is a path, bytes, PIL.Image or numpy array, not {type(source).__name__}"
         )
+    with _opened(stream or name, name) as image:
+        _draft(image, shorter_side)
+        return _turned(_rgb(image), _orientation(image))
+
+
+def dimensions(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height of a picture in pixels, as its file stores it; nothing is decoded.
+
+    Raises:
+        ImageError: the file cannot be read, or is no picture.
+    """
+    with _opened(path, os.fspath(path)) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(source: str | os.PathLike[str] | io.BytesIO, name: str) -> Iterator[Image.Image]:
+    """A picture file, open; what fails until it is closed is an ImageError that names it."""
     # Decoders of hostile or damaged files raise nearly anything (struct.error, SyntaxError,
     # IndexError, ...). All of it means one thing here: this picture cannot be read.
     try:
         Image.init()  # all formats, once; Pillow fails on one it has not met
         formats = [name for name in _FORMATS if name in Image.OPEN]
-        with Image.open(stream or name, formats=formats) as image:
-            _draft(image, shorter_side)
-            return _turned(_rgb(image), _orientation(image))
+        with Image.open(source, formats=formats) as image:
+            yield image
     except UnidentifiedImageError as error:
         raise ImageError(f"{printable(name)}: not an image that bitgaze reads") from error
     except Exception as error:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a search: the query, its hits, the attention over each.
+"""Self-contained HTML pages: a search and the attention over its hits; groups of duplicates.
 
 Knows how results look. Everything is inside the file: it can be mailed, and opens without a
 network.
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bitgaze.duplicates import Duplicate, DuplicateGroup
 from bitgaze.encoder import Encoder
 from bitgaze.errors import ImageError
 from bitgaze.explain import overlay
@@ -22,7 +23,8 @@ from bitgaze.gallery import Hit
 from bitgaze.images import printable, upright
 
 _THUMBNAIL_PX = 320
-_TEMPLATE = Path(__file__).parent / "web" / "results.html"
+_MAX_GROUPS = 500
+_WEB = Path(__file__).parent / "web"
 
 
 def results_page(encoder: Encoder, query: str, hits: Sequence[Hit], gallery_name: str) -> str:
@@ -51,9 +53,54 @@ def results_page(encoder: Encoder, query: str, hits: Sequence[Hit], gallery_name
     }
     values = {name: html.escape(text) for name, text in words.items()}
     values |= {"query": figures[0], "hits": "\n".join(cards)}
-    # In one pass: a file may be named {{hits}}.
-    template = _TEMPLATE.read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: values[place[1]], template)
+    return _filled("results.html", values)
+
+
+def duplicates_page(groups: Sequence[DuplicateGroup], radius: int, gallery_name: str) -> str:
+    """Groups of near-duplicates as a page's text.
+
+    Args:
+        groups: the first 500 are shown; more would make a file that no browser likes.
+        radius: that they were found with.
+        gallery_name: for the head line.
+    """
+    left_out = len(groups) - _MAX_GROUPS
+    words = {
+        "gallery": printable(gallery_name),
+        "radius": str(radius),
+        "count": str(len(groups)),
+        "left_out": f"{left_out} more are not shown here; --json has them all."
+        if left_out > 0
+        else "",
+    }
+    values = {name: html.escape(text) for name, text in words.items()}
+    values["groups"] = "\n".join(map(_group, groups[:_MAX_GROUPS]))
+    return _filled("duplicates.html", values)
+
+
+def _filled(template: str, values: dict[str, str]) -> str:
+    """A template of web/ with its places filled, in one pass: a file may be named {{hits}}."""
+    text = (_WEB / template).read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: values[place[1]], text)
+
+
+def _group(group: DuplicateGroup) -> str:
+    members = [_member(group.best, is_best=True), *map(_member, group.others)]
+    return f"<li><ol>{''.join(members)}</ol></li>"
+
+
+def _member(member: Duplicate, *, is_best: bool = False) -> str:
+    facts = [] if is_best else [f"{member.distance} bits differ"]
+    if member.size is not None:
+        facts.append(f"{member.size[0]} x {member.size[1]}")
+    if member.file_bytes is not None:
+        facts.append(f"{member.file_bytes:,} bytes")
+    mark = '<b class="best">best copy</b> ' if is_best else ""
+    key = html.escape(member.key)
+    return (
+        f'<li>{_figure(member.path or member.key, None)}<p class="name" title="{key}">{mark}{key}'
+        f'</p><p class="facts">{", ".join(facts)}</p></li>'
+    )
 
 
 def _card(figure: str, hit: Hit, rank: int, bits: int) -> str:
@@ -74,18 +121,18 @@ def _card(figure: str, hit: Hit, rank: int, bits: int) -> str:
 def _figure(path: str, attention: NDArray[np.float32] | None) -> str:
     """The picture, and above it the same one with its attention; the page's switch hides one."""
     try:
-        if attention is None:
-            raise ImageError(path)
         image = upright(path, _THUMBNAIL_PX)
     except ImageError:
         return '<div class="figure gone">the file is gone or cannot be read</div>'
     image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
     alt = html.escape(Path(printable(path)).name)
-    return (
-        f'<div class="figure"><img src="{_data_uri(image)}" alt="{alt}">'
-        f'<img class="attention" src="{_data_uri(overlay(image, attention))}" '
-        f'alt="attention over {alt}"></div>'
-    )
+    images = f'<img src="{_data_uri(image)}" alt="{alt}">'
+    if attention is not None:
+        images += (
+            f'<img class="attention" src="{_data_uri(overlay(image, attention))}" '
+            f'alt="attention over {alt}">'
+        )
+    return f'<div class="figure">{images}</div>'
 
 
 def _data_uri(image: Image.Image) -> str:

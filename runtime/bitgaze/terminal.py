@@ -14,12 +14,12 @@ from bitgaze.errors import BitgazeError
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar, moved by (done, total) pictures."""
+def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar, moved by (done, total) units."""
     from tqdm import tqdm
 
     # disable=None: no bar where stderr is not a terminal.
-    with tqdm(unit="img", desc="encoding", disable=None, leave=False) as bar:
+    with tqdm(unit=unit, desc=what, disable=None, leave=False) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
