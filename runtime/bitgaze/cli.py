@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     with_model(search)
     duplicates = with_gallery(command(commands.duplicates))
     duplicates.add_argument(
-        "--radius", type=int, help="how many bits may differ (default: what the calibration says)"
+        "--radius", type=int, help="how many bits may differ (default: a twelfth of all)"
     )
     duplicates.add_argument("--html", metavar="OUT", type=Path, help="also write a page to look at")
     adapt = with_gallery(command(commands.adapt))

@@ -102,10 +102,11 @@ def search(options: argparse.Namespace) -> int:
 
 def duplicates(options: argparse.Namespace) -> int:
     """Show groups of pictures that are nearly the same, the best copy first; delete nothing."""
+    from bitgaze.duplicates import default_radius
     from bitgaze.gallery import Gallery
 
     with Gallery(options.gallery, create=False) as gallery:
-        radius = gallery.duplicate_radius() if options.radius is None else options.radius
+        radius = default_radius(gallery.bits) if options.radius is None else options.radius
         with progress("comparing", "codes") as show:
             groups = gallery.duplicates(radius, on_progress=show)
     if options.html:

@@ -21,7 +21,7 @@ from bitgaze.adaptation import Adaptation, pack
 from bitgaze.arguments import check_array
 from bitgaze.calibration import Calibration, at_odds
 from bitgaze.contract import DEFAULT_MODEL, read_model
-from bitgaze.duplicates import DuplicateGroup, find_duplicates
+from bitgaze.duplicates import DuplicateGroup, default_radius, find_duplicates
 from bitgaze.encoder import Encoded, Encoder
 from bitgaze.errors import FingerprintMismatch, GalleryError
 from bitgaze.gallery_file import ModelFacts
@@ -337,30 +337,18 @@ class Gallery:
             GalleryError: nothing is known of distances.
             ValueError: a rate outside that, or smaller than what was measured can tell.
         """
-        return self._known_calibration().radius(false_match_rate)
-
-    def duplicate_radius(self) -> int:
-        """The largest distance at which two pictures are more likely the same than not.
-
-        As `Hit.duplicate` tells; 0 where not even equal codes are.
-
-        Raises:
-            GalleryError: nothing is known of distances.
-        """
-        with self._store.reading():
-            odds = 1 / max(len(self._store.index), 1)
-            table = self._known_calibration().duplicate
-            return max(sum(at_odds(probability, odds) >= 0.5 for probability in table) - 1, 0)
-
-    def _known_calibration(self) -> Calibration:
         calibration = self.calibration
         if calibration is None:
-            whose = "codes of your own" if self.model_name is None else f"model {self.model_name!r}"
-            raise GalleryError(
-                f"{self.path}: {whose} do not say what distances mean; give a radius, take a model "
-                "that was calibrated, or adapt the gallery, which measures it"
+            whose = (
+                "an index of your own codes"
+                if self.model_name is None
+                else f"model {self.model_name!r}"
             )
-        return calibration
+            raise GalleryError(
+                f"{self.path}: {whose} does not say what distances mean; take a model that was "
+                "calibrated, or adapt the gallery, which measures it"
+            )
+        return calibration.radius(false_match_rate)
 
     def encode(self, sources: Iterable[Source]) -> Encoded:
         """Pictures as this gallery codes them, for `search_code`, `upsert`, or work of your own.
@@ -575,21 +563,22 @@ class Gallery:
         pictures of which each is like the next may join what is unlike. Nothing is deleted.
 
         Args:
-            radius: Hamming distance; by default `duplicate_radius()`.
+            radius: Hamming distance; by default bits / 12. The general model's 10 bits found 98 %
+                of 125 photographs again that were made smaller, 96 % saved anew, 86 % cropped; of
+                807 different pictures they joined two, both of a cat.
             on_progress: called with (done, total) different codes.
 
         Returns:
             Groups of two and more, in the order of each one's first item.
 
         Raises:
-            GalleryError: no radius is given, and nothing is known of distances.
             ValueError: radius below 0.
         """
         if radius is not None and radius < 0:
             raise ValueError(f"radius is {radius}, expected at least 0")
+        if radius is None:
+            radius = default_radius(self.bits)
         with self._store.reading():
-            if radius is None:
-                radius = self.duplicate_radius()
             return find_duplicates(self._store, radius, on_progress)
 
     def files(self, folder: str | os.PathLike[str]) -> dict[str, FileState]:
