@@ -247,7 +247,7 @@ def test_reset_restores_every_code(gallery, folder, path):
     assert gallery.calibration == gallery.encoder.contract.calibration
     assert is_consistent(gallery, folder)
     names = dict(gallery._store._db.execute("SELECT name, 1 FROM info"))
-    assert set(names) == {"fingerprint", "model", "bits", "calibration"}
+    assert set(names) == {"fingerprint", "model", "bits", "calibration", "crc"}
     encoded = gallery.encoder.encoded
     assert gallery.adapt(reset=True) == 0
     assert gallery.encoder.encoded == encoded
@@ -382,10 +382,9 @@ def test_a_picture_that_is_not_what_it_was_stops_it_all(gallery, folder):
 
 def test_a_picture_that_no_longer_can_be_read(gallery, folder):
     (folder / "p1.png").write_bytes(b"not a picture")
-    digest = content_digest(str(folder / "p1.png"))
-    gallery._store._db.execute(
-        "UPDATE item SET content = ?, size = 13 WHERE key = ?", (digest, str(folder / "p1.png"))
-    )
+    key = str(folder / "p1.png")
+    digest = content_digest(key)
+    gallery.move((key, key, replace(gallery.get(key).file, content=digest, size=13)))
     before = state(gallery)
     with pytest.raises(GalleryError, match=r"p1\.png: .*not an image.*sync first, or remove them"):
         gallery.adapt()
@@ -608,6 +607,7 @@ def test_the_probability_of_a_kind_is_carried_over_and_back(gallery, path, folde
     tables = [f'"{name}": {list(getattr(model, name))}' for name in ("duplicate", "kind")]
     tables.append(f'"false_match": {list(model.false_match)}')
     db.execute("UPDATE info SET value = ? WHERE name = 'calibration'", [f"{{{', '.join(tables)}}}"])
+    gallery_file.seal_info(db)
     db.commit()
     db.close()
     assert gallery.calibration == model

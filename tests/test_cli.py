@@ -14,6 +14,7 @@ import pytest
 from bitgaze.calibration import at_odds
 from bitgaze.cli import main
 from bitgaze.contract import DEFAULT_MODEL, read_model
+from bitgaze.gallery_file import seal_info
 from conftest import picture
 
 
@@ -237,6 +238,7 @@ def test_search_says_what_distances_mean(indexed, capsys):
         with contextlib.closing(sqlite3.connect("gallery.bitgaze")) as db:
             text = json.dumps({**tables, "kind": kind})
             db.execute("UPDATE info SET value = ? WHERE name = 'calibration'", [text])
+            seal_info(db)
             db.commit()
         assert main(["search", str(indexed / "p2.png"), "--radius", "0", "--html", "o.html"]) == 0
         assert capsys.readouterr().out == f"   0{shown}  same  43%  {indexed}/p2.png\n"

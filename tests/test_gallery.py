@@ -24,7 +24,7 @@ from bitgaze import (
 from bitgaze.calibration import at_odds
 from bitgaze.contract import DEFAULT_MODEL
 from bitgaze.encoder import Encoder
-from bitgaze.gallery_file import CHUNK_CODES
+from bitgaze.gallery_file import CHUNK_CODES, seal_info
 from conftest import picture
 
 BITS = 128
@@ -436,7 +436,14 @@ def test_an_empty_file_becomes_a_gallery(path):
         ("DELETE FROM chunk WHERE n = 1", "5000 items, but 4096 codes"),
         ("DELETE FROM item WHERE slot = 7", "4999 items, but 5000 codes"),
         ("UPDATE item SET slot = 9999 WHERE slot = 7", "5000 items"),
-        ("DROP TABLE chunk", "no such table"),
+        ("DROP TABLE chunk", "its tables are not those of gallery format 1"),
+        ("DROP TABLE item", "its tables are not those"),
+        ("CREATE TABLE more(x)", "its tables are not those"),
+        ("CREATE TRIGGER x AFTER INSERT ON item BEGIN DELETE FROM chunk; END", "its tables are"),
+        ("UPDATE info SET value = 'y' WHERE name = 'model'", "checksum is of other entries"),
+        (f"UPDATE info SET value = '{tables(0.25)}' WHERE name = 'calibration'", "checksum"),
+        ("UPDATE info SET value = 'x' WHERE name = 'fingerprint'", "checksum"),
+        ("DELETE FROM info WHERE name = 'crc'", "info is damaged: KeyError"),
     ],
 )
 def test_a_damaged_gallery_gives_a_typed_error(path, sql, message):
@@ -451,26 +458,58 @@ def test_a_damaged_gallery_gives_a_typed_error(path, sql, message):
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    "damage",
     [
-        ("metadata = 'x'", "metadata of item 'item 1' is damaged"),
-        ("metadata = '[]'", "the item in slot 1 is damaged"),
-        ("path = 'text'", "the item in slot 1 is damaged"),
+        "metadata = 'x'",
+        "metadata = '[]'",
+        """metadata = '{"i": 3}'""",
+        "path = 'text'",
+        "path = x'41', size = 1, mtime_ns = 1, ctime_ns = 1, content = x'42'",
+        "key = 'item 7'",
+        "key = x'ff'",
+        "crc = crc + 1",
     ],
 )
-def test_a_damaged_item_gives_a_typed_error_when_it_is_read(path, damage, message):
+def test_a_damaged_item_gives_a_typed_error_when_it_is_read(path, damage):
     with Gallery(path) as gallery:
         gallery.upsert(items(3))
     db = sqlite3.connect(path)
     db.execute(f"UPDATE item SET {damage} WHERE slot = 1")
     db.commit()
     db.close()
+    code = codes(3)[1]
     with Gallery(path) as gallery:
-        for use in (gallery.get, gallery.search):
-            with pytest.raises(GalleryCorrupt, match=rf"test\.bitgaze: {message}"):
-                use("item 1")
-        gallery.remove("item 1")  # what cannot be read can still be removed
-        assert len(gallery.search("item 0")) == 2
+        assert len(gallery) == 3
+        for use in (
+            list,
+            lambda opened: opened.search_code(code),
+            lambda opened: opened.files("/"),
+        ):
+            with pytest.raises(
+                GalleryCorrupt, match=r"test\.bitgaze: (the item in slot 1|its text)"
+            ):
+                use(gallery)
+        if not damage.startswith("key"):
+            for use in (gallery.get, gallery.search):
+                with pytest.raises(GalleryCorrupt, match="the item in slot 1 is damaged"):
+                    use("item 1")
+            gallery.remove("item 1")  # what cannot be read can still be removed
+            assert len(gallery.search("item 0")) == 2
+
+
+def test_a_damaged_item_does_not_come_out_whole_when_it_changes_its_slot(path):
+    with Gallery(path) as gallery:
+        gallery.upsert(items(3))
+    db = sqlite3.connect(path)
+    db.execute("UPDATE item SET metadata = '{}' WHERE slot = 2")
+    db.commit()
+    db.close()
+    with Gallery(path) as gallery:
+        with pytest.raises(GalleryCorrupt, match="the item in slot 2 is damaged: 'item 2'"):
+            gallery.remove("item 0")
+        assert len(gallery) == 3
+        gallery.remove("item 2")
+        assert list(gallery) == ["item 0", "item 1"]
 
 
 def test_a_truncated_file_gives_a_typed_error(path):
@@ -534,8 +573,17 @@ def test_a_damaged_key_index_gives_a_typed_error(path):
             for use in (gallery.get, gallery.remove):
                 with pytest.raises(GalleryCorrupt, match=f"key index is damaged at '{key}'"):
                     use(key)
-        with pytest.raises(KeyError):
-            gallery.get("item 4")
+        assert len(gallery) == 3
+        for use in (
+            lambda: "item 4" in gallery,  # who knows
+            lambda: gallery.get("item 4"),
+            lambda: gallery.search("item 4"),
+            lambda: gallery.add("item 4", picture(1)),
+            lambda: gallery.upsert([Item("item 4", codes(1)[0])]),
+            lambda: gallery.item_of_file("/item 4"),
+        ):
+            with pytest.raises(GalleryCorrupt, match="its key index is damaged at 'item 1'"):
+                use()
         assert len(gallery) == 3
 
 
@@ -608,6 +656,7 @@ def calibrate(path, kind):
     table = f'{{"duplicate": [{falling}], "kind": [{kind}], "false_match": [{rising}]}}'
     db = sqlite3.connect(path)
     db.execute("UPDATE info SET value = ? WHERE name = 'calibration'", [table])
+    seal_info(db)
     db.commit()
     db.close()
 
@@ -644,6 +693,7 @@ def test_without_a_calibration_nothing_is_told_of_distances(path):
         gallery.upsert(items(5))
         db = sqlite3.connect(path)
         db.execute("UPDATE info SET value = 'null' WHERE name = 'calibration'")
+        seal_info(db)
         db.commit()
         db.close()
         assert gallery.calibration is None

@@ -23,7 +23,7 @@ from bitgaze.calibration import Calibration, at_odds
 from bitgaze.contract import DEFAULT_MODEL, read_model
 from bitgaze.duplicates import DuplicateGroup, default_radius, find_duplicates
 from bitgaze.encoder import Encoded, Encoder
-from bitgaze.errors import FingerprintMismatch, GalleryError
+from bitgaze.errors import FingerprintMismatch, GalleryError, ImageError
 from bitgaze.gallery_file import ModelFacts
 from bitgaze.hamming import HammingIndex
 from bitgaze.images import Source
@@ -205,7 +205,7 @@ class Gallery:
 
     def __contains__(self, key: object) -> bool:
         with self._store.reading():
-            return self._store.find(key) is not None
+            return isinstance(key, str) and self._store.find(key) is not None
 
     def __iter__(self) -> Iterator[str]:
         """The keys, in the order of their slots, as of this call."""
@@ -266,7 +266,7 @@ class Gallery:
         if ranking not in get_args(Ranking):
             raise ValueError(f"ranking is {ranking!r}, expected one of {get_args(Ranking)}")
         wanted = _Wanted(k, radius, conditions(where or {}))
-        if isinstance(query, str) and query in self:
+        if isinstance(query, str) and self._is_key(query):
             if ranking == "asymmetric":
                 raise ValueError(
                     f"{query!r} is a key: of an item only the code is kept, and an asymmetric "
@@ -281,7 +281,12 @@ class Gallery:
                 f"exclude_self takes a key or a path, not {type(query).__name__}: bytes and pixels "
                 "do not tell which item they are"
             )
-        encoded = self._encode(query)
+        try:
+            encoded = self._encode(query)
+        except ImageError:
+            if isinstance(query, str):
+                _ = query in self  # raises where a damaged index has hidden the key
+            raise
         with self._store.reading():
             encoded = self.adapted(encoded)
             itself = None
@@ -640,6 +645,10 @@ class Gallery:
         if encoded.errors:
             raise encoded.errors[0]
         return encoded
+
+    def _is_key(self, text: str) -> bool:
+        with self._store.reading():
+            return self._store.has(text)
 
     def _slot_of_file(self, path: str | os.PathLike[str]) -> int | None:
         """The slot of the item that sync made from a file, or None."""

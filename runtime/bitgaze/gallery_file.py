@@ -9,11 +9,13 @@ Format 1 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 1, WAL journal):
       adaptation              `Adaptation.to_bytes`
       adaptation_fingerprint  its SHA-256
       adapted_calibration     as calibration, of the adapted codes
-  item(slot, key, path, size, mtime_ns, ctime_ns, content, metadata)
+      crc                     CRC-32 of all the others, see `_info_crc`
+  item(slot, key, path, size, mtime_ns, ctime_ns, content, metadata, crc)
       slot      0 .. n-1 without a gap: the position of the item's code
       path      bytes of the file's path for an item that sync looks after, else NULL;
                 with it size (bytes), mtime_ns, ctime_ns, and content (BLAKE2b, 16 bytes)
       metadata  a JSON object
+      crc       CRC-32 of all the others, see `items.item_crc`
   chunk(n, codes, crc)
       codes     of the slots from n * 4096 on, 4096 of them or, in the last chunk, the rest
       crc       CRC-32 of codes
@@ -47,7 +49,9 @@ _ADAPTED = frozenset(["adaptation", "adaptation_fingerprint", "adapted_calibrati
 _SCHEMA = (
     "CREATE TABLE info(name TEXT PRIMARY KEY, value) WITHOUT ROWID",
     "CREATE TABLE item(slot INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, path BLOB UNIQUE,"
-    " size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, content BLOB, metadata TEXT NOT NULL)",
+    " size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, content BLOB, metadata TEXT NOT NULL,"
+    # SQLite checks no page of its own.
+    " crc INTEGER NOT NULL)",
     "CREATE TABLE chunk(n INTEGER PRIMARY KEY, codes BLOB NOT NULL, crc INTEGER NOT NULL)",
 )
 
@@ -149,10 +153,11 @@ def read_info(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
         None where there are none.
 
     Raises:
-        GalleryCorrupt: an entry is missing or impossible.
+        GalleryCorrupt: an entry is missing or impossible, or not as it was written.
     """
     info: dict[str, Any] = dict(db.execute("SELECT name, value FROM info"))
     try:
+        crc = _info_crc(info)
         for name, kind in (("fingerprint", str), ("model", str), ("bits", int)):
             if not isinstance(info[name], kind):
                 raise ValueError(f"{name} is {info[name]!r}, expected {kind.__name__}")
@@ -163,6 +168,8 @@ def read_info(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
         info["adapted_calibration"] = (
             _calibration(info["adapted_calibration"], info["bits"]) if is_adapted else None
         )
+        if info.pop("crc") != crc:
+            raise ValueError("its checksum is of other entries")
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise GalleryCorrupt(f"{path}: info is damaged: {error!r}") from error
     return info
@@ -180,6 +187,13 @@ def write_adaptation(
             "adapted_calibration": json.dumps(calibration and asdict(calibration)),
         }
         db.executemany("INSERT INTO info VALUES (?, ?)", info.items())
+    seal_info(db)
+
+
+def seal_info(db: sqlite3.Connection) -> None:
+    """Store the checksum of what `info` holds now."""
+    crc = _info_crc(dict(db.execute("SELECT name, value FROM info")))
+    db.execute("INSERT OR REPLACE INTO info VALUES ('crc', ?)", (crc,))
 
 
 def read_codes(db: sqlite3.Connection, path: Path, bits: int) -> HammingIndex:
@@ -255,6 +269,16 @@ def translated_errors(path: Path, timeout_s: float) -> Iterator[None]:
         raise GalleryError(f"{path}: {error}") from error
 
 
+def _info_crc(info: dict[str, Any]) -> int:
+    """CRC-32 of the entries in order of names: name and value, UTF-8, a zero byte behind each."""
+    crc = 0
+    for name, value in sorted(info.items()):
+        if name != "crc":
+            content = value if isinstance(value, bytes) else str(value).encode()
+            crc = zlib.crc32(b"%b\0%b\0" % (str(name).encode(), content), crc)
+    return crc
+
+
 def _calibration(text: str, bits: int) -> Calibration | None:
     calibration = calibration_from(json.loads(text))
     if calibration is not None and calibration.bits != bits:
@@ -296,6 +320,7 @@ def _create(db: sqlite3.Connection, facts: ModelFacts, timeout_s: float) -> None
             "calibration": json.dumps(facts.calibration and asdict(facts.calibration))
         }
         db.executemany("INSERT INTO info VALUES (?, ?)", info.items())
+        seal_info(db)
         db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
     db.execute("COMMIT")
@@ -327,3 +352,7 @@ def _check_identity(db: sqlite3.Connection, path: Path) -> None:
             f"{path}: gallery format {version}, this version of bitgaze reads up to "
             f"{FORMAT_VERSION}; update bitgaze"
         )
+    # Nothing else, either: a trigger would run when we write, a view could answer for a table.
+    found = [sql for (sql,) in db.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")]
+    if sorted(found) != sorted(_SCHEMA) or db.execute("PRAGMA auto_vacuum").fetchone()[0]:
+        raise GalleryCorrupt(f"{path}: its tables are not those of gallery format {version}")

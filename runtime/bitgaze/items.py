@@ -9,10 +9,11 @@ import json
 import os
 import re
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,11 @@ from numpy.typing import NDArray
 from bitgaze.errors import GalleryCorrupt
 from bitgaze.hamming import HammingIndex
 from bitgaze.where import Condition
+
+# In the order of `item_crc`.
+_COLUMNS = "slot, key, metadata, path, size, mtime_ns, ctime_ns, content"
+# Those that SQLite makes for UNIQUE columns.
+_INDEXES = {"key": "sqlite_autoindex_item_1", "path": "sqlite_autoindex_item_2"}
 
 # json.dumps writes others, and SQLite looks for them, with escapes.
 _PLAIN_NAME = re.compile(r"[ !#-\[\]-~]*")
@@ -81,18 +87,34 @@ class Picture(NamedTuple):
     identity: bytes
 
 
-def read_keys(db: sqlite3.Connection) -> list[str]:
-    """All keys, in order of slots."""
-    return [key for (key,) in db.execute("SELECT key FROM item ORDER BY slot")]
+# (slot, key, metadata as JSON, file)
+Row: TypeAlias = tuple[int, str, str, FileState | None]
 
 
-def find_slot(db: sqlite3.Connection, key: str, *, use_index: bool = True) -> int | None:
-    """The slot of the item with this key, or None; without its index, every item is looked at."""
+def read_items(db: sqlite3.Connection, path: Path, count: int) -> Iterator[Row]:
+    """(slot, key, metadata as JSON, file) of every item, in order of slots.
+
+    Raises:
+        GalleryCorrupt: there are not `count` of them, or one is not as it was written.
+    """
+    found = 0
+    rows = db.execute(f"SELECT {_COLUMNS}, crc FROM item NOT INDEXED ORDER BY slot")
+    for row in rows:
+        slot, key, metadata, file = _checked(path, row)
+        if slot != found:
+            raise GalleryCorrupt(f"{path}: the item in slot {found} is missing")
+        found += 1
+        yield slot, key, metadata, file
+    if found != count:
+        raise GalleryCorrupt(f"{path}: {found} items, but {count} codes")
+
+
+def find_slot(db: sqlite3.Connection, key: str) -> int | None:
+    """The slot of the item with this key, or None."""
     if not isinstance(key, str):  # SQLite would find "5" for 5
         raise TypeError(f"a key is a str, not {type(key).__name__}: {key!r}")
-    table = "item" if use_index else "item NOT INDEXED"
     try:
-        row = db.execute(f"SELECT slot FROM {table} WHERE key = ?", (key,)).fetchone()
+        row = db.execute("SELECT slot FROM item WHERE key = ?", (key,)).fetchone()
     except UnicodeEncodeError:  # half of a surrogate pair: no key holds one, a path may
         return None
     return None if row is None else int(row[0])
@@ -110,27 +132,36 @@ def find_file(db: sqlite3.Connection, path: bytes) -> int | None:
     return None if row is None else int(row[0])
 
 
+def check_indexes(db: sqlite3.Connection, path: Path) -> None:
+    """See that keys and paths are found: that what is not found is not there.
+
+    Raises:
+        GalleryCorrupt: one is not found where its item is.
+    """
+    for column, index in _INDEXES.items():
+        hidden = db.execute(
+            f"SELECT key FROM item AS t NOT INDEXED WHERE {column} IS NOT NULL AND NOT EXISTS"
+            f" (SELECT 1 FROM item AS i INDEXED BY {index}"
+            f" WHERE i.{column} = t.{column} AND i.slot = t.slot) LIMIT 1"
+        ).fetchone()
+        if hidden is not None:
+            raise GalleryCorrupt(f"{path}: its {column} index is damaged at {hidden[0]!r}")
+
+
 def read_item(db: sqlite3.Connection, path: Path, slot: int, code: NDArray[np.uint8]) -> Item:
     """The item in a slot that is known to be taken; its code comes from the index.
 
     Raises:
-        GalleryCorrupt: its columns do not hold what they should.
+        GalleryCorrupt: it is not as it was written.
     """
-    row = db.execute(
-        "SELECT key, metadata, path, size, mtime_ns, ctime_ns, content FROM item WHERE slot = ?",
-        (slot,),
-    ).fetchone()
-    if row is None:
-        raise GalleryCorrupt(f"{path}: the item in slot {slot} is missing")
-    key, metadata, *state = row
-    file = None if state[0] is None else FileState(*state)
+    found, key, text, file = _checked(path, _read_row(db, path, slot))
     try:
-        item = Item(key, code, json.loads(metadata), file)
-    except (ValueError, TypeError, RecursionError) as error:
+        metadata = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise GalleryCorrupt(f"{path}: metadata of item {key!r} is damaged: {error}") from error
-    if not (isinstance(key, str) and isinstance(item.metadata, dict) and _is_sane(file)):
-        raise GalleryCorrupt(f"{path}: the item in slot {slot} is damaged: {item}")
-    return item
+    if found != slot or not isinstance(metadata, dict):
+        raise GalleryCorrupt(f"{path}: the item in slot {slot} is damaged: {key!r}, {metadata!r}")
+    return Item(key, code, metadata, file)
 
 
 def read_pictures(db: sqlite3.Connection, path: Path, codes: HammingIndex) -> list[Picture]:
@@ -142,16 +173,10 @@ def read_pictures(db: sqlite3.Connection, path: Path, codes: HammingIndex) -> li
         codes: of all items.
 
     Raises:
-        GalleryCorrupt: columns do not hold what they should.
+        GalleryCorrupt: an item is missing, or not as it was written.
     """
     pictures: list[Picture] = []
-    rows = db.execute(
-        "SELECT slot, key, path, size, mtime_ns, ctime_ns, content FROM item ORDER BY slot"
-    )
-    for slot, key, *state in rows:
-        file = None if state[0] is None else FileState(*state)
-        if not (isinstance(key, str) and _is_sane(file)):
-            raise GalleryCorrupt(f"{path}: the item in slot {slot} is damaged: {key!r}, {file}")
+    for slot, key, _, file in read_items(db, path, len(codes)):
         # Of a picture that only the caller knows, another code tells that it is another.
         identity = (
             hashlib.blake2b(key.encode() + codes[slot].tobytes(), digest_size=16).digest()
@@ -221,13 +246,14 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
         if file is None
         else (file.path, file.size, file.mtime_ns, file.ctime_ns, file.content)
     )
+    row = (slot, item.key, json.dumps(item.metadata, allow_nan=False), *state)
     db.execute(
         # Not INSERT OR REPLACE: a path that another key owns must raise, not delete that item.
-        "INSERT INTO item(slot, key, metadata, path, size, mtime_ns, ctime_ns, content)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(slot) DO UPDATE SET key = excluded.key,"
-        " metadata = excluded.metadata, path = excluded.path, size = excluded.size,"
-        " mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, content = excluded.content",
-        (slot, item.key, json.dumps(item.metadata, allow_nan=False), *state),
+        f"INSERT INTO item({_COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT(slot) DO UPDATE SET key = excluded.key, metadata = excluded.metadata,"
+        " path = excluded.path, size = excluded.size, mtime_ns = excluded.mtime_ns,"
+        " ctime_ns = excluded.ctime_ns, content = excluded.content, crc = excluded.crc",
+        (*row, item_crc(*row)),
     )
 
 
@@ -237,20 +263,57 @@ def release_key(db: sqlite3.Connection, slot: int) -> None:
     db.execute("UPDATE item SET key = CAST(slot AS BLOB), path = NULL WHERE slot = ?", (slot,))
 
 
-def delete_item(db: sqlite3.Connection, slot: int, last: int) -> None:
-    """Empty a slot, and move the item in the last slot there: slots have no gaps."""
+def delete_item(db: sqlite3.Connection, path: Path, slot: int, last: int) -> None:
+    """Empty a slot, and move the item in the last slot there: slots have no gaps.
+
+    Raises:
+        GalleryCorrupt: the last item is not as it was written; it must not come out whole.
+    """
     db.execute("DELETE FROM item WHERE slot = ?", (slot,))
-    db.execute("UPDATE item SET slot = ? WHERE slot = ?", (slot, last))
+    if slot != last:
+        row = _read_row(db, path, last)
+        _checked(path, row)
+        crc = item_crc(slot, *row[1:-1])
+        db.execute("UPDATE item SET slot = ?, crc = ? WHERE slot = ?", (slot, crc, last))
 
 
-def read_files(db: sqlite3.Connection, prefix: bytes) -> dict[str, FileState]:
-    """Key to file of the items whose path begins with these bytes."""
-    rows = db.execute(
-        "SELECT key, path, size, mtime_ns, ctime_ns, content FROM item"
-        " WHERE substr(path, 1, ?) = ?",
-        (len(prefix), prefix),
-    )
-    return {key: FileState(*state) for key, *state in rows}
+def _read_row(db: sqlite3.Connection, path: Path, slot: int) -> tuple[Any, ...]:
+    """`_COLUMNS` and crc of the item in a slot that is known to be taken."""
+    row = db.execute(f"SELECT {_COLUMNS}, crc FROM item WHERE slot = ?", (slot,)).fetchone()
+    if row is None:
+        raise GalleryCorrupt(f"{path}: the item in slot {slot} is missing")
+    found: tuple[Any, ...] = row
+    return found
+
+
+def _checked(path: Path, row: tuple[Any, ...]) -> Row:
+    """(slot, key, metadata, file) of a row of `_COLUMNS` and crc."""
+    *values, crc = row
+    slot, key, metadata, *state = values
+    file = None if state[0] is None else FileState(*state)
+    # Whoever means harm can also write a checksum.
+    is_sane = isinstance(key, str) and isinstance(metadata, str) and _is_sane(file)
+    if not is_sane or item_crc(*values) != crc:
+        raise GalleryCorrupt(f"{path}: the item in slot {slot} is damaged: {key!r}, {file}")
+    return slot, key, metadata, file
+
+
+def item_crc(
+    slot: int,
+    key: str,
+    metadata: str,
+    path: bytes | None,
+    size: int | None,
+    mtime_ns: int | None,
+    ctime_ns: int | None,
+    content: bytes | None,
+) -> int:
+    """CRC-32 of the columns, UTF-8: each but the last with a zero byte behind it, NULL as "None".
+
+    A path and a content that are NULL are empty.
+    """
+    text = f"{slot}\0{key}\0{metadata}\0{size}\0{mtime_ns}\0{ctime_ns}\0"
+    return zlib.crc32(b"%b%b\0%b" % (text.encode(), path or b"", content or b""))
 
 
 def _is_sane(file: FileState | None) -> bool:

@@ -80,6 +80,7 @@ class Store:
                 self.path, create_for, self._timeout_s, is_frozen=self._frozen is not None
             )
         self._data_version = -1
+        self._is_checked = False
 
     def close(self) -> None:
         """Release the file. Later calls raise GalleryError."""
@@ -138,11 +139,25 @@ class Store:
 
     def keys(self) -> list[str]:
         """All keys, in order of slots."""
-        return items.read_keys(self._db)
+        return [key for _, key, _, _ in self._items()]
 
-    def find(self, key: object) -> int | None:
-        """The slot of the item with this key, or None."""
-        return items.find_slot(self._db, key) if isinstance(key, str) else None
+    def has(self, key: str) -> bool:
+        """Whether the index of keys has this one; `find` is surer, and slower where it has not."""
+        return items.find_slot(self._db, key) is not None
+
+    def find(self, key: str) -> int | None:
+        """The slot of the item with this key, or None.
+
+        Raises:
+            TypeError: a key that is not a str.
+            GalleryCorrupt: the index of keys contradicts the items.
+        """
+        slot = items.find_slot(self._db, key)
+        if slot is None:
+            self._check()
+        elif items.read_key(self._db, slot) != key:
+            raise GalleryCorrupt(f"{self.path}: its key index is damaged at {key!r}")
+        return slot
 
     def slot(self, key: str) -> int:
         """The slot of the item with this key.
@@ -152,18 +167,14 @@ class Store:
             TypeError: a key that is not a str.
             GalleryCorrupt: the index of keys contradicts the items.
         """
-        slot = items.find_slot(self._db, key)
-        # A miss is rare enough to look at every item.
-        is_missing = slot is None and items.find_slot(self._db, key, use_index=False) is None
-        if is_missing:
+        slot = self.find(key)
+        if slot is None:
             raise KeyError(f"{self.path} holds no item {key!r}")
-        if slot is None or items.read_key(self._db, slot) != key:
-            raise GalleryCorrupt(f"{self.path}: its key index is damaged at {key!r}")
         return slot
 
     def check_free(self, key: str) -> None:
         """GalleryError if an item has this key."""
-        if items.find_slot(self._db, key) is not None:
+        if self.find(key) is not None:
             raise GalleryError(f"{self.path}: key {key!r} is taken; remove it first")
 
     def item(self, slot: int) -> Item:
@@ -180,6 +191,7 @@ class Store:
         """The item that was made from this file, or None."""
         slot = items.find_file(self._db, path)
         if slot is None:
+            self._check()
             return None
         item = self.item(slot)
         if item.file is None or item.file.path != path:
@@ -188,7 +200,11 @@ class Store:
 
     def files(self, prefix: bytes) -> dict[str, FileState]:
         """Key to file of the items whose path begins with these bytes."""
-        return items.read_files(self._db, prefix)
+        return {
+            key: file
+            for _, key, _, file in self._items()
+            if file is not None and file.path.startswith(prefix)
+        }
 
     def pictures(self) -> list[Picture]:
         """Of every item, in order of slots, what its code was made from."""
@@ -197,12 +213,14 @@ class Store:
     def allowed(self, conditions: Sequence[Condition]) -> NDArray[np.bool_]:
         """Which items fulfil all conditions: bool, (n,), by slot.
 
-        The first condition on a field reads that field of every item, which takes a second or more
-        for a million of them; it is then kept, and the next take milliseconds.
+        The first of all looks at every item, see `_check`. The first on a field reads that field of
+        every item, which takes a second or more for a million of them; it is then kept, and the
+        next take milliseconds.
 
         Raises:
-            GalleryCorrupt: metadata that is not JSON.
+            GalleryCorrupt: metadata that is not JSON, or an item that is not as it was written.
         """
+        self._check()
         allowed = np.ones(len(self.index), bool)
         for condition in conditions:
             if condition.field == KEY:
@@ -233,7 +251,7 @@ class Store:
     def put(self, item: Item) -> None:
         """Keep an item, in place of the one with its key if there is one."""
         check_array(item.code, "code")
-        slot = items.find_slot(self._db, item.key)
+        slot = self.find(item.key)
         if slot is None:
             slot = len(self.index)
             self.index.add(item.code[None])
@@ -246,7 +264,7 @@ class Store:
     def delete(self, key: str) -> None:
         """Forget an item; the last one moves into its slot."""
         slot, last = self.slot(key), len(self.index) - 1
-        items.delete_item(self._db, slot, last)
+        items.delete_item(self._db, self.path, slot, last)
         self.index.remove(slot)
         self._note_changed(slot, last)
         self._has_removed = True
@@ -257,6 +275,7 @@ class Store:
         if len(set(slots)) < len(slots):
             raise ValueError("a key is moved twice")
         held = [self.item(slot) for slot in slots]
+        self._check()  # while every row is whole
         for slot in slots:
             items.release_key(self._db, slot)
         for slot, item, (_, new_key, file) in zip(slots, held, moves, strict=True):
@@ -277,6 +296,20 @@ class Store:
         gallery_file.write_adaptation(self._db, adaptation, calibration)
         self.info = gallery_file.read_info(self._db, self.path)
         self._has_removed = True
+
+    def _items(self) -> Iterator[items.Row]:
+        return items.read_items(self._db, self.path, len(self.index))
+
+    def _check(self) -> None:
+        """Once while a file is open, before it is believed that something is not in it.
+
+        Takes 6 s for a million items.
+        """
+        if not self._is_checked:
+            for _ in self._items():
+                pass
+            items.check_indexes(self._db, self.path)
+            self._is_checked = True
 
     def _note_changed(self, *slots: int) -> None:
         self._changed_chunks.update(slot // CHUNK_CODES for slot in slots)
