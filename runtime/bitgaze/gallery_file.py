@@ -3,7 +3,7 @@
 Knows SQLite and bytes. Knows nothing of items' rows (items.py), transactions (store.py), pictures,
 models or searches (gallery.py).
 
-Format 1 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 1, WAL journal):
+Format 2 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 2, WAL journal):
   info(name, value)   fingerprint, model, bits, calibration: of the model that made the codes, the
       first two empty where no model did; and, if they are adapted to the gallery's pictures:
       adaptation              `Adaptation.to_bytes`
@@ -19,6 +19,8 @@ Format 1 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 1, WAL journal):
   chunk(n, codes, crc)
       codes     of the slots from n * 4096 on, 4096 of them or, in the last chunk, the rest
       crc       CRC-32 of codes
+
+Format 1 had no crc in info and item; a file of it becomes one of format 2 when it is opened.
 """
 
 import json
@@ -40,8 +42,9 @@ from bitgaze.calibration import Calibration
 from bitgaze.contract import calibration_from
 from bitgaze.errors import GalleryCorrupt, GalleryError
 from bitgaze.hamming import HammingIndex
+from bitgaze.items import COLUMNS, item_crc
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CHUNK_CODES = 4096
 
 _APPLICATION_ID = int.from_bytes(b"bgaz", "big")
@@ -54,6 +57,7 @@ _SCHEMA = (
     " crc INTEGER NOT NULL)",
     "CREATE TABLE chunk(n INTEGER PRIMARY KEY, codes BLOB NOT NULL, crc INTEGER NOT NULL)",
 )
+_SCHEMA_1 = (_SCHEMA[0], _SCHEMA[1].replace(", crc INTEGER NOT NULL", ""), _SCHEMA[2])
 
 
 class ModelFacts(NamedTuple):
@@ -139,6 +143,9 @@ def connect(
             if create_for is not None and _is_new(db):
                 _create(db, facts or create_for(), timeout_s)
             _check_identity(db, path)
+            if _identity(db)[1] == 1:
+                _migrate(db, path, is_frozen=is_frozen)
+            _check_schema(db, path, _SCHEMA)
         except BaseException:
             db.close()
             raise
@@ -352,7 +359,38 @@ def _check_identity(db: sqlite3.Connection, path: Path) -> None:
             f"{path}: gallery format {version}, this version of bitgaze reads up to "
             f"{FORMAT_VERSION}; update bitgaze"
         )
+
+
+def _check_schema(db: sqlite3.Connection, path: Path, schema: tuple[str, ...]) -> None:
     # Nothing else, either: a trigger would run when we write, a view could answer for a table.
     found = [sql for (sql,) in db.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")]
-    if sorted(found) != sorted(_SCHEMA) or db.execute("PRAGMA auto_vacuum").fetchone()[0]:
-        raise GalleryCorrupt(f"{path}: its tables are not those of gallery format {version}")
+    if sorted(found) != sorted(schema) or db.execute("PRAGMA auto_vacuum").fetchone()[0]:
+        raise GalleryCorrupt(f"{path}: its tables are not those of a gallery")
+
+
+def _migrate(db: sqlite3.Connection, path: Path, *, is_frozen: bool) -> None:
+    """Make a file of format 1 one of format 2, in one transaction: checksums of items and info."""
+    if is_frozen:
+        raise GalleryError(
+            f"{path}: gallery format 1, which is brought up to date when it is opened where it can "
+            "be written; here the file or its folder is read-only"
+        )
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        if _identity(db)[1] == 1:  # still, now that nobody else writes
+            _check_schema(db, path, _SCHEMA_1)
+            db.execute(f"CREATE TEMP TABLE old AS SELECT {COLUMNS} FROM item")
+            db.execute("DROP TABLE item")
+            db.execute(_SCHEMA[1])
+            db.create_function("item_crc", -1, item_crc, deterministic=True)
+            db.execute(
+                f"INSERT INTO item({COLUMNS}, crc) SELECT {COLUMNS}, item_crc({COLUMNS}) FROM old"
+            )
+            db.execute("DROP TABLE old")
+            seal_info(db)
+            db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise

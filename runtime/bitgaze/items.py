@@ -7,7 +7,6 @@ Knows the table `item` and its SQL. Does not know codes in chunks (gallery_file.
 import hashlib
 import json
 import os
-import re
 import sqlite3
 import zlib
 from collections.abc import Iterator
@@ -23,12 +22,9 @@ from bitgaze.hamming import HammingIndex
 from bitgaze.where import Condition
 
 # In the order of `item_crc`.
-_COLUMNS = "slot, key, metadata, path, size, mtime_ns, ctime_ns, content"
+COLUMNS = "slot, key, metadata, path, size, mtime_ns, ctime_ns, content"
 # Those that SQLite makes for UNIQUE columns.
 _INDEXES = {"key": "sqlite_autoindex_item_1", "path": "sqlite_autoindex_item_2"}
-
-# json.dumps writes others, and SQLite looks for them, with escapes.
-_PLAIN_NAME = re.compile(r"[ !#-\[\]-~]*")
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ def read_items(db: sqlite3.Connection, path: Path, count: int) -> Iterator[Row]:
         GalleryCorrupt: there are not `count` of them, or one is not as it was written.
     """
     found = 0
-    rows = db.execute(f"SELECT {_COLUMNS}, crc FROM item NOT INDEXED ORDER BY slot")
+    rows = db.execute(f"SELECT {COLUMNS}, crc FROM item NOT INDEXED ORDER BY slot")
     for row in rows:
         slot, key, metadata, file = _checked(path, row)
         if slot != found:
@@ -187,31 +183,25 @@ def read_pictures(db: sqlite3.Connection, path: Path, codes: HammingIndex) -> li
     return pictures
 
 
-def read_field(db: sqlite3.Connection, name: str) -> Iterator[str | None]:
+def read_field(db: sqlite3.Connection, path: Path, count: int, name: str) -> Iterator[str | None]:
     """Of every item, in order of slots, what its metadata has under a name, as JSON, or None.
 
     Raises:
-        ValueError: metadata that is no JSON object.
+        GalleryCorrupt: there are not `count` of them, or one is not as it was written.
     """
-    if _PLAIN_NAME.fullmatch(name):
+    for _, key, text, _ in read_items(db, path, count):
         try:
-            for (text,) in db.execute(
-                "SELECT metadata -> ? FROM item ORDER BY slot", (f'$."{name}"',)
-            ):
-                yield text
-        except sqlite3.OperationalError as error:  # "malformed JSON"
-            raise ValueError(str(error)) from error
-        return
-    # SQLite's paths have no escapes.
-    for (text,) in db.execute("SELECT metadata FROM item ORDER BY slot"):
-        metadata = json.loads(text)
-        if not isinstance(metadata, dict):
-            raise ValueError(f"{metadata!r} is not an object")
-        yield json.dumps(metadata[name]) if name in metadata else None
+            metadata = json.loads(text)
+            yield json.dumps(metadata[name]) if name in metadata else None
+        except (ValueError, TypeError, RecursionError) as error:
+            raise GalleryCorrupt(f"{path}: metadata of item {key!r} is damaged: {error}") from error
 
 
 def keys_that_match(db: sqlite3.Connection, condition: Condition, count: int) -> NDArray[np.bool_]:
-    """Which of so many items have a key that fulfils a condition: bool, (count,), by slot."""
+    """Which of so many items have a key that fulfils a condition: bool, (count,), by slot.
+
+    Looks at the index of keys alone, so `check_indexes` comes before.
+    """
     matches = np.zeros(count, bool)
     operands = condition.operand if condition.operator == "in" else (condition.operand,)
     operator = "=" if condition.operator in ("in", "!=") else condition.operator
@@ -249,7 +239,7 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
     row = (slot, item.key, json.dumps(item.metadata, allow_nan=False), *state)
     db.execute(
         # Not INSERT OR REPLACE: a path that another key owns must raise, not delete that item.
-        f"INSERT INTO item({_COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        f"INSERT INTO item({COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT(slot) DO UPDATE SET key = excluded.key, metadata = excluded.metadata,"
         " path = excluded.path, size = excluded.size, mtime_ns = excluded.mtime_ns,"
         " ctime_ns = excluded.ctime_ns, content = excluded.content, crc = excluded.crc",
@@ -278,8 +268,8 @@ def delete_item(db: sqlite3.Connection, path: Path, slot: int, last: int) -> Non
 
 
 def _read_row(db: sqlite3.Connection, path: Path, slot: int) -> tuple[Any, ...]:
-    """`_COLUMNS` and crc of the item in a slot that is known to be taken."""
-    row = db.execute(f"SELECT {_COLUMNS}, crc FROM item WHERE slot = ?", (slot,)).fetchone()
+    """`COLUMNS` and crc of the item in a slot that is known to be taken."""
+    row = db.execute(f"SELECT {COLUMNS}, crc FROM item WHERE slot = ?", (slot,)).fetchone()
     if row is None:
         raise GalleryCorrupt(f"{path}: the item in slot {slot} is missing")
     found: tuple[Any, ...] = row
@@ -287,7 +277,7 @@ def _read_row(db: sqlite3.Connection, path: Path, slot: int) -> tuple[Any, ...]:
 
 
 def _checked(path: Path, row: tuple[Any, ...]) -> Row:
-    """(slot, key, metadata, file) of a row of `_COLUMNS` and crc."""
+    """(slot, key, metadata, file) of a row of `COLUMNS` and crc."""
     *values, crc = row
     slot, key, metadata, *state = values
     file = None if state[0] is None else FileState(*state)

@@ -224,6 +224,7 @@ class Store:
         allowed = np.ones(len(self.index), bool)
         for condition in conditions:
             if condition.field == KEY:
+                self._check()
                 allowed &= items.keys_that_match(self._db, condition, len(self.index))
             else:
                 allowed &= self._matches(condition)
@@ -234,11 +235,8 @@ class Store:
         field = self._fields.get(name)
         most = max(_MAX_CHANGED, _MAX_CHANGED_SHARE * count)
         if field is None or len(field.changed) > most:
-            try:
-                column = Column(items.read_field(self._db, name))
-            except ValueError as error:
-                raise GalleryCorrupt(f"{self.path}: damaged metadata: {error}") from error
-            field = self._fields[name] = _Field(column)
+            texts = items.read_field(self._db, self.path, count, name)
+            field = self._fields[name] = _Field(Column(texts))
         matches = np.zeros(count, bool)
         known = field.column.matches(condition)[:count]
         matches[: len(known)] = known

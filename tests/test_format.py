@@ -1,0 +1,85 @@
+"""Files of earlier formats are read for ever; files of later ones are left alone."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitgaze import Gallery, GalleryCorrupt, GalleryError
+from bitgaze.gallery_file import FORMAT_VERSION
+from conftest import ROOT
+
+# Written by the version of bitgaze that had format 1; never to be written again.
+OLD = ROOT / "tests" / "data" / "format-1.bitgaze"
+
+
+@pytest.fixture
+def old(tmp_path):
+    return Path(shutil.copy(OLD, tmp_path / "old.bitgaze"))
+
+
+def version(path):
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute("PRAGMA user_version").fetchone()[0]
+
+
+def expected_codes():
+    rng = np.random.default_rng(0)
+    return {f"/photos/{n}.jpg": rng.integers(0, 256, 16, np.uint8) for n in range(24)}
+
+
+def test_format_1_becomes_the_newest(old):
+    assert version(old) == 1
+    codes = expected_codes()
+    del codes["/photos/5.jpg"]
+    for _ in range(2):
+        with Gallery(old) as gallery:
+            assert set(gallery) == set(codes)
+            for key, code in codes.items():
+                item, n = gallery.get(key), int(key[8:-4])
+                assert (item.code == code).all()
+                assert item.metadata == ({"n": n, "name": "größe"} if n % 2 else {})
+                assert (item.file is None) == (n >= 20)
+            assert gallery.get("/photos/7.jpg").file.content == bytes([7] * 16)
+            assert gallery.calibration is not None
+            assert len(gallery.search("/photos/7.jpg", where={"name": "größe"}, k=99)) == 11
+        assert version(old) == FORMAT_VERSION == 2
+    with closing(sqlite3.connect(old)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_file_that_cannot_be_brought_up_to_date_stays_as_it_is(old):
+    with closing(sqlite3.connect(old)) as db:
+        db.execute("CREATE TABLE more(x)")
+    before = old.read_bytes()
+    with pytest.raises(GalleryCorrupt, match="its tables are not those of a gallery"):
+        Gallery(old)
+    assert old.read_bytes() == before
+
+    with closing(sqlite3.connect(old)) as db:
+        db.execute("DROP TABLE more")
+        db.execute("UPDATE item SET metadata = x'ff00' WHERE slot = 3")
+        db.commit()
+    with Gallery(old) as gallery, pytest.raises(GalleryCorrupt, match="slot 3"):
+        gallery.get(str(list(expected_codes())[3]))
+
+
+def test_format_1_where_nothing_can_be_written(old, monkeypatch):
+    """As root everything can be written, so the system is asked through this function."""
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    before = old.read_bytes()
+    with pytest.raises(GalleryError, match="gallery format 1, which is brought up to date when"):
+        Gallery(old)
+    assert old.read_bytes() == before
+
+
+def test_a_newer_format_is_left_alone(old):
+    with closing(sqlite3.connect(old)) as db:
+        db.execute("PRAGMA user_version = 3")
+    before = old.read_bytes()
+    with pytest.raises(GalleryError, match="format 3, this version of bitgaze reads up to 2; upd"):
+        Gallery(old)
+    assert old.read_bytes() == before
