@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bitgaze.contract import Contract as Contract
+    from bitgaze.duplicates import Duplicate as Duplicate
+    from bitgaze.duplicates import DuplicateGroup as DuplicateGroup
     from bitgaze.encoder import Encoded as Encoded
     from bitgaze.encoder import Encoder as Encoder
     from bitgaze.errors import BitgazeError as BitgazeError
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from bitgaze.hamming import HammingIndex as HammingIndex
     from bitgaze.hamming import simd as simd
     from bitgaze.items import Item as Item
+    from bitgaze.maintenance import GalleryVerification as GalleryVerification
+    from bitgaze.maintenance import RepairReport as RepairReport
+    from bitgaze.maintenance import repair as repair
+    from bitgaze.maintenance import verify_gallery as verify_gallery
     from bitgaze.providers import ProviderReport as ProviderReport
     from bitgaze.providers import register_provider as register_provider
     from bitgaze.sync import SyncReport as SyncReport
@@ -33,12 +39,15 @@ if TYPE_CHECKING:
 _HOME = {
     "BitgazeError": "errors",
     "Contract": "contract",
+    "Duplicate": "duplicates",
+    "DuplicateGroup": "duplicates",
     "Encoded": "encoder",
     "Encoder": "encoder",
     "FingerprintMismatch": "errors",
     "Gallery": "gallery",
     "GalleryCorrupt": "errors",
     "GalleryError": "errors",
+    "GalleryVerification": "maintenance",
     "HammingIndex": "hamming",
     "Hit": "gallery",
     "ImageError": "errors",
@@ -47,11 +56,14 @@ _HOME = {
     "ProviderError": "errors",
     "ProviderReport": "providers",
     "ProviderWarning": "errors",
+    "RepairReport": "maintenance",
     "SyncReport": "sync",
     "Verification": "verification",
     "register_provider": "providers",
+    "repair": "maintenance",
     "simd": "hamming",
     "verify": "verification",
+    "verify_gallery": "maintenance",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605

@@ -78,8 +78,10 @@ def _parser() -> argparse.ArgumentParser:
         )
         return sub
 
-    def with_model(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
+    def with_model(
+        sub: argparse.ArgumentParser, model: argparse._ActionsContainer | None = None
+    ) -> None:
+        (model or sub).add_argument(
             "-m", "--model", metavar="FILE", help="a model of your own (default: the built-in one)"
         )
         sub.add_argument(
@@ -118,7 +120,15 @@ def _parser() -> argparse.ArgumentParser:
     with_model(adapt)
     with_gallery(command(commands.info))
     verify = command(commands.verify)
-    with_model(verify)
+    what = verify.add_mutually_exclusive_group()
+    what.add_argument("-g", "--gallery", type=_gallery_path, metavar="FILE", help="a gallery")
+    with_model(verify, what)
+    repair = with_gallery(command(commands.repair))
+    repair.add_argument("out", metavar="NEW", help="the new gallery; must not exist")
+    with_model(repair)
+    backup = with_gallery(command(commands.backup))
+    backup.add_argument("out", metavar="NEW", help="the copy; must not exist")
+    with_gallery(command(commands.compact))
     command(commands.doctor)
     return parser
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bitgaze.gallery import Gallery, Hit
 
 OK = 0
-SOME_REFUSED = DIFFERS = FINDINGS = 1
+SOME_REFUSED = SOME_LOST = DAMAGED = DIFFERS = FINDINGS = 1
 
 
 def index(options: argparse.Namespace) -> int:
@@ -172,7 +172,9 @@ def _whose(gallery: "Gallery") -> str | None:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Compare a model's golden examples with its codes here."""
+    """Look for damage in a gallery; or compare a model's golden examples with its codes here."""
+    if options.gallery is not None:
+        return _verify_gallery(options)
     from bitgaze.encoder import Encoder
     from bitgaze.verification import verify
 
@@ -192,6 +194,69 @@ def verify(options: argparse.Namespace) -> int:
             else "not equal: codes from here must not meet those of other machines",
         )
     return OK if found.is_equal else DIFFERS
+
+
+def _verify_gallery(options: argparse.Namespace) -> int:
+    from bitgaze.maintenance import verify_gallery
+
+    found = verify_gallery(options.gallery)
+    if options.json:
+        facts = {"gallery": options.gallery, **asdict(found), "sound": found.is_sound}
+        say(json.dumps(facts))
+    elif found.is_sound:
+        say(f"sound: {found.items} items and their codes are as they were written")
+    else:
+        say(*(f"damaged: {problem}" for problem in found.problems))
+        say(f"`bitgaze repair NEW -g {options.gallery}` saves what can be saved to a new file")
+    return OK if found.is_sound else DAMAGED
+
+
+def repair(options: argparse.Namespace) -> int:
+    """Make a new gallery of what can be saved of a damaged one."""
+    from bitgaze.maintenance import repair as repair_gallery
+
+    _quiet_pillow()
+    report = repair_gallery(options.gallery, options.out, encoder=_encoder(options))
+    if options.json:
+        say(json.dumps({"gallery": options.out, **asdict(report)}))
+        return SOME_LOST if report.lost or report.unreadable else OK
+    for key, reason in report.lost.items():
+        warn(f"lost {key}: {reason}")
+    say(
+        f"{report.kept} kept, {len(report.encoded)} encoded anew, {len(report.lost)} lost, "
+        f"{report.unreadable} unreadable",
+        f"{options.out}: {report.kept + len(report.encoded)} pictures",
+    )
+    if report.unreadable:
+        note("`bitgaze index` brings back what is still in its folder")
+    return SOME_LOST if report.lost or report.unreadable else OK
+
+
+def backup(options: argparse.Namespace) -> int:
+    """Copy a gallery to a new file, also while others use it."""
+    from bitgaze.gallery import Gallery
+
+    with Gallery(options.gallery, create=False) as gallery:
+        gallery.backup(options.out)
+    file_bytes = Path(options.out).stat().st_size
+    if options.json:
+        say(json.dumps({"gallery": options.out, "file_bytes": file_bytes}))
+    else:
+        say(f"{options.out}: {file_bytes:,} bytes")
+    return OK
+
+
+def compact(options: argparse.Namespace) -> int:
+    """Give the room of removed pictures back to the disk."""
+    from bitgaze.gallery import Gallery
+
+    with Gallery(options.gallery, create=False) as gallery:
+        freed = gallery.compact()
+    if options.json:
+        say(json.dumps({"gallery": options.gallery, "freed_bytes": freed}))
+    else:
+        say(f"{freed:,} bytes freed")
+    return OK
 
 
 def doctor(options: argparse.Namespace) -> int:

@@ -586,6 +586,30 @@ class Gallery:
         with self._store.reading():
             return find_duplicates(self._store, radius, on_progress)
 
+    def compact(self) -> int:
+        """Give the room of what was removed back to the disk; items and codes stay as they are.
+
+        Needs as much free disk as the gallery takes, and nobody else writing.
+
+        Returns:
+            How many bytes smaller the file became.
+
+        Raises:
+            GalleryError: the file cannot be written, or the disk is full.
+        """
+        return self._store.compact()
+
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy the gallery as it is at this moment; others may read and write meanwhile.
+
+        Args:
+            path: the new file, itself a gallery; it must not exist.
+
+        Raises:
+            GalleryError: it exists, or cannot be written.
+        """
+        self._store.backup(Path(path).expanduser())
+
     def files(self, folder: str | os.PathLike[str]) -> dict[str, FileState]:
         """Of the items that sync looks after below a folder: key to file."""
         prefix = os.fsencode(os.path.join(os.path.abspath(folder), ""))  # noqa: PTH100, PTH118

@@ -225,6 +225,15 @@ def content_digest(path: str | bytes) -> bytes:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
 
 
+def changed(file: FileState) -> str | None:
+    """Why a file is not the picture that it was, or None if it is; reads all of it."""
+    try:
+        digest = content_digest(file.path)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None if digest == file.content else "changed since"
+
+
 def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
     """Put an item into a slot; its code goes to `write_chunk`."""
     if not isinstance(item.metadata, dict):

@@ -19,7 +19,7 @@ from bitgaze.cores import available_cores
 from bitgaze.encoder import Encoder
 from bitgaze.errors import GalleryError, ImageError
 from bitgaze.images import Source, upright
-from bitgaze.items import Picture, content_digest
+from bitgaze.items import Picture, changed
 from bitgaze.store import Store
 
 # Pictures to learn from, and at a time: what is held of the pictures' hash values. On CIFAR-10 and
@@ -289,10 +289,4 @@ def _missing(picture: Picture) -> str | None:
 
 
 def _changed(picture: Picture) -> str | None:
-    if picture.file is None:
-        return None
-    try:
-        digest = content_digest(picture.file.path)
-    except OSError as error:
-        return error.strerror or str(error)
-    return None if digest == picture.file.content else "changed since"
+    return None if picture.file is None else changed(picture.file)

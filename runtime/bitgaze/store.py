@@ -8,7 +8,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +308,49 @@ class Store:
                 pass
             items.check_indexes(self._db, self.path)
             self._is_checked = True
+
+    def problems(self, most: int) -> list[str]:
+        """What is wrong with pages, items and indexes; at most so many. Inside `reading`."""
+        # One row, "ok", if nothing is.
+        rows = self._db.execute(f"PRAGMA integrity_check({most})")
+        found = [f"{self.path}: {text}" for (text,) in rows if text != "ok"]
+        for slot in range(len(self.index)):
+            if len(found) >= most:
+                return found
+            try:
+                self.item(slot)
+            except (GalleryCorrupt, UnicodeDecodeError) as error:
+                found.append(str(error))
+        try:
+            items.check_indexes(self._db, self.path)
+        except GalleryCorrupt as error:
+            found.append(str(error))
+        return found
+
+    def compact(self) -> int:
+        """Give back the room of what was removed; how many bytes of the file that was."""
+        with self._lock, self._translated_errors():
+            before = self.path.stat().st_size
+            gallery_file.write_back(self._db, self._timeout_s)
+            self._db.execute("VACUUM")
+            gallery_file.write_back(self._db, self._timeout_s)
+            return before - self.path.stat().st_size
+
+    def backup(self, out: Path) -> None:
+        """Copy the file as it is at this moment to one that does not exist yet."""
+        if out.exists():
+            raise GalleryError(f"{out}: exists already; a backup makes a new file")
+        unfinished = out.with_name(f"{out.name}.unfinished")
+        try:
+            with (
+                self.reading(),
+                gallery_file.translated_errors(out, self._timeout_s),
+                closing(sqlite3.connect(unfinished)) as copy,
+            ):
+                self._db.backup(copy)
+            unfinished.replace(out)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def _note_changed(self, *slots: int) -> None:
         self._changed_chunks.update(slot // CHUNK_CODES for slot in slots)

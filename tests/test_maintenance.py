@@ -1,0 +1,337 @@
+"""Looking over a gallery, saving what can be of a damaged one, copies, room given back."""
+
+import json
+import shutil
+import sqlite3
+import threading
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from bitgaze import (
+    FingerprintMismatch,
+    Gallery,
+    GalleryCorrupt,
+    GalleryError,
+    Item,
+    repair,
+    verify_gallery,
+)
+from bitgaze.cli import main
+from bitgaze.gallery_file import CHUNK_CODES
+from conftest import picture
+
+
+def codes(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 16), np.uint8)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """5,000 items added by hand, in two chunks."""
+    path = tmp_path / "g.bitgaze"
+    with Gallery(path) as gallery:
+        gallery.upsert(Item(f"k{n}", code, {"n": n}) for n, code in enumerate(codes(5000)))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, make_picture):
+    for n in range(6):
+        make_picture(f"photos/{n}.png", seed=n)
+    return tmp_path / "photos"
+
+
+def damage(path, *statements):
+    with closing(sqlite3.connect(path)) as db:
+        for statement in statements:
+            db.execute(statement)
+        db.commit()
+
+
+def same(one, other):
+    """Whether two galleries hold the same items."""
+    return set(one) == set(other) and all(
+        (one.get(key).code == other.get(key).code).all()
+        and (one.get(key).metadata, one.get(key).file)
+        == (other.get(key).metadata, other.get(key).file)
+        for key in one
+    )
+
+
+# verify
+
+
+def test_a_sound_gallery(path):
+    found = verify_gallery(path)
+    assert (found.items, found.problems, found.is_sound) == (5000, (), True)
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        (
+            "UPDATE item SET metadata = '{}' WHERE slot = 4000",
+            "item in slot 4000 is damaged",
+        ),
+        ("UPDATE item SET key = x'ff' WHERE slot = 3", "item in slot 3 is damaged"),
+        ("UPDATE chunk SET codes = x'00' WHERE n = 1", "chunk 1 of the codes is damaged"),
+        ("UPDATE info SET value = 'x' WHERE name = 'model'", "info is damaged"),
+        ("CREATE TABLE more(x)", "its tables are not those"),
+    ],
+)
+def test_damage_is_named(path, statement, message):
+    damage(path, statement)
+    before = path.read_bytes()
+    found = verify_gallery(path)
+    assert not found.is_sound
+    assert any(message in problem for problem in found.problems), found.problems
+    assert path.read_bytes() == before
+
+
+def test_every_problem_is_named_up_to_twenty(path):
+    damage(path, "UPDATE item SET metadata = '{}' WHERE slot IN (3, 5)")
+    assert len(verify_gallery(path).problems) == 2
+    damage(path, "UPDATE item SET metadata = '{}' WHERE slot < 1000")
+    assert len(verify_gallery(path).problems) == 20
+
+
+def test_no_gallery_at_all(tmp_path):
+    with pytest.raises(GalleryError, match="no such gallery"):
+        verify_gallery(tmp_path / "none.bitgaze")
+    (tmp_path / "text.bitgaze").write_text("not a gallery at all" * 100)
+    found = verify_gallery(tmp_path / "text.bitgaze")
+    assert "not a gallery, or a damaged one" in found.problems[0]
+
+
+# repair
+
+
+def test_a_sound_gallery_repaired_is_the_same(path, tmp_path):
+    report = repair(path, tmp_path / "new.bitgaze")
+    assert (report.kept, report.encoded, report.lost, report.unreadable) == (5000, [], {}, 0)
+    with Gallery(path) as old, Gallery(tmp_path / "new.bitgaze") as new:
+        assert same(old, new)
+        assert (old.fingerprint, old.model_name, old.calibration) == (
+            new.fingerprint,
+            new.model_name,
+            new.calibration,
+        )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["g.bitgaze", "new.bitgaze"]
+
+
+def test_what_is_damaged_is_left_out_and_named(path, tmp_path):
+    with Gallery(path) as gallery:
+        kept = {key: gallery.get(key).code for key in gallery}
+    damage(
+        path,
+        "UPDATE item SET metadata = '{}' WHERE slot = 7",
+        "DELETE FROM item WHERE slot = 8",
+        "UPDATE chunk SET crc = crc + 1 WHERE n = 1",
+    )
+    with pytest.raises(GalleryCorrupt):
+        Gallery(path).get("k1")
+    before = path.read_bytes()
+    report = repair(path, tmp_path / "new.bitgaze")
+    assert path.read_bytes() == before
+    assert report.unreadable == 2
+    assert set(report.lost) == {f"k{n}" for n in range(CHUNK_CODES, 5000)}
+    assert "code is damaged, and of its picture: it was added by hand" in report.lost["k4999"]
+    assert report.kept == CHUNK_CODES - 2
+    assert verify_gallery(tmp_path / "new.bitgaze").is_sound
+    with Gallery(tmp_path / "new.bitgaze") as new:
+        assert set(new) == {f"k{n}" for n in range(CHUNK_CODES)} - {"k7", "k8"}
+        assert all((new.get(key).code == kept[key]).all() for key in new)
+        assert new.get("k9").metadata == {"n": 9}
+
+
+@pytest.mark.parametrize("is_adapted", [False, True])
+def test_damaged_codes_are_made_again_from_the_pictures(tmp_path, folder, is_adapted, monkeypatch):
+    monkeypatch.setattr("bitgaze.recoding.fewest", lambda bits: 4)
+    path = tmp_path / "g.bitgaze"
+    with Gallery(path) as gallery:
+        gallery.sync(folder)
+        for key in gallery:
+            gallery.set_metadata(key, {"name": key[-5:]})
+        if is_adapted:
+            gallery.adapt()
+    shutil.copy(path, tmp_path / "sound.bitgaze")
+    damage(path, "UPDATE chunk SET codes = zeroblob(96)")
+    (folder / "1.png").write_bytes((folder / "2.png").read_bytes())
+    (folder / "3.png").unlink()
+    report = repair(path, tmp_path / "new.bitgaze")
+    assert report.encoded == [str(folder / f"{n}.png") for n in (0, 2, 4, 5)]
+    assert report.lost == {
+        str(folder / "1.png"): "its code is damaged, and of its picture: changed since",
+        str(folder / "3.png"): "its code is damaged, and of its picture: No such file or directory",
+    }
+    with Gallery(tmp_path / "sound.bitgaze") as old, Gallery(tmp_path / "new.bitgaze") as new:
+        assert new.adaptation == old.adaptation
+        assert new.calibration == old.calibration
+        for key in new:
+            assert (new.get(key).code == old.get(key).code).all()
+            assert new.get(key).metadata == old.get(key).metadata
+        assert len(new) == 4
+
+
+def test_a_gallery_of_own_codes_is_repaired_without_a_model(tmp_path):
+    with Gallery(tmp_path / "own.bitgaze", bits=64) as gallery:
+        for n, code in enumerate(codes(5)[:, :8]):
+            gallery.add_code(str(n), np.ascontiguousarray(code))
+    report = repair(tmp_path / "own.bitgaze", tmp_path / "new.bitgaze")
+    assert report.kept == 5
+    with Gallery(tmp_path / "new.bitgaze") as new:
+        assert (new.bits, new.fingerprint) == (64, None)
+    damage(tmp_path / "own.bitgaze", "UPDATE chunk SET crc = 0")
+    report = repair(tmp_path / "own.bitgaze", tmp_path / "newer.bitgaze")
+    assert report.lost["3"] == "its code is damaged, and its model was not given"
+
+
+def test_what_cannot_be_repaired(path, tmp_path, encoder):
+    out = tmp_path / "new.bitgaze"
+    with pytest.raises(GalleryError, match="no such gallery"):
+        repair(tmp_path / "none.bitgaze", out)
+    with pytest.raises(GalleryError, match=r"g\.bitgaze: exists already; repair makes a new file"):
+        repair(path, path)
+    with Gallery(tmp_path / "own.bitgaze", bits=64):
+        pass
+    with pytest.raises(FingerprintMismatch, match="not of 'general-128'"):
+        repair(tmp_path / "own.bitgaze", out, encoder=encoder)
+    damage(path, "UPDATE info SET value = 64 WHERE name = 'bits'")
+    with pytest.raises(GalleryCorrupt, match="info is damaged"):
+        repair(path, out)
+    path.write_bytes(b"nothing" * 1000)
+    with pytest.raises(GalleryCorrupt, match="not a gallery, or a damaged one"):
+        repair(path, out)
+    with pytest.raises(GalleryError, match="no/folder"):
+        repair(tmp_path / "own.bitgaze", tmp_path / "no/folder/new.bitgaze")
+    assert not out.exists()
+
+
+def test_pages_of_rubbish(path, tmp_path):
+    """Whatever pages are lost: what comes out is right, and most comes out."""
+    with Gallery(path) as gallery:
+        sound = {key: (gallery.get(key).code, gallery.get(key).metadata) for key in gallery}
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    pages = len(whole) // 4096
+    most = 0
+    for case in range(12):
+        page = int(rng.integers(1, pages))
+        path.write_bytes(whole[: page * 4096] + rng.bytes(4096) + whole[(page + 1) * 4096 :])
+        out = tmp_path / f"{case}.bitgaze"
+        try:
+            report = repair(path, out)
+        except GalleryCorrupt:
+            continue
+        assert verify_gallery(out).is_sound
+        with Gallery(out) as new:
+            assert len(new) == report.kept
+            for key in new:
+                item = new.get(key)
+                assert (item.code == sound[key][0]).all()
+                assert item.metadata == sound[key][1]
+            most = max(most, len(new))
+    assert most > 4800
+
+
+# backup, compact
+
+
+def test_a_backup_is_the_gallery_as_it_was(path, tmp_path):
+    copy = tmp_path / "copy.bitgaze"
+    with Gallery(path) as gallery:
+        gallery.add("new", picture(3))
+        gallery.backup(copy)
+        gallery.remove("new")
+        with Gallery(copy) as copied:
+            assert len(copied) == 5001
+            copied.remove("new")
+            assert same(copied, gallery)
+        with pytest.raises(GalleryError, match="exists already; a backup makes a new file"):
+            gallery.backup(copy)
+        with pytest.raises(GalleryError, match=r"no/such/copy\.bitgaze: unable to open"):
+            gallery.backup(tmp_path / "no/such/copy.bitgaze")
+    assert verify_gallery(copy).is_sound
+
+
+def test_a_backup_while_another_writes(path, tmp_path):
+    """Each copy is the state between two commits, in each of which two items came."""
+    is_done = threading.Event()
+
+    def write():
+        with Gallery(path, timeout_s=60) as writer:
+            for n in range(0, 200, 2):
+                writer.upsert(Item(f"w{n + i}", codes(1)[0]) for i in range(2))
+        is_done.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    copies = 0
+    with Gallery(path) as gallery:
+        while not is_done.is_set() or not copies:
+            gallery.backup(tmp_path / f"{copies}.bitgaze")
+            copies += 1
+    thread.join()
+    for n in range(copies):
+        with Gallery(tmp_path / f"{n}.bitgaze") as copy:
+            assert len(copy) % 2 == 0
+            assert set(copy) == {f"k{i}" for i in range(5000)} | {
+                f"w{i}" for i in range(len(copy) - 5000)
+            }
+
+
+def test_compact_gives_room_back(path):
+    with Gallery(path) as gallery:
+        gallery.remove(*(f"k{n}" for n in range(1000, 5000)))
+        before = path.stat().st_size
+        freed = gallery.compact()
+        assert freed > before // 2
+        assert path.stat().st_size == before - freed
+        assert gallery.compact() == 0
+        assert set(gallery) == {f"k{n}" for n in range(1000)}
+        assert gallery.search("k5", k=1)[0].key == "k5"
+    assert verify_gallery(path).is_sound
+
+
+def test_compact_waits_for_a_writer_and_says_so(path):
+    with Gallery(path) as writer, Gallery(path, timeout_s=0.1) as gallery:
+        with writer.transaction():
+            writer.remove("k1")
+            with pytest.raises(
+                GalleryError, match=r"writing for 0\.1 s; try again, or wait longer"
+            ):
+                gallery.compact()
+        assert len(gallery) == 4999
+
+
+# On the command line
+
+
+def test_the_commands(path, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command, text in [
+        (["verify"], "sound: 5000 items and their codes are as they were written\n"),
+        (["backup", "copy.bitgaze"], f"copy.bitgaze: {path.stat().st_size:,} bytes\n"),
+    ]:
+        assert main([*command, "-g", "g.bitgaze"]) == 0
+        assert capsys.readouterr().out == text
+    before = path.stat().st_size
+    assert main(["compact", "-g", "g.bitgaze"]) == 0
+    assert capsys.readouterr().out == f"{before - path.stat().st_size:,} bytes freed\n"
+    assert main(["backup", "copy.bitgaze", "-g", "g.bitgaze"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    damage(path, "UPDATE item SET metadata = '{}' WHERE slot = 7", "UPDATE chunk SET crc = 0")
+    assert main(["verify", "-g", "g.bitgaze"]) == 1
+    assert "damaged: g.bitgaze: chunk 0" in (out := capsys.readouterr().out)
+    assert "`bitgaze repair NEW -g g.bitgaze` saves" in out
+    assert main(["verify", "-g", "g.bitgaze", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["sound"] is False
+    assert main(["repair", "new.bitgaze", "-g", "g.bitgaze"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ("0 kept, 0 encoded anew, 4999 lost, 1 unreadable\nnew.bitgaze: 0 pictures\n")
+    assert "lost k0: its code is damaged" in err
+    assert "`bitgaze index` brings back" in err
+    assert main(["repair", "newer.bitgaze", "-g", "copy.bitgaze", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kept"] == 5000
