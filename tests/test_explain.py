@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bitgaze import Gallery, ImageError
+from bitgaze.cli import main
 from bitgaze.explain import overlay
+from conftest import picture
 
 GREY = Image.new("RGB", (120, 80), (128, 128, 128))
 
@@ -35,3 +38,112 @@ def test_a_picture_is_not_changed_in_place():
 def test_attention_of_a_wrong_shape():
     with pytest.raises(ValueError, match=r"shape \(1, 2, 2\), expected \(h, w\)"):
         overlay(GREY, np.ones((1, 2, 2), np.float32))
+
+
+# A query and a hit
+
+
+@pytest.fixture
+def gallery(tmp_path, make_picture):
+    for n in range(3):
+        make_picture(f"photos/{n}.png", seed=n, size=(200, 150))
+    with Gallery(tmp_path / "g.bitgaze") as gallery:
+        gallery.sync(tmp_path / "photos")
+        gallery.add("by hand", picture(7), {"shelf": "A 3"})
+        yield gallery
+
+
+def key_of(gallery, n):
+    return str(gallery.path.parent / "photos" / f"{n}.png")
+
+
+def colours(drawing, box):
+    return np.asarray(drawing.crop(box)).reshape(-1, 3)
+
+
+LEFT, RIGHT = (24, 24, 424, 324), (448, 24, 848, 324)
+RED, EMPTY = (181, 67, 47), (228, 225, 220)
+
+
+def red_cells(drawing):
+    """How many bits are drawn as different: a red frame is 23 pixels wide, at its top."""
+    pixels = np.asarray(drawing)[330:]
+    is_red = (pixels == RED).all(axis=2)
+    tops = is_red & ~np.roll(is_red, 1, axis=0)
+    lengths = np.diff(np.flatnonzero(np.diff(np.pad(tops, ((0, 0), (1, 1))).ravel().astype(int))))
+    return int((lengths[::2] == 23).sum())
+
+
+def test_the_drawing_shows_both_pictures_and_every_bit_that_differs(gallery):
+    query = gallery.path.parent / "photos" / "0.png"
+    for hit in gallery.search(query):
+        drawing = gallery.explain(query, hit.key)
+        assert (drawing.mode, drawing.width) == ("RGB", 872)
+        assert red_cells(drawing) == hit.distance
+        assert len(np.unique(colours(drawing, LEFT), axis=0)) > 500  # a picture
+        if hit.path is not None:
+            assert len(np.unique(colours(drawing, RIGHT), axis=0)) > 500
+    drawing = gallery.explain(key_of(gallery, 0), key_of(gallery, 1))
+    assert (np.asarray(drawing) == np.asarray(gallery.explain(query, key_of(gallery, 1)))).all()
+
+
+def test_the_attention_is_over_the_pictures(gallery, encoder):
+    path = key_of(gallery, 1)
+    drawing = gallery.explain(path, path)
+    plain = Image.open(path).convert("RGB").resize((400, 300))
+    shown = drawing.crop(RIGHT)
+    change = np.abs(np.asarray(shown, int) - np.asarray(plain, int)).sum(axis=2)
+    attention = encoder.encode([path]).attention[0]
+    hot = np.asarray(Image.fromarray(attention).resize((400, 300))) > 0.7
+    cold = np.asarray(Image.fromarray(attention).resize((400, 300))) < 0.1
+    assert hot.any()
+    assert cold.any()
+    assert change[hot].mean() > 3 * change[cold].mean()
+
+
+def test_what_is_stored_is_shown_where_the_file_has_gone(gallery):
+    for key in (key_of(gallery, 2), "by hand"):
+        with_picture = gallery.explain(key_of(gallery, 0), key_of(gallery, 2))
+        (gallery.path.parent / "photos" / "2.png").unlink(missing_ok=True)
+        drawing = gallery.explain(key_of(gallery, 0), key)
+        distance = {hit.key: hit.distance for hit in gallery.search(key_of(gallery, 0))}[key]
+        assert red_cells(drawing) == distance
+        panel = colours(drawing, RIGHT)
+        assert ((panel == EMPTY).all(axis=1)).mean() > 0.95
+        assert drawing.height > with_picture.height - 1  # a line that says why
+
+
+def test_a_file_that_is_another_picture_now(gallery, make_picture):
+    before = gallery.explain(key_of(gallery, 0), key_of(gallery, 1))
+    make_picture("photos/1.png", seed=9, size=(200, 150))
+    after = gallery.explain(key_of(gallery, 0), key_of(gallery, 1))
+    assert red_cells(after) == red_cells(before)  # of the stored code
+    assert after.height == before.height + 20  # a line says so
+
+
+def test_codes_of_ones_own_are_explained_too(tmp_path):
+    with Gallery(tmp_path / "own.bitgaze", bits=64) as gallery:
+        gallery.add_code("a", np.zeros(8, np.uint8))
+        gallery.add_code("b", np.array([255, 1, 0, 0, 0, 0, 0, 0], np.uint8))
+        assert red_cells(gallery.explain("a", "b")) == 9
+
+
+def test_what_cannot_be_explained(gallery, tmp_path):
+    with pytest.raises(KeyError, match="no item 'nobody'"):
+        gallery.explain(key_of(gallery, 0), "nobody")
+    with pytest.raises(ImageError, match="No such file"):
+        gallery.explain("nothing.png", "by hand")
+
+
+def test_the_command(gallery, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for key in (key_of(gallery, 1), "photos/1.png", "by hand"):
+        command = ["explain", "photos/0.png", key, "-g", "g.bitgaze", "-o", "out.png"]
+        assert main(command) == 0
+        assert capsys.readouterr().out == "out.png\n"
+        with Image.open("out.png") as drawing:
+            assert drawing.width == 872
+    assert main(["explain", "photos/0.png", "photos/8.png", "-g", "g.bitgaze"]) == 2
+    assert "holds no picture photos/8.png; `bitgaze search` prints keys" in capsys.readouterr().err
+    assert main(["explain", "photos/0.png", "by hand", "-g", "g.bitgaze", "-o", "no/x.png"]) == 2
+    assert "no/x.png: No such file" in capsys.readouterr().err

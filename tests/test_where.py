@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitgaze import Gallery
+from bitgaze.cli import main
 from bitgaze.where import Column, conditions, like
 
 SCALARS = st.one_of(
@@ -221,3 +222,39 @@ def test_many_changes_and_a_transaction_undone(shop, monkeypatch):
     with pytest.raises(RuntimeError, match="undo"):
         change_and_fail()
     assert keys(shop, {"shelf": "s1"}) == before
+
+
+# On the command line
+
+
+def test_the_command(tmp_path, make_picture, capsys):
+    path = tmp_path / "g.bitgaze"
+    keys = [str(make_picture(f"photos/{n}.png", seed=n)) for n in range(4)]
+    with Gallery(path) as gallery:
+        gallery.sync(tmp_path / "photos")
+        for n, key in enumerate(keys):
+            gallery.set_metadata(key, {"year": 2020 + n, "name": f"Img {n}", "tag": ["a", str(n)]})
+
+    def found(*conditions):
+        options = [word for condition in conditions for word in ("--where", condition)]
+        assert main(["search", keys[0], "-g", str(path), "--json", *options]) == 0
+        hits = json.loads(capsys.readouterr().out)["hits"]
+        return {int(hit["key"][-5]) for hit in hits}
+
+    assert found("year=2021") == {1}
+    assert found("year>=2021", "year<2023") == {1, 2}
+    assert found("year!=2021", "name~img%") == {0, 2, 3}
+    assert found("year=[2020, 2023]") == {0, 3}
+    assert found("year <= 2020") == {0}
+    assert found('name="Img 2"') == {2}
+    assert found("name=Img 2") == {2}
+    assert found('tag=["1", "2"]') == {1, 2}
+    assert found("@key~%3.png") == {3}
+    for condition, message in [
+        ("year", "expected FIELD=VALUE"),
+        ("=3", "expected FIELD=VALUE"),
+        ("year>[1]", "expected a number or a text"),
+        ("year<null", "expected a number or a text"),
+    ]:
+        assert main(["search", keys[0], "-g", str(path), "--where", condition]) == 2
+        assert message in capsys.readouterr().err

@@ -103,6 +103,14 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("-k", type=int, default=10, help="at most so many hits (%(default)s)")
     search.add_argument("--radius", type=int, help="leave out hits farther than this many bits")
     search.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="only where metadata fulfil this: album=2024, year>=2020, name~img%%, "
+        'tag=["a", "b"] (one of them), a!=1; @key is the picture\'s path; again for more',
+    )
+    search.add_argument(
         "--ranking",
         choices=("hamming", "asymmetric"),
         default="hamming",
@@ -110,6 +118,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     search.add_argument("--html", metavar="OUT", type=Path, help="also write a page to look at")
     with_model(search)
+    explain = with_gallery(command(commands.explain))
+    explain.add_argument("image", metavar="IMAGE", help="the picture that was searched for")
+    explain.add_argument("key", metavar="HIT", help="a picture of the gallery, as search prints it")
+    explain.add_argument(
+        "-o", "--out", metavar="PNG", type=Path, default=Path("why.png"), help="(%(default)s)"
+    )
+    with_model(explain)
     duplicates = with_gallery(command(commands.duplicates))
     duplicates.add_argument(
         "--radius", type=int, help="how many bits may differ (default: a twelfth of all)"

@@ -5,11 +5,14 @@ Results go to stdout, everything else to stderr.
 
 import argparse
 import json
+import os
+import re
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bitgaze.errors import BitgazeError, ProviderWarning
 from bitgaze.terminal import note, progress, say, warn
@@ -80,7 +83,11 @@ def search(options: argparse.Namespace) -> int:
     with Gallery(options.gallery, encoder=encoder, create=False) as gallery:
         # As a Path: on the command line a name is always a file, never a key.
         hits = gallery.search(
-            Path(options.image), options.k, radius=options.radius, ranking=options.ranking
+            Path(options.image),
+            options.k,
+            radius=options.radius,
+            where=_where(options.where),
+            ranking=options.ranking,
         )
         if options.html:
             from bitgaze.page import results_page
@@ -97,6 +104,32 @@ def search(options: argparse.Namespace) -> int:
         warn("nothing found")
     if options.html:
         note(f"page: {options.html.resolve()}")
+    return OK
+
+
+def explain(options: argparse.Namespace) -> int:
+    """Draw why a picture of the gallery is a hit: attention over both, and the bits that differ."""
+    from bitgaze.gallery import Gallery
+
+    _quiet_pillow()
+    with Gallery(options.gallery, encoder=_encoder(options), create=False) as gallery:
+        key = options.key
+        if key not in gallery:  # as `search` prints it, or as the shell completes it
+            key = os.path.abspath(key)  # noqa: PTH100 (links stay)
+        try:
+            drawing = gallery.explain(Path(options.image), key)
+        except KeyError as error:
+            raise BitgazeError(
+                f"{options.gallery} holds no picture {options.key}; `bitgaze search` prints keys"
+            ) from error
+    try:
+        drawing.save(options.out, "PNG")
+    except OSError as error:
+        raise BitgazeError(f"{options.out}: {error.strerror}") from error
+    if options.json:
+        say(json.dumps({"query": options.image, "key": key, "drawing": str(options.out)}))
+    else:
+        say(str(options.out))
     return OK
 
 
@@ -127,6 +160,28 @@ def duplicates(options: argparse.Namespace) -> int:
     if options.html:
         note(f"page: {options.html.resolve()}")
     return OK
+
+
+def _where(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Conditions as they are typed: `album=2024`, `year>=2020`, `name~img%`, `tag=["a", "b"]`."""
+    where: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        parts = re.fullmatch(r"([^<>=!~]+)(<=|>=|!=|=|<|>|~)(.*)", text, re.DOTALL)
+        if parts is None:
+            raise BitgazeError(
+                f"--where {text}: expected FIELD=VALUE, or with one of != < <= > >= ~ (like)"
+            )
+        field, operator, typed = parts.groups()
+        try:
+            value = json.loads(typed)
+        except ValueError:
+            value = typed
+        if operator == "=":
+            operator, value = "in", value if isinstance(value, list) else [value]
+        elif operator == "~":
+            operator, value = "like", typed
+        where.setdefault(field.strip(), {})[operator] = value
+    return where
 
 
 def _member(mark: str, member: "Duplicate") -> str:

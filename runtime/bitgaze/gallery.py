@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from bitgaze.adaptation import Adaptation, pack
 from bitgaze.arguments import check_array
@@ -585,6 +586,27 @@ class Gallery:
             radius = default_radius(self.bits)
         with self._store.reading():
             return find_duplicates(self._store, radius, on_progress)
+
+    def explain(self, query: Source, key: str) -> Image.Image:
+        """A drawing of why an item is as near to a query as it is.
+
+        Both pictures with the network's attention over them, what the distance means, and their
+        codes bit by bit. Where the item's file has gone, what is stored of it is shown.
+
+        Args:
+            query: a picture as `search` takes it, or a key.
+            key: of the item.
+
+        Returns:
+            An RGB image, 872 pixels wide: `.save("why.png")`.
+
+        Raises:
+            KeyError: no item has that key.
+            ImageError: the query cannot be read.
+        """
+        from bitgaze.explain import explain
+
+        return explain(self, query, key)
 
     def compact(self) -> int:
         """Give the room of what was removed back to the disk; items and codes stay as they are.
