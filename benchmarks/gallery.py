@@ -1,0 +1,135 @@
+"""A gallery of a million items: how long opening and filtered searches take, and in what memory.
+
+    python benchmarks/gallery.py [--items 1000000] [--codes 10000000]
+
+Fills a gallery below a temporary folder with random codes of 128 bits and metadata like a shop's or
+a robot's, then looks at it from new processes, as a program that starts would. `--codes` is a
+second gallery, of the caller's own codes and no metadata, that is only opened. Each figure is the
+median of three processes; each process says what it found, so that the work was done.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bitgaze import Gallery, Item
+
+_BATCH = 50_000
+
+_OPENED = """
+import sys, time
+start = time.perf_counter()
+from bitgaze import Gallery
+gallery = Gallery(sys.argv[1], create=False)
+count = len(gallery)
+opened = time.perf_counter() - start
+"""
+_MEMORY = """
+import json, resource
+def memory():
+    with open("/proc/self/status") as status:
+        (line,) = [line for line in status if line.startswith("VmRSS")]
+    return int(line.split()[1]) / 1024
+"""
+_FILTERED = (
+    _MEMORY
+    + _OPENED
+    + """
+import numpy as np
+def searched(where):
+    code = np.random.default_rng(1).integers(0, 256, 16, np.uint8)
+    start = time.perf_counter()
+    hits = gallery.search_code(code, k=10, where=where)
+    assert len(hits) == 10
+    return 1000 * (time.perf_counter() - start)
+facts = {"items": count, "opened_s": opened, "plain_ms": min(searched(None) for _ in range(5))}
+for name, where in json.loads(sys.argv[2]).items():
+    facts[f"{name}_first_ms"] = searched(where)
+    # Another value of the same field each time: no answer is kept.
+    facts[f"{name}_ms"] = max(searched(where) for _ in range(5))
+gallery.encoder.encode([np.zeros((64, 64, 3), np.uint8)])
+facts["resident_mb"] = memory()
+facts["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps(facts))
+"""
+)
+_ONLY_OPENED = _OPENED + "import json; print(json.dumps({'items': count, 'opened_s': opened}))"
+
+_WHERE = {
+    "equal": {"shelf": "shelf 7"},
+    "range": {"price": {">=": 10, "<": 20}},
+    "two fields": {"shelf": {"in": ["shelf 7", "shelf 8"]}, "price": {"<": 50}},
+    "time": {"seen_ns": {">": 1_700_000_500_000_000_000}},
+}
+
+
+def filled(path: Path, count: int) -> float:
+    """Make a gallery with metadata; seconds that it took."""
+    rng = np.random.default_rng(0)
+    start = time.perf_counter()
+    with Gallery(path) as gallery:
+        for first in range(0, count, _BATCH):
+            codes = rng.integers(0, 256, (min(_BATCH, count - first), 16), np.uint8)
+            prices = rng.integers(0, 10_000, len(codes)) / 100
+            gallery.upsert(
+                Item(
+                    f"item {first + row}",
+                    code,
+                    {
+                        "shelf": f"shelf {(first + row) % 50}",
+                        "price": float(prices[row]),
+                        "seen_ns": 1_700_000_000_000_000_000 + (first + row) * 1_000_003,
+                    },
+                )
+                for row, code in enumerate(codes)
+            )
+    return time.perf_counter() - start
+
+
+def filled_with_codes(path: Path, count: int) -> None:
+    """Make a gallery of one's own codes."""
+    rng = np.random.default_rng(0)
+    with Gallery(path, bits=128) as gallery:
+        for first in range(0, count, _BATCH):
+            codes = rng.integers(0, 256, (min(_BATCH, count - first), 16), np.uint8)
+            gallery.upsert(Item(str(first + row), code) for row, code in enumerate(codes))
+
+
+def asked(script: str, *arguments: str) -> dict[str, float]:
+    """What three new processes say, by median."""
+    answers = []
+    for _ in range(3):
+        command = [sys.executable, "-c", script, *arguments]
+        answers.append(json.loads(subprocess.run(command, capture_output=True, check=True).stdout))
+    return {name: statistics.median(answer[name] for answer in answers) for name in answers[0]}
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--codes", type=int, default=10_000_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shop.bitgaze"
+        seconds = filled(path, options.items)
+        megabytes = path.stat().st_size / 1e6
+        print(f"filled with {options.items:,} items in {seconds:.0f} s, {megabytes:.0f} MB")
+        for name, value in asked(_FILTERED, str(path), json.dumps(_WHERE)).items():
+            print(f"{name:24} {value:,.2f}", flush=True)
+        path = Path(folder) / "codes.bitgaze"
+        filled_with_codes(path, options.codes)
+        print(f"{path.stat().st_size / 1e6:.0f} MB of codes")
+        for name, value in asked(_ONLY_OPENED, str(path)).items():
+            print(f"{name:24} {value:,.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
