@@ -1,0 +1,172 @@
+"""Damaged galleries, met as a user would: every answer is right, or a typed error is raised.
+
+    python tests/torture/damage_gallery.py --count 20000
+
+Knows what to ask of a gallery and when an answer is wrong. How to damage is damage.py's.
+"""
+
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from damage import SQLITE, damaged
+from quick import BITS, QuickEncoder, picture, write_pictures
+from supervised import Case, main, run
+
+from bitgaze import Gallery, Item
+from bitgaze.errors import BitgazeError, GalleryError
+
+_PICTURES = 80
+_FEW = 40
+Answers = dict[str, Any]
+
+
+def galleries(folder: Path) -> list[Path]:
+    """Galleries to damage: by hand, of a folder, adapted, and of more than one chunk of codes."""
+    pictures = folder / "pictures"
+    write_pictures(pictures, range(_PICTURES))
+    random = np.random.default_rng(3)
+    by_hand, synced, adapted, large = (
+        folder / f"{name}.bitgaze" for name in ("by_hand", "synced", "adapted", "large")
+    )
+    codes = random.integers(0, 256, (4200, BITS // 8), dtype=np.uint8)
+    with Gallery(by_hand, encoder=QuickEncoder()) as gallery:
+        gallery.upsert(
+            Item(f"item {n}", codes[n], {"n": n, "album": str(n % 7), "tags": ["a", "b"]})
+            for n in range(160)
+        )
+        gallery.upsert([Item("long", codes[160], {"text": "long " * 2000})])
+        gallery.remove(*(f"item {n}" for n in range(0, 30, 3)))
+    for path in (synced, adapted):
+        with Gallery(path, encoder=QuickEncoder()) as gallery:
+            gallery.sync(pictures)
+            gallery.add("by hand", picture(_PICTURES), {"by": "hand"})
+            if path == adapted:
+                gallery.adapt(lambda _: picture(_PICTURES))
+    with Gallery(large, encoder=QuickEncoder()) as gallery:
+        gallery.upsert(Item(f"{n:x}", code, {}) for n, code in enumerate(codes))
+    return [by_hand, synced, adapted, large]
+
+
+def questions(keys: Sequence[str], folder: Path) -> dict[str, Callable[[Gallery], Any]]:
+    """What a user asks, by name; each gives what can be compared."""
+    query = picture(7)
+    code = np.full(BITS // 8, 0x5A, np.uint8)
+    asked: dict[str, Callable[[Gallery], Any]] = {
+        "len": len,
+        "keys": list,
+        "model": lambda g: (g.fingerprint, g.model_name, g.bits, g.adaptation),
+        "calibration": lambda g: g.calibration,
+        "files": lambda g: g.files(folder),
+        "absent": lambda g: "no such key" in g,
+        "search": lambda g: g.search(query, k=20),
+        "search_code": lambda g: g.search_code(code, k=_FEW),
+        "radius": lambda g: g.search_code(code, k=_FEW, radius=50),
+        "asymmetric": lambda g: g.search(query, k=5, ranking="asymmetric"),
+    }
+    for key in keys:
+        asked[f"get {key}"] = lambda g, key=key: _plain(g.get(key))
+        asked[f"in {key}"] = lambda g, key=key: key in g
+    for key in keys[:5]:
+        asked[f"search {key}"] = lambda g, key=key: g.search(key, k=3)
+    return asked
+
+
+def ask(path: Path, asked: dict[str, Callable[[Gallery], Any]]) -> Answers:
+    """The answers; GalleryError where one was refused; empty where it could not be opened."""
+    try:
+        gallery = Gallery(path, encoder=QUICK, create=False)
+    except GalleryError:
+        return {}
+    with gallery:
+        return {name: _answer(gallery, question) for name, question in asked.items()}
+
+
+def write(path: Path) -> None:
+    """Change a gallery, or be refused."""
+    try:
+        with Gallery(path, encoder=QUICK, create=False) as gallery:
+            gallery.upsert([Item("new", np.zeros(BITS // 8, np.uint8), {"new": True})])
+            gallery.remove("new")
+    except GalleryError:
+        pass
+
+
+def wrong(answers: Answers, truth: Answers) -> str | None:
+    """The first answer that is neither right nor refused."""
+    for name, answer in answers.items():
+        if answer is not GalleryError and answer != truth[name]:
+            pairs = [(answer, truth[name])]
+            if isinstance(answer, list):  # the first that differ say most
+                pairs = [pair for pair in zip_longest(*pairs[0]) if pair[0] != pair[1]]
+            return f"{name}: {pairs[0][0]!r}, expected {pairs[0][1]!r}"
+    return None
+
+
+def make_case(sources: Sequence[Path], folder: Path) -> Case:
+    """A case for `supervised.run`."""
+    content = [path.read_bytes() for path in sources]
+    truths: list[Answers] = []
+    asked = []
+    for path in sources:
+        with Gallery(path, encoder=QUICK, create=False) as gallery:
+            keys = list(gallery)
+        random = np.random.default_rng(len(keys))
+        asked.append(questions(random.permutation(keys)[:_FEW].tolist(), folder))
+        truths.append(ask(path, asked[-1]))
+        assert not any(answer is GalleryError for answer in truths[-1].values())
+    scratch = Path(tempfile.mkdtemp(dir=folder))
+
+    def case(seed: int) -> str:
+        random = np.random.default_rng(seed)
+        # The large one takes as long as ten others.
+        which = int(random.choice(len(sources), p=[0.35, 0.3, 0.3, 0.05]))
+        path = scratch / "damaged.bitgaze"
+        path.write_bytes(damaged(content[which], SQLITE, random))
+        answers = ask(path, asked[which])
+        problem = wrong(answers, truths[which])
+        assert problem is None, f"{sources[which].name}: {problem}"
+        refused = sum(answer is GalleryError for answer in answers.values())
+        write(path)
+        problem = wrong(ask(path, asked[which]), truths[which])
+        assert problem is None, f"{sources[which].name}, after a write: {problem}"
+        for file in scratch.iterdir():
+            file.unlink()
+        if not answers:
+            return "not opened"
+        return "answered in full" if not refused else "answered in part"
+
+    return case
+
+
+def damage_galleries(seeds: range, jobs: int) -> Counter[str]:
+    """Damage a gallery for each seed."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
+        folder = Path(name)
+        return run(partial(make_case, galleries(folder), folder), seeds, jobs=jobs)
+
+
+def _plain(item: Item) -> tuple[Any, ...]:
+    return item.key, item.code.tobytes(), item.metadata, item.file
+
+
+def _answer(gallery: Gallery, question: Callable[[Gallery], Any]) -> Any:
+    try:
+        return question(gallery)
+    except GalleryError:
+        return GalleryError
+    except (KeyError, BitgazeError) as error:
+        return error
+
+
+QUICK = QuickEncoder()
+
+if __name__ == "__main__":
+    sys.exit(main(__doc__.partition("\n")[0], "count", 20_000, damage_galleries))

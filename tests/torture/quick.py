@@ -1,0 +1,64 @@
+"""An encoder that takes no time, and small pictures: for tests that make galleries by the thousand.
+
+Knows the shipped model's identity and nothing of its network.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bitgaze.adaptation import pack
+from bitgaze.contract import DEFAULT_MODEL, read_model
+from bitgaze.encoder import Encoded
+from bitgaze.errors import ImageError
+from bitgaze.images import Preprocess, Source, load
+
+BITS = 128
+_SIDE = 4
+
+
+class QuickEncoder:
+    """The shipped model to a gallery; its hash values are a random projection of 4 x 4 pixels."""
+
+    bits = BITS
+
+    def __init__(self) -> None:
+        self.model = read_model(DEFAULT_MODEL)
+        self.fingerprint, self.contract = self.model.fingerprint, self.model.contract
+        random = np.random.default_rng(5)
+        self._weight = random.standard_normal((_SIDE * _SIDE * 3, BITS))
+        self._bias = random.standard_normal(BITS) * 2
+
+    def encode(
+        self, sources: Iterable[Source], *, on_progress: Callable[[int], None] | None = None
+    ) -> Encoded:
+        rows, errors = [], {}
+        for row, source in enumerate(sources):
+            try:
+                pixels = load(source, Preprocess(size=_SIDE)).ravel() / 255 - 0.5
+                rows.append(pixels @ self._weight + self._bias)
+            except ImageError as error:
+                errors[row] = error
+                rows.append(np.zeros(BITS))
+            if on_progress is not None:
+                on_progress(1)
+        hashes = np.array(rows, np.float32).reshape(-1, BITS)
+        attention = np.zeros((len(rows), 7, 7), np.float32)
+        stable = np.abs(hashes) > self.contract.tolerance
+        return Encoded(pack(hashes), hashes, attention, errors, stable)
+
+
+def picture(seed: int) -> Image.Image:
+    """16 x 16 pixels that differ between seeds."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((16, 16))
+
+
+def write_pictures(folder: Path, seeds: Iterable[int]) -> None:
+    """A PNG for each seed, named by it, in folders of 50."""
+    for seed in seeds:
+        path = folder / f"{seed // 50}" / f"p{seed:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(seed).save(path)
