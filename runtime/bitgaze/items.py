@@ -200,7 +200,7 @@ def read_field(db: sqlite3.Connection, path: Path, count: int, name: str) -> Ite
 def keys_that_match(db: sqlite3.Connection, condition: Condition, count: int) -> NDArray[np.bool_]:
     """Which of so many items have a key that fulfils a condition: bool, (count,), by slot.
 
-    Looks at the index of keys alone, so `check_indexes` comes before.
+    Trusts the items and their index, so `read_items` and `check_indexes` come before.
     """
     matches = np.zeros(count, bool)
     operands = condition.operand if condition.operator == "in" else (condition.operand,)
@@ -208,8 +208,10 @@ def keys_that_match(db: sqlite3.Connection, condition: Condition, count: int) ->
     for operand in operands:
         if not isinstance(operand, str):
             continue  # a key is a text
-        # The operator is one of where.py's, the operand a parameter.
-        rows = db.execute(f"SELECT slot FROM item WHERE key {operator} ?", (operand,))
+        # A range is read from the items: that each is found in the index of keys does not say that
+        # nothing else is there. The operator is one of where.py's, the operand a parameter.
+        table = "item" if operator == "=" else "item NOT INDEXED"
+        rows = db.execute(f"SELECT slot FROM {table} WHERE key {operator} ?", (operand,))
         slots = np.fromiter((slot for (slot,) in rows), np.int64)
         matches[slots[(slots >= 0) & (slots < count)]] = True  # a damaged index may hold any
     return ~matches if condition.operator == "!=" else matches

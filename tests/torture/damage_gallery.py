@@ -68,13 +68,16 @@ def questions(keys: Sequence[str], folder: Path) -> dict[str, Callable[[Gallery]
         "search": lambda g: g.search(query, k=20),
         "search_code": lambda g: g.search_code(code, k=_FEW),
         "radius": lambda g: g.search_code(code, k=_FEW, radius=50),
+        "where": lambda g: g.search_code(code, k=_FEW, where={"album": "3"}),
+        "where not": lambda g: g.search_code(code, k=_FEW, where={"n": {"!=": 40}, "by": None}),
+        "where key": lambda g: g.search_code(code, k=_FEW, where={"@key": {">": keys[0]}}),
         "asymmetric": lambda g: g.search(query, k=5, ranking="asymmetric"),
     }
     for key in keys:
         asked[f"get {key}"] = lambda g, key=key: _plain(g.get(key))
         asked[f"in {key}"] = lambda g, key=key: key in g
     for key in keys[:5]:
-        asked[f"search {key}"] = lambda g, key=key: g.search(key, k=3)
+        asked[f"search {key}"] = lambda g, key=key: g.search(key, k=3, exclude_self=True)
     return asked
 
 
