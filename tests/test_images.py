@@ -282,6 +282,14 @@ def test_a_decompression_bomb_is_refused_before_decoding(monkeypatch):
         load(content, SMALL)
 
 
+def test_a_bomb_is_refused_also_where_a_program_has_lifted_pillows_limit(monkeypatch):
+    content = bytearray(encoded(picture(1), "bmp"))
+    content[18:26] = struct.pack("<ii", 60_000, 60_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    with pytest.raises(ImageError, match="bytes: 60000 x 60000 pixels, expected at most 178956970"):
+        load(bytes(content), SMALL)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "gif", "tiff", "bmp", "avif", "ppm"])
 def test_any_damage_gives_pixels_or_a_typed_error(kind):

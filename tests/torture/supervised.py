@@ -102,14 +102,17 @@ def _child(
     peak_mb: float,
     growth_mb: float,
 ) -> None:
-    faulthandler.enable()
+    # Decoders complain there; what faulthandler has to say must be seen.
+    stacks = os.fdopen(os.dup(2), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    faulthandler.enable(stacks)
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, resource.RLIM_INFINITY))
     warnings.simplefilter("ignore")
     case = make_case()
     warm = _resident_mb()
     for done, seed in enumerate(seeds):
         pipe.send(("begin", seed))
-        faulthandler.dump_traceback_later(seconds, exit=True)
+        faulthandler.dump_traceback_later(seconds, exit=True, file=stacks)
         random.seed(seed)
         before = _peak_mb()
         try:
