@@ -20,14 +20,14 @@ LAYERS = [
     {"cli"},
     {"commands"},
     {"terminal", "page"},
-    {"gallery", "sync", "explain", "verification", "doctor"},
+    {"gallery", "sync", "following", "intake", "explain", "verification", "doctor"},
     {"recoding", "duplicates", "maintenance"},
     {"store"},
     {"gallery_file", "items"},
     {"encoder", "hamming"},
     {"contract", "providers"},
-    {"images"},
-    {"adaptation", "ranking", "calibration", "alterations", "arguments", "where"},
+    {"images", "folders"},
+    {"adaptation", "ranking", "calibration", "alterations", "arguments", "patterns", "where"},
     {"errors", "cores", "_hamming"},
 ]
 

@@ -2,12 +2,13 @@ import multiprocessing
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bitgaze import Gallery, GalleryError, Item, sync
+from bitgaze import Gallery, GalleryError, Item, intake
 from bitgaze.images import printable
 from conftest import picture
 
@@ -57,7 +58,7 @@ def test_new_pictures_are_added_and_found(gallery, folder):
 
 def test_a_second_sync_opens_nothing(gallery, folder, monkeypatch):
     gallery.sync(folder)
-    monkeypatch.setattr("bitgaze.sync._digest", None)  # calling it would raise
+    monkeypatch.setattr("bitgaze.intake._digest", None)  # calling it would raise
     monkeypatch.setattr(gallery._store, "writing", None)  # nor is the file locked for writing
     report = gallery.sync(folder)
     assert report.unchanged == 3
@@ -83,7 +84,7 @@ def test_a_touched_picture_is_not_encoded_again(gallery, folder, monkeypatch):
     later(folder / "a.png")
     encodes_nothing(gallery, monkeypatch)
     assert gallery.sync(folder).unchanged == 3
-    monkeypatch.setattr("bitgaze.sync._digest", None)
+    monkeypatch.setattr("bitgaze.intake._digest", None)
     assert gallery.sync(folder).unchanged == 3
 
 
@@ -211,7 +212,7 @@ def test_a_folder_restored_from_a_copy_is_read_once(gallery, folder, tmp_path, m
     (tmp_path / "backup").rename(folder)
     encodes_nothing(gallery, monkeypatch)
     assert gallery.sync(folder).unchanged == 3
-    monkeypatch.setattr("bitgaze.sync._digest", None)
+    monkeypatch.setattr("bitgaze.intake._digest", None)
     assert gallery.sync(folder).unchanged == 3
 
 
@@ -354,20 +355,41 @@ def test_a_linked_folder_is_looked_at_once(gallery, folder, tmp_path):
 def test_an_interrupted_sync_goes_on_where_it_stopped(gallery, tmp_path):
     folder = tmp_path / "many"
     folder.mkdir()
-    for seed in range(70):
+    for seed in range(40):
         picture(seed, (16, 16)).save(folder / f"{seed:03}.png")
+    shown = []
 
     def interrupt(done, total):
-        assert total == 70
-        raise KeyboardInterrupt
+        shown.append((done, total))
+        if done == 35:
+            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="32 of 40 pictures are done and kept, 8 are left"):
         gallery.sync(folder, on_progress=interrupt)
-    kept = len(gallery)
-    assert 0 < kept < 70
+    assert shown == [(done, 40) for done in range(1, 36)]
+    assert len(gallery) == 32
     report = gallery.sync(folder)
-    assert report.unchanged == kept
-    assert len(report.added) == 70 - kept
+    assert report.unchanged == 32
+    assert len(report.added) == 8
+
+
+def test_a_commit_is_made_every_few_seconds(gallery, tmp_path, monkeypatch):
+    for seed in range(150):
+        picture(seed, (8, 8)).save(tmp_path / f"{seed:03}.png")
+    now = 0.0
+
+    def encode(sources, on_progress):
+        nonlocal now
+        now += 0.1 * len(sources)  # ten a second
+        sizes.append(len(sources))
+        return original(sources, on_progress=on_progress)
+
+    original, sizes = gallery.encoder.encode, []
+    monkeypatch.setattr(gallery.encoder, "encode", encode)
+    monkeypatch.setattr("bitgaze.intake.time", SimpleNamespace(monotonic=lambda: now))
+    gallery.sync(tmp_path)
+    assert sizes[:4] == [32, 30, 30, 30]
+    assert sum(sizes) == 150
 
 
 def test_a_pipe_is_named_and_not_opened(gallery, folder):
@@ -476,14 +498,14 @@ def test_a_sync_beside_another_one_fails_nothing(gallery, other, folder, monkeyp
     name_items(gallery)
     (folder / "a.png").rename(folder / "renamed.png")
     (folder / "b.jpg").unlink()
-    digests = sync._digests
+    digests = intake.read_digests
 
-    def slow_digests(paths, report):
+    def slow_digests(*arguments):
         monkeypatch.undo()
         other.sync(folder)
-        return digests(paths, report)
+        return digests(*arguments)
 
-    monkeypatch.setattr(sync, "_digests", slow_digests)
+    monkeypatch.setattr(intake, "read_digests", slow_digests)
     report = gallery.sync(folder)
     assert (report.moved, report.removed, report.failed) == ([], [], {})
     assert origins(gallery) == {"renamed.png": "a.png", "c.webp": "c.webp"}

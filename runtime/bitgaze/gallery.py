@@ -502,15 +502,27 @@ class Gallery:
 
     def sync(
         self,
-        folder: str | os.PathLike[str],
-        *,
+        *folders: str | os.PathLike[str],
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        metadata: Callable[[str], Mapping[str, Any] | None] | None = None,
+        dry_run: bool = False,
         allow_empty: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> "SyncReport":
-        """Make the gallery match a folder; see `bitgaze.sync.sync`."""
+        """Make the gallery match folders; see `bitgaze.sync.sync`."""
         from bitgaze.sync import sync
 
-        return sync(self, folder, allow_empty=allow_empty, on_progress=on_progress)
+        return sync(
+            self,
+            *folders,
+            include=include,
+            exclude=exclude,
+            metadata=metadata,
+            dry_run=dry_run,
+            allow_empty=allow_empty,
+            on_progress=on_progress,
+        )
 
     def adapt(
         self,

@@ -1,33 +1,30 @@
-"""Folder to gallery, incremental: only what is new, changed, renamed or gone is touched.
+"""Folders to gallery, incremental: only what is new, changed, renamed or gone is touched.
 
-Knows files. Decoding and encoding are the encoder's work, storage the gallery's.
+Knows what to do in which order. Does not look into folders (folders.py), find out what has moved
+(following.py), nor read and encode files (intake.py).
 """
 
 import os
-import stat
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from bitgaze.cores import available_cores
 from bitgaze.errors import GalleryError
-from bitgaze.images import SUFFIXES, printable
-from bitgaze.items import FileState, Item, content_digest
+from bitgaze.folders import State, find_roots, scan
+from bitgaze.following import Known, Plan, plan_moves
+from bitgaze.images import printable
+from bitgaze.intake import KEY_TAKEN, GiveMetadata, Progress, compare, take_in
+from bitgaze.items import FileState
+from bitgaze.patterns import Choice
 
 if TYPE_CHECKING:
     from bitgaze.gallery import Gallery
 
-# Pictures per commit: a few seconds of work at most are lost when the process is killed.
-_COMMIT_SIZE = 64
-
-_KEY_TAKEN = "the gallery holds another item under this key"
-
 
 @dataclass
 class SyncReport:
-    """What a sync did. Every list is of paths as text, in order.
+    """What a sync did, or after a dry run would do. Every list is of paths as text, in order.
 
     Attributes:
         added: new pictures.
@@ -38,7 +35,9 @@ class SyncReport:
         unchanged: how many were left alone.
         failed: path to reason, of what could not be read. A picture that the gallery held before
             keeps its old code; the next sync tries again.
-        skipped: path to reason, of what was left out on purpose.
+        skipped: path to reason, of links to what was looked at already.
+        excluded: how many items were left alone because their pictures are hidden, or the patterns
+            leave them out.
     """
 
     added: list[str] = field(default_factory=list)
@@ -48,282 +47,174 @@ class SyncReport:
     unchanged: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class _Scan:
-    """The pictures below a folder, path to state; folders that could not be listed.
-
-    A state is (size, mtime_ns, ctime_ns). Without ctime, two pictures of one size and time, out of
-    one archive, could change places unnoticed.
-    """
-
-    states: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-    unlisted: list[str] = field(default_factory=list)
-
-    def file_state(self, path: str, digest: bytes) -> FileState:
-        return FileState(os.fsencode(path), *self.states[path], digest)
-
-
-class _Known(NamedTuple):
-    """An item that sync made, as the gallery held it when the folder was scanned."""
-
-    key: str
-    file: FileState
+    excluded: int = 0
 
 
 def sync(
     gallery: "Gallery",
-    folder: str | os.PathLike[str],
-    *,
+    *folders: str | os.PathLike[str],
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    metadata: GiveMetadata | None = None,
+    dry_run: bool = False,
     allow_empty: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> SyncReport:
-    """Make a gallery match the pictures below a folder.
+    """Make a gallery match the pictures below folders.
 
     A picture is a file whose name ends in one of `bitgaze.images.SUFFIXES`; names that begin with a
-    dot are left out. Its key is its absolute path as text. Links to folders are followed, each
-    folder once. Items added by hand, and those of other folders, stay as they are.
+    dot are left out. Its key is its absolute path as text. Links are followed, each folder and each
+    picture is taken once. Items added by hand, and those of other folders, stay as they are.
 
     Files whose size and times (modification and change) are as before are not opened; those whose
-    content is as before are not encoded. An item follows its picture to another name, also when
-    pictures change places; where a file became another picture, its item keeps the metadata.
+    content is as before are not encoded. An item follows its picture to another name, also from one
+    of the folders to another, and when pictures change places; where a file became another picture,
+    its item keeps the metadata.
 
-    Work is committed every few pictures; run again after an interruption, it goes on where it
+    Work is committed every few seconds; run again after an interruption, it goes on where it
     stopped. Others may write to the gallery meanwhile.
+
+    A pattern matches a picture if it matches the picture or a folder on the way to it: by its name
+    or, if there is a "/" in the pattern, by its path relative to the folder given. "*.png" is every
+    PNG, "thumbs" all below any folder of that name, "2024/*.jpg" every JPEG below 2024, "*/raw/*"
+    all below any folder raw. `*` stands for any characters, also "/"; `?` for one; `[abc]` for one
+    of these. Case is ignored. What patterns leave out is not looked at: an item that was made from
+    it stays as it is, even if its file has changed or gone.
 
     Args:
         gallery: to bring up to date.
-        folder: to look below.
-        allow_empty: the folder may hold no picture at all; then every item from it is removed.
-        on_progress: called with (done, total) pictures as they are encoded.
+        folders: to look below; they may lie in one another.
+        include: patterns; pictures that match none are left out. No pattern leaves nothing out.
+        exclude: patterns; pictures that match one are left out.
+        metadata: gives a new picture's metadata by its path, a JSON object, or None for nothing.
+            Not called for pictures that the gallery has. What it raises ends the sync.
+        dry_run: write nothing, encode nothing, and report what would be done. Files are read only
+            where that tells whether they were moved; what cannot be read or decoded is therefore
+            not told.
+        allow_empty: a folder may hold no picture at all; then every item from it is removed.
+        on_progress: called with (done, total) pictures as files are compared with what the gallery
+            has, if there are any to compare, and again from the beginning as pictures are encoded.
 
     Raises:
-        GalleryError: `folder` is not a folder, or holds no picture at all although the gallery has
-            some from it (an unplugged disk looks like that; nothing is removed without
+        GalleryError: one of `folders` is not a folder, or holds no picture at all although items
+            from it would be removed (an unplugged disk looks like that; nothing is changed without
             `allow_empty`).
         FingerprintMismatch: a picture is to be encoded, and the gallery's codes are of another
             model.
+        KeyboardInterrupt: Ctrl-C; once pictures are being encoded, its text says how many are done
+            and how many are left.
+        TypeError: a pattern that is no text, or metadata that is no JSON object.
+        ValueError: no folder, or an empty pattern.
     """
-    root = os.path.abspath(os.path.expanduser(folder))  # noqa: PTH100, PTH111 (links stay)
-    if not os.path.isdir(root):  # noqa: PTH112
-        raise GalleryError(f"{printable(root)}: not a folder")
-    report = SyncReport()
-    scan = _scan(root, report)
-    known = {os.fsdecode(file.path): _Known(key, file) for key, file in gallery.files(root).items()}
-    if known and not scan.states and not allow_empty:
-        raise GalleryError(
-            f"{printable(root)}: no picture found, but the gallery holds {len(known)} from there; "
-            "nothing was removed (is the disk mounted?); to remove them, allow an empty folder "
-            "(allow_empty=True, or --allow-empty)"
-        )
+    choice = Choice(include, exclude)
+    try:
+        roots = find_roots(folders)
+    except NotADirectoryError as error:
+        raise GalleryError(f"{error.filename}: {error.strerror}") from error
+    found = scan(roots, choice)
+    report = SyncReport(failed=found.failed, skipped=found.skipped)
+    known, report.excluded = _known(gallery, roots, choice, found.states)
     todo = [
         path
-        for path, state in scan.states.items()
+        for path, state in found.states.items()
         if path not in known or _state(known[path].file) != state
     ]
-    report.unchanged = len(scan.states) - len(todo)
+    report.unchanged = len(found.states) - len(todo)
     gone = [
         path
         for path in known
-        if path not in scan.states
+        if path not in found.states
         and printable(path) not in report.failed
-        and not path.startswith(tuple(scan.unlisted))
+        and not path.startswith(tuple(found.unlisted))
     ]
     # What is gone comes first: of two equal pictures, it is the one that was renamed.
     loose = {path: known[path] for path in [*gone, *(path for path in todo if path in known)]}
     digests: dict[str, bytes] = {}
+    plan = Plan()
     if loose:
         sizes = {old.file.size for old in loose.values()}
-        candidates = [path for path in todo if scan.states[path][0] in sizes]
-        digests = _digests(candidates, report)
-        unreadable = set(candidates).difference(digests)
-        loose = {path: old for path, old in loose.items() if path not in unreadable}
-        settled = _follow(gallery, loose, scan, digests, report) | unreadable
-        todo = [path for path in todo if path not in settled]
-    for start in range(0, len(todo), _COMMIT_SIZE):
-        batch = todo[start : start + _COMMIT_SIZE]
-        wanted = [path for path in batch if not _is_key_taken(gallery, path, report)]
-        new_digests = _digests([path for path in wanted if path not in digests], report)
-        found = {path: digests.get(path) or new_digests.get(path) for path in wanted}
-        _encode(
-            gallery,
-            [scan.file_state(path, digest) for path, digest in found.items() if digest],
-            report,
+        candidates = [path for path in todo if found.states[path][0] in sizes]
+        touched, digests = compare(
+            gallery, candidates, known, found.states, report, on_progress, dry_run=dry_run
         )
-        if on_progress is not None:
-            on_progress(start + len(batch), len(todo))
+        unreadable = set(candidates).difference(touched, digests)
+        loose = {p: old for p, old in loose.items() if p not in touched and p not in unreadable}
+        with nullcontext() if dry_run else gallery.transaction():
+            plan = plan_moves(gallery, loose, found.states, digests)
+            if not allow_empty:
+                _check_emptied(roots, found.states, plan)
+            if not dry_run:
+                gallery.remove(*plan.removed.values())
+                gallery.move(*plan.moves)
+        _tell(plan, report)
+        settled = plan.refused.union(plan.came_from, touched, unreadable)
+        todo = [path for path in todo if path not in settled]
+    if dry_run:
+        _foretell(gallery, todo, known, plan, report)
+    else:
+        take_in(gallery, todo, found.states, digests, metadata, report, on_progress)
     return report
 
 
-def _scan(root: str, report: SyncReport) -> _Scan:
-    """List the pictures; folders behind links come last, so that most keys are real paths."""
-    scan = _Scan()
-    visited: set[tuple[int, int]] = set()
-    folders, links = [root], deque[str]()
-    while folders or links:
-        folder = folders.pop() if folders else links.popleft()
-        try:
-            status = os.stat(folder)  # noqa: PTH116 (surrogates and speed)
-            if (status.st_dev, status.st_ino) in visited:
-                report.skipped[printable(folder)] = "a link to a folder that is looked at already"
+def _known(
+    gallery: "Gallery", roots: Iterable[str], choice: Choice, states: Mapping[str, State]
+) -> tuple[dict[str, Known], int]:
+    """The items of pictures that are looked at, by path, and the number of others."""
+    known: dict[str, Known] = {}
+    excluded: set[str] = set()
+    for root in sorted(roots, key=len, reverse=True):  # the innermost says what a path is there
+        start = len(os.path.join(root, ""))  # noqa: PTH118
+        for key, file in gallery.files(root).items():
+            path = os.fsdecode(file.path)
+            if path in known or path in excluded:
                 continue
-            visited.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
-        except OSError as error:
-            report.failed[printable(folder)] = error.strerror or str(error)
-            scan.unlisted.append(os.path.join(folder, ""))  # noqa: PTH118
-            continue
-        below: list[str] = []
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            try:
-                if entry.is_dir():
-                    (links if entry.is_symlink() else below).append(entry.path)
-                elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
-                    # An unplugged disk looks like this: what was behind it must not be removed.
-                    report.failed[printable(entry.path)] = "a link to something that is not there"
-                    scan.unlisted.append(os.path.join(entry.path, ""))  # noqa: PTH118
-                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122
-                    status = entry.stat()
-                    if stat.S_ISREG(status.st_mode):
-                        scan.states[entry.path] = (
-                            status.st_size,
-                            status.st_mtime_ns,
-                            status.st_ctime_ns,
-                        )
-                    else:
-                        report.failed[printable(entry.path)] = (
-                            "not a file but a pipe, a socket or a device"
-                        )
-            except OSError as error:
-                report.failed[printable(entry.path)] = error.strerror or str(error)
-                scan.unlisted.append(os.path.join(entry.path, ""))  # noqa: PTH118
-        folders += reversed(below)
-    return scan
-
-
-def _digest(path: str) -> bytes | OSError:
-    try:
-        return content_digest(path)
-    except OSError as error:
-        return error
-
-
-def _digests(paths: list[str], report: SyncReport) -> dict[str, bytes]:
-    """Path to digest; what cannot be read goes to the report instead."""
-    digests: dict[str, bytes] = {}
-    with ThreadPoolExecutor(available_cores()) as pool:
-        for path, digest in zip(paths, pool.map(_digest, paths), strict=True):
-            if isinstance(digest, OSError):
-                report.failed[printable(path)] = digest.strerror or str(digest)
+            if path in states or choice.takes(path[start:].replace(os.sep, "/")):
+                known[path] = Known(key, file)
             else:
-                digests[path] = digest
-    return digests
+                excluded.add(path)
+    return known, len(excluded)
 
 
-def _follow(
+def _check_emptied(roots: Iterable[str], states: Mapping[str, State], plan: Plan) -> None:
+    for root in roots:
+        prefix = os.path.join(root, "")  # noqa: PTH118
+        lost = sum(path.startswith(prefix) for path in plan.removed)
+        if lost and not any(path.startswith(prefix) for path in states):
+            raise GalleryError(
+                f"{printable(root)}: no picture found, but the gallery holds {lost} from there; "
+                "nothing was removed (is the disk mounted?); to remove them, allow an empty folder "
+                "(allow_empty=True, or --allow-empty)"
+            )
+
+
+def _tell(plan: Plan, report: SyncReport) -> None:
+    for path, old_path in plan.came_from.items():
+        report.moved.append((printable(old_path), printable(path)))
+    report.removed += plan.removed.values()
+    report.failed.update({printable(path): KEY_TAKEN for path in plan.refused})
+
+
+def _foretell(
     gallery: "Gallery",
-    loose: dict[str, _Known],
-    scan: _Scan,
-    digests: dict[str, bytes],
+    todo: Iterable[str],
+    known: Mapping[str, Known],
+    plan: Plan,
     report: SyncReport,
-) -> set[str]:
-    """Take items to where their pictures are now, and remove those whose picture is nowhere.
-
-    Args:
-        gallery: to bring up to date.
-        loose: old path to item, of the files that are gone or not as before.
-        scan: of the folder.
-        digests: path to digest, of every file that may hold one of their pictures.
-        report: to fill.
-
-    Returns:
-        The paths that need nothing more.
-    """
-    with gallery.transaction():
-        # An item that another process has changed since is in line with its file already.
-        loose = {path: old for path, old in loose.items() if _is_held(gallery, path, old)}
-        # New path to old path. What was touched, but not changed, stays where it is.
-        came_from = {p: p for p, d in digests.items() if p in loose and loose[p].file.content == d}
-        report.unchanged += len(came_from)
-        homeless: dict[bytes, list[str]] = {}
-        for path, old in reversed(loose.items()):
-            if path not in came_from:
-                homeless.setdefault(old.file.content, []).append(path)
-        moves = [(loose[p].key, loose[p].key, scan.file_state(p, digests[p])) for p in came_from]
-        new_keys = {key for key, _, _ in moves}
-        refused: set[str] = set()
-        for path, digest in digests.items():
-            is_done = path not in loose and gallery.item_of_file(path) is not None
-            if path in came_from or is_done or not homeless.get(digest):
-                continue
-            old_path = homeless[digest][-1]
-            old_key = loose[old_path].key
-            # A key of one's own stays.
-            key = printable(path) if old_key == printable(old_path) else old_key
-            is_taken = key in gallery and gallery.get(key).path not in (path, old_path)
-            if is_taken or key in new_keys:
-                report.failed[printable(path)] = _KEY_TAKEN
-                refused.add(path)
-                continue
-            came_from[path] = homeless[digest].pop()
-            new_keys.add(key)
-            moves.append((old_key, key, scan.file_state(path, digest)))
-            report.moved.append((printable(old_path), printable(path)))
-        leave = set(loose).difference(came_from.values())
-        stay = {digests[path] for path in refused}  # until the new keys are free
-        report.removed = [
-            old.key
-            for path, old in loose.items()
-            if path in leave
-            and (path in came_from or (path not in scan.states and old.file.content not in stay))
-        ]
-        gallery.remove(*report.removed)
-        gallery.move(*moves)
-    return refused.union(came_from)
+) -> None:
+    """Report what encoding these would do, once the plan was carried out."""
+    left = {*plan.removed, *plan.came_from.values()}
+    keys = set(gallery).difference(plan.removed.values(), (key for key, _, _ in plan.moves))
+    keys.update(key for _, key, _ in plan.moves)
+    for path in todo:
+        name = printable(path)
+        if path in known and path not in left:
+            report.updated.append(known[path].key)
+        elif name in keys:
+            report.failed[name] = KEY_TAKEN
+        else:
+            report.added.append(name)
+            keys.add(name)
 
 
-def _state(file: FileState) -> tuple[int, int, int]:
+def _state(file: FileState) -> State:
     return file.size, file.mtime_ns, file.ctime_ns
-
-
-def _is_held(gallery: "Gallery", path: str, known: _Known) -> bool:
-    item = gallery.item_of_file(path)
-    return item is not None and (item.key, item.file) == known
-
-
-def _is_key_taken(gallery: "Gallery", path: str, report: SyncReport) -> bool:
-    """Whether a new picture's key is another item's, which the report then says."""
-    is_taken = gallery.item_of_file(path) is None and printable(path) in gallery
-    if is_taken:
-        report.failed[printable(path)] = _KEY_TAKEN
-    return is_taken
-
-
-def _encode(gallery: "Gallery", files: list[FileState], report: SyncReport) -> None:
-    """Encode and commit some pictures, as new ones or in place of what their files were before."""
-    if not files:
-        return
-    encoded = gallery.encoder.encode([os.fsdecode(file.path) for file in files])
-    with gallery.transaction():
-        encoded = gallery.adapted(encoded)  # as the gallery is now, not as it was
-        for row, file in enumerate(files):
-            path, name = os.fsdecode(file.path), printable(file.path)
-            if row in encoded.errors:
-                report.failed[name] = str(encoded.errors[row]).removeprefix(f"{name}: ")
-                continue
-            if _is_key_taken(gallery, path, report):
-                continue
-            held = gallery.item_of_file(path)
-            if held is None:
-                gallery.upsert([Item(name, encoded.codes[row], {}, file)])
-                report.added.append(name)
-                continue
-            gallery.upsert([Item(held.key, encoded.codes[row], held.metadata, file)])
-            if held.file is not None and held.file.content == file.content:
-                report.unchanged += 1  # another process has encoded it meanwhile
-            else:
-                report.updated.append(held.key)

@@ -1,0 +1,353 @@
+"""Sync with several folders, patterns, links, metadata for new pictures, progress, and dry runs."""
+
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from bitgaze import Gallery, GalleryError
+from bitgaze.items import content_digest as digest
+from bitgaze.patterns import Choice
+from conftest import picture
+
+
+@pytest.fixture
+def gallery(tmp_path):
+    with Gallery(tmp_path / "test.bitgaze") as opened:
+        yield opened
+
+
+def fill(root, *names, seed=0):
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(seed + number).save(path)
+    return root
+
+
+def below(root, gallery):
+    return sorted(str(Path(key).relative_to(root)) for key in gallery)
+
+
+def contents(gallery):
+    """Everything the gallery holds."""
+    items = [gallery.get(key) for key in gallery]
+    return [(item.key, item.code.tobytes(), item.metadata, item.file) for item in items]
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "taken"),
+    [
+        ([], [], "a.png B.PNG c.jpg 2024/d.png 2024/raw/e.png raw/f.jpg 2024/raw/old/g.jpg"),
+        (["*.png"], [], "a.png B.PNG 2024/d.png 2024/raw/e.png"),
+        (["*.PNG", "c.*"], [], "a.png B.PNG c.jpg 2024/d.png 2024/raw/e.png"),
+        ([], ["*.png"], "c.jpg raw/f.jpg 2024/raw/old/g.jpg"),
+        (["raw"], [], "2024/raw/e.png raw/f.jpg 2024/raw/old/g.jpg"),
+        ([], ["raw/"], "a.png B.PNG c.jpg 2024/d.png"),
+        (["RAW"], ["old"], "2024/raw/e.png raw/f.jpg"),
+        ([], ["*/raw/*"], "a.png B.PNG c.jpg 2024/d.png"),
+        (["2024/raw"], [], "2024/raw/e.png 2024/raw/old/g.jpg"),
+        (["/raw"], [], "raw/f.jpg"),
+        (["raw/*"], [], "raw/f.jpg"),
+        (["2024/*.png"], ["2024/raw/*"], "2024/d.png"),
+        (["?.jpg"], [], "c.jpg raw/f.jpg 2024/raw/old/g.jpg"),
+        (["[ab].png"], [], "a.png B.PNG"),
+        (["202*g.jpg"], [], ""),  # a name holds no "/"
+        (["2024"], ["2024"], ""),
+    ],
+)
+def test_patterns(include, exclude, taken):
+    names = "a.png B.PNG c.jpg 2024/d.png 2024/raw/e.png raw/f.jpg 2024/raw/old/g.jpg"
+    hidden = " .h.png 2024/.h/i.png"
+    choice = Choice(include, exclude)
+    assert [name for name in (names + hidden).split() if choice.takes(name)] == taken.split()
+
+
+@pytest.mark.parametrize(("include", "exclude"), [(["*.png"], []), ([], ["b"]), (["a/*"], ["c"])])
+def test_sync_takes_what_the_patterns_choose(gallery, tmp_path, include, exclude):
+    names = ["1.png", "2.jpg", "a/3.png", "a/c/4.png", "b/5.png", "b/a/6.jpg", "c/7.png"]
+    root = fill(tmp_path / "photos", *names)
+    gallery.sync(root, include=include, exclude=exclude)
+    choice = Choice(include, exclude)
+    chosen = [name for name in names if choice.takes(name)]
+    assert 0 < len(chosen) < len(names)
+    assert below(root, gallery) == chosen
+
+
+def test_a_folder_that_is_excluded_is_not_looked_into(gallery, tmp_path, monkeypatch):
+    root = fill(tmp_path / "photos", "a.png", "raw/b.png")
+    scandir = os.scandir
+
+    def refuse(path):
+        assert not str(path).endswith("raw")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    report = gallery.sync(root, exclude=["raw"])
+    assert (len(report.added), report.failed) == (1, {})
+
+
+def test_what_patterns_leave_out_stays_as_it_is(gallery, tmp_path):
+    root = fill(tmp_path / "photos", "a.png", "b.jpg", "c.png", "raw/d.png")
+    gallery.sync(root)
+    before = contents(gallery)
+    (root / "b.jpg").unlink()
+    shutil.rmtree(root / "raw")
+    report = gallery.sync(root, include=["*.png"], exclude=["raw"])
+    assert (report.unchanged, report.excluded, report.removed) == (2, 2, [])
+    assert contents(gallery) == before
+    report = gallery.sync(root)
+    assert (report.unchanged, report.excluded, len(report.removed)) == (2, 0, 2)
+
+
+def test_hidden_pictures_of_a_folder_that_was_named_stay(gallery, tmp_path):
+    root = fill(tmp_path / "photos", "a.png", ".private/b.png")
+    gallery.sync(root / ".private")
+    assert below(root, gallery) == [".private/b.png"]
+    report = gallery.sync(root)
+    assert (report.removed, report.excluded) == ([], 1)
+    assert below(root, gallery) == [".private/b.png", "a.png"]
+    assert gallery.sync(root, root / ".private").unchanged == 2
+
+
+@pytest.mark.parametrize("argument", ["include", "exclude"])
+def test_patterns_that_are_none(gallery, tmp_path, argument):
+    for wrong, error, message in (
+        ("*.png", TypeError, "put a single one into a list"),
+        ([1], TypeError, "a pattern is a str, not int"),
+        ([""], ValueError, "'' is no pattern"),
+        (["/"], ValueError, "'/' is no pattern"),
+    ):
+        with pytest.raises(error, match=f"{argument}.*{message}"):
+            gallery.sync(tmp_path, **{argument: wrong})
+
+
+def test_several_folders(gallery, tmp_path):
+    one = fill(tmp_path / "one", "a.png")
+    two = fill(tmp_path / "two", "b.png", seed=5)
+    assert len(gallery.sync(one, two).added) == 2
+    assert gallery.sync(two, one).unchanged == 2
+    (one / "a.png").rename(one / "c.png")
+    (two / "b.png").unlink()
+    picture(9).save(two / "d.png")
+    report = gallery.sync(one, two)
+    assert report.moved == [(str(one / "a.png"), str(one / "c.png"))]
+    assert report.removed == [str(two / "b.png")]
+    assert report.added == [str(two / "d.png")]
+
+
+def test_no_folder_and_one_that_is_missing(gallery, tmp_path):
+    root = fill(tmp_path / "photos", "a.png")
+    with pytest.raises(ValueError, match="no folder given"):
+        gallery.sync()
+    with pytest.raises(GalleryError, match="none: not a folder"):
+        gallery.sync(root, tmp_path / "none")
+    assert len(gallery) == 0
+
+
+@pytest.mark.parametrize("is_emptied", [False, True])
+def test_a_picture_moves_from_folder_to_folder(gallery, tmp_path, is_emptied):
+    one = fill(tmp_path / "one", "a.png", *([] if is_emptied else ["stays.png"]))
+    two = fill(tmp_path / "two", "b.png", seed=5)
+    gallery.sync(one, two, metadata=lambda path: {"was": path})
+    before = contents(gallery)
+    (one / "a.png").rename(two / "c.png")
+    report = gallery.sync(one, two)
+    assert report.moved == [(str(one / "a.png"), str(two / "c.png"))]
+    assert report.added == report.removed == []
+    assert gallery.get(str(two / "c.png")).metadata == {"was": str(one / "a.png")}
+    assert {row[1] for row in contents(gallery)} == {row[1] for row in before}
+
+
+def test_one_of_several_folders_that_is_empty_removes_nothing(gallery, tmp_path):
+    one = fill(tmp_path / "one", "a.png", "b.png")
+    two = fill(tmp_path / "two", "c.png", seed=5)
+    gallery.sync(one, two)
+    (one / "a.png").rename(two / "d.png")
+    (one / "b.png").unlink()
+    before = contents(gallery)
+    for dry_run in (True, False):
+        with pytest.raises(GalleryError, match="one: no picture found, .* holds 1 from there"):
+            gallery.sync(one, two, dry_run=dry_run)
+    assert contents(gallery) == before
+    report = gallery.sync(one, two, allow_empty=True)
+    assert (len(report.moved), report.removed) == (1, [str(one / "b.png")])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_folders_that_lie_in_one_another(gallery, tmp_path, order):
+    root = fill(tmp_path / "photos", "a.png", "sub/b.png", "sub/raw/c.png", "raw/d.png")
+    folders = [root, root / "sub", root / "raw", root][::order]
+    # A pattern means the folder that was given, the innermost one.
+    report = gallery.sync(*folders, exclude=["sub/raw", "raw"])
+    assert report.skipped == {}
+    assert below(root, gallery) == ["a.png", "raw/d.png", "sub/b.png"]
+    assert gallery.sync(*folders, exclude=["sub/raw", "raw"]).unchanged == 3
+    report = gallery.sync(*folders, include=["b.png", "/sub/b.png"])
+    assert (report.unchanged, report.excluded) == (1, 2)
+
+
+def test_a_folder_given_under_two_names_is_taken_once(gallery, tmp_path):
+    root = fill(tmp_path / "photos", "a.png", "sub/b.png")
+    link = tmp_path / "link"
+    link.symlink_to(root, target_is_directory=True)
+    for folders in ((link, root), (root, link)):
+        report = gallery.sync(*folders)
+        assert report.skipped == {str(link): "a link to a folder that is looked at already"}
+        assert below(root, gallery) == ["a.png", "sub/b.png"]
+
+
+def test_links_to_pictures_are_taken_once(gallery, tmp_path):
+    root = fill(tmp_path / "photos", "z/a.png")
+    outside = fill(tmp_path / "outside", "b.png", seed=5) / "b.png"
+    (root / "album.png").symlink_to(root / "z" / "a.png")
+    (root / "one.png").symlink_to(outside)
+    (root / "two.png").symlink_to(outside)
+    (root / "gone.png").symlink_to(tmp_path / "none.png")
+    report = gallery.sync(root)
+    again = "a link to a picture that is looked at already"
+    assert report.skipped == {str(root / name): again for name in ("album.png", "two.png")}
+    assert list(report.failed) == [str(root / "gone.png")]
+    assert below(root, gallery) == ["one.png", "z/a.png"]
+    assert gallery.sync(root).unchanged == 2
+
+
+def test_metadata_for_new_pictures_only(gallery, tmp_path):
+    root = fill(tmp_path / "photos", "a.png", "b.png", "c.png")
+    (root / "broken.png").write_text("no picture")
+    asked = []
+
+    def album(path):
+        asked.append(path)
+        return None if path.endswith("b.png") else {"album": Path(path).stem, "n": [1, None]}
+
+    gallery.sync(root, metadata=album)
+    assert asked == [str(root / name) for name in ("a.png", "b.png", "c.png")]
+    found = {name: gallery.get(str(root / f"{name}.png")).metadata for name in "abc"}
+    assert found == {
+        "a": {"album": "a", "n": [1, None]},
+        "b": {},
+        "c": {"album": "c", "n": [1, None]},
+    }
+    asked.clear()
+    picture(8).save(root / "a.png")
+    (root / "b.png").rename(root / "d.png")
+    report = gallery.sync(root, metadata=album)
+    assert (len(report.updated), len(report.moved), asked) == (1, 1, [])
+    assert gallery.get(str(root / "a.png")).metadata == {"album": "a", "n": [1, None]}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["album"], "is list, expected a dict or None"),
+        ({"x": {1}}, "is no JSON object: .*set is not JSON"),
+        ({"x": float("nan")}, "is no JSON object"),
+    ],
+)
+def test_metadata_that_is_none(gallery, tmp_path, wrong, message):
+    root = fill(tmp_path / "photos", "a.png")
+    with pytest.raises(TypeError, match=f"metadata of .*a.png {message}"):
+        gallery.sync(root, metadata=lambda path: wrong)
+    assert len(gallery) == 0
+
+
+def later(path):
+    state = path.stat()
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1_000_000_000))
+
+
+def nothing(root, gallery):
+    pass
+
+
+def everything(root, gallery):
+    (root / "a.png").rename(root / "new.png")
+    picture(30).save(root / "a.png")
+    picture(31).save(root / "b.png")
+    later(root / "c.png")
+    (root / "d.png").unlink()
+    (root / "e.png").rename(root / "f.png")
+    picture(32).save(root / "sub" / "g.png")
+
+
+def places(root, gallery):
+    (root / "a.png").rename(root / "t")
+    (root / "b.png").rename(root / "a.png")
+    (root / "t").rename(root / "b.png")
+
+
+def keys_taken(root, gallery):
+    gallery.add(str(root / "new.png"), picture(40))
+    gallery.add(str(root / "moved.png"), picture(41))
+    picture(42).save(root / "new.png")
+    (root / "a.png").rename(root / "moved.png")
+
+
+def own_key(root, gallery):
+    item = gallery.get(str(root / "a.png"))
+    gallery.move((item.key, "mine", item.file))
+    picture(43).save(root / "a.png")
+
+
+def alike(root, gallery):
+    for name in (b"/n\xff.png", b"/n\\xff.png"):
+        picture(44).save(tmp := root / "tmp.png")
+        os.rename(tmp, os.fsencode(root) + name)
+
+
+@pytest.mark.parametrize("act", [nothing, everything, places, keys_taken, own_key, alike])
+def test_a_dry_run_foretells_and_changes_nothing(gallery, tmp_path, monkeypatch, act):
+    names = ["a.png", "b.png", "c.png", "d.png", "e.png", "f.png", "sub/h.png"]
+    root = fill(tmp_path / "photos", *names)
+    gallery.sync(root)
+    act(root, gallery)
+    before = contents(gallery)
+    with monkeypatch.context() as patched:
+        patched.setattr(gallery._store, "writing", None)  # the file is not locked for writing
+        patched.setattr(gallery, "transaction", None)
+        patched.setattr(gallery.encoder, "encode", None)
+        foretold = gallery.sync(root, dry_run=True, metadata=pytest.fail)
+    assert contents(gallery) == before
+    assert asdict(foretold) == asdict(gallery.sync(root))
+    assert gallery.sync(root, dry_run=True).added == []
+
+
+def test_a_dry_run_of_an_empty_gallery(gallery, tmp_path):
+    root = fill(tmp_path / "photos", "a.png", "b.png")
+    foretold = gallery.sync(root, dry_run=True)
+    assert foretold.added == [str(root / name) for name in ("a.png", "b.png")]
+    assert len(gallery) == 0
+
+
+def test_comparing_is_shown_too(gallery, tmp_path):
+    root = fill(tmp_path / "photos", "a.png", "b.png", "c.png")
+    gallery.sync(root)
+    for name in ("a.png", "b.png", "c.png"):
+        later(root / name)
+    picture(9).save(root / "d.png")
+    shown = []
+    gallery.sync(root, on_progress=lambda done, total: shown.append((done, total)))
+    assert shown[:3] == [(1, 3), (2, 3), (3, 3)]
+    assert shown[-1] == (1, 1)
+
+
+def test_comparing_goes_on_where_it_was_interrupted(gallery, tmp_path, monkeypatch):
+    root = fill(tmp_path / "photos", *(f"{number:02}.png" for number in range(40)))
+    gallery.sync(root)
+    for path in root.iterdir():
+        later(path)
+
+    def interrupt(done, total):
+        if done == 35:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gallery.sync(root, on_progress=interrupt)
+    read = []
+    monkeypatch.setattr(gallery.encoder, "encode", None)
+    monkeypatch.setattr("bitgaze.intake._digest", lambda path: read.append(path) or digest(path))
+    assert gallery.sync(root).unchanged == 40
+    assert read == [str(root / f"{number:02}.png") for number in range(32, 40)]
