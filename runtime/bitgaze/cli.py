@@ -4,10 +4,12 @@ Parses; what a command does is in commands.py.
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from bitgaze import commands
 from bitgaze.errors import BitgazeError
@@ -46,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BitgazeError, ValueError) as error:
         warn(str(error))
         return STOPPED
-    except KeyboardInterrupt:
-        warn("interrupted; what was done is kept")
+    except KeyboardInterrupt as error:
+        warn(f"interrupted: {error}" if error.args else "interrupted")
         return INTERRUPTED
 
 
@@ -93,10 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     index = with_gallery(command(commands.index))
-    index.add_argument("folder", metavar="DIR")
-    index.add_argument(
-        "--allow-empty", action="store_true", help="if DIR holds no picture, forget all from there"
-    )
+    _add_choices(index)
     with_model(index)
     search = with_gallery(command(commands.search))
     search.add_argument("image", metavar="IMAGE", help="a picture file")
@@ -148,12 +147,54 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_choices(index: argparse.ArgumentParser) -> None:
+    """What is to be indexed, and how."""
+    index.add_argument("folders", metavar="DIR", nargs="+")
+    for choice, what in (("include", "take only"), ("exclude", "leave out")):
+        index.add_argument(
+            f"--{choice}",
+            action="append",
+            default=[],
+            metavar="PATTERN",
+            help=f'{what} pictures that match, such as "*.png", "thumbs" (a folder anywhere) or '
+            '"2024/*" (below DIR); again for another pattern',
+        )
+    index.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_named_value,
+        metavar="NAME=VALUE",
+        help="give new pictures this metadata; VALUE is JSON, or else text; again for another",
+    )
+    index.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, and write nothing"
+    )
+    index.add_argument(
+        "--allow-empty", action="store_true", help="if DIR holds no picture, forget all from there"
+    )
+
+
 def _gallery_path(text: str) -> str:
     try:
         Path(text).expanduser()
     except RuntimeError as error:
         raise argparse.ArgumentTypeError(f"{text}: no such user") from error
     return text
+
+
+def _named_value(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=VALUE, such as album=Rome")
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)  # NaN is no JSON, though Python reads it
+
+    try:
+        return name, json.loads(value, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return name, value
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from bitgaze.errors import BitgazeError, ProviderWarning
@@ -25,32 +28,74 @@ if TYPE_CHECKING:
 OK = 0
 SOME_REFUSED = SOME_LOST = DAMAGED = DIFFERS = FINDINGS = 1
 
+_MOST_SKIPPED = 10
+
 
 def index(options: argparse.Namespace) -> int:
-    """Make a gallery match the pictures in a folder."""
-    from bitgaze.gallery import Gallery
-
+    """Make a gallery match the pictures in folders."""
+    metadata: dict[str, Any] = {}
+    for name, value in options.set:
+        if name in metadata:
+            raise ValueError(f"--set gives {name!r} twice")
+        metadata[name] = value
     _quiet_pillow()
     started = time.perf_counter()
-    with Gallery(options.gallery, encoder=_encoder(options)) as gallery:
-        with progress("encoding", "img") as show:
-            report = gallery.sync(options.folder, allow_empty=options.allow_empty, on_progress=show)
+    with _to_index(options) as gallery, progress("indexing", "pictures") as show:
+        try:
+            report = gallery.sync(
+                *options.folders,
+                include=options.include,
+                exclude=options.exclude,
+                metadata=lambda path: metadata,
+                dry_run=options.dry_run,
+                allow_empty=options.allow_empty,
+                on_progress=show,
+            )
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(str(error) or "what was done is kept") from error
         size = len(gallery)
     seconds = time.perf_counter() - started
     for path, reason in report.failed.items():
         warn(f"refused {path}: {reason}")
-    for path, reason in report.skipped.items():
+    for path, reason in islice(report.skipped.items(), _MOST_SKIPPED):
         warn(f"skipped {path}: {reason}")
+    if len(report.skipped) > _MOST_SKIPPED:
+        warn(f"skipped {len(report.skipped) - _MOST_SKIPPED} more; --json names all")
     if options.json:
-        say(json.dumps({"gallery": options.gallery, "items": size, **asdict(report)}))
-    else:
+        facts = {"gallery": options.gallery, "items": size, "dry_run": options.dry_run}
+        say(json.dumps({**facts, "seconds": round(seconds, 3), **asdict(report)}))
+        return SOME_REFUSED if report.failed else OK
+    if options.dry_run:
         say(
-            f"{len(report.added)} added, {len(report.updated)} updated, {len(report.moved)} moved, "
-            f"{len(report.removed)} removed, {report.unchanged} unchanged, "
-            f"{len(report.failed)} refused, in {seconds:.1f} s",
-            f"{options.gallery}: {size} pictures",
+            *(f"add     {path}" for path in report.added),
+            *(f"update  {path}" for path in report.updated),
+            *(f"move    {old} -> {new}" for old, new in report.moved),
+            *(f"remove  {path}" for path in report.removed),
+            "dry run; nothing was written. It would be:",
         )
+    say(
+        f"{len(report.added)} added, {len(report.updated)} updated, {len(report.moved)} moved, "
+        f"{len(report.removed)} removed, {report.unchanged} unchanged, "
+        f"{len(report.failed)} refused, in {seconds:.1f} s",
+    )
+    if report.excluded:
+        say(
+            f"{report.excluded} left alone: their pictures are hidden, or the patterns exclude them"
+        )
+    say(f"{options.gallery}: {size} pictures")
     return SOME_REFUSED if report.failed else OK
+
+
+@contextmanager
+def _to_index(options: argparse.Namespace) -> Iterator["Gallery"]:
+    """The gallery; for a dry run without one, an empty one elsewhere, so that none is made."""
+    from bitgaze.gallery import Gallery
+
+    with ExitStack() as stack:
+        path = options.gallery
+        if options.dry_run and not Path(path).expanduser().exists():
+            path = Path(stack.enter_context(TemporaryDirectory()), "empty.bitgaze")
+        yield stack.enter_context(Gallery(path, encoder=_encoder(options)))
 
 
 def adapt(options: argparse.Namespace) -> int:
@@ -60,8 +105,15 @@ def adapt(options: argparse.Namespace) -> int:
     _quiet_pillow()
     started = time.perf_counter()
     with Gallery(options.gallery, encoder=_encoder(options), create=False) as gallery:
-        with progress("encoding", "img") as show:
-            count = gallery.adapt(reset=options.reset, on_progress=show)
+        with progress("encoding", "pictures") as show:
+            before = gallery.adaptation
+            try:
+                count = gallery.adapt(reset=options.reset, on_progress=show)
+            except KeyboardInterrupt as error:
+                is_done = gallery.adaptation != before  # it came after the commit
+                raise KeyboardInterrupt(
+                    "all is coded anew" if is_done else "nothing was changed"
+                ) from error
         adaptation = gallery.adaptation
     seconds = time.perf_counter() - started
     if options.json:

@@ -1,4 +1,4 @@
-"""What the `bitgaze` command writes to stdout and stderr, and its progress bar.
+"""What the `bitgaze` command writes to stdout and stderr, and how it shows progress.
 
 Knows terminals and closed pipes. Does not know commands.
 """
@@ -6,26 +6,68 @@ Knows terminals and closed pipes. Does not know commands.
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 from bitgaze.errors import BitgazeError
+
+# Without a terminal; in a log, a line that comes more often is noise.
+_LINE_S = 10.0
+# What is done before a person would have seen the bar shows none.
+_BAR: dict[str, Any] = {"delay": 0.2, "dynamic_ncols": True}
 
 
 @contextmanager
 def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar, moved by (done, total) units."""
+    """On a terminal a bar, else a line every ten seconds; moved by (done, total) units.
+
+    A count that begins again, from a smaller number, is another one.
+    """
+    if not sys.stderr.isatty():
+        yield _lines(what, unit)
+        return
     from tqdm import tqdm
 
-    # disable=None: no bar where stderr is not a terminal.
-    with tqdm(unit=unit, desc=what, disable=None, leave=False) as bar:
+    with tqdm(desc=what, unit=f" {unit}", leave=False, **_BAR) as bar:
 
         def show(done: int, total: int) -> None:
+            if done < bar.n:
+                bar.reset(total)
             bar.total = total
             bar.update(done - bar.n)
 
         yield show
+
+
+def _lines(what: str, unit: str) -> Callable[[int, int], None]:
+    began = shown = last = time.monotonic()
+    before = 0
+
+    def show(done: int, total: int) -> None:
+        nonlocal began, shown, last, before
+        now = time.monotonic()
+        if done < before:
+            began = last
+        last, before = now, done
+        if now - shown < _LINE_S or not 0 < done < total:
+            return
+        shown = now
+        rate = done / max(now - began, 1e-3)
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+        left = duration((total - done) / rate)
+        note(f"{what}: {done:,} of {total:,} {unit}, {speed} a second, {left} left")
+
+    return show
+
+
+def duration(seconds: float) -> str:
+    """As one would say it: in seconds, minutes, or hours and minutes."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def say(*lines: str) -> None:
