@@ -644,11 +644,11 @@ class Gallery:
         """
         self._store.backup(Path(path).expanduser())
 
-    def files(self, folder: str | os.PathLike[str]) -> dict[str, FileState]:
-        """Of the items that sync looks after below a folder: key to file."""
-        prefix = os.fsencode(os.path.join(os.path.abspath(folder), ""))  # noqa: PTH100, PTH118
+    def files(self, *folders: str | os.PathLike[str]) -> dict[str, FileState]:
+        """Of the items that sync looks after below any of these folders: key to file."""
+        prefixes = [os.path.join(os.path.abspath(folder), "") for folder in folders]  # noqa: PTH100, PTH118
         with self._store.reading():
-            return self._store.files(prefix)
+            return self._store.files(tuple(map(os.fsencode, prefixes)))
 
     def item_of_file(self, path: str | bytes) -> Item | None:
         """The item that sync made from the file with this absolute path, or None."""

@@ -198,12 +198,12 @@ class Store:
             raise GalleryCorrupt(f"{self.path}: its path index is damaged at {item.key!r}")
         return item
 
-    def files(self, prefix: bytes) -> dict[str, FileState]:
-        """Key to file of the items whose path begins with these bytes."""
+    def files(self, prefixes: tuple[bytes, ...]) -> dict[str, FileState]:
+        """Key to file of the items whose path begins with any of these bytes."""
         return {
             key: file
             for _, key, _, file in self._items()
-            if file is not None and file.path.startswith(prefix)
+            if file is not None and file.path.startswith(prefixes)
         }
 
     def pictures(self) -> list[Picture]:

@@ -161,18 +161,18 @@ def _known(
 ) -> tuple[dict[str, Known], int]:
     """The items of pictures that are looked at, by path, and the number of others."""
     known: dict[str, Known] = {}
-    excluded: set[str] = set()
-    for root in sorted(roots, key=len, reverse=True):  # the innermost says what a path is there
-        start = len(os.path.join(root, ""))  # noqa: PTH118
-        for key, file in gallery.files(root).items():
-            path = os.fsdecode(file.path)
-            if path in known or path in excluded:
+    excluded = 0
+    # The innermost of them says what a path is relative to.
+    prefixes = sorted((os.path.join(root, "") for root in roots), key=len, reverse=True)  # noqa: PTH118
+    for key, file in gallery.files(*roots).items():
+        path = os.fsdecode(file.path)
+        if path not in states:
+            prefix = next(prefix for prefix in prefixes if path.startswith(prefix))
+            if not choice.takes(path[len(prefix) :].replace(os.sep, "/")):
+                excluded += 1
                 continue
-            if path in states or choice.takes(path[start:].replace(os.sep, "/")):
-                known[path] = Known(key, file)
-            else:
-                excluded.add(path)
-    return known, len(excluded)
+        known[path] = Known(key, file)
+    return known, excluded
 
 
 def _check_emptied(roots: Iterable[str], states: Mapping[str, State], plan: Plan) -> None:
