@@ -246,7 +246,7 @@ class Gallery:
                 <, <=, >, >=, !=, in (a list), and like (a text with % for any characters and _ for
                 one). A list in metadata fulfils what one of its elements does; a field that is
                 absent equals None; "@key" stands for the key. The first search by a field reads
-                it from all items, 2 s for a million; others are as fast as without.
+                them from all items, which takes seconds for a million; others are as fast as without.
             exclude_self: leave out the item whose key `query` is, or whose file it is a path of.
             ranking: "hamming" orders by distance. "asymmetric" orders the nearest by distance (all
                 within `radius`, or else 10 k of them, and 100 at least) by the sum of the query's

@@ -113,8 +113,18 @@ def read_items(db: sqlite3.Connection, path: Path, count: int) -> Iterator[Row]:
         yield slot, key, metadata, None if state[0] is None else FileState(*state)
 
 
+def check_items(db: sqlite3.Connection, path: Path, count: int) -> None:
+    """See that every item is as it was written: 2 s for a million.
+
+    Raises:
+        GalleryCorrupt: there are not `count` of them, or one is not.
+    """
+    for _ in _whole_rows(db, path, count, "NULL"):
+        pass
+
+
 def _whole_rows(
-    db: sqlite3.Connection, path: Path, count: int, columns: str, *parameters: str
+    db: sqlite3.Connection, path: Path, count: int, columns: str
 ) -> Iterator[tuple[Any, ...]]:
     """Some columns of every item, in order of slots, once all of each row is as it was written.
 
@@ -122,7 +132,7 @@ def _whole_rows(
     item.
     """
     rows = db.execute(
-        f"SELECT {columns}, slot, crc, {_CONTENTS} FROM item NOT INDEXED ORDER BY slot", parameters
+        f"SELECT {columns}, slot, crc, {_CONTENTS} FROM item NOT INDEXED ORDER BY slot"
     )
     first = 0
     while batch := rows.fetchmany(_ROWS):
@@ -234,19 +244,22 @@ def read_pictures(db: sqlite3.Connection, path: Path, codes: HammingIndex) -> li
     return pictures
 
 
-def read_field(db: sqlite3.Connection, path: Path, count: int, name: str) -> Iterator[str | None]:
+def read_field(db: sqlite3.Connection, path: Path, name: str) -> Iterator[str | None]:
     """Of every item, in order of slots, what its metadata has under a name, as JSON, or None.
 
+    Trusts the items, so `check_items` comes before.
+
     Raises:
-        GalleryCorrupt: there are not `count` of them, or one is not as it was written.
+        GalleryCorrupt: metadata that is no JSON object.
     """
     try:
         if _PLAIN_NAME.fullmatch(name):
-            for (text,) in _whole_rows(db, path, count, "metadata -> ?", f'$."{name}"'):
+            query = "SELECT metadata -> ? FROM item NOT INDEXED ORDER BY slot"
+            for (text,) in db.execute(query, (f'$."{name}"',)):
                 yield text
             return
         # SQLite's paths have no escapes.
-        for (text,) in _whole_rows(db, path, count, "metadata"):
+        for (text,) in db.execute("SELECT metadata FROM item NOT INDEXED ORDER BY slot"):
             metadata = json.loads(text)
             yield json.dumps(metadata[name]) if name in metadata else None
     except sqlite3.OperationalError as error:
@@ -260,7 +273,7 @@ def read_field(db: sqlite3.Connection, path: Path, count: int, name: str) -> Ite
 def keys_that_match(db: sqlite3.Connection, condition: Condition, count: int) -> NDArray[np.bool_]:
     """Which of so many items have a key that fulfils a condition: bool, (count,), by slot.
 
-    Trusts the items and their index, so `read_items` and `check_indexes` come before.
+    Trusts the items and their index, so `check_items` and `check_indexes` come before.
     """
     matches = np.zeros(count, bool)
     operands = condition.operand if condition.operator == "in" else (condition.operand,)
