@@ -245,8 +245,8 @@ class Gallery:
                 operators: `{"album": "2024", "year": {">=": 2020, "<": 2024}}`. The operators are
                 <, <=, >, >=, !=, in (a list), and like (a text with % for any characters and _ for
                 one). A list in metadata fulfils what one of its elements does; a field that is
-                absent equals None; "@key" stands for the key. The first search by a field reads
-                them from all items, which takes seconds for a million; others are as fast as without.
+                absent equals None; "@key" stands for the key. The first search by a field reads it
+                from all items, which takes seconds for a million; the next are fast.
             exclude_self: leave out the item whose key `query` is, or whose file it is a path of.
             ranking: "hamming" orders by distance. "asymmetric" orders the nearest by distance (all
                 within `radius`, or else 10 k of them, and 100 at least) by the sum of the query's
