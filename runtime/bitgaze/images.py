@@ -188,13 +188,19 @@ def upright(source: Source, shorter_side: int) -> Image.Image:
         return _turned(_rgb(image), _orientation(image))
 
 
-def dimensions(path: str | os.PathLike[str]) -> tuple[int, int]:
+def dimensions(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     """Width and height of a picture in pixels, as its file stores it; nothing is decoded.
 
+    Args:
+        source: path or bytes of an image file.
+
     Raises:
-        ImageError: the file cannot be read, or is no picture.
+        ImageError: the file cannot be read, or is no picture, or a decompression bomb.
     """
-    with _opened(path, os.fspath(path)) as image:
+    if isinstance(source, bytes):
+        with _opened(io.BytesIO(source), f"{len(source)} bytes") as image:
+            return image.size
+    with _opened(source, os.fspath(source)) as image:
         return image.size
 
 
