@@ -19,7 +19,11 @@ PACKAGE = ROOT / "runtime" / "bitgaze"
 LAYERS = [
     {"cli"},
     {"commands"},
-    {"terminal", "page"},
+    {"server_run"},
+    {"server"},
+    {"server_search", "server_items"},
+    {"server_state", "server_upload", "server_guard", "server_arguments", "server_browse"},
+    {"terminal", "page", "server_answers", "server_pictures"},
     {"gallery", "sync", "following", "intake", "explain", "verification", "doctor"},
     {"recoding", "duplicates", "maintenance"},
     {"store"},
@@ -30,6 +34,8 @@ LAYERS = [
     {"adaptation", "ranking", "calibration", "alterations", "arguments", "patterns", "where"},
     {"errors", "cores", "_hamming"},
 ]
+# What the extra `serve` brings; modules named server_* alone may import it.
+SERVE = {"anyio", "python_multipart", "starlette", "uvicorn"}
 
 
 def modules():
@@ -54,6 +60,8 @@ def layer(name):
 @pytest.mark.parametrize("path", modules(), ids=lambda p: p.stem)
 def test_imports_go_downwards_and_never_to_private_names(path):
     allowed = {"numpy", "PIL", "onnxruntime", "tqdm", "bitgaze"} | sys.stdlib_module_names
+    if path.stem.startswith("server"):
+        allowed |= SERVE
     for module, name in imports(path):
         parts = module.split(".")
         assert parts[0] in allowed, f"{path.name} imports {module}"
@@ -194,6 +202,9 @@ def test_what_the_project_declares():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needs = {re.split(r"[<>=!~ ]", need)[0] for need in project["dependencies"]}
     assert needs == {"numpy", "pillow", "onnxruntime", "tqdm"}
+    extra = project["optional-dependencies"]["serve"]
+    # anyio comes with starlette.
+    assert {re.split(">=", need)[0].replace("-", "_") for need in extra} == SERVE - {"anyio"}
     assert project["version"] == bitgaze.__version__
     assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
 

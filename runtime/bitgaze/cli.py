@@ -132,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     adapt = with_gallery(command(commands.adapt))
     adapt.add_argument("--reset", action="store_true", help="undo it: the model's own codes")
     with_model(adapt)
+    with_model(_with_address(with_gallery(command(commands.serve))))
     with_gallery(command(commands.info))
     verify = command(commands.verify)
     what = verify.add_mutually_exclusive_group()
@@ -173,6 +174,22 @@ def _add_choices(index: argparse.ArgumentParser) -> None:
     index.add_argument(
         "--allow-empty", action="store_true", help="if DIR holds no picture, forget all from there"
     )
+
+
+def _with_address(serve: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    serve.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (%(default)s); with one that others can reach, 0.0.0.0 for all "
+        "of this machine's, the page asks for a token",
+    )
+    serve.add_argument("--port", type=int, default=8642, help="%(default)s; 0 for any that is free")
+    serve.add_argument(
+        "--token",
+        help="what to ask for, at least 16 characters (default: $BITGAZE_TOKEN, or else a new one "
+        "where one is needed)",
+    )
+    return serve
 
 
 def _gallery_path(text: str) -> str:

@@ -242,6 +242,37 @@ def _member(mark: str, member: "Duplicate") -> str:
     return f"{mark:4} {member.distance:4d}  {size:>13}  {file_bytes:>13}  {member.key}"
 
 
+def serve(options: argparse.Namespace) -> int:
+    """Serve a page to search a gallery with, on this machine."""
+    from bitgaze.gallery import Gallery
+
+    try:
+        from bitgaze.server_run import serve as run
+    except ModuleNotFoundError as error:
+        raise BitgazeError(
+            f"bitgaze serve needs {str(error.name).partition('.')[0]}, which is not installed: "
+            "pip install 'bitgaze[serve]'"
+        ) from error
+    _check_kernel()
+    _quiet_pillow()
+    with Gallery(options.gallery, encoder=_encoder(options), create=False) as gallery:
+        items = len(gallery)
+
+        def tell(address: str) -> None:
+            if options.json:
+                facts = {"gallery": options.gallery, "items": items, "address": address}
+                say(json.dumps(facts))
+            else:
+                say(f"{options.gallery}: {items} pictures", f"{address}  (Ctrl-C ends it)")
+
+        token = options.token or os.environ.get("BITGAZE_TOKEN") or None
+        try:
+            run(gallery, host=options.host, port=options.port, token=token, on_start=tell)
+        except KeyboardInterrupt:  # as it is meant to end
+            return OK
+    return OK
+
+
 def info(options: argparse.Namespace) -> int:
     """Say what a gallery holds."""
     from bitgaze.gallery import Gallery

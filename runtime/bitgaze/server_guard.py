@@ -1,0 +1,139 @@
+"""Who may ask the server: names it answers to, pages that may post to it, the token.
+
+A page on the internet can make a browser send requests to this machine. It cannot fake the name in
+Host or Origin, nor read a cookie: these are what is checked. Does not know what is asked for.
+"""
+
+import ipaddress
+import re
+import secrets
+from collections.abc import Collection
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bitgaze.server_answers import Refusal
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# A name or an IPv4 address, or an IPv6 address in brackets; a port.
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_.-]+))(?::\d{1,5})?", re.ASCII | re.IGNORECASE)
+# The page may load from its own server, and show pictures that it holds in memory. Nothing else.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Guard:
+    """Refuses what must not reach the application; adds what every answer carries.
+
+    Args:
+        app: the application behind it.
+        hosts: names and addresses that the server answers to, without ports. With a token any
+            address is one of them: only a name can be made to lead elsewhere.
+        token: what a request below /api must show, as `Authorization: Bearer` or as the cookie
+            that opening /?token=... sets; None: nothing.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str], token: str | None) -> None:
+        self._app = app
+        self._hosts = {host.lower() for host in hosts}
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, as ASGI has it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        try:
+            answer = self._answer(scope, Headers(scope=scope))
+        except Refusal as refusal:
+            answer = refusal.response()
+        await (answer or self._app)(scope, receive, guarded)
+
+    def _answer(self, scope: Scope, headers: Headers) -> Response | None:
+        """Instead of the application's answer, or None."""
+        self._check_host(headers)
+        self._check_origin(scope["method"], headers)
+        if self._token is None:
+            return None
+        cookie = f"bitgaze-{scope['server'][1]}"  # cookies of all ports of a host lie together
+        shown = parse_qs(scope["query_string"].decode("latin-1")).get("token")
+        if scope["path"] == "/" and shown is not None:
+            self._check_token(shown[0])
+            answer = RedirectResponse("/", 303)  # takes the token out of the address and history
+            answer.set_cookie(cookie, self._token, httponly=True, samesite="strict")
+            return answer
+        if scope["path"].startswith("/api"):
+            kind, _, bearer = headers.get("authorization", "").partition(" ")
+            is_bearer = kind.lower() == "bearer"
+            cookies = cookie_parser(headers.get("cookie", ""))
+            self._check_token(bearer if is_bearer else cookies.get(cookie, ""))
+        return None
+
+    def _check_host(self, headers: Headers) -> None:
+        found = headers.get("host", "")
+        match = _HOST.fullmatch(found)
+        host = (match[1] or match[2]).lower().rstrip(".") if match else ""
+        if host in self._hosts or (self._token is not None and _is_address(host)):
+            return
+        raise Refusal(
+            421,
+            "wrong_host",
+            f"This server does not answer to the name {found!r}. Open the address that it printed "
+            "when it started.",
+        )
+
+    def _check_origin(self, method: str, headers: Headers) -> None:
+        origin = headers.get("origin")
+        if origin is None or method in ("GET", "HEAD"):
+            return
+        if _authority(origin) != headers["host"].lower():
+            raise Refusal(
+                403,
+                "wrong_origin",
+                f"A page of {origin!r} may not send to this server; only its own page may.",
+            )
+
+    def _check_token(self, shown: str) -> None:
+        token = self._token or ""
+        if not secrets.compare_digest(shown.encode(), token.encode()):
+            raise Refusal(
+                401,
+                "wrong_token",
+                "This server asks for its token. Open the address with ?token=... that it printed "
+                "when it started, or send the token as `Authorization: Bearer TOKEN`.",
+                {"WWW-Authenticate": "Bearer"},
+            )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _authority(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None

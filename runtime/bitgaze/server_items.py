@@ -1,0 +1,75 @@
+"""The pictures of items, as the API gives them: by key, never by a path.
+
+Knows what is answered, and when a browser need not ask again. Does not know how they are drawn.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from bitgaze.errors import ImageError
+from bitgaze.server_answers import Refusal
+from bitgaze.server_arguments import arguments, integer, needed
+from bitgaze.server_pictures import SIDE_PX, file_version, small_jpeg
+from bitgaze.server_state import check_model, item_of, serving_of
+
+_LARGEST_SIDE_PX = 1024
+
+
+async def thumbnail(request: Request) -> Response:
+    """The picture of an item, small."""
+    serving = serving_of(request)
+    return await _picture(request, serving.reading, small_jpeg)
+
+
+async def attention(request: Request) -> Response:
+    """The same, with the model's attention over it."""
+    serving = serving_of(request)
+    check_model(serving.gallery)
+
+    def draw(path: str, side: int) -> bytes:
+        encoded = serving.gallery.encoder.encode([path])
+        if encoded.errors:
+            raise encoded.errors[0]
+        return small_jpeg(path, side, encoded.attention[0])
+
+    return await _picture(request, serving.encoding, draw)
+
+
+async def _picture(
+    request: Request,
+    run: Callable[[Callable[[], Response]], Any],
+    draw: Callable[[str, int], bytes],
+) -> Response:
+    """A picture of an item, by its key; never by a path, whatever a request says."""
+    given = arguments(request, "key", "size")
+    gallery = serving_of(request).gallery
+    side = integer(given, "size", 1, _LARGEST_SIDE_PX) or SIDE_PX
+    key = needed(given, "key")
+
+    def look() -> Response:
+        path = item_of(gallery, key).path
+        if path is None:
+            raise Refusal(
+                404,
+                "no_picture",
+                "This item was added by hand: the gallery has its code, not its picture.",
+            )
+        try:
+            version = file_version(path)
+            headers = {"ETag": f'"{version}-{side}"', "Cache-Control": "private, max-age=60"}
+            if request.headers.get("if-none-match") == headers["ETag"]:
+                return Response(status_code=304, headers=headers)
+            return Response(draw(path, side), media_type="image/jpeg", headers=headers)
+        except ImageError as error:
+            raise Refusal(
+                404,
+                "no_picture",
+                f"The item's picture is gone or cannot be read ({error}). Run `bitgaze index` on "
+                "its folder again.",
+            ) from error
+
+    answer: Response = await run(look)
+    return answer

@@ -1,0 +1,99 @@
+"""Search, as the API has it: by a picture, an item or a code.
+
+Knows what a search answers. Does not know pages.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+
+from bitgaze.gallery import Gallery, Hit
+from bitgaze.server_answers import Answer, Refusal
+from bitgaze.server_arguments import arguments, code_from, condition, integer, needed, truth
+from bitgaze.server_browse import told
+from bitgaze.server_pictures import SIDE_PX, data_uri, small_jpeg
+from bitgaze.server_state import MOST_HITS, check_model, item_of, serving_of
+from bitgaze.server_upload import check_picture, received
+
+
+async def search(request: Request) -> Answer:
+    """GET by an item of the gallery, POST by a picture."""
+    return await (_by_picture if request.method == "POST" else _by_item)(request)
+
+
+async def search_code(request: Request) -> Answer:
+    """By a code that an earlier answer gave: the picture need not be sent again."""
+    given = arguments(request, "code", "k", "radius", "where")
+    serving = serving_of(request)
+    nearest = _search_of(given, serving.gallery)
+    text = needed(given, "code")
+    code = code_from(text, serving.gallery.bits)
+    return Answer(await serving.reading(lambda: {"item": None, "code": text} | nearest(code)))
+
+
+async def _by_item(request: Request) -> Answer:
+    given = arguments(request, "key", "k", "radius", "where")
+    serving = serving_of(request)
+    nearest = _search_of(given, serving.gallery)
+    key = needed(given, "key")
+
+    def look() -> dict[str, Any]:
+        # By its code: a key that another process removes now would be taken for a path.
+        item = item_of(serving.gallery, key)
+        return {"item": told(item), "code": None} | nearest(item.code, key)
+
+    return Answer(await serving.reading(look))
+
+
+async def _by_picture(request: Request) -> Answer:
+    given = arguments(request, "k", "radius", "where", "pictures")
+    serving = serving_of(request)
+    gallery, limits = serving.gallery, serving.limits
+    nearest = _search_of(given, gallery)
+    shows = truth(given, "pictures")
+    check_model(gallery)
+
+    def look(upload: UploadFile) -> dict[str, Any]:
+        content = upload.file.read()
+        check_picture(content, limits.pixels)
+        encoded = gallery.encode([content])
+        if encoded.errors:
+            raise encoded.errors[0]
+        code = encoded.codes[0]
+        answer = {"item": None, "code": code.tobytes().hex()} | nearest(code)
+        if shows:
+            attention = encoded.attention[0]
+            answer["picture"] = data_uri(small_jpeg(content, SIDE_PX))
+            answer["attention"] = data_uri(small_jpeg(content, SIDE_PX, attention))
+        return answer
+
+    async with received(request, limits.upload_bytes, limits.upload_seconds) as upload:
+        return Answer(await serving.encoding(lambda: look(upload)))
+
+
+def _search_of(given: dict[str, str], gallery: Gallery) -> Callable[..., dict[str, Any]]:
+    """What a search answers, for a code and the key of its item, with arguments as given."""
+    k = integer(given, "k", 1, MOST_HITS) or 10
+    radius = integer(given, "radius", 0, gallery.bits)
+    where = condition(given)
+
+    def nearest(code: NDArray[np.uint8], key: str | None = None) -> dict[str, Any]:
+        try:
+            hits = gallery.search_code(code, k + (key is not None), radius=radius, where=where)
+        except ValueError as error:
+            raise Refusal(400, "bad_argument", str(error)) from error
+        others = [hit for hit in hits if hit.key != key]
+        return {"bits": gallery.bits, "hits": [_all_of(hit) for hit in others[:k]]}
+
+    return nearest
+
+
+def _all_of(hit: Hit) -> dict[str, Any]:
+    facts = asdict(hit)
+    del facts["path"]
+    return facts | told(hit)
