@@ -16,7 +16,7 @@ DEV := .venv-dev
 SOURCES := $(shell find csrc runtime -type f -not -name '*.so' -not -path '*/__pycache__/*' -not -path '*.egg-info/*') \
            setup.py pyproject.toml CMakeLists.txt MANIFEST.in
 COMPILED := $(shell find csrc -type f) setup.py pyproject.toml CMakeLists.txt
-DEBIAN_PACKAGES := g++ g++-aarch64-linux-gnu qemu-user dataset-fashion-mnist
+DEBIAN_PACKAGES := g++ g++-aarch64-linux-gnu qemu-user dataset-fashion-mnist chromium
 
 # cmake and ninja come from PyPI: the build and the C++ tests look for them on the path.
 test lint bench $(DEV)/installed: export PATH := $(abspath $(DEV))/bin:$(PATH)
@@ -56,8 +56,9 @@ $(DEV)/installed: $(COMPILED) constraints.txt tests/requirements.txt export/requ
 	    --no-build-isolation -e .
 	@touch $@
 
-# Cross-compiler and emulator for the kernels of other processors, and a data set. Without them the
-# tests that need them are skipped and say so; with CI set, a skipped test is a failure.
+# Cross-compiler and emulator for the kernels of other processors, a data set, and a browser.
+# Without them the tests that need them are skipped and say so; with CI set, a skipped test is a
+# failure.
 debian:
 	@missing=; for package in $(DEBIAN_PACKAGES); do \
 	    dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed \

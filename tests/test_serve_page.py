@@ -1,0 +1,414 @@
+"""The page of `bitgaze serve` in a real browser: Debian's Chromium, driven by Playwright."""
+
+import base64
+import contextlib
+import shutil
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect, sync_playwright
+
+from bitgaze import Gallery
+from bitgaze.server_state import Limits
+from serving import served
+
+CHROMIUM = "/usr/bin/chromium"
+TOKEN = "a-token-that-nobody-guesses"
+SUBJECTS = ("birds", "fish", "windmills")
+
+pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, examples):
+    folder = tmp_path_factory.mktemp("page") / "photos"
+    for subject in SUBJECTS:
+        shutil.copytree(examples / subject, folder / subject)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gallery(folder, encoder):
+    with Gallery(folder.parent / "photos.bitgaze", encoder=encoder) as gallery:
+        gallery.sync(folder)
+        for rank, key in enumerate(gallery):
+            gallery.set_metadata(key, {"kind": Path(key).parent.name, "rank": rank})
+        yield gallery
+
+
+@pytest.fixture(scope="module")
+def address(gallery):
+    with served(gallery) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def query(examples):
+    return examples.parent / "queries" / "bird.jpg"
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open a page; at the end it must have said nothing on its console, nor asked anyone else."""
+    with contextlib.ExitStack() as opened:
+
+        def open_one(address, *, complaints=(), **options):
+            context = browser.new_context(**options)
+            opened.callback(context.close)
+            page = context.new_page()
+            page.set_default_timeout(20_000)
+            said, asked = [], []
+            page.on("console", lambda message: said.append(message.text))
+            page.on("pageerror", lambda error: said.append(str(error)))
+            page.on("request", lambda request: asked.append(request.url))
+
+            def check():
+                own = urlsplit(address).netloc
+                elsewhere = [
+                    url
+                    for url in asked
+                    if not url.startswith(("data:", "blob:")) and urlsplit(url).netloc != own
+                ]
+                assert elsewhere == []
+                # The browser itself reports an answer that is an error.
+                assert [text for text in said if not any(c in text for c in complaints)] == []
+
+            opened.callback(check)
+            page.goto(address)
+            return page
+
+        yield open_one
+
+
+def hits(page):
+    """Keys of the hits that are shown, in order."""
+    return page.locator("#hits li:not([hidden]) .go").evaluate_all(
+        "all => all.map(one => one.dataset.key)"
+    )
+
+
+def search(page, path):
+    page.set_input_files("#file", path)
+    expect(page.locator("#status")).to_contain_text("nearest first")
+
+
+def test_search_by_file(open_page, address, gallery, query):
+    page = open_page(address)
+    expect(page.locator("#gallery")).to_contain_text(f"{len(gallery)} pictures in photos.bitgaze")
+    expect(page.locator("#hits li.start")).not_to_have_count(0)
+    search(page, query)
+    expect(page.locator("h1")).to_have_text("Pictures like bird.jpg")
+    expected = gallery.search(query, 24)
+    assert hits(page) == [hit.key for hit in expected]
+    first = page.locator("#hits li").first
+    expect(first.locator(".distance")).to_have_text(f"{expected[0].distance} of 128 bits differ")
+    expect(first.locator(".chances")).to_contain_text(f"same kind {expected[0].probability:.0%}")
+    share = first.locator(".bar span").evaluate(
+        "bar => bar.offsetWidth / bar.parentElement.offsetWidth"
+    )
+    assert share == pytest.approx(1 - expected[0].distance / 64, abs=0.02)
+    for picture in (first.locator(".picture"), page.locator("#query .picture")):
+        assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+
+
+def test_back_and_reload(open_page, address, query):
+    page = open_page(address)
+    search(page, query)
+    found = hits(page)
+    page.reload()
+    expect(page.locator("h1")).to_have_text("Pictures like bird.jpg")
+    expect(page.locator("#hits li:not(.start)")).to_have_count(24)
+    assert hits(page) == found
+    page.locator("#hits .go").nth(2).click()
+    expect(page.locator("h1")).to_have_text(f"Pictures like {Path(found[2]).name}")
+    page.go_back()
+    expect(page.locator("h1")).to_have_text("Pictures like bird.jpg")
+    page.go_back()
+    expect(page.locator("#hits li.start")).not_to_have_count(0)
+    page.go_forward()
+    expect(page.locator("h1")).to_have_text("Pictures like bird.jpg")
+
+
+def test_search_on_by_click(open_page, address, gallery):
+    page = open_page(address)
+    page.locator("#hits .go").first.click()
+    expect(page.locator("#status")).to_contain_text("nearest first")
+    key = parse_qs(urlsplit(page.url).query)["key"][0]
+    assert hits(page) == [hit.key for hit in gallery.search(key, 24, exclude_self=True)]
+    assert page.evaluate("document.activeElement.id") == "title"
+
+
+def test_drop_and_paste(open_page, address, query):
+    page = open_page(address)
+    content = base64.b64encode(query.read_bytes()).decode()
+    for event, kind, carrier in (
+        ("drop", "DragEvent", "dataTransfer"),
+        ("paste", "ClipboardEvent", "clipboardData"),
+    ):
+        page.goto(address)
+        expect(page.locator("#hits li.start")).not_to_have_count(0)
+        script = f"""async (content) => {{
+            const blob = await (await fetch("data:image/jpeg;base64," + content)).blob();
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([blob], "{event}ped.jpg", {{ type: "image/jpeg" }}));
+            document.body.dispatchEvent(new {kind}("{event}", {{
+                bubbles: true, cancelable: true, {carrier}: transfer }}));
+        }}"""
+        # The page itself may not fetch a data URI: its policy says so. The script may.
+        script = script.replace(
+            'await (await fetch("data:image/jpeg;base64," + content)).blob()',
+            "new Blob([Uint8Array.from(atob(content), (c) => c.charCodeAt(0))])",
+        )
+        page.evaluate(script, content)
+        expect(page.locator("h1")).to_have_text(f"Pictures like {event}ped.jpg")
+    page.evaluate(
+        "document.body.dispatchEvent(new DragEvent('drop', "
+        "{ bubbles: true, cancelable: true, dataTransfer: new DataTransfer() }))"
+    )
+    expect(page.get_by_role("alert")).to_contain_text("There is no picture in that")
+
+
+def test_filters(open_page, address, gallery, folder, query):
+    page = open_page(address)
+    search(page, query)
+    page.locator("summary").click()
+
+    def expect_hits(where):
+        expected = [hit.key for hit in gallery.search(query, 24, where=where)]
+        assert len(expected) > 0
+        page.wait_for_function(
+            "keys => JSON.stringify([...document.querySelectorAll('#hits .go')]"
+            ".map((one) => one.dataset.key)) === JSON.stringify(keys)",
+            arg=expected,
+        )
+
+    page.get_by_label("Folder", exact=True).select_option(label="fish")
+    expect_hits({"@key": {"like": f"{folder}/fish/%"}})
+    page.get_by_label("Name or folder contains").fill("GOLD")
+    expect_hits({"@key": {"like": f"{folder}/fish/%gold%"}})
+    expect(page.locator("#active")).to_have_text("(1 set)")
+    page.get_by_role("button", name="Clear filters").click()
+    expect_hits({})
+    page.get_by_label("kind", exact=True).select_option("windmills")
+    expect_hits({"kind": "windmills"})
+    page.get_by_label("rank, to").fill("40")
+    expect_hits({"kind": "windmills", "rank": {"<=": 40}})
+    # The address holds them all.
+    page.reload()
+    expect_hits({"kind": "windmills", "rank": {"<=": 40}})
+    page.get_by_label("rank, to").evaluate("(box) => (box.closest('details').open = true)")
+    page.get_by_label("Name or folder contains").fill("nothing of the kind")
+    expect(page.get_by_role("alert")).to_contain_text("No picture passes the filters")
+    page.get_by_role("alert").get_by_role("button", name="Clear filters").click()
+    expect_hits({})
+
+
+def test_radius(open_page, address, gallery, query):
+    page = open_page(address)
+    search(page, query)
+    found = gallery.search(query, 24)
+    radius = found[5].distance
+    slider = page.get_by_label("How near")
+    slider.fill(str(radius))
+    near = [hit.key for hit in found if hit.distance <= radius]
+    assert hits(page) == near
+    expect(page.locator("#nearest")).to_have_text(f"at most {radius} bits differ")
+    assert f"radius={radius}" in page.url
+    page.reload()
+    expect(page.locator("#status")).to_contain_text(f"{len(near)} pictures")
+    assert hits(page) == near
+    slider.fill("0")
+    expect(page.get_by_role("alert")).to_contain_text(f"differs in {found[0].distance} bits")
+    page.get_by_role("button", name="Any distance").click()
+    assert len(hits(page)) == 24
+    assert "radius" not in page.url
+
+
+def test_show_more(open_page, address, gallery, query):
+    page = open_page(address)
+    search(page, query)
+    page.get_by_role("button", name="Show more").click()
+    expect(page.locator("#hits li")).to_have_count(min(48, len(gallery)))
+
+
+def test_attention_on_hover_and_tap(open_page, address, query):
+    page = open_page(address)
+    search(page, query)
+    first = page.locator("#hits li").first
+    heat = first.locator(".attention")
+    expect(heat).to_have_css("opacity", "0")
+    first.locator(".go").hover()
+    expect(heat).to_have_css("opacity", "1")
+    assert heat.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+    page.mouse.move(0, 0)
+    expect(heat).to_have_css("opacity", "0")
+    page.get_by_label("Show where the model looked", exact=True).check()
+    expect(page.locator("#hits .attention.there")).to_have_count(24)
+    expect(page.locator("#query .attention")).to_have_css("opacity", "1")
+
+    phone = open_page(address, has_touch=True, viewport={"width": 390, "height": 844})
+    search(phone, query)
+    look = phone.locator("#hits .look").first
+    look.tap()
+    expect(look).to_have_attribute("aria-pressed", "true")
+    expect(phone.locator("#hits .attention").first).to_have_css("opacity", "1")
+    look.tap()
+    expect(phone.locator("#hits .attention").first).to_have_css("opacity", "0")
+
+
+def test_keyboard(open_page, address, query):
+    page = open_page(address)
+    expect(page.locator("#hits li.start")).not_to_have_count(0)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the pictures")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    first = page.locator("#hits .go").first
+    expect(first).to_be_focused()
+    expect(first).to_have_css("outline-style", "solid")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#hits .go").nth(1)).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowUp")
+    expect(first).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_contain_text("nearest first")
+    expect(page.locator("h1")).to_be_focused()
+
+
+def test_what_a_screen_reader_is_told(open_page, address, gallery, query):
+    page = open_page(address)
+    search(page, query)
+    expect(page.get_by_role("status")).to_contain_text("24 pictures, nearest first")
+    hit = gallery.search(query, 1)[0]
+    page.get_by_role("button", name=f"Search for pictures like {Path(hit.key).name}, number 1, ")
+    expect(page.get_by_role("list", name="Pictures").get_by_role("listitem")).to_have_count(24)
+    expect(page.get_by_role("slider", name="How near")).to_have_attribute(
+        "aria-valuetext", "any distance"
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_serious_finding_of_axe_and_nothing_wider_than_the_screen(
+    open_page, address, query, scheme, width, tmp_path
+):
+    complaints = ["422"]
+    page = open_page(
+        address,
+        complaints=complaints,
+        color_scheme=scheme,
+        reduced_motion="reduce",
+        viewport={"width": width, "height": 844},
+    )
+
+    def check():
+        found = Axe().run(page).response["violations"]
+        serious = [one for one in found if one["impact"] in ("serious", "critical")]
+        assert serious == [], [(one["id"], one["nodes"][0]["html"]) for one in serious]
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+    expect(page.locator("#hits li.start")).not_to_have_count(0)
+    check()
+    search(page, query)
+    page.locator("summary").click()
+    page.locator("#hits .look").first.evaluate("button => button.click()")
+    check()
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    page.set_input_files("#file", tmp_path / "bad.jpg")
+    expect(page.get_by_role("alert")).not_to_be_empty()
+    check()
+    page.goto(f"{address}/api/docs")
+    expect(page.get_by_role("heading", name="POST /api/search")).to_be_visible()
+    check()
+
+
+def test_a_file_that_is_no_picture(open_page, address, query, tmp_path):
+    page = open_page(address, complaints=["422"])
+    search(page, query)
+    (tmp_path / "notes.jpg").write_text("no picture")
+    page.set_input_files("#file", tmp_path / "notes.jpg")
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("This file cannot be read as a picture")
+    expect(alert).to_contain_text("Take a JPEG")
+    search(page, query)
+    expect(alert).to_be_empty()
+
+
+def test_a_file_that_is_too_large(open_page, gallery, query, tmp_path):
+    (tmp_path / "huge.jpg").write_bytes(bytes(3_000_000))
+    with served(gallery, limits=Limits(upload_bytes=1_000_000)) as address:
+        page = open_page(address)
+        expect(page.locator("#hits li.start")).not_to_have_count(0)
+        page.set_input_files("#file", tmp_path / "huge.jpg")
+        alert = page.get_by_role("alert")
+        expect(alert).to_contain_text("huge.jpg has 3 MB, the limit is 1 MB. Save a smaller copy")
+
+
+def test_a_server_that_is_gone_and_comes_back(open_page, gallery, query):
+    with served(gallery) as address:
+        page = open_page(address, complaints=["ERR_CONNECTION_REFUSED"])
+        expect(page.locator("#hits li.start")).not_to_have_count(0)
+    page.set_input_files("#file", query)
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("The server does not answer")
+    expect(alert.locator("code")).to_have_text("bitgaze serve")
+    with served(gallery, port=urlsplit(address).port):
+        alert.get_by_role("button", name="Try again").click()
+        expect(page.locator("h1")).to_have_text("Pictures like bird.jpg")
+
+
+def test_an_empty_gallery_that_fills(open_page, encoder, tmp_path, examples):
+    with Gallery(tmp_path / "new.bitgaze", encoder=encoder) as empty, served(empty) as address:
+        page = open_page(address)
+        expect(page.locator("h1")).to_have_text("This gallery is empty")
+        expect(page.locator("#message code")).to_contain_text("bitgaze index")
+        empty.sync(examples / "fish")
+        page.get_by_role("button", name="Look again").click()
+        expect(page.locator("#hits li.start")).not_to_have_count(0)
+
+
+def test_a_gallery_of_codes(open_page, tmp_path, gallery):
+    with Gallery(tmp_path / "own.bitgaze", bits=128) as own:
+        for key in list(gallery)[:5]:
+            own.add_code(Path(key).name, gallery.get(key).code)
+        with served(own) as address:
+            page = open_page(address)
+            expect(page.locator("#hits .gone").first).to_contain_text("added by hand")
+            expect(page.locator("#file")).to_be_hidden()
+            page.locator("#hits .go").first.click()
+            expect(page.locator("#status")).to_contain_text("4 pictures, nearest first")
+
+
+def test_a_file_that_went(open_page, encoder, tmp_path, examples):
+    shutil.copytree(examples / "fish", tmp_path / "fish")
+    with Gallery(tmp_path / "g.bitgaze", encoder=encoder) as gallery:
+        gallery.sync(tmp_path / "fish")
+        for path in (tmp_path / "fish").iterdir():
+            path.unlink()
+        with served(gallery) as address:
+            page = open_page(address, complaints=["404"])
+            expect(page.locator("#hits .gone").first).to_have_text(
+                "the file is gone or cannot be read"
+            )
+
+
+def test_the_token(open_page, gallery, query):
+    with served(gallery, token=TOKEN) as address:
+        page = open_page(address, complaints=["401"])
+        expect(page.get_by_role("alert")).to_contain_text("This page asks for its token")
+        page.goto(f"{address}/?token={TOKEN}")
+        expect(page.locator("#hits li.start")).not_to_have_count(0)
+        assert page.url == f"{address}/"
+        search(page, query)
