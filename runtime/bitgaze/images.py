@@ -195,7 +195,7 @@ def dimensions(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
         source: path or bytes of an image file.
 
     Raises:
-        ImageError: the file cannot be read, or is no picture, or a decompression bomb.
+        ImageError: the file cannot be read, or is no picture.
     """
     if isinstance(source, bytes):
         with _opened(io.BytesIO(source), f"{len(source)} bytes") as image:

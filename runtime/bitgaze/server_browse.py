@@ -7,10 +7,12 @@ import os
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from bitgaze.gallery import Gallery, Hit
 from bitgaze.items import Item
 
-_SAMPLE, _SHOWN = 1000, 24
+_QUERIES, _HITS_EACH, _SHOWN = 40, 25, 24
 _MOST_VALUES, _MOST_FOLDERS, _LONGEST_VALUE = 30, 60, 80
 
 
@@ -25,7 +27,7 @@ def browse(gallery: Gallery) -> dict[str, Any]:
             greatest; "choice": all, if they are few; "text": none.
         sampled: how many items were looked at.
     """
-    sample = _spread(gallery, _SAMPLE)
+    sample = _spread(gallery)
     shown = [item for item in sample if item.path is not None] or sample
     step = -(-len(shown) // _SHOWN) or 1
     return {
@@ -42,18 +44,18 @@ def told(item: Item | Hit) -> dict[str, Any]:
     return {"key": item.key, "name": name, "has_picture": item.path is not None}
 
 
-def _spread(gallery: Gallery, count: int) -> list[Item]:
-    keys = list(gallery)
-    items = []
-    for key in keys[:: -(-len(keys) // count) or 1]:
-        try:
-            items.append(gallery.get(key))
-        except KeyError:  # removed by another process since
-            continue
-    return items
+def _spread(gallery: Gallery) -> list[Hit]:
+    """Items near codes that lie anywhere; listing all keys would take 5 s for a million.
+
+    The same ones each time, as long as the gallery is the same.
+    """
+    shape = (_QUERIES, gallery.bits // 8)
+    codes = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    found = gallery.search_codes(codes, _HITS_EACH)
+    return list({hit.key: hit for hits in found for hit in hits}.values())
 
 
-def _folders(sample: list[Item]) -> list[dict[str, str]]:
+def _folders(sample: list[Hit]) -> list[dict[str, str]]:
     counts = Counter(os.path.dirname(item.key) for item in sample)  # noqa: PTH120
     del counts[""]
     if len(counts) < 2:
@@ -66,7 +68,7 @@ def _folders(sample: list[Item]) -> list[dict[str, str]]:
     return [{"path": folder, "name": folder.removeprefix(root)} for folder in sorted(common)]
 
 
-def _fields(sample: list[Item]) -> list[dict[str, Any]]:
+def _fields(sample: list[Hit]) -> list[dict[str, Any]]:
     found: dict[str, list[Any]] = {}
     for item in sample:
         for name, value in item.metadata.items():
