@@ -822,7 +822,8 @@ def test_what_the_command_refuses(gallery, tmp_path):
         assert "choose another with --port" in err
     assert "no.such.host.invalid" in stopped("--host", "no.such.host.invalid")
     assert "port is 70000, expected 0 to 65535" in stopped("--port", 70000)
-    assert "expected at least 16" in stopped("--token", "short", "--port", 0)
+    for token in ("short", "with spaces and ; more", "\u20ac" * 16):
+        assert "expected 16 or more" in stopped("--token", token, "--port", 0)
     assert "no such gallery" in stopped("-g", tmp_path / "none.bitgaze")
 
 

@@ -22,7 +22,7 @@ from bitgaze.gallery import Gallery
 from bitgaze.server_answers import Answer, Refusal, refused
 from bitgaze.server_arguments import arguments
 from bitgaze.server_browse import browse
-from bitgaze.server_guard import LOOPBACK, Guard
+from bitgaze.server_guard import LOOPBACK, Guard, check_token
 from bitgaze.server_items import attention, thumbnail
 from bitgaze.server_search import search, search_code
 from bitgaze.server_state import DEFAULT_LIMITS, MOST_HITS, Limits, Serving, serving_of
@@ -49,8 +49,9 @@ def create_app(
 
     Args:
         gallery: open for as long as the application runs. All requests share its encoder.
-        token: what every request to the API must show; None: nothing. Without one nobody but this
-            machine's own user should be able to reach the server.
+        token: what every request to the API must show, 16 or more letters, digits, "-", ".", "_"
+            and "~"; None: nothing. Without one nobody but this machine's own user should be able to
+            reach the server.
         hosts: names that the server answers to. A request that names another in its Host header
             comes from a page that was made to look like this one. With a token, addresses
             (192.168.0.7) are always answered.
@@ -58,7 +59,10 @@ def create_app(
 
     Raises:
         FingerprintMismatch: the gallery needs another model than it was opened with.
+        ValueError: a token that could be guessed, or has no place in an address.
     """
+    if token is not None:
+        check_token(token)
     if gallery.fingerprint is not None:
         _ = gallery.encoder  # now: the first search is quick, and a wrong model is met here
     routes = [

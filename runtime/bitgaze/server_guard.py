@@ -20,6 +20,7 @@ from bitgaze.server_answers import Refusal
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # A name or an IPv4 address, or an IPv6 address in brackets; a port.
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_.-]+))(?::\d{1,5})?", re.ASCII | re.IGNORECASE)
+_TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,}")
 # The page may load from its own server, and show pictures that it holds in memory. Nothing else.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -30,6 +31,19 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+def check_token(token: str) -> None:
+    """Refuse a token that is of no use.
+
+    Raises:
+        ValueError: it could be guessed, or has no place in an address.
+    """
+    if not _TOKEN.fullmatch(token):
+        raise ValueError(
+            f"the token has {len(token)} characters; expected 16 or more, so that it cannot be "
+            "guessed, of the letters a to z, A to Z, digits, and - . _ ~"
+        )
 
 
 class Guard:

@@ -20,7 +20,6 @@ from bitgaze.gallery import Gallery
 from bitgaze.server import create_app
 from bitgaze.server_guard import LOOPBACK
 
-_FEWEST_TOKEN_CHARACTERS = 16
 # Beyond this many requests at once further ones are answered 503, so that files stay to be opened.
 _MOST_CONNECTIONS = 400
 # For the head of a request to arrive, and for what is on its way when the server ends.
@@ -43,18 +42,13 @@ def serve(
         host: address or name to listen on. One that others can reach needs a token, and gets one
             that is new at each start if none is given.
         port: to listen on; 0 for any that is free.
-        token: to ask for; at least 16 characters.
+        token: to ask for; see `create_app`.
         on_start: called once with the address to open, when it can be opened.
 
     Raises:
         BitgazeError: the host is unknown or the port taken.
-        ValueError: a token that could be guessed, or a port that there cannot be.
+        ValueError: a token or port that there cannot be.
     """
-    if token is not None and len(token) < _FEWEST_TOKEN_CHARACTERS:
-        raise ValueError(
-            f"the token has {len(token)} characters, expected at least {_FEWEST_TOKEN_CHARACTERS}, "
-            "so that it cannot be guessed; without one a new one is made where it is needed"
-        )
     if not 0 <= port <= _LAST_PORT:
         raise ValueError(f"port is {port}, expected 0 to {_LAST_PORT}")
     hosts = {*LOOPBACK}
