@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitgaze import Gallery
+from bitgaze import Gallery, items
 from bitgaze.cli import main
 from bitgaze.where import Column, conditions, like
 
@@ -228,6 +228,26 @@ def test_many_changes_and_a_transaction_undone(shop, monkeypatch):
     with pytest.raises(RuntimeError, match="undo"):
         change_and_fail()
     assert keys(shop, {"shelf": "s1"}) == before
+
+
+def test_few_fields_are_kept(shop, monkeypatch):
+    """A server is asked for any: memory must not grow with their number."""
+    read, read_field = [], items.read_field
+
+    def noted(*arguments):
+        read.append(arguments[-1])
+        return read_field(*arguments)
+
+    monkeypatch.setattr("bitgaze.items.read_field", noted)
+    expected = {f"{n:02}" for n in range(1, 60, 3)}
+    names = [f"field {n}" for n in range(63)]
+    for name in ["shelf", *names]:
+        keys(shop, {name: "s1"})
+    assert keys(shop, {"shelf": "s1"}) == expected
+    assert read == ["shelf", *names]
+    keys(shop, {"one more": "s1"})
+    assert keys(shop, {"shelf": "s1"}) == expected
+    assert read == ["shelf", *names, "one more", "shelf"]
 
 
 # On the command line

@@ -28,6 +28,8 @@ from bitgaze.where import KEY, Column, Condition
 # So many changed items, or this share of all, are looked at one by one beside a field's column
 # before it is made anew.
 _MAX_CHANGED, _MAX_CHANGED_SHARE = 1024, 1 / 64
+# So many fields are kept, the last ones read; of a million items each takes 4 MB or more.
+_MOST_FIELDS = 64
 
 
 class _Field:
@@ -238,6 +240,8 @@ class Store:
             self._check_items()
             texts = items.read_field(self._db, self.path, name)
             field = self._fields[name] = _Field(Column(texts))
+            if len(self._fields) > _MOST_FIELDS:
+                del self._fields[next(iter(self._fields))]
         matches = np.zeros(count, bool)
         known = field.column.matches(condition)[:count]
         matches[: len(known)] = known
