@@ -21,6 +21,7 @@ from supervised import Case, main, run
 
 from bitgaze import Gallery, Item
 from bitgaze.errors import BitgazeError, GalleryError
+from bitgaze.maintenance import repair, verify_gallery
 
 _PICTURES = 80
 _FEW = 40
@@ -116,10 +117,12 @@ def make_case(sources: Sequence[Path], folder: Path) -> Case:
     """A case for `supervised.run`."""
     content = [path.read_bytes() for path in sources]
     truths: list[Answers] = []
-    asked = []
+    asked, everything = [], []
     for path in sources:
         with Gallery(path, encoder=QUICK, create=False) as gallery:
             keys = list(gallery)
+            everything.append({key: _plain(gallery.get(key)) for key in keys})
+        assert _is_sound(path)
         random = np.random.default_rng(len(keys))
         asked.append(questions(random.permutation(keys)[:_FEW].tolist(), folder))
         truths.append(ask(path, asked[-1]))
@@ -135,6 +138,11 @@ def make_case(sources: Sequence[Path], folder: Path) -> Case:
         answers = ask(path, asked[which])
         problem = wrong(answers, truths[which])
         assert problem is None, f"{sources[which].name}: {problem}"
+        is_sound = _is_sound(path)
+        is_in_full = bool(answers) and GalleryError not in answers.values()
+        assert is_in_full or not is_sound, f"{sources[which].name}: verified, but not in full"
+        if seed % 4 == 0:
+            _check_repaired(path, everything[which], is_sound=is_sound)
         refused = sum(answer is GalleryError for answer in answers.values())
         write(path)
         problem = wrong(ask(path, asked[which]), truths[which])
@@ -146,6 +154,31 @@ def make_case(sources: Sequence[Path], folder: Path) -> Case:
         return "answered in full" if not refused else "answered in part"
 
     return case
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        return verify_gallery(path).is_sound
+    except GalleryError:
+        return False
+
+
+def _check_repaired(path: Path, everything: dict[str, tuple[Any, ...]], *, is_sound: bool) -> None:
+    """What can be repaired holds nothing else than what was there, and all of a sound one."""
+    out = path.with_name("repaired.bitgaze")
+    before = path.read_bytes()
+    try:
+        report = repair(path, out, encoder=QUICK)
+    except GalleryError:
+        assert not is_sound
+        return
+    assert path.read_bytes() == before
+    with Gallery(out, encoder=QUICK, create=False) as gallery:
+        held = {key: _plain(gallery.get(key)) for key in gallery}
+    assert _is_sound(out)
+    assert len(held) == report.kept + len(report.encoded)
+    assert all(item == everything.get(key) for key, item in held.items())
+    assert not is_sound or held == everything
 
 
 def damage_galleries(seeds: range, jobs: int) -> Counter[str]:

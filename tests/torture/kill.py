@@ -8,7 +8,6 @@ that with what the process had reported, and lets the work be finished.
 
 import multiprocessing
 import shutil
-import sqlite3
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from quick import BITS, QuickEncoder, picture, write_pictures
 from supervised import Violation, main
 
 from bitgaze import Gallery, Item, recoding
+from bitgaze.maintenance import verify_gallery
 
 _PICTURES = 240
 _BY_HAND = 30
@@ -40,9 +40,8 @@ def state(path: Path) -> State:
     with Gallery(path, encoder=QUICK, create=False) as gallery:
         held = {key: _plain(gallery.get(key)) for key in gallery}
         assert len(held) == len(gallery)
-    db = sqlite3.connect(path)
-    assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    db.close()
+    found = verify_gallery(path)
+    assert found.is_sound, found
     return held
 
 
@@ -177,7 +176,8 @@ _WORK = {
     "adapt": (adapt, check_adapt),
     "remove": (remove, check_remove),
     "edit": (edit, check_edit),
-} | ({"compact": (compact, check_compact)} if hasattr(Gallery, "compact") else {})
+    "compact": (compact, check_compact),
+}
 
 
 def kill(seeds: range, jobs: int) -> Counter[str]:

@@ -33,7 +33,7 @@ def make_case(root: Path) -> Case:
         with Gallery(path) as gallery:
             for _ in range(_ROUNDS):
                 _change(gallery, held, gone, random)
-                if hasattr(gallery, "compact") and random.random() < 0.1:
+                if random.random() < 0.1:
                     gallery.compact()
                 assert len(gallery) == len(held)
                 _look(folder, gone, "open")
