@@ -258,13 +258,18 @@ def translated_errors(path: Path, timeout_s: float) -> Iterator[None]:
         raise GalleryError(f"{path}: {error.strerror}") from error
     except sqlite3.Error as error:
         # The low byte is the primary code: https://sqlite.org/rescode.html
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        full_code = getattr(error, "sqlite_errorcode", 0)
+        code = full_code & 0xFF
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise GalleryCorrupt(f"{path}: not a gallery, or a damaged one: {error}") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise GalleryError(
                 f"{path}: another process has been writing for {timeout_s:g} s; try again, or wait "
                 "longer (timeout_s)"
+            ) from error
+        if code == sqlite3.SQLITE_FULL or full_code == sqlite3.SQLITE_IOERR_SHMSIZE:
+            raise GalleryError(
+                f"{path}: the disk is full; even to be read, a gallery needs 32 KB beside it"
             ) from error
         if code == sqlite3.SQLITE_READONLY:
             raise GalleryError(f"{path}: the file or its folder is read-only") from error

@@ -1,0 +1,120 @@
+"""Crashes, damage, full disks and many readers, a few cases each; tests/torture/ runs thousands."""
+
+import subprocess
+import sys
+
+import damage_gallery
+import damage_images
+import kill
+import pytest
+import readers
+import removed
+import storage
+import supervised
+
+from conftest import ROOT
+
+TORTURE = ROOT / "tests" / "torture"
+
+
+def test_damaged_galleries_give_right_answers_or_typed_errors():
+    words = damage_gallery.damage_galleries(range(150), jobs=2)
+    assert words.total() == 150
+    assert words["answered in full"] > 10
+    assert words["answered in part"] > 10
+    assert words["not opened"] > 10
+
+
+def test_damaged_pictures_give_pixels_or_typed_errors_and_bombs_are_refused():
+    words = damage_images.damage_images(range(600), jobs=2)
+    assert words["read"] > 100
+    assert words["refused"] > 100
+    assert words["bombs refused"] >= 12
+
+
+def test_nothing_reported_is_lost_when_processes_are_killed():
+    words = kill.kill(range(20), jobs=1)
+    assert words.total() == 20
+    assert len(words) >= 5  # each kind of work, some of them half done
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "can_mount", lambda: False)
+    case = storage.make_case(tmp_path)
+    words = {case(seed) for seed in range(8)}
+    assert any("refused" in word for word in words)
+
+
+def test_every_answer_is_of_one_commit_while_another_process_writes():
+    assert "8 readers" in readers.readers(3)
+
+
+def test_what_was_removed_is_not_in_the_bytes():
+    assert removed.remove(range(6), jobs=1) == {"clean": 6}
+
+
+def crash(seed):
+    import ctypes
+
+    return "fine" if seed < 3 else ctypes.string_at(0)
+
+
+def hang(seed):
+    import time
+
+    return "fine" if seed < 3 else time.sleep(60)
+
+
+def leak(seed, kept=[]):  # noqa: B006
+    kept.append(bytearray(200_000))
+    kept[-1][::4096] = b"x" * len(kept[-1][::4096])
+    return "fine"
+
+
+def hog(seed):
+    return "fine" if seed < 3 else str(len(b"x" * 50_000_000))
+
+
+def raise_(seed):
+    return "fine" if seed < 3 else 1 / 0
+
+
+@pytest.mark.parametrize(
+    ("case", "count", "message"),
+    [
+        ("crash", 9, "seed 3: the process ended with -11"),
+        ("hang", 9, "seed 3: the process ended with 1"),
+        ("leak", 400, "400 cases left [34].* MB behind"),
+        ("hog", 9, "seed 3: took [45]. MB"),
+        ("raise_", 9, "(?s)seed 3: .*ZeroDivisionError"),
+    ],
+)
+def test_what_goes_wrong_is_seen_and_has_a_seed(case, count, message):
+    with pytest.raises(supervised.Violation, match=message):
+        supervised.run(_Make(case), range(count), seconds=1, peak_mb=30, growth_mb=20)
+
+
+class _Make:
+    """What a child calls to make its case, by name."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __call__(self):
+        return globals()[self.name]
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        ("damage_images.py", ["--count", "30", "--jobs", "1"], "cases from seed 0: "),
+        ("readers.py", ["--seconds", "0.5"], " answers to 8 readers"),
+    ],
+)
+def test_the_scripts_print_one_line(script, arguments, said):
+    done = subprocess.run(
+        [sys.executable, TORTURE / script, *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert said in done.stdout
+    assert done.stdout.count("\n") == 1

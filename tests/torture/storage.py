@@ -1,0 +1,177 @@
+"""A full disk and one that can only be read: typed errors, and nothing lost that was reported.
+
+    python tests/torture/storage.py --count 100
+
+Where it may mount (root, on Linux) the disk is a small tmpfs; elsewhere files are limited in size,
+which fails in the same places. Each case leaves room for another part of the work.
+"""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from kill import QUICK, Scene, check_compact, check_edit, check_remove, check_sync, state
+from kill import compact as compact_
+from kill import edit as edit_
+from kill import remove as remove_
+from kill import sync as sync_
+from supervised import Case, main, run
+
+from bitgaze import Gallery
+from bitgaze.errors import GalleryError
+
+_DISK_BYTES = 4 << 20
+_WORK = {
+    "sync": (sync_, check_sync),
+    "remove": (remove_, check_remove),
+    "edit": (edit_, check_edit),
+    "compact": (compact_, check_compact),
+}
+
+
+def make_case(root: Path) -> Case:
+    """A case for `supervised.run`: the kinds of work take turns."""
+    folder = Path(tempfile.mkdtemp(dir=root))
+    scene = Scene(folder)
+    disk = folder / "disk"
+    disk.mkdir()
+    path = disk / "gallery.bitgaze"
+
+    def case(seed: int) -> str:
+        if can_mount() and seed % 5 == 4:
+            _read_only(scene, path)
+            return "read-only"
+        random = np.random.default_rng(seed)
+        name = list(_WORK)[seed % len(_WORK)]
+        work, check = _WORK[name]
+        reports: list[object] = []
+        with _disk(disk):
+            shutil.copy(scene.start, path)
+            word = f"{name} done"
+            with _full(disk, int(random.random() ** 3 * 500_000)):
+                try:
+                    work(path, scene.folder, seed, reports.append)
+                except GalleryError as error:
+                    word = f"{name} refused"
+                    _check_full(error)
+                try:
+                    with Gallery(path, encoder=QUICK, create=False) as gallery:
+                        assert len(gallery) == len(list(gallery))
+                except GalleryError as error:
+                    word += ", not to be read until there is room"
+                    _check_full(error)
+            check(scene, state(path), reports, seed)
+            with Gallery(path, encoder=QUICK) as gallery:  # now that there is room
+                gallery.sync(scene.folder)
+            if name == "sync":
+                assert state(path) == scene.states["synced"]
+            for file in disk.iterdir():
+                file.unlink()
+        return word
+
+    return case
+
+
+def _check_full(error: GalleryError) -> None:
+    """A user is told what to do about it; a limit of a file's size has other names."""
+    if can_mount() and "the disk is full" not in str(error):
+        raise AssertionError("another error than that the disk is full") from error
+
+
+def _read_only(scene: Scene, path: Path) -> None:
+    """Whatever is asked of it is answered; whatever would change it is refused, and does not."""
+    disk = path.parent
+    with _disk(disk):
+        shutil.copy(scene.start, path)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        before = path.read_bytes()
+        assert state(path) == scene.states["before"]
+        key = next(iter(scene.states["before"]))
+        with Gallery(path, encoder=QUICK) as gallery:
+            assert gallery.search(key, k=1)[0].distance == 0
+            for change in (
+                lambda: gallery.sync(scene.folder),
+                lambda: gallery.remove(key),
+                lambda: gallery.rename(key, "new"),
+                lambda: gallery.set_metadata(key, {}),
+                gallery.compact,
+            ):
+                try:
+                    change()
+                except GalleryError:
+                    continue
+                raise AssertionError("a change of a file that cannot be written was not refused")
+        assert state(path) == scene.states["before"]
+        assert path.read_bytes() == before
+        assert [file.name for file in disk.iterdir()] == [path.name]
+
+
+@contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    """A file system of its own in a folder, if that can be had."""
+    if not can_mount():
+        yield
+        return
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "tmpfs", folder]
+    subprocess.run(mount, check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@contextmanager
+def _full(disk: Path, left: int) -> Iterator[None]:
+    """So many bytes left on the disk; or else, files that may grow by so many."""
+    if can_mount():
+        ballast = disk / "ballast"
+        with ballast.open("wb") as file:
+            status = os.statvfs(disk)
+            file.write(bytes(max(0, status.f_bavail * status.f_frsize - left)))
+        try:
+            yield
+        finally:
+            ballast.unlink()
+        return
+    largest = max(file.stat().st_size for file in disk.iterdir())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (left % largest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def can_mount() -> bool:
+    """Whether file systems can be mounted here."""
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("mount") is None:
+        return False
+    if not _MOUNTS:
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True)
+            if done.returncode == 0:
+                subprocess.run(["umount", folder], check=True)
+            _MOUNTS.append(done.returncode == 0)
+    return _MOUNTS[0]
+
+
+_MOUNTS: list[bool] = []
+
+
+def fill(seeds: range, jobs: int) -> Counter[str]:
+    """Fill a disk for each seed."""
+    with tempfile.TemporaryDirectory() as name:
+        return run(partial(make_case, Path(name)), seeds, jobs=jobs, seconds=60)
+
+
+if __name__ == "__main__":
+    sys.exit(main(__doc__.partition("\n")[0], "count", 100, fill))
