@@ -513,6 +513,22 @@ def test_a_damaged_item_does_not_come_out_whole_when_it_changes_its_slot(path):
         assert list(gallery) == ["item 0", "item 1"]
 
 
+def test_a_length_that_no_memory_holds_gives_a_typed_error(path, monkeypatch):
+    with Gallery(path) as gallery:
+        gallery.upsert(items(3))
+
+        def fail(*_):
+            raise MemoryError  # as sqlite3 does
+
+        monkeypatch.setattr("bitgaze.items.read_item", fail)
+        with pytest.raises(GalleryCorrupt, match="damaged lengths, or too little memory"):
+            gallery.get("item 1")
+        monkeypatch.undo()
+        with pytest.raises(GalleryError, match="too big"):
+            gallery.set_metadata("item 1", {"x": "x" * (65 << 20)})
+        assert gallery.get("item 1").metadata == {"i": 1}
+
+
 def test_a_truncated_file_gives_a_typed_error(path):
     with Gallery(path) as gallery:
         gallery.upsert(items(5000))

@@ -48,6 +48,8 @@ FORMAT_VERSION = 2
 CHUNK_CODES = 4096
 
 _APPLICATION_ID = int.from_bytes(b"bgaz", "big")
+# The largest of our own, an adaptation of 1024 bits, takes 4 MB. A damaged length may say 1 GB.
+_MAX_VALUE_BYTES = 64 << 20
 _ADAPTED = frozenset(["adaptation", "adaptation_fingerprint", "adapted_calibration"])
 _SCHEMA = (
     "CREATE TABLE info(name TEXT PRIMARY KEY, value) WITHOUT ROWID",
@@ -138,6 +140,7 @@ def connect(
             check_same_thread=False,
         )
         try:
+            db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
             # Removed keys and codes are overwritten with zeros, not only unlinked.
             db.execute("PRAGMA secure_delete = ON")
             if create_for is not None and _is_new(db):
@@ -254,6 +257,8 @@ def translated_errors(path: Path, timeout_s: float) -> Iterator[None]:
         yield
     except UnicodeDecodeError as error:  # text of the file, or of SQLite's message that quotes it
         raise GalleryCorrupt(f"{path}: its text is damaged: {error}") from error
+    except MemoryError as error:  # SQLite's, too, where a length in the file is absurd
+        raise GalleryCorrupt(f"{path}: damaged lengths, or too little memory for it") from error
     except OSError as error:
         raise GalleryError(f"{path}: {error.strerror}") from error
     except sqlite3.Error as error:

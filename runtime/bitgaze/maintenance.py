@@ -151,7 +151,7 @@ def _salvage(
         code = chunk[row] if chunk is not None and has_code else np.zeros(bits // 8, np.uint8)
         try:
             item = items.read_item(db, path, slot, code)
-        except (GalleryCorrupt, sqlite3.DatabaseError, UnicodeDecodeError):
+        except (GalleryCorrupt, sqlite3.DatabaseError, UnicodeDecodeError, MemoryError):
             report.unreadable += 1
             continue
         names: set[str | bytes] = {item.key}

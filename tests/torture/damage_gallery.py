@@ -21,6 +21,7 @@ from supervised import Case, main, run
 
 from bitgaze import Gallery, Item
 from bitgaze.errors import BitgazeError, GalleryError
+from bitgaze.items import FileState
 from bitgaze.maintenance import repair, verify_gallery
 
 _PICTURES = 80
@@ -50,12 +51,21 @@ def galleries(folder: Path) -> list[Path]:
             gallery.add("by hand", picture(_PICTURES), {"by": "hand"})
             if path == adapted:
                 gallery.adapt(lambda _: picture(_PICTURES))
+            # Not the times of this run, nor the name of its folder: a seed must repeat its case.
+            gallery.move(*map(_elsewhere, gallery.files(pictures).items()))
+            gallery.compact()
     with Gallery(large, encoder=QuickEncoder()) as gallery:
         gallery.upsert(Item(f"{n:x}", code, {}) for n, code in enumerate(codes))
     return [by_hand, synced, adapted, large]
 
 
-def questions(keys: Sequence[str], folder: Path) -> dict[str, Callable[[Gallery], Any]]:
+def _elsewhere(held: tuple[str, FileState]) -> tuple[str, str, FileState]:
+    key, file = held
+    new = f"/pictures/{Path(key).name}"
+    return key, new, FileState(new.encode(), file.size, 1_700_000_000, 1_800_000_000, file.content)
+
+
+def questions(keys: Sequence[str]) -> dict[str, Callable[[Gallery], Any]]:
     """What a user asks, by name; each gives what can be compared."""
     query = picture(7)
     code = np.full(BITS // 8, 0x5A, np.uint8)
@@ -64,7 +74,7 @@ def questions(keys: Sequence[str], folder: Path) -> dict[str, Callable[[Gallery]
         "keys": list,
         "model": lambda g: (g.fingerprint, g.model_name, g.bits, g.adaptation),
         "calibration": lambda g: g.calibration,
-        "files": lambda g: g.files(folder),
+        "files": lambda g: g.files("/pictures"),
         "absent": lambda g: "no such key" in g,
         "search": lambda g: g.search(query, k=20),
         "search_code": lambda g: g.search_code(code, k=_FEW),
@@ -124,7 +134,7 @@ def make_case(sources: Sequence[Path], folder: Path) -> Case:
             everything.append({key: _plain(gallery.get(key)) for key in keys})
         assert _is_sound(path)
         random = np.random.default_rng(len(keys))
-        asked.append(questions(random.permutation(keys)[:_FEW].tolist(), folder))
+        asked.append(questions(random.permutation(keys)[:_FEW].tolist()))
         truths.append(ask(path, asked[-1]))
         assert not any(answer is GalleryError for answer in truths[-1].values())
     scratch = Path(tempfile.mkdtemp(dir=folder))
