@@ -331,6 +331,13 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
     )
 
 
+def has_metadata(db: sqlite3.Connection, slot: int, metadata: dict[str, Any]) -> bool:
+    """Whether the item in a slot has just this metadata."""
+    text = json.dumps(metadata, allow_nan=False)
+    query = "SELECT 1 FROM item WHERE slot = ? AND metadata = ?"
+    return db.execute(query, (slot, text)).fetchone() is not None
+
+
 def release_key(db: sqlite3.Connection, slot: int) -> None:
     """Free the key and the path of an item that `write_item` is about to give others."""
     # A blob equals no text: until then, no other item's key is in the way.

@@ -8,7 +8,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class Store:
         self._changed_chunks: set[int] = set()
         self._fields: dict[str, _Field] = {}
         self._has_removed = False
+        self._has_forgotten = False
         self._open(create_for)
 
     def _open(self, create_for: Callable[[], ModelFacts] | None) -> None:
@@ -88,7 +89,14 @@ class Store:
         """Release the file. Later calls raise GalleryError."""
         with self._lock:
             self._frozen = None  # else a change of the file would open it again
-            self._db.close()
+            try:
+                if self._has_forgotten:
+                    # SQLite moves rows between pages, and clears only the place where one was last.
+                    # If others are at work, or the disk is full, it stays so until the next time.
+                    with suppress(GalleryError):
+                        self.compact()
+            finally:
+                self._db.close()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -261,6 +269,7 @@ class Store:
         else:
             self.index.replace(slot, item.code)
             self._has_removed = True  # its old code
+            self._has_forgotten |= not items.has_metadata(self._db, slot, item.metadata)
         items.write_item(self._db, slot, item)
         self._note_changed(slot)
 
@@ -270,7 +279,7 @@ class Store:
         items.delete_item(self._db, self.path, slot, last)
         self.index.remove(slot)
         self._note_changed(slot, last)
-        self._has_removed = True
+        self._has_removed = self._has_forgotten = True
 
     def move(self, moves: Sequence[tuple[str, str, FileState | None]]) -> None:
         """Give items other keys and files, (key, new key, file) of each, all at once."""
@@ -285,6 +294,7 @@ class Store:
             self.check_free(new_key)
             items.write_item(self._db, slot, Item(new_key, item.code, item.metadata, file))
         self._has_removed = True  # the old keys
+        self._has_forgotten |= any(key != new_key for key, new_key, _ in moves)
 
     def recode(
         self,
@@ -344,6 +354,7 @@ class Store:
             gallery_file.write_back(self._db, self._timeout_s)
             self._db.execute("VACUUM")
             gallery_file.write_back(self._db, self._timeout_s)
+            self._has_forgotten = False
             return before - self.path.stat().st_size
 
     def backup(self, out: Path) -> None:

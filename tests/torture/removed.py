@@ -33,10 +33,10 @@ def make_case(root: Path) -> Case:
         with Gallery(path) as gallery:
             for _ in range(_ROUNDS):
                 _change(gallery, held, gone, random)
-                if random.random() < 0.1:
-                    gallery.compact()
                 assert len(gallery) == len(held)
-                _look(folder, gone, "open")
+                if random.random() < 0.3:
+                    gallery.compact()
+                    _look(folder, gone, "compacted")
         _look(folder, gone, "closed")
         for file in folder.iterdir():
             file.unlink()
