@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from damage import SQLITE, damaged
+from damage import ANY, SQLITE, damaged
 from quick import BITS, QuickEncoder, picture, write_pictures
 from supervised import Case, main, run
 
@@ -191,12 +191,47 @@ def _check_repaired(path: Path, everything: dict[str, tuple[Any, ...]], *, is_so
     assert not is_sound or held == everything
 
 
+def make_log_case(folder: Path) -> Case:
+    """A case of a gallery whose process was killed, and whose log (-wal) is damaged.
+
+    What SQLite then takes back are whole commits, the last ones.
+    """
+    scratch = Path(tempfile.mkdtemp(dir=folder))
+    path, log = scratch / "killed.bitgaze", scratch / "killed.bitgaze-wal"
+    states: list[dict[str, tuple[Any, ...]]] = []
+    codes = np.random.default_rng(8).integers(0, 256, (60, BITS // 8), dtype=np.uint8)
+    with Gallery(path, bits=BITS) as gallery:
+        for n in range(0, len(codes), 10):
+            gallery.upsert(Item(f"item {i}", codes[i], {"n": i}) for i in range(n, n + 10))
+            states.append({key: _plain(gallery.get(key)) for key in gallery})
+            if n == 0:
+                gallery.compact()  # the others are in the log alone
+        content, logged = path.read_bytes(), log.read_bytes()
+
+    def case(seed: int) -> str:
+        for file in scratch.iterdir():
+            file.unlink()
+        path.write_bytes(content)
+        log.write_bytes(damaged(logged, ANY, np.random.default_rng(seed)))
+        try:
+            with Gallery(path, create=False) as gallery:
+                held = {key: _plain(gallery.get(key)) for key in gallery}
+        except GalleryError:
+            return "log refused"
+        assert held in states
+        assert _is_sound(path)
+        return "log read in full" if held == states[-1] else "log read in part"
+
+    return case
+
+
 def damage_galleries(seeds: range, jobs: int) -> Counter[str]:
-    """Damage a gallery for each seed."""
+    """Damage a gallery for each seed, and a log for every tenth."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
         folder = Path(name)
-        return run(partial(make_case, galleries(folder), folder), seeds, jobs=jobs)
+        words = run(partial(make_case, galleries(folder), folder), seeds, jobs=jobs)
+        return words + run(partial(make_log_case, folder), seeds[::10], jobs=jobs)
 
 
 def _plain(item: Item) -> tuple[Any, ...]:

@@ -21,11 +21,12 @@ import numpy as np
 from quick import BITS, QuickEncoder, picture, write_pictures
 from supervised import Violation, main
 
-from bitgaze import Gallery, Item, recoding
+from bitgaze import Gallery, Item, intake, recoding
 from bitgaze.maintenance import verify_gallery
 
 _PICTURES = 240
 _BY_HAND = 30
+_NEW = 200
 State = dict[str, tuple[Any, ...]]
 # A process that forks without threads: what forks from a test would take its locks along.
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -33,6 +34,8 @@ _CONTEXT.set_forkserver_preload(["kill"])
 QUICK = QuickEncoder()
 # Of `adapt`, what is tried here is its transaction.
 recoding._MAX_ALTERED = 5
+# More commits than such quick work would take.
+intake._MOST = 24
 
 
 def state(path: Path) -> State:
@@ -77,7 +80,7 @@ class Scene:
         self.states["adapted"] = state(adapted)
 
     def _change_folder(self) -> None:
-        write_pictures(self.folder, range(_PICTURES, _PICTURES + 200))
+        write_pictures(self.folder, range(_PICTURES, _PICTURES + _NEW))
         for n in range(0, 40):  # another picture under the name
             picture(20_000 + n).save(_file(self.folder, n))
         for n in range(60, 80):
@@ -90,8 +93,14 @@ Report = Callable[[Any], None]
 
 
 def sync(path: Path, folder: Path, seed: int, report: Report) -> None:
-    with Gallery(path, encoder=QUICK) as gallery:
-        gallery.sync(folder, on_progress=lambda done, _: report(done))
+    """Reports what another process could see of the new pictures: that must not go again."""
+    with Gallery(path, encoder=QUICK) as gallery, Gallery(path) as other:
+
+        def tell(done: int, total: int) -> None:
+            if done % 15 == 0:
+                report(sum(key in other for key in _new_keys(folder)))
+
+        gallery.sync(folder, on_progress=tell)
         report("synced")
 
 
@@ -103,7 +112,8 @@ def check_sync(scene: Scene, held: State, reports: list[Any], seed: int) -> None
     found = _contents(held)
     assert old & new <= found, "a picture that was there before and after is not there between"
     done = max((report for report in reports if report != "synced"), default=0)
-    assert len(found - old) >= done, f"{done} reported, {len(found - old)} there"
+    there = sum(key in held for key in _new_keys(scene.folder))
+    assert there >= done, f"{done} reported, {there} there"
     assert set(before) - set(held) <= set(before) - set(synced)
     assert "synced" not in reports or held == synced
 
@@ -317,6 +327,10 @@ def _file(folder: Path, seed: int) -> str:
 
 def _token(n: int) -> str:
     return np.random.default_rng(n).bytes(12).hex()
+
+
+def _new_keys(folder: Path) -> list[str]:
+    return [_file(folder, n) for n in range(_PICTURES, _PICTURES + _NEW)]
 
 
 def _by_hand(key: str) -> Any:
