@@ -103,9 +103,9 @@ def ask(path: Path, asked: dict[str, Callable[[Gallery], Any]]) -> Answers:
 
 
 def write(path: Path) -> None:
-    """Change a gallery, or be refused."""
+    """Change a gallery and change it back, or be refused."""
     try:
-        with Gallery(path, encoder=QUICK, create=False) as gallery:
+        with Gallery(path, encoder=QUICK, create=False) as gallery, gallery.transaction():
             gallery.upsert([Item("new", np.zeros(BITS // 8, np.uint8), {"new": True})])
             gallery.remove("new")
     except GalleryError:
