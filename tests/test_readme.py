@@ -20,12 +20,12 @@ def test_the_python_example_runs_as_it_stands(tmp_path, monkeypatch, examples, c
 
 
 def test_every_command_and_option_that_is_named_exists(capsys):
-    from bitgaze.cli import _parser
+    from bitgaze.cli import parser
 
     commands = re.findall(r"^bitgaze (.+?)(?:  +#.*)?$", README, re.MULTILINE)
     assert len(commands) >= 5
     for command in commands:
-        assert _parser().parse_args(command.split()).run
+        assert parser().parse_args(command.split()).run
 
 
 def test_the_number_of_example_pictures(examples):

@@ -34,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         # A file name must not end the program on a terminal that lacks its letters.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         result: int = options.run(options)
         return result
@@ -53,14 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of all commands; `parse_args` gives options with `run`, the function in commands.py."""
     from bitgaze import __version__
 
-    parser = argparse.ArgumentParser(
+    top = argparse.ArgumentParser(
         prog="bitgaze", description="Find images that look like an image, on this device."
     )
-    parser.add_argument("--version", action="version", version=f"bitgaze {__version__}")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    top.add_argument("--version", action="version", version=f"bitgaze {__version__}")
+    subparsers = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         text = run.__doc__
@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     backup.add_argument("out", metavar="NEW", help="the copy; must not exist")
     with_gallery(command(commands.compact))
     command(commands.doctor)
-    return parser
+    return top
 
 
 def _add_choices(index: argparse.ArgumentParser) -> None:
