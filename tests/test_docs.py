@@ -1,10 +1,27 @@
-"""The reference is what its script writes."""
+"""The guides run as they stand; the reference is what its script writes."""
 
+import shutil
 import sys
 
 import pytest
 
+import documents
+from bitgaze.contract import DEFAULT_MODEL
 from conftest import ROOT
+
+_FOLDERS = ("birds", "cats-and-dogs", "castles-and-palaces", "ancient-sites")
+_MORE = ("city-and-buildings", "farm-animals")  # for `adapt`, which takes 64
+
+
+@pytest.fixture
+def home(tmp_path, examples):
+    """A user's folder, as the guides take it for granted."""
+    for folder in (*_FOLDERS, *_MORE):
+        shutil.copytree(examples / folder, tmp_path / "Photos" / folder)
+    for name in ("bird.jpg", "fish.jpg"):
+        shutil.copy(ROOT / "examples" / "queries" / name, tmp_path)
+    shutil.copy(DEFAULT_MODEL, tmp_path / "mine.onnx")  # what the guide to training ends with
+    return tmp_path
 
 
 @pytest.fixture
@@ -14,6 +31,31 @@ def reference(monkeypatch):
 
     yield reference
     del sys.modules["reference"]
+
+
+@pytest.mark.parametrize("guide", sorted((ROOT / "docs").glob("guide-*.md")), ids=lambda p: p.stem)
+def test_the_examples_of_a_guide_run(guide, home, capsys, monkeypatch):
+    assert documents.run(guide, home, capsys, monkeypatch) >= 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```sh\nbitgaze search nothing.jpg\n```",
+        "```sh\nbitgaze info --nonsense\n```",
+        "```sh\nreboot\n```",
+        "```sh\npython export/train.py --nonsense\n```",
+        "```python\nassert 1 == 2\n```",
+        "```python\nprint('one word')\n```\n```text\nother words\n```",
+        "```js\n1\n```",
+        "```crontab\n0 3 * * * bitgaze index\n```",
+    ],
+)
+def test_what_is_not_so_is_noticed(text, tmp_path, capsys, monkeypatch):
+    guide = tmp_path / "guide.md"
+    guide.write_text(text + "\n", encoding="utf-8")
+    with pytest.raises((AssertionError, SystemExit)):
+        documents.run(guide, tmp_path, capsys, monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["cli.md", "api.md"])

@@ -1,13 +1,14 @@
 import re
 import shutil
 
+import documents
 from conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_python_example_runs_as_it_stands(tmp_path, monkeypatch, examples, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (code,) = [text for language, text in documents.blocks(README) if language == "python"]
     monkeypatch.chdir(tmp_path)
     shutil.copytree(examples / "birds", "photos")
     shutil.copy(ROOT / "examples" / "queries" / "bird.jpg", "query.jpg")
@@ -19,13 +20,12 @@ def test_the_python_example_runs_as_it_stands(tmp_path, monkeypatch, examples, c
     assert names["distances"].tolist() == [[0]]
 
 
-def test_every_command_and_option_that_is_named_exists(capsys):
-    from bitgaze.cli import parser
-
-    commands = re.findall(r"^bitgaze (.+?)(?:  +#.*)?$", README, re.MULTILINE)
-    assert len(commands) >= 5
-    for command in commands:
-        assert parser().parse_args(command.split()).run
+def test_every_command_and_option_that_is_named_exists():
+    lines = re.findall(r"^bitgaze .+", README, re.MULTILINE)
+    named = list(documents.commands("\n".join(lines)))
+    assert len(named) >= 5
+    for words in named:
+        documents.parse(words)
 
 
 def test_the_number_of_example_pictures(examples):

@@ -1,0 +1,116 @@
+"""A Markdown document's examples, run from top to bottom as a stranger would.
+
+Blocks of Python run in one namespace. Of blocks of shell, `bitgaze` runs in this process, `mv` and
+its like in a shell; scripts of export/ are only parsed, since training takes long, and so are
+`bitgaze serve`, which never ends, and lines of cron. `pip` is not run: tests have no network. A
+block of text is what the block before it prints: words and layout are compared, numbers are not.
+"""
+
+import argparse
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from bitgaze import cli
+from conftest import ROOT
+
+_USER = "/home/ann"
+
+
+def blocks(text):
+    """(language, text) of each fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(text):
+    """The words of each command in a block of shell, without comments."""
+    for line in text.splitlines():
+        words = shlex.split(line, comments=True)
+        if words:
+            yield [os.path.expanduser(word) for word in words]  # noqa: PTH111 (a word is no path)
+
+
+def run(document, home, capsys, monkeypatch):
+    """Run a document's blocks in the folder `home`; the number of blocks that ran.
+
+    Args:
+        document: path of the Markdown file.
+        home: is made the current folder and the user's own, `~`.
+        capsys: of pytest.
+        monkeypatch: of pytest.
+    """
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("BITGAZE_GALLERY", raising=False)
+    monkeypatch.chdir(home)
+    names, printed = {"__name__": document.stem}, ""
+    found = blocks(document.read_text(encoding="utf-8"))
+    for language, text in found:
+        if language == "python":
+            exec(compile(text, document.name, "exec"), names)
+            printed = capsys.readouterr().out
+        elif language == "sh":
+            for words in commands(text):
+                _run(words, monkeypatch)
+            printed = capsys.readouterr().out
+        elif language == "text":
+            assert _shape(text) == _shape(printed.replace(str(home), _USER)), printed
+        elif language == "crontab":
+            for line in text.splitlines():
+                fields = shlex.split(line)
+                assert all(re.fullmatch(r"[\d*/,-]+", field) for field in fields[:5]), line
+                parse(fields[5:])
+        else:
+            raise AssertionError(f"{document.name} has a block that no test runs: {text}")
+    return len(found)
+
+
+def parse(words):
+    """See that a command line of `bitgaze` has a command and options that exist."""
+    assert words[0] == "bitgaze", words
+    assert cli.parser().parse_args(words[1:]).run
+
+
+def _run(words, monkeypatch):
+    program, *rest = words
+    if program == "bitgaze":
+        parse(words)
+        if rest[0] != "serve":
+            # Doctor may find something on a machine that runs the tests.
+            assert cli.main(rest) in ({0, 1} if rest[0] == "doctor" else {0}), words
+    elif program == "python":
+        _parse_script(rest, monkeypatch)
+    elif program in ("mv", "cp", "mkdir", "rm"):
+        subprocess.run(words, check=True)
+    else:
+        assert program in ("pip", "make"), f"no test runs {shlex.join(words)}"
+
+
+def _parse_script(words, monkeypatch):
+    script, *arguments = words
+    assert script.startswith("export/")
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def only_parse(parser, *args, **kwargs):
+        parse_args(parser, *args, **kwargs)
+        raise _Parsed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
+        patch.setattr(sys, "argv", [script, *arguments])
+        with pytest.raises(_Parsed):
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+
+
+class _Parsed(Exception):
+    pass
+
+
+def _shape(text):
+    """Words and layout: every number, bar and digest is as good as another."""
+    text = re.sub(r"\b[0-9a-f]{12,64}\b|\d[\d,.]*", "0", text)
+    return [re.sub(r"\s+", " ", line.strip()) for line in text.splitlines()]
