@@ -18,7 +18,8 @@ def home(tmp_path, examples):
     """A user's folder, as the guides take it for granted."""
     for folder in (*_FOLDERS, *_MORE):
         shutil.copytree(examples / folder, tmp_path / "Photos" / folder)
-    for name in ("bird.jpg", "fish.jpg"):
+    shutil.copytree(examples / "temples-churches-memorials", tmp_path / "Travel")
+    for name in ("bird.jpg", "mausoleum.jpg"):
         shutil.copy(ROOT / "examples" / "queries" / name, tmp_path)
     shutil.copy(DEFAULT_MODEL, tmp_path / "mine.onnx")  # what the guide to training ends with
     return tmp_path
