@@ -90,6 +90,24 @@ def test_search_json_and_radius(indexed, capsys):
     assert hit == {"key": key, "distance": 0, "metadata": {}, "path": key}
 
 
+def test_nothing_to_search(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture(99).save("q.png")
+    Path("empty").mkdir()
+    assert main(["index", "empty"]) == 0
+    assert main(["search", "q.png"]) == 0
+    assert "gallery.bitgaze holds no pictures; `bitgaze index" in capsys.readouterr().err
+
+
+def test_a_damaged_gallery_tells_of_repair(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("gallery.bitgaze").write_bytes(b"none")
+    assert main(["info"]) == 2
+    assert "; `bitgaze repair NEW -g FILE` saves" in capsys.readouterr().err
+    assert main(["repair", "new.bitgaze"]) == 2
+    assert "`bitgaze repair" not in capsys.readouterr().err
+
+
 def test_nothing_within_the_radius(indexed, tmp_path, capsys):
     picture(99).save(tmp_path / "q.png")
     assert main(["search", "q.png", "--radius", "0"]) == 0
@@ -355,7 +373,8 @@ def test_a_model_of_ones_own(photos, capsys):
     [
         (["search", "x.jpg"], "no such gallery; `bitgaze index"),
         (["info"], "no such gallery"),
-        (["index", "none"], "none: not a folder"),
+        (["index", "none"], "none: not a folder: there is nothing of that name"),
+        (["index", "photos/p1.png"], "p1.png: not a folder but a file; name the folder that it is"),
         (["info", "-g", "g" * 300], "g: File name too long"),
         (["index", "photos", "-g", "g" * 300], "g: File name too long"),
         (["index", "photos", "-g", "photos"], "photos: a folder; a gallery is a file"),
@@ -372,9 +391,12 @@ def test_without_a_gallery_or_a_folder(photos, arguments, message, capsys):
     ("arguments", "message"),
     [
         (["search", "none.jpg"], "none.jpg: No such file"),
+        (["search", "photos"], "photos: a folder; name a picture in it"),
+        (["search", "photos/p1.png", "--html", "none/x.html"], "x.html: there is no folder"),
+        (["backup", "none/x.bitgaze"], "x.bitgaze: there is no folder none"),
         (["search", "photos/p1.png", "-k", "0"], "k must be at least 1, got 0"),
         (["search", "photos/p1.png", "--radius", "-1"], "radius is -1"),
-        (["search", "photos/p1.png", "--html", "none/out.html"], "No such file or directory"),
+        (["search", "photos/p1.png", "--html", "none/out.html"], "there is no folder"),
     ],
 )
 def test_mistakes_stop_with_a_message(indexed, arguments, message, capsys):

@@ -263,7 +263,7 @@ def test_a_lazily_opened_picture_that_is_broken_is_refused():
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     with pytest.raises(ImageError, match=r"none\.jpg: No such file"):
         load(tmp_path / "none.jpg", SMALL)
-    with pytest.raises(ImageError, match="Is a directory"):
+    with pytest.raises(ImageError, match="a folder; name a picture in it"):
         load(tmp_path, SMALL)
 
 

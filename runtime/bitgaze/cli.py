@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bitgaze import commands
-from bitgaze.errors import BitgazeError
+from bitgaze.errors import BitgazeError, GalleryCorrupt
 from bitgaze.terminal import warn
 
 STOPPED, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warn(f"{where}{error.strerror}")
         return STOPPED
     except (BitgazeError, ValueError) as error:
-        warn(str(error))
+        is_worth_it = isinstance(error, GalleryCorrupt) and options.run is not commands.repair
+        remedy = "; `bitgaze repair NEW -g FILE` saves what can be saved" if is_worth_it else ""
+        warn(f"{error}{remedy}")
         return STOPPED
     except KeyboardInterrupt as error:
         warn(f"interrupted: {error}" if error.args else "interrupted")

@@ -141,6 +141,7 @@ def search(options: argparse.Namespace) -> int:
             where=_where(options.where),
             ranking=options.ranking,
         )
+        size = len(gallery)
         if options.html:
             from bitgaze.page import results_page
 
@@ -152,6 +153,8 @@ def search(options: argparse.Namespace) -> int:
         return OK
     if hits:
         say(*map(_line, hits))
+    elif not size:
+        warn(f"{options.gallery} holds no pictures; `bitgaze index FOLDER -g {options.gallery}`")
     else:
         warn("nothing found")
     if options.html:
@@ -177,7 +180,7 @@ def explain(options: argparse.Namespace) -> int:
     try:
         drawing.save(options.out, "PNG")
     except OSError as error:
-        raise BitgazeError(f"{options.out}: {error.strerror}") from error
+        raise _unwritten(options.out, error) from error
     if options.json:
         say(json.dumps({"query": options.image, "key": key, "drawing": str(options.out)}))
     else:
@@ -299,7 +302,13 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise BitgazeError(f"{path}: {error.strerror}") from error
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: OSError) -> BitgazeError:
+    folder = path.absolute().parent
+    reason = error.strerror if folder.is_dir() else f"there is no folder {folder}"
+    return BitgazeError(f"{path}: {reason}")
 
 
 def _whose(gallery: "Gallery") -> str | None:

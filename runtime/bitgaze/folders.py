@@ -52,7 +52,13 @@ def find_roots(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
     roots = [os.path.abspath(os.path.expanduser(folder)) for folder in folders]  # noqa: PTH100, PTH111
     for root in roots:
         if not os.path.isdir(root):  # noqa: PTH112
-            raise NotADirectoryError(20, "not a folder", printable(root))
+            is_file = os.path.exists(root)  # noqa: PTH110
+            what = (
+                " but a file; name the folder that it is in"
+                if is_file
+                else ": there is nothing of that name"
+            )
+            raise NotADirectoryError(20, f"not a folder{what}", printable(root))
     depth = {root: len(Path(root).parts) for root in roots}
     return sorted(depth, key=lambda root: (os.path.islink(root), -depth[root]))  # noqa: PTH114
 

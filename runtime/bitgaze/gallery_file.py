@@ -125,7 +125,9 @@ def connect(
     if create_for is None and not path.exists():
         raise GalleryError(f"{path}: no such gallery; `bitgaze index FOLDER -g {path}` makes one")
     if path.is_dir():
-        raise GalleryError(f"{path}: a folder; a gallery is a file, for example {path}.bitgaze")
+        raise GalleryError(
+            f"{path}: a folder; a gallery is a file, for example {path / 'g.bitgaze'}"
+        )
     if not path.parent.is_dir():
         raise GalleryError(f"{path}: there is no folder {path.parent}")
     # Before there is a file: a model that cannot be read must not leave an empty one.

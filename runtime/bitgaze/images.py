@@ -216,6 +216,8 @@ def _opened(source: str | os.PathLike[str] | io.BytesIO, name: str) -> Iterator[
             yield image
     except UnidentifiedImageError as error:
         raise ImageError(f"{printable(name)}: not an image that bitgaze reads") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{printable(name)}: a folder; name a picture in it") from error
     except Exception as error:
         raise ImageError(f"{printable(name)}: {_reason(error)}") from error
 

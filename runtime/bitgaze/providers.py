@@ -197,7 +197,9 @@ def _named(
     names = [name for name, _ in wanted]
     if absent := [name for name in names if name not in present]:
         raise ProviderError(
-            f"onnxruntime {ort.__version__} has no {', '.join(absent)}; it has {', '.join(present)}"
+            f"onnxruntime {ort.__version__} has no {', '.join(absent)}; it has "
+            f"{', '.join(present)}; others come in other onnxruntime packages, or as plug-ins "
+            "(register_provider)"
         )
     options = _options(ort, threads)
     if {"CUDAExecutionProvider", "TensorrtExecutionProvider"}.intersection(names) and hasattr(

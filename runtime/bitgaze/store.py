@@ -361,6 +361,8 @@ class Store:
         """Copy the file as it is at this moment to one that does not exist yet."""
         if out.exists():
             raise GalleryError(f"{out}: exists already; a backup makes a new file")
+        if not out.parent.is_dir():
+            raise GalleryError(f"{out}: there is no folder {out.parent}")
         unfinished = out.with_name(f"{out.name}.unfinished")
         try:
             with (
