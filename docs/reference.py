@@ -20,7 +20,14 @@ from bitgaze import cli
 
 HERE = Path(__file__).parent
 # Not for `from bitgaze import ...`, but other docstrings send their readers there.
-_BESIDE = ("images.load", "sync.sync", "calibration.Calibration")
+_BESIDE = (
+    "images.load",
+    "images.Preprocess",
+    "sync.sync",
+    "calibration.Calibration",
+    "items.FileState",
+    "contract.Model",
+)
 _SECTIONS = ("Args", "Attributes", "Raises", "Returns", "Yields")
 _NOTE = "<!-- Written by docs/reference.py; change what it reads, not this file. -->"
 

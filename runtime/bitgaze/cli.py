@@ -22,8 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 done; 1 done with some inputs refused (each named on stderr), or verify found other codes,
-        or doctor something wrong; 2 a usage error or one that stopped the work; 130 interrupted;
+        0 done; 1 done with some inputs refused (each named on stderr), or verify found damage or
+        other codes, repair lost something, doctor found something wrong; 2 a usage error or one
+        that stopped the work; 130 interrupted;
         141 when the reader of stdout has gone.
     """
     if sys.stderr is None:
@@ -123,7 +124,12 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("image", metavar="IMAGE", help="the picture that was searched for")
     explain.add_argument("key", metavar="HIT", help="a picture of the gallery, as search prints it")
     explain.add_argument(
-        "-o", "--out", metavar="PNG", type=Path, default=Path("why.png"), help="(%(default)s)"
+        "-o",
+        "--out",
+        metavar="PNG",
+        type=Path,
+        default=Path("why.png"),
+        help="the drawing (%(default)s)",
     )
     with_model(explain)
     duplicates = with_gallery(command(commands.duplicates))
@@ -152,7 +158,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_choices(index: argparse.ArgumentParser) -> None:
     """What is to be indexed, and how."""
-    index.add_argument("folders", metavar="DIR", nargs="+")
+    index.add_argument(
+        "folders", metavar="DIR", nargs="+", help="a folder; what is below it counts, too"
+    )
     for choice, what in (("include", "take only"), ("exclude", "leave out")):
         index.add_argument(
             f"--{choice}",

@@ -6,7 +6,7 @@ correct program can meet: a broken picture, a foreign model, an absent provider,
 
 
 class BitgazeError(Exception):
-    """Base of all."""
+    """Base of every error that bitgaze raises of its own."""
 
 
 class ImageError(BitgazeError):

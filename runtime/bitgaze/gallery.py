@@ -255,7 +255,7 @@ class Gallery:
 
         Returns:
             Hits by ascending distance, or by that sum; what is equal, by distance and then in the
-            order of slots.
+            gallery's order, that of `iter(gallery)`.
 
         Raises:
             ImageError: the query cannot be read.
@@ -305,7 +305,12 @@ class Gallery:
         radius: int | None = None,
         where: Where | None = None,
     ) -> list[Hit]:
-        """As `search`, with a code of this gallery, as `encode` gives it: uint8, (bits // 8,)."""
+        """As `search`, with a code of this gallery, as `encode` gives it: uint8, (bits // 8,).
+
+        Raises:
+            TypeError: a code that is not uint8.
+            ValueError: a code of another length, and as for `search`.
+        """
         check_array(code, "code")
         return self.search_codes(code[None], k, radius=radius, where=where)[0]
 
@@ -326,7 +331,11 @@ class Gallery:
             where: as for `search`.
 
         Returns:
-            The hits of each query.
+            The hits of each query, in the order of `codes`.
+
+        Raises:
+            TypeError: codes that are not uint8.
+            ValueError: codes of another length, and as for `search`.
         """
         wanted = _Wanted(k, radius, conditions(where or {}))
         with self._store.reading():
@@ -340,7 +349,8 @@ class Gallery:
                 a search brings up.
 
         Raises:
-            GalleryError: nothing is known of distances.
+            GalleryError: nothing is known of distances: codes of your own, or a model without a
+                calibration, and `adapt` was not called.
             ValueError: a rate outside that, or smaller than what was measured can tell.
         """
         calibration = self.calibration
@@ -390,7 +400,7 @@ class Gallery:
         Args:
             key: any text that is not taken yet.
             image: as `bitgaze.images.load` takes it.
-            metadata: a JSON object.
+            metadata: a dict that JSON can hold; `where` looks at it, and hits bring it along.
 
         Raises:
             GalleryError: the key is taken, or the file cannot be written.
@@ -412,7 +422,7 @@ class Gallery:
         Args:
             key: any text that is not taken yet.
             code: of this gallery, as `encode` gives it, or your own: uint8, (bits // 8,).
-            metadata: a JSON object.
+            metadata: a dict that JSON can hold; `where` looks at it, and hits bring it along.
 
         Raises:
             GalleryError: the key is taken, or the file cannot be written.
@@ -512,7 +522,12 @@ class Gallery:
         allow_empty: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> "SyncReport":
-        """Make the gallery match folders; see `bitgaze.sync.sync`."""
+        """Make the gallery match the pictures below folders: add, update, rename, remove.
+
+        Only what has changed since the last time is read. Keys are absolute paths; items added by
+        hand, and those of other folders, stay as they are. `bitgaze.sync.sync` says what each
+        argument does and what is raised.
+        """
         from bitgaze.sync import sync
 
         return sync(

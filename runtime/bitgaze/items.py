@@ -56,7 +56,7 @@ class Item:
     Attributes:
         key: unique name; for an item that sync looks after, the file's path as text.
         code: uint8, (bits // 8,).
-        metadata: a JSON object.
+        metadata: a dict that JSON can hold.
         file: where sync found it, or None for an item added by hand.
     """
 
