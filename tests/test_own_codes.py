@@ -180,3 +180,19 @@ def test_a_second_writer_waits_as_long_as_it_is_told(hashes):
         patient.set_metadata("02", {"who": "patient"})
         assert writer.wait() == 0
         assert impatient.get("02").metadata == {"who": "patient"}
+
+
+def test_what_metadata_and_k_cannot_be(tmp_path):
+    code = np.zeros(8, np.uint8)
+    with Gallery(tmp_path / "g.bitgaze", bits=64) as gallery:
+        with pytest.raises(TypeError, match="metadata of 'a' that JSON cannot hold: .*set"):
+            gallery.add_code("a", code, {"tags": {1, 2}})
+        with pytest.raises(ValueError, match="metadata of 'a' that JSON cannot hold: Out of range"):
+            gallery.add_code("a", code, {"x": float("nan")})
+        assert len(gallery) == 0
+        with pytest.raises(TypeError, match="k must be an integer, got str"):
+            gallery.search_code(code, k="3")
+        with pytest.raises(TypeError, match="radius must be an integer, got float"):
+            gallery.search_code(code, radius=1.5)
+        with pytest.raises(GalleryError, match="codes of your own do not say .* that you know"):
+            gallery.radius()

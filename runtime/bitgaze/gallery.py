@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitgaze.adaptation import Adaptation, pack
-from bitgaze.arguments import check_array
+from bitgaze.arguments import check_array, integer
 from bitgaze.calibration import Calibration, at_odds
 from bitgaze.contract import DEFAULT_MODEL, read_model
 from bitgaze.duplicates import DuplicateGroup, default_radius, find_duplicates
@@ -260,6 +260,7 @@ class Gallery:
         Raises:
             ImageError: the query cannot be read.
             FingerprintMismatch: the query would be encoded by another model.
+            TypeError: k or radius is not an integer, or the query is no picture.
             ValueError: k below 1, radius below 0, another ranking, a key to be ranked
                 "asymmetric", a `where` that says nothing sensible, or `exclude_self` with a query
                 that is neither key nor path.
@@ -355,14 +356,14 @@ class Gallery:
         """
         calibration = self.calibration
         if calibration is None:
-            whose = (
-                "an index of your own codes"
-                if self.model_name is None
-                else f"model {self.model_name!r}"
-            )
+            if self.model_name is None:
+                raise GalleryError(
+                    f"{self.path}: codes of your own do not say what distances mean; choose a "
+                    "radius by those of pairs that you know"
+                )
             raise GalleryError(
-                f"{self.path}: {whose} does not say what distances mean; take a model that was "
-                "calibrated, or adapt the gallery, which measures it"
+                f"{self.path}: model {self.model_name!r} does not say what distances mean; take a "
+                "model that was calibrated, or adapt the gallery, which measures it"
             )
         return calibration.radius(false_match_rate)
 
@@ -788,7 +789,7 @@ class _Wanted:
     conditions: tuple[Condition, ...]
 
     def __post_init__(self) -> None:
-        if self.k < 1:
+        if integer(self.k, "k") < 1:
             raise ValueError(f"k must be at least 1, got {self.k}")
-        if self.radius is not None and self.radius < 0:
+        if self.radius is not None and integer(self.radius, "radius") < 0:
             raise ValueError(f"radius is {self.radius}, expected at least 0")

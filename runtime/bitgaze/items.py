@@ -320,7 +320,12 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
         if file is None
         else (file.path, file.size, file.mtime_ns, file.ctime_ns, file.content)
     )
-    row = (slot, item.key, json.dumps(item.metadata, allow_nan=False), *state)
+    try:
+        metadata = json.dumps(item.metadata, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"metadata of {item.key!r} that JSON cannot hold: {error}") from error
+    row = (slot, item.key, metadata, *state)
     db.execute(
         # Not INSERT OR REPLACE: a path that another key owns must raise, not delete that item.
         f"INSERT INTO item({COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
