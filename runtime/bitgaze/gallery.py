@@ -470,8 +470,8 @@ class Gallery:
 
         If another process is reading or writing at that moment, the log beside the file may hold
         them until the next removal, or until nobody has the gallery open. Copies that SQLite made
-        of a row when it moved it are in the file until `compact`, which `close` does, too, after a
-        removal.
+        of a row when it moved it are in the file until `compact`, which `close` does, too, in a
+        file of up to 64 MB.
 
         Raises:
             KeyError: an unknown key.
@@ -690,8 +690,9 @@ class Gallery:
     def close(self) -> None:
         """Release the file. Later calls raise GalleryError.
 
-        After a removal, a rename or other metadata it compacts the file first, unless that fails:
-        what was removed is then in none of its bytes. That takes 5 s for a million items.
+        After a removal, a rename or other metadata it compacts a file of up to 64 MB first, unless
+        that fails: what was removed is then in none of its bytes. A larger one is left to you, to
+        `compact`.
         """
         self._store.close()
 

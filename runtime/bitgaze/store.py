@@ -28,6 +28,8 @@ from bitgaze.where import KEY, Column, Condition
 # So many changed items, or this share of all, are looked at one by one beside a field's column
 # before it is made anew.
 _MAX_CHANGED, _MAX_CHANGED_SHARE = 1024, 1 / 64
+# What closing may write anew after a removal: 250,000 items, a second.
+_MOST_COMPACTED_BYTES = 64 << 20
 # So many fields are kept, the last ones read; of a million items each takes 4 MB or more.
 _MOST_FIELDS = 64
 
@@ -90,10 +92,11 @@ class Store:
         with self._lock:
             self._frozen = None  # else a change of the file would open it again
             try:
-                if self._has_forgotten:
-                    # SQLite moves rows between pages, and clears only the place where one was last.
-                    # If others are at work, or the disk is full, it stays so until the next time.
-                    with suppress(GalleryError):
+                # SQLite moves rows between pages, and clears only the place where one was last. If
+                # others are at work, or the disk is full, it stays so until the next time.
+                with suppress(GalleryError, OSError):
+                    is_small = self.path.stat().st_size <= _MOST_COMPACTED_BYTES
+                    if self._has_forgotten and is_small:
                         self.compact()
             finally:
                 self._db.close()
