@@ -12,10 +12,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from quick import BITS, QuickEncoder, picture, write_pictures
@@ -32,10 +34,13 @@ State = dict[str, tuple[Any, ...]]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["kill"])
 QUICK = QuickEncoder()
-# Of `adapt`, what is tried here is its transaction.
-recoding._MAX_ALTERED = 5
-# More commits than such quick work would take.
-intake._MOST = 24
+
+
+@contextmanager
+def hurried() -> Iterator[None]:
+    """Of `adapt` the transaction is what matters; and more commits than quick work would take."""
+    with patch.object(recoding, "_MAX_ALTERED", 5), patch.object(intake, "_MOST", 24):
+        yield
 
 
 def state(path: Path) -> State:
@@ -190,6 +195,7 @@ _WORK = {
 }
 
 
+@hurried()
 def kill(seeds: range, jobs: int) -> Counter[str]:
     """Kill a process for each seed; the kinds of work take turns."""
     words: Counter[str] = Counter()
@@ -259,6 +265,7 @@ def _run(
     return reports, time.monotonic() - start
 
 
+@hurried()
 def _child(pipe: Connection, work: str, path: Path, folder: Path, seed: int) -> None:
     pipe.send("ready")
     _WORK[work][0](path, folder, seed, pipe.send)
