@@ -1,7 +1,11 @@
 // The page of `bitgaze serve`. What is looked for stands in the address (?key= or ?code=, k, radius,
 // name, folder, m.FIELD), so that back, reload and bookmarks work; render() shows what it says.
 
-const at = (id) => document.getElementById(id);
+import { Failure, ask, load } from "/serve_ask.js";
+import { card, look, pictureOf, pin, show } from "/serve_cards.js";
+import { emptyFilters, readFilters, setUpFilters, showFilters, whereOf } from "/serve_filters.js";
+import { at, clearMessage, lastPart, megabytes, message, say } from "/serve_words.js";
+
 const FIRST = 24;
 const TITLES = {
   not_a_picture: "This file cannot be read as a picture",
@@ -13,43 +17,12 @@ const TITLES = {
   gallery_unavailable: "The gallery cannot be read",
   wrong_token: "This page asks for its token",
 };
-
 let gallery; // facts from /api/gallery
 let browse; // items to start from, folders, fields
 let shown = { hits: [], k: FIRST }; // the last answer
-let running; // AbortController of the request on its way
 let retry = render;
 let ready; // that gallery and browse are there
 let started; // when what is on its way was asked for
-
-class Failure extends Error {
-  constructor(code, message) {
-    super(message);
-    this.code = code;
-  }
-}
-
-// A search takes the place of the one before.
-function ask(path, options = {}) {
-  running?.abort();
-  running = new AbortController();
-  return load(path, { ...options, signal: running.signal });
-}
-
-async function load(path, options = {}) {
-  let answer;
-  try {
-    answer = await fetch(path, options);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Failure("no_server", "It may have been stopped, or the connection is gone. Start it again with `bitgaze serve`, then try again.");
-  }
-  const isJson = answer.headers.get("content-type")?.startsWith("application/json");
-  if (!isJson) throw new Failure("odd_answer", `The server answered ${answer.status} and nothing that this page understands. Try again in a moment.`);
-  const body = await answer.json();
-  if (!answer.ok) throw new Failure(body.error.code, body.error.message);
-  return body;
-}
 
 function prepared() {
   const both = async () => {
@@ -73,33 +46,10 @@ function go(parameters, { replace = false } = {}) {
   return render();
 }
 
-// The filters of the address as the API's `where`. In a pattern % and _ stand for anything, so
-// that a name with one finds a little more than it should, never less.
-function whereOf(parameters) {
-  const where = {};
-  const name = parameters.get("name");
-  const folder = parameters.get("folder");
-  if (name || folder) {
-    const inside = folder ? folder + (folder.includes("\\") ? "\\" : "/") : "";
-    where["@key"] = { like: `${inside}%${name ? `${name}%` : ""}` };
-  }
-  for (const field of browse.fields) {
-    const text = parameters.get(`m.${field.name}`);
-    if (!text) continue;
-    if (field.kind === "choice") where[field.name] = JSON.parse(text);
-    else if (field.kind === "text") where[field.name] = { like: `%${text}%` };
-    else {
-      const [low, high] = text.split("..");
-      where[field.name] = { ...(low && { ">=": Number(low) }), ...(high && { "<=": Number(high) }) };
-    }
-  }
-  return Object.keys(where).length ? where : null;
-}
-
 function queryString(parameters, extra = {}) {
   const query = new URLSearchParams(extra);
   query.set("k", parameters.get("k") ?? FIRST);
-  const where = whereOf(parameters);
+  const where = whereOf(parameters, browse.fields);
   if (where) query.set("where", JSON.stringify(where));
   return query;
 }
@@ -156,8 +106,11 @@ async function render() {
       ready = undefined; // pictures may come
       return showEmpty();
     }
-    showFilters(parameters);
-    if (!parameters.has("key") && !parameters.has("code")) return showStart();
+    const isSearch = parameters.has("key") || parameters.has("code");
+    at("filters").hidden = !isSearch;
+    at("radius").value = parameters.get("radius") ?? gallery.bits;
+    showFilters(parameters, browse.fields);
+    if (!isSearch) return showStart();
     const query = queryOf(parameters);
     busy(`Searching for pictures like ${query.name}`);
     const [path, by] = parameters.has("key") ? ["/api/search", "key"] : ["/api/search/code", "code"];
@@ -178,54 +131,8 @@ function setUp() {
   at("gallery").textContent = `${count} ${gallery.items === 1 ? "picture" : "pictures"} in ${gallery.name}`;
   document.querySelector(".ways").hidden = gallery.fingerprint === null; // codes, and no model
   at("radius").max = gallery.bits / 2; // at half of the bits, pictures have nothing in common
-  at("folders").hidden = !browse.folders.length;
-  at("folder").replaceChildren(new Option("all", ""), ...browse.folders.map((f) => new Option(f.name, f.path)));
-  at("fields").replaceChildren(...browse.fields.map(fieldControl));
+  setUpFilters(browse);
 }
-
-function fieldControl(field, position) {
-  const box = element("div", "field");
-  const id = `field-${position}`;
-  const input = (type, name) => Object.assign(element("input"), { type, name, step: "any", autocomplete: "off" });
-  if (field.kind === "number") {
-    const low = input("number", field.name);
-    const high = input("number", field.name);
-    [low.placeholder, high.placeholder] = field.values;
-    low.setAttribute("aria-label", `${field.name}, from`);
-    high.setAttribute("aria-label", `${field.name}, to`);
-    const pair = element("div", "span");
-    pair.append(low, high);
-    box.append(element("span", "label", field.name), pair);
-    return box;
-  }
-  const control = field.kind === "choice" ? element("select") : input("search", field.name);
-  if (field.kind === "choice") {
-    control.append(new Option("all", ""), ...field.values.map((v) => new Option(v, JSON.stringify(v))));
-  }
-  control.name = field.name;
-  control.id = id;
-  const label = element("label", "", field.name);
-  label.htmlFor = id;
-  box.append(label, control);
-  return box;
-}
-
-function showFilters(parameters) {
-  at("filters").hidden = !parameters.has("key") && !parameters.has("code");
-  at("radius").value = parameters.get("radius") ?? gallery.bits;
-  at("name").value = parameters.get("name") ?? "";
-  at("folder").value = parameters.get("folder") ?? "";
-  for (const field of browse.fields) {
-    const text = parameters.get(`m.${field.name}`) ?? "";
-    const controls = controlsOf(field.name);
-    if (field.kind === "number") [controls[0].value, controls[1].value = ""] = text.split("..");
-    else controls[0].value = text;
-  }
-  const count = Object.keys(whereOf(parameters) ?? {}).length;
-  at("active").textContent = count ? `(${count} set)` : "";
-}
-
-const controlsOf = (name) => [...at("fields").querySelectorAll("input, select")].filter((c) => c.name === name);
 
 function showStart() {
   document.title = `bitgaze: ${gallery.name}`;
@@ -235,7 +142,7 @@ function showStart() {
   clearMessage();
   at("query").hidden = true;
   at("more").hidden = true;
-  at("hits").replaceChildren(...browse.items.map((item) => card(item)));
+  at("hits").replaceChildren(...browse.items.map((item) => card(item, gallery.bits)));
 }
 
 function showEmpty() {
@@ -257,7 +164,7 @@ function showQuery(query) {
 
 function showHits() {
   clearMessage();
-  at("hits").replaceChildren(...shown.hits.map((hit, i) => card(hit, i + 1)));
+  at("hits").replaceChildren(...shown.hits.map((hit, i) => card(hit, gallery.bits, i + 1)));
   if (at("looks").checked) pinAll(true);
   nearEnough();
 }
@@ -283,93 +190,6 @@ function nearEnough() {
   }
 }
 
-function card(item, rank) {
-  const card = at("hit").content.cloneNode(true).firstElementChild;
-  const part = (name) => card.querySelector(`.${name}`);
-  const figure = part("figure");
-  show(figure, pictureOf(item), "");
-  const [folder] = item.key.endsWith(item.name) ? [lastPart(item.key.slice(0, -item.name.length - 1))] : [""];
-  part("name").append(...(rank ? [element("b", "", rank)] : []), item.name);
-  part("name").title = item.key;
-  part("folder").textContent = folder;
-  part("go").dataset.key = item.key;
-  part("look").setAttribute("aria-label", `Show where the model looked in ${item.name}`);
-  part("look").hidden = !item.has_picture;
-  let words = "";
-  if (rank) {
-    const share = Math.max(0, 1 - item.distance / (gallery.bits / 2));
-    part("bar").style.setProperty("--share", `${100 * share}%`);
-    part("distance").textContent = `${item.distance} of ${gallery.bits} bits differ`;
-    part("chances").append(...chances(item));
-    part("metadata").textContent = Object.entries(item.metadata).slice(0, 3).map(([n, v]) => `${n}: ${typeof v === "object" ? JSON.stringify(v) : v}`).join(" · ");
-    words = `, number ${rank}, ${part("distance").textContent}, ${[...part("chances").children].map((one) => one.textContent).join(", ")}`;
-  } else card.classList.add("start");
-  part("go").setAttribute("aria-label", `Search for pictures like ${item.name}${words}`);
-  return card;
-}
-
-function chances(hit) {
-  const parts = [];
-  if (hit.probability !== null) {
-    const kind = element("span", "", "same kind ");
-    kind.append(element("b", "", percent(hit.probability)));
-    parts.push(kind);
-  }
-  if (hit.duplicate >= 0.005) {
-    const isLikely = hit.duplicate >= 0.5;
-    parts.push(element("span", isLikely ? "same" : "", `same picture ${percent(hit.duplicate)}`));
-  }
-  return parts;
-}
-
-function pictureOf(item) {
-  if (!item.has_picture) return { gone: "added by hand, without a file" };
-  const query = `key=${encodeURIComponent(item.key)}`;
-  return { picture: `/api/thumbnail?${query}`, attention: `/api/attention?${query}` };
-}
-
-function show(figure, { picture, attention, gone = "not kept: choose it again to see it" }, words) {
-  const plain = figure.querySelector(".picture");
-  const heat = figure.querySelector(".attention");
-  const note = figure.querySelector(".gone");
-  const lose = (text) => {
-    plain.hidden = true;
-    note.hidden = false;
-    note.textContent = text;
-  };
-  figure.classList.remove("looking");
-  heat.classList.remove("there");
-  heat.removeAttribute("src");
-  heat.hidden = true;
-  figure.dataset.attention = attention ?? "";
-  plain.hidden = false;
-  note.hidden = true;
-  plain.alt = words;
-  plain.onerror = () => lose("the file is gone or cannot be read");
-  if (picture) plain.src = picture;
-  else {
-    plain.removeAttribute("src");
-    lose(gone);
-  }
-}
-
-// The attention of a picture takes a run of the network: it is asked for when somebody looks.
-function look(figure) {
-  const heat = figure.querySelector(".attention");
-  if (heat.hasAttribute("src") || !figure.dataset.attention) return;
-  heat.hidden = false;
-  heat.onload = () => heat.classList.add("there");
-  heat.onerror = () => (heat.hidden = true);
-  heat.src = figure.dataset.attention;
-}
-
-function pin(card, isPinned) {
-  const figure = card.querySelector(".figure");
-  figure.classList.toggle("pinned", isPinned);
-  figure.querySelector(".look").setAttribute("aria-pressed", isPinned);
-  if (isPinned) look(figure);
-}
-
 function pinAll(isPinned) {
   for (const one of at("hits").children) pin(one, isPinned);
   at("query").classList.toggle("pinned", isPinned);
@@ -379,11 +199,6 @@ function pinAll(isPinned) {
 function busy(text) {
   started ??= performance.now(); // an upload asks twice: by the picture, then by its code
   say(text, true);
-}
-
-function say(text, isBusy = false) {
-  at("hits").setAttribute("aria-busy", isBusy);
-  at("status").textContent = text;
 }
 
 function fail(error) {
@@ -396,31 +211,6 @@ function fail(error) {
   message(title, error.message, isLasting ? null : ["Try again", again]);
   if (!(error instanceof Failure)) throw error; // a mistake of this page: the console should tell
 }
-
-// Text with `code` in it, as paragraphs; never as HTML.
-function message(title, text, action) {
-  const box = element("div", "message");
-  const words = element("p");
-  words.append(...text.split("`").map((part, i) => (i % 2 ? element("code", "", part) : part)));
-  box.append(element("h2", "", title), words);
-  if (action) {
-    const button = element("button", "plain", action[0]);
-    button.type = "button";
-    button.onclick = action[1];
-    box.append(button);
-  }
-  at("message").replaceChildren(box);
-}
-
-const clearMessage = () => at("message").replaceChildren();
-
-function element(name, className = "", text = "") {
-  return Object.assign(document.createElement(name), { className, textContent: text });
-}
-
-const lastPart = (key) => key.split(/[/\\]/).filter(Boolean).pop() ?? key;
-const megabytes = (bytes) => `${Math.round(bytes / 1e6)} MB`;
-const percent = (p) => (p > 0.99 ? "> 99%" : p < 0.01 ? "< 1%" : `${Math.round(100 * p)}%`);
 
 // ---- what a person does -----------------------------------------------------------------------
 
@@ -509,18 +299,12 @@ function anyDistance() {
 
 function filter() {
   const parameters = place();
-  const set = (name, value) => (value ? parameters.set(name, value) : parameters.delete(name));
-  set("name", at("name").value.trim());
-  set("folder", at("folder").value);
-  for (const field of browse.fields) {
-    const values = controlsOf(field.name).map((control) => control.value.trim());
-    set(`m.${field.name}`, values.some(Boolean) ? values.join("..") : "");
-  }
+  readFilters(parameters, browse.fields);
   parameters.delete("k");
   go(parameters, { replace: true });
 }
 function clearFilters() {
-  for (const control of at("filters").querySelectorAll("details input, details select")) control.value = "";
+  emptyFilters();
   filter();
 }
 let typing;
