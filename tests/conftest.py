@@ -1,6 +1,7 @@
 """Fixtures that more than one file uses."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from bitgaze import Encoder
+from bitgaze import Encoder, Gallery
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -37,6 +38,32 @@ def examples() -> Path:
 def encoder() -> Encoder:
     """The shipped model, loaded once."""
     return Encoder()
+
+
+PETS = ("birds/owl.jpg", "birds/duck.jpg", "fish/goldfish.jpg", "fish/clownfish.jpg")
+
+
+@pytest.fixture(scope="session")
+def pets(tmp_path_factory: pytest.TempPathFactory, examples: Path) -> Path:
+    """A folder of four pictures in two folders."""
+    folder = tmp_path_factory.mktemp("pets")
+    for name in PETS:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(examples / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pets_gallery(pets: Path, encoder: Encoder, tmp_path_factory) -> Iterator[Gallery]:
+    """Of these, with metadata, and of one that was added by hand."""
+    path = tmp_path_factory.mktemp("gallery") / "pets.bitgaze"
+    with Gallery(path, encoder=encoder) as gallery:
+        gallery.sync(pets)
+        for rank, name in enumerate(PETS):
+            kind = name.partition("/")[0]
+            gallery.set_metadata(str(pets / name), {"kind": kind, "rank": rank})
+        gallery.add("by hand", picture(1))
+        yield gallery
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A server for tests: a real one, in a thread of this process, on a port of its own."""
+"""A server for tests: behind a client, or a real one in a thread, on a port of its own."""
 
 import asyncio
 import contextlib
@@ -7,9 +7,33 @@ import threading
 import time
 
 import uvicorn
+from starlette.testclient import TestClient
 
 from bitgaze.server import create_app
 from bitgaze.server_run import configured
+
+TOKEN = "a-token-that-nobody-guesses"
+
+
+def client_of(app, **options):
+    """A client of an application; without raising: it sees what any client would."""
+    return TestClient(app, base_url="http://localhost", raise_server_exceptions=False, **options)
+
+
+def refusal(answer, status):
+    """The code and message of an answer that is a refusal, in the one form there is."""
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert list(answer.json()) == ["error"]
+    assert set(error) == {"code", "message"}
+    return error["code"], error["message"]
+
+
+def read_all(connection):
+    parts = []
+    while part := connection.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
 
 
 @contextlib.contextmanager

@@ -12,10 +12,9 @@ from playwright.sync_api import expect, sync_playwright
 
 from bitgaze import Gallery
 from bitgaze.server_state import Limits
-from serving import served
+from serving import TOKEN, served
 
 CHROMIUM = "/usr/bin/chromium"
-TOKEN = "a-token-that-nobody-guesses"
 SUBJECTS = ("birds", "fish", "windmills")
 
 pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Chromium is not installed")
@@ -197,6 +196,10 @@ def test_filters(open_page, address, gallery, folder, query):
     page.get_by_label("Name or folder contains").fill("GOLD")
     expect_hits({"@key": {"like": f"{folder}/fish/%gold%"}})
     expect(page.locator("#active")).to_have_text("(1 set)")
+    # A space at the end is not taken away from under the writer.
+    page.get_by_label("Name or folder contains").fill("goldfish ")
+    expect_hits({"@key": {"like": f"{folder}/fish/%goldfish%"}})
+    expect(page.get_by_label("Name or folder contains")).to_have_value("goldfish ")
     page.get_by_role("button", name="Clear filters").click()
     expect_hits({})
     page.get_by_label("kind", exact=True).select_option("windmills")

@@ -319,5 +319,8 @@ at("filters").addEventListener("reset", (event) => {
   clearFilters();
 });
 
-addEventListener("popstate", render);
+addEventListener("popstate", () => {
+  document.activeElement?.blur(); // what somebody writes is left alone, but this is another page
+  render();
+});
 render();

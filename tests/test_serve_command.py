@@ -1,0 +1,114 @@
+"""`bitgaze serve` as a process: what it prints, refuses and needs."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from urllib.parse import urlsplit
+
+import httpx2 as httpx
+import pytest
+
+from serving import TOKEN
+
+
+@pytest.fixture(scope="module")
+def gallery(pets_gallery):
+    return pets_gallery
+
+
+@pytest.fixture
+def owl_bytes(pets):
+    return (pets / "birds" / "owl.jpg").read_bytes()
+
+
+def started(*arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "bitgaze.cli", "serve", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def test_the_command_says_its_address_and_nothing_else(gallery, owl_bytes):
+    server = started("-g", gallery.path, "--port", 0)
+    try:
+        assert server.stdout.readline() == f"{gallery.path}: 5 pictures\n"
+        address = re.fullmatch(
+            r"(http://127\.0\.0\.1:\d+/)  \(Ctrl-C ends it\)\n", server.stdout.readline()
+        )[1]
+        assert httpx.post(f"{address}api/search", content=owl_bytes).status_code == 200
+        assert httpx.post(f"{address}api/search", content=b"no picture").status_code == 422
+    finally:
+        server.send_signal(signal.SIGINT)
+        out, err = server.communicate(timeout=30)
+    assert (out, err) == ("", "")
+    assert server.returncode == 0
+
+
+@pytest.mark.parametrize("given", [None, "option", "environment"])
+def test_a_host_that_others_can_reach_asks_for_a_token(gallery, given):
+    arguments = ["-g", gallery.path, "--port", 0, "--host", "0.0.0.0", "--json"]
+    environment = {}
+    if given == "option":
+        arguments += ["--token", TOKEN]
+    if given == "environment":
+        environment["BITGAZE_TOKEN"] = TOKEN
+    server = started(*arguments, **environment)
+    try:
+        facts = json.loads(server.stdout.readline())
+        assert facts["items"] == 5
+        place = urlsplit(facts["address"])
+        token = re.fullmatch(r"token=([\w-]+)", place.query)[1]
+        assert len(token) >= 16
+        assert given is None or token == TOKEN
+        with httpx.Client(base_url=f"http://127.0.0.1:{place.port}") as client:
+            assert client.get("/api/gallery").status_code == 401
+            assert client.get(f"/?token={token}").status_code == 303
+            assert client.get("/api/gallery").status_code == 200
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=30)
+
+
+def test_what_the_command_refuses(gallery, tmp_path):
+    def stopped(*arguments):
+        with started("-g", gallery.path, *arguments) as server:
+            out, err = server.communicate()
+        assert (out, server.returncode) == ("", 2)
+        assert err.startswith("bitgaze: ")
+        assert "Traceback" not in err
+        return err
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"127.0.0.1 port {port}" in (err := stopped("--port", port))
+        assert "choose another with --port" in err
+    assert "no.such.host.invalid" in stopped("--host", "no.such.host.invalid")
+    assert "port is 70000, expected 0 to 65535" in stopped("--port", 70000)
+    for token in ("short", "with spaces and ; more", "\u20ac" * 16):
+        assert "expected 16 or more" in stopped("--token", token, "--port", 0)
+    assert "no such gallery" in stopped("-g", tmp_path / "none.bitgaze")
+
+
+def test_without_the_extra_the_command_says_what_to_install(gallery):
+    for name in ("starlette", "uvicorn", "python_multipart", "anyio"):
+        script = (
+            f"import sys; sys.modules[{name!r}] = None\n"
+            "from bitgaze.cli import main; sys.exit(main(sys.argv[1:]))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, "serve", "-g", gallery.path],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2
+        assert done.stderr == (
+            f"bitgaze: bitgaze serve needs {name}, which is not installed: "
+            "pip install 'bitgaze[serve]'\n"
+        )

@@ -1,0 +1,331 @@
+"""The server under bad uploads, broken connections and many clients; and its own description."""
+
+import io
+import json
+import os
+import socket
+import struct
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2 as httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+
+from bitgaze import server_run
+from bitgaze.cores import available_cores
+from bitgaze.server import create_app
+from bitgaze.server_state import Limits
+from conftest import PETS, ROOT, picture
+from serving import client_of, read_all, refusal, served
+
+EXAMPLES = int(os.environ.get("BITGAZE_EXAMPLES", "100"))
+
+
+@pytest.fixture(scope="module")
+def gallery(pets_gallery):
+    return pets_gallery
+
+
+@pytest.fixture(scope="module")
+def client(gallery):
+    with client_of(create_app(gallery)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def owl(pets):
+    return str(pets / "birds" / "owl.jpg")
+
+
+@pytest.fixture
+def owl_bytes(owl):
+    return Path(owl).read_bytes()
+
+
+# ---- uploads ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no picture", b"\xff\xd8\xff", b"GIF89a", b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+)
+def test_what_is_no_picture(client, content):
+    code, message = refusal(client.post("/api/search", content=content), 422)
+    assert code == "not_a_picture"
+    assert "Take a JPEG" in message
+
+
+def test_a_picture_that_breaks_off(client, owl_bytes):
+    half = owl_bytes[: len(owl_bytes) // 2]
+    assert refusal(client.post("/api/search", content=half), 422)[0] == "not_a_picture"
+
+
+def test_types_that_no_picture_has(client):
+    for kind in ("application/json", "text/html", "application/x-www-form-urlencoded"):
+        answer = client.post("/api/search", content=b"{}", headers={"Content-Type": kind})
+        assert refusal(answer, 415)[0] == "wrong_type"
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+PART = b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\nx\r\n'
+
+
+@pytest.mark.parametrize(
+    ("headers", "content"),
+    [
+        ({"Content-Type": "multipart/form-data"}, b"--b\r\n"),
+        (FORM, b""),
+        (FORM, b"nothing of the kind"),
+        (FORM, b"--b\r\n\r\nx\r\n--b--\r\n"),
+        (FORM, PART % (b"file", b"") + b"--b--\r\n"),
+        (FORM, PART % (b"picture", b'; filename="a"') + b"--b--\r\n"),
+        (FORM, 2 * (PART % (b"file", b'; filename="a"')) + b"--b--\r\n"),
+        (FORM, PART % (b"file", b'; filename="a"') + PART % (b"k", b"") + b"--b--\r\n"),
+        (FORM, b"--b\r\n" + b"X" * 100_000 + b": 1\r\n\r\n"),
+        ({"Content-Type": "multipart/form-data; boundary=" + "b" * 5000}, b"--b\r\n"),
+        ({"Content-Type": "multipart/form-data; boundary=b; charset=no-such"}, b"--c\r\n"),
+    ],
+)
+def test_forms_that_are_none(client, headers, content):
+    code, message = refusal(client.post("/api/search", headers=headers, content=content), 400)
+    assert code in ("bad_request", "no_file")
+    assert message
+
+
+def png(width, height):
+    """A PNG file of so many pixels, all black, without making them."""
+    rows = zlib.compress(b"\0" * (1 + (width + 7) // 8) * height, 9)
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)),
+        (b"IDAT", rows),
+        (b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in parts
+    )
+
+
+def test_pictures_of_too_many_pixels(client, gallery, monkeypatch):
+    def never(_):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(gallery, "encode", never)
+    code, message = refusal(client.post("/api/search", content=png(8000, 8000)), 413)
+    assert code == "too_many_pixels"
+    assert "8000 x 8000 pixels, 64 million; the limit is 50 million" in message
+    # Beyond what Pillow opens at all.
+    assert refusal(client.post("/api/search", content=png(60_000, 60_000)), 422)
+
+
+def test_a_jpeg_that_is_made_to_keep_a_computer_busy(client, owl_bytes):
+    content = owl_bytes + 101 * b"\xff\xda"
+    assert "101" not in refusal(client.post("/api/search", content=content), 422)[1]
+    assert client.post("/api/search", content=owl_bytes + 99 * b"\xff\xda").status_code == 200
+
+
+def test_an_upload_that_is_too_large(gallery, owl_bytes):
+    limits = Limits(upload_bytes=len(owl_bytes) + 200)
+    with client_of(create_app(gallery, limits=limits)) as client:
+        assert client.post("/api/search", content=owl_bytes).status_code == 200
+        for options in (
+            {"content": owl_bytes + b"0" * 201},
+            {"content": iter([owl_bytes, b"0" * 201])},  # its length is not announced
+            {"files": {"file": ("a.jpg", owl_bytes + b"0" * 200)}},
+        ):
+            code, message = refusal(client.post("/api/search", **options), 413)
+            assert code == "too_large"
+            assert "Save a smaller copy" in message
+
+
+def connected(address, head):
+    place = urlsplit(address)
+    connection = socket.create_connection((place.hostname, place.port), timeout=60)
+    lines = [head, f"Host: {place.netloc}", "Content-Type: image/jpeg"]
+    connection.sendall("\r\n".join(lines).encode())
+    return connection
+
+
+def test_a_gigabyte_is_refused_and_others_are_served_meanwhile(gallery, owl_bytes):
+    gigabyte, part = 1_000_000_000, bytes(1_000_000)
+    with served(gallery) as address, ThreadPoolExecutor(3) as pool:
+
+        def flood(length):
+            with connected(address, "POST /api/search HTTP/1.1") as connection:
+                connection.sendall(f"\r\n{length}\r\nConnection: close\r\n\r\n".encode())
+                for _ in range(gigabyte // len(part)):
+                    if length.startswith("Transfer"):
+                        connection.sendall(b"%x\r\n%s\r\n" % (len(part), part))
+                    else:
+                        connection.sendall(part)
+                if length.startswith("Transfer"):
+                    connection.sendall(b"0\r\n\r\n")
+                return read_all(connection)
+
+        floods = [
+            pool.submit(flood, length)
+            for length in (f"Content-Length: {gigabyte}", "Transfer-Encoding: chunked")
+        ]
+        served_meanwhile = 0
+        while not all(flooding.done() for flooding in floods):
+            assert httpx.post(f"{address}/api/search", content=owl_bytes).status_code == 200
+            served_meanwhile += 1
+        assert served_meanwhile > 0
+        for flooding in floods:
+            assert flooding.result().startswith(b"HTTP/1.1 413 ")
+
+
+def test_slow_uploads_end_and_others_are_served_meanwhile(gallery, owl_bytes):
+    with served(gallery, limits=Limits(upload_seconds=1)) as address:
+        slow = [connected(address, "POST /api/search HTTP/1.1") for _ in range(50)]
+        for connection in slow:
+            connection.sendall(b"\r\nContent-Length: 1000\r\n\r\n" + owl_bytes[:10])
+        for _ in range(3):
+            assert httpx.post(f"{address}/api/search", content=owl_bytes).status_code == 200
+        for connection in slow:
+            with connection:
+                answer = read_all(connection)  # the server ends the connection
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert b'"too_slow"' in answer
+
+
+def test_connections_on_which_nothing_begins_end(gallery, monkeypatch):
+    monkeypatch.setattr(server_run, "_HEAD_SECONDS", 0.3)
+    with served(gallery) as address:
+        place = urlsplit(address)
+        request = f"GET /health HTTP/1.1\r\nHost: {place.netloc}\r\n".encode()
+        for begun in (b"", request, request + b"\r\n" + request):
+            with socket.create_connection((place.hostname, place.port), timeout=60) as connection:
+                connection.sendall(begun)
+                read_all(connection)  # the server ends the connection
+        with httpx.Client(base_url=address) as client:
+            for _ in range(3):
+                assert client.get("/health").status_code == 200
+                time.sleep(0.2)
+
+
+def test_uploads_that_break_off(gallery, owl_bytes, capfd):
+    with served(gallery) as address:
+        for _ in range(5):
+            with connected(address, "POST /api/search HTTP/1.1") as connection:
+                connection.sendall(b"\r\nContent-Length: 1000\r\n\r\n" + owl_bytes[:10])
+        assert httpx.post(f"{address}/api/search", content=owl_bytes).status_code == 200
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
+        b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+        b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n"
+        b"Connection: close\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n--xy",
+        b"GET http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
+    ],
+)
+def test_requests_that_are_not_http(gallery, request_bytes, capfd):
+    with served(gallery) as address:
+        place = urlsplit(address)
+        with socket.create_connection((place.hostname, place.port), timeout=60) as connection:
+            try:
+                connection.sendall(request_bytes)
+                connection.shutdown(socket.SHUT_WR)
+                answer = read_all(connection)
+            except OSError:  # the server has ended it already
+                answer = b""
+        assert not answer.startswith(b"HTTP/1.1 5")
+        assert httpx.get(f"{address}/health").status_code == 200
+    assert capfd.readouterr() == ("", "")
+
+
+# ---- many at once -------------------------------------------------------------------------------
+
+
+def test_64_clients_share_one_encoder(gallery, pets, monkeypatch):
+    pictures = [(pets / name).read_bytes() for name in PETS]
+    expected = [[hit.key for hit in gallery.search(content, 5)] for content in pictures]
+    encode, lock = gallery.encode, threading.Lock()
+    now = {"running": 0, "most": 0}
+
+    def counted(sources):
+        with lock:
+            now["running"] += 1
+            now["most"] = max(now["most"], now["running"])
+        try:
+            return encode(sources)
+        finally:
+            with lock:
+                now["running"] -= 1
+
+    monkeypatch.setattr(gallery, "encode", counted)
+    start = threading.Barrier(64)
+
+    def ask(client_number):
+        start.wait()
+        with httpx.Client(base_url=address, timeout=60) as client:
+            for n in range(3):
+                which = (client_number + n) % len(pictures)
+                answer = client.post("/api/search", content=pictures[which], params={"k": 5})
+                assert answer.status_code == 200, answer.text
+                assert [hit["key"] for hit in answer.json()["hits"]] == expected[which]
+        return True
+
+    with served(gallery) as address, ThreadPoolExecutor(64) as pool:
+        assert all(pool.map(ask, range(64)))
+    assert 1 <= now["most"] <= available_cores()
+
+
+# ---- what the API says of itself ----------------------------------------------------------------
+
+
+def test_the_description_names_every_address(gallery):
+    described = json.loads((ROOT / "runtime/bitgaze/web/openapi.json").read_text())["paths"]
+    routes = {route.path: route.methods for route in create_app(gallery).routes}
+    api = {
+        path: methods - {"HEAD"}
+        for path, methods in routes.items()
+        if (path.startswith("/api") or path == "/health")
+        and path not in ("/api/docs", "/api/openapi.json")
+    }
+    assert {path: {m.upper() for m in methods} for path, methods in described.items()} == api
+
+
+def jpeg(seed):
+    buffer = io.BytesIO()
+    picture(seed).save(buffer, "jpeg")
+    return buffer.getvalue()
+
+
+PICTURES = st.integers(0, 5).map(jpeg)
+for kind in ("application/octet-stream", "image/jpeg"):
+    schemathesis.openapi.media_type(kind, PICTURES)
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_the_api_does_what_it_says(gallery, mode):
+    app = create_app(gallery, hosts=["testserver"])
+    schema = schemathesis.openapi.from_asgi("/api/openapi.json", app)
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert len(operations) == 8
+
+    @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+    @given(case=st.one_of([one.as_strategy(generation_mode=mode) for one in operations]))
+    def ask(case):
+        case.call_and_validate()
+
+    ask()
