@@ -39,6 +39,8 @@ bench: $(DEV)/installed
 	$(DEV)/bin/python -m pip install -q -c constraints.txt -r benchmarks/requirements.txt
 	$(DEV)/bin/python benchmarks/search.py
 	$(DEV)/bin/python benchmarks/encode.py
+	$(DEV)/bin/python benchmarks/sync.py
+	$(DEV)/bin/python benchmarks/gallery.py
 
 clean:
 	rm -rf $(DEMO) $(DEV) build demo runtime/bitgaze.egg-info runtime/bitgaze/_hamming.*.so
