@@ -9,8 +9,8 @@ import time
 import uvicorn
 from starlette.testclient import TestClient
 
-from bitgaze.server import create_app
-from bitgaze.server_run import configured
+from bitgaze.server.app import create_app
+from bitgaze.server.run import configured
 
 TOKEN = "a-token-that-nobody-guesses"
 

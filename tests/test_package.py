@@ -19,11 +19,11 @@ PACKAGE = ROOT / "runtime" / "bitgaze"
 LAYERS = [
     {"cli"},
     {"commands"},
-    {"server_run"},
-    {"server"},
-    {"server_search", "server_items"},
-    {"server_state", "server_upload", "server_guard", "server_arguments", "server_browse"},
-    {"terminal", "page", "server_answers", "server_pictures"},
+    {"server.run"},
+    {"server.app"},
+    {"server.search", "server.items"},
+    {"server.state", "server.upload", "server.guard", "server.arguments", "server.browse"},
+    {"terminal", "page", "server.answers", "server.pictures"},
     {"gallery", "sync", "following", "intake", "explain", "verification", "doctor"},
     {"recoding", "duplicates", "maintenance"},
     {"store"},
@@ -34,12 +34,16 @@ LAYERS = [
     {"adaptation", "ranking", "calibration", "alterations", "arguments", "patterns", "where"},
     {"errors", "cores", "_hamming"},
 ]
-# What the extra `serve` brings; modules named server_* alone may import it.
+# What the extra `serve` brings; modules of server/ alone may import it.
 SERVE = {"anyio", "python_multipart", "starlette", "uvicorn"}
 
 
 def modules():
-    return sorted(p for p in PACKAGE.glob("*.py") if p.stem != "__init__")
+    return sorted(p for p in PACKAGE.rglob("*.py") if p.stem != "__init__")
+
+
+def name_of(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
 def imports(path):
@@ -57,20 +61,20 @@ def layer(name):
     return next(i for i, names in enumerate(LAYERS) if name in names)
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_imports_go_downwards_and_never_to_private_names(path):
     allowed = {"numpy", "PIL", "onnxruntime", "tqdm", "bitgaze"} | sys.stdlib_module_names
-    if path.stem.startswith("server"):
+    if path.parent.name == "server":
         allowed |= SERVE
     for module, name in imports(path):
         parts = module.split(".")
         assert parts[0] in allowed, f"{path.name} imports {module}"
         if parts[0] != "bitgaze":
             continue
-        target = parts[1] if len(parts) > 1 else name
+        target = ".".join(parts[1:]) or name
         if target == "__version__":
             continue
-        assert layer(path.stem) <= layer(target), f"{path.name} imports {target} from above"
+        assert layer(name_of(path)) <= layer(target), f"{path.name} imports {target} from above"
         if name is not None and not (path.stem == "hamming" and target == "_hamming"):
             assert not name.startswith("_"), f"{path.name} imports the private {module}.{name}"
 

@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
 from bitgaze import Gallery
-from bitgaze.server_state import Limits
+from bitgaze.server.state import Limits
 from serving import TOKEN, served
 
 CHROMIUM = "/usr/bin/chromium"

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from bitgaze import Gallery, GalleryError
-from bitgaze.server import create_app
+from bitgaze.server.app import create_app
 from conftest import PETS, picture
 from serving import TOKEN, client_of, read_all, refusal, served
 

@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
-from bitgaze import server_run
 from bitgaze.cores import available_cores
-from bitgaze.server import create_app
-from bitgaze.server_state import Limits
+from bitgaze.server import run as server_run
+from bitgaze.server.app import create_app
+from bitgaze.server.state import Limits
 from conftest import PETS, ROOT, picture
 from serving import client_of, read_all, refusal, served
 

@@ -250,7 +250,7 @@ def serve(options: argparse.Namespace) -> int:
     from bitgaze.gallery import Gallery
 
     try:
-        from bitgaze.server_run import serve as run
+        from bitgaze.server.run import serve as run
     except ModuleNotFoundError as error:
         raise BitgazeError(
             f"bitgaze serve needs {str(error.name).partition('.')[0]}, which is not installed: "

@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bitgaze.errors import ImageError
-from bitgaze.server_answers import Refusal
-from bitgaze.server_arguments import arguments, integer, needed
-from bitgaze.server_pictures import SIDE_PX, file_version, small_jpeg
-from bitgaze.server_state import check_model, item_of, serving_of
+from bitgaze.server.answers import Refusal
+from bitgaze.server.arguments import arguments, integer, needed
+from bitgaze.server.pictures import SIDE_PX, file_version, small_jpeg
+from bitgaze.server.state import check_model, item_of, serving_of
 
 _LARGEST_SIDE_PX = 1024
 

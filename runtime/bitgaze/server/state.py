@@ -13,7 +13,7 @@ from starlette.requests import Request
 from bitgaze.cores import available_cores
 from bitgaze.gallery import Gallery
 from bitgaze.items import Item
-from bitgaze.server_answers import Refusal
+from bitgaze.server.answers import Refusal
 
 T = TypeVar("T")
 

@@ -17,8 +17,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from bitgaze.errors import BitgazeError
 from bitgaze.gallery import Gallery
-from bitgaze.server import create_app
-from bitgaze.server_guard import LOOPBACK
+from bitgaze.server.app import create_app
+from bitgaze.server.guard import LOOPBACK
 
 # Beyond this many requests at once further ones are answered 503, so that files stay to be opened.
 _MOST_CONNECTIONS = 400

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
-from bitgaze.server_answers import Refusal
+from bitgaze.server.answers import Refusal
 
 _SHOWN = 80  # characters of what was found, in a message
 

@@ -13,12 +13,12 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from bitgaze.gallery import Gallery, Hit
-from bitgaze.server_answers import Answer, Refusal
-from bitgaze.server_arguments import arguments, code_from, condition, integer, needed, truth
-from bitgaze.server_browse import told
-from bitgaze.server_pictures import SIDE_PX, data_uri, small_jpeg
-from bitgaze.server_state import MOST_HITS, check_model, item_of, serving_of
-from bitgaze.server_upload import check_picture, received
+from bitgaze.server.answers import Answer, Refusal
+from bitgaze.server.arguments import arguments, code_from, condition, integer, needed, truth
+from bitgaze.server.browse import told
+from bitgaze.server.pictures import SIDE_PX, data_uri, small_jpeg
+from bitgaze.server.state import MOST_HITS, check_model, item_of, serving_of
+from bitgaze.server.upload import check_picture, received
 
 
 async def search(request: Request) -> Answer:

@@ -19,15 +19,15 @@ from starlette.routing import Route
 
 from bitgaze.errors import GalleryError, ImageError
 from bitgaze.gallery import Gallery
-from bitgaze.server_answers import Answer, Refusal, refused
-from bitgaze.server_arguments import arguments
-from bitgaze.server_browse import browse
-from bitgaze.server_guard import LOOPBACK, Guard, check_token
-from bitgaze.server_items import attention, thumbnail
-from bitgaze.server_search import search, search_code
-from bitgaze.server_state import DEFAULT_LIMITS, MOST_HITS, Limits, Serving, serving_of
+from bitgaze.server.answers import Answer, Refusal, refused
+from bitgaze.server.arguments import arguments
+from bitgaze.server.browse import browse
+from bitgaze.server.guard import LOOPBACK, Guard, check_token
+from bitgaze.server.items import attention, thumbnail
+from bitgaze.server.search import search, search_code
+from bitgaze.server.state import DEFAULT_LIMITS, MOST_HITS, Limits, Serving, serving_of
 
-_WEB = Path(__file__).parent / "web"
+_WEB = Path(__file__).parent.parent / "web"
 _FILES = {
     "/": ("serve.html", "text/html"),
     "/serve.css": ("serve.css", "text/css"),

@@ -15,7 +15,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bitgaze.server_answers import Refusal
+from bitgaze.server.answers import Refusal
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # A name or an IPv4 address, or an IPv6 address in brackets; a port.

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from bitgaze.images import dimensions
-from bitgaze.server_answers import Refusal
+from bitgaze.server.answers import Refusal
 
 _IN_MEMORY = 1 << 20
 # A JPEG of a few kilobytes can ask a decoder to go over the whole picture a hundred thousand times.
