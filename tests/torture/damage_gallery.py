@@ -65,7 +65,7 @@ def _elsewhere(held: tuple[str, FileState]) -> tuple[str, str, FileState]:
     return key, new, FileState(new.encode(), file.size, 1_700_000_000, 1_800_000_000, file.content)
 
 
-def questions(keys: Sequence[str]) -> dict[str, Callable[[Gallery], Any]]:
+def questions(keys: Sequence[str], folder: Path) -> dict[str, Callable[[Gallery], Any]]:
     """What a user asks, by name; each gives what can be compared."""
     query = picture(7)
     code = np.full(BITS // 8, 0x5A, np.uint8)
@@ -75,6 +75,7 @@ def questions(keys: Sequence[str]) -> dict[str, Callable[[Gallery], Any]]:
         "model": lambda g: (g.fingerprint, g.model_name, g.bits, g.adaptation),
         "calibration": lambda g: g.calibration,
         "files": lambda g: g.files("/pictures"),
+        "sync": lambda g: g.sync(folder, dry_run=True),
         "absent": lambda g: "no such key" in g,
         "search": lambda g: g.search(query, k=20),
         "search_code": lambda g: g.search_code(code, k=_FEW),
@@ -134,7 +135,7 @@ def make_case(sources: Sequence[Path], folder: Path) -> Case:
             everything.append({key: _plain(gallery.get(key)) for key in keys})
         assert _is_sound(path)
         random = np.random.default_rng(len(keys))
-        asked.append(questions(random.permutation(keys)[:_FEW].tolist()))
+        asked.append(questions(random.permutation(keys)[:_FEW].tolist(), folder / "pictures"))
         truths.append(ask(path, asked[-1]))
         assert not any(answer is GalleryError for answer in truths[-1].values())
     scratch = Path(tempfile.mkdtemp(dir=folder))
