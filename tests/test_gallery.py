@@ -513,6 +513,17 @@ def test_a_damaged_item_does_not_come_out_whole_when_it_changes_its_slot(path):
         assert list(gallery) == ["item 0", "item 1"]
 
 
+def test_a_schema_that_is_no_text_gives_a_typed_error(path):
+    Gallery(path).close()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA writable_schema = ON")
+    db.execute("UPDATE sqlite_schema SET sql = CAST(sql AS BLOB) WHERE name = 'chunk'")
+    db.commit()
+    db.close()
+    with pytest.raises(GalleryCorrupt, match="its tables are not those of a gallery"):
+        Gallery(path)
+
+
 def test_a_length_that_no_memory_holds_gives_a_typed_error(path, monkeypatch):
     with Gallery(path) as gallery:
         gallery.upsert(items(3))

@@ -376,7 +376,7 @@ def _check_identity(db: sqlite3.Connection, path: Path) -> None:
 def _check_schema(db: sqlite3.Connection, path: Path, schema: tuple[str, ...]) -> None:
     # Nothing else, either: a trigger would run when we write, a view could answer for a table.
     found = [sql for (sql,) in db.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")]
-    if sorted(found) != sorted(schema) or db.execute("PRAGMA auto_vacuum").fetchone()[0]:
+    if sorted(map(str, found)) != sorted(schema) or db.execute("PRAGMA auto_vacuum").fetchone()[0]:
         raise GalleryCorrupt(f"{path}: its tables are not those of a gallery")
 
 
