@@ -4,6 +4,7 @@ Knows processes. Does not know what a case is: a function from a seed to a word 
 """
 
 import argparse
+import ctypes
 import faulthandler
 import gc
 import multiprocessing
@@ -15,6 +16,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
 Case = Callable[[int], str]
@@ -127,9 +129,7 @@ def _child(
             pipe.send(("violation", f"took {peak:.0f} MB"))
             return
         if done == _WARM_CASES:
-            gc.collect()
             warm = _resident_mb()
-    gc.collect()
     grown = _resident_mb() - warm
     if len(seeds) > _WARM_CASES and grown > growth_mb:
         pipe.send(("violation", f"{len(seeds)} cases left {grown:.0f} MB behind"))
@@ -147,6 +147,10 @@ def _peak_mb() -> float:
 
 
 def _resident_mb() -> float:
+    """What is in use; what was freed goes back to the system first, where the C library can."""
+    gc.collect()
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         with open("/proc/self/statm") as file:  # noqa: PTH123
             return int(file.read().split()[1]) * _PAGE_MB
