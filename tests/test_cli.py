@@ -99,6 +99,12 @@ def test_nothing_to_search(tmp_path, capsys, monkeypatch):
     assert "gallery.bitgaze holds no pictures; `bitgaze index" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder where nobody can make a file")
+def test_a_gallery_that_cannot_be_made(photos, capsys):
+    assert main(["index", str(photos), "-g", "/proc/g.bitgaze"]) == 2
+    assert "/proc/g.bitgaze: cannot be opened or made; see who may" in capsys.readouterr().err
+
+
 def test_a_damaged_gallery_tells_of_repair(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("gallery.bitgaze").write_bytes(b"none")

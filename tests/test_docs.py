@@ -66,3 +66,11 @@ def test_what_is_not_so_is_noticed(text, tmp_path, capsys, monkeypatch):
 def test_the_reference_is_as_the_code_says(reference, name):
     committed = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert reference.pages()[name] == committed, "run: python docs/reference.py"
+
+
+def test_the_index_leads_to_every_document():
+    docs = ROOT / "docs"
+    index = (docs / "README.md").read_text(encoding="utf-8")
+    names = [path.name for path in docs.glob("*.md") if path.name != "README.md"]
+    assert len(names) >= 7
+    assert [name for name in names if f"]({name})" not in index] == []

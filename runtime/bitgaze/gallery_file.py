@@ -285,6 +285,10 @@ def translated_errors(path: Path, timeout_s: float) -> Iterator[None]:
                 f"{path}: changes in the log beside it (-wal) cannot be read where the folder is "
                 "read-only; open the gallery once where it can be written"
             ) from error
+        if code == sqlite3.SQLITE_CANTOPEN:
+            raise GalleryError(
+                f"{path}: cannot be opened or made; see who may write to it and to its folder"
+            ) from error
         raise GalleryError(f"{path}: {error}") from error
 
 
