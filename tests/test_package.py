@@ -25,7 +25,7 @@ LAYERS = [
     {"server.state", "server.upload", "server.guard", "server.arguments", "server.browse"},
     {"terminal", "page", "server.answers", "server.pictures"},
     {"gallery", "sync", "following", "intake", "explain", "verification", "doctor"},
-    {"recoding", "duplicates", "maintenance"},
+    {"recoding", "duplicates", "maintenance", "searching"},
     {"store"},
     {"gallery_file", "items"},
     {"encoder", "hamming"},

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from bitgaze.errors import ProviderError as ProviderError
     from bitgaze.errors import ProviderWarning as ProviderWarning
     from bitgaze.gallery import Gallery as Gallery
-    from bitgaze.gallery import Hit as Hit
     from bitgaze.hamming import HammingIndex as HammingIndex
     from bitgaze.hamming import simd as simd
     from bitgaze.items import Item as Item
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from bitgaze.maintenance import verify_gallery as verify_gallery
     from bitgaze.providers import ProviderReport as ProviderReport
     from bitgaze.providers import register_provider as register_provider
+    from bitgaze.searching import Hit as Hit
     from bitgaze.sync import SyncReport as SyncReport
     from bitgaze.verification import Verification as Verification
     from bitgaze.verification import verify as verify
@@ -49,7 +49,7 @@ _HOME = {
     "GalleryError": "errors",
     "GalleryVerification": "maintenance",
     "HammingIndex": "hamming",
-    "Hit": "gallery",
+    "Hit": "searching",
     "ImageError": "errors",
     "Item": "items",
     "ModelError": "errors",

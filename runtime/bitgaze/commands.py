@@ -23,7 +23,8 @@ from bitgaze.terminal import note, progress, say, warn
 if TYPE_CHECKING:
     from bitgaze.duplicates import Duplicate
     from bitgaze.encoder import Encoder
-    from bitgaze.gallery import Gallery, Hit
+    from bitgaze.gallery import Gallery
+from bitgaze.searching import Hit
 
 OK = 0
 SOME_REFUSED = SOME_LOST = DAMAGED = DIFFERS = FINDINGS = 1

@@ -8,8 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -19,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitgaze.adaptation import Adaptation, pack
-from bitgaze.arguments import check_array, integer
-from bitgaze.calibration import Calibration, at_odds
+from bitgaze.arguments import check_array
+from bitgaze.calibration import Calibration
 from bitgaze.contract import DEFAULT_MODEL, read_model
 from bitgaze.duplicates import DuplicateGroup, default_radius, find_duplicates
 from bitgaze.encoder import Encoded, Encoder
@@ -29,9 +28,9 @@ from bitgaze.gallery_file import ModelFacts
 from bitgaze.hamming import HammingIndex
 from bitgaze.images import Source
 from bitgaze.items import FileState, Item
-from bitgaze.ranking import asymmetric_scores
+from bitgaze.searching import Hit, Wanted, nearest, ranked
 from bitgaze.store import Store
-from bitgaze.where import Condition, conditions
+from bitgaze.where import conditions
 
 if TYPE_CHECKING:
     from bitgaze.sync import SyncReport
@@ -40,45 +39,8 @@ if TYPE_CHECKING:
 Ranking = Literal["hamming", "asymmetric"]
 Where = Mapping[str, Any]
 
-# Of the nearest by Hamming distance, so many times k are ranked by hash values, and never fewer
-# than the second number. On CIFAR-10 and Fashion-MNIST with k = 10, 100 of 4,100 items gave the
-# precision of all of them to .002, 30 to .005.
-_CANDIDATES_PER_HIT, _FEWEST_CANDIDATES = 10, 100
-
-
 # SQLite counts milliseconds in 31 bits.
 _MAX_TIMEOUT_S = 1e6
-
-# Of the example pictures' 25 subjects, a picture shares its own with one in twenty others.
-_KIND_ODDS = 1 / 19
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One answer of a search.
-
-    The probabilities are those of `bitgaze.calibration.Calibration` at this distance, at the odds
-    of a search: that one item of the gallery is the same picture is as likely as that none is, and
-    one item in twenty shows the same kind of thing. For other odds start from
-    `Gallery.calibration`.
-
-    Attributes:
-        key: of the item.
-        distance: Hamming distance to the query's code, 0..bits.
-        probability: that query and hit show the same kind of thing, or None where the model was not
-            calibrated with labels.
-        duplicate: that they are the same picture, altered: resized, compressed, cropped, ...; or
-            None where nothing was calibrated.
-        metadata: of the item.
-        path: of the item's file, fit for `open`, or None for an item added by hand.
-    """
-
-    key: str
-    distance: int
-    probability: float | None
-    duplicate: float | None
-    metadata: dict[str, Any]
-    path: str | None
 
 
 class Gallery:
@@ -175,11 +137,7 @@ class Gallery:
     def calibration(self) -> Calibration | None:
         """What distances mean: by `adapt` where it was called, else as the model says, or None."""
         with self._store.reading():
-            is_adapted = self._store.info["adaptation"] is not None
-            found: Calibration | None = self._store.info[
-                "adapted_calibration" if is_adapted else "calibration"
-            ]
-            return found
+            return self._store.calibration
 
     @property
     def encoder(self) -> Encoder:
@@ -267,7 +225,7 @@ class Gallery:
         """
         if ranking not in get_args(Ranking):
             raise ValueError(f"ranking is {ranking!r}, expected one of {get_args(Ranking)}")
-        wanted = _Wanted(k, radius, conditions(where or {}))
+        wanted = Wanted(k, radius, conditions(where or {}))
         if isinstance(query, str) and self._is_key(query):
             if ranking == "asymmetric":
                 raise ValueError(
@@ -277,7 +235,7 @@ class Gallery:
             with self._store.reading():  # one snapshot: codes of two adaptations must not meet
                 slot = self._store.slot(query)
                 codes = self._store.item(slot).code[None]
-                return self._nearest(codes, wanted, slot if exclude_self else None)[0]
+                return nearest(self._store, codes, wanted, slot if exclude_self else None)[0]
         if exclude_self and not isinstance(query, str | os.PathLike):
             raise ValueError(
                 f"exclude_self takes a key or a path, not {type(query).__name__}: bytes and pixels "
@@ -295,8 +253,8 @@ class Gallery:
             if exclude_self and isinstance(query, str | os.PathLike):
                 itself = self._slot_of_file(query)
             if ranking == "hamming":
-                return self._nearest(encoded.codes, wanted, itself)[0]
-            return self._ranked(encoded, wanted, itself)
+                return nearest(self._store, encoded.codes, wanted, itself)[0]
+            return ranked(self._store, encoded.codes[0], encoded.hashes[0], wanted, itself)
 
     def search_code(
         self,
@@ -338,9 +296,9 @@ class Gallery:
             TypeError: codes that are not uint8.
             ValueError: codes of another length, and as for `search`.
         """
-        wanted = _Wanted(k, radius, conditions(where or {}))
+        wanted = Wanted(k, radius, conditions(where or {}))
         with self._store.reading():
-            return self._nearest(codes, wanted)
+            return nearest(self._store, codes, wanted)
 
     def radius(self, false_match_rate: float = 1e-4) -> int:
         """The largest radius at which at most this share of unrelated pictures is found.
@@ -735,62 +693,3 @@ class Gallery:
         """The slot of the item that sync made from a file, or None."""
         item = self._store.item_of_file(os.path.abspath(os.fsencode(path)))  # noqa: PTH100
         return None if item is None else self._store.slot(item.key)
-
-    def _nearest(
-        self, codes: NDArray[np.uint8], wanted: "_Wanted", itself: int | None = None
-    ) -> list[list[Hit]]:
-        """The hits of each code; the slot `itself` is none."""
-        lims, distances, slots = self._store.index.range_search(
-            codes,
-            self.bits if wanted.radius is None else wanted.radius,
-            k=wanted.k,
-            filter=self._store.allowed(wanted.conditions) if wanted.conditions else None,
-            exclude=None if itself is None else np.full(len(codes), itself),
-        )
-        return [
-            [self._hit(int(slots[n]), int(distances[n])) for n in range(start, end)]
-            for start, end in pairwise(lims.tolist())
-        ]
-
-    def _ranked(self, encoded: Encoded, wanted: "_Wanted", itself: int | None) -> list[Hit]:
-        """The k best by asymmetric score among candidates by Hamming distance."""
-        count = None
-        if wanted.radius is None:
-            count = max(_FEWEST_CANDIDATES, _CANDIDATES_PER_HIT * wanted.k)
-        _, distances, slots = self._store.index.range_search(
-            encoded.codes,
-            self.bits if wanted.radius is None else wanted.radius,
-            k=count,
-            filter=self._store.allowed(wanted.conditions) if wanted.conditions else None,
-            exclude=None if itself is None else np.array([itself]),
-        )
-        # Candidates come by distance, then slot; a stable sort keeps that where scores are equal.
-        scores = asymmetric_scores(encoded.hashes[0], self._store.index[slots])
-        best = np.argsort(scores, kind="stable")[: wanted.k]
-        return [self._hit(int(slots[row]), int(distances[row])) for row in best]
-
-    def _hit(self, slot: int, distance: int) -> Hit:
-        item = self._store.item(slot)
-        calibration = self.calibration
-        kind = duplicate = None
-        if calibration is not None:
-            count = len(self._store.index)
-            duplicate = at_odds(calibration.duplicate[distance], 1 / count)
-            if calibration.kind:
-                kind = at_odds(calibration.kind[distance], _KIND_ODDS)
-        return Hit(item.key, distance, kind, duplicate, item.metadata, item.path)
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What a search asks for, beside its query."""
-
-    k: int
-    radius: int | None
-    conditions: tuple[Condition, ...]
-
-    def __post_init__(self) -> None:
-        if integer(self.k, "k") < 1:
-            raise ValueError(f"k must be at least 1, got {self.k}")
-        if self.radius is not None and integer(self.radius, "radius") < 0:
-            raise ValueError(f"radius is {self.radius}, expected at least 0")

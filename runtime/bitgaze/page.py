@@ -19,8 +19,8 @@ from bitgaze.duplicates import Duplicate, DuplicateGroup
 from bitgaze.encoder import Encoder
 from bitgaze.errors import ImageError
 from bitgaze.explain import overlay
-from bitgaze.gallery import Hit
 from bitgaze.images import printable, upright
+from bitgaze.searching import Hit
 
 _THUMBNAIL_PX = 320
 _MAX_GROUPS = 500

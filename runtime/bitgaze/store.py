@@ -150,6 +150,15 @@ class Store:
         with self._translated_errors(), self.transaction():
             yield
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """Of the adapted codes, if they are adapted, else of the model's; or None."""
+        is_adapted = self.info["adaptation"] is not None
+        found: Calibration | None = self.info[
+            "adapted_calibration" if is_adapted else "calibration"
+        ]
+        return found
+
     def keys(self) -> list[str]:
         """All keys, in order of slots."""
         return [key for _, key, _, _ in self._items()]

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from bitgaze.gallery import Gallery, Hit
+from bitgaze.gallery import Gallery
 from bitgaze.items import Item
+from bitgaze.searching import Hit
 
 _QUERIES, _HITS_EACH, _SHOWN = 40, 25, 24
 _MOST_VALUES, _MOST_FOLDERS, _LONGEST_VALUE = 30, 60, 80

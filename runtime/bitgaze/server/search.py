@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from bitgaze.gallery import Gallery, Hit
+from bitgaze.gallery import Gallery
+from bitgaze.searching import Hit
 from bitgaze.server.answers import Answer, Refusal
 from bitgaze.server.arguments import arguments, code_from, condition, integer, needed, truth
 from bitgaze.server.browse import told
