@@ -146,4 +146,4 @@ def test_the_command(gallery, tmp_path, monkeypatch, capsys):
     assert main(["explain", "photos/0.png", "photos/8.png", "-g", "g.bitgaze"]) == 2
     assert "holds no picture photos/8.png; `bitgaze search` prints keys" in capsys.readouterr().err
     assert main(["explain", "photos/0.png", "by hand", "-g", "g.bitgaze", "-o", "no/x.png"]) == 2
-    assert "no/x.png: No such file" in capsys.readouterr().err
+    assert "no/x.png: there is no folder" in capsys.readouterr().err
