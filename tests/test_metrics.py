@@ -1,3 +1,5 @@
+"""Metrics against every order of ties, written out, and against values worked out by hand."""
+
 import itertools
 
 import numpy as np
@@ -5,33 +7,197 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attention_hashing.metrics import average_precision
+from attention_hashing import metrics
+from attention_hashing.metrics import Levels, average_precision, precision_among_first
+
+# Up to 6 items, each with a distance and whether it is relevant.
+ITEMS = st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=6)
 
 
-def plain(relevant):
-    """Average precision of one order, by its definition."""
+def counted(items):
+    """Levels of one query."""
+    distances, relevant = map(np.array, zip(*items, strict=True))
+    return Levels(np.bincount(distances)[None], np.bincount(distances, relevant)[None].astype(int))
+
+
+def orders(items):
+    """Relevance in every order that the distances allow; each as often as the ties make it."""
+    for order in itertools.permutations(items):
+        if all(a[0] <= b[0] for a, b in itertools.pairwise(order)):
+            yield [is_relevant for _, is_relevant in order]
+
+
+def plain(relevant, top, over):
+    """AP@R of one order, by its definition."""
     hits, total = 0, 0.0
-    for rank, is_relevant in enumerate(relevant, start=1):
+    for rank, is_relevant in enumerate(relevant[:top], start=1):
         if is_relevant:
             hits += 1
             total += hits / rank
-    return total / hits if hits else 0.0
+    divisor = hits if over == "found" else min(top, sum(relevant))
+    return total / divisor if divisor else 0.0
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=6))
-def test_it_is_the_mean_over_all_orders_of_ties(items):
-    orders = [
-        order
-        for order in itertools.permutations(items)
-        if all(a[0] <= b[0] for a, b in itertools.pairwise(order))
-    ]
-    expected = np.mean([plain([relevant for _, relevant in order]) for order in orders])
-    distances, relevant = map(np.array, zip(*items, strict=True))
-    assert average_precision(distances, relevant) == pytest.approx(expected)
+def check(bounds, values):
+    assert bounds.worst == pytest.approx(min(values))
+    assert bounds.expected == pytest.approx(np.mean(values))
+    assert bounds.best == pytest.approx(max(values))
+
+
+@pytest.mark.parametrize("over", ["possible", "found"])
+@given(items=ITEMS, top=st.integers(1, 8))
+def test_average_precision_is_that_of_all_orders_of_ties(over, items, top):
+    values = [plain(relevant, top, over) for relevant in orders(items)]
+    check(average_precision(counted(items), top, over), values)
+
+
+@given(items=ITEMS)
+def test_the_whole_ranking_has_one_denominator(items):
+    found = average_precision(counted(items))
+    check(found, [plain(relevant, len(items), "possible") for relevant in orders(items)])
+    assert average_precision(counted(items), over="found") == found
+
+
+@given(items=ITEMS, top=st.integers(1, 8))
+def test_precision_among_the_first_is_that_of_all_orders_of_ties(items, top):
+    values = [np.mean(relevant[:top]) for relevant in orders(items)]
+    check(precision_among_first(counted(items), top), values)
 
 
 def test_by_hand():
-    ranking = np.arange(3)
-    assert average_precision(ranking, np.array([True, False, True])) == pytest.approx(5 / 6)
-    assert average_precision(np.zeros(3, int), np.array([False] * 3)) == 0
-    assert average_precision(np.full(4, 9), np.array([True] * 4)) == pytest.approx(1)
+    ranks = np.ones((1, 3), int)
+    hit_miss_hit = Levels(ranks, np.array([[1, 0, 1]]))
+    hit_miss_miss = Levels(ranks, np.array([[1, 0, 0]]))
+    hit_miss_then_hit = Levels(np.array([[1, 1, 1, 1]]), np.array([[1, 0, 0, 1]]))
+    assert average_precision(hit_miss_hit).expected == pytest.approx(5 / 6)
+    assert average_precision(hit_miss_miss).expected == pytest.approx(1)
+    # Of two relevant items the first three places hold one.
+    assert average_precision(hit_miss_then_hit, 3, "found").expected == pytest.approx(1)
+    assert average_precision(hit_miss_then_hit, 3).expected == pytest.approx(1 / 2)
+    # Two tie, one of them is relevant: first (1) or second (1 / 2).
+    (tie,) = zip(*average_precision(Levels(np.array([[2]]), np.array([[1]]))), strict=True)
+    assert tie == pytest.approx((0.5, 0.75, 1))
+    # One place for those two.
+    (cut,) = zip(*average_precision(Levels(np.array([[2]]), np.array([[1]])), 1), strict=True)
+    assert cut == pytest.approx((0, 0.5, 1))
+
+
+@pytest.mark.parametrize(
+    ("items", "relevant", "expected"),
+    [
+        ([5, 3], [0, 0], 0),  # nothing is relevant
+        ([5, 3], [5, 3], 1),  # everything is
+        ([0, 0, 1], [0, 0, 1], 1),  # one item
+        ([0, 0, 1], [0, 0, 0], 0),
+        ([0], [0], 0),  # no item
+    ],
+)
+@pytest.mark.parametrize("over", ["possible", "found"])
+@pytest.mark.parametrize("top", [1, 4, None])
+def test_edges(items, relevant, expected, over, top):
+    ranking = Levels(np.array([items]), np.array([relevant]))
+    assert np.ravel(average_precision(ranking, top, over)) == pytest.approx([expected] * 3)
+    if top:
+        assert np.ravel(precision_among_first(ranking, top)) == pytest.approx([expected] * 3)
+
+
+def test_large_levels_stay_exact_and_ordered():
+    generator = np.random.default_rng(0)
+    items = generator.integers(0, 2000, (50, 65))
+    ranking = Levels(items, generator.binomial(items, generator.random((50, 65)) * 0.2))
+    for top, over in ((None, "possible"), (5000, "possible"), (5000, "found"), (10, "found")):
+        worst, expected, best = average_precision(ranking, top, over)
+        assert (worst <= expected).all()
+        assert (expected <= best).all()
+        assert (worst < best).all()
+    # The sum that the closed form stands for, term by term.
+    expected = average_precision(ranking).expected
+    n, hits = (counts[0].astype(float) for counts in ranking)
+    total, before, hits_before = 0.0, 0, 0
+    for size, right in zip(n, hits, strict=True):
+        if size:
+            t = np.arange(1, size + 1)
+            slope = (right - 1) / (size - 1) if size > 1 else 0
+            total += right / size * ((hits_before + 1 + (t - 1) * slope) / (before + t)).sum()
+        before, hits_before = before + size, hits_before + right
+    assert expected[0] == pytest.approx(total / hits.sum(), rel=1e-12)
+
+
+def test_what_cannot_be_asked_for():
+    ranking = Levels(np.ones((1, 3), int), np.ones((1, 3), int))
+    with pytest.raises(ValueError, match="top is 0, expected at least 1"):
+        average_precision(ranking, 0)
+    with pytest.raises(ValueError, match="top is -1, expected at least 1"):
+        precision_among_first(ranking, -1)
+    with pytest.raises(ValueError, match='over is \'hits\', expected "possible" or "found"'):
+        average_precision(ranking, 2, "hits")
+
+
+def test_within_a_radius():
+    # Two queries; the second has nothing at distance 0, and nothing of it is relevant.
+    items = np.array([[1, 2, 1], [0, 1, 3]])
+    relevant = np.array([[1, 1, 0], [0, 0, 0]])
+    ball = metrics.by_radius(Levels(items, relevant))
+    assert ball.precision == pytest.approx([1 / 2, (2 / 3) / 2, (2 / 4) / 2])
+    assert ball.pooled_precision == pytest.approx([1, 2 / 4, 2 / 8])
+    assert ball.recall == pytest.approx([1 / 4, 1 / 2, 1 / 2])
+    assert ball.empty == pytest.approx([1 / 2, 0, 0])
+    nothing = metrics.by_radius(Levels(np.array([[0, 1]]), np.array([[0, 1]])))
+    assert np.isnan(nothing.pooled_precision[0])
+    assert nothing.empty.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("block", [1, 100, 10**6])
+def test_levels_are_counts_by_distance(several, block, monkeypatch):
+    monkeypatch.setattr(metrics, "_BLOCK_PAIRS", block)
+    generator = np.random.default_rng(0)
+    codes = generator.integers(0, 256, (60, 2), np.uint8)
+    labels = generator.random((60, 5)) < 0.3 if several else generator.integers(0, 3, 60)
+    queries = np.arange(0, 60, 4)
+    found = metrics.levels(codes[queries], labels[queries], codes, labels)
+    alone = metrics.levels(codes[queries], labels[queries], codes, labels, exclude=queries)
+    bits = np.unpackbits(codes, axis=1)
+    for row, query in enumerate(queries):
+        distances = (bits != bits[query]).sum(1)
+        right = (labels & labels[query]).any(1) if several else labels == labels[query]
+        assert found.items[row].tolist() == np.bincount(distances, minlength=17).tolist()
+        assert found.relevant[row].tolist() == np.bincount(distances[right], minlength=17).tolist()
+        others = np.arange(60) != query
+        assert alone.items[row].tolist() == np.bincount(distances[others], minlength=17).tolist()
+        right &= others
+        assert alone.relevant[row].tolist() == np.bincount(distances[right], minlength=17).tolist()
+    assert found.relevant.sum() > 0
+
+
+def test_labels_must_go_together():
+    with pytest.raises(ValueError, match=r"shape \(2,\), those of the database \(3, 4\)"):
+        metrics.is_relevant(np.zeros(2, int), np.zeros((3, 4), bool))
+    with pytest.raises(ValueError, match=r"shape \(2, 3\), those of the database \(3, 4\)"):
+        metrics.is_relevant(np.zeros((2, 3), bool), np.zeros((3, 4), bool))
+    one = np.zeros((1, 1), np.uint8)
+    with pytest.raises(ValueError, match="the database is empty"):
+        metrics.levels(one, np.zeros(1, int), one[:0], np.zeros(0, int))
+
+
+def test_equal_codes_are_a_random_order():
+    codes, labels = np.zeros((9, 1), np.uint8), np.array([0, 0, 0, 1, 1, 1, 1, 1, 1])
+    queries, database = np.array([0]), np.arange(1, 9)
+    found = metrics.levels(codes[queries], labels[queries], codes[database], labels[database])
+    items = [(0, bool(label == 0)) for label in labels[1:]]
+    expected = np.mean([plain(order, 8, "possible") for order in orders(items)])
+    assert metrics.mean_by_code(codes, labels, queries, database) == pytest.approx(expected)
+    assert average_precision(metrics.unordered(found)).expected == pytest.approx(expected)
+    # Each against all others: the query itself does not count.
+    assert metrics.mean_by_code(codes, labels, queries) == pytest.approx(expected)
+
+
+def test_cosine_orders_by_angle():
+    values = np.array([[1, 0], [2, 0.2], [0, 3], [1, 1], [0, 0]], np.float32)
+    labels = np.array([0, 0, 0, 1, 1])
+    queries, database = np.array([0]), np.arange(1, 5)
+    # In order: 1 (right), 3, then 2 (right) and 4, at a right angle both, by position.
+    found = metrics.mean_by_cosine(values, labels, queries, database)
+    assert found == pytest.approx((1 + 2 / 3) / 2)
+    assert metrics.mean_by_cosine(values, labels, queries, database, 1) == pytest.approx(1)
+    assert metrics.mean_by_cosine(values, labels, queries, database, 2) == pytest.approx(1 / 2)

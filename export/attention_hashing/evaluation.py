@@ -1,4 +1,4 @@
-"""How good codes are, by the Hamming search that ships."""
+"""How good the codes of a network in training are, by the Hamming search that ships."""
 
 import numpy as np
 import torch
@@ -7,19 +7,25 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from attention_hashing.data import Labelled, Views
+from attention_hashing.metrics import levels, precision_among_first
 from attention_hashing.network import AttentionHashing
 from attention_hashing.training import Config
-from bitgaze import HammingIndex
 
 
 def neighbour_precision(
     network: AttentionHashing, config: Config, database: Labelled, queries: Labelled, k: int = 10
 ) -> float:
-    """Mean share of a query's k nearest neighbours that have its class, in [0, 1]."""
-    index = HammingIndex(config.bits)
-    index.add(codes(network, config, database))
-    _, positions = index.search(codes(network, config, queries), k)
-    return float((database.labels[positions] == queries.labels[:, None]).mean())
+    """Mean share of a query's k nearest neighbours that have its class, in [0, 1].
+
+    Expected over orders of ties, as in metrics.py.
+    """
+    found = levels(
+        codes(network, config, queries),
+        queries.labels,
+        codes(network, config, database),
+        database.labels,
+    )
+    return float(precision_among_first(found, k).expected.mean())
 
 
 @torch.inference_mode()

@@ -1,77 +1,333 @@
-"""Retrieval quality from distances and relevance. Knows neither models nor pictures."""
+"""Retrieval quality from the distances that a Hamming search gives, whatever the order of its ties.
+
+Knows codes and labels, neither models nor pictures. Hamming distances tie by the hundred, and what
+a sort makes of ties is luck, or worse, the order in which a set was stored. Every figure here is
+taken from counts by distance (`Levels`), in which ties have no order: its expectation over all
+orders, and the worst and the best that an order could make of it.
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitgaze import HammingIndex
 
+# Pairs looked at in one go: about 30 bytes each.
+_BLOCK_PAIRS = 2_000_000
 
-def average_precision(distances: NDArray[np.int32], relevant: NDArray[np.bool_]) -> float:
-    """Average precision over the whole ranking, expected over random orders of ties.
+Labels = NDArray[np.int64] | NDArray[np.bool_]
 
-    Hamming distances tie by the hundred, and a sort's order among them would be luck. For a level
-    of n items at one distance, n+ of them relevant, after N items and N+ relevant ones before it:
 
-      AP = (1 / R) sum over levels of
-           (n+ / n) sum_{t=1..n} (N+ + 1 + (t - 1) (n+ - 1) / (n - 1)) / (N + t)
+class Levels(NamedTuple):
+    """How many items of a database lie at each distance from each query.
 
-    (McSherry and Najork, ECIR 2008; He et al., CVPR 2018).
+    Attributes:
+        items: int64, (queries, bits + 1).
+        relevant: int64, the same shape: those of them that are relevant.
+    """
+
+    items: NDArray[np.int64]
+    relevant: NDArray[np.int64]
+
+
+class Bounds(NamedTuple):
+    """A figure for each query: float64, (queries,).
+
+    Attributes:
+        worst: with the least lucky order of ties.
+        expected: over all orders of ties, each as likely.
+        best: with the luckiest.
+    """
+
+    worst: NDArray[np.float64]
+    expected: NDArray[np.float64]
+    best: NDArray[np.float64]
+
+
+def is_relevant(labels_of_queries: Labels, labels: Labels) -> NDArray[np.bool_]:
+    """Which items are relevant to which queries: those that share a label.
 
     Args:
-        distances: (n,), not negative integers, in any order.
-        relevant: (n,).
+        labels_of_queries: int64 (q,), one label each; or bool (q, classes), any number each.
+        labels: the same of the database, n of them.
 
     Returns:
-        In [0, 1]; 0 where nothing is relevant.
+        (q, n).
+
+    Raises:
+        ValueError: one has one label each and the other several, or another number of classes.
     """
-    total = int(relevant.sum())
-    if total == 0:
-        return 0.0
-    size = np.bincount(distances)
-    hits = np.bincount(distances, weights=relevant, minlength=len(size))
-    before = np.cumsum(size) - size
-    hits_before = np.cumsum(hits) - hits
-    level = np.repeat(np.arange(len(size)), size)  # (n,): of each rank
-    rank = np.arange(1, len(level) + 1)
-    others = np.divide(hits - 1, size - 1, out=np.zeros(len(size)), where=size > 1)
-    place = rank - before[level] - 1  # t - 1
-    expected_hits = hits_before[level] + 1 + place * others[level]
-    share = (hits / np.maximum(size, 1))[level]
-    return float((share * expected_hits / rank).sum() / total)
+    if labels_of_queries.shape[1:] != labels.shape[1:]:
+        raise ValueError(
+            f"labels of queries have shape {labels_of_queries.shape}, those of the database "
+            f"{labels.shape}: expected (q,) and (n,), or (q, classes) and (n, classes)"
+        )
+    if labels.ndim == 1:
+        return labels_of_queries[:, None] == labels
+    shared = labels_of_queries.astype(np.float32) @ labels.astype(np.float32).T
+    return shared > 0
+
+
+def levels(
+    queries: NDArray[np.uint8],
+    labels_of_queries: Labels,
+    database: NDArray[np.uint8],
+    labels: Labels,
+    exclude: NDArray[np.intp] | None = None,
+) -> Levels:
+    """Counts by distance, from bitgaze.HammingIndex; memory does not grow with the queries.
+
+    Args:
+        queries: codes, (q, bits // 8).
+        labels_of_queries: as `is_relevant` takes them.
+        database: codes, (n, bits // 8).
+        labels: as `is_relevant` takes them.
+        exclude: (q,), the one item of the database that a query is not to find: itself.
+
+    Raises:
+        ValueError: nothing in the database, or labels that do not go together.
+    """
+    if not len(database):
+        raise ValueError("the database is empty")
+    index = HammingIndex(8 * database.shape[1])
+    index.add(database)
+    columns = index.bits + 2  # the last takes what is excluded
+    step = max(1, _BLOCK_PAIRS // len(database))
+    items, relevant = [], []
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        distances, ids = index.search(
+            queries[part], len(database), exclude=None if exclude is None else exclude[part]
+        )
+        right = np.take_along_axis(is_relevant(labels_of_queries[part], labels), ids, axis=1)
+        cells = distances + columns * np.arange(len(distances))[:, None]
+        for found, chosen in ((items, cells.ravel()), (relevant, cells[right])):
+            counts = np.bincount(chosen, minlength=columns * len(distances))
+            found.append(counts.reshape(-1, columns)[:, :-1])
+    return Levels(np.concatenate(items), np.concatenate(relevant))
+
+
+def average_precision(ranking: Levels, top: int | None = None, over: str = "possible") -> Bounds:
+    """AP@R: the precision at the rank of each relevant item among the first R, averaged.
+
+    For a level of n items at one distance, n+ of them relevant, after N items and N+ relevant ones,
+    what its m first places add, expected over the orders of the level, is (McSherry and Najork,
+    ECIR 2008; He et al., CVPR 2018)
+
+      (n+ / n) sum_{t=1..m} (N+ + 1 + (t - 1) (n+ - 1) / (n - 1)) / (N + t)
+
+    m is n, except for the level that R cuts. There the number h of relevant items that come in is
+    hypergeometric; given h, the m places are a level of their own, and so the expectation, and the
+    bounds, are exact for both denominators.
+
+    Args:
+        ranking: counts by distance, or by rank (`Levels` whose every level has one item).
+        top: R, at least 1; None for the whole ranking.
+        over: what the sum is divided by: "possible", the relevant items that R places could hold,
+            min(R, all relevant); or "found", those among the first R, as most published code does:
+            it falls as hits are lost, so that [hit, miss, miss] scores 1 and [hit, miss, hit] 5/6.
+            For the whole ranking they are one.
+
+    Returns:
+        In [0, 1]; 0 where nothing is relevant, or found. With "found" the best order is not always
+        that of the relevant first: the bounds are over all orders.
+
+    Raises:
+        ValueError: top < 1, or another denominator.
+    """
+    if over not in ("possible", "found"):
+        raise ValueError(f'over is {over!r}, expected "possible" or "found"')
+    top = _first(ranking, top)
+    rows = [_average_precision(n, hits, top, over) for n, hits in zip(*ranking, strict=True)]
+    return Bounds(*np.array(rows, np.float64).reshape(-1, 3).T)
+
+
+def precision_among_first(ranking: Levels, top: int) -> Bounds:
+    """P@N: the share of relevant items among the first N, or among all if there are fewer.
+
+    Raises:
+        ValueError: top < 1.
+    """
+    top = _first(ranking, top)
+    before = np.cumsum(ranking.items, axis=1) - ranking.items
+    places = np.clip(top - before, 0, ranking.items)
+    misses = ranking.items - ranking.relevant
+    share = ranking.relevant / np.maximum(ranking.items, 1)
+    taken = (np.maximum(places - misses, 0), places * share, np.minimum(places, ranking.relevant))
+    size = np.minimum(ranking.items.sum(1), top)
+    return Bounds(*(hits.sum(1) / np.maximum(size, 1) for hits in taken))
+
+
+class Ball(NamedTuple):
+    """What lies within a radius of the queries; each float64, (bits + 1,), for radius 0..bits.
+
+    Attributes:
+        precision: share of relevant items within the radius, a mean over queries; an empty ball
+            counts as 0 (the convention of DeepHash and others).
+        pooled_precision: relevant items of all balls / items of all balls; NaN where all are empty.
+        recall: share of the relevant items within the radius, a mean over queries; 0 for a query
+            to which nothing is relevant.
+        empty: share of the queries with nothing within the radius.
+    """
+
+    precision: NDArray[np.float64]
+    pooled_precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    empty: NDArray[np.float64]
+
+
+def by_radius(ranking: Levels) -> Ball:
+    """Precision and recall within each radius; no order comes into it, so neither do ties."""
+    items, hits = (np.cumsum(counts, axis=1) for counts in ranking)
+    total, pooled = hits[:, -1:], items.sum(0)
+    return Ball(
+        precision=(hits / np.maximum(items, 1)).mean(0),
+        pooled_precision=np.divide(
+            hits.sum(0), pooled, out=np.full(len(pooled), np.nan), where=pooled > 0
+        ),
+        recall=(hits / np.maximum(total, 1)).mean(0),
+        empty=(items == 0).mean(0),
+    )
+
+
+def unordered(ranking: Levels) -> Levels:
+    """The same items as one great tie: what a random order, or one code for all, would have."""
+    return Levels(*(counts.sum(1, keepdims=True) for counts in ranking))
 
 
 def mean_by_code(
     codes: NDArray[np.uint8],
-    labels: NDArray[np.int64],
+    labels: Labels,
     queries: NDArray[np.intp],
-    database: NDArray[np.intp],
+    database: NDArray[np.intp] | None = None,
 ) -> float:
-    """Mean average precision of a Hamming search.
+    """Mean average precision of a Hamming search, whole ranking, expected over orders of ties.
 
     Args:
         codes: (n, bits // 8).
-        labels: (n,).
+        labels: as `is_relevant` takes them, n of them.
         queries: positions among the n.
-        database: positions among the n, without those of the queries.
+        database: positions among the n, without those of the queries; None for all but the query.
     """
-    index = HammingIndex(8 * codes.shape[1])
-    index.add(codes[database])
-    distances, ids = index.search(codes[queries], len(database))
-    right = labels[database][ids] == labels[queries][:, None]
-    return float(np.mean([average_precision(d, r) for d, r in zip(distances, right, strict=True)]))
+    if database is None:
+        found = levels(codes[queries], labels[queries], codes, labels, exclude=queries)
+    else:
+        found = levels(codes[queries], labels[queries], codes[database], labels[database])
+    return float(average_precision(found).expected.mean())
 
 
 def mean_by_cosine(
     values: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    labels: Labels,
     queries: NDArray[np.intp],
     database: NDArray[np.intp],
+    top: int | None = None,
 ) -> float:
-    """Mean average precision of an order by cosine; values (n, d), the rest as `mean_by_code`."""
-    unit = values / np.linalg.norm(values, axis=1, keepdims=True)
-    ranks = np.arange(len(database), dtype=np.int32)  # distinct values: a distance for each rank
+    """Mean AP@R of an order by cosine, over the relevant items that R places could hold.
+
+    Args:
+        values: (n, d).
+        labels: as `is_relevant` takes them, n of them.
+        queries: positions among the n.
+        database: positions among the n, without those of the queries.
+        top: R; None for the whole ranking.
+    """
+    length = np.linalg.norm(values, axis=1, keepdims=True)
+    unit = values / np.maximum(length, np.finfo(np.float32).tiny)
+    ranks = np.ones((1, len(database)), np.int64)  # distinct values: a level for each rank
     found = []
     for query in queries:
-        order = np.argsort(-(unit[database] @ unit[query]), kind="stable")
-        found.append(average_precision(ranks, labels[database[order]] == labels[query]))
+        order = database[np.argsort(-(unit[database] @ unit[query]), kind="stable")]
+        right = is_relevant(labels[query][None], labels[order]).astype(np.int64)
+        found.append(average_precision(Levels(ranks, right), top).expected[0])
     return float(np.mean(found))
+
+
+def _first(ranking: Levels, top: int | None) -> int:
+    if top is None:
+        return int(ranking.items.sum(1).max(initial=1))
+    if top < 1:
+        raise ValueError(f"top is {top}, expected at least 1")
+    return top
+
+
+def _average_precision(
+    items: NDArray[np.int64], relevant: NDArray[np.int64], top: int, over: str
+) -> tuple[float, float, float]:
+    """Of one query: worst, expected, best."""
+    possible = min(top, int(relevant.sum()))
+    if possible == 0:
+        return 0.0, 0.0, 0.0
+    before = np.cumsum(items) - items
+    hits_before = np.cumsum(relevant) - relevant
+    whole = before + items <= top
+    sums = _sums(before[whole], hits_before[whole], items[whole], relevant[whole], int(items.sum()))
+    above = [part.sum() for part in sums]
+    hits_above = relevant[whole].sum()
+    cut = np.flatnonzero(~whole & (before < top))  # one level, or none
+    if not len(cut):
+        divisor = possible if over == "possible" else max(hits_above, 1)
+        worst, expected, best = (float(part / divisor) for part in above)
+        return worst, expected, best
+    (level,) = cut
+    places = top - before[level]
+    hits, chance = _hypergeometric(int(items[level]), int(relevant[level]), int(places))
+    inside = _sums(before[level], hits_before[level], places, hits, int(items.sum()))
+    divisor = possible if over == "possible" else np.maximum(hits_above + hits, 1)
+    worst, expected, best = (
+        (one + other) / divisor for one, other in zip(above, inside, strict=True)
+    )
+    return float(worst.min()), float(expected @ chance), float(best.max())
+
+
+def _sums(
+    before: NDArray[np.int64],
+    hits_before: NDArray[np.int64],
+    items: NDArray[np.int64],
+    hits: NDArray[np.int64],
+    size: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of the precision at each hit of a level: hits last, expected, hits first.
+
+    All three are sums of (a + b j) / (N + j) over j = 1..m, which is b m + (a - b N) times the sum
+    of 1 / (N + j); and that is a difference of harmonic numbers.
+    """
+    harmonic, _ = _tables(size)
+
+    def total(a: Any, b: Any, n: NDArray[np.int64], m: NDArray[np.int64]) -> Any:
+        return b * m + (a - b * n) * (harmonic[n + m] - harmonic[n])
+
+    slope = np.where(items > 1, (hits - 1) / np.maximum(items - 1, 1), 0.0)
+    share = hits / np.maximum(items, 1)
+    one = np.ones(())
+    return (
+        total(hits_before, one, before + items - hits, hits),
+        share * total(hits_before + 1 - slope, slope, before, items),
+        total(hits_before, one, before, hits),
+    )
+
+
+def _hypergeometric(
+    items: int, relevant: int, places: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """How many relevant items the first places of a random order hold, and how likely each is."""
+    _, log_factorial = _tables(items)
+
+    def log_choose(n: int, k: NDArray[np.int64]) -> NDArray[np.float64]:
+        return log_factorial[n] - log_factorial[k] - log_factorial[n - k]
+
+    hits = np.arange(max(0, places - items + relevant), min(places, relevant) + 1)
+    likely = log_choose(relevant, hits) + log_choose(items - relevant, places - hits)
+    chance = np.exp(likely - likely.max())
+    return hits, chance / chance.sum()
+
+
+@lru_cache(maxsize=8)
+def _tables(size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Harmonic numbers and logarithms of factorials, of 0..size."""
+    numbers = np.arange(1, size + 1)
+    sums = (np.cumsum(terms) for terms in (1 / numbers, np.log(numbers)))
+    harmonic, log_factorial = (np.concatenate([[0.0], found]) for found in sums)
+    return harmonic, log_factorial

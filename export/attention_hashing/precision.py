@@ -13,8 +13,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from attention_hashing.data import Labelled
-from attention_hashing.metrics import average_precision
-from bitgaze import Encoded, Encoder, HammingIndex
+from attention_hashing.metrics import mean_by_code
+from bitgaze import Encoded, Encoder
 from bitgaze.images import load
 
 # Shares of bits, of mean average precision, and of the float32 file's size.
@@ -108,8 +108,8 @@ def compare(
         flips=float(flipped.mean()),
         clear_flips=float(flipped[is_clear].mean()),
         precision=(
-            mean_average_precision(expected.codes, data.labels, queries),
-            mean_average_precision(found.codes, data.labels, queries),
+            mean_by_code(expected.codes, data.labels, queries),
+            mean_by_code(found.codes, data.labels, queries),
         ),
         megabytes=(before, after),
         speed=_speed(reference, smaller, data),
@@ -127,25 +127,6 @@ def encoded(encoder: Encoder, data: Labelled) -> Encoded:
     for error in found.errors.values():
         raise error
     return found
-
-
-def mean_average_precision(
-    codes: NDArray[np.uint8], labels: NDArray[np.int64], queries: NDArray[np.intp]
-) -> float:
-    """Over the queries, each against all pictures but itself, tie-aware.
-
-    Args:
-        codes: (n, bits // 8).
-        labels: (n,).
-        queries: positions among the n.
-    """
-    index = HammingIndex(8 * codes.shape[1])
-    index.add(codes)
-    distances, ids = index.search(codes[queries], len(codes))
-    is_other = ids != queries[:, None]
-    is_right = labels[ids] == labels[queries][:, None]
-    rows = zip(distances, is_right, is_other, strict=True)
-    return float(np.mean([average_precision(d[other], right[other]) for d, right, other in rows]))
 
 
 def tolerance(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> float:
