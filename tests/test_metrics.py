@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attention_hashing import metrics
-from attention_hashing.metrics import Levels, average_precision, precision_among_first
+from attention_hashing import levels, metrics
+from attention_hashing.bootstrap import paired_bootstrap
+from attention_hashing.code_statistics import code_statistics
+from attention_hashing.levels import Levels
+from attention_hashing.metrics import average_precision, precision_among_first
 
 # Up to 6 items, each with a distance and whether it is relevant.
 ITEMS = st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=6)
@@ -150,13 +153,13 @@ def test_within_a_radius():
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("block", [1, 100, 10**6])
 def test_levels_are_counts_by_distance(several, block, monkeypatch):
-    monkeypatch.setattr(metrics, "_BLOCK_PAIRS", block)
+    monkeypatch.setattr(levels, "_BLOCK_PAIRS", block)
     generator = np.random.default_rng(0)
     codes = generator.integers(0, 256, (60, 2), np.uint8)
     labels = generator.random((60, 5)) < 0.3 if several else generator.integers(0, 3, 60)
     queries = np.arange(0, 60, 4)
-    found = metrics.levels(codes[queries], labels[queries], codes, labels)
-    alone = metrics.levels(codes[queries], labels[queries], codes, labels, exclude=queries)
+    found = levels.levels(codes[queries], labels[queries], codes, labels)
+    alone = levels.levels(codes[queries], labels[queries], codes, labels, exclude=queries)
     bits = np.unpackbits(codes, axis=1)
     for row, query in enumerate(queries):
         distances = (bits != bits[query]).sum(1)
@@ -172,22 +175,22 @@ def test_levels_are_counts_by_distance(several, block, monkeypatch):
 
 def test_labels_must_go_together():
     with pytest.raises(ValueError, match=r"shape \(2,\), those of the database \(3, 4\)"):
-        metrics.is_relevant(np.zeros(2, int), np.zeros((3, 4), bool))
+        levels.is_relevant(np.zeros(2, int), np.zeros((3, 4), bool))
     with pytest.raises(ValueError, match=r"shape \(2, 3\), those of the database \(3, 4\)"):
-        metrics.is_relevant(np.zeros((2, 3), bool), np.zeros((3, 4), bool))
+        levels.is_relevant(np.zeros((2, 3), bool), np.zeros((3, 4), bool))
     one = np.zeros((1, 1), np.uint8)
     with pytest.raises(ValueError, match="the database is empty"):
-        metrics.levels(one, np.zeros(1, int), one[:0], np.zeros(0, int))
+        levels.levels(one, np.zeros(1, int), one[:0], np.zeros(0, int))
 
 
 def test_equal_codes_are_a_random_order():
     codes, labels = np.zeros((9, 1), np.uint8), np.array([0, 0, 0, 1, 1, 1, 1, 1, 1])
     queries, database = np.array([0]), np.arange(1, 9)
-    found = metrics.levels(codes[queries], labels[queries], codes[database], labels[database])
+    found = levels.levels(codes[queries], labels[queries], codes[database], labels[database])
     items = [(0, bool(label == 0)) for label in labels[1:]]
     expected = np.mean([plain(order, 8, "possible") for order in orders(items)])
     assert metrics.mean_by_code(codes, labels, queries, database) == pytest.approx(expected)
-    assert average_precision(metrics.unordered(found)).expected == pytest.approx(expected)
+    assert average_precision(levels.unordered(found)).expected == pytest.approx(expected)
     # Each against all others: the query itself does not count.
     assert metrics.mean_by_code(codes, labels, queries) == pytest.approx(expected)
 
@@ -201,3 +204,69 @@ def test_cosine_orders_by_angle():
     assert found == pytest.approx((1 + 2 / 3) / 2)
     assert metrics.mean_by_cosine(values, labels, queries, database, 1) == pytest.approx(1)
     assert metrics.mean_by_cosine(values, labels, queries, database, 2) == pytest.approx(1 / 2)
+
+
+def test_what_codes_are_like():
+    # Four codes of 8 bits: the first bit halves them, the second goes with it, the third against
+    # it, the fourth is set in one of four, the others are never set.
+    codes = np.array([[0b11010000], [0b11000000], [0b00100000], [0b00100000]], np.uint8)
+    found = code_statistics(codes)
+    assert found.unique == 3 / 4
+    assert found.most_common == 2 / 4
+    assert found.constant == 4
+    assert (found.least_set, found.most_set) == (0, 1 / 2)
+    assert found.balance == pytest.approx((0.25 + 4 * 0.5) / 8)
+    # The fourth with each of the others: (1/4 - 1/2 * 1/4) / sqrt(1/4 * 3/16).
+    fourth = (1 / 8) / np.sqrt(3 / 64)
+    assert found.correlation == pytest.approx((3 * 1 + 3 * fourth) / 6, rel=1e-6)
+    assert found.largest_correlation == pytest.approx(1)
+
+
+def test_codes_that_tell_nothing():
+    found = code_statistics(np.full((5, 2), 255, np.uint8))
+    assert found == (1 / 5, 1, 0.5, 1, 1, 16, 0, 0)
+    assert code_statistics(np.zeros((1, 1), np.uint8)).unique == 1
+    with pytest.raises(ValueError, match="no codes to describe"):
+        code_statistics(np.zeros((0, 2), np.uint8))
+
+
+def test_random_codes_are_balanced_and_hardly_correlated():
+    codes = np.random.default_rng(0).integers(0, 256, (4000, 8), np.uint8)
+    found = code_statistics(codes)
+    assert found.unique == 1
+    assert found.balance < 0.02
+    assert found.correlation == pytest.approx(0.8 / np.sqrt(4000), rel=0.1)
+    assert found.constant == 0
+
+
+def test_the_bootstrap_tells_a_difference_from_noise():
+    generator = np.random.default_rng(0)
+    second = generator.random(200)
+    better = paired_bootstrap(second + generator.normal(0.05, 0.1, 200), second, 2000)
+    assert 0 < better.low < better.mean < better.high
+    assert better.not_better == 0
+    # The interval of a mean is about 1.96 standard errors to each side.
+    assert better.high - better.low == pytest.approx(2 * 1.96 * 0.1 / np.sqrt(200), rel=0.15)
+    noise = paired_bootstrap(second + generator.normal(0, 0.1, 200), second, 2000)
+    assert noise.low < 0 < noise.high
+    assert 0.025 < noise.not_better < 0.975
+
+
+def test_the_bootstrap_is_paired_and_repeatable(monkeypatch):
+    generator = np.random.default_rng(0)
+    first, second = generator.random((2, 50))
+    found = paired_bootstrap(first, second, 999, seed=3)
+    assert paired_bootstrap(first, second, 999, seed=3) == found
+    assert paired_bootstrap(first, second, 999, seed=4) != found
+    order = generator.permutation(50)
+    assert paired_bootstrap(first[order], second[order]).mean == pytest.approx(found.mean)
+    assert paired_bootstrap(first, first) == (0, 0, 0, 1)
+    assert paired_bootstrap(first + 0.1, first).low == pytest.approx(0.1)  # always better by .1
+    monkeypatch.setattr("attention_hashing.bootstrap._BLOCK", 1)
+    assert paired_bootstrap(first, second, 999, seed=3) == pytest.approx(found)
+    with pytest.raises(ValueError, match=r"shapes \(50,\) and \(49,\)"):
+        paired_bootstrap(first, second[1:])
+    with pytest.raises(ValueError, match=r"shapes \(0,\) and \(0,\)"):
+        paired_bootstrap(first[:0], second[:0])
+    with pytest.raises(ValueError, match="resamples is 0, expected at least 1"):
+        paired_bootstrap(first, second, 0)

@@ -7,7 +7,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from attention_hashing.data import Labelled, Views
-from attention_hashing.metrics import levels, precision_among_first
+from attention_hashing.levels import levels
+from attention_hashing.metrics import precision_among_first
 from attention_hashing.network import AttentionHashing
 from attention_hashing.training import Config
 
