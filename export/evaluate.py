@@ -1,70 +1,206 @@
-"""How well a model file finds pictures of the same class, by the code that ships.
+"""How well a model file finds pictures of the same label, by the code that ships.
 
     python export/evaluate.py FOLDER                 the general model
-    python export/evaluate.py FOLDER --model mine.onnx
+    python export/evaluate.py FOLDER --model mine.onnx --out report
+    python export/evaluate.py FOLDER --queries OTHER --model mine.onnx --against theirs.onnx
 
-FOLDER holds one folder per class. Some pictures, drawn by a seed, are queries; all others are the
-database. A hit is right when its class is the query's.
+FOLDER holds one folder per class; or a file labels.csv, `path,label,label,...` a line, for pictures
+with several labels. Some pictures, drawn by a seed, are queries, or those of another folder; all
+others are the database. A hit is right when it shares a label with the query. --out takes the whole
+report: report.json, report.md and plots.
 """
 
 import argparse
+import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from attention_hashing.metrics import mean_by_code, mean_by_cosine
-from bitgaze import BitgazeError, Encoder, HammingIndex
+from attention_hashing.bootstrap import paired_bootstrap
+from attention_hashing.levels import Levels, levels
+from attention_hashing.measure import measure
+from attention_hashing.metrics import average_precision, by_radius
+from attention_hashing.report import difference, markdown
+from attention_hashing.split import Split, drawn, given
+from bitgaze import BitgazeError, Encoded, Encoder
 from bitgaze.contract import DEFAULT_MODEL
-from bitgaze.images import SUFFIXES
+from bitgaze.images import upright
 
 _FIRST = 10
+_PACKAGES = ("bitgaze", "onnxruntime", "numpy", "pillow")
+_SHOWN, _SHOWN_PIXELS = 6, 400
 
 
 def main() -> int:
-    """Parse, encode, measure, print."""
+    """Parse, encode, measure, print, write."""
+    arguments = _arguments()
+    try:
+        _check(arguments)
+        encoder = Encoder(arguments.model)
+        other = arguments.against and Encoder(arguments.against)
+        split = _split(arguments)
+        if arguments.out:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+        encoded = _encoded(encoder, split)
+        ranking = _ranking(encoded, split)
+        report = measure(encoded, split, ranking, arguments.top)
+        scores = average_precision(ranking, arguments.top).expected
+        if other:
+            ranking_of_other = _ranking(_encoded(other, split), split)
+            scores_of_other = average_precision(ranking_of_other, arguments.top).expected
+            report["against"] = {
+                **_described(other),
+                **paired_bootstrap(scores, scores_of_other)._asdict(),
+            }
+        report = {"model": _described(encoder), **report}
+        _print(report)
+        if arguments.out:
+            report["queries"] = dict(zip(_names(split, arguments), map(float, scores), strict=True))
+            _write(arguments.out, report, split, encoded, ranking)
+    except (BitgazeError, ValueError, OSError) as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)
-    parser.add_argument("--queries", type=int, default=1000, help="at most, and at most half")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (%(default)s)")
-    arguments = parser.parse_args()
-    try:
-        for name, least in (("queries", 1), ("seed", 0)):
-            if (value := getattr(arguments, name)) < least:
-                raise ValueError(f"{name} is {value}, expected at least {least}")
-        encoder = Encoder(arguments.model)
-        paths = sorted(p for p in arguments.folder.glob("*/*") if p.suffix.lower() in SUFFIXES)
-        if len(paths) <= 2 * _FIRST:
-            raise ValueError(f"{arguments.folder}: {len(paths)} pictures in class folders, too few")
-        with tqdm(total=len(paths), unit="img", disable=None) as bar:
-            encoded = encoder.encode(paths, on_progress=bar.update)
-        if encoded.errors:
-            raise next(iter(encoded.errors.values()))
-    except (BitgazeError, ValueError) as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 2
-    names, labels = np.unique([path.parent.name for path in paths], return_inverse=True)
-    order = np.random.default_rng(arguments.seed).permutation(len(paths))
-    queries, database = np.split(order, [min(arguments.queries, len(paths) // 2)])
+    add = parser.add_argument
+    add("folder", type=Path)
+    add("--model", type=Path, default=DEFAULT_MODEL)
+    drawn_or_given = "so many at most, and at most half (%(default)s); or a folder like the first"
+    add("--queries", type=_number_or_folder, default=1000, metavar="N|DIR", help=drawn_or_given)
+    add("--seed", type=int, help="of the draw (0)")
+    add("--top", type=int, help="measure the first TOP of each ranking, not all of it")
+    add("--against", type=Path, metavar="MODEL", help="another model, on the same queries")
+    add("--out", type=Path, help="folder for report.json, report.md and plots")
+    return parser.parse_args()
 
-    index = HammingIndex(encoder.bits)
-    index.add(encoded.codes[database])
-    _, ids = index.search(encoded.codes[queries], _FIRST)
-    first = labels[database][ids] == labels[queries][:, None]
-    by_chance = np.mean(labels[database] == labels[queries][:, None])
-    by_code = mean_by_code(encoded.codes, labels, queries, database)
-    by_value = mean_by_cosine(encoded.hashes, labels, queries, database)
-    print(f"{encoder.contract.name}, {encoder.bits} bits; {len(queries)} queries, ", end="")
-    print(f"{len(database)} in the database, {len(names)} classes")
-    print(f"mAP, Hamming, tie-aware      {by_code:.4f}")
-    print(f"mAP, cosine of hash values   {by_value:.4f}")
-    print(f"precision of the first {_FIRST}    {first.mean():.4f}")
-    print(f"a random order would have    {by_chance:.4f}")
-    return 0
+
+def _number_or_folder(text: str) -> int | Path:
+    try:
+        return int(text)
+    except ValueError:
+        return Path(text)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for name, least in (("queries", 1), ("seed", 0), ("top", 1)):
+        value = getattr(arguments, name)
+        if isinstance(value, int) and value < least:
+            raise ValueError(f"{name} is {value}, expected at least {least}")
+    if arguments.seed is not None and isinstance(arguments.queries, Path):
+        raise ValueError("a seed is of a draw, and a folder of queries leaves nothing to draw")
+
+
+def _split(arguments: argparse.Namespace) -> Split:
+    if isinstance(arguments.queries, Path):
+        split = given(arguments.folder, arguments.queries)
+    else:
+        split = drawn(arguments.folder, arguments.queries, arguments.seed or 0)
+    most = len(split.database)
+    if most <= _FIRST:
+        raise ValueError(f"{arguments.folder}: {most} pictures in the database, too few")
+    if arguments.top is not None and arguments.top > most:
+        raise ValueError(f"top is {arguments.top}, but the database has {most} pictures")
+    return split
+
+
+def _encoded(encoder: Encoder, split: Split) -> Encoded:
+    with tqdm(total=len(split.paths), unit="img", disable=None) as bar:
+        encoded = encoder.encode(split.paths, on_progress=bar.update)
+    for error in encoded.errors.values():
+        raise error
+    return encoded
+
+
+def _ranking(encoded: Encoded, split: Split) -> Levels:
+    codes, labels = encoded.codes, split.labels
+    queries, database = split.queries, split.database
+    return levels(codes[queries], labels[queries], codes[database], labels[database])
+
+
+def _described(encoder: Encoder) -> dict[str, Any]:
+    return {
+        "name": encoder.contract.name,
+        "fingerprint": encoder.fingerprint,
+        "bits": encoder.bits,
+        "precision": encoder.contract.precision,
+    }
+
+
+def _print(report: dict[str, Any]) -> None:
+    model, pictures, found = report["model"], report["set"], report["average_precision"]
+    top = found["top"]
+    name = "mAP" if top is None else f"mAP@{top}"
+    bounds, first = found["over_possible"], report["precision_among_first"][str(_FIRST)]
+    print(f"{model['name']}, {model['bits']} bits; {pictures['queries']} queries, ", end="")
+    print(f"{pictures['database']} in the database, {pictures['classes']} classes")
+    lines = [
+        (f"{name}, Hamming, tie-aware", bounds["expected"]),
+        ("  by the order of ties, from", bounds["worst"]),
+        ("  to", bounds["best"]),
+        (f"{name}, cosine of hash values", found["cosine_of_hash_values"]),
+        (f"precision of the first {_FIRST}", first["expected"]),
+        ("a random order would have", found["random_order"]),
+    ]
+    width = max(len(what) for what, _ in lines) + 3
+    for what, value in lines:
+        print(f"{what:{width}}{value:.4f}")
+    if other := report.get("against"):
+        print(f"against {other['name']}: {difference(name, other)}")
+
+
+def _names(split: Split, arguments: argparse.Namespace) -> list[str]:
+    """Of the queries: their paths from the folder on."""
+    is_folder = isinstance(arguments.queries, Path)
+    root = (arguments.queries if is_folder else arguments.folder).resolve()
+    paths = [split.paths[position] for position in split.queries]
+    return [(p.relative_to(root) if p.is_relative_to(root) else p).as_posix() for p in paths]
+
+
+def _write(
+    out: Path, report: dict[str, Any], split: Split, encoded: Encoded, ranking: Levels
+) -> None:
+    from attention_hashing import plots  # matplotlib, for a report alone
+
+    chosen = split.queries[_spread(len(split.queries), _SHOWN)]
+    paths = [split.paths[position] for position in chosen]
+    plots.precision_by_radius(by_radius(ranking), out / "precision.png")
+    plots.distances(ranking, out / "distances.png")
+    plots.attention(
+        [upright(path, _SHOWN_PIXELS) for path in paths],
+        encoded.attention[chosen],
+        [path.stem for path in paths],
+        out / "attention.png",
+    )
+    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    report["command"] = " ".join(["python export/evaluate.py", *words])
+    report["versions"] = {package: version(package) for package in _PACKAGES}
+    text = json.dumps(report, indent=1, allow_nan=False)
+    (out / "report.json").write_text(text + "\n", encoding="utf-8")
+    page = markdown(
+        report,
+        [
+            ("Precision and recall, one point a radius", "precision.png"),
+            ("Distances of pairs that share a label, and of others", "distances.png"),
+            ("Some queries, and below where the network looked", "attention.png"),
+        ],
+    )
+    (out / "report.md").write_text(page, encoding="utf-8")
+    print(f"written: {out / 'report.md'}")
+
+
+def _spread(count: int, shown: int) -> NDArray[np.intp]:
+    """Positions over all of the range, the same ones every time."""
+    return np.unique(np.linspace(0, count - 1, shown).astype(np.intp))
 
 
 if __name__ == "__main__":

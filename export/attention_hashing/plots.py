@@ -1,0 +1,118 @@
+"""Figures of a report as PNG files. Knows matplotlib, and what a reader is to see."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from attention_hashing.levels import Levels
+from attention_hashing.metrics import Ball
+from bitgaze.explain import overlay
+
+_DPI = 150
+_INK, _SOFT = "#1c1b22", "#6a6775"
+# Blue and orange stay apart for every kind of colour vision.
+_FIRST, _SECOND, _THIRD = "#23619e", "#d9762b", "#8a8793"
+_SIDE = 240  # of a picture, in pixels
+_LONGEST_NAME = 26
+
+
+def precision_by_radius(ball: Ball, path: Path) -> None:
+    """Precision against recall, one point a radius; and both, and empty balls, by radius."""
+    figure = _figure(10, 4.2)
+    left, right = figure.subplots(1, 2)
+    left.plot(ball.recall, ball.precision, ".-", color=_FIRST, lw=1.2, ms=5)
+    left.plot(ball.recall, ball.pooled_precision, ".-", color=_SECOND, lw=1.2, ms=5)
+    for radius in _marked(ball.recall, int(np.argmax(ball.precision))):
+        place = (ball.recall[radius], ball.precision[radius])
+        left.plot(*place, "o", color=_FIRST, ms=7)
+        left.annotate(
+            f"r = {radius}", place, (0, 9), textcoords="offset points", fontsize=8, color=_INK
+        )
+    _named(left, "recall (mean over queries)", "precision")
+    left.set(xlim=(-0.02, 1.02), ylim=(0, 1.05))
+    radii = np.arange(len(ball.recall))
+    for axes in (left, right):
+        _frame(axes)
+    for values, colour, name in (
+        (ball.precision, _FIRST, "precision, empty ball = 0"),
+        (ball.pooled_precision, _SECOND, "precision, all balls pooled"),
+        (ball.recall, _INK, "recall"),
+        (ball.empty, _THIRD, "share of empty balls"),
+    ):
+        style = "--" if colour in (_INK, _THIRD) else "-"
+        right.plot(radii, values, style, color=colour, lw=1.5, label=name)
+    _named(right, "radius (bits)", "share")
+    right.set(xlim=(0, len(radii) - 1), ylim=(0, 1.05))
+    right.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=_DPI)
+
+
+def distances(ranking: Levels, path: Path) -> None:
+    """How far apart pairs with a label in common are, and all other pairs."""
+    figure = _figure(7, 4)
+    axes = figure.subplots()
+    matching = ranking.relevant.sum(0)
+    for counts, colour, name in (
+        (matching, _FIRST, "a label in common"),
+        (ranking.items.sum(0) - matching, _SECOND, "none in common"),
+    ):
+        total = counts.sum()
+        share = counts / max(total, 1)
+        place = np.arange(len(counts))
+        axes.bar(place, share, width=1, color=colour, alpha=0.45, label=f"{name}, {total:,} pairs")
+        axes.step(place, share, where="mid", color=colour, lw=1)
+    _frame(axes)
+    _named(axes, "Hamming distance (bits)", "share of the pairs of a kind")
+    axes.set(xlim=(-0.5, len(matching) - 0.5), ylim=(0, None))
+    axes.legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=_DPI)
+
+
+def attention(
+    pictures: Sequence[Image.Image],
+    maps: NDArray[np.float32],
+    names: Sequence[str],
+    path: Path,
+) -> None:
+    """Pictures, and below each where the network looked.
+
+    Args:
+        pictures: upright, RGB.
+        maps: (pictures, h, w), in [0, 1].
+        names: one for each picture.
+        path: of the PNG.
+    """
+    figure = _figure(1.9 * len(pictures), 4.1)
+    columns = figure.subplots(2, len(pictures), squeeze=False).T
+    for (above, below), picture, heat, name in zip(columns, pictures, maps, names, strict=True):
+        for axes, shown in ((above, picture), (below, overlay(picture, heat))):
+            axes.imshow(ImageOps.pad(shown, (_SIDE, _SIDE), color="white"))
+            axes.set_axis_off()
+        above.set_title(name[:_LONGEST_NAME], fontsize=8, color=_INK)
+    figure.savefig(path, dpi=_DPI)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """In inches. Without pyplot: no window, and nothing that stays behind."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _frame(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, lw=0.5)
+
+
+def _named(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x, color=_INK)
+    axes.set_ylabel(y, color=_INK)
+
+
+def _marked(recall: NDArray[np.float64], peak: int) -> list[int]:
+    """Radii to name on the curve: where precision is highest, and at some steps of recall."""
+    steps = [int(np.searchsorted(recall, share)) for share in (0.25, 0.5, 0.75)]
+    return sorted({peak, *(radius for radius in steps if radius < len(recall))})

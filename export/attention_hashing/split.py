@@ -1,0 +1,136 @@
+"""Labelled picture files to measure a model on, and which of them are the queries.
+
+Knows files and names of labels. Does not open pictures, and needs no torch: what is measured is a
+model file, with the runtime alone.
+"""
+
+import csv
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attention_hashing.levels import Labels
+from bitgaze.images import SUFFIXES
+
+LABELS = "labels.csv"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures with labels, some of them queries, the others the database.
+
+    Attributes:
+        paths: of n pictures.
+        labels: int64 (n,) where every picture has one label, else bool (n, classes).
+        classes: names of the labels, sorted.
+        queries: positions among the n.
+        database: the other positions.
+    """
+
+    paths: list[Path]
+    labels: Labels
+    classes: tuple[str, ...]
+    queries: NDArray[np.intp]
+    database: NDArray[np.intp]
+
+    def shared(self) -> int:
+        """How many queries have, byte by byte, a file of the database; reads every file."""
+        digests = [_digest(path) for path in self.paths]
+        stored = {digests[position] for position in self.database}
+        return sum(digests[position] in stored for position in self.queries)
+
+
+def drawn(folder: Path, count: int, seed: int) -> Split:
+    """Some pictures of a folder, drawn by a seed, are queries; all others are the database.
+
+    Args:
+        folder: as `read` takes it.
+        count: of queries, at most; and at most half.
+        seed: of the draw.
+
+    Raises:
+        ValueError: as `read`.
+    """
+    pictures = read(folder)
+    order = np.random.default_rng(seed).permutation(len(pictures))
+    queries, database = np.split(order, [min(count, len(pictures) // 2)])
+    return Split(list(pictures), *_labels(list(pictures.values())), queries, database)
+
+
+def given(folder: Path, queries: Path) -> Split:
+    """Every picture of one folder is a query; those of the other are the database.
+
+    Raises:
+        ValueError: as `read`; or a picture is in both.
+    """
+    stored, asked = read(folder), read(queries)
+    if both := stored.keys() & asked.keys():
+        raise ValueError(f"{min(both)} is a query and in the database: keep the folders apart")
+    labels, classes = _labels([*stored.values(), *asked.values()])
+    positions = np.arange(len(stored) + len(asked))
+    database, found = np.split(positions, [len(stored)])
+    return Split([*stored, *asked], labels, classes, found, database)
+
+
+def read(folder: Path) -> dict[Path, tuple[str, ...]]:
+    """Pictures and the names of their labels.
+
+    Args:
+        folder: holds one folder per class, pictures inside; or a file labels.csv with one line for
+            each picture, `path,label,label,...`, the path from the folder on.
+
+    Raises:
+        ValueError: no folder, no pictures, or a line of labels.csv that cannot be right.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: not a folder")
+    folder = folder.resolve()
+    table = folder / LABELS
+    if table.exists():
+        found = _read_table(table)
+    else:
+        paths = sorted(p for p in folder.glob("*/*") if p.suffix.lower() in SUFFIXES)
+        found = {path: (path.parent.name,) for path in paths}
+    if not found:
+        raise ValueError(f"{folder}: no pictures in class folders, and none named by a {LABELS}")
+    return found
+
+
+def _read_table(table: Path) -> dict[Path, tuple[str, ...]]:
+    found: dict[Path, tuple[str, ...]] = {}
+    try:
+        rows = list(csv.reader(table.read_text(encoding="utf-8-sig").splitlines(), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{table}: not a table in UTF-8 ({error})") from error
+    for line, row in enumerate(rows, start=1):
+        name, *labels = (cell.strip() for cell in row) if row else ("",)
+        path = (table.parent / name).resolve()
+        if not any(row):
+            continue
+        if not labels or not all(labels):
+            raise ValueError(f"{table}, line {line}: expected path,label,label,... found {row}")
+        if not path.is_file():
+            raise ValueError(f"{table}, line {line}: there is no file {path}")
+        if path in found:
+            raise ValueError(f"{table}, line {line}: {name} has a line already; put labels in one")
+        found[path] = tuple(labels)
+    return found
+
+
+def _labels(names: list[tuple[str, ...]]) -> tuple[Labels, tuple[str, ...]]:
+    classes = tuple(sorted({name for several in names for name in several}))
+    position = {name: place for place, name in enumerate(classes)}
+    if all(len(several) == 1 for several in names):
+        return np.array([position[name] for (name,) in names], np.int64), classes
+    hot = np.zeros((len(names), len(classes)), bool)
+    for row, several in enumerate(names):
+        hot[row, [position[name] for name in several]] = True
+    return hot, classes
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

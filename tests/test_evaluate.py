@@ -1,0 +1,242 @@
+"""evaluate.py and what it is made of: from folders of pictures to a report."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import evaluate
+from attention_hashing import split
+from attention_hashing.measure import measure
+from attention_hashing.split import drawn, given, read
+from bitgaze import Encoder
+
+PLOTS = ("precision.png", "distances.png", "attention.png")
+
+
+@pytest.fixture
+def folder(tmp_path, examples):
+    """Four classes of six pictures."""
+    for name in ("birds", "flowers", "vehicles", "windmills"):
+        chosen = sorted(p for p in (examples / name).iterdir() if p.suffix == ".jpg")[:6]
+        assert len(chosen) == 6
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for path in chosen:
+            shutil.copy(path, tmp_path / "set" / name)
+    return tmp_path / "set"
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, arguments)])
+    return evaluate.main()
+
+
+def test_a_plain_call_prints_and_writes_nothing(folder, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert run(monkeypatch, folder) == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "general-128, 128 bits; 12 queries, 12 in the database, 4 classes"
+    figures = {line[:-6].strip(): float(line[-6:]) for line in lines[1:]}
+    assert list(figures) == [
+        "mAP, Hamming, tie-aware",
+        "by the order of ties, from",
+        "to",
+        "mAP, cosine of hash values",
+        "precision of the first 10",
+        "a random order would have",
+    ]
+    worst, expected, best = (figures[name] for name in list(figures)[1:2] + list(figures)[:3:2])
+    assert figures["a random order would have"] < worst <= expected <= best <= 1
+
+
+def test_the_report(folder, monkeypatch, capsys, tmp_path):
+    out = tmp_path / "new" / "report"
+    assert run(monkeypatch, folder, "--out", out, "--queries", 8, "--top", 5) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["model"]["name"] == "general-128"
+    assert report["set"] == {
+        "queries": 8,
+        "database": 16,
+        "classes": 4,
+        "labels_per_picture": 1.0,
+        "queries_without_a_relevant_picture": 0,
+        "queries_with_a_copy_in_the_database": 0,
+    }
+    found = report["average_precision"]
+    assert found["top"] == 5
+    for bounds in (
+        found["over_possible"],
+        found["over_found"],
+        *report["precision_among_first"].values(),
+    ):
+        assert 0 < bounds["worst"] <= bounds["expected"] <= bounds["best"] <= 1
+    assert found["over_possible"]["expected"] <= found["over_found"]["expected"]
+    assert list(report["precision_among_first"]) == ["1", "5", "10"]
+    assert [len(values) for values in report["by_radius"].values()] == [129] * 4
+    pairs = report["pairs_by_distance"]
+    assert sum(pairs["matching"]) + sum(pairs["other"]) == 8 * 16
+    assert len(report["queries"]) == 8
+    assert all((folder / name).is_file() for name in report["queries"])
+    mean = np.mean(list(report["queries"].values()))
+    assert mean == pytest.approx(found["over_possible"]["expected"])
+
+    page = (out / "report.md").read_text()
+    assert f"| mAP@5 | {found['over_possible']['worst']:.4f} | {mean:.4f} |" in page
+    assert "| mAP@5 over the hits found |" in page
+    hardest = min(report["queries"].items(), key=lambda item: (item[1], item[0]))
+    assert f"| `{hardest[0]}` | {hardest[1]:.4f} |" in page
+    assert str(tmp_path) not in page + (out / "report.json").read_text()
+    assert re.findall(r"\]\((\S+)\)", page) == list(PLOTS)
+    for name in PLOTS:
+        with Image.open(out / name) as image:
+            assert image.format == "PNG"
+            assert min(image.size) > 300
+            pixels = np.asarray(image.convert("L"))
+        assert pixels.std() > 5  # something is drawn
+    assert "written: " in capsys.readouterr().out
+
+
+def test_a_folder_of_queries(folder, monkeypatch, capsys, tmp_path):
+    queries = tmp_path / "queries"
+    for name in ("birds", "flowers"):
+        (queries / name).mkdir(parents=True)
+        first = min((folder / name).iterdir())
+        first.rename(queries / name / first.name)
+    copied = min((folder / "birds").iterdir())
+    shutil.copy(copied, queries / "birds" / "copy.jpg")
+    out = tmp_path / "report"
+    assert run(monkeypatch, folder, "--queries", queries, "--out", out) == 0
+    assert "3 queries, 22 in the database, 4 classes" in capsys.readouterr().out
+    report = json.loads((out / "report.json").read_text())
+    assert report["set"]["queries_with_a_copy_in_the_database"] == 1
+    assert "Queries with an identical file in the database: 1." in (out / "report.md").read_text()
+    assert all((queries / name).is_file() for name in report["queries"])
+
+
+def test_against_another_model(folder, monkeypatch, capsys):
+    # The general model beside itself: no query differs.
+    assert run(monkeypatch, folder, "--against", evaluate.DEFAULT_MODEL) == 0
+    out = capsys.readouterr().out
+    assert "against general-128: mAP +0.0000, 95 % interval +0.0000 to +0.0000" in out
+    assert "no better in 100.00% of the resamples" in out
+
+
+def test_several_labels(folder, monkeypatch, tmp_path):
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.jpg"))
+    rows = [
+        f"{name},{name.split('/')[0]},{'many' if place % 2 else 'few'}"
+        for place, name in enumerate(names)
+    ]
+    (folder / "labels.csv").write_text("\n".join([*rows, ""]), encoding="utf-8")
+    out = tmp_path / "report"
+    assert run(monkeypatch, folder, "--out", out) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["set"]["classes"] == 6
+    assert report["set"]["labels_per_picture"] == 2
+    pictures = drawn(folder, 1000, 0)
+    labels = list(read(folder).values())
+    shared = [
+        bool(set(labels[query]) & set(labels[item]))
+        for query in pictures.queries
+        for item in pictures.database
+    ]
+    assert sum(report["pairs_by_distance"]["matching"]) == sum(shared)
+    assert 0 < sum(shared) < len(shared)
+
+
+def test_the_figures_are_those_of_the_codes(folder):
+    """Against distances and precision written out."""
+    pictures = drawn(folder, 8, 1)
+    encoded = Encoder().encode(pictures.paths)
+    report = measure(encoded, pictures, evaluate._ranking(encoded, pictures), None)
+    bits = np.unpackbits(encoded.codes, axis=1)
+    within, empty, first = [], [], []
+    for query in pictures.queries:
+        distances = (bits[pictures.database] != bits[query]).sum(1)
+        right = pictures.labels[pictures.database] == pictures.labels[query]
+        ball = distances <= 50
+        within.append(right[ball].mean() if ball.any() else 0)
+        empty.append(not ball.any())
+        first.append(right[distances == distances.min()].mean())
+    assert report["by_radius"]["precision"][50] == pytest.approx(np.mean(within))
+    assert report["by_radius"]["empty"][50] == pytest.approx(np.mean(empty))
+    assert report["precision_among_first"]["1"]["expected"] == pytest.approx(np.mean(first))
+    assert report["within_radius_2"]["precision"] == report["by_radius"]["precision"][2]
+
+
+def test_a_draw_parts_the_pictures(folder):
+    pictures = drawn(folder, 5, 0)
+    assert (len(pictures.queries), len(pictures.database)) == (5, 19)
+    assert sorted([*pictures.queries, *pictures.database]) == list(range(24))
+    assert (drawn(folder, 5, 0).queries == pictures.queries).all()
+    assert (drawn(folder, 5, 1).queries != pictures.queries).any()
+    for path, label in zip(pictures.paths, pictures.labels, strict=True):
+        assert path.parent.name == pictures.classes[label]
+
+
+def test_labels_of_two_folders_are_one_list(folder, tmp_path):
+    queries = tmp_path / "queries"
+    queries.mkdir()
+    shutil.copy(min((folder / "birds").iterdir()), queries / "a.jpg")
+    (queries / split.LABELS).write_text("a.jpg, windmills ,animals\n", encoding="utf-8")
+    pictures = given(folder, queries)
+    assert pictures.classes == ("animals", "birds", "flowers", "vehicles", "windmills")
+    (query,) = pictures.queries
+    assert pictures.labels[query].tolist() == [True, False, False, False, True]
+    assert pictures.labels[pictures.database].sum(1).tolist() == [1] * 24
+    with pytest.raises(ValueError, match="is a query and in the database: keep the folders apart"):
+        given(folder, folder)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("birds/none.jpg,birds\n", "line 1: there is no file .*none.jpg"),
+        ("\nset.jpg\n", r"line 2: expected path,label,label,... found \['set.jpg'\]"),
+        ("set.jpg,a,\n", "line 1: expected path,label,label"),
+        ("set.jpg,a\nset.jpg,b\n", "line 2: set.jpg has a line already"),
+        ("./set.jpg,a\nset.jpg,b\n", "line 2: set.jpg has a line already"),
+        ('set.jpg,"a\n', "labels.csv: not a table in UTF-8"),
+        (b"set.jpg,\xff\n", "labels.csv: not a table in UTF-8"),
+        ("", "no pictures in class folders, and none named by a labels.csv"),
+    ],
+)
+def test_a_table_that_cannot_be_right(make_picture, tmp_path, table, message):
+    make_picture("set.jpg")
+    content = table if isinstance(table, bytes) else table.encode()
+    (tmp_path / split.LABELS).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--top", "0"], "top is 0, expected at least 1"),
+        (["--top", "13"], "top is 13, but the database has 12 pictures"),
+        (["--queries", "/nowhere"], "/nowhere: not a folder"),
+        (["--queries", "/nowhere", "--seed", "1"], "leaves nothing to draw"),
+        (["--model", "/nowhere.onnx"], "/nowhere.onnx"),
+        (["--against", "/nowhere.onnx"], "/nowhere.onnx"),
+    ],
+)
+def test_mistakes(folder, monkeypatch, capsys, arguments, message):
+    assert run(monkeypatch, folder, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("evaluate.py: ")
+    assert message in error
+
+
+def test_too_few_pictures_and_a_broken_one(folder, monkeypatch, capsys, tmp_path):
+    few = tmp_path / "few"
+    shutil.copytree(folder / "birds", few / "birds")
+    assert run(monkeypatch, few) == 2
+    assert "few: 3 pictures in the database, too few" in capsys.readouterr().err
+    (folder / "birds" / "broken.jpg").write_bytes(b"nothing")
+    assert run(monkeypatch, folder) == 2
+    assert "broken.jpg" in capsys.readouterr().err
