@@ -25,7 +25,7 @@ from attention_hashing.bootstrap import paired_bootstrap
 from attention_hashing.levels import Levels, levels
 from attention_hashing.measure import measure
 from attention_hashing.metrics import average_precision, by_radius
-from attention_hashing.report import difference, markdown
+from attention_hashing.report import difference, markdown, warnings
 from attention_hashing.split import Split, drawn, given
 from bitgaze import BitgazeError, Encoded, Encoder
 from bitgaze.contract import DEFAULT_MODEL
@@ -154,6 +154,8 @@ def _print(report: dict[str, Any]) -> None:
     width = max(len(what) for what, _ in lines) + 3
     for what, value in lines:
         print(f"{what:{width}}{value:.4f}")
+    for warning in warnings(pictures):
+        print(warning)
     if other := report.get("against"):
         print(f"against {other['name']}: {difference(name, other)}")
 

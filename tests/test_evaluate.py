@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from attention_hashing import split
 from attention_hashing.measure import measure
 from attention_hashing.split import drawn, given, read
 from bitgaze import Encoder
+from conftest import ROOT
 
 PLOTS = ("precision.png", "distances.png", "attention.png")
 
@@ -111,10 +114,13 @@ def test_a_folder_of_queries(folder, monkeypatch, capsys, tmp_path):
     shutil.copy(copied, queries / "birds" / "copy.jpg")
     out = tmp_path / "report"
     assert run(monkeypatch, folder, "--queries", queries, "--out", out) == 0
-    assert "3 queries, 22 in the database, 4 classes" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "3 queries, 22 in the database, 4 classes" in printed
+    assert "1 of the queries have an identical file in the database\n" in printed
     report = json.loads((out / "report.json").read_text())
     assert report["set"]["queries_with_a_copy_in_the_database"] == 1
-    assert "Queries with an identical file in the database: 1." in (out / "report.md").read_text()
+    page = (out / "report.md").read_text()
+    assert "1 of the queries have an identical file in the database." in page
     assert all((queries / name).is_file() for name in report["queries"])
 
 
@@ -212,6 +218,28 @@ def test_a_table_that_cannot_be_right(make_picture, tmp_path, table, message):
     (tmp_path / split.LABELS).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read(tmp_path)
+
+
+def test_queries_without_an_answer_are_told(make_picture, monkeypatch, capsys, tmp_path):
+    for seed in range(12):
+        make_picture(f"set/one/{seed}.png", seed)
+    make_picture("queries/one/a.png", 20)
+    make_picture("queries/two/b.png", 21)
+    assert run(monkeypatch, tmp_path / "set", "--queries", tmp_path / "queries") == 0
+    printed = capsys.readouterr().out
+    assert "1 of the queries have no relevant picture to find, and score 0\n" in printed
+    assert re.search(r"mAP, Hamming, tie-aware +0\.5000\n", printed)
+
+
+def test_nothing_but_the_runtime_takes_part():
+    script = (
+        "import sys; sys.modules['torch'] = None; import evaluate;"
+        "print('matplotlib' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT / "export"
+    )
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 
 @pytest.mark.parametrize(

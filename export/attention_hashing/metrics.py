@@ -151,11 +151,12 @@ def mean_by_cosine(
     """
     length = np.linalg.norm(values, axis=1, keepdims=True)
     unit = values / np.maximum(length, np.finfo(np.float32).tiny)
+    others, labels_of_others = unit[database], labels[database]
     ranks = np.ones((1, len(database)), np.int64)  # distinct values: a level for each rank
     found = []
     for query in queries:
-        order = database[np.argsort(-(unit[database] @ unit[query]), kind="stable")]
-        right = is_relevant(labels[query][None], labels[order]).astype(np.int64)
+        order = np.argsort(-(others @ unit[query]), kind="stable")
+        right = is_relevant(labels[query][None], labels_of_others)[:, order].astype(np.int64)
         found.append(average_precision(Levels(ranks, right), top).expected[0])
     return float(np.mean(found))
 

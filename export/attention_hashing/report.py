@@ -59,10 +59,8 @@ def markdown(report: dict[str, Any], plots: Sequence[tuple[str, str]]) -> str:
         *_table(["codes of the database", ""], _codes(report["codes_of_the_database"])),
         "",
     ]
-    if without := pictures["queries_without_a_relevant_picture"]:
-        lines += [f"Queries with no relevant picture in the database, which score 0: {without:,}.", ""]
-    if copies := pictures["queries_with_a_copy_in_the_database"]:
-        lines += [f"Queries with an identical file in the database: {copies:,}.", ""]
+    for warning in warnings(pictures):
+        lines += [f"{warning}.", ""]
     if other := report.get("against"):
         lines += [f"Against {other['name']}: {difference(name, other)}.", ""]
     for caption, file in plots:
@@ -78,6 +76,20 @@ def markdown(report: dict[str, Any], plots: Sequence[tuple[str, str]]) -> str:
         + ".",
     ]
     return "\n".join(lines) + "\n"
+
+
+def warnings(pictures: dict[str, Any]) -> list[str]:
+    """What a reader has to know of the set before he believes a figure; from the report's "set"."""
+    without, copies = (
+        pictures[f"queries_{what}"]
+        for what in ("without_a_relevant_picture", "with_a_copy_in_the_database")
+    )
+    found = []
+    if without:
+        found.append(f"{without:,} of the queries have no relevant picture to find, and score 0")
+    if copies:
+        found.append(f"{copies:,} of the queries have an identical file in the database")
+    return found
 
 
 def difference(name: str, other: dict[str, Any]) -> str:
