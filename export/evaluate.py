@@ -29,7 +29,7 @@ from attention_hashing.report import difference, markdown, warnings
 from attention_hashing.split import Split, drawn, given
 from bitgaze import BitgazeError, Encoded, Encoder
 from bitgaze.contract import DEFAULT_MODEL
-from bitgaze.images import upright
+from bitgaze.images import printable, upright
 
 _FIRST = 10
 _PACKAGES = ("bitgaze", "onnxruntime", "numpy", "pillow")
@@ -165,7 +165,8 @@ def _names(split: Split, arguments: argparse.Namespace) -> list[str]:
     is_folder = isinstance(arguments.queries, Path)
     root = (arguments.queries if is_folder else arguments.folder).resolve()
     paths = [split.paths[position] for position in split.queries]
-    return [(p.relative_to(root) if p.is_relative_to(root) else p).as_posix() for p in paths]
+    names = [(p.relative_to(root) if p.is_relative_to(root) else p).as_posix() for p in paths]
+    return [printable(name) for name in names]
 
 
 def _write(
@@ -180,7 +181,7 @@ def _write(
     plots.attention(
         [upright(path, _SHOWN_PIXELS) for path in paths],
         encoded.attention[chosen],
-        [path.stem for path in paths],
+        [printable(path.stem) for path in paths],
         out / "attention.png",
     )
     words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]

@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 import evaluate
-from attention_hashing import split
+from attention_hashing import plots, report, split
+from attention_hashing.levels import Levels
 from attention_hashing.measure import measure
+from attention_hashing.metrics import by_radius
 from attention_hashing.split import drawn, given, read
 from bitgaze import Encoder
 from conftest import ROOT
@@ -229,6 +231,25 @@ def test_queries_without_an_answer_are_told(make_picture, monkeypatch, capsys, t
     printed = capsys.readouterr().out
     assert "1 of the queries have no relevant picture to find, and score 0\n" in printed
     assert re.search(r"mAP, Hamming, tie-aware +0\.5000\n", printed)
+
+
+@pytest.mark.parametrize(
+    ("items", "relevant"), [([5, 0, 0], [0, 0, 0]), ([0, 0, 1], [0, 0, 1]), ([4, 2, 9], [4, 2, 9])]
+)
+def test_plots_of_sets_that_say_little(items, relevant, tmp_path):
+    ranking = Levels(np.array([items]), np.array([relevant]))
+    plots.precision_by_radius(by_radius(ranking), tmp_path / "a.png")
+    plots.distances(ranking, tmp_path / "b.png")
+    # A name that is no formula.
+    maps = np.zeros((1, 4, 4), np.float32)
+    plots.attention([Image.new("RGB", (30, 90))], maps, [r"$\frac$"], tmp_path / "c.png")
+    for path in (tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png"):
+        with Image.open(path) as image:
+            assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_no_name_breaks_the_table():
+    assert report._code("a|b`c.jpg") == r"`a\|b c.jpg`"
 
 
 def test_nothing_but_the_runtime_takes_part():

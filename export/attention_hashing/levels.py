@@ -46,10 +46,12 @@ def is_relevant(labels_of_queries: Labels, labels: Labels) -> NDArray[np.bool_]:
             f"labels of queries have shape {labels_of_queries.shape}, those of the database "
             f"{labels.shape}: expected (q,) and (n,), or (q, classes) and (n, classes)"
         )
+    found: NDArray[np.bool_]
     if labels.ndim == 1:
-        return labels_of_queries[:, None] == labels
-    shared: NDArray[np.float32] = labels_of_queries.astype(np.float32) @ labels.astype(np.float32).T
-    return shared > 0
+        found = labels_of_queries[:, None] == labels
+    else:  # in float32, whose product is the fast one
+        found = labels_of_queries.astype(np.float32) @ labels.astype(np.float32).T > 0
+    return found
 
 
 def levels(

@@ -231,7 +231,7 @@ def _hypergeometric(
     """How many relevant items the first places of a random order hold, and how likely each is."""
     _, log_factorial = _tables(items)
 
-    def log_choose(n: int, k: NDArray[np.int64]) -> NDArray[np.float64]:
+    def log_choose(n: int, k: NDArray[np.int64]) -> Any:
         return log_factorial[n] - log_factorial[k] - log_factorial[n - k]
 
     hits = np.arange(max(0, places - items + relevant), min(places, relevant) + 1)

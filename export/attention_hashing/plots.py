@@ -19,6 +19,7 @@ _INK, _SOFT = "#1c1b22", "#6a6775"
 _FIRST, _SECOND, _THIRD = "#23619e", "#d9762b", "#8a8793"
 _SIDE = 240  # of a picture, in pixels
 _LONGEST_NAME = 26
+_MARKED = (0.25, 0.5, 0.75)  # recall at which the radius is named
 
 
 def precision_by_radius(ball: Ball, path: Path) -> None:
@@ -27,12 +28,19 @@ def precision_by_radius(ball: Ball, path: Path) -> None:
     left, right = figure.subplots(1, 2)
     left.plot(ball.recall, ball.precision, ".-", color=_FIRST, lw=1.2, ms=5)
     left.plot(ball.recall, ball.pooled_precision, ".-", color=_SECOND, lw=1.2, ms=5)
-    for radius in _marked(ball.recall, int(np.argmax(ball.precision))):
-        place = (ball.recall[radius], ball.precision[radius])
-        left.plot(*place, "o", color=_FIRST, ms=7)
-        left.annotate(
-            f"r = {radius}", place, (0, 9), textcoords="offset points", fontsize=8, color=_INK
-        )
+    for radius in (int(np.searchsorted(ball.recall, share)) for share in _MARKED):
+        if radius < len(ball.recall):
+            place = (ball.recall[radius], ball.precision[radius])
+            left.plot(*place, "o", color=_FIRST, ms=7)
+            left.annotate(
+                f"r = {radius}",
+                place,
+                (0, -18),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+                bbox={"fc": "white", "ec": "none", "pad": 1},
+            )
     _named(left, "recall (mean over queries)", "precision")
     left.set(xlim=(-0.02, 1.02), ylim=(0, 1.05))
     radii = np.arange(len(ball.recall))
@@ -93,7 +101,7 @@ def attention(
         for axes, shown in ((above, picture), (below, overlay(picture, heat))):
             axes.imshow(ImageOps.pad(shown, (_SIDE, _SIDE), color="white"))
             axes.set_axis_off()
-        above.set_title(name[:_LONGEST_NAME], fontsize=8, color=_INK)
+        above.set_title(name[:_LONGEST_NAME], fontsize=8, color=_INK, parse_math=False)
     figure.savefig(path, dpi=_DPI)
 
 
@@ -110,9 +118,3 @@ def _frame(axes: Axes) -> None:
 def _named(axes: Axes, x: str, y: str) -> None:
     axes.set_xlabel(x, color=_INK)
     axes.set_ylabel(y, color=_INK)
-
-
-def _marked(recall: NDArray[np.float64], peak: int) -> list[int]:
-    """Radii to name on the curve: where precision is highest, and at some steps of recall."""
-    steps = [int(np.searchsorted(recall, share)) for share in (0.25, 0.5, 0.75)]
-    return sorted({peak, *(radius for radius in steps if radius < len(recall))})

@@ -121,6 +121,11 @@ def _figure(value: float) -> str:
     return f"{value:.4f}"
 
 
+def _code(path: str) -> str:
+    """A cell that no name can break out of."""
+    return f"`{path.replace('`', ' ').replace('|', chr(92) + '|')}`"
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     rule = ["---", *["---:"] * (len(head) - 1)]
     return ["| " + " | ".join(cells) + " |" for cells in [head, rule, *rows]]
