@@ -30,16 +30,10 @@ def precision_by_radius(ball: Ball, path: Path) -> None:
     left.plot(ball.recall, ball.pooled_precision, ".-", color=_SECOND, lw=1.2, ms=5)
     for radius in (int(np.searchsorted(ball.recall, share)) for share in _MARKED):
         if radius < len(ball.recall):
-            place = (ball.recall[radius], ball.precision[radius])
-            left.plot(*place, "o", color=_FIRST, ms=7)
+            recall = ball.recall[radius]
+            left.vlines(recall, 0, ball.precision[radius], color=_SOFT, lw=0.8, ls=":")
             left.annotate(
-                f"r = {radius}",
-                place,
-                (0, -18),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-                bbox={"fc": "white", "ec": "none", "pad": 1},
+                f"r = {radius}", (recall, 0), (4, 4), textcoords="offset points", fontsize=8
             )
     _named(left, "recall (mean over queries)", "precision")
     left.set(xlim=(-0.02, 1.02), ylim=(0, 1.05))
