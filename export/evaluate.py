@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ def _check(arguments: argparse.Namespace) -> None:
             raise ValueError(f"{name} is {value}, expected at least {least}")
     if arguments.seed is not None and isinstance(arguments.queries, Path):
         raise ValueError("a seed is of a draw, and a folder of queries leaves nothing to draw")
+    if arguments.out and find_spec("matplotlib") is None:
+        raise ValueError("a report needs matplotlib: pip install -r export/requirements.txt")
 
 
 def _split(arguments: argparse.Namespace) -> Split:

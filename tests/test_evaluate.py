@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -233,6 +234,27 @@ def test_queries_without_an_answer_are_told(make_picture, monkeypatch, capsys, t
     assert re.search(r"mAP, Hamming, tie-aware +0\.5000\n", printed)
 
 
+def test_against_a_worse_model(folder, monkeypatch, tmp_path):
+    """The other's codes are all the same: a random order, which the first beats."""
+    honest, models = evaluate._encoded, []
+
+    def encoded(encoder, pictures):
+        models.append(encoder)
+        found = honest(encoder, pictures)
+        return found if len(models) == 1 else replace(found, codes=np.zeros_like(found.codes))
+
+    monkeypatch.setattr(evaluate, "_encoded", encoded)
+    out = tmp_path / "report"
+    assert run(monkeypatch, folder, "--against", evaluate.DEFAULT_MODEL, "--out", out) == 0
+    found = json.loads((out / "report.json").read_text())
+    other, precision = found["against"], found["average_precision"]
+    gain = precision["over_possible"]["expected"] - precision["random_order"]
+    assert other["mean"] == pytest.approx(gain)
+    assert 0 < other["low"] < other["mean"] < other["high"]
+    assert other["not_better"] == 0
+    assert f"Against general-128: mAP {gain:+.4f}, 95 % interval" in (out / "report.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("items", "relevant"), [([5, 0, 0], [0, 0, 0]), ([0, 0, 1], [0, 0, 1]), ([4, 2, 9], [4, 2, 9])]
 )
@@ -279,6 +301,13 @@ def test_mistakes(folder, monkeypatch, capsys, arguments, message):
     error = capsys.readouterr().err
     assert error.startswith("evaluate.py: ")
     assert message in error
+
+
+def test_a_report_without_matplotlib_fails_at_once(folder, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(evaluate, "find_spec", lambda name: None)
+    assert run(monkeypatch, folder, "--out", tmp_path / "report") == 2
+    assert "pip install -r export/requirements.txt" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
 
 
 def test_too_few_pictures_and_a_broken_one(folder, monkeypatch, capsys, tmp_path):
