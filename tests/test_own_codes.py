@@ -133,6 +133,8 @@ def test_metadata_and_names_change(hashes):
         (lambda: hashes.rename("three", "\ud800"), ValueError, "surrogates"),
         (lambda: hashes.set_metadata("03", {}), KeyError, "no item '03'"),
         (lambda: hashes.set_metadata("three", {"x": {1, 2}}), TypeError, "JSON"),
+        (lambda: hashes.set_metadata("three", []), TypeError, "metadata is a dict, not list"),
+        (lambda: hashes.add_code("new", CODES[0], ""), TypeError, "metadata is a dict, not str"),
         (lambda: hashes.set_metadata("three", {"x": float("nan")}), ValueError, "JSON"),
     ]:
         with pytest.raises(error, match=message):

@@ -108,6 +108,8 @@ def test_like_tries_no_place_twice():
     ("where", "error", "message"),
     [
         ("album", TypeError, "where is a dict, not str"),
+        ("", TypeError, "where is a dict, not str"),
+        ([], TypeError, "where is a dict, not list"),
         ({1: 2}, TypeError, "a field of where is a str, not int"),
         ({"f": {}}, ValueError, r"where\['f'\] is empty, expected in, !="),
         ({"f": {"==": 1}}, ValueError, "has operator '==', expected in, !=, like"),

@@ -225,7 +225,7 @@ class Gallery:
         """
         if ranking not in get_args(Ranking):
             raise ValueError(f"ranking is {ranking!r}, expected one of {get_args(Ranking)}")
-        wanted = Wanted(k, radius, conditions(where or {}))
+        wanted = Wanted(k, radius, conditions({} if where is None else where))
         if isinstance(query, str) and self._is_key(query):
             if ranking == "asymmetric":
                 raise ValueError(
@@ -296,7 +296,7 @@ class Gallery:
             TypeError: codes that are not uint8.
             ValueError: codes of another length, and as for `search`.
         """
-        wanted = Wanted(k, radius, conditions(where or {}))
+        wanted = Wanted(k, radius, conditions({} if where is None else where))
         with self._store.reading():
             return nearest(self._store, codes, wanted)
 
@@ -371,7 +371,7 @@ class Gallery:
         encoded = self._encode(image)
         with self.transaction():
             self._store.check_free(key)  # now that nobody else writes
-            self.upsert([Item(key, self.adapted(encoded).codes[0], dict(metadata or {}))])
+            self.upsert([Item(key, self.adapted(encoded).codes[0], _object(metadata))])
 
     def add_code(
         self, key: str, code: NDArray[np.uint8], metadata: Mapping[str, Any] | None = None
@@ -391,7 +391,7 @@ class Gallery:
         """
         with self.transaction():
             self._store.check_free(key)
-            self.upsert([Item(key, code, dict(metadata or {}))])
+            self.upsert([Item(key, code, _object(metadata))])
 
     def upsert(self, items: Iterable[Item]) -> None:
         """Keep these items; one whose key is taken replaces the old one. All of them or none.
@@ -421,7 +421,7 @@ class Gallery:
         """
         with self._store.writing():
             item = self._store.item(self._store.slot(key))
-            self._store.put(replace(item, metadata=dict(metadata)))
+            self._store.put(replace(item, metadata=_object(metadata)))
 
     def remove(self, *keys: str) -> None:
         """Forget these items, all or none; their keys and codes are overwritten in the file.
@@ -693,3 +693,10 @@ class Gallery:
         """The slot of the item that sync made from a file, or None."""
         item = self._store.item_of_file(os.path.abspath(os.fsencode(path)))  # noqa: PTH100
         return None if item is None else self._store.slot(item.key)
+
+
+def _object(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Metadata as given, None for nothing."""
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata is a dict, not {type(metadata).__name__}: {metadata!r}")
+    return dict(metadata or {})
