@@ -281,6 +281,8 @@ def test_the_command(tmp_path, make_picture, capsys):
     for condition, message in [
         ("year", "expected FIELD=VALUE"),
         ("=3", "expected FIELD=VALUE"),
+        ("year==2021", "expected FIELD=VALUE"),
+        ("year>>2021", "expected FIELD=VALUE"),
         ("year>[1]", "expected a number or a text"),
         ("year<null", "expected a number or a text"),
     ]:

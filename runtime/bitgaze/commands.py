@@ -222,7 +222,7 @@ def _where(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Conditions as they are typed: `album=2024`, `year>=2020`, `name~img%`, `tag=["a", "b"]`."""
     where: dict[str, dict[str, Any]] = {}
     for text in texts:
-        parts = re.fullmatch(r"([^<>=!~]+)(<=|>=|!=|=|<|>|~)(.*)", text, re.DOTALL)
+        parts = re.fullmatch(r"([^<>=!~]+)(<=|>=|!=|=|<|>|~)(|[^<>=~].*)", text, re.DOTALL)
         if parts is None:
             raise BitgazeError(
                 f"--where {text}: expected FIELD=VALUE, or with one of != < <= > >= ~ (like)"
