@@ -319,3 +319,15 @@ def test_a_preprocess_out_of_range():
     for name in ("filter", "exif", "alpha", "resize"):
         with pytest.raises(ValueError, match=f"{name} is 'other', this version of bitgaze knows"):
             Preprocess(size=32, **{name: "other"})
+
+
+def test_a_webp_may_be_a_quarter_as_large():
+    """Two small frames on a canvas of 94 million pixels took 1.4 GB."""
+    frames = [picture(seed, (64, 48)) for seed in range(2)]
+    stream = io.BytesIO()
+    frames[0].save(stream, "webp", save_all=True, append_images=frames[1:])
+    content = bytearray(stream.getvalue())
+    canvas = content.index(b"VP8X") + 12  # width and height, less one, 3 bytes each
+    content[canvas : canvas + 6] = (16382).to_bytes(3, "little") + (3699).to_bytes(3, "little")
+    with pytest.raises(ImageError, match="16383 x 3700 pixels, expected at most 44739242 in all"):
+        load(bytes(content), Preprocess(size=32))

@@ -22,6 +22,8 @@ from bitgaze.errors import ImageError
 from bitgaze.images import Preprocess, load
 
 _SMALL = Preprocess(size=32)
+# What the largest picture that is read takes, if its damage says that it is one.
+_PEAK_MB = 750
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -144,7 +146,7 @@ def make_bomb_case() -> Case:
 
 def damage_images(seeds: range, jobs: int) -> Counter[str]:
     """Damage a picture for each seed, then try each bomb twice."""
-    found = run(make_case, seeds, jobs=jobs, peak_mb=250)
+    found = run(make_case, seeds, jobs=jobs, peak_mb=_PEAK_MB)
     return found + run(make_bomb_case, range(2 * len(bombs())), seconds=5, peak_mb=30)
 
 
