@@ -16,6 +16,7 @@ import torch
 
 from attention_hashing import data as datasets
 from attention_hashing.evaluation import neighbour_precision
+from attention_hashing.methods import METHODS
 from attention_hashing.training import CHECKPOINT, Config, train
 
 
@@ -33,6 +34,7 @@ def main() -> int:
     add("--branch-epochs", type=int, default=defaults.branch_epochs, help="stage 1 (%(default)s)")
     add("--hash-epochs", type=int, default=defaults.hash_epochs, help="stage 2 (%(default)s)")
     add("--batch-size", type=int, default=defaults.batch_size, help="(%(default)s)")
+    add("--method", default=defaults.method, help=f"{', '.join(METHODS)} (%(default)s)")
     add("--seed", type=int, default=defaults.seed, help="(%(default)s)")
     add("--holdout", type=float, default=0.1, help="share of each class kept for the final check")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
@@ -45,6 +47,7 @@ def main() -> int:
             hash_epochs=arguments.hash_epochs,
             batch_size=arguments.batch_size,
             seed=arguments.seed,
+            method=arguments.method,
         )
         everything = datasets.read(arguments.folder)
         rest, held_out = everything.split(arguments.holdout, config.seed)

@@ -1,7 +1,7 @@
-"""The training side: data, branch, losses, both stages, resuming."""
+"""The training side: data, branch, both stages, resuming."""
 
+import dataclasses
 import gzip
-import math
 import subprocess
 import sys
 
@@ -14,7 +14,6 @@ from attention_hashing import data as datasets
 from attention_hashing import training
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.backbones import efficientnet_lite0
-from attention_hashing.losses import orthohash, orthohash_targets
 from attention_hashing.network import pack, pooled
 from bitgaze.images import Preprocess
 from conftest import ROOT, picture
@@ -198,38 +197,6 @@ def test_bits_are_packed_as_numpy_packs_them():
     assert np.array_equal(packed.numpy(), np.packbits(values.numpy() > 0, axis=1))
 
 
-def test_orthohash_by_hand():
-    targets = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
-    values = torch.tensor([[3.0, 3.0], [0.0, -2.0]])
-    labels = torch.tensor([0, 1])
-    # Row 0: cosines 1 and 0. Row 1: -1/sqrt 2 and 1/sqrt 2. Scale 4 (two classes), margin 0.4.
-    rows = [(1.0, 0.0), (math.sqrt(0.5), -math.sqrt(0.5))]
-    expected = sum(math.log(1 + math.exp(4 * (no - (yes - 0.4)))) for yes, no in rows) / 2
-    assert orthohash(values, labels, targets).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_orthohash_pulls_towards_the_class():
-    targets = orthohash_targets(classes=5, bits=16, seed=0)
-    values = torch.zeros(5, 16).normal_(generator=torch.Generator().manual_seed(0))
-    values.requires_grad_()
-    labels = torch.arange(5)
-    for _ in range(200):
-        loss = orthohash(values, labels, targets)
-        (gradient,) = torch.autograd.grad(loss, values)
-        values = (values - gradient).detach().requires_grad_()
-    codes = values.sign()
-    assert torch.equal((codes @ targets.T).argmax(1), labels)
-    assert (codes * targets).mean() > 0.7
-
-
-def test_orthohash_targets():
-    assert set(orthohash_targets(300, 16, 1).unique().tolist()) == {-1.0, 1.0}
-    assert len(orthohash_targets(200, 8, 1).unique(dim=0)) == 200
-    assert torch.equal(orthohash_targets(10, 64, 1), orthohash_targets(10, 64, 1))
-    with pytest.raises(ValueError, match="257 classes do not fit 8 bits"):
-        orthohash_targets(257, 8, 1)
-
-
 def weights(network):
     return {name: value.clone() for name, value in network.state_dict().items()}
 
@@ -259,27 +226,33 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("epoch", [1, 2])
-def test_an_interrupted_run_ends_with_the_same_weights(class_folders, tmp_path, monkeypatch, epoch):
+# GreedyHash has a classifier of its own to keep, MDSH a bank.
+@pytest.mark.parametrize(
+    ("epoch", "method"), [(1, "ours"), (2, "ours"), (2, "greedyhash"), (2, "mdsh")]
+)
+def test_an_interrupted_run_ends_with_the_same_weights(
+    class_folders, tmp_path, monkeypatch, epoch, method
+):
+    config = dataclasses.replace(TINY, method=method)
     data = datasets.read(class_folders)
     for name in ("undisturbed", "interrupted"):
         (tmp_path / name).mkdir()
-    expected = weights(training.train(data, TINY, tmp_path / "undisturbed", CPU))
+    expected = weights(training.train(data, config, tmp_path / "undisturbed", CPU))
 
     save = training._save
 
-    def save_then_die(network, config, data, digest, run, number, optimiser, scheduler):
-        save(network, config, data, digest, run, number, optimiser, scheduler)
+    def save_then_die(network, method, config, data, digest, run, number, *rest):
+        save(network, method, config, data, digest, run, number, *rest)
         if number == epoch:
             raise Killed
 
     monkeypatch.setattr(training, "_save", save_then_die)
     with pytest.raises(Killed):
-        training.train(data, TINY, tmp_path / "interrupted", CPU)
+        training.train(data, config, tmp_path / "interrupted", CPU)
     with pytest.raises(ValueError, match=f"stopped after epoch {epoch} of 3; run train.py again"):
         training.load_checkpoint(tmp_path / "interrupted" / "checkpoint.pt")
     monkeypatch.setattr(training, "_save", save)
-    found = weights(training.train(data, TINY, tmp_path / "interrupted", CPU))
+    found = weights(training.train(data, config, tmp_path / "interrupted", CPU))
     assert found.keys() == expected.keys()
     assert all(found[name].equal(expected[name]) for name in expected)
 
@@ -311,6 +284,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
         "network": network.state_dict(),
         "optimiser": {},
         "scheduler": {},
+        "method": {},
         "versions": {},
     }
     torch.save(good, path)
@@ -328,6 +302,20 @@ def test_files_that_are_no_checkpoints(tmp_path):
     torch.save({**good, "network": incomplete}, path)
     with pytest.raises(ValueError, match=r"weights do not fit its configuration: .*\n.*project"):
         training.load_checkpoint(path)
+
+
+def test_a_checkpoint_from_before_there_were_methods(class_folders, tmp_path):
+    data = datasets.read(class_folders)
+    expected = weights(training.train(data, TINY, tmp_path, CPU))
+    path = tmp_path / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    assert state.pop("method") == {}
+    del state["config"]["method"]
+    torch.save(state, path)
+    network, config, _ = training.load_checkpoint(path)
+    assert config == TINY
+    assert all(network.state_dict()[name].equal(expected[name]) for name in expected)
+    training.train(data, TINY, tmp_path, CPU)  # not one of another run: there is nothing to do
 
 
 def test_a_checkpoint_says_what_made_it(tmp_path, monkeypatch):
@@ -413,6 +401,10 @@ def test_the_scripts_from_pictures_to_a_searchable_gallery(class_folders, tmp_pa
     [
         (["train.py", "none"], "train.py: none: not a folder"),
         (["train.py", ".", "--bits", "12"], "train.py: bits is 12"),
+        (
+            ["train.py", ".", "--method", "csqq"],
+            "train.py: method is 'csqq', expected one of ours, ",
+        ),
         (["train.py", "data", "--device", "tpu"], "train.py: torch has no device 'tpu' here"),
         (["train.py", "data", "--holdout", "2"], "train.py: the held-out share is 2.0"),
         (["train.py", "data", "--holdout", "0.99"], "train.py: a held-out share of 0.99 leaves"),

@@ -1,7 +1,7 @@
 """Two stages: the branch learns to classify, then guides a hash layer that learns to separate.
 
-Knows the loop and its checkpoints. Does not know where pictures come from (data.py) or what the
-file for the device looks like (onnx_file.py).
+Knows the loop and its checkpoints. Does not know where pictures come from (data.py), what a hashing
+method's loss is (methods/), or what the file for the device looks like (onnx_file.py).
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.backbones import efficientnet_lite0
 from attention_hashing.data import Labelled, Views
-from attention_hashing.losses import orthohash, orthohash_targets
+from attention_hashing.methods import DEFAULT, METHODS, Method
 from attention_hashing.network import AttentionHashing
 from bitgaze.images import Preprocess
 
@@ -38,6 +38,7 @@ _ENTRIES = {
     "network": dict,
     "optimiser": dict,
     "scheduler": dict,
+    "method": dict,
     "versions": dict,
 }
 _STAGES = ("branch", "hash")
@@ -62,6 +63,7 @@ class Config:
         weight_decay: of AdamW.
         hidden: channels of the branch's 3 x 3 convolution.
         seed: of everything random.
+        method: what stage 2 trains with, a name of methods.METHODS.
     """
 
     bits: int = 64
@@ -73,6 +75,7 @@ class Config:
     weight_decay: float = 1e-2
     hidden: int = 256
     seed: int = 0
+    method: str = DEFAULT
 
     def __post_init__(self) -> None:
         if self.size % 32 or self.size < 32:
@@ -86,6 +89,8 @@ class Config:
             raise ValueError(f"seed is {self.seed}, expected 0..{2**32 - 1}")
         if self.bits % 8 or not 8 <= self.bits <= 1024:
             raise ValueError(f"bits is {self.bits}, expected a multiple of 8 in 8..1024")
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}, expected one of {', '.join(METHODS)}")
 
     @property
     def preprocess(self) -> Preprocess:
@@ -113,14 +118,14 @@ def train(data: Labelled, config: Config, run: Path, device: torch.device) -> At
     """
     network = new_network(config, len(data.classes)).to(device)
     network = network.to(memory_format=torch.channels_last)
-    targets = orthohash_targets(len(data.classes), config.bits, config.seed).to(device)
+    method = METHODS[config.method](len(data.classes), config.bits, config.seed).to(device)
     epochs = {"branch": config.branch_epochs, "hash": config.hash_epochs}
     digest = data.digest()
-    done, resumed = _resume(network, config, data, digest, run, device)
+    done, resumed = _resume(network, method, config, data, digest, run, device)
     epoch = 0  # counted over both stages
     for stage in _STAGES:
-        optimiser, scheduler = _optimiser(network, stage, config, epochs[stage], len(data))
-        for _ in range(epochs[stage]):
+        optimiser, scheduler = _optimiser(network, method, stage, config, epochs[stage], len(data))
+        for stage_epoch in range(epochs[stage]):
             epoch += 1
             if epoch < done:
                 continue
@@ -142,14 +147,15 @@ def train(data: Labelled, config: Config, run: Path, device: torch.device) -> At
             _set_mode(network, stage)
             total = sum(epochs.values())
             bar = tqdm(loader, desc=f"epoch {epoch}/{total} ({stage})", unit="batch", mininterval=1)
-            for image, label in bar:
-                loss = _loss(network, stage, image.to(device), label.to(device), targets)
+            for batch, (image, label) in enumerate(bar):
+                step = (stage_epoch + batch / len(loader)) / epochs[stage]
+                loss = _loss(network, method, stage, image.to(device), label.to(device), step)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
                 scheduler.step()
                 bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-            _save(network, config, data, digest, run, epoch, optimiser, scheduler)
+            _save(network, method, config, data, digest, run, epoch, optimiser, scheduler)
     return network.cpu().eval()
 
 
@@ -177,14 +183,20 @@ def load_checkpoint(path: Path) -> tuple[AttentionHashing, Config, dict[str, Any
 
 
 def _loss(
-    network: AttentionHashing, stage: str, image: Tensor, label: Tensor, targets: Tensor
+    network: AttentionHashing,
+    method: Method,
+    stage: str,
+    image: Tensor,
+    label: Tensor,
+    step: float,
 ) -> Tensor:
     features = network.features(image)
     if stage == "branch":
         return nn.functional.cross_entropy(network.branch(features).logits, label)
     hashed = network.hash(features)
     guidance = nn.functional.cross_entropy(hashed.logits, label)
-    return orthohash(hashed.hash, label, targets) + _GUIDANCE_WEIGHT * guidance
+    labels = nn.functional.one_hot(label, method.classes)
+    return method(hashed.hash, labels, step) + _GUIDANCE_WEIGHT * guidance
 
 
 def _set_mode(network: AttentionHashing, stage: str) -> None:
@@ -195,10 +207,15 @@ def _set_mode(network: AttentionHashing, stage: str) -> None:
 
 
 def _optimiser(
-    network: AttentionHashing, stage: str, config: Config, epochs: int, pictures: int
+    network: AttentionHashing,
+    method: Method,
+    stage: str,
+    config: Config,
+    epochs: int,
+    pictures: int,
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
     head: list[nn.Module] = (
-        [network.branch] if stage == "branch" else [network.project, network.normalise]
+        [network.branch] if stage == "branch" else [network.project, network.normalise, method]
     )
     groups = [
         {"params": [p for module in head for p in module.parameters()]},
@@ -220,6 +237,7 @@ def _optimiser(
 
 def _save(
     network: AttentionHashing,
+    method: Method,
     config: Config,
     data: Labelled,
     digest: str,
@@ -237,6 +255,7 @@ def _save(
         "network": network.state_dict(),
         "optimiser": optimiser.state_dict(),
         "scheduler": scheduler.state_dict(),
+        "method": method.state_dict(),
         "versions": _versions(),
     }
     draft = run / (CHECKPOINT + ".part")
@@ -265,6 +284,7 @@ def _versions() -> dict[str, str | None]:
 
 def _resume(
     network: AttentionHashing,
+    method: Method,
     config: Config,
     data: Labelled,
     digest: str,
@@ -289,6 +309,7 @@ def _resume(
         )
     _load_weights(network, state, path)
     network.to(device)
+    method.load_state_dict(state["method"])
     return int(state["epoch"]), state
 
 
@@ -307,6 +328,10 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises zip, pickle and runtime errors of many classes
         raise ValueError(f"{path}: not a checkpoint of train.py ({error})") from error
     state = state if isinstance(state, dict) else {}
+    if "method" not in state and isinstance(state.get("config"), dict):
+        # Written when there was one method, of which nothing needs keeping.
+        state["method"] = {}
+        state["config"]["method"] = DEFAULT
     for name, kind in _ENTRIES.items():
         if not isinstance(state.get(name), kind):
             raise ValueError(f"{path}: not a checkpoint of train.py (it has no {name})")

@@ -50,15 +50,15 @@ def fit_bits(
         weight (d, bits) and threshold (bits,).
     """
     centre = points.mean(0)
-    basis = _leading(points - centre, max(_DIMENSIONS, bits))
+    basis = leading(points - centre, max(_DIMENSIONS, bits))
     points = (points - centre) @ basis  # (n, r)
     means = np.zeros((pictures.max() + 1, points.shape[1]))
     np.add.at(means, pictures[same], points[same])
     means /= np.bincount(pictures[same])[:, None]
-    nuisances = _leading(points - means[pictures], _NUISANCES)
+    nuisances = leading(points - means[pictures], _NUISANCES)
     points, pictures = points[same], pictures[same]
     cleaned = points - (points @ nuisances) @ nuisances.T
-    principal = _leading(cleaned - cleaned.mean(0), bits)
+    principal = leading(cleaned - cleaned.mean(0), bits)
     start = principal @ adaptation.fit((cleaned @ principal).astype(np.float32)).rotation
     teachers = means - (means @ nuisances) @ nuisances.T
     weight, threshold = _trained(points, pictures, teachers - teachers.mean(0), start, seed)
@@ -106,7 +106,7 @@ def _trained(
     return weight.detach().double().numpy(), threshold.detach().double().numpy()
 
 
-def _leading(points: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+def leading(points: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     """Directions of largest scatter about 0, by descending scatter: (d, at most count)."""
     _, directions = np.linalg.eigh(points.T @ points)
     return directions[:, ::-1][:, :count]

@@ -1,0 +1,144 @@
+"""Codes for classes to strive for: rows of -1 and 1, float32 (classes, bits), no two the same.
+
+For any number of bits, and more classes than bits, up to 2^bits. Knows no loss.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+_CSQ_TRIES = 20
+_CANDIDATES = 256
+
+
+def coins(classes: int, bits: int, seed: int) -> Tensor:
+    """Independent fair coins, nearly orthogonal in expectation; what is there already is redrawn.
+
+    Raises:
+        ValueError: more classes than codes.
+    """
+    _check(classes, bits)
+    return _completed(torch.empty(0, bits), classes, seed)
+
+
+def hadamard(classes: int, bits: int, seed: int) -> Tensor:
+    """CSQ's centres: rows of a Hadamard matrix and of its negative, then coins.
+
+    Where bits is a power of two, rows of Sylvester's matrix and their negatives come first, 2 bits
+    of them, every two bits / 2 apart or more. Classes beyond these, and all of them for other
+    numbers of bits, get coins; of 20 draws the one with the largest least distance is taken.
+
+    Raises:
+        ValueError: more classes than codes.
+    """
+    _check(classes, bits)
+    fixed = torch.empty(0, bits)
+    if bits & (bits - 1) == 0:
+        rows = torch.ones(1, 1)
+        while len(rows) < bits:
+            rows = torch.cat([torch.cat([rows, rows], 1), torch.cat([rows, -rows], 1)])
+        fixed = torch.cat([rows, -rows])[:classes]
+    if len(fixed) == classes:
+        return fixed
+    seeds = torch.randint(2**31, (_CSQ_TRIES,), generator=torch.Generator().manual_seed(seed))
+    tries = [_completed(fixed, classes, int(one)) for one in seeds]
+    return max(tries, key=least_distance)
+
+
+def separated(classes: int, bits: int, seed: int) -> Tensor:
+    """MDSH's centres: `separation` apart at least, and bits as balanced as that allows.
+
+    Drawn one by one, each at random among the codes far enough from those before it; Gilbert's
+    proof says that there always is one. Then entries are flipped as long as a bit comes nearer to
+    as many 1 as -1 and all stay far enough apart: balanced bits are what makes the sum of all
+    distances largest.
+
+    Raises:
+        ValueError: more classes than codes.
+    """
+    apart = separation(classes, bits)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.empty(0, bits)
+    while len(rows) < classes:
+        draws = torch.randint(0, 2, (_CANDIDATES, bits), generator=generator) * 2.0 - 1
+        for draw in draws[(_distances(draws, rows) >= apart).all(1)]:
+            if len(rows) < classes and (_distances(draw[None], rows) >= apart).all():
+                rows = torch.cat([rows, draw[None]])
+    return _balanced(rows, apart, generator)
+
+
+def separation(classes: int, bits: int) -> int:
+    """The Gilbert-Varshamov distance: the largest d with sum_{i<d} C(bits, i) <= 2^bits / classes.
+
+    So many codes, every two at least d bits apart, surely exist.
+
+    Raises:
+        ValueError: more classes than codes.
+    """
+    _check(classes, bits)
+    ball, distance = 1, 1  # codes nearer than distance to one of them
+    while distance < bits and classes * (ball + math.comb(bits, distance)) <= 2**bits:
+        ball += math.comb(bits, distance)
+        distance += 1
+    return distance
+
+
+def least_distance(rows: Tensor) -> int:
+    """Bits in which the two nearest rows differ; the number of bits for a single row."""
+    upper = torch.triu(torch.ones(len(rows), len(rows), dtype=torch.bool), 1)
+    distances = _distances(rows, rows)[upper]
+    return int(distances.min()) if len(distances) else rows.shape[1]
+
+
+def of_images(labels: Tensor, targets: Tensor, ties: Tensor) -> Tensor:
+    """Each image's target: for each bit the one that most of its labels' targets have.
+
+    Args:
+        labels: (B, classes), 1 where an image has a label and 0 elsewhere.
+        targets: (classes, bits).
+        ties: (bits,), -1 or 1, where as many say one as the other.
+
+    Returns:
+        (B, bits), -1 or 1.
+    """
+    votes = labels @ targets
+    return torch.where(votes == 0, ties, votes.sign())
+
+
+def _check(classes: int, bits: int) -> None:
+    if classes > 2**bits:
+        raise ValueError(f"{classes} classes do not fit {bits} bits")
+
+
+def _distances(rows: Tensor, others: Tensor) -> Tensor:
+    return (rows.shape[1] - rows @ others.T) / 2  # exact: small integers
+
+
+def _completed(fixed: Tensor, classes: int, seed: int) -> Tensor:
+    """Coins behind fixed rows; what is there already is drawn again."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = dict.fromkeys(map(tuple, fixed.tolist()))
+    while len(rows) < classes:
+        draw = torch.randint(0, 2, (fixed.shape[1],), generator=generator)
+        rows[tuple((2.0 * draw - 1).tolist())] = None
+    return torch.tensor(list(rows), dtype=torch.float32)
+
+
+def _balanced(rows: Tensor, apart: int, generator: torch.Generator) -> Tensor:
+    rows = rows.clone()
+    distances = _distances(rows, rows).fill_diagonal_(torch.inf)
+    for bit in range(rows.shape[1]):
+        for one in torch.randperm(len(rows), generator=generator).tolist():
+            excess = rows[:, bit].sum()
+            if abs(excess) < 2:
+                break
+            if rows[one, bit] != excess.sign():
+                continue
+            # A flip takes it one away from rows that agree with it here, nearer to the others.
+            change = rows[:, bit] * rows[one, bit]
+            if (distances[one] + change >= apart).all():
+                rows[one, bit] *= -1
+                distances[one] += change
+                distances[:, one] = distances[one]
+    return rows

@@ -1,0 +1,74 @@
+"""Codes without training: what each is, on points where the answer is known."""
+
+import numpy as np
+import pytest
+
+from attention_hashing.metrics import mean_by_code
+from attention_hashing.references import class_id, lsh, pca_itq
+from bitgaze.adaptation import pack
+
+
+def signs(projection, features):
+    weight, threshold = projection
+    return np.where(features @ weight - threshold > 0, 1, -1)
+
+
+def test_lsh_tells_angles_about_the_mean():
+    """Of many planes, the share that parts two points is their angle, over pi."""
+    mean = np.array([100.0, 100.0, 100.0])
+    around = np.array([[1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0]], np.float64)
+    features = (mean + around).astype(np.float32)
+    found = signs(lsh(features, 20_000, 0), features)
+    parted = (found[0] != found).mean(1)
+    assert parted == pytest.approx([0, 1 / 2, 1, 1 / 2], abs=0.02)
+    assert np.array_equal(found, signs(lsh(features, 20_000, 0), features))
+    assert not np.array_equal(found, signs(lsh(features, 20_000, 1), features))
+
+
+def test_pca_itq_finds_a_turned_cube():
+    """Corners of a cube, turned, moved and lying in more dimensions, with some noise."""
+    generator = np.random.default_rng(0)
+    corners = generator.choice([-1.0, 1.0], (2000, 4))
+    turn, _ = np.linalg.qr(generator.standard_normal((7, 7)))
+    noise = 0.05 * generator.standard_normal((2000, 7))
+    features = (corners @ turn[:4] + noise + 5).astype(np.float32)
+    weight, threshold = pca_itq(features, 4)
+    assert weight.T @ weight == pytest.approx(np.eye(4), abs=1e-5)
+    values = features @ weight - threshold
+    assert np.abs(np.abs(values) - 1).max() < 0.4  # by the axes of PCA alone: far more
+    agree = np.abs(np.where(values > 0, 1, -1).T @ corners) / 2000
+    assert np.sort(agree, 1)[:, -1] == pytest.approx(1)
+    assert sorted(agree.argmax(1)) == [0, 1, 2, 3]
+
+
+def test_class_id_by_hand():
+    scores = np.array([[0, 0, 0, 0, 9], [0, 3, 1, 2, 0], [7, 7, 0, 0, 0]], np.float32)
+    # Five classes take three bits: 4 = 100, 1 = 001, and of two equal scores the first, 0 = 000.
+    expected = [[1, -1, -1, -1], [-1, -1, 1, -1], [-1, -1, -1, -1]]
+    found = class_id(scores, 4)
+    assert found.tolist() == expected
+    assert found.dtype == np.float32
+    assert class_id(scores, 3).tolist() == [row[:3] for row in expected]
+    assert class_id(scores[:, :1], 1).tolist() == [[-1]] * 3  # one class
+
+
+def test_class_id_of_a_perfect_classifier_is_perfect():
+    labels = np.arange(300) % 100
+    scores = np.eye(100, dtype=np.float32)[labels]
+    codes = pack(class_id(scores, 8))
+    order = np.arange(300)
+    assert len(np.unique(codes, axis=0)) == 100
+    assert mean_by_code(codes, labels, order[:100], order[100:]) == 1
+
+
+def test_arguments_out_of_range():
+    features = np.ones((3, 4), np.float32)
+    with pytest.raises(ValueError, match="5 bits, but features have 4 dimensions"):
+        pca_itq(features, 5)
+    for make in (lambda *given: lsh(*given, seed=0), pca_itq):
+        with pytest.raises(ValueError, match="0 bits from 3 features, expected at least 1"):
+            make(features, 0)
+        with pytest.raises(ValueError, match="2 bits from 0 features"):
+            make(features[:0], 2)
+    with pytest.raises(ValueError, match="9 classes take 4 bits, 3 were asked"):
+        class_id(np.ones((1, 9), np.float32), 3)
