@@ -11,9 +11,9 @@ from torch.nn.functional import normalize, relu, softplus
 
 from attention_hashing.methods.method import Method
 
-_DSH_QUANTISATION = 0.01  # alpha, the paper's section 4.1
+_DSH_QUANTISATION = 0.01  # alpha, the paper's
 # eta and lambda of the papers are weights of sums over the training set, which depend on its size;
-# these, of means over bits, are those of DeepHash-pytorch, which reproduces both.
+# these, of means over bits, are those of DeepHash-pytorch (swuxyj), which comes to the papers' mAP.
 _DPSH_QUANTISATION = 0.1
 _DTSH_QUANTISATION = 1.0
 _DTSH_MARGIN = 5.0  # alpha, likewise
