@@ -14,6 +14,7 @@ from attention_hashing import data as datasets
 from attention_hashing import training
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.backbones import efficientnet_lite0
+from attention_hashing.methods import METHODS
 from attention_hashing.network import pack, pooled
 from bitgaze.images import Preprocess
 from conftest import ROOT, picture
@@ -220,6 +221,27 @@ def test_each_stage_trains_its_own_layers(class_folders, tmp_path, monkeypatch):
     }
     assert changed_one == {"backbone", "branch"}
     assert changed_two == {"backbone", "project", "normalise"}
+
+
+def test_a_method_learns_and_is_told_how_far_training_is(class_folders, tmp_path, monkeypatch):
+    steps, made = [], []
+
+    class Spy(METHODS["greedyhash"]):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(self)
+
+        def loss(self, hash, labels, step):
+            assert (labels.sum(1) == 1).all()
+            steps.append(step)
+            return super().loss(hash, labels, step)
+
+    monkeypatch.setitem(METHODS, "greedyhash", Spy)
+    config = dataclasses.replace(TINY, method="greedyhash")
+    training.train(datasets.read(class_folders), config, tmp_path, CPU)
+    # 24 pictures in batches of 8, twice; none in stage 1.
+    assert steps == pytest.approx([n / 6 for n in range(6)])
+    assert not made[0].classify.equal(METHODS["greedyhash"](2, 16, 0).classify)
 
 
 class Killed(Exception):

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-_CSQ_TRIES = 20
+_CSQ_TRIES = 5  # more take seconds where classes are thousands
 _CANDIDATES = 256
 
 
@@ -27,7 +27,7 @@ def hadamard(classes: int, bits: int, seed: int) -> Tensor:
 
     Where bits is a power of two, rows of Sylvester's matrix and their negatives come first, 2 bits
     of them, every two bits / 2 apart or more. Classes beyond these, and all of them for other
-    numbers of bits, get coins; of 20 draws the one with the largest least distance is taken.
+    numbers of bits, get coins; of 5 draws the one with the largest least distance is taken.
 
     Raises:
         ValueError: more classes than codes.
