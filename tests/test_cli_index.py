@@ -159,11 +159,14 @@ def interrupted_at(number):
 
 @pytest.fixture
 def many(here, capsys):
+    # A shell that runs the tests in the background has told them to ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = here / "many"
     folder.mkdir()
     for seed in range(66):
         picture(seed, (16, 16)).save(folder / f"{seed:02}.png")
-    return folder
+    yield folder
+    signal.signal(signal.SIGINT, before)
 
 
 def test_interrupted_while_encoding(many, monkeypatch, capsys):
