@@ -89,6 +89,8 @@ def test_what_the_command_refuses(gallery, tmp_path):
         port = taken.getsockname()[1]
         assert f"127.0.0.1 port {port}" in (err := stopped("--port", port))
         assert "choose another with --port" in err
+    # Of a network that is for documents only.
+    assert "192.0.2.1: not an address of this machine" in stopped("--host", "192.0.2.1")
     assert "no.such.host.invalid" in stopped("--host", "no.such.host.invalid")
     assert "port is 70000, expected 0 to 65535" in stopped("--port", 70000)
     for token in ("short", "with spaces and ; more", "\u20ac" * 16):

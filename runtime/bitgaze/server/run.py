@@ -5,6 +5,7 @@ that nobody expected is on stderr.
 """
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import secrets
@@ -119,6 +120,10 @@ def _listening(host: str, port: int) -> socket.socket:
             f"{host}: {error.strerror}; --host takes an address or name of this machine"
         ) from error
     except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise BitgazeError(
+                f"{host}: not an address of this machine; --host takes one, or 0.0.0.0 for all"
+            ) from error
         raise BitgazeError(
             f"{host} port {port}: {error}; choose another with --port, or 0 for any that is free"
         ) from error
