@@ -295,6 +295,12 @@ def test_compact_gives_room_back(path):
     assert verify_gallery(path).is_sound
 
 
+def test_what_is_in_the_log_is_not_freed(tmp_path):
+    with Gallery(tmp_path / "g.bitgaze", bits=64) as gallery:
+        gallery.upsert(Item(f"k{n}", code[:8].copy()) for n, code in enumerate(codes(3000)))
+        assert 0 <= gallery.compact() < 100_000
+
+
 def test_compact_waits_for_a_writer_and_says_so(path):
     with Gallery(path) as writer, Gallery(path, timeout_s=0.1) as gallery:
         with writer.transaction():

@@ -122,6 +122,8 @@ def test_like_tries_no_place_twice():
         ({"f": {"like": 3}}, ValueError, "expected a text in which %"),
         ({"f": float("nan")}, ValueError, "NaN"),
         ({"f": {">": float("nan")}}, ValueError, "NaN"),
+        ({"f": {"like": "a\0%"}}, ValueError, "no zero among them"),
+        ({"@key": {"like": "%a" * 30_000}}, ValueError, "has 60,000 characters, expected at most"),
         ({"f": object()}, ValueError, "expected a text, a number"),
     ],
 )
@@ -179,6 +181,8 @@ def test_the_key_is_a_field_too(shop):
     assert keys(shop, {"@key": {"in": ["03", "99", 4, None]}}) == {"03"}
     assert len(keys(shop, {"@key": {"!=": "03"}})) == 59
     assert keys(shop, {"@key": "' OR 1=1 --"}) == set()
+    assert keys(shop, {"@key": "\ud800"}) == keys(shop, {"@key": {"like": "\ud800%"}}) == set()
+    assert len(keys(shop, {"@key": {"!=": "\ud800"}})) == 60
 
 
 def test_hits_are_the_nearest_of_those_allowed(shop):

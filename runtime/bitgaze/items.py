@@ -96,6 +96,7 @@ _CONTENTS = (
     " || ifnull(path, '') || x'00' || ifnull(content, '') AS BLOB) END"
 )
 _ROWS = 4096
+_SURROGATES = re.compile("[\ud800-\udfff]")
 # SQLite's JSON paths have no escapes, json.dumps writes some.
 _PLAIN_NAME = re.compile(r"[ !#-\[\]-~]*")
 
@@ -279,8 +280,8 @@ def keys_that_match(db: sqlite3.Connection, condition: Condition, count: int) ->
     operands = condition.operand if condition.operator == "in" else (condition.operand,)
     operator = "=" if condition.operator in ("in", "!=") else condition.operator
     for operand in operands:
-        if not isinstance(operand, str):
-            continue  # a key is a text
+        if not isinstance(operand, str) or _SURROGATES.search(operand):
+            continue  # a key is a text, of valid Unicode
         # A range is read from the items: that each is found in the index of keys does not say that
         # nothing else is there. The operator is one of where.py's, the operand a parameter.
         table = "item" if operator == "=" else "item NOT INDEXED"

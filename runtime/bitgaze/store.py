@@ -362,8 +362,8 @@ class Store:
     def compact(self) -> int:
         """Give back the room of what was removed; how many bytes of the file that was."""
         with self._lock, self._translated_errors():
+            gallery_file.write_back(self._db, self._timeout_s)  # else the log counts as freed
             before = self.path.stat().st_size
-            gallery_file.write_back(self._db, self._timeout_s)
             self._db.execute("VACUUM")
             gallery_file.write_back(self._db, self._timeout_s)
             self._has_forgotten = False

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 KEY = "@key"
 
 _RANGES = ("<", "<=", ">", ">=")
+# Of a pattern, in bytes: SQLite's limit.
+_LONGEST = 50_000
 _OPERATORS = ("in", "!=", "like", *_RANGES)
 # Unlike in Python, false and true equal no number.
 _OTHERS = (False, True, None)
@@ -81,6 +83,11 @@ def _condition(field: str, operator: str, operand: Any) -> Condition:
         raise ValueError(
             f'where[{field!r}]["like"] is {operand!r}, expected a text in which % stands for any '
             "characters and _ for one"
+        )
+    if operator == "like" and ("\0" in operand or len(operand.encode(errors="replace")) > _LONGEST):
+        raise ValueError(
+            f'where[{field!r}]["like"] has {len(operand):,} characters, expected at most '
+            f"{_LONGEST:,} bytes of UTF-8, and no zero among them"
         )
     return Condition(field, operator, _scalar(field, operand))
 
