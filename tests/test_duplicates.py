@@ -123,6 +123,8 @@ def test_the_radius_says_how_near(tmp_path):
         assert gallery.duplicates(radius=2)[0].others[0].distance == 2
         with pytest.raises(ValueError, match="radius is -1"):
             gallery.duplicates(radius=-1)
+        with pytest.raises(TypeError, match="radius must be an integer, got str"):
+            gallery.duplicates(radius="3")
         assert gallery.duplicates() == gallery.duplicates(radius=1)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitgaze.adaptation import Adaptation, pack
-from bitgaze.arguments import check_array
+from bitgaze.arguments import check_array, integer
 from bitgaze.calibration import Calibration
 from bitgaze.contract import DEFAULT_MODEL, read_model
 from bitgaze.duplicates import DuplicateGroup, default_radius, find_duplicates
@@ -566,9 +566,10 @@ class Gallery:
             Groups of two and more, in the order of each one's first item.
 
         Raises:
+            TypeError: radius is no integer.
             ValueError: radius below 0.
         """
-        if radius is not None and radius < 0:
+        if radius is not None and integer(radius, "radius") < 0:
             raise ValueError(f"radius is {radius}, expected at least 0")
         if radius is None:
             radius = default_radius(self.bits)
