@@ -1,6 +1,6 @@
 """A gallery's file looked over, and what can be saved of a damaged one.
 
-Knows the file's parts and how they fail. Never changes the file that it looks at.
+Knows the file's parts and how they fail. Mends nothing in place.
 """
 
 import os
@@ -67,7 +67,8 @@ class RepairReport:
 def verify_gallery(path: str | os.PathLike[str]) -> GalleryVerification:
     """Look at all of a gallery: pages, codes, items, and the indexes of keys and paths.
 
-    Takes some 20 s for a million items. Others may use the gallery meanwhile.
+    Takes some 20 s for a million items. Others may use the gallery meanwhile. Changes nothing, but
+    that a file of an earlier format is brought up to date, as whenever one is opened.
 
     Raises:
         GalleryError: there is no such gallery, or another process keeps it locked.
