@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from bitgaze import FingerprintMismatch, Gallery, GalleryError
+from bitgaze import FingerprintMismatch, Gallery, GalleryError, verify_gallery
 
 CODES = np.random.default_rng(0).integers(0, 256, (40, 8), np.uint8)
 
@@ -198,3 +198,40 @@ def test_what_metadata_and_k_cannot_be(tmp_path):
             gallery.search_code(code, radius=1.5)
         with pytest.raises(GalleryError, match="codes of your own do not say .* that you know"):
             gallery.radius()
+
+
+def test_a_transaction_that_was_undone_takes_no_more(hashes):
+    def two_more():
+        with hashes.transaction():
+            hashes.add_code("first", CODES[0])
+            with pytest.raises(GalleryError, match="is taken"):
+                hashes.add_code("first", CODES[0])
+            hashes.add_code("second", CODES[1])
+
+    with pytest.raises(GalleryError, match="undone"):
+        two_more()
+    assert "first" not in hashes
+    assert "second" not in hashes
+    hashes.add_code("second", CODES[1])
+    assert "second" in hashes
+
+
+def test_what_has_no_place_in_a_transaction(hashes, tmp_path):
+    def attempt(what):
+        with hashes.transaction():
+            hashes.add_code("new", CODES[0])
+            what()
+
+    for what in (hashes.close, hashes.compact, lambda: hashes.backup(tmp_path / "copy.bitgaze")):
+        with pytest.raises(GalleryError, match="in a transaction"):
+            attempt(what)
+        assert len(hashes) == 40
+    assert not list(tmp_path.glob("copy*"))
+
+
+def test_progress_of_duplicates_cannot_write(hashes):
+    with pytest.raises(GalleryError, match="being read"):
+        hashes.duplicates(on_progress=lambda done, total: hashes.add_code("new", CODES[0]))
+    assert len(hashes) == 40
+    hashes.close()
+    assert verify_gallery(hashes.path).is_sound

@@ -560,7 +560,7 @@ class Gallery:
             radius: Hamming distance; by default bits / 12. The general model's 10 bits found 98 %
                 of 125 photographs again that were made smaller, 96 % saved anew, 86 % cropped; of
                 807 different pictures they joined two, both of a cat.
-            on_progress: called with (done, total) different codes.
+            on_progress: called with (done, total) different codes; it cannot write to the gallery.
 
         Returns:
             Groups of two and more, in the order of each one's first item.
@@ -606,7 +606,7 @@ class Gallery:
             How many bytes smaller the file became.
 
         Raises:
-            GalleryError: the file cannot be written, or the disk is full.
+            GalleryError: the file cannot be written, the disk is full, or in a transaction.
         """
         return self._store.compact()
 
@@ -617,7 +617,7 @@ class Gallery:
             path: the new file, itself a gallery; it must not exist.
 
         Raises:
-            GalleryError: it exists, or cannot be written.
+            GalleryError: it exists, or cannot be written, or in a transaction.
         """
         self._store.backup(Path(path).expanduser())
 
@@ -641,7 +641,7 @@ class Gallery:
 
         Raises:
             GalleryError: the file cannot be written, or a call inside failed and its exception was
-                caught there.
+                caught there; later writes inside are refused as well.
         """
         with self._store.transaction():
             yield

@@ -73,6 +73,7 @@ class Store:
         self._timeout_s = timeout_s
         self._lock = threading.RLock()
         self._changed_chunks: set[int] = set()
+        self._is_in_transaction = False
         self._fields: dict[str, _Field] = {}
         self._has_removed = False
         self._has_forgotten = False
@@ -90,6 +91,7 @@ class Store:
     def close(self) -> None:
         """Release the file. Later calls raise GalleryError."""
         with self._lock:
+            self._check_outside("close it")
             self._frozen = None  # else a change of the file would open it again
             try:
                 # SQLite moves rows between pages, and clears only the place where one was last. If
@@ -129,11 +131,18 @@ class Store:
                 caught there.
         """
         with self._lock:
+            is_part = self._is_in_transaction
             with self._translated_errors():
-                is_part = self._db.in_transaction
+                if is_part and not self._db.in_transaction:  # else this would be one of its own
+                    raise self._undone()
+                if not is_part and self._db.in_transaction:
+                    raise GalleryError(
+                        f"{self.path}: cannot be written while it is being read (in on_progress)"
+                    )
             try:
                 if not is_part:
                     self._begin()
+                    self._is_in_transaction = True
                 yield
                 if not is_part:
                     self._commit()
@@ -143,6 +152,9 @@ class Store:
                 if self._db.in_transaction:  # SQLite has rolled back by itself after some errors
                     self._db.execute("ROLLBACK")
                 raise
+            finally:
+                if not is_part:
+                    self._is_in_transaction = False
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -362,6 +374,7 @@ class Store:
     def compact(self) -> int:
         """Give back the room of what was removed; how many bytes of the file that was."""
         with self._lock, self._translated_errors():
+            self._check_outside("compact it")
             gallery_file.write_back(self._db, self._timeout_s)  # else the log counts as freed
             before = self.path.stat().st_size
             self._db.execute("VACUUM")
@@ -371,6 +384,8 @@ class Store:
 
     def backup(self, out: Path) -> None:
         """Copy the file as it is at this moment to one that does not exist yet."""
+        with self._lock:
+            self._check_outside("back it up")
         if out.exists():
             raise GalleryError(f"{out}: exists already; a backup makes a new file")
         if not out.parent.is_dir():
@@ -406,7 +421,7 @@ class Store:
     def _commit(self) -> None:
         with self._translated_errors():
             if not self._db.in_transaction:
-                raise GalleryError(f"{self.path}: a call in the transaction failed; it was undone")
+                raise self._undone()
             for n in self._changed_chunks:
                 first = n * CHUNK_CODES
                 codes = self.index[first : first + CHUNK_CODES]
@@ -414,6 +429,13 @@ class Store:
             self._db.execute("COMMIT")
             if self._has_removed:
                 gallery_file.write_back(self._db, self._timeout_s)
+
+    def _undone(self) -> GalleryError:
+        return GalleryError(f"{self.path}: a call in the transaction failed; it was undone")
+
+    def _check_outside(self, what: str) -> None:
+        if self._is_in_transaction:
+            raise GalleryError(f"{self.path}: in a transaction; {what} before or after it")
 
     def _refresh(self) -> None:
         """Load what another process has committed since the last look."""
