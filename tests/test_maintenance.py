@@ -341,3 +341,27 @@ def test_the_commands(path, tmp_path, capsys, monkeypatch):
     assert "`bitgaze index` brings back" in err
     assert main(["repair", "newer.bitgaze", "-g", "copy.bitgaze", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kept"] == 5000
+
+
+def copied(path, out):
+    with Gallery(path) as gallery:
+        gallery.backup(out)
+
+
+@pytest.mark.parametrize("make", [copied, repair])
+def test_nothing_of_another_gallery_comes_into_a_new_one(path, tmp_path, make):
+    out, other = tmp_path / "out.bitgaze", tmp_path / "other.bitgaze"
+    with Gallery(other) as gallery:
+        gallery.upsert(Item(f"other{n}", code) for n, code in enumerate(codes(10, seed=1)))
+        gallery.upsert([Item("last", codes(1, seed=2)[0])])
+        log = tmp_path / "out.bitgaze-wal"  # as of a process that was killed, and a file removed
+        shutil.copy(f"{other}-wal", log)
+        assert log.stat().st_size > 0
+    with pytest.raises(GalleryError, match="out.bitgaze-wal: left by a gallery"):
+        make(path, out)
+    log.unlink()
+    shutil.copy(other, tmp_path / "out.bitgaze.unfinished")
+    make(path, out)
+    with Gallery(path) as before, Gallery(out) as after:
+        assert same(before, after)
+    assert sorted(file.name for file in tmp_path.glob("out*")) == ["out.bitgaze"]

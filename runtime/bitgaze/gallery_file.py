@@ -157,6 +157,46 @@ def connect(
     return db
 
 
+@contextmanager
+def new_file(out: Path, what: str) -> Iterator[Path]:
+    """Where to write a gallery that takes its name when it is whole, and leaves nothing else.
+
+    Args:
+        out: the file, which must not exist.
+        what: makes it, for the message.
+
+    Raises:
+        GalleryError: it exists, or a log of an earlier file lies where it would be taken for its
+            own; or there is no such folder.
+    """
+    if out.exists():
+        raise GalleryError(f"{out}: exists already; {what} makes a new file")
+    for log in _beside(out):
+        if log.exists():
+            raise GalleryError(
+                f"{log}: left by a gallery that is gone, and would change the new one; move it away"
+            )
+    if not out.parent.is_dir():
+        raise GalleryError(f"{out}: there is no folder {out.parent}")
+    unfinished = out.with_name(f"{out.name}.unfinished")
+
+    def clear() -> None:
+        for leftover in (unfinished, *_beside(unfinished)):
+            leftover.unlink(missing_ok=True)
+
+    clear()  # of one that was killed
+    try:
+        yield unfinished
+        unfinished.replace(out)
+    finally:
+        clear()
+
+
+def _beside(path: Path) -> list[Path]:
+    """What SQLite would read as a part of a file."""
+    return [Path(f"{path}-{name}") for name in ("wal", "shm", "journal")]
+
+
 def read_info(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
     """What the file says of its codes.
 

@@ -109,9 +109,11 @@ def repair(
     path, out = Path(path).expanduser(), Path(out).expanduser()
     if not path.is_file():
         raise GalleryError(f"{path}: no such gallery")
-    if out.exists():
-        raise GalleryError(f"{out}: exists already; repair makes a new file")
-    unfinished = out.with_name(f"{out.name}.unfinished")
+    with gallery_file.new_file(out, "repair") as unfinished:
+        return _repair(path, unfinished, encoder)
+
+
+def _repair(path: Path, out: Path, encoder: Encoder | None) -> RepairReport:
     report = RepairReport()
     with gallery_file.translated_errors(path, _TIMEOUT_S):
         uri = f"{path.absolute().as_uri()}?mode=ro"
@@ -127,12 +129,7 @@ def repair(
     if encoder is None and info["fingerprint"] == read_model(DEFAULT_MODEL).fingerprint:
         encoder = Encoder()
     found += _encoded(without_code, info, encoder, report)
-    try:
-        _write(unfinished, info, found)
-        unfinished.replace(out)
-    finally:
-        for leftover in (unfinished, *(Path(f"{unfinished}-{name}") for name in ("wal", "shm"))):
-            leftover.unlink(missing_ok=True)
+    _write(out, info, found)
     return report
 
 

@@ -386,21 +386,13 @@ class Store:
         """Copy the file as it is at this moment to one that does not exist yet."""
         with self._lock:
             self._check_outside("back it up")
-        if out.exists():
-            raise GalleryError(f"{out}: exists already; a backup makes a new file")
-        if not out.parent.is_dir():
-            raise GalleryError(f"{out}: there is no folder {out.parent}")
-        unfinished = out.with_name(f"{out.name}.unfinished")
-        try:
-            with (
-                self.reading(),
-                gallery_file.translated_errors(out, self._timeout_s),
-                closing(sqlite3.connect(unfinished)) as copy,
-            ):
-                self._db.backup(copy)
-            unfinished.replace(out)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with (
+            gallery_file.new_file(out, "a backup") as unfinished,
+            self.reading(),
+            gallery_file.translated_errors(out, self._timeout_s),
+            closing(sqlite3.connect(unfinished)) as copy,
+        ):
+            self._db.backup(copy)
 
     def _note_changed(self, *slots: int) -> None:
         self._changed_chunks.update(slot // CHUNK_CODES for slot in slots)
