@@ -513,3 +513,18 @@ def test_the_installed_command_in_a_terminal_without_unicode(photos):
     assert rb"\u732b.png" in done.stdout
     assert rb"\xff.png" in done.stdout
     assert run("--version").stdout.startswith(b"bitgaze 0.")
+
+
+def test_a_second_comparison_of_a_field_is_not_taken_for_the_first(indexed, capsys):
+    wanted = ["--where", "album=Rome", "--where", "year>=2020", "--where", "year<2024"]
+    assert main(["search", str(indexed / "p0.png"), *wanted]) == 0
+    assert main(["search", str(indexed / "p0.png"), *wanted, "--where", "album=Paris"]) == 2
+    assert "--where album=Paris: a second = on one field" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["1e999", "NaN", "Infinity", "[" * 100_000])
+def test_what_json_cannot_hold_is_text(photos, value, capsys):
+    assert main(["index", "photos", "--set", f"what={value}"]) == 0
+    query = str(photos / "p0.png")
+    assert main(["search", query, "--where", f"what={value}", "-k", "1"]) == 0
+    assert itself(query) in capsys.readouterr().out

@@ -4,7 +4,6 @@ Parses; what a command does is in commands.py.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -214,14 +213,7 @@ def _named_value(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=VALUE, such as album=Rome")
-
-    def refuse(constant: str) -> None:
-        raise ValueError(constant)  # NaN is no JSON, though Python reads it
-
-    try:
-        return name, json.loads(value, parse_constant=refuse)
-    except (ValueError, RecursionError):
-        return name, value
+    return name, commands.typed_value(value)
 
 
 if __name__ == "__main__":

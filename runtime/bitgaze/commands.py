@@ -227,17 +227,31 @@ def _where(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
             raise BitgazeError(
                 f"--where {text}: expected FIELD=VALUE, or with one of != < <= > >= ~ (like)"
             )
-        field, operator, typed = parts.groups()
-        try:
-            value = json.loads(typed)
-        except ValueError:
-            value = typed
-        if operator == "=":
+        sign, typed = parts[2], parts[3]
+        value = typed_value(typed)
+        operator = sign
+        if sign == "=":
             operator, value = "in", value if isinstance(value, list) else [value]
-        elif operator == "~":
+        elif sign == "~":
             operator, value = "like", typed
-        where.setdefault(field.strip(), {})[operator] = value
+        wanted = where.setdefault(parts[1].strip(), {})
+        if operator in wanted:
+            raise BitgazeError(
+                f"--where {text}: a second {sign} on one field; one of several values is "
+                """FIELD='["a", "b"]'"""
+            )
+        wanted[operator] = value
     return where
+
+
+def typed_value(text: str) -> Any:
+    """What is typed as a value of metadata: JSON, or else the text itself."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)  # Python reads NaN, and 1e999; they are no JSON
+    except (ValueError, RecursionError):
+        return text
+    return value
 
 
 def _member(mark: str, member: "Duplicate") -> str:
