@@ -528,3 +528,14 @@ def test_what_json_cannot_hold_is_text(photos, value, capsys):
     query = str(photos / "p0.png")
     assert main(["search", query, "--where", f"what={value}", "-k", "1"]) == 0
     assert itself(query) in capsys.readouterr().out
+
+
+def test_a_folder_that_is_not_there_leaves_no_gallery(photos, capsys):
+    assert main(["index", "fotos"]) == 2
+    assert "fotos: not a folder" in capsys.readouterr().err
+    assert not Path("gallery.bitgaze").exists()
+
+
+def test_a_gallery_is_verified_without_a_provider(indexed, capsys):
+    assert main(["verify", "-g", "gallery.bitgaze", "--provider", "cuda"]) == 2
+    assert "--provider is of a model" in capsys.readouterr().err

@@ -34,11 +34,14 @@ _MOST_SKIPPED = 10
 
 def index(options: argparse.Namespace) -> int:
     """Make a gallery match the pictures in folders."""
+    from bitgaze.folders import find_roots
+
     metadata: dict[str, Any] = {}
     for name, value in options.set:
         if name in metadata:
             raise ValueError(f"--set gives {name!r} twice")
         metadata[name] = value
+    find_roots(options.folders)  # a mistyped name must not leave an empty gallery
     _quiet_pillow()
     started = time.perf_counter()
     with _to_index(options) as gallery, progress("indexing", "pictures") as show:
@@ -336,6 +339,8 @@ def _whose(gallery: "Gallery") -> str | None:
 def verify(options: argparse.Namespace) -> int:
     """Look for damage in a gallery; or compare a model's golden examples with its codes here."""
     if options.gallery is not None:
+        if options.provider:
+            raise BitgazeError("--provider is of a model; a gallery is verified without one")
         return _verify_gallery(options)
     from bitgaze.encoder import Encoder
     from bitgaze.verification import verify
