@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bitgaze import Gallery
 from bitgaze.calibration import at_odds
 from bitgaze.cli import main
 from bitgaze.contract import DEFAULT_MODEL, read_model
@@ -539,3 +540,16 @@ def test_a_folder_that_is_not_there_leaves_no_gallery(photos, capsys):
 def test_a_gallery_is_verified_without_a_provider(indexed, capsys):
     assert main(["verify", "-g", "gallery.bitgaze", "--provider", "cuda"]) == 2
     assert "--provider is of a model" in capsys.readouterr().err
+
+
+def test_a_key_that_is_the_name_of_a_file_shows_no_picture(photos, capsys):
+    with Gallery("gallery.bitgaze") as gallery:
+        for key in ("photos/p1.png", "photos/p2.png"):
+            gallery.add(key, photos / "p0.png")
+    query = str(photos / "p0.png")
+    assert main(["search", query, "--html", "search.html"]) == 0
+    assert main(["duplicates", "--html", "duplicates.html"]) == 0
+    for name, pictures in (("search.html", 2), ("duplicates.html", 0)):  # the query, twice
+        page = Path(name).read_text()
+        assert page.count("data:image/jpeg") == pictures
+        assert page.count("added by hand") == 2

@@ -33,14 +33,16 @@ def results_page(encoder: Encoder, query: str, hits: Sequence[Hit], gallery_name
     Args:
         encoder: makes the attention maps of query and hits.
         query: path of the query picture.
-        hits: of the search; a hit whose file is gone is shown without a picture.
+        hits: of the search; one whose file is gone, or that was added by hand, is shown without a
+            picture: its key may be the name of a file that has nothing to do with it.
         gallery_name: for the head line.
     """
-    paths = [query, *[hit.path or hit.key for hit in hits]]
-    encoded = encoder.encode(paths)
+    paths = [query, *[hit.path for hit in hits]]
+    readable = [path for path in paths if path is not None]
+    encoded = encoder.encode(readable)
+    row_of = {path: row for row, path in enumerate(readable) if row not in encoded.errors}
     figures = [
-        _figure(path, None if row in encoded.errors else encoded.attention[row])
-        for row, path in enumerate(paths)
+        _figure(path, encoded.attention[row_of[path]] if path in row_of else None) for path in paths
     ]
     cards = [
         _card(figure, hit, rank, encoder.bits)
@@ -98,7 +100,7 @@ def _member(member: Duplicate, *, is_best: bool = False) -> str:
     mark = '<b class="best">best copy</b> ' if is_best else ""
     key = html.escape(member.key)
     return (
-        f'<li>{_figure(member.path or member.key, None)}<p class="name" title="{key}">{mark}{key}'
+        f'<li>{_figure(member.path, None)}<p class="name" title="{key}">{mark}{key}'
         f'</p><p class="facts">{", ".join(facts)}</p></li>'
     )
 
@@ -118,8 +120,10 @@ def _card(figure: str, hit: Hit, rank: int, bits: int) -> str:
     )
 
 
-def _figure(path: str, attention: NDArray[np.float32] | None) -> str:
+def _figure(path: str | None, attention: NDArray[np.float32] | None) -> str:
     """The picture, and above it the same one with its attention; the page's switch hides one."""
+    if path is None:
+        return '<div class="figure gone">added by hand: there is no file</div>'
     try:
         image = upright(path, _THUMBNAIL_PX)
     except ImageError:
