@@ -51,6 +51,18 @@ def test_the_command_says_its_address_and_nothing_else(gallery, owl_bytes):
     assert server.returncode == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it has to be configured")
+def test_another_address_of_this_machine_itself(gallery):
+    server = started("-g", gallery.path, "--port", 0, "--host", "127.0.0.2", "--json")
+    try:
+        address = json.loads(server.stdout.readline())["address"]
+        assert address.startswith("http://127.0.0.2:")
+        assert httpx.get(f"{address}api/gallery").status_code == 200
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=30)
+
+
 @pytest.mark.parametrize("given", [None, "option", "environment"])
 def test_a_host_that_others_can_reach_asks_for_a_token(gallery, given):
     arguments = ["-g", gallery.path, "--port", 0, "--host", "0.0.0.0", "--json"]
@@ -93,8 +105,9 @@ def test_what_the_command_refuses(gallery, tmp_path):
     assert "192.0.2.1: not an address of this machine" in stopped("--host", "192.0.2.1")
     assert "no.such.host.invalid" in stopped("--host", "no.such.host.invalid")
     assert "port is 70000, expected 0 to 65535" in stopped("--port", 70000)
-    for token in ("short", "with spaces and ; more", "\u20ac" * 16):
+    for token in ("", "short", "with spaces and ; more", "\u20ac" * 16):
         assert "expected 16 or more" in stopped("--token", token, "--port", 0)
+    assert "expected 16 or more" in stopped("--token", "", "--host", "0.0.0.0", "--port", 0)
     assert "no such gallery" in stopped("-g", tmp_path / "none.bitgaze")
 
 

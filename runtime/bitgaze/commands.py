@@ -286,7 +286,9 @@ def serve(options: argparse.Namespace) -> int:
             else:
                 say(f"{options.gallery}: {items} pictures", f"{address}  (Ctrl-C ends it)")
 
-        token = options.token or os.environ.get("BITGAZE_TOKEN") or None
+        token = options.token  # an empty one is refused: it was meant to be one
+        if token is None:
+            token = os.environ.get("BITGAZE_TOKEN") or None
         try:
             run(gallery, host=options.host, port=options.port, token=token, on_start=tell)
         except KeyboardInterrupt:  # as it is meant to end

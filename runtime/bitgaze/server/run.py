@@ -52,11 +52,12 @@ def serve(
     """
     if not 0 <= port <= _LAST_PORT:
         raise ValueError(f"port is {port}, expected 0 to {_LAST_PORT}")
-    hosts = {*LOOPBACK}
+    hosts = {*LOOPBACK, host}  # 127.0.0.2 is this machine, too
     if not _is_loopback(host):
         name = socket.gethostname()
-        hosts |= {host, name, f"{name}.local"}
-        token = token or secrets.token_urlsafe(24)
+        hosts |= {name, f"{name}.local"}
+        if token is None:
+            token = secrets.token_urlsafe(24)
     config = configured(create_app(gallery, token=token, hosts=hosts))
     with _listening(host, port) as listener:
         on_start(_address(host, listener.getsockname()[1], token))
