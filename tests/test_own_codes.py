@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from bitgaze import FingerprintMismatch, Gallery, GalleryError, verify_gallery
+from bitgaze import FingerprintMismatch, Gallery, GalleryError, Item, verify_gallery
+from bitgaze.items import FileState
 
 CODES = np.random.default_rng(0).integers(0, 256, (40, 8), np.uint8)
 
@@ -235,3 +236,17 @@ def test_progress_of_duplicates_cannot_write(hashes):
     assert len(hashes) == 40
     hashes.close()
     assert verify_gallery(hashes.path).is_sound
+
+
+def test_what_an_item_cannot_be_is_said_of_new_ones_and_others(hashes):
+    deep = {}
+    for _ in range(100_000):
+        deep = {"": deep}
+    for key in ("new", "07"):
+        for metadata, error in (({"x": object()}, TypeError), ([], TypeError), (deep, ValueError)):
+            with pytest.raises(error, match=f"metadata of '{key}'"):
+                hashes.upsert([Item(key, CODES[0], metadata)])
+    file = FileState(b"/a", 1, 1, 1, bytes(16))
+    with pytest.raises(GalleryError, match="file belongs to another key"):
+        hashes.upsert([Item("one", CODES[0], {}, file), Item("two", CODES[1], {}, file)])
+    assert len(hashes) == 40

@@ -318,6 +318,8 @@ def translated_errors(path: Path, timeout_s: float) -> Iterator[None]:
             raise GalleryError(
                 f"{path}: the disk is full; even to be read, a gallery needs 32 KB beside it"
             ) from error
+        if full_code == sqlite3.SQLITE_CONSTRAINT_UNIQUE and "item.path" in str(error):
+            raise GalleryError(f"{path}: an item's file belongs to another key") from error
         if code == sqlite3.SQLITE_READONLY:
             raise GalleryError(f"{path}: the file or its folder is read-only") from error
         if code == sqlite3.SQLITE_CANTOPEN and Path(f"{path}-wal").exists():

@@ -312,8 +312,6 @@ def changed(file: FileState) -> str | None:
 
 def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
     """Put an item into a slot; its code goes to `write_chunk`."""
-    if not isinstance(item.metadata, dict):
-        raise TypeError(f"metadata is a dict, not {type(item.metadata).__name__}")
     item.key.encode()  # SQLite would store half of a surrogate pair and never give it back
     file = item.file
     state = (
@@ -321,12 +319,7 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
         if file is None
         else (file.path, file.size, file.mtime_ns, file.ctime_ns, file.content)
     )
-    try:
-        metadata = json.dumps(item.metadata, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"metadata of {item.key!r} that JSON cannot hold: {error}") from error
-    row = (slot, item.key, metadata, *state)
+    row = (slot, item.key, _metadata_text(item), *state)
     db.execute(
         # Not INSERT OR REPLACE: a path that another key owns must raise, not delete that item.
         f"INSERT INTO item({COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -337,11 +330,20 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
     )
 
 
-def has_metadata(db: sqlite3.Connection, slot: int, metadata: dict[str, Any]) -> bool:
-    """Whether the item in a slot has just this metadata."""
-    text = json.dumps(metadata, allow_nan=False)
+def has_metadata_of(db: sqlite3.Connection, slot: int, item: Item) -> bool:
+    """Whether the item in a slot has just the metadata of this one."""
     query = "SELECT 1 FROM item WHERE slot = ? AND metadata = ?"
-    return db.execute(query, (slot, text)).fetchone() is not None
+    return db.execute(query, (slot, _metadata_text(item))).fetchone() is not None
+
+
+def _metadata_text(item: Item) -> str:
+    if not isinstance(item.metadata, dict):
+        raise TypeError(f"metadata of {item.key!r} is a dict, not {type(item.metadata).__name__}")
+    try:
+        return json.dumps(item.metadata, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"metadata of {item.key!r} that JSON cannot hold: {error}") from error
 
 
 def release_key(db: sqlite3.Connection, slot: int) -> None:

@@ -293,7 +293,7 @@ class Store:
         else:
             self.index.replace(slot, item.code)
             self._has_removed = True  # its old code
-            self._has_forgotten |= not items.has_metadata(self._db, slot, item.metadata)
+            self._has_forgotten |= not items.has_metadata_of(self._db, slot, item)
         items.write_item(self._db, slot, item)
         self._note_changed(slot)
 
