@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitgaze import Gallery, GalleryCorrupt, GalleryError
+from bitgaze import Gallery, GalleryCorrupt, GalleryError, repair
 from bitgaze.gallery_file import FORMAT_VERSION
 from conftest import ROOT
 
@@ -83,3 +83,22 @@ def test_a_newer_format_is_left_alone(old):
     with pytest.raises(GalleryError, match="format 3, this version of bitgaze reads up to 2; upd"):
         Gallery(old)
     assert old.read_bytes() == before
+
+
+def test_repair_reads_the_newest_format_alone(old, tmp_path):
+    with closing(sqlite3.connect(old)) as db:
+        db.execute("UPDATE chunk SET crc = crc + 1")
+        db.commit()
+    before = old.read_bytes()
+    out = tmp_path / "out.bitgaze"
+    with pytest.raises(GalleryError, match="format 1; `bitgaze info -g .*` brings it up to date"):
+        repair(old, out)
+    assert old.read_bytes() == before
+    with pytest.raises(GalleryCorrupt, match="chunk 0"):
+        Gallery(old)
+    report = repair(old, out)
+    assert (report.kept, len(report.lost), report.unreadable) == (0, 23, 0)
+    with closing(sqlite3.connect(old)) as db:
+        db.execute("PRAGMA user_version = 3")
+    with pytest.raises(GalleryError, match="format 3, this version of bitgaze reads up to 2"):
+        repair(old, tmp_path / "another.bitgaze")

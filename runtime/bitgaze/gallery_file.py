@@ -147,8 +147,7 @@ def connect(
             db.execute("PRAGMA secure_delete = ON")
             if create_for is not None and _is_new(db):
                 _create(db, facts or create_for(), timeout_s)
-            _check_identity(db, path)
-            if _identity(db)[1] == 1:
+            if check_version(db, path) == 1:
                 _migrate(db, path, is_frozen=is_frozen)
             _check_schema(db, path, _SCHEMA)
         except BaseException:
@@ -406,7 +405,13 @@ def _use_log(db: sqlite3.Connection, timeout_s: float) -> None:
             return
 
 
-def _check_identity(db: sqlite3.Connection, path: Path) -> None:
+def check_version(db: sqlite3.Connection, path: Path) -> int:
+    """The version of the format, 1 to `FORMAT_VERSION`.
+
+    Raises:
+        GalleryError: not a gallery, or of a newer format.
+        GalleryCorrupt: there is no such version.
+    """
     application_id, version = _identity(db)
     if application_id != _APPLICATION_ID:
         raise GalleryError(f"{path}: an SQLite file, but not a bitgaze gallery")
@@ -417,6 +422,7 @@ def _check_identity(db: sqlite3.Connection, path: Path) -> None:
             f"{path}: gallery format {version}, this version of bitgaze reads up to "
             f"{FORMAT_VERSION}; update bitgaze"
         )
+    return version
 
 
 def _check_schema(db: sqlite3.Connection, path: Path, schema: tuple[str, ...]) -> None:

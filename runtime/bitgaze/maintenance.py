@@ -101,7 +101,8 @@ def repair(
             bitgaze. If that did not make the codes, items that need one are lost.
 
     Raises:
-        GalleryError: there is no such gallery, `out` exists, or cannot be written.
+        GalleryError: there is no such gallery, it is of another format, `out` exists, or cannot be
+            written.
         GalleryCorrupt: nothing can be saved: it is no SQLite file, or what tells whose codes it
             holds is damaged.
         FingerprintMismatch: the encoder is of another model.
@@ -119,6 +120,11 @@ def _repair(path: Path, out: Path, encoder: Encoder | None) -> RepairReport:
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=_TIMEOUT_S)) as db:
             db.execute("BEGIN")
+            if gallery_file.check_version(db, path) < gallery_file.FORMAT_VERSION:
+                raise GalleryError(
+                    f"{path}: gallery format 1; `bitgaze info -g {path}` brings it up to date, "
+                    "then repair it"
+                )
             info = gallery_file.read_info(db, path)
             if encoder is not None and encoder.fingerprint != info["fingerprint"]:
                 raise FingerprintMismatch(
