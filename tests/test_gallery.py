@@ -904,3 +904,23 @@ def test_a_damaged_item_is_named_among_many(path):
                 use()
         with pytest.raises(GalleryCorrupt, match="the item in slot 8000 is damaged"):
             gallery.search_code(codes(1)[0], where={"i": 5})
+
+
+def test_a_gallery_that_may_only_be_read_is_saved_elsewhere(tmp_path):
+    path = tmp_path / "archive" / "test.bitgaze"
+    path.parent.mkdir()
+    with Gallery(path) as gallery:
+        gallery.upsert(items(3))
+    path.parent.chmod(0o555)
+    script = """
+from bitgaze import repair
+gallery = Gallery(path)
+gallery.backup(path.parent.parent / "copy.bitgaze")
+assert repair(path, path.parent.parent / "saved.bitgaze").kept == 3
+for call in (gallery.backup, lambda out: repair(path, out)):
+    assert "other.bitgaze" in refused(call, path.parent / "other.bitgaze")
+"""
+    try:
+        without_privileges(script, path)
+    finally:
+        path.parent.chmod(0o755)

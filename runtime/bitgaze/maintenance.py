@@ -117,7 +117,9 @@ def repair(
 def _repair(path: Path, out: Path, encoder: Encoder | None) -> RepairReport:
     report = RepairReport()
     with gallery_file.translated_errors(path, _TIMEOUT_S):
-        uri = f"{path.absolute().as_uri()}?mode=ro"
+        # Where nobody can write, SQLite must be told so; see `find_frozen`.
+        how = "mode=ro" if gallery_file.find_frozen(path) is None else "immutable=1"
+        uri = f"{path.absolute().as_uri()}?{how}"
         with closing(sqlite3.connect(uri, uri=True, timeout=_TIMEOUT_S)) as db:
             db.execute("BEGIN")
             if gallery_file.check_version(db, path) < gallery_file.FORMAT_VERSION:
