@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitgaze import Gallery, ImageError
+from bitgaze import Gallery, ImageError, Item
 from bitgaze.cli import main
 from bitgaze.explain import overlay
+from bitgaze.items import FileState, content_digest
 from conftest import picture
 
 GREY = Image.new("RGB", (120, 80), (128, 128, 128))
@@ -147,3 +148,11 @@ def test_the_command(gallery, tmp_path, monkeypatch, capsys):
     assert "holds no picture photos/8.png; `bitgaze search` prints keys" in capsys.readouterr().err
     assert main(["explain", "photos/0.png", "by hand", "-g", "g.bitgaze", "-o", "no/x.png"]) == 2
     assert "no/x.png: there is no folder" in capsys.readouterr().err
+
+
+def test_an_own_code_of_a_file(tmp_path, make_picture):
+    path = make_picture("a.png")
+    state = FileState(bytes(path), 1, 1, 1, content_digest(str(path)))
+    with Gallery(tmp_path / "own.bitgaze", bits=64) as gallery:
+        gallery.upsert([Item("a", np.zeros(8, np.uint8), {}, state)])
+        assert red_cells(gallery.explain("a", "a")) == 0

@@ -360,8 +360,33 @@ def test_nothing_of_another_gallery_comes_into_a_new_one(path, tmp_path, make):
     with pytest.raises(GalleryError, match="out.bitgaze-wal: left by a gallery"):
         make(path, out)
     log.unlink()
-    shutil.copy(other, tmp_path / "out.bitgaze.unfinished")
+    leftover = tmp_path / ".bitgaze-killed"  # of one that was killed
+    leftover.mkdir()
+    shutil.copy(other, leftover / "unfinished")
     make(path, out)
     with Gallery(path) as before, Gallery(out) as after:
         assert same(before, after)
     assert sorted(file.name for file in tmp_path.glob("out*")) == ["out.bitgaze"]
+
+
+def test_two_that_make_the_same_file(path, tmp_path):
+    out = tmp_path / "out.bitgaze"
+    outcomes = []
+
+    def back_up():
+        try:
+            with Gallery(path) as gallery:
+                gallery.backup(out)
+            outcomes.append("made")
+        except GalleryError:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=back_up) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 4
+    assert "made" in outcomes
+    assert verify_gallery(out).is_sound
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["g.bitgaze", "out.bitgaze"]

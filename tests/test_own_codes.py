@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -250,3 +251,58 @@ def test_what_an_item_cannot_be_is_said_of_new_ones_and_others(hashes):
     with pytest.raises(GalleryError, match="file belongs to another key"):
         hashes.upsert([Item("one", CODES[0], {}, file), Item("two", CODES[1], {}, file)])
     assert len(hashes) == 40
+
+
+def test_a_file_without_itself_behind_a_link(tmp_path, make_picture):
+    for seed in range(3):
+        make_picture(f"photos/{seed}.png", seed=seed)
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    with Gallery(tmp_path / "g.bitgaze") as gallery:
+        gallery.sync(tmp_path / "photos")
+        hits = gallery.search(tmp_path / "link" / "1.png", exclude_self=True)
+        assert {hit.key[-5] for hit in hits} == {"0", "2"}
+
+
+def test_a_folder_may_begin_with_the_home(tmp_path, make_picture, monkeypatch):
+    make_picture("photos/0.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    with Gallery(tmp_path / "g.bitgaze") as gallery:
+        gallery.sync("~/photos")
+        assert len(gallery.files("~/photos")) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mtime_ns": 1.5},
+        {"size": True},
+        {"size": 2**63},
+        {"ctime_ns": None},
+        {"content": None},
+        {"path": "/text"},
+    ],
+)
+def test_a_file_state_that_would_not_come_back_is_refused(hashes, change):
+    state = replace(FileState(b"/x", 10, 1, 3, b"0" * 16), **change)
+    with pytest.raises(TypeError, match="file of 'x' is .* expected a path and a content of bytes"):
+        hashes.upsert([Item("x", CODES[0], {}, state)])
+    assert len(list(hashes)) == 40
+
+
+def test_names_in_metadata_are_texts(hashes):
+    for metadata in ({1: "a"}, {1: "a", "1": "b"}, {None: 1}):
+        with pytest.raises(TypeError, match="its names are str, not"):
+            hashes.set_metadata("03", metadata)
+    with pytest.raises(TypeError, match="not NoneType"):
+        hashes.set_metadata("03", None)
+    assert hashes.get("03").metadata == {"n": 3}
+
+
+def test_an_item_may_be_changed_without_losing_its_file(tmp_path, make_picture):
+    path = make_picture("photos/0.png")
+    with Gallery(tmp_path / "g.bitgaze") as gallery:
+        gallery.sync(tmp_path / "photos")
+        gallery.upsert([replace(gallery.get(str(path)), metadata={"a": 1})])
+        assert gallery.sync(tmp_path / "photos").failed == {}
+        assert gallery.get(str(path)).path == str(path)

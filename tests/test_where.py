@@ -292,3 +292,17 @@ def test_the_command(tmp_path, make_picture, capsys):
     ]:
         assert main(["search", keys[0], "-g", str(path), "--where", condition]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_key_is_compared_as_other_texts_are(shop):
+    """Whatever is in it: the same conditions, asked of a field that holds the key."""
+    keys_ = ["img", "img\0x", "IMG 2", "i\0", "\ue000", "\U0001f600", "z"]
+    with shop.transaction():
+        for key in keys_:
+            shop.add_code(key, CODE, {"copy": key})
+    operands = ["%x", "img", "img_x", "i%", "%", "\ud800", "\ud800%", "m", "i\ue000"]
+    asked = [{op: text} for op in ("like", "<", "<=", ">", ">=") for text in operands]
+    asked += [{"in": operands}, {"!=": "img"}]
+    for condition in asked:
+        by_copy = keys(shop, {"copy": condition, "@key": {"in": keys_}})
+        assert keys(shop, {"@key": condition}) & set(keys_) == by_copy, condition

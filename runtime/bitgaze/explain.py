@@ -115,6 +115,8 @@ def _side_of_item(gallery: "Gallery", item: Item) -> _Side:
     if item.file is None or item.path is None:
         return _Side(None, (*lines, "added by hand: there is no file"), item.code)
     reason = changed(item.file)
+    if gallery.fingerprint is None:
+        return _Side(None, (*lines, "codes of your own: no model to look with"), item.code)
     try:
         encoded = gallery.encode([item.path])
         picture = _panel(item.path)

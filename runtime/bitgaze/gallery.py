@@ -226,16 +226,18 @@ class Gallery:
         if ranking not in get_args(Ranking):
             raise ValueError(f"ranking is {ranking!r}, expected one of {get_args(Ranking)}")
         wanted = Wanted(k, radius, conditions({} if where is None else where))
-        if isinstance(query, str) and self._is_key(query):
-            if ranking == "asymmetric":
-                raise ValueError(
-                    f"{query!r} is a key: of an item only the code is kept, and an asymmetric "
-                    "ranking takes hash values; give the picture, or rank by hamming"
-                )
+        if isinstance(query, str):
             with self._store.reading():  # one snapshot: codes of two adaptations must not meet
-                slot = self._store.slot(query)
-                codes = self._store.item(slot).code[None]
-                return nearest(self._store, codes, wanted, slot if exclude_self else None)[0]
+                if self._store.has(query):
+                    if ranking == "asymmetric":
+                        raise ValueError(
+                            f"{query!r} is a key: of an item only the code is kept, and an "
+                            "asymmetric ranking takes hash values; give the picture, or rank by "
+                            "hamming"
+                        )
+                    slot = self._store.slot(query)
+                    codes = self._store.item(slot).code[None]
+                    return nearest(self._store, codes, wanted, slot if exclude_self else None)[0]
         if exclude_self and not isinstance(query, str | os.PathLike):
             raise ValueError(
                 f"exclude_self takes a key or a path, not {type(query).__name__}: bytes and pixels "
@@ -396,12 +398,14 @@ class Gallery:
     def upsert(self, items: Iterable[Item]) -> None:
         """Keep these items; one whose key is taken replaces the old one. All of them or none.
 
-        Their codes are of this gallery, as `encode` gives them.
+        Their codes are of this gallery, as `encode` gives them. What an item does not say is gone:
+        to change one that sync looks after, without cutting it from its file, begin with
+        `dataclasses.replace(gallery.get(key), ...)`.
 
         Raises:
             GalleryError: the file cannot be written, or an item's file belongs to another key.
-            TypeError: a key that is not a str, a code that is not uint8, or metadata that JSON
-                cannot hold.
+            TypeError: a key that is not a str, a code that is not uint8, metadata that JSON cannot
+                hold, or a file that is not as `FileState` says.
             ValueError: a code of another length, or a key that is not valid Unicode.
         """
         items = list(items)
@@ -419,6 +423,8 @@ class Gallery:
             TypeError: a key that is not a str, or metadata that JSON cannot hold.
             GalleryError: the file cannot be written.
         """
+        if metadata is None:  # nothing given is not nothing to keep
+            raise TypeError("metadata is a dict, not NoneType; {} takes all away")
         with self._store.writing():
             item = self._store.item(self._store.slot(key))
             self._store.put(replace(item, metadata=_object(metadata)))
@@ -623,7 +629,8 @@ class Gallery:
 
     def files(self, *folders: str | os.PathLike[str]) -> dict[str, FileState]:
         """Of the items that sync looks after below any of these folders: key to file."""
-        prefixes = [os.path.join(os.path.abspath(folder), "") for folder in folders]  # noqa: PTH100, PTH118
+        roots = [os.path.abspath(os.path.expanduser(folder)) for folder in folders]  # noqa: PTH100, PTH111
+        prefixes = [os.path.join(root, "") for root in roots]  # noqa: PTH118
         with self._store.reading():
             return self._store.files(tuple(map(os.fsencode, prefixes)))
 
@@ -686,14 +693,14 @@ class Gallery:
             raise encoded.errors[0]
         return encoded
 
-    def _is_key(self, text: str) -> bool:
-        with self._store.reading():
-            return self._store.has(text)
-
     def _slot_of_file(self, path: str | os.PathLike[str]) -> int | None:
         """The slot of the item that sync made from a file, or None."""
-        item = self._store.item_of_file(os.path.abspath(os.fsencode(path)))  # noqa: PTH100
-        return None if item is None else self._store.slot(item.key)
+        # As sync names it, or where links lead.
+        for absolute in (os.path.abspath, os.path.realpath):
+            item = self._store.item_of_file(absolute(os.fsencode(path)))
+            if item is not None:
+                return self._store.slot(item.key)
+        return None
 
 
 def _object(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

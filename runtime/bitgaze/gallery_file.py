@@ -29,9 +29,10 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -177,18 +178,24 @@ def new_file(out: Path, what: str) -> Iterator[Path]:
             )
     if not out.parent.is_dir():
         raise GalleryError(f"{out}: there is no folder {out.parent}")
-    unfinished = out.with_name(f"{out.name}.unfinished")
-
-    def clear() -> None:
-        for leftover in (unfinished, *_beside(unfinished)):
-            leftover.unlink(missing_ok=True)
-
-    clear()  # of one that was killed
-    try:
+    # A folder of its own: two that make the same file must not meet.
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(TemporaryDirectory(prefix=".bitgaze-", dir=out.parent))
+        except OSError as error:
+            raise GalleryError(f"{out}: cannot be made: {error.strerror}") from error
+        unfinished = Path(folder) / "unfinished"
         yield unfinished
-        unfinished.replace(out)
-    finally:
-        clear()
+        for log in _beside(unfinished):
+            # SQLite says nothing when it cannot write its log back as it closes.
+            if log.exists() and log.stat().st_size > 0:
+                raise GalleryError(f"{out}: could not be written to its end; is the disk full?")
+        if out.exists():
+            raise GalleryError(f"{out}: exists by now; {what} makes a new file")
+        try:
+            unfinished.replace(out)
+        except OSError as error:
+            raise GalleryError(f"{out}: cannot be made: {error.strerror}") from error
 
 
 def _beside(path: Path) -> list[Path]:
@@ -282,8 +289,10 @@ def write_chunk(db: sqlite3.Connection, n: int, codes: NDArray[np.uint8]) -> Non
 def write_back(db: sqlite3.Connection, timeout_s: float) -> None:
     """Empty the log beside the file, unless another connection is reading or writing just now."""
     db.execute("PRAGMA busy_timeout = 0")
-    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # says "busy" in its row, not as an error
-    db.execute(f"PRAGMA busy_timeout = {timeout_s * 1000:.0f}")
+    try:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # says "busy" in its row, not as an error
+    finally:
+        db.execute(f"PRAGMA busy_timeout = {timeout_s * 1000:.0f}")
 
 
 def data_version(db: sqlite3.Connection) -> int:

@@ -11,7 +11,7 @@ import os
 import re
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bitgaze.errors import GalleryCorrupt
 from bitgaze.hamming import HammingIndex
-from bitgaze.where import Condition
+from bitgaze.where import RANGES, Condition, like
 
 # In the order of `item_crc`.
 COLUMNS = "slot, key, metadata, path, size, mtime_ns, ctime_ns, content"
@@ -280,12 +280,29 @@ def keys_that_match(db: sqlite3.Connection, condition: Condition, count: int) ->
     operands = condition.operand if condition.operator == "in" else (condition.operand,)
     operator = "=" if condition.operator in ("in", "!=") else condition.operator
     for operand in operands:
-        if not isinstance(operand, str) or _SURROGATES.search(operand):
-            continue  # a key is a text, of valid Unicode
-        # A range is read from the items: that each is found in the index of keys does not say that
-        # nothing else is there. The operator is one of where.py's, the operand a parameter.
-        table = "item" if operator == "=" else "item NOT INDEXED"
-        rows = db.execute(f"SELECT slot FROM {table} WHERE key {operator} ?", (operand,))
+        if not isinstance(operand, str):
+            continue  # a key is a text
+        if operator in RANGES:
+            # From the items, byte by byte, as UTF-8 sorts: that each key is found in the index
+            # does not say that nothing else is there. The operator is one of these, the operand a
+            # parameter.
+            rows: Iterable[tuple[int]] = db.execute(
+                f"SELECT slot FROM item NOT INDEXED WHERE CAST(key AS BLOB) {operator} ?",
+                (operand.encode(errors="surrogatepass"),),
+            )
+        elif _SURROGATES.search(operand):
+            continue  # a key is valid Unicode
+        elif operator == "=":
+            rows = db.execute("SELECT slot FROM item WHERE key = ?", (operand,))
+        else:
+            # SQLite's LIKE ends at a zero.
+            matches_pattern = like(operand)
+            found = db.execute(
+                "SELECT slot, key FROM item NOT INDEXED WHERE key LIKE ?"
+                " OR instr(CAST(key AS BLOB), x'00')",
+                (operand,),
+            )
+            rows = ((slot,) for slot, key in found if "\0" not in key or matches_pattern(key))
         slots = np.fromiter((slot for (slot,) in rows), np.int64)
         matches[slots[(slots >= 0) & (slots < count)]] = True  # a damaged index may hold any
     return ~matches if condition.operator == "!=" else matches
@@ -314,6 +331,11 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
     """Put an item into a slot; its code goes to `write_chunk`."""
     item.key.encode()  # SQLite would store half of a surrogate pair and never give it back
     file = item.file
+    if not _is_sane(file):
+        raise TypeError(
+            f"file of {item.key!r} is {file}, expected a path and a content of bytes, and three "
+            "integers of at most 64 bits"
+        )
     state = (
         (None,) * 5
         if file is None
@@ -339,6 +361,12 @@ def has_metadata_of(db: sqlite3.Connection, slot: int, item: Item) -> bool:
 def _metadata_text(item: Item) -> str:
     if not isinstance(item.metadata, dict):
         raise TypeError(f"metadata of {item.key!r} is a dict, not {type(item.metadata).__name__}")
+    for name in item.metadata:
+        if not isinstance(name, str):  # JSON would make 1 and "1" the same
+            raise TypeError(
+                f"metadata of {item.key!r} that JSON cannot hold: its names are str, not "
+                f"{type(name).__name__}: {name!r}"
+            )
     try:
         return json.dumps(item.metadata, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -409,5 +437,9 @@ def _is_sane(file: FileState | None) -> bool:
     return file is None or (
         isinstance(file.path, bytes)
         and isinstance(file.content, bytes)
-        and all(isinstance(n, int) for n in (file.size, file.mtime_ns, file.ctime_ns))
+        # Not True, which is an int, but comes back as 1.
+        and all(
+            type(n) is int and -(2**63) <= n < 2**63
+            for n in (file.size, file.mtime_ns, file.ctime_ns)
+        )
     )

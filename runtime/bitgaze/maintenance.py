@@ -238,8 +238,10 @@ def _encoded(
 
 def _write(path: Path, info: dict[str, Any], found: Sequence[Item]) -> None:
     facts = ModelFacts(info["fingerprint"], info["model"], info["bits"], info["calibration"])
-    with closing(Store(path, lambda: facts, _TIMEOUT_S)) as store, store.writing():
-        for item in found:
-            store.put(item)
-        if info["adaptation"] is not None:
-            store.recode(store.index[:], info["adaptation"], info["adapted_calibration"])
+    with closing(Store(path, lambda: facts, _TIMEOUT_S)) as store:
+        with store.writing():
+            for item in found:
+                store.put(item)
+            if info["adaptation"] is not None:
+                store.recode(store.index[:], info["adaptation"], info["adapted_calibration"])
+        store.write_back()  # closing would do it, too, and say nothing of a full disk

@@ -375,12 +375,25 @@ class Store:
         """Give back the room of what was removed; how many bytes of the file that was."""
         with self._lock, self._translated_errors():
             self._check_outside("compact it")
+            if self._db.in_transaction:
+                raise GalleryError(
+                    f"{self.path}: cannot be compacted while it is being read (in on_progress)"
+                )
             gallery_file.write_back(self._db, self._timeout_s)  # else the log counts as freed
             before = self.path.stat().st_size
             self._db.execute("VACUUM")
             gallery_file.write_back(self._db, self._timeout_s)
             self._has_forgotten = False
             return before - self.path.stat().st_size
+
+    def write_back(self) -> None:
+        """Bring all of the log into the file.
+
+        Raises:
+            GalleryError: the disk is full.
+        """
+        with self._lock, self._translated_errors():
+            gallery_file.write_back(self._db, self._timeout_s)
 
     def backup(self, out: Path) -> None:
         """Copy the file as it is at this moment to one that does not exist yet."""
@@ -407,7 +420,6 @@ class Store:
         with self._translated_errors():
             self._db.execute("BEGIN IMMEDIATE")
             self._changed_chunks.clear()
-            self._has_removed = False
             self._refresh()
 
     def _commit(self) -> None:
@@ -420,7 +432,11 @@ class Store:
                 gallery_file.write_chunk(self._db, n, codes)
             self._db.execute("COMMIT")
             if self._has_removed:
-                gallery_file.write_back(self._db, self._timeout_s)
+                # What is in the file is told as done. A full disk keeps what was removed in the
+                # log, as another reader does, until the next commit.
+                with suppress(sqlite3.Error):
+                    gallery_file.write_back(self._db, self._timeout_s)
+                    self._has_removed = False
 
     def _undone(self) -> GalleryError:
         return GalleryError(f"{self.path}: a call in the transaction failed; it was undone")

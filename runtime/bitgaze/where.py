@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 KEY = "@key"
 
-_RANGES = ("<", "<=", ">", ">=")
+RANGES = ("<", "<=", ">", ">=")
 # Of a pattern, in bytes: SQLite's limit.
 _LONGEST = 50_000
-_OPERATORS = ("in", "!=", "like", *_RANGES)
+_OPERATORS = ("in", "!=", "like", *RANGES)
 # Unlike in Python, false and true equal no number.
 _OTHERS = (False, True, None)
 
@@ -75,7 +75,7 @@ def _condition(field: str, operator: str, operand: Any) -> Condition:
         if isinstance(operand, str | Mapping) or not isinstance(operand, Iterable):
             raise ValueError(f'where[{field!r}]["in"] is {operand!r}, expected a list of values')
         return Condition(field, operator, tuple(_scalar(field, value) for value in operand))
-    if operator in _RANGES and not (_is_number(operand) or _is_text(operand)):
+    if operator in RANGES and not (_is_number(operand) or _is_text(operand)):
         raise ValueError(
             f"where[{field!r}][{operator!r}] is {operand!r}, expected a number or a text"
         )

@@ -13,28 +13,43 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from kill import QUICK, Scene, check_compact, check_edit, check_remove, check_sync, state
+from kill import QUICK, Scene, State, check_compact, check_edit, check_remove, check_sync, state
 from kill import compact as compact_
 from kill import edit as edit_
 from kill import remove as remove_
 from kill import sync as sync_
 from supervised import Case, main, run
 
-from bitgaze import Gallery
+from bitgaze import Gallery, repair
 from bitgaze.errors import GalleryError
 
 _DISK_BYTES = 4 << 20
+
+
+def _repair(path: Path, folder: Path, seed: int, report: Callable[[object], object]) -> None:
+    out = path.with_name("repaired.bitgaze")
+    repair(path, out, encoder=QUICK)
+    report(out)
+
+
+def _check_repair(scene: Scene, held: State, reports: list[Any], seed: int) -> None:
+    for one in (held, *map(state, reports)):
+        assert one == scene.states["before"]
+
+
 _WORK = {
     "sync": (sync_, check_sync),
     "remove": (remove_, check_remove),
     "edit": (edit_, check_edit),
     "compact": (compact_, check_compact),
+    "repair": (_repair, _check_repair),
 }
 
 
@@ -47,13 +62,13 @@ def make_case(root: Path) -> Case:
     path = disk / "gallery.bitgaze"
 
     def case(seed: int) -> str:
-        if can_mount() and seed % 5 == 4:
+        if can_mount() and seed % 6 == 5:
             _read_only(scene, path)
             return "read-only"
         random = np.random.default_rng(seed)
         name = list(_WORK)[seed % len(_WORK)]
         work, check = _WORK[name]
-        reports: list[object] = []
+        reports: list[Any] = []
         with _disk(disk):
             shutil.copy(scene.start, path)
             word = f"{name} done"
