@@ -1,0 +1,159 @@
+"""What learns over a backbone that does not: the attention branch, and hash layers.
+
+Knows arrays of features and labels. Does not know where they come from, or what codes are worth.
+Learning over kept maps takes seconds where training the whole network takes hours; so every method
+can be compared with every other, at its own best learning rate, over several seeds.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from attention_hashing.attention import AttentionBranch
+from attention_hashing.methods import Method
+from attention_hashing.network import pooled
+
+_BATCH = 64
+_WEIGHT_DECAY = 1e-2
+_HIDDEN = 256
+_BRANCH_RATE = 1e-3
+_CHUNK = 256  # maps looked at in one go
+
+
+class Layer(NamedTuple):
+    """A hash layer: a bit is set where `features @ weight - threshold` is above 0.
+
+    Attributes:
+        weight: float32, (d, bits).
+        threshold: float32, (bits,).
+    """
+
+    weight: NDArray[np.float32]
+    threshold: NDArray[np.float32]
+
+    def values(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Hash values, (n, bits)."""
+        found: NDArray[np.float32] = features.astype(np.float32) @ self.weight - self.threshold
+        return found
+
+
+class Described(NamedTuple):
+    """What the branch makes of n maps.
+
+    Attributes:
+        features: float16, (n, 2 * channels): global, then local.
+        logits: float32, (n, classes).
+    """
+
+    features: NDArray[np.float16]
+    logits: NDArray[np.float32]
+
+
+def fit_branch(
+    maps: NDArray[np.float16], hot: NDArray[np.float32], epochs: int, seed: int
+) -> AttentionBranch:
+    """Stage 1: the branch learns to classify.
+
+    Args:
+        maps: (n, channels, h, w).
+        hot: (n, classes), 1 for each label of a picture and 0 elsewhere.
+        epochs: at least 1.
+        seed: of first weights and order.
+    """
+    torch.manual_seed(seed)
+    branch = AttentionBranch(maps.shape[1], hot.shape[1], _HIDDEN).train()
+    data = torch.from_numpy(np.ascontiguousarray(maps)), torch.from_numpy(hot)
+
+    def loss(features: Tensor, labels: Tensor, step: float) -> Tensor:
+        logits = branch(features.float()).logits
+        return cross_entropy(logits, labels / labels.sum(1, keepdim=True))
+
+    _descend([branch], loss, data, epochs, _BRANCH_RATE, seed)
+    return branch.eval()
+
+
+@torch.inference_mode()
+def describe(maps: NDArray[np.float16], branch: AttentionBranch) -> Described:
+    """Global and local features, and the branch's scores."""
+    features, logits = [], []
+    for start in range(0, len(maps), _CHUNK):
+        part = torch.from_numpy(maps[start : start + _CHUNK].astype(np.float32))
+        guided = branch(part)
+        features.append(pooled(part, guided.attention).half().numpy())
+        logits.append(guided.logits.numpy())
+    return Described(np.concatenate(features), np.concatenate(logits))
+
+
+def fit_layer(
+    features: NDArray[np.floating],
+    hot: NDArray[np.float32],
+    method: Method,
+    epochs: int,
+    rate: float,
+) -> Layer:
+    """Stage 2: a linear layer and batch normalisation, as the network ends.
+
+    Features are brought to mean 0 and variance 1 first, which a linear layer can undo: it is the
+    same model, and learns sooner.
+
+    Args:
+        features: (n, d).
+        hot: (n, classes).
+        method: its loss; what it learns itself is trained along.
+        epochs: at least 1.
+        rate: of learning, at the start.
+    """
+    x = torch.from_numpy(features.astype(np.float32))
+    mean, deviation = x.mean(0), x.std(0) + 1e-3
+    x = (x - mean) / deviation
+    torch.manual_seed(method.seed)
+    project = nn.Linear(x.shape[1], method.bits, bias=False)
+    normalise = nn.BatchNorm1d(method.bits)
+
+    def loss(features: Tensor, labels: Tensor, step: float) -> Tensor:
+        return method(normalise(project(features)), labels, step)
+
+    method.train()
+    _descend(
+        [project, normalise, method], loss, (x, torch.from_numpy(hot)), epochs, rate, method.seed
+    )
+    with torch.inference_mode():
+        scale = normalise.weight / (normalise.running_var + normalise.eps).sqrt()
+        weight = (project.weight / deviation * scale[:, None]).T
+        threshold = mean @ weight + normalise.running_mean * scale - normalise.bias
+    return Layer(weight.contiguous().numpy(), threshold.numpy())
+
+
+def _descend(
+    modules: list[nn.Module],
+    loss: Callable[[Tensor, Tensor, float], Tensor],
+    data: tuple[Tensor, Tensor],
+    epochs: int,
+    rate: float,
+    seed: int,
+) -> None:
+    """AdamW, a short warm-up, then half a cosine."""
+    features, labels = data
+    batch = min(_BATCH, len(features))
+    steps_of_epoch = len(features) // batch
+    steps = epochs * steps_of_epoch
+    parameters = [one for module in modules for one in module.parameters()]
+    optimiser = torch.optim.AdamW(parameters, rate, weight_decay=_WEIGHT_DECAY, fused=True)
+    order = torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        if step % steps_of_epoch == 0:
+            shuffled = torch.randperm(len(features), generator=order)
+        start = step % steps_of_epoch * batch
+        chosen = shuffled[start : start + batch]
+        optimiser.param_groups[0]["lr"] = (
+            rate * min(1.0, 20 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        )
+        optimiser.zero_grad(set_to_none=True)
+        loss(features[chosen], labels[chosen], step / steps).backward()
+        optimiser.step()

@@ -1,0 +1,324 @@
+"""Every method on every protocol at every length, over kept maps: the cells, and how each is made.
+
+Knows which training leads to which figures, and keeps them in a file that only grows, so that a
+run which was stopped goes on. Does not know where maps come from, and draws no table.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from attention_hashing import references
+from attention_hashing.code_statistics import code_statistics
+from attention_hashing.heads import Described, Layer, describe, fit_branch, fit_layer
+from attention_hashing.levels import levels
+from attention_hashing.methods import METHODS
+from attention_hashing.metrics import average_precision, by_radius, mean_by_cosine
+from bitgaze.cores import available_cores
+
+REFERENCES = ("lsh", "pca-itq", "class-id", "float")
+# Global features alone, as the methods were published; and with those that the branch guides.
+FORMS = ("global", "guided")
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+RADIUS = 2
+_TUNED_AT_BITS = 32
+_HELD_OUT = 0.1
+_BRANCH_EPOCHS = 6
+_LAYER_EPOCHS = 30
+_DRAW = 0  # seed of which training pictures a learning rate is chosen on
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One training set, and the protocols that it is measured by.
+
+    Attributes:
+        name: of the training set and of what made the maps.
+        maps: float16, (n, channels, h, w): the backbone's, of all pictures.
+        labels: int64, (n,).
+        training: positions among the n.
+        queries: positions.
+        databases: positions, by protocol.
+    """
+
+    name: str
+    maps: NDArray[np.float16]
+    labels: NDArray[np.int64]
+    training: NDArray[np.intp]
+    queries: NDArray[np.intp]
+    databases: dict[str, NDArray[np.intp]]
+
+    @property
+    def key(self) -> str:
+        """The name, and 8 hex digits that tell these pictures and positions from others."""
+        digest = hashlib.sha256(self.labels)
+        for positions in (self.training, self.queries, *self.databases.values()):
+            digest.update(positions.astype(np.int64))
+        return f"{self.name}-{digest.hexdigest()[:8]}"
+
+    def hot(self, positions: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Labels as the methods take them; classes that are not trained on have no column."""
+        classes = np.unique(self.labels[self.training])
+        return (self.labels[positions][:, None] == classes).astype(np.float32)
+
+
+class Cell(NamedTuple):
+    """What one training is made of; protocols of its study are measured on the same codes."""
+
+    study: str
+    method: str
+    form: str
+    bits: int
+    seed: int
+
+
+def run(
+    studies: list[Study],
+    methods: list[str],
+    bits: list[int],
+    seeds: list[int],
+    folder: Path,
+) -> list[Row]:
+    """All rows, those already in the folder and those that were missing.
+
+    Three steps: the branch of each study and seed, and what it makes of all maps; each method's
+    learning rate, by mAP among training pictures that were held out; every cell at that rate. In
+    the last two, cells run one to a core.
+
+    Args:
+        studies: what to train on and measure by.
+        methods: names of METHODS and REFERENCES.
+        bits: lengths of the code.
+        seeds: of branches and layers.
+        folder: where rows and features are kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = Rows(folder / "rows.jsonl")
+    for study in studies:
+        _held_out(study, folder)
+        for seed in seeds:
+            _described(study, seed, folder)
+    learned = [name for name in methods if name in METHODS]
+    known = {(row["study"], row["method"], row["form"]) for row in rows.of("rate")}
+    tuned = [
+        Cell(study.key, name, form, _TUNED_AT_BITS, _DRAW)
+        for study in studies
+        for name in learned
+        for form in FORMS
+        if (study.key, name, form) not in known
+    ]
+    _in_parallel(_best_rate, tuned, (), studies, folder, rows, "learning rates")
+    rates = {(row["study"], row["method"], row["form"]): row["rate"] for row in rows.of("rate")}
+    done = {Cell(*(row[name] for name in Cell._fields)) for row in rows.of("cell")}
+    cells = [
+        Cell(study.key, name, form, length, seed)
+        for study in studies
+        for name in methods
+        for form in (FORMS if name in METHODS else FORMS[:1])
+        for length in (bits if name != "float" else [0])
+        for seed in (seeds if name in METHODS or name in ("lsh", "class-id") else seeds[:1])
+    ]
+    missing = [cell for cell in cells if cell not in done]
+    _in_parallel(_measured, missing, (rates,), studies, folder, rows, "cells")
+    wanted = set(cells)
+    return [r for r in rows.of("cell") if Cell(*(r[name] for name in Cell._fields)) in wanted]
+
+
+class Rows:
+    """A file of JSON lines that only grows. A line that a kill cut short is left out."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: list[Row] = []
+        if path.exists():
+            whole, _, cut = path.read_text("utf-8").rpartition("\n")
+            self._rows = [json.loads(line) for line in whole.splitlines()]
+            if cut:
+                path.write_text(f"{whole}\n" if whole else "", "utf-8")
+
+    def of(self, kind: str) -> Iterator[Row]:
+        """Rows of one kind, oldest first."""
+        return (row for row in self._rows if row["kind"] == kind)
+
+    def add(self, rows: list[Row]) -> None:
+        """Keep them."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        self._rows += rows
+
+
+def _held_out(
+    study: Study, folder: Path
+) -> tuple[Described, NDArray[np.float32], NDArray[np.bool_]]:
+    """Training pictures as a branch sees them that did not see those held out."""
+    hot = study.hot(study.training)
+    held = np.random.default_rng(_DRAW).random(len(hot)) < _HELD_OUT
+    maps = study.maps[study.training]
+    found = _kept(
+        folder / f"{study.key}-held-out.npz",
+        lambda: describe(maps, fit_branch(maps[~held], hot[~held], _BRANCH_EPOCHS, _DRAW)),
+    )
+    return found, hot, held
+
+
+def _described(study: Study, seed: int, folder: Path) -> Described:
+    """All pictures as the branch of one seed sees them."""
+
+    def make() -> Described:
+        training = study.maps[study.training]
+        branch = fit_branch(training, study.hot(study.training), _BRANCH_EPOCHS, seed)
+        return describe(study.maps, branch)
+
+    return _kept(folder / f"{study.key}-{seed}.npz", make)
+
+
+def _kept(path: Path, make: Callable[[], Described]) -> Described:
+    if not path.exists():
+        torch.set_num_threads(available_cores())
+        print(f"{path.stem}: training the branch, looking at all pictures", flush=True)
+        draft = path.with_suffix(".part.npz")
+        np.savez(draft, **make()._asdict())
+        draft.replace(path)
+    with np.load(path) as file:
+        return Described(file["features"], file["logits"])
+
+
+def _in_parallel(
+    work: Callable[..., list[Row]],
+    cells: list[Cell],
+    more: tuple[Any, ...],
+    studies: list[Study],
+    folder: Path,
+    rows: Rows,
+    what: str,
+) -> None:
+    """Each cell in a process of its own; rows are kept as they come."""
+    cores = available_cores()
+    bare = [
+        Study(s.name, s.maps[:0], s.labels, s.training, s.queries, s.databases) for s in studies
+    ]
+    with ProcessPoolExecutor(cores, get_context("spawn"), _start, (bare, folder)) as pool:
+        futures = [pool.submit(work, cell, *more) for cell in cells]
+        try:
+            for future in tqdm(as_completed(futures), what, len(futures), unit="cell"):
+                rows.add(future.result())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+_studies: dict[str, Study] = {}
+_folder = Path()
+
+
+def _start(studies: list[Study], folder: Path) -> None:
+    global _folder  # noqa: PLW0603 - a process has no other place for what it works on
+    _folder = folder
+    _studies.update({study.key: study for study in studies})
+    torch.set_num_threads(1)
+
+
+@lru_cache(maxsize=2)
+def _features(study: str, seed: int) -> Described:
+    return _described(_studies[study], seed, _folder)
+
+
+def _of_form(features: NDArray[np.float16], form: str) -> NDArray[np.float16]:
+    """The global half, or all."""
+    return features[:, : features.shape[1] // 2] if form == "global" else features
+
+
+def _best_rate(cell: Cell) -> list[Row]:
+    """The learning rate with the best mAP among held-out pictures, each of them a query."""
+    study = _studies[cell.study]
+    with np.load(_folder / f"{study.key}-held-out.npz") as file:
+        features = _of_form(file["features"], cell.form)
+    hot = study.hot(study.training)
+    held = np.random.default_rng(_DRAW).random(len(hot)) < _HELD_OUT
+    found = {}
+    for rate in RATES:
+        method = METHODS[cell.method](hot.shape[1], cell.bits, cell.seed)
+        layer = fit_layer(features[~held], hot[~held], method, _LAYER_EPOCHS, rate)
+        codes = _packed(layer.values(features[held]))
+        labels = study.labels[study.training][held]
+        ranking = levels(codes, labels, codes, labels, exclude=np.arange(len(codes)))
+        found[rate] = float(average_precision(ranking).expected.mean())
+    best = max(found, key=lambda rate: found[rate])
+    return [{"kind": "rate", **cell._asdict(), "rate": best, "held_out_map": found}]
+
+
+def _measured(cell: Cell, rates: dict[tuple[str, str, str], float]) -> list[Row]:
+    """Codes of all pictures, and what they are worth by each protocol of the study."""
+    study, start = _studies[cell.study], time.perf_counter()
+    seen = _features(cell.study, cell.seed)
+    rate = rates.get((cell.study, cell.method, cell.form))
+    if cell.method == "float":
+        rows = [_of_float(study, name, seen) for name in study.databases]
+    else:
+        codes = _packed(_values(study, cell, seen, rate))
+        rows = [_of_codes(study, name, codes) for name in study.databases]
+    seconds = round(time.perf_counter() - start, 2)
+    return [
+        {"kind": "cell", **cell._asdict(), "rate": rate, "seconds": seconds, **row} for row in rows
+    ]
+
+
+def _values(study: Study, cell: Cell, seen: Described, rate: float | None) -> NDArray[np.floating]:
+    training = seen.features[study.training]
+    if cell.method == "class-id":
+        return references.class_id(seen.logits, cell.bits)
+    features = _of_form(seen.features, cell.form)
+    if cell.method in REFERENCES:
+        own = _of_form(training, cell.form).astype(np.float32)
+        fit = (
+            references.lsh(own, cell.bits, cell.seed)
+            if cell.method == "lsh"
+            else references.pca_itq(own, cell.bits)
+        )
+        weight, threshold = (part.astype(np.float32) for part in fit)
+        return Layer(weight, threshold).values(features)
+    assert rate is not None
+    hot = study.hot(study.training)
+    method = METHODS[cell.method](hot.shape[1], cell.bits, cell.seed)
+    layer = fit_layer(_of_form(training, cell.form), hot, method, _LAYER_EPOCHS, rate)
+    return layer.values(features)
+
+
+def _of_codes(study: Study, protocol: str, codes: NDArray[np.uint8]) -> Row:
+    queries, database = study.queries, study.databases[protocol]
+    ranking = levels(codes[queries], study.labels[queries], codes[database], study.labels[database])
+    precision, ball = average_precision(ranking), by_radius(ranking)
+    return {
+        "protocol": protocol,
+        "map": float(precision.expected.mean()),
+        "map_worst": float(precision.worst.mean()),
+        "map_best": float(precision.best.mean()),
+        "precision_within_radius": float(ball.precision[RADIUS]),
+        "empty_balls": float(ball.empty[RADIUS]),
+        "unique": code_statistics(codes[database]).unique,
+        "queries": [round(float(one), 5) for one in precision.expected],
+    }
+
+
+def _of_float(study: Study, protocol: str, seen: Described) -> Row:
+    values = _of_form(seen.features, "global").astype(np.float32)
+    found = mean_by_cosine(values, study.labels, study.queries, study.databases[protocol])
+    return {"protocol": protocol, "map": found, "map_worst": found, "map_best": found}
+
+
+def _packed(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    return np.packbits(values > 0, axis=1)

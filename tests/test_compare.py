@@ -1,0 +1,157 @@
+"""The comparison of methods: heads over kept maps, cells that resume, tables."""
+
+import numpy as np
+import pytest
+
+from attention_hashing import heads, matrix, tables
+from attention_hashing.methods import METHODS
+
+CLASSES, CHANNELS = 4, 12
+
+
+def made(seed, count=240):
+    """Maps in which each class lights up one channel in one random place."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % CLASSES
+    maps = random.random((count, CHANNELS, 4, 4)) * 0.5
+    for one, label in enumerate(labels):
+        y, x = random.integers(0, 4, 2)
+        maps[one, label, y, x] += 4
+    return maps.astype(np.float16), labels.astype(np.int64)
+
+
+@pytest.fixture
+def study():
+    maps, labels = made(0)
+    training, queries, database = np.split(np.arange(240), [100, 140])
+    everything = np.concatenate([training, database])
+    return matrix.Study("made", maps, labels, training, queries, {"a": database, "b": everything})
+
+
+def hot(labels):
+    return np.eye(CLASSES, dtype=np.float32)[labels]
+
+
+def test_a_branch_learns_and_describes():
+    maps, labels = made(1)
+    branch = heads.fit_branch(maps, hot(labels), epochs=20, seed=0)
+    seen = heads.describe(maps, branch)
+    assert (seen.logits.argmax(1) == labels).mean() > 0.9
+    assert seen.features.shape == (240, 2 * CHANNELS)
+    mean = maps.astype(np.float32).mean((2, 3))
+    np.testing.assert_allclose(seen.features[:, :CHANNELS], mean, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_layer_folds_what_it_was_trained_with(name):
+    """The same seed, the same layer; and classes come apart."""
+    maps, labels = made(2)
+    features = maps.astype(np.float32).mean((2, 3))
+    layers = [
+        heads.fit_layer(features, hot(labels), METHODS[name](CLASSES, 16, 0), epochs=20, rate=1e-2)
+        for _ in range(2)
+    ]
+    np.testing.assert_array_equal(layers[0].weight, layers[1].weight)
+    values = layers[0].values(features)
+    assert values.shape == (240, 16)
+    codes = np.where(values > 0, 1, -1)
+    likeness = codes @ codes.T / 16
+    alike = labels[:, None] == labels
+    assert likeness[alike].mean() > likeness[~alike].mean() + 0.3
+
+
+def test_values_are_those_of_the_normalised_layer():
+    """Against torch's own layers, whose statistics are of the last batches."""
+    features = np.random.default_rng(0).normal(3, 5, (64, 8)).astype(np.float32)
+    labels = hot(np.arange(64) % CLASSES)
+    layer = heads.fit_layer(features, labels, METHODS["ours"](CLASSES, 8, 0), epochs=200, rate=1e-3)
+    values = layer.values(features)
+    # The running statistics of batch normalisation are the data's by then, its scale near 1.
+    np.testing.assert_allclose(values.mean(0), 0, atol=0.4)
+    np.testing.assert_allclose(values.std(0), 1, atol=0.5)
+
+
+def test_a_run_ends_with_every_cell_and_goes_on_where_it_stopped(study, tmp_path, monkeypatch):
+    names = ["ours", "dsh", "lsh", "class-id", "float"]
+    monkeypatch.setattr(matrix, "_in_parallel", serially)
+    rows = matrix.run([study], names, [8, 16], [0, 1], tmp_path)
+    assert {row["protocol"] for row in rows} == {"a", "b"}
+    # Two methods in two forms, LSH, the class's number: 2 lengths, 2 seeds; float once.
+    assert len(rows) == 2 * ((2 * 2 + 2) * 2 * 2 + 1)
+    for row in rows:
+        assert row["map_worst"] <= row["map"] <= row["map_best"]
+        if row["method"] != "float":
+            assert row["map"] == pytest.approx(np.mean(row["queries"]), abs=1e-5)
+    ours = [row["map"] for row in rows if row["method"] == "ours" and row["protocol"] == "a"]
+    assert np.mean(ours) > 0.5  # a quarter is relevant
+
+    file = tmp_path / "rows.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:-4]) + lines[-4][:20])  # killed in the middle of a line
+    again = matrix.run([study], names, [8, 16], [0, 1], tmp_path)
+    assert len(again) == len(rows)
+
+    def plain(rows):
+        return sorted(str({name: row[name] for name in row if name != "seconds"}) for row in rows)
+
+    assert plain(again) == plain(rows)
+
+
+def test_cells_run_in_processes(study, tmp_path):
+    rows = matrix.run([study], ["lsh"], [8], [0, 1], tmp_path)
+    assert len(rows) == 4
+
+
+def serially(work, cells, more, studies, folder, rows, what):
+    matrix._features.cache_clear()
+    matrix._start(studies, folder)
+    for cell in cells:
+        rows.add(work(cell, *more))
+
+
+def test_rows_of_another_draw_are_not_taken(study, tmp_path):
+    matrix.run([study], ["lsh"], [8], [0], tmp_path)
+    other = matrix.Study(
+        study.name, study.maps, study.labels, study.training[1:], study.queries, study.databases
+    )
+    assert other.key != study.key
+    rows = matrix.run([other], ["lsh"], [8], [0], tmp_path)
+    assert {row["study"] for row in rows} == {other.key}
+
+
+def row(method, form, seed, scores, protocol="a", bits=16):
+    return {
+        "protocol": protocol, "method": method, "form": form, "bits": bits, "seed": seed,
+        "map": float(np.mean(scores)), "map_worst": 0.1, "map_best": 0.9, "unique": 0.5,
+        "precision_within_radius": 0.25, "empty_balls": 0.75, "queries": list(scores),
+    }  # fmt: skip
+
+
+def test_tables():
+    random = np.random.default_rng(0)
+    base = random.random(200) * 0.5
+    rows = []
+    for seed in (0, 1):
+        rows += [
+            row("ours", "global", seed, base),
+            row("ours", "guided", seed, base + 0.1),
+            row("csq", "global", seed, base + 0.1 + random.normal(0, 0.02, 200)),
+            row("csq", "guided", seed, base + 0.12),
+            row("dsh", "global", seed, base - 0.2),
+        ]
+    table = tables.by_length(rows, "a")
+    cells = dict(table.rows)
+    assert table.head == ["method", "16 bits"]
+    assert "csq, with the branch" not in cells
+    assert cells["ours, with the branch"].startswith("**")
+    assert cells["csq"].startswith("**")
+    assert not cells["dsh"].startswith("**")
+    assert "±" in cells["dsh"]
+    ((protocol, bits, best, difference),) = tables.against_ours(rows, ["a"]).rows
+    assert (protocol, bits, best) == ("a", "16", "csq")
+    assert not difference.startswith("**")
+    branch = dict(tables.of_branch(rows, ["a"], 16).rows)
+    assert branch["ours"] == "**+0.100** [+0.100, +0.100]"
+    assert tables.of_codes(rows, "a", 16).rows[0][1:] == [
+        ".100", f"{base.mean():.3f}".removeprefix("0"), ".900", ".250", ".750", ".500",
+    ]  # fmt: skip
