@@ -6,8 +6,9 @@
 
 FOLDER holds one folder per class; or a file labels.csv, `path,label,label,...` a line, for pictures
 with several labels. Some pictures, drawn by a seed, are queries, or those of another folder; all
-others are the database. A hit is right when it shares a label with the query. --out takes the whole
-report: report.json, report.md and plots.
+others are the database. Where FOLDER has lists test.txt and database.txt, `path 0 1 0 ...` a line,
+with a column for each class, these are the queries and the database. A hit is right when it shares
+a label with the query. --out takes the whole report: report.json, report.md and plots.
 """
 
 import argparse
@@ -27,12 +28,13 @@ from attention_hashing.levels import Levels, levels
 from attention_hashing.measure import measure
 from attention_hashing.metrics import average_precision, by_radius
 from attention_hashing.report import difference, markdown, warnings
-from attention_hashing.split import Split, drawn, given
+from attention_hashing.split import Split, drawn, given, listed
 from bitgaze import BitgazeError, Encoded, Encoder
 from bitgaze.contract import DEFAULT_MODEL
 from bitgaze.images import printable, upright
 
 _FIRST = 10
+_QUERIES = 1000
 _PACKAGES = ("bitgaze", "onnxruntime", "numpy", "pillow")
 _SHOWN, _SHOWN_PIXELS = 6, 400
 
@@ -76,8 +78,8 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("folder", type=Path)
     add("--model", type=Path, default=DEFAULT_MODEL)
-    drawn_or_given = "so many at most, and at most half (%(default)s); or a folder like the first"
-    add("--queries", type=_number_or_folder, default=1000, metavar="N|DIR", help=drawn_or_given)
+    drawn_or_given = f"so many at most, and at most half ({_QUERIES}); or a folder like the first"
+    add("--queries", type=_number_or_folder, metavar="N|DIR", help=drawn_or_given)
     add("--seed", type=int, help="of the draw (0)")
     add("--top", type=int, help="measure the first TOP of each ranking, not all of it")
     add("--against", type=Path, metavar="MODEL", help="another model, on the same queries")
@@ -104,10 +106,15 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _split(arguments: argparse.Namespace) -> Split:
+    split = listed(arguments.folder)
+    if split and not (arguments.queries is arguments.seed is None):
+        raise ValueError(
+            f"{arguments.folder}: its lists name the queries; leave out --queries and --seed"
+        )
     if isinstance(arguments.queries, Path):
         split = given(arguments.folder, arguments.queries)
-    else:
-        split = drawn(arguments.folder, arguments.queries, arguments.seed or 0)
+    elif split is None:
+        split = drawn(arguments.folder, arguments.queries or _QUERIES, arguments.seed or 0)
     most = len(split.database)
     if most <= _FIRST:
         raise ValueError(f"{arguments.folder}: {most} pictures in the database, too few")

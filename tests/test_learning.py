@@ -69,9 +69,9 @@ def test_idx_files(tmp_path, packed):
     data = datasets.read(tmp_path)
     assert np.array_equal(data.pictures, images)
     assert data.labels.tolist() == [0, 1, 2, 0, 1, 2]
-    image, label = datasets.Views(data, Preprocess(32), epoch_seed=None)[4]
+    image, hot = datasets.Views(data, Preprocess(32), epoch_seed=None)[4]
     assert image.shape == (32, 32, 3)
-    assert label == 1
+    assert hot.tolist() == [0, 1, 0]
 
 
 def test_fashion_mnist_where_it_is_installed():

@@ -1,10 +1,9 @@
-"""Labelled pictures: class folders, Fashion-MNIST's IDX files, or CIFAR-10 (cifar.py).
+"""Labelled pictures: class folders, lists (lists.py), IDX files (idx.py), or CIFAR-10 (cifar.py).
 
 Knows where pictures and labels are, and the random views of them that training takes. What a
 picture looks like to the network is decided by bitgaze.images, the code that ships.
 """
 
-import gzip
 import hashlib
 import json
 import os
@@ -19,11 +18,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from attention_hashing import cifar
+from attention_hashing import cifar, idx, lists
+from attention_hashing.levels import Labels
 from bitgaze import ImageError
 from bitgaze.images import SUFFIXES, Preprocess, load, upright
-
-_IDX_MAGIC_BYTES_UBYTE = b"\x00\x00\x08"
 
 
 class DataError(Exception):
@@ -32,20 +30,33 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Labelled:
-    """Pictures with one class each.
+    """Pictures with at least one class each.
 
     Attributes:
         pictures: paths, or arrays uint8, (height, width) or (height, width, 3).
-        labels: int64 (n,), positions in `classes`.
-        classes: names, sorted.
+        labels: int64 (n,), positions in `classes`, where every picture has one class; else bool
+            (n, classes).
+        classes: names.
     """
 
     pictures: list[Path] | NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: Labels
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def hot(self) -> NDArray[np.float32]:
+        """Labels as rows: (n, classes), 1 where a picture has the class, else 0."""
+        if self.labels.ndim == 2:
+            return self.labels.astype(np.float32)
+        return (self.labels[:, None] == np.arange(len(self.classes))).astype(np.float32)
+
+    def counts(self) -> NDArray[np.int64]:
+        """How many pictures each class has: (classes,)."""
+        if self.labels.ndim == 2:
+            return self.labels.sum(0, dtype=np.int64)
+        return np.bincount(self.labels, minlength=len(self.classes))
 
     def subset(self, positions: NDArray[np.intp]) -> "Labelled":
         """The pictures at these positions."""
@@ -71,14 +82,24 @@ class Labelled:
         return digest.hexdigest()
 
     def split(self, fraction: float, seed: int) -> tuple["Labelled", "Labelled"]:
-        """Hold out a share of each class, at least one picture of it: (rest, held out).
+        """Hold out a share: (rest, held out).
+
+        Of pictures with one class each, the share of each class, at least one picture of it; of
+        pictures with several, the share of all, passing over those that are the last of a class.
 
         Raises:
             ValueError: a share that leaves a class without a picture to train on.
         """
         if not 0 < fraction < 1:
             raise ValueError(f"the held-out share is {fraction}, expected between 0 and 1")
-        generator = np.random.default_rng(seed)
+        draw = self._draw_of_each_class if self.labels.ndim == 1 else self._draw_of_all
+        mask = np.zeros(len(self), bool)
+        mask[draw(fraction, np.random.default_rng(seed))] = True
+        return self.subset(np.flatnonzero(~mask)), self.subset(np.flatnonzero(mask))
+
+    def _draw_of_each_class(
+        self, fraction: float, generator: np.random.Generator
+    ) -> NDArray[np.intp]:
         held: list[NDArray[np.intp]] = []
         for label in range(len(self.classes)):
             positions = generator.permutation(np.flatnonzero(self.labels == label))
@@ -88,23 +109,38 @@ class Labelled:
                     f"a held-out share of {fraction} leaves class {self.classes[label]!r} nothing"
                 )
             held.append(positions[:count])
-        mask = np.zeros(len(self), bool)
-        mask[np.concatenate(held)] = True
-        return self.subset(np.flatnonzero(~mask)), self.subset(np.flatnonzero(mask))
+        return np.concatenate(held)
+
+    def _draw_of_all(self, fraction: float, generator: np.random.Generator) -> list[int]:
+        count = max(1, round(fraction * len(self)))
+        left = self.counts()
+        held: list[int] = []
+        for position in generator.permutation(len(self)):
+            row = self.labels[position]
+            if len(held) < count and (left[row] > 1).all():
+                left -= row
+                held.append(position)
+        if len(held) < count:
+            raise ValueError(
+                f"a held-out share of {fraction}, {count} pictures, leaves some class nothing; "
+                f"{len(held)} can be held out"
+            )
+        return held
 
 
 def read(folder: Path) -> Labelled:
     """Find the training pictures below a folder.
 
     Either IDX files as MNIST and Fashion-MNIST have them (`train-images-idx3-ubyte`, plain or .gz),
-    or CIFAR-10 as published (the folder or the archive itself may be named, too), or one folder per
-    class; where there is a `train` folder (beside `test`), it is taken.
+    or CIFAR-10 as published (the folder or the archive itself may be named, too), or a list
+    `train.txt` (lists.py), or one folder per class; where there is a `train` folder (beside
+    `test`), it is taken.
 
     Raises:
         DataError: no pictures, one class only, a class with a single picture, or damaged files.
     """
     data = _read_any(folder)
-    counts = np.bincount(data.labels, minlength=len(data.classes))
+    counts = data.counts()
     if len(data.classes) < 2:
         raise DataError(
             f"{folder}: found {len(data.classes)} class, it takes at least 2 "
@@ -122,15 +158,20 @@ def pictures_below(folder: Path) -> list[Path]:
 
 
 def _read_any(folder: Path) -> Labelled:
-    if place := cifar.find(folder):
-        try:
-            return Labelled(*cifar.read(place))
-        except ValueError as error:
-            raise DataError(str(error)) from error
-    if not folder.is_dir():
+    place = cifar.find(folder)
+    if not place and not folder.is_dir():
         raise DataError(f"{folder}: not a folder")
-    idx = [p for p in folder.iterdir() if p.name.startswith("train-images") and "idx3" in p.name]
-    return _read_idx(folder) if idx else _read_class_folders(folder)
+    try:
+        if place:
+            return Labelled(*cifar.read(place))
+        if idx.is_here(folder):
+            return numbered(*idx.read(folder, "train"))
+        if lists.is_list(folder / lists.TRAIN):
+            paths, hot, classes = lists.read(folder / lists.TRAIN)
+            return Labelled(paths, lists.labels(hot), classes)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    return class_folders(folder / "train" if (folder / "train").is_dir() else folder)
 
 
 def check_readable(data: Labelled, preprocess: Preprocess) -> None:
@@ -153,8 +194,8 @@ def check_readable(data: Labelled, preprocess: Preprocess) -> None:
         )
 
 
-class Views(Dataset[tuple[Tensor, int]]):
-    """Pictures as the network takes them: uint8 (size, size, 3), and the label.
+class Views(Dataset[tuple[Tensor, Tensor]]):
+    """Pictures as the network takes them, uint8 (size, size, 3), and a row of `Labelled.hot`.
 
     Args:
         data: the pictures.
@@ -167,20 +208,21 @@ class Views(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, data: Labelled, preprocess: Preprocess, epoch_seed: int | None) -> None:
         self.data = data
+        self.hot = torch.from_numpy(data.hot())
         self.preprocess = preprocess
         self.epoch_seed = epoch_seed
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         picture = self.data.pictures[position]
         if self.epoch_seed is not None:
             picture = _random_view(
                 upright(picture, self.preprocess.size),
                 np.random.default_rng((self.epoch_seed, position)),
             )
-        return torch.from_numpy(load(picture, self.preprocess)), int(self.data.labels[position])
+        return torch.from_numpy(load(picture, self.preprocess)), self.hot[position]
 
 
 def _random_view(image: Image.Image, generator: np.random.Generator) -> Image.Image:
@@ -199,8 +241,8 @@ def _random_view(image: Image.Image, generator: np.random.Generator) -> Image.Im
     return image
 
 
-def _read_class_folders(folder: Path) -> Labelled:
-    root = folder / "train" if (folder / "train").is_dir() else folder
+def class_folders(root: Path) -> Labelled:
+    """One folder per class, pictures inside: by class, then by name."""
     pictures: list[Path] = []
     labels: list[int] = []
     classes: list[str] = []
@@ -213,28 +255,7 @@ def _read_class_folders(folder: Path) -> Labelled:
     return Labelled(pictures, np.array(labels, np.int64), tuple(classes))
 
 
-def _read_idx(folder: Path) -> Labelled:
-    pictures = _idx(folder, "train-images-idx3-ubyte", 3)
-    labels = _idx(folder, "train-labels-idx1-ubyte", 1).astype(np.int64)
-    if len(pictures) != len(labels):
-        raise DataError(f"{folder}: {len(pictures)} pictures, but {len(labels)} labels")
+def numbered(pictures: NDArray[np.uint8], labels: NDArray[np.int64]) -> Labelled:
+    """Pictures whose classes have numbers for names."""
     classes = tuple(str(label) for label in range(int(labels.max(initial=-1)) + 1))
     return Labelled(pictures, labels, classes)
-
-
-def _idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
-    """An IDX file of bytes: magic, big-endian sizes, data (yann.lecun.com/exdb/mnist)."""
-    plain, packed = folder / name, folder / f"{name}.gz"
-    if plain.is_file():
-        content = plain.read_bytes()
-    elif packed.is_file():
-        content = gzip.decompress(packed.read_bytes())
-    else:
-        raise DataError(f"{folder}: neither {name} nor {name}.gz is there")
-    header = 4 + 4 * dimensions
-    shape = tuple(np.frombuffer(content[4:header], ">u4").tolist())
-    if content[:4] != _IDX_MAGIC_BYTES_UBYTE + bytes([dimensions]) or len(content) != header + int(
-        np.prod(shape)
-    ):
-        raise DataError(f"{folder / name}: not an IDX file of {dimensions} dimensions, or damaged")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

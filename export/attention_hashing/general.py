@@ -23,6 +23,7 @@ from attention_hashing.backbones import efficientnet_lite0
 from attention_hashing.data import Labelled
 from attention_hashing.distortions import cut_out, distorted, out_of_focus
 from attention_hashing.features import FeatureExtractor
+from attention_hashing.levels import is_relevant
 from attention_hashing.network import AttentionHashing
 from attention_hashing.unsupervised import fit_bits
 from bitgaze.alterations import altered
@@ -220,7 +221,7 @@ def calibration(
         strangers.append(_pairs(codes)[np.triu_indices(len(part), 1)])
     distances = _pairs(layer.values(extract(kinds.pictures, lambda picture: picture)) > 0)
     upper = np.triu_indices(len(kinds), 1)
-    alike = (kinds.labels[:, None] == kinds.labels[None])[upper]
+    alike = is_relevant(kinds.labels, kinds.labels)[upper]
     return Calibration(
         # Two pictures of one kind come nearer than strangers, and are no more the same picture.
         duplicate=probabilities(np.concatenate(duplicates), distances[upper], bits),

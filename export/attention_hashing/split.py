@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from attention_hashing import lists
 from attention_hashing.levels import Labels
 from bitgaze.images import SUFFIXES
 
@@ -25,7 +26,7 @@ class Split:
     Attributes:
         paths: of n pictures.
         labels: int64 (n,) where every picture has one label, else bool (n, classes).
-        classes: names of the labels, sorted.
+        classes: names of the labels; sorted, or by column of the lists.
         queries: positions among the n.
         database: the other positions.
     """
@@ -73,6 +74,35 @@ def given(folder: Path, queries: Path) -> Split:
     positions = np.arange(len(stored) + len(asked))
     database, found = np.split(positions, [len(stored)])
     return Split([*stored, *asked], labels, classes, found, database)
+
+
+def listed(folder: Path) -> Split | None:
+    """The split that two lists in a folder make (lists.py), or None where there are none.
+
+    Those of test.txt are the queries, those of database.txt the database.
+
+    Raises:
+        ValueError: as `lists.read`; one list without the other; or a picture is in both.
+    """
+    asked, stored = folder / lists.TEST, folder / lists.DATABASE
+    found = [path for path in (asked, stored) if lists.is_list(path)]
+    if not found:
+        return None
+    if len(found) == 1:
+        raise ValueError(f"{found[0]}: it takes both {lists.TEST} and {lists.DATABASE}")
+    queries, database = lists.read(asked), lists.read(stored)
+    if both := set(queries.paths) & set(database.paths):
+        raise ValueError(f"{min(both)} is a query and in the database: keep the lists apart")
+    if len(queries.classes) != len(database.classes):
+        raise ValueError(
+            f"{asked} has {len(queries.classes)} columns, {stored} {len(database.classes)}"
+        )
+    return Split(
+        queries.paths + database.paths,
+        lists.labels(np.concatenate([queries.hot, database.hot])),
+        queries.classes,
+        *np.split(np.arange(len(queries.paths) + len(database.paths)), [len(queries.paths)]),
+    )
 
 
 def read(folder: Path) -> dict[Path, tuple[str, ...]]:

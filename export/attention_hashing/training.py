@@ -136,7 +136,7 @@ def train(data: Labelled, config: Config, run: Path, device: torch.device) -> At
             epoch_seed = config.seed * 100_003 + epoch
             views = Views(data, config.preprocess, epoch_seed)
             order = torch.Generator().manual_seed(epoch_seed)
-            loader: DataLoader[tuple[Tensor, int]] = DataLoader(
+            loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
                 views,
                 config.batch_size,
                 shuffle=True,
@@ -147,9 +147,9 @@ def train(data: Labelled, config: Config, run: Path, device: torch.device) -> At
             _set_mode(network, stage)
             total = sum(epochs.values())
             bar = tqdm(loader, desc=f"epoch {epoch}/{total} ({stage})", unit="batch", mininterval=1)
-            for batch, (image, label) in enumerate(bar):
+            for batch, (image, hot) in enumerate(bar):
                 step = (stage_epoch + batch / len(loader)) / epochs[stage]
-                loss = _loss(network, method, stage, image.to(device), label.to(device), step)
+                loss = _loss(network, method, stage, image.to(device), hot.to(device), step)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
@@ -187,16 +187,16 @@ def _loss(
     method: Method,
     stage: str,
     image: Tensor,
-    label: Tensor,
+    hot: Tensor,
     step: float,
 ) -> Tensor:
     features = network.features(image)
+    shares = hot / hot.sum(1, keepdim=True)
     if stage == "branch":
-        return nn.functional.cross_entropy(network.branch(features).logits, label)
+        return nn.functional.cross_entropy(network.branch(features).logits, shares)
     hashed = network.hash(features)
-    guidance = nn.functional.cross_entropy(hashed.logits, label)
-    labels = nn.functional.one_hot(label, method.classes)
-    return method(hashed.hash, labels, step) + _GUIDANCE_WEIGHT * guidance
+    guidance = nn.functional.cross_entropy(hashed.logits, shares)
+    return method(hashed.hash, hot, step) + _GUIDANCE_WEIGHT * guidance
 
 
 def _set_mode(network: AttentionHashing, stage: str) -> None:
