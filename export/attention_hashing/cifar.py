@@ -10,7 +10,7 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,25 +21,32 @@ _PLACES = (
     "cifar-10-binary.tar.gz",
     "cifar-10-python.tar.gz",
 )
-_BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
+_BATCHES = {
+    "train": [f"data_batch_{number}" for number in range(1, 6)],
+    "test": ["test_batch"],
+}
 _SIDE = 32
 _VALUES = 3 * _SIDE * _SIDE
 
 
 def find(path: Path) -> Path | None:
     """The folder or archive of CIFAR-10 at a path or directly below it; None if there is none."""
+    first = _BATCHES["train"][0]
     for place in (path, *(path / name for name in _PLACES)):
         is_archive = place.name.endswith(".tar.gz") and place.is_file()
-        if is_archive or any((place / f"{_BATCHES[0]}{end}").is_file() for end in ("", ".bin")):
+        if is_archive or any((place / f"{first}{end}").is_file() for end in ("", ".bin")):
             return place
     return None
 
 
-def read(place: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
-    """The training pictures.
+def read(
+    place: Path, part: Literal["train", "test"] = "train"
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
+    """The pictures of a part.
 
     Args:
         place: what `find` found.
+        part: "train" or "test".
 
     Returns:
         Pictures (n, 32, 32, 3), RGB; labels (n,); names of the classes.
@@ -47,15 +54,16 @@ def read(place: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, 
     Raises:
         ValueError: files are missing or damaged, or a pickle holds more than data.
     """
-    files = _unpacked(place)
-    binary = f"{_BATCHES[0]}.bin" in files
+    batches = _BATCHES[part]
+    files = _unpacked(place, batches)
+    binary = "batches.meta.txt" in files or f"{batches[0]}.bin" in files
     try:
         if binary:
             names = files["batches.meta.txt"].decode().split()
-            parts = [_binary(files[f"{batch}.bin"]) for batch in _BATCHES]
+            parts = [_binary(files[f"{batch}.bin"]) for batch in batches]
         else:
             names = [name.decode() for name in _data(files["batches.meta"])[b"label_names"]]
-            parts = [_python(_data(files[batch])) for batch in _BATCHES]
+            parts = [_python(_data(files[batch])) for batch in batches]
         values, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     except KeyError as error:
         raise ValueError(f"{place}: CIFAR-10 without {error.args[0]!r}") from error
@@ -67,10 +75,10 @@ def read(place: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, 
     return np.ascontiguousarray(pictures), labels, tuple(names)
 
 
-def _unpacked(place: Path) -> dict[str, bytes]:
+def _unpacked(place: Path, batches: list[str]) -> dict[str, bytes]:
     """The files that matter, by name. Nothing is written: names inside an archive lead nowhere."""
     wanted = {"batches.meta", "batches.meta.txt"} | {
-        b + end for b in _BATCHES for end in ("", ".bin")
+        b + end for b in batches for end in ("", ".bin")
     }
     if place.is_dir():
         return {p.name: p.read_bytes() for p in place.iterdir() if p.name in wanted}

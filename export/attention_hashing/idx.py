@@ -7,6 +7,7 @@ import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,9 @@ def is_here(folder: Path) -> bool:
     return any(name.startswith("train-images") and "idx3" in name for name in names)
 
 
-def read(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def read(
+    folder: Path, part: Literal["train", "t10k"]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The pictures and labels of a part.
 
     Args:

@@ -1,0 +1,212 @@
+"""The retrieval protocols of this field by name: which pictures are queries, training, database.
+
+Knows how they are drawn and how a draw is kept. Published training pictures come first, then the
+test pictures, each in stored order; for each class in turn its positions are shuffled, and the
+first 100 are queries, the next 500 are to train on. Then, by name:
+
+    cifar10           database: all others (1,000 / 5,000 / 54,000)
+    cifar10-1         database: all that are no queries (1,000 / 5,000 / 59,000)
+    cifar10-unseen    trained on 500 of each of 7 classes; the other 3 are queries (100 of each)
+                      and database (300 / 3,500 / 17,700)
+
+and the same with fashion-mnist, whose 70,000 pictures make the database larger.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attention_hashing import cifar, idx
+from attention_hashing.data import DataError, Labelled, class_folders, numbered
+
+_SETS = {"cifar10": 6000, "fashion-mnist": 7000}  # pictures a class, of 10 classes each
+_VARIANTS = ("", "-1", "-unseen")
+PROTOCOLS = tuple(name + variant for name in _SETS for variant in _VARIANTS)
+
+_QUERIES, _TRAINING = 100, 500  # of each class
+_SEEN = 7
+_FORMAT = 1
+
+
+class Parts(NamedTuple):
+    """Positions, ascending within each part."""
+
+    queries: NDArray[np.int64]
+    training: NDArray[np.int64]
+    database: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A draw from labelled pictures.
+
+    Attributes:
+        name: one of PROTOCOLS.
+        seed: of the draw.
+        data: all pictures.
+        queries: positions in `data`, ascending; in no other part.
+        training: positions likewise.
+        database: positions likewise.
+    """
+
+    name: str
+    seed: int
+    data: Labelled
+    queries: NDArray[np.int64]
+    training: NDArray[np.int64]
+    database: NDArray[np.int64]
+
+    def digest(self) -> str:
+        """64 hex digits that tell this split from others: of its positions."""
+        return _digest(Parts(self.queries, self.training, self.database))
+
+    def save(self, path: Path) -> None:
+        """Keep the split in a file (JSON) that `load` reads."""
+        parts = Parts(self.queries, self.training, self.database)
+        state = {
+            "format": _FORMAT,
+            "name": self.name,
+            "seed": self.seed,
+            "sha256_of_pictures": self.data.digest(),
+            "sha256_of_positions": self.digest(),
+            **{part: positions.tolist() for part, positions in parts._asdict().items()},
+        }
+        path.write_text(json.dumps(state) + "\n", encoding="utf-8")
+
+
+def pictures(name: str, folder: Path) -> Labelled:
+    """All pictures of the set that a protocol is of, in the order that the draw is defined on.
+
+    Args:
+        name: one of PROTOCOLS.
+        folder: CIFAR-10 as published (cifar.py), or train/ and test/ with a folder for each class,
+            in the folder or in cifar10/ below it; or the four IDX files of Fashion-MNIST.
+
+    Raises:
+        DataError: not the set, or not all of it.
+        ValueError: no such protocol.
+    """
+    base = _base(name)
+    try:
+        data = _cifar10(folder) if base == "cifar10" else _fashion_mnist(folder)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    if (found := data.counts().tolist()) != [_SETS[base]] * 10:
+        raise DataError(
+            f"{folder}: found {found} pictures of the classes, {base} has {_SETS[base]} of each "
+            "of 10: a part of it makes other figures"
+        )
+    return data
+
+
+def draw(name: str, data: Labelled, seed: int) -> Protocol:
+    """The split that a protocol makes of pictures.
+
+    Args:
+        name: one of PROTOCOLS.
+        data: what `pictures` gives.
+        seed: of the draw.
+
+    Raises:
+        DataError: a class has too few pictures, or pictures have several classes.
+        ValueError: no such protocol.
+    """
+    base = _base(name)
+    if data.labels.ndim != 1:
+        raise DataError(f"{name} is drawn by class: every picture has to have one class")
+    counts = data.counts()
+    if counts.min() <= _QUERIES + _TRAINING:
+        raise DataError(
+            f"class {data.classes[int(counts.argmin())]!r} has {counts.min()} pictures, {name} "
+            f"takes more than {_QUERIES + _TRAINING}"
+        )
+    parts = _drawn(data.labels, len(data.classes), seed, name.removeprefix(base))
+    return Protocol(name, seed, data, *parts)
+
+
+def load(path: Path, data: Labelled) -> Protocol:
+    """A split that was kept.
+
+    Args:
+        path: of the file.
+        data: the same pictures, in the same order.
+
+    Raises:
+        DataError: other pictures, or a file that is damaged or none of ours.
+    """
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if state["format"] != _FORMAT:
+            raise DataError(f"{path}: format {state['format']}, this version reads {_FORMAT}")
+        parts = Parts(*(np.array(state[part], np.int64) for part in Parts._fields))
+        name, seed = str(state["name"]), int(state["seed"])
+        digests = (state["sha256_of_positions"], state["sha256_of_pictures"])
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise DataError(f"{path}: not a split, or damaged ({error!r})") from error
+    if _digest(parts) != digests[0]:
+        raise DataError(f"{path}: damaged, its positions are not those that were written")
+    if data.digest() != digests[1]:
+        raise DataError(f"{path}: a split of other pictures; give those, or draw a new one")
+    return Protocol(name, seed, data, *parts)
+
+
+def _base(name: str) -> str:
+    if name not in PROTOCOLS:
+        raise ValueError(f"protocol is {name!r}, expected one of {', '.join(PROTOCOLS)}")
+    return next(base for base in _SETS if name.startswith(base))
+
+
+def _drawn(labels: NDArray[np.int64], classes: int, seed: int, variant: str) -> Parts:
+    rng = np.random.default_rng(seed)
+    seen = set(range(classes))
+    if variant == "-unseen":
+        seen = set(rng.permutation(classes)[:_SEEN].tolist())
+    parts: tuple[list[NDArray[np.int64]], ...] = ([], [], [])
+    queries, training, database = parts
+    for label in range(classes):
+        order = rng.permutation(np.flatnonzero(labels == label))
+        if variant == "-unseen" and label in seen:
+            training.append(order[:_TRAINING])
+        elif variant == "-unseen":
+            queries.append(order[:_QUERIES])
+            database.append(order[_QUERIES:])
+        else:
+            queries.append(order[:_QUERIES])
+            training.append(order[_QUERIES : _QUERIES + _TRAINING])
+            database.append(order[_QUERIES if variant == "-1" else _QUERIES + _TRAINING :])
+    return Parts(*(np.sort(np.concatenate(part)) for part in parts))
+
+
+def _digest(parts: Parts) -> str:
+    digest = hashlib.sha256()
+    for positions in parts:
+        digest.update(len(positions).to_bytes(8, "little"))
+        digest.update(positions.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _cifar10(folder: Path) -> Labelled:
+    if place := cifar.find(folder):
+        values, labels, classes = cifar.read(place)
+        more_values, more_labels, _ = cifar.read(place, "test")
+        return Labelled(
+            np.concatenate([values, more_values]), np.concatenate([labels, more_labels]), classes
+        )
+    for root in (folder, folder / "cifar10"):
+        if (root / "train").is_dir() and (root / "test").is_dir():
+            train, test = class_folders(root / "train"), class_folders(root / "test")
+            if train.classes != test.classes:
+                raise DataError(f"{root}: train and test do not have the same class folders")
+            labels = np.concatenate([train.labels, test.labels])
+            return Labelled([*train.pictures, *test.pictures], labels, train.classes)
+    raise DataError(f"{folder}: neither CIFAR-10 as published, nor train/ and test/ of classes")
+
+
+def _fashion_mnist(folder: Path) -> Labelled:
+    first, second = idx.read(folder, "train"), idx.read(folder, "t10k")
+    return numbered(np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]]))
