@@ -18,21 +18,24 @@ def write_section(
     head: Sequence[str],
     rows: Sequence[Sequence[str]],
     path: Path = RESULTS,
+    part: str = "",
 ) -> None:
     """Put a table, its text, and how it was made, in the place of the last one; and print it.
 
     Args:
-        script: name of the script, which marks the section.
+        script: name of the script, which marks the section, together with `part`.
         title: of the section.
         text: what the table shows.
         head: one name a column.
         rows: as many cells each.
         path: of the document; one without the section gets it at its end.
+        part: which of the script's sections, where it writes several.
     """
+    mark = f"export/{script} {part}".rstrip()
     arguments = " ".join(Path(word).name if "/" in word else word for word in sys.argv[1:])
     versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     lines = [
-        f"<!-- export/{script} -->",
+        f"<!-- {mark} -->",
         f"## {title}",
         "",
         text,
@@ -45,7 +48,7 @@ def write_section(
     section = "\n".join(lines)
     print(section)
     document = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
-    old = re.compile(rf"<!-- export/{re.escape(script)} -->.*?<!-- end -->", re.DOTALL)
+    old = re.compile(rf"<!-- {re.escape(mark)} -->.*?<!-- end -->", re.DOTALL)
     if old.search(document):
         document = old.sub(lambda _: section, document)
     else:

@@ -1,0 +1,142 @@
+"""Compare hashing methods, on the protocols of the literature, over one frozen backbone.
+
+    python export/compare.py --cifar10 DIR --fashion-mnist DIR --out runs/compare
+
+Methods are trained on the same features of the same pictures, each at the learning rate that is
+best on training pictures held out. Rivals take global features, as they were published; ours, and
+once more every rival, those that the guided branch attends to as well. Codes are searched by
+bitgaze.HammingIndex. Stopped, the same command goes on where it was. --results writes the tables
+into docs/results.md.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from attention_hashing import protocols
+from attention_hashing.data import DataError
+from attention_hashing.features import FeatureExtractor, kept_maps
+from attention_hashing.matrix import REFERENCES, Row, Study, run
+from attention_hashing.methods import METHODS
+from attention_hashing.results import write_section
+from attention_hashing.tables import against_ours, by_length, of_branch, of_codes
+from attention_hashing.training import Config, new_network
+
+_DRAW = 0
+# Protocols that share queries and training pictures are measured on the same codes.
+_TOGETHER = (("cifar10", "cifar10-1"), ("cifar10-unseen",), ("fashion-mnist",))
+_DETAILED_AT_BITS = 64
+
+
+def main() -> int:
+    """Parse, make what is missing, print tables."""
+    arguments = _arguments()
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        studies = list(_studies(arguments))
+        rows = run(studies, arguments.methods, arguments.bits, arguments.seeds, arguments.out)
+    except (DataError, ValueError, OSError) as error:
+        print(f"compare.py: {error}", file=sys.stderr)
+        return 2
+    _write(rows, arguments)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    names = [name for together in _TOGETHER for name in together]
+    every = [*METHODS, *REFERENCES]
+    add("--cifar10", type=Path, metavar="DIR", help="CIFAR-10: class folders, or as published")
+    add("--fashion-mnist", type=Path, metavar="DIR", help="its IDX files")
+    add("--protocols", nargs="+", choices=names, default=names, metavar="NAME", help=str(names))
+    add("--methods", nargs="+", choices=every, default=every, metavar="NAME", help=str(every))
+    add("--bits", nargs="+", type=int, default=[16, 32, 64], help="(%(default)s)")
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of trainings (%(default)s)")
+    add("--size", type=int, default=Config().size, help="input side in pixels (%(default)s)")
+    add("--out", type=Path, default=Path("runs/compare"), help="what is kept (%(default)s)")
+    add("--results", action="store_true", help="write the tables into docs/results.md")
+    arguments = parser.parse_args()
+    for length in arguments.bits:
+        if length % 8 or not 8 <= length <= 1024:
+            parser.error(f"--bits {length}: expected multiples of 8 in 8..1024")
+    return arguments
+
+
+def _studies(arguments: argparse.Namespace) -> Iterator[Study]:
+    config = Config(size=arguments.size)
+    for together in _TOGETHER:
+        wanted = [name for name in together if name in arguments.protocols]
+        if not wanted:
+            continue
+        source = "fashion-mnist" if wanted[0].startswith("fashion-mnist") else "cifar10"
+        folder = getattr(arguments, source.replace("-", "_"))
+        if folder is None:
+            raise ValueError(f"{wanted[0]} needs --{source} DIR; or leave it out of --protocols")
+        data = protocols.pictures(wanted[0], folder)
+        path = arguments.out / f"{source}-{config.size}-{data.digest()[:8]}.npy"
+        network = new_network(config, len(data.classes)).eval()
+        extract = FeatureExtractor(network, config.preprocess, whole_map=True)
+        maps = kept_maps(extract, data, path)
+        drawn = [protocols.draw(name, data, _DRAW) for name in wanted]
+        yield Study(
+            f"{together[0]}-efficientnet-lite0-{config.size}",
+            maps,
+            data.labels,
+            drawn[0].training,
+            drawn[0].queries,
+            {one.name: one.database for one in drawn},
+        )
+
+
+def _write(rows: list[Row], arguments: argparse.Namespace) -> None:
+    names = list(dict.fromkeys(row["protocol"] for row in rows))
+    seconds = sum({_cell(row): row["seconds"] for row in rows}.values())
+    seeds = f"seeds {', '.join(map(str, arguments.seeds))}"
+    print(f"{len({_cell(row) for row in rows})} trainings, {seconds / 60:.0f} minutes of one core")
+    bits = _DETAILED_AT_BITS if _DETAILED_AT_BITS in arguments.bits else max(arguments.bits)
+    sections = {
+        f"{name}": (
+            f"Methods on {name}",
+            f"Tie-aware mAP over the whole ranking, mean and standard deviation over {seeds}. "
+            "Bold: the best of the trained methods, and those that a paired bootstrap over queries "
+            "cannot tell from it.",
+            by_length(rows, name),
+        )
+        for name in names
+    }
+    sections["ours"] = (
+        "Ours beside the best rival",
+        "Difference of mAP, with the interval that holds 95 % of resampled queries, of means over "
+        f"{seeds}. Bold: the interval is without 0.",
+        against_ours(rows, names),
+    )
+    sections["branch"] = (
+        "The branch under every loss",
+        f"mAP with the guided local feature minus mAP without it, {bits} bits; intervals and bold "
+        "as above.",
+        of_branch(rows, names, bits),
+    )
+    sections["codes"] = (
+        f"Codes of {bits} bits on {names[0]}",
+        "Means over seeds. An empty ball has precision 0.",
+        of_codes(rows, names[0], bits),
+    )
+    for name, (title, text, table) in sections.items():
+        if arguments.results:
+            write_section("compare.py", title, text, *table, part=name)
+        else:
+            print(f"\n## {title}\n\n{text}\n")
+            for cells in [table.head, ["---"] * len(table.head), *table.rows]:
+                print("| " + " | ".join(cells) + " |")
+
+
+def _cell(row: Row) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in ("study", "method", "form", "bits", "seed"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
