@@ -74,7 +74,7 @@ def fit_branch(
         logits = branch(features.float()).logits
         return cross_entropy(logits, labels / labels.sum(1, keepdim=True))
 
-    _descend([branch], loss, data, epochs, _BRANCH_RATE, seed)
+    descend([branch], loss, data, epochs, _BRANCH_RATE, seed)
     return branch.eval()
 
 
@@ -120,7 +120,7 @@ def fit_layer(
         return method(normalise(project(features)), labels, step)
 
     method.train()
-    _descend(
+    descend(
         [project, normalise, method], loss, (x, torch.from_numpy(hot)), epochs, rate, method.seed
     )
     with torch.inference_mode():
@@ -130,7 +130,7 @@ def fit_layer(
     return Layer(weight.contiguous().numpy(), threshold.numpy())
 
 
-def _descend(
+def descend(
     modules: list[nn.Module],
     loss: Callable[[Tensor, Tensor, float], Tensor],
     data: tuple[Tensor, Tensor],

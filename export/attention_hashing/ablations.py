@@ -1,0 +1,235 @@
+"""What the attention is worth: its map replaced, or its training changed, all else as it was.
+
+Knows kept maps of a backbone, labels, and hash values. Every variant has the same maps, the same
+loss, and a hash layer over a global and a second feature; they differ in the second.
+
+    explicit      the mean weighted by the attention of a branch that learned to classify (ours)
+    joint         so it starts; then branch and hash layer learn together
+    implicit      the same branch, never taught to classify: the hash loss alone moves it
+    shuffled      explicit, with the attention of another picture
+    centred       a Gaussian in the middle of the picture
+    simam         parameter-free attention (Yang et al., ICML 2021)
+    untaught      no attention: the mean of the branch's own 3 x 3 convolution, which learned to
+                  classify; what teaching it adds without a map
+    wide          no attention and no teaching: such a convolution learns with the hash layer. It has
+                  at least the parameters of explicit
+    global        no second feature
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from attention_hashing.attention import AttentionBranch
+from attention_hashing.heads import descend, fit_layer
+from attention_hashing.methods import Method
+from attention_hashing.network import AttentionHashing, pooled
+
+_CHUNK = 256
+_GUIDANCE_WEIGHT = 0.5  # as in training.py
+_SPREAD = 0.25  # of the Gaussian, as a share of the side
+_SIMAM_LAMBDA = 1e-4  # the paper's
+
+
+class Data(NamedTuple):
+    """Kept maps, and what to train on.
+
+    Attributes:
+        maps: float16, (n, channels, h, w): the backbone's, of all pictures.
+        hot: float32, (n, classes), 1 for each label of a picture.
+        training: positions among the n.
+    """
+
+    maps: NDArray[np.float16]
+    hot: NDArray[np.float32]
+    training: NDArray[np.intp]
+
+
+def hash_values(
+    variant: str, data: Data, branch: AttentionBranch, method: Method, epochs: int, rate: float
+) -> NDArray[np.float32]:
+    """Train one variant, and the hash values that it gives all pictures: (n, bits).
+
+    Args:
+        variant: one of VARIANTS.
+        data: to train on.
+        branch: taught to classify; it is left as it is.
+        method: the loss, and the seed of whatever is drawn.
+        epochs: of the hash layer.
+        rate: of learning, at the start.
+    """
+    if variant in _LEARNED:
+        return _learned_together(_LEARNED[variant], data, branch, method, epochs, rate)
+    features = FEATURES[variant](data.maps, branch, method.seed)
+    chosen = data.training
+    layer = fit_layer(features[chosen], data.hot[chosen], method, epochs, rate)
+    return layer.values(features)
+
+
+def attention_of(maps: NDArray[np.float16], branch: AttentionBranch) -> NDArray[np.float32]:
+    """(n, h, w), in [0, 1]."""
+    return _in_parts(lambda part, _: branch(part).attention, maps)
+
+
+def _explicit(maps: NDArray[np.float16], branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
+    return _attended(maps, attention_of(maps, branch))
+
+
+def _shuffled(maps: NDArray[np.float16], branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
+    attention = attention_of(maps, branch)
+    turned = np.random.default_rng(seed).permutation(len(attention))
+    other = np.empty_like(turned)
+    other[turned] = np.roll(turned, 1)  # one round through all: nobody keeps their own
+    return _attended(maps, attention[other])
+
+
+def _centred(maps: NDArray[np.float16], branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
+    y, x = ((np.arange(side) + 0.5) / side - 0.5 for side in maps.shape[2:])
+    one = np.exp(-(x**2 + y[:, None] ** 2) / (2 * _SPREAD**2)).astype(np.float32)
+    return _attended(maps, np.broadcast_to(one / one.max(), (len(maps), *one.shape)))
+
+
+def _attended(maps: NDArray[np.float16], attention: NDArray[np.float32]) -> NDArray[np.float32]:
+    return _in_parts(pooled, maps, attention)
+
+
+def _simam(maps: NDArray[np.float16], branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
+    """Weights sigmoid((x - mean)^2 / (4 (variance + lambda)) + 0.5), channel by channel."""
+
+    def both(part: Tensor, _: Tensor) -> Tensor:
+        square = (part - part.mean((2, 3), keepdim=True)).square()
+        variance = square.sum((2, 3), keepdim=True) / (part[0, 0].numel() - 1)
+        weights = torch.sigmoid(square / (4 * (variance + _SIMAM_LAMBDA)) + 0.5)
+        local = (part * weights).sum((2, 3)) / weights.sum((2, 3))
+        return torch.cat([part.mean((2, 3)), local], 1)
+
+    return _in_parts(both, maps)
+
+
+def _untaught(maps: NDArray[np.float16], branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
+    def both(part: Tensor, _: Tensor) -> Tensor:
+        return torch.cat([part.mean((2, 3)), branch.context(part).mean((2, 3))], 1)
+
+    return _in_parts(both, maps)
+
+
+def _global(maps: NDArray[np.float16], branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
+    return _in_parts(lambda part, _: part.mean((2, 3)), maps)
+
+
+class _Kept(nn.Module):
+    """Stands where a network has its backbone: maps are kept already."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+
+class Wide(nn.Module):
+    """Global feature, and the mean of a 3 x 3 convolution; then a hash layer.
+
+    Args:
+        branch: what it has at least as many parameters as, with the hash layer over two features.
+        channels: of the maps.
+        bits: length of the code.
+    """
+
+    def __init__(self, branch: AttentionBranch, channels: int, bits: int) -> None:
+        super().__init__()
+        guided = sum(one.numel() for one in branch.parameters()) + 2 * channels * bits
+        each = 9 * channels + 2 + bits  # what one channel of the convolution takes
+        hidden = -(-(guided - channels * bits) // each)
+        self.context = AttentionBranch(channels, 1, hidden).context
+        self.project = nn.Linear(channels + hidden, bits, bias=False)
+        self.normalise = nn.BatchNorm1d(bits)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (B, channels, h, w) to hash values (B, bits)."""
+        both = torch.cat([maps.mean((2, 3)), self.context(maps).mean((2, 3))], 1)
+        return self.normalise(self.project(both))
+
+
+class _Learned(NamedTuple):
+    """Of a variant whose branch learns with the hash layer."""
+
+    starts_taught: bool
+    is_guided: bool
+    has_attention: bool
+
+
+_LEARNED = {
+    "joint": _Learned(True, True, True),
+    "implicit": _Learned(False, False, True),
+    "wide": _Learned(False, False, False),
+}
+FEATURES: dict[str, Callable[..., NDArray[np.float32]]] = {
+    "explicit": _explicit,
+    "shuffled": _shuffled,
+    "centred": _centred,
+    "simam": _simam,
+    "untaught": _untaught,
+    "global": _global,
+}
+VARIANTS = (*FEATURES, *_LEARNED)
+
+
+def _learned_together(
+    how: _Learned,
+    data: Data,
+    taught: AttentionBranch,
+    method: Method,
+    epochs: int,
+    rate: float,
+) -> NDArray[np.float32]:
+    channels, classes = data.maps.shape[1], data.hot.shape[1]
+    torch.manual_seed(method.seed)
+    branch = AttentionBranch(channels, classes, taught.classify.in_channels)
+    if how.starts_taught:
+        branch.load_state_dict(taught.state_dict())
+    if how.has_attention:
+        network: nn.Module = AttentionHashing(_Kept(channels), branch, method.bits)
+    else:
+        network = Wide(branch, channels, method.bits)
+
+    def loss(maps: Tensor, labels: Tensor, step: float) -> Tensor:
+        if not how.has_attention:
+            return method(network(maps.float()), labels, step)
+        hashed = network.hash(maps.float())
+        found = method(hashed.hash, labels, step)
+        if how.is_guided:
+            even = labels / labels.sum(1, keepdim=True)
+            found = found + _GUIDANCE_WEIGHT * cross_entropy(hashed.logits, even)
+        return found
+
+    maps = torch.from_numpy(np.ascontiguousarray(data.maps[data.training]))
+    labels = torch.from_numpy(data.hot[data.training])
+    network.train()
+    descend([network, method], loss, (maps, labels), epochs, rate, method.seed)
+    network.eval()
+    run = (
+        (lambda part, _: network.hash(part).hash)
+        if how.has_attention
+        else (lambda p, _: network(p))
+    )
+    return _in_parts(run, data.maps)
+
+
+@torch.inference_mode()
+def _in_parts(
+    function: Callable[[Tensor, Tensor], Tensor],
+    maps: NDArray[np.float16],
+    beside: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """The function of so many maps at a time, and of what stands beside them."""
+    parts = []
+    for start in range(0, len(maps), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        part = torch.from_numpy(maps[rows].astype(np.float32))
+        other = torch.empty(0) if beside is None else torch.from_numpy(beside[rows].copy())
+        parts.append(function(part, other).numpy())
+    return np.concatenate(parts)

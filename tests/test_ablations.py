@@ -1,0 +1,89 @@
+"""What stands in for the attention, and where maps point."""
+
+import numpy as np
+import pytest
+import torch
+
+from attention_hashing import ablations, heads
+from attention_hashing.methods import METHODS
+from attention_hashing.pointing import covered, energy_inside, pointing_game
+
+CLASSES, CHANNELS, COUNT = 3, 8, 120
+
+
+@pytest.fixture(scope="module")
+def data():
+    """One channel lights up in one cell by class; the others are noise everywhere."""
+    random = np.random.default_rng(0)
+    labels = np.arange(COUNT) % CLASSES
+    maps = random.random((COUNT, CHANNELS, 4, 4))
+    for one, label in enumerate(labels):
+        maps[one, label, random.integers(4), random.integers(4)] += 6
+    hot = np.eye(CLASSES, dtype=np.float32)[labels]
+    return ablations.Data(maps.astype(np.float16), hot, np.arange(80))
+
+
+@pytest.fixture(scope="module")
+def branch(data):
+    return heads.fit_branch(data.maps[:80], data.hot[:80], epochs=30, seed=0)
+
+
+@pytest.mark.parametrize("variant", ablations.VARIANTS)
+def test_every_variant_learns(variant, data, branch):
+    method = METHODS["ours"](CLASSES, 16, 0)
+    before = {name: value.clone() for name, value in branch.state_dict().items()}
+    values = ablations.hash_values(variant, data, branch, method, epochs=15, rate=1e-2)
+    assert values.shape == (COUNT, 16)
+    signs = np.where(values[80:] > 0, 1, -1)
+    likeness = signs @ signs.T / 16
+    alike = (data.hot[80:] @ data.hot[80:].T) > 0
+    assert likeness[alike].mean() > likeness[~alike].mean() + 0.1
+    for name, value in branch.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    again = ablations.hash_values(variant, data, branch, method, epochs=15, rate=1e-2)
+    np.testing.assert_array_equal(values, again)
+
+
+def test_wide_has_at_least_the_parameters_of_explicit(branch):
+    bits = 16
+    count = sum(one.numel() for one in ablations.Wide(branch, CHANNELS, bits).parameters())
+    explicit = sum(one.numel() for one in branch.parameters()) + 2 * CHANNELS * bits + 2 * bits
+    assert explicit <= count < explicit + 9 * CHANNELS + 2 + bits
+
+
+def test_no_picture_keeps_its_attention_when_shuffled(data, branch):
+    own = ablations.attention_of(data.maps, branch)
+    features = ablations.FEATURES["shuffled"](data.maps, branch, 0)
+    explicit = ablations.FEATURES["explicit"](data.maps, branch, 0)
+    assert own.shape == (COUNT, 4, 4)
+    assert (np.abs(features - explicit)[:, CHANNELS:].max(1) > 0).all()
+    np.testing.assert_array_equal(features[:, :CHANNELS], explicit[:, :CHANNELS])
+
+
+def test_simam_against_its_formula(data, branch):
+    found = ablations.FEATURES["simam"](data.maps[:1], branch, 0)[0, CHANNELS:]
+    for channel in range(CHANNELS):
+        x = data.maps[0, channel].astype(np.float64)
+        square = (x - x.mean()) ** 2
+        weight = 1 / (1 + np.exp(-(square / (4 * (x.var(ddof=1) + 1e-4)) + 0.5)))
+        assert found[channel] == pytest.approx((weight * x).sum() / weight.sum(), abs=1e-4)
+
+
+BOX = np.array([[0.5, 0.0, 1.0, 0.25]], np.float32)
+
+
+def test_pointing():
+    maps = np.zeros((3, 4, 4))
+    maps[0, 0, 2] = maps[0, 0, 3] = 1  # in the box
+    maps[1, 0, 3], maps[1, 3, 0] = 1, 3  # a quarter in it, the peak outside
+    assert pointing_game(maps[:2], [BOX, BOX]) == 0.5
+    assert energy_inside(maps, [BOX] * 3) == pytest.approx((1 + 0.25 + 0) / 3)
+    two = np.concatenate([BOX, [[0.0, 0.75, 0.25, 1.0]]]).astype(np.float32)
+    assert pointing_game(maps[1:2], [two]) == 1
+
+
+def test_a_cell_counts_by_the_area_that_boxes_cover():
+    half = np.array([[0.0, 0.0, 0.125, 1.0], [0.0625, 0.0, 0.125, 1.0]], np.float32)
+    share = covered(half, (4, 4))
+    np.testing.assert_allclose(share[:, 0], 0.5)
+    np.testing.assert_allclose(share[:, 1:], 0)
