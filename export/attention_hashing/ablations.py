@@ -11,7 +11,7 @@ loss, and a hash layer over a global and a second feature; they differ in the se
     simam         parameter-free attention (Yang et al., ICML 2021)
     untaught      no attention: the mean of the branch's own 3 x 3 convolution, which learned to
                   classify; what teaching it adds without a map
-    wide          no attention and no teaching: such a convolution learns with the hash layer. It has
+    wide          no attention, no teaching: such a convolution learns with the hash layer. It has
                   at least the parameters of explicit
     global        no second feature
 """
