@@ -1,0 +1,310 @@
+"""Scattered CIFAR-10: scenes with one to three of its objects, at known places, made from a seed.
+
+Knows how a scene is laid out and painted, 128 x 128 px: that is where an attention map should look,
+and what it should leave out. Does not know where pictures come from (protocols.py) or what is
+trained on them.
+
+A CIFAR picture is a square with a background of its own: its border is feathered, so that no edge
+gives the object away.
+"""
+
+import hashlib
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from attention_hashing.backgrounds import photograph, prepared, textured
+from attention_hashing.data import Labelled
+from attention_hashing.protocols import Protocol
+from bitgaze.images import Preprocess, load, upright
+
+SIDE = 128
+OBJECT_SIDE = 32
+MOST_OBJECTS = 3
+# Of an object in a scene, as a share of the scene's.
+SIDES = (0.25, 0.45)
+# Two boxes share at most this part of the smaller.
+MOST_OVERLAP = 0.25
+# How far the border of an object fades, as a share of its side.
+_FEATHER = 0.1
+# Photographs of queries, training and database.
+_PHOTO_SHARES = (0.2, 0.6, 0.2)
+
+
+class Scene(NamedTuple):
+    """A picture, and what is in it.
+
+    Attributes:
+        image: uint8 (128, 128, 3), RGB.
+        labels: float32 (classes,), 1 for the classes of its objects.
+        boxes: float32 (k, 4), left, top, right, bottom in [0, 1], of k objects; a later one lies
+            on top of an earlier one.
+        classes: int64 (k,), of the objects, all different.
+    """
+
+    image: NDArray[np.uint8]
+    labels: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+    classes: NDArray[np.int64]
+
+
+class _Layout(NamedTuple):
+    objects: NDArray[np.int64]  # (k,) positions among the pictures
+    boxes: NDArray[np.int64]  # (k, 3) left, top, side in pixels
+
+
+class Scattered:
+    """Scenes by number; the same seed and number give the same scene, in any order and process.
+
+    Args:
+        pictures: objects, uint8 (n, 32, 32, 3).
+        labels: their classes, int64 (n,).
+        classes: names.
+        photos: what backgrounds are cut from: arrays uint8 (height, width, 3), or paths, which are
+            read here; None for textures made from the seed.
+        count: of scenes.
+        seed: of everything random, 0..2^32 - 1.
+
+    Raises:
+        ValueError: a number out of range, arrays of other shapes, fewer than three classes with a
+            picture, or no photographs.
+        ImageError: a photograph cannot be read.
+    """
+
+    def __init__(
+        self,
+        pictures: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        classes: tuple[str, ...],
+        photos: list[NDArray[np.uint8]] | list[Path] | None,
+        count: int,
+        seed: int,
+    ) -> None:
+        expected = (len(labels), OBJECT_SIDE, OBJECT_SIDE, 3)
+        if pictures.shape != expected or pictures.dtype != np.uint8:
+            raise ValueError(
+                f"objects are {pictures.dtype} {pictures.shape}, expected uint8 {expected}"
+            )
+        if labels.ndim != 1 or not np.isin(labels, range(len(classes))).all():
+            raise ValueError(
+                f"labels are {labels.dtype} {labels.shape}, expected 0..{len(classes) - 1} each"
+            )
+        if count < 1:
+            raise ValueError(f"count is {count}, expected at least 1")
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed is {seed}, expected 0..{2**32 - 1}")
+        if photos is not None and not len(photos):
+            raise ValueError("no photographs; None stands for textures")
+        self.classes = classes
+        self._pictures = pictures
+        self._labels = labels
+        self._photos = None if photos is None else [prepared(photo) for photo in photos]
+        self._count = count
+        self._seed = seed
+        self._of_class = [np.flatnonzero(labels == label) for label in range(len(classes))]
+        self._present = [label for label, some in enumerate(self._of_class) if len(some)]
+        if len(self._present) < MOST_OBJECTS:
+            raise ValueError(
+                f"objects of {len(self._present)} classes, expected at least {MOST_OBJECTS}"
+            )
+
+    def __len__(self) -> int:
+        return self._count
+
+    def scene(self, position: int, epoch_seed: int | None = None) -> Scene:
+        """One scene; with an epoch's seed another of the same kind.
+
+        Raises:
+            IndexError: no such position.
+        """
+        generator = self._generator(position, epoch_seed)
+        layout = self._layout(generator)
+        if self._photos is None:
+            image = textured(SIDE, generator)
+        else:
+            image = photograph(self._photos, SIDE, generator)
+        for which, box in zip(layout.objects, layout.boxes, strict=True):
+            _paste(image, self._pictures[which], box, bool(generator.random() < 0.5))
+        left, top, side = layout.boxes.T
+        boxes = np.stack([left, top, left + side, top + side], axis=1) / np.float32(SIDE)
+        classes = self._labels[layout.objects]
+        labels = np.zeros(len(self.classes), np.float32)
+        labels[classes] = 1
+        return Scene(image, labels, boxes.astype(np.float32), classes)
+
+    @property
+    def labels(self) -> NDArray[np.bool_]:
+        """Of every scene: (count, classes). Paints none."""
+        hot = np.zeros((self._count, len(self.classes)), bool)
+        for position in range(self._count):
+            objects = self._layout(self._generator(position, None)).objects
+            hot[position, self._labels[objects]] = True
+        return hot
+
+    def digest(self) -> str:
+        """64 hex digits that tell these scenes from others."""
+        digest = hashlib.sha256(repr((self._count, self._seed, self.classes)).encode())
+        for array in (self._pictures, self._labels, *(self._photos or ())):
+            digest.update(repr(array.shape).encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def views(self, preprocess: Preprocess, epoch_seed: int | None) -> "SceneViews":
+        """The scenes as a network takes them."""
+        return SceneViews(self, preprocess, epoch_seed)
+
+    def _generator(self, position: int, epoch_seed: int | None) -> np.random.Generator:
+        if not 0 <= position < self._count:
+            raise IndexError(f"scene {position}, there are {self._count}")
+        epoch = 0 if epoch_seed is None else epoch_seed + 1
+        return np.random.default_rng((self._seed, position, epoch))
+
+    def _layout(self, generator: np.random.Generator) -> _Layout:
+        count = int(generator.integers(1, MOST_OBJECTS + 1))
+        classes = generator.choice(self._present, count, replace=False)
+        objects = [generator.choice(self._of_class[label]) for label in classes]
+        sides = np.rint(SIDE * generator.uniform(*SIDES, count)).astype(np.int64)
+        while True:  # three of the largest fit into corners, so that this ends
+            corners = generator.integers(0, SIDE - sides[:, None] + 1, (count, 2))
+            if _are_apart(corners, sides):
+                break
+        return _Layout(np.array(objects, np.int64), np.column_stack([corners, sides]))
+
+
+class SceneViews(Dataset[tuple[Tensor, Tensor]]):
+    """Scenes as the network takes them, uint8 (size, size, 3), and labels, float32 (classes,).
+
+    Args:
+        scenes: the scenes.
+        preprocess: of the model.
+        epoch_seed: None for the scenes themselves. A number for fresh ones, the same for the same
+            number, so that training sees no scene twice.
+    """
+
+    def __init__(self, scenes: Scattered, preprocess: Preprocess, epoch_seed: int | None) -> None:
+        self.scenes = scenes
+        self.preprocess = preprocess
+        self.epoch_seed = epoch_seed
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        scene = self.scenes.scene(position, self.epoch_seed)
+        return (
+            torch.from_numpy(load(scene.image, self.preprocess)),
+            torch.from_numpy(scene.labels),
+        )
+
+
+class ScatteredParts(NamedTuple):
+    """Scenes whose objects and backgrounds come from different pictures in each part."""
+
+    queries: Scattered
+    training: Scattered
+    database: Scattered
+
+
+def parts(
+    protocol: Protocol,
+    photos: list[Path] | list[NDArray[np.uint8]] | None,
+    counts: tuple[int, int, int],
+    seed: int,
+) -> ScatteredParts:
+    """Scenes to train on and to measure on.
+
+    Args:
+        protocol: whose own parts the objects are drawn from.
+        photos: three fifths are backgrounds to train on, a fifth each those of queries and of the
+            database, as drawn by the seed; None for textures.
+        counts: of scenes: queries, training, database.
+        seed: of everything random, 0..2^30 - 1.
+
+    Raises:
+        ValueError: parts that share objects, fewer than five photographs, or as `Scattered`.
+        ImageError: a picture or a photograph cannot be read.
+    """
+    if not 0 <= seed < 2**30:
+        raise ValueError(f"seed is {seed}, expected 0..{2**30 - 1}")
+    objects = (protocol.queries, protocol.training, protocol.database)
+    if np.unique(np.concatenate(objects)).size < sum(map(len, objects)):
+        raise ValueError(f"the parts of {protocol.name} share pictures, and so would the scenes")
+    backgrounds: list[list[Path] | list[NDArray[np.uint8]] | None] = [None] * 3
+    if photos is not None:
+        if len(photos) < 5:
+            raise ValueError(f"{len(photos)} photographs, expected at least 5 to part")
+        order = np.random.default_rng(seed).permutation(len(photos))
+        places = np.rint(np.cumsum(_PHOTO_SHARES[:2]) * len(photos)).astype(int)
+        backgrounds = [[photos[i] for i in some] for some in np.split(order, places)]
+    made = [
+        Scattered(
+            pixels(data := protocol.data.subset(positions)),
+            data.labels,
+            data.classes,
+            background,
+            count,
+            3 * seed + number,
+        )
+        for number, (positions, background, count) in enumerate(
+            zip(objects, backgrounds, counts, strict=True)
+        )
+    ]
+    return ScatteredParts(*made)
+
+
+def pixels(data: Labelled) -> NDArray[np.uint8]:
+    """Pictures of 32 x 32 px as objects: uint8 (n, 32, 32, 3).
+
+    Raises:
+        ValueError: a picture of another size.
+        ImageError: one that cannot be read.
+    """
+    if not isinstance(data.pictures, list):
+        return data.pictures
+    found = np.empty((len(data), OBJECT_SIDE, OBJECT_SIDE, 3), np.uint8)
+    for place, path in enumerate(tqdm(data.pictures, desc="objects", unit="img", disable=None)):
+        image = upright(path, OBJECT_SIDE)
+        if image.size != (OBJECT_SIDE, OBJECT_SIDE):
+            raise ValueError(f"{path}: {image.width} x {image.height} px, expected 32 x 32")
+        found[place] = np.asarray(image)
+    return found
+
+
+def _are_apart(corners: NDArray[np.int64], sides: NDArray[np.int64]) -> bool:
+    """Whether no two squares share more than MOST_OVERLAP of the smaller."""
+    for i, j in combinations(range(len(sides)), 2):
+        start = np.maximum(corners[i], corners[j])
+        end = np.minimum(corners[i] + sides[i], corners[j] + sides[j])
+        shared = np.prod(np.maximum(end - start, 0))
+        if shared > MOST_OVERLAP * min(sides[i], sides[j]) ** 2:
+            return False
+    return True
+
+
+def _paste(
+    image: NDArray[np.uint8], picture: NDArray[np.uint8], box: NDArray[np.int64], is_flipped: bool
+) -> None:
+    left, top, side = box.tolist()
+    pasted = Image.fromarray(picture[:, ::-1] if is_flipped else picture)
+    pasted = pasted.resize((side, side), Image.Resampling.BICUBIC)
+    place = image[top : top + side, left : left + side]
+    alpha = _mask(side)
+    place[:] = np.rint(place + alpha * (np.asarray(pasted, np.float32) - place))
+
+
+@cache
+def _mask(side: int) -> NDArray[np.float32]:
+    """How much of an object is seen: (side, side, 1), 1 but for a border that fades to 0."""
+    to_edge = np.minimum(np.arange(side) + 0.5, side - np.arange(side) - 0.5)
+    ramp = np.minimum(to_edge / (_FEATHER * side), 1)
+    ramp = ramp * ramp * (3 - 2 * ramp)
+    return np.outer(ramp, ramp).astype(np.float32)[:, :, None]
