@@ -208,3 +208,22 @@ def test_lists_and_splits_need_no_torch():
     script = "import sys; sys.modules['torch'] = None; from attention_hashing import lists, split"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "export", capture_output=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_training_and_measuring_on_several_labels_each(tmp_path):
+    """Both stages, and what is measured after: what shares a label is right."""
+    from attention_hashing import training
+    from attention_hashing.evaluation import neighbour_precision
+    from attention_hashing.metrics import mean_by_code
+
+    lines = {f"{n}.png": "1 0 0" if n % 3 else "0 1 1" for n in range(16)}
+    data = datasets.read(write(tmp_path, "train.txt", lines))
+    rest, held = data.split(0.25, seed=0)
+    config = training.Config(
+        bits=8, size=32, branch_epochs=1, hash_epochs=1, batch_size=8, hidden=8
+    )
+    network = training.train(rest, config, tmp_path, torch.device("cpu"))
+    assert all(value.isfinite().all() for value in network.state_dict().values())
+    assert 0 < neighbour_precision(network, config, rest, held) < 1
+    codes = np.where(data.labels[:, :1], 0, 255).astype(np.uint8)
+    assert mean_by_code(codes, data.labels, np.arange(16)) == 1
