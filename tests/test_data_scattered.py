@@ -222,3 +222,14 @@ def test_objects_in_files(tmp_path):
     picture(0, (40, 32)).save(paths[1])
     with pytest.raises(ValueError, match="1.png: 40 x 32 px, expected 32 x 32"):
         scattered.pixels(data)
+
+
+def test_codes_of_scenes():
+    from attention_hashing import training
+    from attention_hashing.evaluation import codes, neighbour_precision
+
+    config = training.Config(bits=8, size=32, batch_size=4, hidden=8)
+    network = training.new_network(config, 4).eval()
+    scenes = Scattered(OBJECTS, LABELS, CLASSES, None, 6, seed=0)
+    assert codes(network, config, scenes).shape == (6, 1)
+    assert 0 < neighbour_precision(network, config, scenes, scenes, k=1) <= 1

@@ -66,6 +66,10 @@ class Labelled:
             pictures = self.pictures[positions]
         return Labelled(pictures, self.labels[positions], self.classes)
 
+    def views(self, preprocess: Preprocess, epoch_seed: int | None) -> "Views":
+        """The pictures as a network takes them."""
+        return Views(self, preprocess, epoch_seed)
+
     def digest(self) -> str:
         """64 hex digits that tell these pictures, in this order, from others.
 

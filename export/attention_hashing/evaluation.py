@@ -6,17 +6,22 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from attention_hashing.data import Labelled, Views
+from attention_hashing.data import Labelled
 from attention_hashing.levels import levels
 from attention_hashing.metrics import precision_among_first
 from attention_hashing.network import AttentionHashing
+from attention_hashing.scattered import Scattered
 from attention_hashing.training import Config
 
 
 def neighbour_precision(
-    network: AttentionHashing, config: Config, database: Labelled, queries: Labelled, k: int = 10
+    network: AttentionHashing,
+    config: Config,
+    database: Labelled | Scattered,
+    queries: Labelled | Scattered,
+    k: int = 10,
 ) -> float:
-    """Mean share of a query's k nearest neighbours that have its class, in [0, 1].
+    """Mean share of a query's k nearest neighbours that share a class with it, in [0, 1].
 
     Expected over orders of ties, as in metrics.py.
     """
@@ -30,9 +35,11 @@ def neighbour_precision(
 
 
 @torch.inference_mode()
-def codes(network: AttentionHashing, config: Config, data: Labelled) -> NDArray[np.uint8]:
+def codes(
+    network: AttentionHashing, config: Config, data: Labelled | Scattered
+) -> NDArray[np.uint8]:
     """Packed codes of plain views: uint8 (n, bits // 8)."""
-    loader = DataLoader(Views(data, config.preprocess, epoch_seed=None), config.batch_size)
+    loader = DataLoader(data.views(config.preprocess, epoch_seed=None), config.batch_size)
     parts = [
         np.packbits((network(image).hash > 0).numpy(), axis=1)
         for image, _ in tqdm(loader, desc="encoding", unit="batch", mininterval=1)
