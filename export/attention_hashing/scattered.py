@@ -1,8 +1,8 @@
 """Scattered CIFAR-10: scenes with one to three of its objects, at known places, made from a seed.
 
 Knows how a scene is laid out and painted, 128 x 128 px: that is where an attention map should look,
-and what it should leave out. Does not know where pictures come from (protocols.py) or what is
-trained on them.
+and what it should leave out. Does not know where objects come
+from (scattered_parts.py) or what is trained on them.
 
 A CIFAR picture is a square with a background of its own: its border is feathered, so that no edge
 gives the object away.
@@ -20,12 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from attention_hashing.backgrounds import photograph, prepared, textured
-from attention_hashing.data import Labelled
-from attention_hashing.protocols import Protocol
-from bitgaze.images import Preprocess, load, upright
+from bitgaze.images import Preprocess, load
 
 SIDE = 128
 OBJECT_SIDE = 32
@@ -36,8 +33,6 @@ SIDES = (0.25, 0.45)
 MOST_OVERLAP = 0.25
 # How far the border of an object fades, as a share of its side.
 _FEATHER = 0.1
-# Photographs of queries, training and database.
-_PHOTO_SHARES = (0.2, 0.6, 0.2)
 
 
 class Scene(NamedTuple):
@@ -204,79 +199,6 @@ class SceneViews(Dataset[tuple[Tensor, Tensor]]):
             torch.from_numpy(load(scene.image, self.preprocess)),
             torch.from_numpy(scene.labels),
         )
-
-
-class ScatteredParts(NamedTuple):
-    """Scenes whose objects and backgrounds come from different pictures in each part."""
-
-    queries: Scattered
-    training: Scattered
-    database: Scattered
-
-
-def parts(
-    protocol: Protocol,
-    photos: list[Path] | list[NDArray[np.uint8]] | None,
-    counts: tuple[int, int, int],
-    seed: int,
-) -> ScatteredParts:
-    """Scenes to train on and to measure on.
-
-    Args:
-        protocol: whose own parts the objects are drawn from.
-        photos: three fifths are backgrounds to train on, a fifth each those of queries and of the
-            database, as drawn by the seed; None for textures.
-        counts: of scenes: queries, training, database.
-        seed: of everything random, 0..2^30 - 1.
-
-    Raises:
-        ValueError: parts that share objects, fewer than five photographs, or as `Scattered`.
-        ImageError: a picture or a photograph cannot be read.
-    """
-    if not 0 <= seed < 2**30:
-        raise ValueError(f"seed is {seed}, expected 0..{2**30 - 1}")
-    objects = (protocol.queries, protocol.training, protocol.database)
-    if np.unique(np.concatenate(objects)).size < sum(map(len, objects)):
-        raise ValueError(f"the parts of {protocol.name} share pictures, and so would the scenes")
-    backgrounds: list[list[Path] | list[NDArray[np.uint8]] | None] = [None] * 3
-    if photos is not None:
-        if len(photos) < 5:
-            raise ValueError(f"{len(photos)} photographs, expected at least 5 to part")
-        order = np.random.default_rng(seed).permutation(len(photos))
-        places = np.rint(np.cumsum(_PHOTO_SHARES[:2]) * len(photos)).astype(int)
-        backgrounds = [[photos[i] for i in some] for some in np.split(order, places)]
-    made = [
-        Scattered(
-            pixels(data := protocol.data.subset(positions)),
-            data.labels,
-            data.classes,
-            background,
-            count,
-            3 * seed + number,
-        )
-        for number, (positions, background, count) in enumerate(
-            zip(objects, backgrounds, counts, strict=True)
-        )
-    ]
-    return ScatteredParts(*made)
-
-
-def pixels(data: Labelled) -> NDArray[np.uint8]:
-    """Pictures of 32 x 32 px as objects: uint8 (n, 32, 32, 3).
-
-    Raises:
-        ValueError: a picture of another size.
-        ImageError: one that cannot be read.
-    """
-    if not isinstance(data.pictures, list):
-        return data.pictures
-    found = np.empty((len(data), OBJECT_SIDE, OBJECT_SIDE, 3), np.uint8)
-    for place, path in enumerate(tqdm(data.pictures, desc="objects", unit="img", disable=None)):
-        image = upright(path, OBJECT_SIDE)
-        if image.size != (OBJECT_SIDE, OBJECT_SIDE):
-            raise ValueError(f"{path}: {image.width} x {image.height} px, expected 32 x 32")
-        found[place] = np.asarray(image)
-    return found
 
 
 def _are_apart(corners: NDArray[np.int64], sides: NDArray[np.int64]) -> bool:
