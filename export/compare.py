@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from attention_hashing import protocols
+from attention_hashing.config import Config, new_network
 from attention_hashing.data import DataError
 from attention_hashing.features import FeatureExtractor, kept_maps
 from attention_hashing.matrix import REFERENCES, Row, Study, run
 from attention_hashing.methods import METHODS
 from attention_hashing.results import write_section
 from attention_hashing.tables import against_ours, by_length, of_branch, of_codes
-from attention_hashing.training import Config, new_network
 
 _DRAW = 0
 # Protocols that share queries and training pictures are measured on the same codes.

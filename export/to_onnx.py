@@ -13,10 +13,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from attention_hashing import data, general, onnx_file, ort_format, smaller
+from attention_hashing import backbones, data, general, onnx_file, ort_format, smaller
+from attention_hashing.checkpoint import load_checkpoint
 from attention_hashing.network import AttentionHashing
 from attention_hashing.quantize import TARGETS
-from attention_hashing.training import load_checkpoint
 from bitgaze import BitgazeError, Contract, Encoder
 from bitgaze.contract import DEFAULT_MODEL, PRECISIONS
 
@@ -118,7 +118,7 @@ def _write(arguments: argparse.Namespace, checked: list[Path]) -> Encoder:
         network, contract = general_model(arguments.layer or GENERAL_LAYER, arguments.name)
         out = out or DEFAULT_MODEL
     else:
-        network, contract = _trained(arguments.checkpoint, arguments.name)
+        network, contract = trained(arguments.checkpoint, arguments.name)
         out = out or Path("model.onnx")
     if arguments.precision == "fp32":
         return onnx_file.write_model(network, contract, checked, out)
@@ -156,16 +156,17 @@ def general_model(
     )
 
 
-def _trained(checkpoint: Path, name: str | None) -> tuple[AttentionHashing, Contract]:
+def trained(checkpoint: Path, name: str | None) -> tuple[AttentionHashing, Contract]:
+    """A checkpoint's network, and its contract without golden examples."""
     network, config, state = load_checkpoint(checkpoint)
     return network, Contract(
         name=name or checkpoint.resolve().parent.name,
         bits=config.bits,
         preprocess=config.preprocess,
-        licence="set by whoever trained it; backbone Apache-2.0",
+        licence=f"set by whoever trained it; {backbones.licence(config.backbone)}",
         classes=tuple(state["classes"]),
         training={
-            "backbone": "EfficientNet-Lite0, ImageNet-1k",
+            "backbone": backbones.described(config.backbone),
             "pictures": state["pictures"],
             "config": state["config"],
             "versions": state["versions"],

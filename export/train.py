@@ -2,10 +2,13 @@
 
     python export/train.py FOLDER --bits 64 --out runs/mine
     python export/to_onnx.py runs/mine/checkpoint.pt --out mine.onnx
+    python export/train.py FOLDER --backbone resnet18-small --size 32 --backbone-rate 1
+    python export/train.py FOLDER --bits 128 --branch runs/mine/branch.pt --out runs/longer
 
 FOLDER holds one folder per class (or train/ and test/ with such folders), the IDX files of
 Fashion-MNIST, or CIFAR-10 as published: python or binary version, packed or unpacked. Interrupted,
-the same command goes on from the last epoch.
+the same command goes on from the last epoch. The attention branch is kept on its own as well
+(branch.pt): it can guide other networks of the same backbone and classes, which saves stage 1.
 """
 
 import argparse
@@ -15,13 +18,43 @@ from pathlib import Path
 import torch
 
 from attention_hashing import data as datasets
+from attention_hashing.backbones import NAMES, strides
+from attention_hashing.branch_file import BRANCH, StoredBranch, load_branch, save_branch
+from attention_hashing.checkpoint import CHECKPOINT, stored_config
+from attention_hashing.config import PRECISIONS, Config
 from attention_hashing.evaluation import neighbour_precision
 from attention_hashing.methods import METHODS
-from attention_hashing.training import CHECKPOINT, Config, train
+from attention_hashing.training import fast_precision, train
 
 
 def main() -> int:
     """Parse, train, and say how good it is on pictures held out."""
+    arguments = _parser().parse_args()
+    try:
+        device = _device(arguments.device)
+        branch = load_branch(arguments.branch) if arguments.branch else None
+        config = _config(arguments, device, branch)
+        everything = datasets.read(arguments.folder)
+        rest, held_out = everything.split(arguments.holdout, config.seed)
+        datasets.check_readable(everything, config.preprocess)
+        print(
+            f"{len(everything.classes)} classes, {len(rest)} pictures to train on, "
+            f"{len(held_out)} held out, {config.bits} bits, {config.backbone}, {config.size} px, "
+            f"{config.precision}, {arguments.device}"
+        )
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        network = train(rest, config, arguments.out, device, branch)
+        save_branch(network, arguments.out / BRANCH, rest.classes, config.backbone)
+    except (datasets.DataError, ValueError, OSError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    precision = neighbour_precision(network, config, rest, held_out)
+    print(f"held-out pictures: {precision:.1%} of their 10 nearest neighbours share their class")
+    print(f"next: python export/to_onnx.py {arguments.out / CHECKPOINT}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     defaults = Config()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -31,41 +64,62 @@ def main() -> int:
     add("--out", type=Path, default=Path("runs/default"), help="folder of the run (%(default)s)")
     add("--bits", type=int, default=defaults.bits, help="code length, 8..1024 (%(default)s)")
     add("--size", type=int, default=defaults.size, help="input side in pixels (%(default)s)")
-    add("--branch-epochs", type=int, default=defaults.branch_epochs, help="stage 1 (%(default)s)")
+    add("--backbone", default=defaults.backbone, help=f"{', '.join(NAMES)} (%(default)s)")
+    add("--stride", type=int, help="pixels a position of the map (the backbone's own; Lite: or 16)")
+    add("--branch", type=Path, help=f"a trained {BRANCH} to start from, in place of stage 1")
+    add("--branch-epochs", type=int, help=f"stage 1 ({defaults.branch_epochs}; with --branch 0)")
     add("--hash-epochs", type=int, default=defaults.hash_epochs, help="stage 2 (%(default)s)")
     add("--batch-size", type=int, default=defaults.batch_size, help="(%(default)s)")
     add("--method", default=defaults.method, help=f"{', '.join(METHODS)} (%(default)s)")
+    add("--learning-rate", type=float, default=defaults.learning_rate, help="(%(default)s)")
+    add(
+        "--backbone-rate",
+        type=float,
+        default=defaults.backbone_rate,
+        help="the backbone's learning rate, as a factor (%(default)s, for a pretrained one; "
+        "resnet18-small learns from scratch and needs 1)",
+    )
+    add(
+        "--precision",
+        help=f"of the backbone in training: {', '.join(PRECISIONS)} (what is faster here; a run "
+        "that goes on keeps its own)",
+    )
     add("--seed", type=int, default=defaults.seed, help="(%(default)s)")
     add("--holdout", type=float, default=0.1, help="share of each class kept for the final check")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
-    arguments = parser.parse_args()
-    try:
-        config = Config(
-            bits=arguments.bits,
-            size=arguments.size,
-            branch_epochs=arguments.branch_epochs,
-            hash_epochs=arguments.hash_epochs,
-            batch_size=arguments.batch_size,
-            seed=arguments.seed,
-            method=arguments.method,
-        )
-        everything = datasets.read(arguments.folder)
-        rest, held_out = everything.split(arguments.holdout, config.seed)
-        device = _device(arguments.device)
-        datasets.check_readable(everything, config.preprocess)
-        print(
-            f"{len(everything.classes)} classes, {len(rest)} pictures to train on, "
-            f"{len(held_out)} held out, {config.bits} bits, {config.size} px, {arguments.device}"
-        )
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        network = train(rest, config, arguments.out, device)
-    except (datasets.DataError, ValueError, OSError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
-    precision = neighbour_precision(network, config, rest, held_out)
-    print(f"held-out pictures: {precision:.1%} of their 10 nearest neighbours share their class")
-    print(f"next: python export/to_onnx.py {arguments.out / CHECKPOINT}")
-    return 0
+    return parser
+
+
+def _config(
+    arguments: argparse.Namespace, device: torch.device, branch: StoredBranch | None
+) -> Config:
+    """Of the arguments; what is not given comes from the run so far, the branch, the device."""
+    stride = arguments.stride
+    if stride is None:
+        stride = strides(arguments.backbone)[0]
+    precision = arguments.precision
+    if precision is None:
+        begun = stored_config(arguments.out)
+        precision = begun.precision if begun else fast_precision(device, arguments.backbone)
+    branch_epochs = arguments.branch_epochs
+    if branch_epochs is None:
+        branch_epochs = Config.branch_epochs if branch is None else 0
+    return Config(
+        bits=arguments.bits,
+        size=arguments.size,
+        branch_epochs=branch_epochs,
+        hash_epochs=arguments.hash_epochs,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        hidden=Config.hidden if branch is None else branch.branch.hidden,
+        seed=arguments.seed,
+        method=arguments.method,
+        backbone=arguments.backbone,
+        stride=stride,
+        backbone_rate=arguments.backbone_rate,
+        precision=precision,
+        branch="" if branch is None else branch.digest(),
+    )
 
 
 def _device(name: str) -> torch.device:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import gzip
+import os
+import signal
 import subprocess
 import sys
 
@@ -10,16 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
+from attention_hashing import checkpoint, training
 from attention_hashing import data as datasets
-from attention_hashing import training
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.backbones import efficientnet_lite0
+from attention_hashing.config import Config, new_network
 from attention_hashing.methods import METHODS
 from attention_hashing.network import pack, pooled
 from bitgaze.images import Preprocess
 from conftest import ROOT, picture
 
-TINY = training.Config(bits=16, size=32, branch_epochs=1, hash_epochs=2, batch_size=8, hidden=8)
+TINY = Config(bits=16, size=32, branch_epochs=1, hash_epochs=2, batch_size=8, hidden=8)
 CPU = torch.device("cpu")
 
 
@@ -204,15 +207,15 @@ def weights(network):
 
 def test_each_stage_trains_its_own_layers(class_folders, tmp_path, monkeypatch):
     data = datasets.read(class_folders)
-    start = weights(training.new_network(TINY, 2))
+    start = weights(new_network(TINY, 2))
     seen = []
-    save = training._save
+    save = checkpoint.save
 
     def keep(network, *rest):
         seen.append(weights(network))
         save(network, *rest)
 
-    monkeypatch.setattr(training, "_save", keep)
+    monkeypatch.setattr(checkpoint, "save", keep)
     training.train(data, TINY, tmp_path, CPU)
     after_one, after_two = seen[0], seen[-1]
     changed_one = {name.split(".")[0] for name in start if not after_one[name].equal(start[name])}
@@ -244,6 +247,105 @@ def test_a_method_learns_and_is_told_how_far_training_is(class_folders, tmp_path
     assert not made[0].classify.equal(METHODS["greedyhash"](2, 16, 0).classify)
 
 
+# What `train` does in a process of its own, which ends by SIGKILL in the middle of its third epoch.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from attention_hashing import data, training
+from attention_hashing.config import Config
+from test_learning import SMALL
+batches, loss = [], training._loss
+def until_killed(*arguments):
+    batches.append(1)
+    if len(batches) == 8:  # of 3 an epoch
+        os.kill(os.getpid(), signal.SIGKILL)
+    return loss(*arguments)
+training._loss = until_killed
+training.train(data.read(Path(sys.argv[1])), SMALL, Path(sys.argv[2]), torch.device("cpu"))
+"""
+SMALL = dataclasses.replace(
+    TINY, backbone="resnet18-small", stride=8, size=8, backbone_rate=1.0, precision="bfloat16"
+)
+
+
+def test_a_killed_process_ends_with_the_same_weights(class_folders, tmp_path):
+    """From scratch, and in bfloat16."""
+    data = datasets.read(class_folders)
+    for name in ("undisturbed", "killed"):
+        (tmp_path / name).mkdir()
+    expected = weights(training.train(data, SMALL, tmp_path / "undisturbed", CPU))
+    path = os.pathsep.join(map(str, [ROOT / "export", ROOT / "tests", ROOT / "runtime"]))
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, class_folders, tmp_path / "killed"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    saved = torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)
+    assert saved["epoch"] == 2
+    found = weights(training.train(data, SMALL, tmp_path / "killed", CPU))
+    assert found.keys() == expected.keys()
+    assert all(found[name].equal(expected[name]) for name in expected)
+
+
+def test_bfloat16_is_the_backbones_alone(class_folders, tmp_path, monkeypatch):
+    seen = {}
+
+    def look(name):
+        def hook(module, inputs, output):
+            seen[name] = getattr(output, "hash", output).dtype
+
+        return hook
+
+    def watched(*arguments):
+        network = new_network(*arguments)
+        for name in ("backbone", "project", "normalise"):
+            getattr(network, name).register_forward_hook(look(name))
+        network.branch.register_forward_pre_hook(
+            lambda module, inputs: seen.update(branch=inputs[0].dtype)
+        )
+        return network
+
+    monkeypatch.setattr(training, "new_network", watched)
+    network = training.train(datasets.read(class_folders), SMALL, tmp_path, CPU)
+    rest = dict.fromkeys(("project", "normalise", "branch"), torch.float32)
+    assert seen == {"backbone": torch.bfloat16, **rest}
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+
+
+def test_which_precision_is_fast(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert training.fast_precision(CPU, "resnet18-small") == "bfloat16"
+    assert training.fast_precision(CPU, "efficientnet-lite0") == "float32"
+    assert training.fast_precision(torch.device("cuda"), "efficientnet-lite0") == "bfloat16"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert training.fast_precision(CPU, "resnet18-small") == "float32"
+
+
+def test_the_backbones_rate_is_a_factor():
+    network = new_network(SMALL, 2)
+    method = METHODS["ours"](2, 16, 0)
+    config = dataclasses.replace(SMALL, backbone_rate=0.25, learning_rate=0.008)
+    optimiser, _ = training._optimiser(network, method, "hash", config, 2, 24)
+    new, old = optimiser.param_groups
+    assert (new["initial_lr"], old["initial_lr"]) == (0.008, 0.002)
+    assert {id(p) for p in old["params"]} == {id(p) for p in network.backbone.parameters()}
+
+
+def test_several_labels_weigh_alike():
+    network = new_network(SMALL, 3).eval()
+    method = METHODS["ours"](3, 16, 0)
+    config = dataclasses.replace(SMALL, precision="float32")
+    image = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
+    hot = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    found = training._loss(network, method, config, "branch", image, hot, 0.0)
+    logs = network(image).logits.log_softmax(1)
+    expected = -(0.5 * logs[0, 0] + 0.5 * logs[0, 2] + logs[1, 1]) / 2
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 class Killed(Exception):
     pass
 
@@ -261,19 +363,19 @@ def test_an_interrupted_run_ends_with_the_same_weights(
         (tmp_path / name).mkdir()
     expected = weights(training.train(data, config, tmp_path / "undisturbed", CPU))
 
-    save = training._save
+    save = checkpoint.save
 
     def save_then_die(network, method, config, data, digest, run, number, *rest):
         save(network, method, config, data, digest, run, number, *rest)
         if number == epoch:
             raise Killed
 
-    monkeypatch.setattr(training, "_save", save_then_die)
+    monkeypatch.setattr(checkpoint, "save", save_then_die)
     with pytest.raises(Killed):
         training.train(data, config, tmp_path / "interrupted", CPU)
     with pytest.raises(ValueError, match=f"stopped after epoch {epoch} of 3; run train.py again"):
-        training.load_checkpoint(tmp_path / "interrupted" / "checkpoint.pt")
-    monkeypatch.setattr(training, "_save", save)
+        checkpoint.load_checkpoint(tmp_path / "interrupted" / "checkpoint.pt")
+    monkeypatch.setattr(checkpoint, "save", save)
     found = weights(training.train(data, config, tmp_path / "interrupted", CPU))
     assert found.keys() == expected.keys()
     assert all(found[name].equal(expected[name]) for name in expected)
@@ -282,7 +384,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 def test_a_checkpoint_of_another_run_is_refused(class_folders, tmp_path):
     data = datasets.read(class_folders)
     training.train(data, TINY, tmp_path, CPU)
-    other = training.Config(**{**TINY.__dict__, "bits": 32})
+    other = Config(**{**TINY.__dict__, "bits": 32})
     with pytest.raises(ValueError, match="is of another run .* or another --out"):
         training.train(data, other, tmp_path, CPU)
 
@@ -291,12 +393,12 @@ def test_files_that_are_no_checkpoints(tmp_path):
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(b"text")
     with pytest.raises(ValueError, match="not a checkpoint of train.py"):
-        training.load_checkpoint(path)
+        checkpoint.load_checkpoint(path)
     torch.save([1, 2], path)
     with pytest.raises(ValueError, match=r"checkpoint\.pt: not a checkpoint of train.py"):
-        training.load_checkpoint(path)
+        checkpoint.load_checkpoint(path)
 
-    network = training.new_network(TINY, 2)
+    network = new_network(TINY, 2)
     good = {
         "config": dict(TINY.__dict__),
         "classes": ["blue", "red"],
@@ -310,49 +412,50 @@ def test_files_that_are_no_checkpoints(tmp_path):
         "versions": {},
     }
     torch.save(good, path)
-    assert training.load_checkpoint(path)[1] == TINY
+    assert checkpoint.load_checkpoint(path)[1] == TINY
     for name in good:
         torch.save({**good, name: None}, path)
         with pytest.raises(ValueError, match=f"not a checkpoint of train.py .it has no {name}"):
-            training.load_checkpoint(path)
+            checkpoint.load_checkpoint(path)
     for change in ({"momentum": 0.9}, {"bits": 12}):
         torch.save({**good, "config": {**good["config"], **change}}, path)
         with pytest.raises(ValueError, match=f"this version cannot read: .*{next(iter(change))}"):
-            training.load_checkpoint(path)
+            checkpoint.load_checkpoint(path)
     incomplete = dict(good["network"])
     del incomplete["project.weight"]
     torch.save({**good, "network": incomplete}, path)
     with pytest.raises(ValueError, match=r"weights do not fit its configuration: .*\n.*project"):
-        training.load_checkpoint(path)
+        checkpoint.load_checkpoint(path)
 
 
-def test_a_checkpoint_from_before_there_were_methods(class_folders, tmp_path):
+def test_a_checkpoint_from_before_there_were_methods_and_backbones(class_folders, tmp_path):
     data = datasets.read(class_folders)
     expected = weights(training.train(data, TINY, tmp_path, CPU))
     path = tmp_path / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
     assert state.pop("method") == {}
-    del state["config"]["method"]
+    for name in ("method", "backbone", "stride", "backbone_rate", "precision", "branch"):
+        del state["config"][name]
     torch.save(state, path)
-    network, config, _ = training.load_checkpoint(path)
+    network, config, _ = checkpoint.load_checkpoint(path)
     assert config == TINY
     assert all(network.state_dict()[name].equal(expected[name]) for name in expected)
     training.train(data, TINY, tmp_path, CPU)  # not one of another run: there is nothing to do
 
 
 def test_a_checkpoint_says_what_made_it(tmp_path, monkeypatch):
-    versions = training._versions()
+    versions = checkpoint._versions()
     assert versions["torch"] == str(torch.__version__)
     assert versions["numpy"] == np.__version__
     assert versions.keys() == {"commit", "python", "torch", "numpy", "pillow"}
     if (ROOT / ".git").exists():
         head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True)
         assert versions["commit"].removesuffix("-dirty") == head.strip()
-    monkeypatch.setattr(training, "__file__", str(tmp_path / "training.py"))
+    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "training.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert training._versions()["commit"] is None
+    assert checkpoint._versions()["commit"] is None
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert training._versions()["commit"] is None
+    assert checkpoint._versions()["commit"] is None
 
 
 def test_a_run_does_not_go_on_with_other_pictures(class_folders, tmp_path):
@@ -378,11 +481,22 @@ def test_the_digest_of_arrays_is_of_their_content():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("size", 100), ("bits", 12), ("bits", 0), ("batch_size", 1), ("seed", -1), ("seed", 2**32)],
+    [
+        ("size", 100),
+        ("stride", 8),
+        ("backbone_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("branch_epochs", 0),
+        ("bits", 12),
+        ("bits", 0),
+        ("batch_size", 1),
+        ("seed", -1),
+        ("seed", 2**32),
+    ],
 )
 def test_a_configuration_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}"):
-        training.Config(**{name: value})
+        Config(**{name: value})
 
 
 def script(name, *arguments, **options):

@@ -40,6 +40,8 @@ class AttentionBranch(nn.Module):
 
     def __init__(self, channels: int, classes: int, hidden: int) -> None:
         super().__init__()
+        self.channels = channels
+        self.hidden = hidden
         if hidden:
             self.context: nn.Module = nn.Sequential(
                 nn.Conv2d(channels, hidden, 3, padding=1, bias=False),

@@ -6,12 +6,12 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from attention_hashing.config import Config
 from attention_hashing.data import Labelled
 from attention_hashing.levels import levels
 from attention_hashing.metrics import precision_among_first
 from attention_hashing.network import AttentionHashing
 from attention_hashing.scattered import Scattered
-from attention_hashing.training import Config
 
 
 def neighbour_precision(

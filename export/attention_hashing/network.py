@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from attention_hashing.attention import AttentionBranch
-from attention_hashing.backbones import EfficientNetLite0
 
 _EPSILON = 1e-4
 
@@ -36,7 +35,7 @@ class AttentionHashing(nn.Module):
         bits: length of the code.
     """
 
-    def __init__(self, backbone: EfficientNetLite0, branch: AttentionBranch, bits: int) -> None:
+    def __init__(self, backbone: nn.Module, branch: AttentionBranch, bits: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.branch = branch

