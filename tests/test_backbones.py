@@ -326,7 +326,7 @@ def test_files_that_are_no_branches(stored, tmp_path):
 
 
 def test_train_with_a_branch_of_before(tmp_path, monkeypatch):
-    """Two runs of train.py, the second from the first one's branch; and what its model file says."""
+    """Two runs of train.py, the second from the first one's branch, and its model file's words."""
     for name, tint in (("blue", (0, 0, 160)), ("red", (160, 0, 0))):
         (tmp_path / "data" / name).mkdir(parents=True)
         for seed in range(8):
