@@ -80,6 +80,12 @@ def _parser() -> argparse.ArgumentParser:
         "resnet18-small learns from scratch and needs 1)",
     )
     add(
+        "--frozen-blocks",
+        type=int,
+        default=defaults.frozen_blocks,
+        help="the first blocks of a Lite that keep their published weights: faster (%(default)s)",
+    )
+    add(
         "--precision",
         help=f"of the backbone in training: {', '.join(PRECISIONS)} (what is faster here; a run "
         "that goes on keeps its own)",
@@ -118,6 +124,7 @@ def _config(
         stride=stride,
         backbone_rate=arguments.backbone_rate,
         precision=precision,
+        frozen_blocks=arguments.frozen_blocks,
         branch="" if branch is None else branch.digest(),
     )
 

@@ -370,3 +370,26 @@ def test_a_run_keeps_its_precision(tmp_path, monkeypatch):
     parsed = train._parser().parse_args(["data", *arguments, "--precision", "float16"])
     with pytest.raises(ValueError, match="precision is 'float16', expected float32 or bfloat16"):
         train._config(parsed, CPU, None)
+
+
+def test_frozen_blocks_stay_as_they_were_published(tmp_path):
+    config = Config(
+        bits=8, size=32, branch_epochs=1, hash_epochs=1, batch_size=8, hidden=8, frozen_blocks=11
+    )
+    random = np.random.default_rng(0)
+    pictures = random.integers(0, 256, (16, 32, 32, 3), np.uint8)
+    data = Labelled(pictures, np.arange(16) % 2, ("a", "b"))
+    trained = training.train(data, config, tmp_path, CPU).backbone.state_dict()
+    published = backbone("efficientnet-lite0").state_dict()
+    moved = {name for name, value in trained.items() if not torch.equal(value, published[name])}
+    assert moved
+    kept = ("_conv_stem", "_bn0", *(f"_blocks.{number}." for number in range(11)))
+    assert not {name for name in moved if name.startswith(kept)}
+    assert all(f"_blocks.{number}._bn1.running_mean" in moved for number in range(11, 16))
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("efficientnet-lite0", 17), ("resnet18-small", 1)])
+def test_more_frozen_blocks_than_there_are(name, blocks):
+    config = Config(backbone=name, stride=backbones.strides(name)[0], frozen_blocks=blocks)
+    with pytest.raises(ValueError, match=f"frozen_blocks is {blocks}, {name} has"):
+        new_network(config, 2, pretrained=False)

@@ -141,7 +141,7 @@ def test_a_hundred_pictures_are_enough_to_calibrate_on(few):
 
 
 def test_the_table(few, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(results.write_section, "__defaults__", (tmp_path / "results.md",))
+    monkeypatch.setattr(results.write_section, "__defaults__", (tmp_path / "results.md", ""))
     monkeypatch.setattr(precision_table.quantize, "TARGETS", {"arm": None})
     monkeypatch.setattr(precision_table.quantize, "int8", lambda model, *_: model)
     monkeypatch.setattr("sys.argv", ["precision_table.py", str(few), str(few)])

@@ -40,6 +40,7 @@ _ONCE = {
     "backbone_rate": 0.1,
     "precision": "float32",
     "branch": "",
+    "frozen_blocks": 0,
 }
 
 

@@ -17,9 +17,10 @@ from tqdm import tqdm
 from attention_hashing import checkpoint
 from attention_hashing.branch_file import StoredBranch
 from attention_hashing.config import Config, new_network
-from attention_hashing.data import Labelled, Views
+from attention_hashing.data import Labelled
 from attention_hashing.methods import METHODS, Method
 from attention_hashing.network import AttentionHashing
+from attention_hashing.scattered import Scattered
 
 _STAGES = ("branch", "hash")
 # In stage 2 the branch is frozen, and its classification loss holds the backbone's maps in place.
@@ -43,7 +44,7 @@ def fast_precision(device: torch.device, backbone: str) -> str:
 
 
 def train(
-    data: Labelled,
+    data: Labelled | Scattered,
     config: Config,
     run: Path,
     device: torch.device,
@@ -88,7 +89,7 @@ def train(
                 scheduler.load_state_dict(resumed["scheduler"])
                 continue
             epoch_seed = config.seed * 100_003 + epoch
-            views = Views(data, config.preprocess, epoch_seed)
+            views = data.views(config.preprocess, epoch_seed)
             order = torch.Generator().manual_seed(epoch_seed)
             loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
                 views,
@@ -98,7 +99,7 @@ def train(
                 num_workers=min(4, (os.cpu_count() or 2) - 1),
                 drop_last=len(data) > config.batch_size,
             )
-            _set_mode(network, stage)
+            _set_mode(network, stage, config.frozen_blocks)
             total = sum(epochs.values())
             bar = tqdm(loader, desc=f"epoch {epoch}/{total} ({stage})", unit="batch", mininterval=1)
             for batch, (image, hot) in enumerate(bar):
@@ -136,8 +137,10 @@ def _loss(
     return method(hashed.hash, hot, step) + _GUIDANCE_WEIGHT * guidance
 
 
-def _set_mode(network: AttentionHashing, stage: str) -> None:
+def _set_mode(network: AttentionHashing, stage: str, frozen_blocks: int) -> None:
     network.train()
+    for module in network.backbone.first(frozen_blocks) if frozen_blocks else []:
+        module.requires_grad_(False).eval()
     network.branch.requires_grad_(stage == "branch")
     if stage == "hash":
         network.branch.eval()  # frozen: its running statistics too

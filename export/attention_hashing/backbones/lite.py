@@ -158,6 +158,15 @@ class EfficientNetLite(nn.Module):
         self._conv_head = _conv(width, self.channels, 1)
         self._bn1 = nn.BatchNorm2d(self.channels, **_BATCH_NORM)
 
+    def first(self, blocks: int) -> list[nn.Module]:
+        """The stem and so many blocks after it, up to 16 (Lite2: 21); nothing for 0."""
+        return [self._conv_stem, self._bn0, *self._blocks[:blocks]] if blocks else []
+
+    @property
+    def blocks(self) -> int:
+        """How many there are between stem and head."""
+        return len(self._blocks)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, 1280, H / stride, W / stride)."""
         x = nn.functional.relu6(self._bn0(self._conv_stem(self.pad(x))))
