@@ -12,6 +12,7 @@ into docs/results.md.
 import argparse
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from attention_hashing import protocols
@@ -20,7 +21,7 @@ from attention_hashing.data import DataError
 from attention_hashing.features import FeatureExtractor, kept_maps
 from attention_hashing.matrix import REFERENCES, Row, Study, run
 from attention_hashing.methods import METHODS
-from attention_hashing.results import write_section
+from attention_hashing.results import print_section, write_section
 from attention_hashing.tables import against_ours, by_length, of_branch, of_codes
 
 _DRAW = 0
@@ -80,7 +81,7 @@ def _studies(arguments: argparse.Namespace) -> Iterator[Study]:
         path = arguments.out / f"{source}-{config.size}-{data.digest()[:8]}.npy"
         network = new_network(config, len(data.classes)).eval()
         extract = FeatureExtractor(network, config.preprocess, whole_map=True)
-        maps = kept_maps(extract, data, path)
+        maps = kept_maps(extract, data.pictures, len(data), path)
         drawn = [protocols.draw(name, data, _DRAW) for name in wanted]
         yield Study(
             f"{together[0]}-efficientnet-lite0-{config.size}",
@@ -125,13 +126,9 @@ def _write(rows: list[Row], arguments: argparse.Namespace) -> None:
         "Means over seeds. An empty ball has precision 0.",
         of_codes(rows, names[0], bits),
     )
+    section = partial(write_section if arguments.results else print_section, "compare.py")
     for name, (title, text, table) in sections.items():
-        if arguments.results:
-            write_section("compare.py", title, text, *table, part=name)
-        else:
-            print(f"\n## {title}\n\n{text}\n")
-            for cells in [table.head, ["---"] * len(table.head), *table.rows]:
-                print("| " + " | ".join(cells) + " |")
+        section(title, text, *table, part=name)
 
 
 def _cell(row: Row) -> tuple[str, ...]:

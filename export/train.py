@@ -48,6 +48,9 @@ def main() -> int:
     except (datasets.DataError, ValueError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
+    if not config.hash_epochs:
+        print(f"next: python export/train.py {arguments.folder} --branch {arguments.out / BRANCH}")
+        return 0
     precision = neighbour_precision(network, config, rest, held_out)
     print(f"held-out pictures: {precision:.1%} of their 10 nearest neighbours share their class")
     print(f"next: python export/to_onnx.py {arguments.out / CHECKPOINT}")
@@ -68,7 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--stride", type=int, help="pixels a position of the map (the backbone's own; Lite: or 16)")
     add("--branch", type=Path, help=f"a trained {BRANCH} to start from, in place of stage 1")
     add("--branch-epochs", type=int, help=f"stage 1 ({defaults.branch_epochs}; with --branch 0)")
-    add("--hash-epochs", type=int, default=defaults.hash_epochs, help="stage 2 (%(default)s)")
+    add(
+        "--hash-epochs",
+        type=int,
+        default=defaults.hash_epochs,
+        help="stage 2 (%(default)s); 0: no codes",
+    )
     add("--batch-size", type=int, default=defaults.batch_size, help="(%(default)s)")
     add("--method", default=defaults.method, help=f"{', '.join(METHODS)} (%(default)s)")
     add("--learning-rate", type=float, default=defaults.learning_rate, help="(%(default)s)")

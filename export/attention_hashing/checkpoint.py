@@ -58,10 +58,16 @@ def load_checkpoint(path: Path) -> tuple[AttentionHashing, Config, dict[str, Any
     """A trained network, its configuration, and what else the checkpoint tells.
 
     Raises:
-        ValueError: not a checkpoint of ours, or one whose training has not ended.
+        ValueError: not a checkpoint of ours, one whose training has not ended, or one of a branch
+            alone.
     """
     state = _read(path)
     config = _config(state, path)
+    if not config.hash_epochs:
+        raise ValueError(
+            f"{path}: only the branch was trained (hash_epochs is 0), there are no codes; give "
+            "its branch.pt to train.py --branch"
+        )
     if state["epoch"] < config.branch_epochs + config.hash_epochs:
         raise ValueError(
             f"{path}: training stopped after epoch {state['epoch']} of "

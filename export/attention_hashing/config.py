@@ -24,12 +24,12 @@ class Config:
         bits: length of the code.
         size: side of the input in pixels, a multiple of the stride.
         branch_epochs: of stage 1; 0 if and only if the branch is a stored one.
-        hash_epochs: of stage 2.
+        hash_epochs: of stage 2; 0 to train the branch alone.
         batch_size: pictures a step.
         learning_rate: at the start of each stage, for the new layers; it falls to 0 as a half
             cosine.
         weight_decay: of AdamW.
-        hidden: channels of the branch's 3 x 3 convolution.
+        hidden: channels of the branch's 3 x 3 convolution; 0 for a branch without it.
         seed: of everything random.
         method: what stage 2 trains with, a name of methods.METHODS.
         backbone: a name that backbones.backbone knows.
@@ -70,10 +70,12 @@ class Config:
                 f"{self.backbone}"
             )
         # Batch normalisation cannot train on a single picture.
-        branch_epochs = 0 if self.branch else 1
         least = {
-            "batch_size": 2, "branch_epochs": branch_epochs, "hash_epochs": 1, "hidden": 1
-        }  # fmt: skip
+            "batch_size": 2,
+            "branch_epochs": 0 if self.branch else 1,
+            "hash_epochs": 1 if self.branch else 0,
+            "hidden": 0,
+        }
         for name, smallest in least.items():
             if (value := getattr(self, name)) < smallest:
                 raise ValueError(f"{name} is {value}, expected at least {smallest}")

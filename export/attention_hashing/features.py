@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from attention_hashing import onnx_file
-from attention_hashing.data import Labelled
 from attention_hashing.network import AttentionHashing, pooled
 from bitgaze.cores import available_cores
 from bitgaze.images import Preprocess, Source, load
@@ -88,8 +87,16 @@ class FeatureExtractor:
             yield from _mapped(pool, features, items)
 
 
-def kept_maps(extract: FeatureExtractor, data: Labelled, path: Path) -> NDArray[np.float16]:
-    """The backbone's maps of all pictures, from a file that is made if it is not there.
+def kept_maps(
+    extract: FeatureExtractor, pictures: Iterable[Source], count: int, path: Path
+) -> NDArray[np.float16]:
+    """The backbone's maps of pictures, from a file that is made if it is not there.
+
+    Args:
+        extract: of whole maps.
+        pictures: read only if the file is not there.
+        count: how many they are.
+        path: of the file (.npy).
 
     Returns:
         (n, channels, h, w), read from the file as they are asked for. float16 rounds by less than
@@ -97,9 +104,10 @@ def kept_maps(extract: FeatureExtractor, data: Labelled, path: Path) -> NDArray[
     """
     if not path.exists():
         draft = path.with_suffix(".part")
-        each = extract.each(tqdm(data.pictures, desc=path.stem, unit="img"), lambda one: one)
+        bar = tqdm(pictures, path.stem, count, unit="img")
+        each = extract.each(bar, lambda one: one)
         first = next(each)
-        file = open_memmap(draft, "w+", np.float16, (len(data), *first.shape))
+        file = open_memmap(draft, "w+", np.float16, (count, *first.shape))
         file[0] = first
         for position, one in enumerate(each, start=1):
             file[position] = one

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from attention_hashing.attention import AttentionBranch
+from attention_hashing.config import Config
 from attention_hashing.methods import Method
 from attention_hashing.network import pooled
 
 _BATCH = 64
 _WEIGHT_DECAY = 1e-2
-_HIDDEN = 256
 _BRANCH_RATE = 1e-3
 _CHUNK = 256  # maps looked at in one go
 
@@ -56,7 +56,11 @@ class Described(NamedTuple):
 
 
 def fit_branch(
-    maps: NDArray[np.float16], hot: NDArray[np.float32], epochs: int, seed: int
+    maps: NDArray[np.float16],
+    hot: NDArray[np.float32],
+    epochs: int,
+    seed: int,
+    hidden: int = Config.hidden,
 ) -> AttentionBranch:
     """Stage 1: the branch learns to classify.
 
@@ -65,9 +69,10 @@ def fit_branch(
         hot: (n, classes), 1 for each label of a picture and 0 elsewhere.
         epochs: at least 1.
         seed: of first weights and order.
+        hidden: channels of its 3 x 3 convolution.
     """
     torch.manual_seed(seed)
-    branch = AttentionBranch(maps.shape[1], hot.shape[1], _HIDDEN).train()
+    branch = AttentionBranch(maps.shape[1], hot.shape[1], hidden).train()
     data = torch.from_numpy(np.ascontiguousarray(maps)), torch.from_numpy(hot)
 
     def loss(features: Tensor, labels: Tensor, step: float) -> Tensor:

@@ -31,6 +31,38 @@ def write_section(
         path: of the document; one without the section gets it at its end.
         part: which of the script's sections, where it writes several.
     """
+    mark, section = _section(script, part, title, text, head, rows)
+    print(section)
+    document = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
+    old = re.compile(rf"<!-- {re.escape(mark)} -->.*?<!-- end -->", re.DOTALL)
+    if old.search(document):
+        document = old.sub(lambda _: section, document)
+    else:
+        document = f"{document.rstrip()}\n\n{section}\n"
+    path.write_text(document, encoding="utf-8")
+
+
+def print_section(
+    script: str,
+    title: str,
+    text: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    part: str = "",
+) -> None:
+    """As `write_section`, which it does not write."""
+    print(_section(script, part, title, text, head, rows)[1])
+
+
+def _section(
+    script: str,
+    part: str,
+    title: str,
+    text: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+) -> tuple[str, str]:
+    """Its mark, and all of it."""
     mark = f"export/{script} {part}".rstrip()
     arguments = " ".join(Path(word).name if "/" in word else word for word in sys.argv[1:])
     versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
@@ -45,15 +77,7 @@ def write_section(
         f"`python export/{script} {arguments}`, {_processor()}, {versions}.",
         "<!-- end -->",
     ]
-    section = "\n".join(lines)
-    print(section)
-    document = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
-    old = re.compile(rf"<!-- {re.escape(mark)} -->.*?<!-- end -->", re.DOTALL)
-    if old.search(document):
-        document = old.sub(lambda _: section, document)
-    else:
-        document = f"{document.rstrip()}\n\n{section}\n"
-    path.write_text(document, encoding="utf-8")
+    return mark, "\n".join(lines)
 
 
 def _processor() -> str:
