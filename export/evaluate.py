@@ -3,6 +3,7 @@
     python export/evaluate.py FOLDER                 the general model
     python export/evaluate.py FOLDER --model mine.onnx --out report
     python export/evaluate.py FOLDER --queries OTHER --model mine.onnx --against theirs.onnx
+    python export/evaluate.py CIFAR10 --protocol cifar10 --model mine.onnx
 
 FOLDER holds one folder per class; or a file labels.csv, `path,label,label,...` a line, for pictures
 with several labels. Some pictures, drawn by a seed, are queries, or those of another folder; all
@@ -81,6 +82,7 @@ def _arguments() -> argparse.Namespace:
     drawn_or_given = f"so many at most, and at most half ({_QUERIES}); or a folder like the first"
     add("--queries", type=_number_or_folder, metavar="N|DIR", help=drawn_or_given)
     add("--seed", type=int, help="of the draw (0)")
+    add("--protocol", metavar="NAME", help="queries and database as cifar10, cifar10-1, ... say")
     add("--top", type=int, help="measure the first TOP of each ranking, not all of it")
     add("--against", type=Path, metavar="MODEL", help="another model, on the same queries")
     add("--out", type=Path, help="folder for report.json, report.md and plots")
@@ -101,17 +103,21 @@ def _check(arguments: argparse.Namespace) -> None:
             raise ValueError(f"{name} is {value}, expected at least {least}")
     if arguments.seed is not None and isinstance(arguments.queries, Path):
         raise ValueError("a seed is of a draw, and a folder of queries leaves nothing to draw")
+    if arguments.protocol and not (arguments.queries is arguments.seed is None):
+        raise ValueError("a protocol says what the queries are; leave out --queries and --seed")
     if arguments.out and find_spec("matplotlib") is None:
         raise ValueError("a report needs matplotlib: pip install -r export/requirements.txt")
 
 
 def _split(arguments: argparse.Namespace) -> Split:
-    split = listed(arguments.folder)
+    split = None if arguments.protocol else listed(arguments.folder)
     if split and not (arguments.queries is arguments.seed is None):
         raise ValueError(
             f"{arguments.folder}: its lists name the queries; leave out --queries and --seed"
         )
-    if isinstance(arguments.queries, Path):
+    if arguments.protocol:
+        split = _of_protocol(arguments)
+    elif isinstance(arguments.queries, Path):
         split = given(arguments.folder, arguments.queries)
     elif split is None:
         split = drawn(arguments.folder, arguments.queries or _QUERIES, arguments.seed or 0)
@@ -121,6 +127,25 @@ def _split(arguments: argparse.Namespace) -> Split:
     if arguments.top is not None and arguments.top > most:
         raise ValueError(f"top is {arguments.top}, but the database has {most} pictures")
     return split
+
+
+def _of_protocol(arguments: argparse.Namespace) -> Split:
+    from attention_hashing import protocols  # needs torch, as nothing else here does
+
+    try:
+        data = protocols.pictures(arguments.protocol, arguments.folder.resolve())
+    except protocols.DataError as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(data.pictures, list):
+        raise ValueError(
+            f"{arguments.folder}: its pictures are not files, which is what a model reads; give "
+            "the set as a folder for each class"
+        )
+    parts = protocols.draw(arguments.protocol, data, seed=0)
+    chosen = np.concatenate([parts.queries, parts.database])
+    queries, database = np.split(np.arange(len(chosen)), [len(parts.queries)])
+    paths = [data.pictures[position] for position in chosen]
+    return Split(paths, data.labels[chosen], data.classes, queries, database)
 
 
 def _encoded(encoder: Encoder, split: Split) -> Encoded:

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from attention_hashing import data as datasets
+from attention_hashing import protocols
 from attention_hashing.backbones import NAMES, strides
 from attention_hashing.branch_file import BRANCH, StoredBranch, load_branch, save_branch
 from attention_hashing.checkpoint import CHECKPOINT, stored_config
@@ -34,13 +35,16 @@ def main() -> int:
         device = _device(arguments.device)
         branch = load_branch(arguments.branch) if arguments.branch else None
         config = _config(arguments, device, branch)
-        everything = datasets.read(arguments.folder)
-        rest, held_out = everything.split(arguments.holdout, config.seed)
+        everything = _pictures(arguments)
+        if arguments.holdout:
+            rest, held_out = everything.split(arguments.holdout, config.seed)
+        else:
+            rest, held_out = everything, None
         datasets.check_readable(everything, config.preprocess)
         print(
             f"{len(everything.classes)} classes, {len(rest)} pictures to train on, "
-            f"{len(held_out)} held out, {config.bits} bits, {config.backbone}, {config.size} px, "
-            f"{config.precision}, {arguments.device}"
+            f"{len(held_out or ())} held out, {config.bits} bits, {config.backbone}, "
+            f"{config.size} px, {config.precision}, {arguments.device}"
         )
         arguments.out.mkdir(parents=True, exist_ok=True)
         network = train(rest, config, arguments.out, device, branch)
@@ -51,10 +55,20 @@ def main() -> int:
     if not config.hash_epochs:
         print(f"next: python export/train.py {arguments.folder} --branch {arguments.out / BRANCH}")
         return 0
-    precision = neighbour_precision(network, config, rest, held_out)
-    print(f"held-out pictures: {precision:.1%} of their 10 nearest neighbours share their class")
+    if held_out:
+        found = neighbour_precision(network, config, rest, held_out)
+        print(f"held-out pictures: {found:.1%} of their 10 nearest neighbours share their class")
     print(f"next: python export/to_onnx.py {arguments.out / CHECKPOINT}")
     return 0
+
+
+def _pictures(arguments: argparse.Namespace) -> datasets.Labelled:
+    """All in the folder, or those of them that a protocol trains on."""
+    if not arguments.protocol:
+        return datasets.read(arguments.folder)
+    data = protocols.pictures(arguments.protocol, arguments.folder)
+    drawn = protocols.draw(arguments.protocol, data, seed=0)
+    return data.subset(drawn.training).with_present_classes()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,6 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("folder", type=Path)
+    add(
+        "--protocol",
+        metavar="NAME",
+        help=f"its training pictures: {', '.join(protocols.PROTOCOLS)}",
+    )
     add("--out", type=Path, default=Path("runs/default"), help="folder of the run (%(default)s)")
     add("--bits", type=int, default=defaults.bits, help="code length, 8..1024 (%(default)s)")
     add("--size", type=int, default=defaults.size, help="input side in pixels (%(default)s)")
@@ -99,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         "that goes on keeps its own)",
     )
     add("--seed", type=int, default=defaults.seed, help="(%(default)s)")
-    add("--holdout", type=float, default=0.1, help="share of each class kept for the final check")
+    add("--holdout", type=float, default=0.1, help="share kept for the final check, or 0")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     return parser
 

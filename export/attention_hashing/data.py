@@ -70,6 +70,12 @@ class Labelled:
         """The pictures as a network takes them."""
         return Views(self, preprocess, epoch_seed)
 
+    def with_present_classes(self) -> "Labelled":
+        """The same pictures, with no class that none of them has; of one class each."""
+        present, labels = np.unique(self.labels, return_inverse=True)
+        classes = tuple(self.classes[label] for label in present)
+        return Labelled(self.pictures, labels.astype(np.int64), classes)
+
     def digest(self) -> str:
         """64 hex digits that tell these pictures, in this order, from others.
 
