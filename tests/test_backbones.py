@@ -113,6 +113,7 @@ class TimmModel(nn.Module):
         self.tokens = tokens
 
     def forward_features(self, x):
+        assert self.tokens != "fixed", "Input height (64) doesn't match model (224)."
         return self.conv(x).flatten(2).transpose(1, 2) if self.tokens else self.conv(x)
 
 
@@ -125,7 +126,8 @@ def timm(monkeypatch):
         asked.append((name, pretrained, num_classes, output_stride))
         if name == "unknown":
             raise RuntimeError("Unknown model (unknown)")
-        return TimmModel(32 if name == "stubborn" else output_stride, name == "vit")
+        tokens = name[3:] if name.startswith("vit") else ""
+        return TimmModel(32 if name == "stubborn" else output_stride, tokens)
 
     data = types.SimpleNamespace(
         resolve_model_data_config=lambda model: {"mean": (0.5, 0.4, 0.2), "std": (0.2, 0.5, 1.0)}
@@ -150,8 +152,10 @@ def test_a_network_of_timm(timm):
 def test_networks_of_timm_that_cannot_be_had(timm):
     with pytest.raises(ValueError, match="timm:unknown cannot be made .*Unknown model"):
         backbone("timm:unknown")
-    with pytest.raises(ValueError, match=r"timm:vit gives \(1, 4, 6\) .* expected a feature map"):
-        backbone("timm:vit")
+    with pytest.raises(ValueError, match=r"timm:vitx gives \(1, 4, 6\) .* expected a feature"):
+        backbone("timm:vitx")
+    with pytest.raises(ValueError, match=r"timm:vitfixed cannot take .* 64 pixels: Input height"):
+        backbone("timm:vitfixed")
     with pytest.raises(ValueError, match="timm:stubborn has stride 32, expected 16"):
         backbone("timm:stubborn", stride=16)
 

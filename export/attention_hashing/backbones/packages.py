@@ -28,7 +28,8 @@ class Packaged(nn.Module):
         name: for errors.
 
     Raises:
-        ValueError: what the body gives is no feature map (a vision transformer's tokens, say).
+        ValueError: the body is made for one size, or gives no feature map (a vision transformer's
+            tokens, say).
     """
 
     def __init__(
@@ -40,8 +41,14 @@ class Packaged(nn.Module):
             tensor = 255 * torch.tensor(values)[:, None, None]  # (3, 1, 1), of 0..255
             self.register_buffer(statistic, tensor, persistent=False)
         was_training = body.training
-        with torch.no_grad():
-            found = body.eval()(torch.zeros(1, 3, _PROBE_SIDE, _PROBE_SIDE))
+        try:
+            with torch.no_grad():
+                found = body.eval()(torch.zeros(1, 3, _PROBE_SIDE, _PROBE_SIDE))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise ValueError(
+                f"{name} cannot take a picture of {_PROBE_SIDE} pixels: {error}; "
+                "take a convolutional network"
+            ) from error
         body.train(was_training)
         shape = tuple(found.shape) if isinstance(found, Tensor) else ()
         if len(shape) != 4 or shape[2] != shape[3] or _PROBE_SIDE % shape[2]:
