@@ -18,7 +18,6 @@ from attention_hashing.data import Labelled
 from bitgaze import Contract
 from bitgaze.images import Preprocess
 from conftest import ROOT, picture
-from test_learning import script
 
 SMALL = Config(
     bits=16,
@@ -329,30 +328,40 @@ def test_files_that_are_no_branches(stored, tmp_path):
         load_branch(path)
 
 
-def test_train_with_a_branch_of_before(tmp_path, monkeypatch):
+def test_train_with_a_branch_of_before(tmp_path, monkeypatch, capsys):
     """Two runs of train.py, the second from the first one's branch, and its model file's words."""
+    monkeypatch.syspath_prepend(str(ROOT / "export"))
+    import to_onnx
+    import train
+
     for name, tint in (("blue", (0, 0, 160)), ("red", (160, 0, 0))):
         (tmp_path / "data" / name).mkdir(parents=True)
         for seed in range(8):
             image = Image.blend(picture(seed, (8, 8)), Image.new("RGB", (8, 8), tint), 0.8)
             image.save(tmp_path / "data" / name / f"{seed}.png")
-    small = [tmp_path / "data", "--backbone", "resnet18-small", "--size", 8, "--backbone-rate", 1]
-    small += ["--hash-epochs", 1, "--batch-size", 8, "--bits", 8]
+    small = f"train.py {tmp_path / 'data'} --backbone resnet18-small --size 8 --backbone-rate 1 "
+    small += "--hash-epochs 1 --batch-size 8 --bits 8 "
     first, second = tmp_path / "first", tmp_path / "second"
-    bfloat16 = ["--precision", "bfloat16", "--learning-rate", 0.002]
-    done = script("train.py", *small, "--branch-epochs", 1, "--out", first, *bfloat16)
-    assert done.returncode == 0, done.stderr
-    assert "resnet18-small, 8 px, bfloat16" in done.stdout
-    done = script("train.py", *small, "--branch", first / "branch.pt", "--out", second)
-    assert done.returncode == 0, done.stderr
+
+    def run(more):
+        monkeypatch.setattr(sys, "argv", (small + more).split())
+        return train.main()
+
+    more = f"--branch-epochs 1 --out {first} --precision bfloat16 --learning-rate 0.002"
+    assert run(more) == 0
+    assert "resnet18-small, 8 px, bfloat16" in capsys.readouterr().out
+    assert run(f"--branch {first / 'branch.pt'} --out {second}") == 0
+    # A branch goes with its backbone, and stage 1 is behind it.
+    assert run(f"--branch {first / 'branch.pt'} --branch-epochs 2 --out {tmp_path / 'x'}") == 2
+    assert "branch_epochs is 2, expected 0" in capsys.readouterr().err
+    wrong = f"--branch {first / 'branch.pt'} --out {tmp_path / 'x'}"
+    assert run(f"--backbone efficientnet-lite0 --size 32 {wrong}") == 2
+    assert "was trained on resnet18-small (512 channels), expected" in capsys.readouterr().err
     state = torch.load(second / "checkpoint.pt", weights_only=True)
     assert (state["epoch"], state["config"]["branch_epochs"]) == (1, 0)
     assert state["config"]["stride"] == 8
     branches = [torch.load(run / "branch.pt", weights_only=True) for run in (first, second)]
     assert all(t.equal(branches[1]["branch"][n]) for n, t in branches[0]["branch"].items())
-    monkeypatch.syspath_prepend(str(ROOT / "export"))
-    import to_onnx
-
     _, contract = to_onnx.trained(second / "checkpoint.pt", None)
     assert contract.training["backbone"] == "ResNet-18 for small pictures, from scratch"
     assert contract.licence == "set by whoever trained it; backbone trained from scratch"
