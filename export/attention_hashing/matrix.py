@@ -25,7 +25,7 @@ from attention_hashing.code_statistics import code_statistics
 from attention_hashing.heads import Described, Layer, describe, fit_branch, fit_layer
 from attention_hashing.levels import levels
 from attention_hashing.methods import METHODS
-from attention_hashing.metrics import average_precision, by_radius, mean_by_cosine
+from attention_hashing.metrics import average_precision, by_cosine, by_radius
 from bitgaze.cores import available_cores
 
 REFERENCES = ("lsh", "pca-itq", "class-id", "float")
@@ -315,9 +315,12 @@ def _of_codes(study: Study, protocol: str, codes: NDArray[np.uint8]) -> Row:
 
 
 def _of_float(study: Study, protocol: str, seen: Described) -> Row:
+    """Cosine of the global features: an order without ties, but for equal pictures."""
     values = _of_form(seen.features, "global").astype(np.float32)
-    found = mean_by_cosine(values, study.labels, study.queries, study.databases[protocol])
-    return {"protocol": protocol, "map": found, "map_worst": found, "map_best": found}
+    scores = by_cosine(values, study.labels, study.queries, study.databases[protocol])
+    mean = float(scores.mean())
+    means = {"map": mean, "map_worst": mean, "map_best": mean}
+    return {"protocol": protocol, **means, "queries": [round(float(one), 5) for one in scores]}
 
 
 def _packed(values: NDArray[np.floating]) -> NDArray[np.uint8]:

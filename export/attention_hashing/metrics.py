@@ -140,7 +140,18 @@ def mean_by_cosine(
     database: NDArray[np.intp],
     top: int | None = None,
 ) -> float:
-    """Mean AP@R of an order by cosine, over the relevant items that R places could hold.
+    """The mean of `by_cosine`."""
+    return float(by_cosine(values, labels, queries, database, top).mean())
+
+
+def by_cosine(
+    values: NDArray[np.float32],
+    labels: Labels,
+    queries: NDArray[np.intp],
+    database: NDArray[np.intp],
+    top: int | None = None,
+) -> NDArray[np.float64]:
+    """AP@R of an order by cosine, over the relevant items that R places could hold: (queries,).
 
     Args:
         values: (n, d).
@@ -158,7 +169,7 @@ def mean_by_cosine(
         order = np.argsort(-(others @ unit[query]), kind="stable")
         right = is_relevant(labels[query][None], labels_of_others)[:, order].astype(np.int64)
         found.append(average_precision(Levels(ranks, right), top).expected[0])
-    return float(np.mean(found))
+    return np.array(found)
 
 
 def _first(ranking: Levels, top: int | None) -> int:
