@@ -31,7 +31,7 @@ from bitgaze.cores import available_cores
 REFERENCES = ("lsh", "pca-itq", "class-id", "float")
 # Global features alone, as the methods were published; and with those that the branch guides.
 FORMS = ("global", "guided")
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 RADIUS = 2
 _TUNED_AT_BITS = 32
 _HELD_OUT = 0.1
