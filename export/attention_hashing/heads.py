@@ -39,7 +39,8 @@ class Layer(NamedTuple):
 
     def values(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
         """Hash values, (n, bits)."""
-        found: NDArray[np.float32] = features.astype(np.float32) @ self.weight - self.threshold
+        single = features.astype(np.float32, copy=False)
+        found: NDArray[np.float32] = single @ self.weight - self.threshold
         return found
 
 
@@ -47,11 +48,11 @@ class Described(NamedTuple):
     """What the branch makes of n maps.
 
     Attributes:
-        features: float16, (n, 2 * channels): global, then local.
+        features: float16 as it is kept, (n, 2 * channels): global, then local.
         logits: float32, (n, classes).
     """
 
-    features: NDArray[np.float16]
+    features: NDArray[np.floating]
     logits: NDArray[np.float32]
 
 
