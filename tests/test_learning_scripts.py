@@ -7,6 +7,9 @@ import pytest
 
 import ablate
 import compare
+import evaluate
+import to_onnx
+import train
 from attention_hashing import protocols, results
 from attention_hashing.data import Labelled
 from conftest import picture
@@ -84,3 +87,52 @@ def test_ablate(small, monkeypatch, tmp_path, capsys):
     assert call(monkeypatch, ablate, *arguments) == 0
     assert small.read_text() == text
     capsys.readouterr()
+
+
+@pytest.fixture
+def folders(monkeypatch, tmp_path):
+    """CIFAR-10 as class folders, 14 pictures a class, of which a protocol takes 2 and 6."""
+    for name, first, count in (("train", 0, 10), ("test", 10, 4)):
+        for label in "abcdefghij":
+            folder = tmp_path / "set" / name / label
+            folder.mkdir(parents=True)
+            for number in range(first, first + count):
+                picture(ord(label) * 100 + number, (32, 32)).save(folder / f"{number:04}.png")
+    monkeypatch.setattr(protocols, "_SETS", {"cifar10": 14, "fashion-mnist": 14})
+    monkeypatch.setattr(protocols, "_QUERIES", 2)
+    monkeypatch.setattr(protocols, "_TRAINING", 6)
+    return tmp_path / "set"
+
+
+def test_a_protocol_from_training_to_figures(folders, monkeypatch, tmp_path, capsys):
+    run = tmp_path / "run"
+    small = ["--size", 32, "--branch-epochs", 1, "--batch-size", 16, "--frozen-blocks", 15]
+    arguments = [folders, "--out", run, "--protocol", "cifar10", "--holdout", 0, *small]
+    assert call(monkeypatch, train, *arguments, "--hash-epochs", 0) == 0
+    told = capsys.readouterr().out
+    assert "10 classes, 60 pictures to train on, 0 held out" in told
+    assert f"--branch {run / 'branch.pt'}" in told
+    assert call(monkeypatch, evaluate, folders, "--protocol", "cifar10") == 0
+    assert "20 queries, 60 in the database, 10 classes" in capsys.readouterr().out
+    assert call(monkeypatch, evaluate, folders, "--protocol", "cifar10-1") == 0
+    assert "20 queries, 120 in the database, 10 classes" in capsys.readouterr().out
+    # A branch alone has no codes to export.
+    assert call(monkeypatch, to_onnx, run / "checkpoint.pt", "--out", tmp_path / "x.onnx") == 2
+    assert "only the branch was trained" in capsys.readouterr().err
+    unseen = [folders, "--out", tmp_path / "unseen", "--protocol", "cifar10-unseen", *small]
+    assert call(monkeypatch, train, *unseen, "--hash-epochs", 0, "--holdout", 0) == 0
+    assert "7 classes, 42 pictures to train on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        (evaluate, ["--protocol", "cifar10", "--queries", 5], "a protocol says what the queries"),
+        (evaluate, ["--protocol", "cifar"], "protocol is 'cifar', expected one of cifar10, "),
+        (train, ["--protocol", "cifar"], "protocol is 'cifar', expected one of cifar10, "),
+        (evaluate, ["--protocol", "fashion-mnist"], "neither"),
+    ],
+)
+def test_mistakes_with_protocols(script, arguments, message, folders, monkeypatch, capsys):
+    assert call(monkeypatch, script, folders, *arguments) == 2
+    assert message in capsys.readouterr().err
