@@ -11,7 +11,7 @@ from attention_hashing import general, results
 @pytest.fixture
 def document(tmp_path, monkeypatch):
     path = tmp_path / "results.md"
-    monkeypatch.setattr(results.write_section, "__defaults__", (path,))
+    monkeypatch.setattr(results.write_section, "__defaults__", (path, ""))
     return path
 
 
