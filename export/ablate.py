@@ -26,11 +26,11 @@ from attention_hashing.data import DataError, pictures_below
 from attention_hashing.features import FeatureExtractor, kept_maps
 from attention_hashing.heads import fit_branch
 from attention_hashing.levels import levels
-from attention_hashing.matrix import Row, Rows
 from attention_hashing.methods import METHODS
 from attention_hashing.metrics import average_precision
 from attention_hashing.pointing import energy_inside, pointing_game
 from attention_hashing.results import print_section, write_section
+from attention_hashing.rows import Row, Rows
 from attention_hashing.scattered_parts import ScatteredParts, parts
 from attention_hashing.training import train
 from bitgaze import ImageError

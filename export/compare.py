@@ -19,9 +19,10 @@ from attention_hashing import protocols
 from attention_hashing.config import Config, new_network
 from attention_hashing.data import DataError
 from attention_hashing.features import FeatureExtractor, kept_maps
-from attention_hashing.matrix import REFERENCES, Row, Study, run
+from attention_hashing.matrix import REFERENCES, Study, run
 from attention_hashing.methods import METHODS
 from attention_hashing.results import print_section, write_section
+from attention_hashing.rows import Row
 from attention_hashing.tables import against_ours, by_length, of_branch, of_codes
 
 _DRAW = 0

@@ -1,10 +1,14 @@
 """The comparison of methods: heads over kept maps, cells that resume, tables."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from attention_hashing import heads, matrix, tables
 from attention_hashing.methods import METHODS
+from attention_hashing.rows import Rows
 
 CLASSES, CHANNELS = 4, 12
 
@@ -89,12 +93,38 @@ def test_a_run_ends_with_every_cell_and_goes_on_where_it_stopped(study, tmp_path
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[:-4]) + lines[-4][:20])  # killed in the middle of a line
     again = matrix.run([study], names, [8, 16], [0, 1], tmp_path)
-    assert len(again) == len(rows)
-
-    def plain(rows):
-        return sorted(str({name: row[name] for name in row if name != "seconds"}) for row in rows)
-
     assert plain(again) == plain(rows)
+
+
+def plain(rows):
+    return sorted(str({name: row[name] for name in row if name != "seconds"}) for row in rows)
+
+
+def test_a_cell_of_which_one_protocol_was_written_is_made_again(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(matrix, "_in_parallel", serially)
+    rows = matrix.run([study], ["lsh"], [8], [0, 1], tmp_path)
+    file = tmp_path / "rows.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    assert [json.loads(line)["protocol"] for line in lines] == ["a", "b", "a", "b"]
+    file.write_text("".join(lines[:3]))  # killed between the two of the last cell
+    assert plain(matrix.run([study], ["lsh"], [8], [0, 1], tmp_path)) == plain(rows)
+    file.write_text(file.read_text() + "".join(lines))  # as two runs in one folder leave it
+    assert plain(matrix.run([study], ["lsh"], [8], [0, 1], tmp_path)) == plain(rows)
+
+
+def test_rows_are_kept_when_a_line_was_cut_short(tmp_path, monkeypatch):
+    """A second kill, in the middle of putting that right, loses nothing either."""
+    path = tmp_path / "rows.jsonl"
+    whole = '{"kind": "cell", "map": 0.5}\n'
+    path.write_text(whole * 2 + '{"kind": "ce')
+    monkeypatch.delattr(Path, "write_text")  # empties a file before it fills it
+    for _ in range(2):
+        assert len(list(Rows(path).of("cell"))) == 2
+        assert path.read_bytes().decode() == whole * 2
+    path.write_bytes(b'{"kind"')
+    rows = Rows(path)
+    rows.add([{"kind": "cell"}])
+    assert path.read_bytes() == b'{"kind": "cell"}\n'
 
 
 def test_cells_run_in_processes(study, tmp_path):

@@ -5,9 +5,8 @@ run which was stopped goes on. Does not know where maps come from, and draws no 
 """
 
 import hashlib
-import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +25,7 @@ from attention_hashing.heads import Described, Layer, describe, fit_branch, fit_
 from attention_hashing.levels import levels
 from attention_hashing.methods import METHODS
 from attention_hashing.metrics import average_precision, by_cosine, by_radius
+from attention_hashing.rows import Row, Rows
 from bitgaze.cores import available_cores
 
 REFERENCES = ("lsh", "pca-itq", "class-id", "float")
@@ -38,8 +38,6 @@ _HELD_OUT = 0.1
 _BRANCH_EPOCHS = 6
 _LAYER_EPOCHS = 30
 _DRAW = 0  # seed of which training pictures a learning rate is chosen on
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,6 @@ def run(
     ]
     _in_parallel(_best_rate, tuned, (), studies, folder, rows, "learning rates")
     rates = {(row["study"], row["method"], row["form"]): row["rate"] for row in rows.of("rate")}
-    done = {Cell(*(row[name] for name in Cell._fields)) for row in rows.of("cell")}
     cells = [
         Cell(study.key, name, form, length, seed)
         for study in studies
@@ -132,33 +129,21 @@ def run(
         for length in (bits if name != "float" else [0])
         for seed in (seeds if name in METHODS or name in ("lsh", "class-id") else seeds[:1])
     ]
-    missing = [cell for cell in cells if cell not in done]
-    _in_parallel(_measured, missing, (rates,), studies, folder, rows, "cells")
-    wanted = set(cells)
-    return [r for r in rows.of("cell") if Cell(*(r[name] for name in Cell._fields)) in wanted]
+    protocols = {study.key: study.databases for study in studies}
+    wanted = [(cell, name) for cell in cells for name in protocols[cell.study]]
+    done = _by_cell(rows)
+    missing = dict.fromkeys(cell for cell, name in wanted if (cell, name) not in done)
+    _in_parallel(_measured, list(missing), (rates,), studies, folder, rows, "cells")
+    done = _by_cell(rows)
+    return [done[one] for one in dict.fromkeys(wanted)]
 
 
-class Rows:
-    """A file of JSON lines that only grows. A line that a kill cut short is left out."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._rows: list[Row] = []
-        if path.exists():
-            whole, _, cut = path.read_text("utf-8").rpartition("\n")
-            self._rows = [json.loads(line) for line in whole.splitlines()]
-            if cut:
-                path.write_text(f"{whole}\n" if whole else "", "utf-8")
-
-    def of(self, kind: str) -> Iterator[Row]:
-        """Rows of one kind, oldest first."""
-        return (row for row in self._rows if row["kind"] == kind)
-
-    def add(self, rows: list[Row]) -> None:
-        """Keep them."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        self._rows += rows
+def _by_cell(rows: Rows) -> dict[tuple[Cell, str], Row]:
+    """By cell and protocol: a kill may come between the protocols of a cell, which is made anew."""
+    return {
+        (Cell(*(row[name] for name in Cell._fields)), row["protocol"]): row
+        for row in rows.of("cell")
+    }
 
 
 def _held_out(

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_hashing.bootstrap import Difference, paired_bootstrap
-from attention_hashing.matrix import REFERENCES, Row
+from attention_hashing.matrix import REFERENCES
+from attention_hashing.rows import Row
 
 # Of matrix.FORMS: what each method is compared as. Ours is the guided network, others are as they
 # were published.

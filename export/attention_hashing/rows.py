@@ -1,0 +1,36 @@
+"""What is measured already, in a file beside the maps, so that a run which was stopped goes on.
+
+Knows the file. Does not know what was measured.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+class Rows:
+    """A file of JSON lines that only grows. A line that a kill cut short is left out."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: list[Row] = []
+        if path.exists():
+            content = path.read_bytes()
+            end = content.rfind(b"\n") + 1
+            self._rows = [json.loads(line) for line in content[:end].splitlines()]
+            if end < len(content):
+                os.truncate(path, end)
+
+    def of(self, kind: str) -> Iterator[Row]:
+        """Rows of one kind, oldest first."""
+        return (row for row in self._rows if row["kind"] == kind)
+
+    def add(self, rows: list[Row]) -> None:
+        """Keep them."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        self._rows += rows
