@@ -127,6 +127,26 @@ def test_rows_are_kept_when_a_line_was_cut_short(tmp_path, monkeypatch):
     assert path.read_bytes() == b'{"kind": "cell"}\n'
 
 
+def test_rates_that_were_not_tried_are_and_cells_of_another_rate_are_made_again(
+    study, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(matrix, "_in_parallel", serially)
+    monkeypatch.setattr(matrix, "RATES", (3e-3,))
+    before = matrix.run([study], ["dsh"], [8], [0], tmp_path)
+    tried = []
+    fit_layer = matrix.fit_layer
+    monkeypatch.setattr(matrix, "fit_layer", lambda *a: tried.append(a[-1]) or fit_layer(*a))
+    monkeypatch.setattr(matrix, "RATES", (1e-6, 3e-3))
+    assert matrix.run([study], ["dsh"], [8], [0], tmp_path) == before
+    assert tried == [1e-6, 1e-6]  # of two forms; 3e-3 is better still, and its cells are there
+    tried.clear()
+    monkeypatch.setattr(matrix, "RATES", (1e-6,))
+    after = matrix.run([study], ["dsh"], [8], [0], tmp_path)
+    assert {row["rate"] for row in after} == {1e-6}
+    assert tried == [1e-6, 1e-6]
+    assert len(after) == len(before)
+
+
 def test_cells_run_in_processes(study, tmp_path):
     rows = matrix.run([study], ["lsh"], [8], [0, 1], tmp_path)
     assert len(rows) == 4

@@ -84,6 +84,14 @@ class Cell(NamedTuple):
     seed: int
 
 
+# What has a learning rate of its own: study, method and form.
+_OfRate = tuple[str, str, str]
+
+
+def _of_rate(cell: Cell) -> _OfRate:
+    return cell.study, cell.method, cell.form
+
+
 def run(
     studies: list[Study],
     methods: list[str],
@@ -111,16 +119,17 @@ def run(
         for seed in seeds:
             _described(study, seed, folder)
     learned = [name for name in methods if name in METHODS]
-    known = {(row["study"], row["method"], row["form"]) for row in rows.of("rate")}
     tuned = [
         Cell(study.key, name, form, _TUNED_AT_BITS, _DRAW)
         for study in studies
         for name in learned
         for form in FORMS
-        if (study.key, name, form) not in known
     ]
-    _in_parallel(_best_rate, tuned, (), studies, folder, rows, "learning rates")
-    rates = {(row["study"], row["method"], row["form"]): row["rate"] for row in rows.of("rate")}
+    tried = _tried(rows)
+    untried = [one for one in tuned if not set(RATES) <= set(tried.get(_of_rate(one), ()))]
+    _in_parallel(_best_rate, untried, (tried,), studies, folder, rows, "learning rates")
+    tried = _tried(rows)
+    rates = {_of_rate(one): _best(tried[_of_rate(one)]) for one in tuned}
     cells = [
         Cell(study.key, name, form, length, seed)
         for study in studies
@@ -131,19 +140,38 @@ def run(
     ]
     protocols = {study.key: study.databases for study in studies}
     wanted = [(cell, name) for cell in cells for name in protocols[cell.study]]
-    done = _by_cell(rows)
+    done = _by_cell(rows, rates)
     missing = dict.fromkeys(cell for cell, name in wanted if (cell, name) not in done)
     _in_parallel(_measured, list(missing), (rates,), studies, folder, rows, "cells")
-    done = _by_cell(rows)
+    done = _by_cell(rows, rates)
     return [done[one] for one in dict.fromkeys(wanted)]
 
 
-def _by_cell(rows: Rows) -> dict[tuple[Cell, str], Row]:
-    """By cell and protocol: a kill may come between the protocols of a cell, which is made anew."""
+def _tried(rows: Rows) -> dict[_OfRate, dict[float, float]]:
+    """The mAP among held-out pictures by learning rate."""
     return {
-        (Cell(*(row[name] for name in Cell._fields)), row["protocol"]): row
-        for row in rows.of("cell")
+        (row["study"], row["method"], row["form"]): {
+            float(rate): found for rate, found in row["held_out_map"].items()
+        }
+        for row in rows.of("rate")
     }
+
+
+def _best(tried: dict[float, float]) -> float:
+    return max(set(RATES) & set(tried), key=lambda rate: (tried[rate], -rate))
+
+
+def _by_cell(rows: Rows, rates: dict[_OfRate, float]) -> dict[tuple[Cell, str], Row]:
+    """By cell and protocol, those made at these rates.
+
+    A kill may come between the protocols of a cell, which is then made anew.
+    """
+    found = {}
+    for row in rows.of("cell"):
+        cell = Cell(*(row[name] for name in Cell._fields))
+        if row["rate"] == rates.get(_of_rate(cell)):
+            found[cell, row["protocol"]] = row
+    return found
 
 
 def _held_out(
@@ -229,30 +257,29 @@ def _of_form(features: NDArray[np.floating], form: str) -> NDArray[np.floating]:
     return features[:, : features.shape[1] // 2] if form == "global" else features
 
 
-def _best_rate(cell: Cell) -> list[Row]:
+def _best_rate(cell: Cell, tried: dict[_OfRate, dict[float, float]]) -> list[Row]:
     """The learning rate with the best mAP among held-out pictures, each of them a query."""
     study = _studies[cell.study]
     with np.load(_folder / f"{study.key}-held-out.npz") as file:
         features = _of_form(file["features"], cell.form)
     hot = study.hot(study.training)
     held = np.random.default_rng(_DRAW).random(len(hot)) < _HELD_OUT
-    found = {}
-    for rate in RATES:
+    found = dict(tried.get(_of_rate(cell), {}))
+    for rate in set(RATES) - set(found):
         method = METHODS[cell.method](hot.shape[1], cell.bits, cell.seed)
         layer = fit_layer(features[~held], hot[~held], method, _LAYER_EPOCHS, rate)
         codes = _packed(layer.values(features[held]))
         labels = study.labels[study.training][held]
         ranking = levels(codes, labels, codes, labels, exclude=np.arange(len(codes)))
         found[rate] = float(average_precision(ranking).expected.mean())
-    best = max(found, key=lambda rate: found[rate])
-    return [{"kind": "rate", **cell._asdict(), "rate": best, "held_out_map": found}]
+    return [{"kind": "rate", **cell._asdict(), "rate": _best(found), "held_out_map": found}]
 
 
-def _measured(cell: Cell, rates: dict[tuple[str, str, str], float]) -> list[Row]:
+def _measured(cell: Cell, rates: dict[_OfRate, float]) -> list[Row]:
     """Codes of all pictures, and what they are worth by each protocol of the study."""
     study, start = _studies[cell.study], time.perf_counter()
     seen = _features(cell.study, cell.seed)
-    rate = rates.get((cell.study, cell.method, cell.form))
+    rate = rates.get(_of_rate(cell))
     if cell.method == "float":
         rows = [_of_float(study, name, seen) for name in study.databases]
     else:
