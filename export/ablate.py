@@ -30,7 +30,7 @@ from attention_hashing.methods import METHODS
 from attention_hashing.metrics import average_precision
 from attention_hashing.pointing import energy_inside, pointing_game
 from attention_hashing.results import print_section, write_section
-from attention_hashing.rows import Row, Rows
+from attention_hashing.rows import Row, Rows, check_arguments
 from attention_hashing.scattered_parts import ScatteredParts, parts
 from attention_hashing.training import train
 from bitgaze import ImageError
@@ -52,6 +52,7 @@ def main() -> int:
             _DRAW,
         )
         arguments.out.mkdir(parents=True, exist_ok=True)
+        check_arguments(arguments.out, _decisive(arguments, scenes))
         rows = Rows(arguments.out / "rows.jsonl")
         for seed in arguments.seeds:
             _measure(seed, scenes, arguments, rows)
@@ -86,6 +87,14 @@ def _arguments() -> argparse.Namespace:
     add("--hidden", type=int, default=64, help="channels of the branch (%(default)s)")
     add("--results", action="store_true", help="write the tables into docs/results.md")
     return parser.parse_args()
+
+
+def _decisive(arguments: argparse.Namespace, scenes: ScatteredParts) -> Row:
+    """All that decides the rows of a seed."""
+    others = ("cifar10", "photos", "out", "seeds", "results")
+    found = {name: value for name, value in vars(arguments).items() if name not in others}
+    digests = {f"scenes of {name}": part.digest() for name, part in scenes._asdict().items()}
+    return {**found, **digests}
 
 
 def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, rows: Rows) -> None:

@@ -87,6 +87,15 @@ def test_ablate(small, monkeypatch, tmp_path, capsys):
     assert call(monkeypatch, ablate, *arguments) == 0
     assert small.read_text() == text
     capsys.readouterr()
+    rows = (tmp_path / "run" / "rows.jsonl").read_bytes()
+    for changed in (["--bits", 16], ["--rate", 0.01], ["--database", 41], ["--hidden", 8]):
+        assert call(monkeypatch, ablate, *arguments, *changed) == 2
+        name = changed[0].strip("-")
+        assert f"holds a run with {name} " in capsys.readouterr().err
+    picture(9, (160, 160)).save(photos / "9.png")
+    assert call(monkeypatch, ablate, *arguments) == 2
+    assert "holds a run with scenes of " in capsys.readouterr().err
+    assert (tmp_path / "run" / "rows.jsonl").read_bytes() == rows
 
 
 @pytest.fixture

@@ -10,6 +10,30 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+_ARGUMENTS = "arguments.json"
+
+
+def check_arguments(folder: Path, arguments: Row) -> None:
+    """Keep what rows depend on in their folder, or see that it is still the same.
+
+    Args:
+        folder: an existing one.
+        arguments: whatever JSON can hold, by name. Names that the folder has not yet are added.
+
+    Raises:
+        ValueError: the folder has another value.
+    """
+    path = folder / _ARGUMENTS
+    known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    other = [name for name, value in arguments.items() if known.get(name, value) != value]
+    if other:
+        what = ", ".join(f"{name} {known[name]} (now {arguments[name]})" for name in other)
+        raise ValueError(
+            f"{folder} holds a run with {what}; give the same to go on with it, or another --out"
+        )
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps(known | arguments, indent=1) + "\n", "utf-8")
+    draft.replace(path)
 
 
 class Rows:
