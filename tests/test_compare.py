@@ -169,6 +169,22 @@ def test_rows_of_another_draw_are_not_taken(study, tmp_path):
     assert {row["study"] for row in rows} == {other.key}
 
 
+def test_rows_that_were_trained_in_another_way_are_not_taken(study, tmp_path, monkeypatch):
+    matrix.run([study], ["lsh"], [8], [0], tmp_path)
+    monkeypatch.setitem(matrix._RECIPE, "layer epochs", 7)
+    with pytest.raises(ValueError, match=r"holds a run with layer epochs 30 \(now 7\)"):
+        matrix.run([study], ["lsh"], [8], [0], tmp_path)
+
+
+def test_a_folder_from_before_arguments_were_kept_is_taken(study, tmp_path):
+    matrix.run([study], ["lsh"], [8], [0], tmp_path)
+    (tmp_path / "arguments.json").unlink()
+    before = (tmp_path / "rows.jsonl").read_text()
+    matrix.run([study], ["lsh"], [8], [0], tmp_path)
+    assert (tmp_path / "rows.jsonl").read_text() == before
+    assert (tmp_path / "arguments.json").exists()
+
+
 def row(method, form, seed, scores, protocol="a", bits=16):
     return {
         "protocol": protocol, "method": method, "form": form, "bits": bits, "seed": seed,

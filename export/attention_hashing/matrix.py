@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 from attention_hashing import references
 from attention_hashing.code_statistics import code_statistics
+from attention_hashing.config import Config
 from attention_hashing.heads import Described, Layer, describe, fit_branch, fit_layer
 from attention_hashing.levels import levels
 from attention_hashing.methods import METHODS
 from attention_hashing.metrics import average_precision, by_cosine, by_radius
-from attention_hashing.rows import Row, Rows
+from attention_hashing.rows import Row, Rows, check_arguments
 from bitgaze.cores import available_cores
 
 REFERENCES = ("lsh", "pca-itq", "class-id", "float")
@@ -38,6 +39,14 @@ _HELD_OUT = 0.1
 _BRANCH_EPOCHS = 6
 _LAYER_EPOCHS = 30
 _DRAW = 0  # seed of which training pictures a learning rate is chosen on
+# What no key says of rows and features.
+_RECIPE = {
+    "branch epochs": _BRANCH_EPOCHS,
+    "hidden channels": Config.hidden,
+    "layer epochs": _LAYER_EPOCHS,
+    "held-out share": _HELD_OUT,
+    "bits that rates are chosen at": _TUNED_AT_BITS,
+}
 
 
 @dataclass(frozen=True)
@@ -111,8 +120,12 @@ def run(
         bits: lengths of the code.
         seeds: of branches and layers.
         folder: where rows and features are kept.
+
+    Raises:
+        ValueError: the folder holds what was trained in another way.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    check_arguments(folder, _RECIPE)
     rows = Rows(folder / "rows.jsonl")
     for study in studies:
         _held_out(study, folder)
