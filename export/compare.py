@@ -11,6 +11,7 @@ into docs/results.md.
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,13 +23,18 @@ from attention_hashing.features import FeatureExtractor, kept_maps
 from attention_hashing.matrix import REFERENCES, Study, run
 from attention_hashing.methods import METHODS
 from attention_hashing.results import print_section, write_section
-from attention_hashing.rows import Row
+from attention_hashing.rows import Row, check_arguments
 from attention_hashing.tables import against_ours, by_length, of_branch, of_codes
 
 _DRAW = 0
 # Protocols that share queries and training pictures are measured on the same codes.
-_TOGETHER = (("cifar10", "cifar10-1"), ("cifar10-unseen",), ("fashion-mnist",))
+_TOGETHER = (
+    ("cifar10", ("cifar10", "cifar10-1")),
+    ("cifar10", ("cifar10-unseen",)),
+    ("fashion-mnist", ("fashion-mnist",)),
+)
 _DETAILED_AT_BITS = 64
+_SEEDS = 2**32 - 1  # methods take the next one, too
 
 
 def main() -> int:
@@ -50,7 +56,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    names = [name for together in _TOGETHER for name in together]
+    names = [name for _, together in _TOGETHER for name in together]
     every = [*METHODS, *REFERENCES]
     add("--cifar10", type=Path, metavar="DIR", help="CIFAR-10: class folders, or as published")
     add("--fashion-mnist", type=Path, metavar="DIR", help="its IDX files")
@@ -65,27 +71,36 @@ def _arguments() -> argparse.Namespace:
     for length in arguments.bits:
         if length % 8 or not 8 <= length <= 1024:
             parser.error(f"--bits {length}: expected multiples of 8 in 8..1024")
+    for seed in arguments.seeds:
+        if not 0 <= seed < _SEEDS:
+            parser.error(f"--seeds {seed}: expected 0..{_SEEDS - 1}")
+    for name in ("protocols", "methods", "bits", "seeds"):
+        if twice := [one for one, count in Counter(vars(arguments)[name]).items() if count > 1]:
+            parser.error(f"--{name}: {twice[0]} is there twice")
     return arguments
 
 
 def _studies(arguments: argparse.Namespace) -> Iterator[Study]:
     config = Config(size=arguments.size)
-    for together in _TOGETHER:
-        wanted = [name for name in together if name in arguments.protocols]
-        if not wanted:
-            continue
-        source = "fashion-mnist" if wanted[0].startswith("fashion-mnist") else "cifar10"
-        folder = getattr(arguments, source.replace("-", "_"))
-        if folder is None:
+    chosen = [
+        (source, together[0], [name for name in together if name in arguments.protocols])
+        for source, together in _TOGETHER
+    ]
+    chosen = [one for one in chosen if one[2]]
+    folders = {"cifar10": arguments.cifar10, "fashion-mnist": arguments.fashion_mnist}
+    for source, _, wanted in chosen:
+        if folders[source] is None:
             raise ValueError(f"{wanted[0]} needs --{source} DIR; or leave it out of --protocols")
-        data = protocols.pictures(wanted[0], folder)
+    for source, name, wanted in chosen:
+        data = protocols.pictures(wanted[0], folders[source])
+        check_arguments(arguments.out, {f"pictures of {source}": data.digest()})
         path = arguments.out / f"{source}-{config.size}-{data.digest()[:8]}.npy"
         network = new_network(config, len(data.classes)).eval()
         extract = FeatureExtractor(network, config.preprocess, whole_map=True)
         maps = kept_maps(extract, data.pictures, len(data), path)
-        drawn = [protocols.draw(name, data, _DRAW) for name in wanted]
+        drawn = [protocols.draw(one, data, _DRAW) for one in wanted]
         yield Study(
-            f"{together[0]}-efficientnet-lite0-{config.size}",
+            f"{name}-efficientnet-lite0-{config.size}",
             maps,
             data.labels,
             drawn[0].training,

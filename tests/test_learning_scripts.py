@@ -68,6 +68,47 @@ def test_compare_without_a_set(arguments, message, monkeypatch, tmp_path, capsys
     assert message in capsys.readouterr().err
 
 
+def test_compare_of_other_pictures(small, monkeypatch, tmp_path, capsys):
+    """Their labels are the same, and so is what rows are known by."""
+    arguments = [
+        "--cifar10", tmp_path, "--protocols", "cifar10", "--methods", "lsh", "--bits", 8,
+        "--seeds", 0, "--size", 32, "--out", tmp_path / "run",
+    ]  # fmt: skip
+    assert call(monkeypatch, compare, *arguments) == 0
+    assert "| lsh | " in capsys.readouterr().out
+    data = protocols.pictures("cifar10", tmp_path)
+    other = Labelled(255 - data.pictures, data.labels, data.classes)
+    monkeypatch.setattr(protocols, "pictures", lambda name, folder: other)
+    assert call(monkeypatch, compare, *arguments) == 2
+    assert "holds a run with pictures of cifar10 " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", -1], "--seeds -1: expected 0..4294967294"),
+        (["--seeds", 1, 1], "--seeds: 1 is there twice"),
+        (["--bits", 8, 8], "--bits: 8 is there twice"),
+        (["--bits", 12], "--bits 12: expected multiples of 8 in 8..1024"),
+        (["--methods", "ours", "ours"], "--methods: ours is there twice"),
+        (["--protocols", "mnist"], "invalid choice: 'mnist'"),
+    ],
+)
+def test_compare_with_wrong_arguments(arguments, message, monkeypatch, tmp_path, capsys):
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit, match="2"):
+        call(monkeypatch, compare, "--cifar10", tmp_path, "--out", out, *arguments)
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_compare_asks_for_every_set_before_it_reads_one(small, monkeypatch, tmp_path, capsys):
+    arguments = ["--cifar10", tmp_path, "--out", tmp_path / "run", "--size", 32]
+    assert call(monkeypatch, compare, *arguments) == 2
+    assert "fashion-mnist needs --fashion-mnist DIR" in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob("*.npy"))
+
+
 def test_ablate(small, monkeypatch, tmp_path, capsys):
     photos = tmp_path / "photos"
     photos.mkdir()
