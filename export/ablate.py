@@ -11,6 +11,7 @@ docs/results.md.
 
 import argparse
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from attention_hashing.bootstrap import paired_bootstrap
 from attention_hashing.config import Config
 from attention_hashing.data import DataError, pictures_below
 from attention_hashing.features import FeatureExtractor, kept_maps
-from attention_hashing.heads import fit_branch
+from attention_hashing.heads import describe, fit_branch
 from attention_hashing.levels import levels
 from attention_hashing.methods import METHODS
 from attention_hashing.metrics import average_precision
@@ -37,6 +38,16 @@ from bitgaze import ImageError
 
 _DRAW = 0
 _BASELINE = "wide"
+_LEAST = {
+    "seeds": 0,
+    "training": 2,  # batch normalisation cannot train on one
+    "queries": 1,
+    "database": 1,
+    "backbone_epochs": 1,
+    "branch_epochs": 1,
+    "epochs": 1,
+    "hidden": 1,  # without its convolution nothing of the branch is left for "untaught"
+}
 
 
 def main() -> int:
@@ -45,6 +56,8 @@ def main() -> int:
     try:
         data = protocols.pictures("cifar10", arguments.cifar10)
         photos = pictures_below(arguments.photos)
+        if not photos:
+            raise DataError(f"{arguments.photos}: no photographs there")
         scenes = parts(
             protocols.draw("cifar10", data, _DRAW),
             photos,
@@ -86,7 +99,20 @@ def _arguments() -> argparse.Namespace:
     add("--rate", type=float, default=1e-3, help="of learning, of each variant (%(default)s)")
     add("--hidden", type=int, default=64, help="channels of the branch (%(default)s)")
     add("--results", action="store_true", help="write the tables into docs/results.md")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.bits % 8 or not 8 <= arguments.bits <= 1024:
+        parser.error(f"--bits {arguments.bits}: expected a multiple of 8 in 8..1024")
+    for name, least in _LEAST.items():
+        for value in np.atleast_1d(getattr(arguments, name)).tolist():
+            if value < least:
+                option = name.replace("_", "-")
+                parser.error(f"--{option} {value}: expected at least {least}")
+    if not 0 < arguments.rate < float("inf"):
+        parser.error(f"--rate {arguments.rate}: expected a number above 0")
+    for seed, count in Counter(arguments.seeds).items():
+        if count > 1:
+            parser.error(f"--seeds: {seed} is there twice")
+    return arguments
 
 
 def _decisive(arguments: argparse.Namespace, scenes: ScatteredParts) -> Row:
@@ -131,9 +157,7 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
     if not any(row["seed"] == seed for row in rows.of("branch")):
         attention = attention_of(maps[queries], branch)
         boxes = [scenes.queries.scene(n).boxes for n in range(counts[0])]
-        with torch.inference_mode():
-            features = torch.from_numpy(maps[queries].astype(np.float32))
-            first = branch(features).logits.argmax(1).numpy()
+        first = describe(maps[queries], branch).logits.argmax(1)
         found = {
             "first_class_is_there": float(has[queries, first].mean()),
             "pointing": pointing_game(attention, boxes),

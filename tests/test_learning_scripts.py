@@ -139,6 +139,37 @@ def test_ablate(small, monkeypatch, tmp_path, capsys):
     assert (tmp_path / "run" / "rows.jsonl").read_bytes() == rows
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bits", 12], "--bits 12: expected a multiple of 8 in 8..1024"),
+        (["--seeds", 0, 0], "--seeds: 0 is there twice"),
+        (["--seeds", -1], "--seeds -1: expected at least 0"),
+        (["--hidden", 0], "--hidden 0: expected at least 1"),
+        (["--epochs", 0], "--epochs 0: expected at least 1"),
+        (["--branch-epochs", 0], "--branch-epochs 0: expected at least 1"),
+        (["--backbone-epochs", 0], "--backbone-epochs 0: expected at least 1"),
+        (["--training", 1], "--training 1: expected at least 2"),
+        (["--queries", 0], "--queries 0: expected at least 1"),
+        (["--database", 0], "--database 0: expected at least 1"),
+        (["--rate", "nan"], "--rate nan: expected a number above 0"),
+    ],
+)
+def test_ablate_with_wrong_arguments(arguments, message, monkeypatch, tmp_path, capsys):
+    sets = ["--cifar10", tmp_path, "--photos", tmp_path, "--out", tmp_path / "run"]
+    with pytest.raises(SystemExit, match="2"):
+        call(monkeypatch, ablate, *sets, *arguments)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("photos", ["none", "."])
+def test_ablate_without_photographs(photos, small, monkeypatch, tmp_path, capsys):
+    folder = tmp_path / photos
+    arguments = ["--cifar10", tmp_path, "--photos", folder, "--out", tmp_path / "run"]
+    assert call(monkeypatch, ablate, *arguments) == 2
+    assert f"{folder}: no photographs" in capsys.readouterr().err
+
+
 @pytest.fixture
 def folders(monkeypatch, tmp_path):
     """CIFAR-10 as class folders, 14 pictures a class, of which a protocol takes 2 and 6."""
