@@ -44,6 +44,14 @@ def test_every_variant_learns(variant, data, branch):
     np.testing.assert_array_equal(values, again)
 
 
+@pytest.mark.parametrize("variant", ["joint", "implicit"])
+def test_a_branch_without_a_convolution_is_learned_with_as_well(variant, data):
+    bare = heads.fit_branch(data.maps[:80], data.hot[:80], epochs=1, seed=0, hidden=0)
+    method = METHODS["ours"](CLASSES, 16, 0)
+    values = ablations.hash_values(variant, data, bare, method, epochs=1, rate=1e-2)
+    assert values.shape == (COUNT, 16)
+
+
 def test_wide_has_at_least_the_parameters_of_explicit(branch):
     bits = 16
     count = sum(one.numel() for one in ablations.Wide(branch, CHANNELS, bits).parameters())

@@ -188,7 +188,7 @@ def _learned_together(
 ) -> NDArray[np.float32]:
     channels, classes = data.maps.shape[1], data.hot.shape[1]
     torch.manual_seed(method.seed)
-    branch = AttentionBranch(channels, classes, taught.classify.in_channels)
+    branch = AttentionBranch(channels, classes, taught.hidden)
     if how.starts_taught:
         branch.load_state_dict(taught.state_dict())
     if how.has_attention:
