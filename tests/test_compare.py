@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from attention_hashing import heads, matrix, tables
 from attention_hashing.methods import METHODS
@@ -64,15 +65,31 @@ def test_a_layer_folds_what_it_was_trained_with(name):
     assert likeness[alike].mean() > likeness[~alike].mean() + 0.3
 
 
-def test_values_are_those_of_the_normalised_layer():
-    """Against torch's own layers, whose statistics are of the last batches."""
+def test_values_are_those_of_the_layers_that_were_trained(monkeypatch):
+    """Mean, deviation and batch normalisation are in the weights, also where a feature is dead."""
     features = np.random.default_rng(0).normal(3, 5, (64, 8)).astype(np.float32)
-    labels = hot(np.arange(64) % CLASSES)
-    layer = heads.fit_layer(features, labels, METHODS["ours"](CLASSES, 8, 0), epochs=200, rate=1e-3)
-    values = layer.values(features)
-    # The running statistics of batch normalisation are the data's by then, its scale near 1.
-    np.testing.assert_allclose(values.mean(0), 0, atol=0.4)
-    np.testing.assert_allclose(values.std(0), 1, atol=0.5)
+    features[:, 5] = 2
+    descend, trained = heads.descend, []
+    monkeypatch.setattr(heads, "descend", lambda *a: descend(*a) or trained.append(a))
+    method = METHODS["ours"](CLASSES, 16, 0)
+    layer = heads.fit_layer(features, hot(np.arange(64) % CLASSES), method, epochs=20, rate=1e-2)
+    ((modules, _, (scaled, _), *_),) = trained
+    project, normalise = (module.eval() for module in modules[:2])
+    assert not normalise.running_mean.allclose(torch.zeros(16))
+    with torch.inference_mode():
+        wanted = normalise(project(scaled)).numpy()
+    np.testing.assert_allclose(layer.values(features), wanted, atol=1e-3)
+    np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-4)
+
+
+def test_values_are_given_in_parts(monkeypatch):
+    """All features of a set in float32 would take as much memory in each process again."""
+    layer = heads.Layer(np.eye(3, 8, dtype=np.float32), np.zeros(8, np.float32))
+    features = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float16)
+    whole = layer.values(features)
+    monkeypatch.setattr(heads, "_CHUNK", 4)
+    np.testing.assert_array_equal(layer.values(features), whole)
+    assert layer.values(features[:0]).shape == (0, 8)
 
 
 def test_a_run_ends_with_every_cell_and_goes_on_where_it_stopped(study, tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from attention_hashing.network import pooled
 _BATCH = 64
 _WEIGHT_DECAY = 1e-2
 _BRANCH_RATE = 1e-3
-_CHUNK = 256  # maps looked at in one go
+_CHUNK = 256  # pictures looked at in one go
 
 
 class Layer(NamedTuple):
