@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +29,21 @@ def test_a_section_is_replaced_and_others_are_left_alone(document, capsys):
     assert text.index("## First") < text.index("## Second")
     assert text.count("<!-- end -->") == 2
     assert "| 3 |" in capsys.readouterr().out
+
+
+def test_a_document_is_replaced_as_a_whole(document, monkeypatch):
+    results.write_section("a.py", "First", "Text.", ["x"], [["1"]])
+    before = document.read_text()
+    write_text = Path.write_text
+
+    def killed(path, text, **how):
+        write_text(path, text[:9], **how)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        results.write_section("a.py", "First", "Text.", ["x"], [["2"]])
+    assert document.read_text() == before
 
 
 def test_near_duplicates(document, tmp_path, examples, monkeypatch, capsys):

@@ -39,7 +39,9 @@ def write_section(
         document = old.sub(lambda _: section, document)
     else:
         document = f"{document.rstrip()}\n\n{section}\n"
-    path.write_text(document, encoding="utf-8")
+    draft = path.with_suffix(".part")
+    draft.write_text(document, encoding="utf-8")
+    draft.replace(path)  # a kill leaves the old one or the new one, whole
 
 
 def print_section(
