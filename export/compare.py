@@ -144,6 +144,8 @@ def _write(rows: list[Row], arguments: argparse.Namespace) -> None:
     )
     section = partial(write_section if arguments.results else print_section, "compare.py")
     for name, (title, text, table) in sections.items():
+        if not table.rows:  # of references alone; an older table is worth more
+            continue
         section(title, text, *table, part=name)
 
 

@@ -56,6 +56,21 @@ def test_compare(small, monkeypatch, tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_a_comparison_of_references_leaves_other_tables_alone(small, monkeypatch, tmp_path, capsys):
+    old = "<!-- export/compare.py branch -->\nmeasured\n<!-- end -->"
+    small.write_text(f"# Results\n\n{old}\n")
+    arguments = [
+        "--cifar10", tmp_path, "--protocols", "cifar10", "--methods", "lsh", "class-id",
+        "--bits", 8, "--seeds", 0, "--size", 32, "--out", tmp_path / "run", "--results",
+    ]  # fmt: skip
+    assert call(monkeypatch, compare, *arguments) == 0
+    text = small.read_text()
+    assert old in text
+    assert "| lsh | " in text
+    assert "Ours beside the best rival" not in text
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
