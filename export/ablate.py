@@ -200,9 +200,10 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
     seeds = f"seeds {', '.join(map(str, arguments.seeds))}"
     text = (
         f"Tie-aware mAP, {arguments.bits} bits, {arguments.queries} queries, {arguments.database} "
-        f"scenes; mean and standard deviation over {seeds}; differences with the interval that "
-        "holds 95 % of resampled queries. What the variants are: export/attention_hashing/"
-        "ablations.py."
+        f"scenes; mean and standard deviation over {seeds}; differences of means over these, with "
+        "the interval that holds 95 % of means over resampled queries, the trainings taken as "
+        f"they are. All learn at the same rate, {arguments.rate}. What the variants are: "
+        "export/attention_hashing/ablations.py."
     )
     head = ["variant", "mAP", f"minus {_BASELINE}", "minus explicit"]
     title = "What the attention is worth on scattered scenes"

@@ -34,7 +34,7 @@ REFERENCES = ("lsh", "pca-itq", "class-id", "float")
 FORMS = ("global", "guided")
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 RADIUS = 2
-_TUNED_AT_BITS = 32
+TUNED_AT_BITS = 32
 _HELD_OUT = 0.1
 _BRANCH_EPOCHS = 6
 _LAYER_EPOCHS = 30
@@ -45,7 +45,7 @@ _RECIPE = {
     "hidden channels": Config.hidden,
     "layer epochs": _LAYER_EPOCHS,
     "held-out share": _HELD_OUT,
-    "bits that rates are chosen at": _TUNED_AT_BITS,
+    "bits that rates are chosen at": TUNED_AT_BITS,
 }
 
 
@@ -133,7 +133,7 @@ def run(
             _described(study, seed, folder)
     learned = [name for name in methods if name in METHODS]
     tuned = [
-        Cell(study.key, name, form, _TUNED_AT_BITS, _DRAW)
+        Cell(study.key, name, form, TUNED_AT_BITS, _DRAW)
         for study in studies
         for name in learned
         for form in FORMS
