@@ -113,7 +113,10 @@ def _write(rows: list[Row], arguments: argparse.Namespace) -> None:
     names = list(dict.fromkeys(row["protocol"] for row in rows))
     seconds = sum({_cell(row): row["seconds"] for row in rows}.values())
     seeds = f"seeds {', '.join(map(str, arguments.seeds))}"
-    print(f"{len({_cell(row) for row in rows})} trainings, {seconds / 60:.0f} minutes of one core")
+    effort = (
+        f"The {len({_cell(row) for row in rows})} cells of all protocols took {seconds / 60:.0f} "
+        "minutes of a core, features, branches and the choice of rates not counted."
+    )
     bits = _DETAILED_AT_BITS if _DETAILED_AT_BITS in arguments.bits else max(arguments.bits)
     sections = {
         f"{name}": (
@@ -122,7 +125,8 @@ def _write(rows: list[Row], arguments: argparse.Namespace) -> None:
             "PCA-ITQ and float features there is one). Ours has the guided local feature as well, "
             "rivals the global one, as they were published; each at the learning rate that was "
             f"best on held-out training pictures with {TUNED_AT_BITS} bits. Bold: the best of the "
-            "trained methods, and those that a paired bootstrap over queries cannot tell from it.",
+            "trained methods, and those that a paired bootstrap over queries cannot tell from it. "
+            + effort,
             by_length(rows, name),
         )
         for name in names

@@ -27,6 +27,8 @@ from attention_hashing.evaluation import neighbour_precision
 from attention_hashing.methods import METHODS
 from attention_hashing.training import fast_precision, train
 
+_HOLDOUT = 0.1
+
 
 def main() -> int:
     """Parse, train, and say how good it is on pictures held out."""
@@ -36,8 +38,11 @@ def main() -> int:
         branch = load_branch(arguments.branch) if arguments.branch else None
         config = _config(arguments, device, branch)
         everything = _pictures(arguments)
-        if arguments.holdout:
-            rest, held_out = everything.split(arguments.holdout, config.seed)
+        holdout = arguments.holdout
+        if holdout is None:
+            holdout = 0 if arguments.protocol else _HOLDOUT  # a protocol trains on all of its part
+        if holdout:
+            rest, held_out = everything.split(holdout, config.seed)
         else:
             rest, held_out = everything, None
         datasets.check_readable(everything, config.preprocess)
@@ -118,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         "that goes on keeps its own)",
     )
     add("--seed", type=int, default=defaults.seed, help="(%(default)s)")
-    add("--holdout", type=float, default=0.1, help="share kept for the final check, or 0")
+    add("--holdout", type=float, help="share kept for the final check (0.1; with --protocol 0)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     return parser
 

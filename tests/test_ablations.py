@@ -85,6 +85,8 @@ def test_pointing():
     maps[0, 0, 2] = maps[0, 0, 3] = 1  # in the box
     maps[1, 0, 3], maps[1, 3, 0] = 1, 3  # a quarter in it, the peak outside
     assert pointing_game(maps[:2], [BOX, BOX]) == 0.5
+    everywhere = np.array([[0, 0, 1, 1]], np.float32)
+    assert pointing_game(maps, [everywhere] * 3) == pytest.approx(2 / 3)  # the last map is all 0
     assert energy_inside(maps, [BOX] * 3) == pytest.approx((1 + 0.25 + 0) / 3)
     two = np.concatenate([BOX, [[0.0, 0.75, 0.25, 1.0]]]).astype(np.float32)
     assert pointing_game(maps[1:2], [two]) == 1

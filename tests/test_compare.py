@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from attention_hashing import heads, matrix, tables
+from attention_hashing.features import kept_maps
 from attention_hashing.methods import METHODS
 from attention_hashing.rows import Rows
 
@@ -238,3 +239,14 @@ def test_tables():
     assert tables.of_codes(rows, "a", 16).rows[0][1:] == [
         ".100", f"{base.mean():.3f}".removeprefix("0"), ".900", ".250", ".750", ".500",
     ]  # fmt: skip
+
+
+def test_maps_of_fewer_pictures_than_were_told(tmp_path):
+    class Each:
+        def each(self, items, picture):
+            return (np.zeros((2, 1, 1), np.float32) for _ in items)
+
+    with pytest.raises(ValueError, match="3 pictures, expected 5"):
+        kept_maps(Each(), [0, 1, 2], 5, tmp_path / "maps.npy")
+    assert not (tmp_path / "maps.npy").exists()
+    assert kept_maps(Each(), [0, 1, 2], 3, tmp_path / "maps.npy").shape == (3, 2, 1, 1)

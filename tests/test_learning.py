@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from attention_hashing import checkpoint, training
+from attention_hashing import checkpoint, provenance, training
 from attention_hashing import data as datasets
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.backbones import efficientnet_lite0
@@ -451,7 +451,7 @@ def test_a_checkpoint_says_what_made_it(tmp_path, monkeypatch):
     if (ROOT / ".git").exists():
         head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True)
         assert versions["commit"].removesuffix("-dirty") == head.strip()
-    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "training.py"))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert checkpoint._versions()["commit"] is None
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -203,7 +203,7 @@ def folders(monkeypatch, tmp_path):
 def test_a_protocol_from_training_to_figures(folders, monkeypatch, tmp_path, capsys):
     run = tmp_path / "run"
     small = ["--size", 32, "--branch-epochs", 1, "--batch-size", 16, "--frozen-blocks", 15]
-    arguments = [folders, "--out", run, "--protocol", "cifar10", "--holdout", 0, *small]
+    arguments = [folders, "--out", run, "--protocol", "cifar10", *small]
     assert call(monkeypatch, train, *arguments, "--hash-epochs", 0) == 0
     told = capsys.readouterr().out
     assert "10 classes, 60 pictures to train on, 0 held out" in told
@@ -216,7 +216,7 @@ def test_a_protocol_from_training_to_figures(folders, monkeypatch, tmp_path, cap
     assert call(monkeypatch, to_onnx, run / "checkpoint.pt", "--out", tmp_path / "x.onnx") == 2
     assert "only the branch was trained" in capsys.readouterr().err
     unseen = [folders, "--out", tmp_path / "unseen", "--protocol", "cifar10-unseen", *small]
-    assert call(monkeypatch, train, *unseen, "--hash-epochs", 0, "--holdout", 0) == 0
+    assert call(monkeypatch, train, *unseen, "--hash-epochs", 0) == 0
     assert "7 classes, 42 pictures to train on" in capsys.readouterr().out
 
 

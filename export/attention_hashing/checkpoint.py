@@ -5,7 +5,6 @@ Knows the file. Does not know what an epoch does.
 
 import dataclasses
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from attention_hashing.config import Config, new_network
 from attention_hashing.data import Labelled
 from attention_hashing.methods import Method
 from attention_hashing.network import AttentionHashing
+from attention_hashing.provenance import commit
 
 CHECKPOINT = "checkpoint.pt"
 # What a checkpoint holds.
@@ -159,17 +159,9 @@ def resume(
 
 
 def _versions() -> dict[str, str | None]:
-    """What made the weights, beside the configuration; commit is None outside a git checkout."""
-    try:
-        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        done = subprocess.run(
-            describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-        commit = done.stdout.strip() or None
-    except FileNotFoundError:  # there is no git
-        commit = None
+    """What made the weights, beside the configuration."""
     return {
-        "commit": commit,
+        "commit": commit(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 def pointing_game(maps: NDArray[np.floating], boxes: list[NDArray[np.float32]]) -> float:
     """Share of the maps whose highest cell has its centre in a box (Zhang et al., ECCV 2016).
 
-    Without their tolerance of 15 pixels. Of equal cells the first counts.
+    Without their tolerance of 15 pixels. Of equal cells the first counts; a map that is 0
+    everywhere points nowhere, and misses.
 
     Args:
         maps: (n, h, w).
@@ -19,13 +20,14 @@ def pointing_game(maps: NDArray[np.floating], boxes: list[NDArray[np.float32]]) 
     height, width = maps.shape[1:]
     peaks = maps.reshape(len(maps), -1).argmax(1)
     y, x = (peaks // width + 0.5) / height, (peaks % width + 0.5) / width
+    points = maps.reshape(len(maps), -1).any(1)
     hits = [
         ((left <= across) & (across < right) & (top <= down) & (down < bottom)).any()
         for across, down, (left, top, right, bottom) in zip(
             x, y, (one.T for one in boxes), strict=True
         )
     ]
-    return float(np.mean(hits))
+    return float(np.mean(points & hits))
 
 
 def energy_inside(maps: NDArray[np.floating], boxes: list[NDArray[np.float32]]) -> float:

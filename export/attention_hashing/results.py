@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from attention_hashing.provenance import commit
+
 RESULTS = Path(__file__).parent.parent.parent / "docs" / "results.md"
 _PACKAGES = ("onnxruntime", "torch", "numpy", "pillow")
 
@@ -76,10 +78,15 @@ def _section(
         "",
         *("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]),
         "",
-        f"`python export/{script} {arguments}`, {_processor()}, {versions}.",
+        f"`python export/{script} {arguments}`{_state()}, {_processor()}, {versions}.",
         "<!-- end -->",
     ]
     return mark, "\n".join(lines)
+
+
+def _state() -> str:
+    found = commit()
+    return f" at {found[:12]}{' with changes' * found.endswith('-dirty')}" if found else ""
 
 
 def _processor() -> str:
