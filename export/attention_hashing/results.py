@@ -4,6 +4,7 @@ import platform
 import re
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -84,9 +85,11 @@ def _section(
     return mark, "\n".join(lines)
 
 
+@cache
 def _state() -> str:
+    """Once a process: the first section that is written is a change itself."""
     found = commit()
-    return f" at {found[:12]}{' with changes' * found.endswith('-dirty')}" if found else ""
+    return f", written at {found[:12]}{' with changes' * found.endswith('-dirty')}" if found else ""
 
 
 def _processor() -> str:
