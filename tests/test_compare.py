@@ -172,9 +172,11 @@ def test_cells_run_in_processes(study, tmp_path):
 
 def serially(work, cells, more, studies, folder, rows, what):
     matrix._features.cache_clear()
+    threads = torch.get_num_threads()
     matrix._start(studies, folder)
     for cell in cells:
         rows.add(work(cell, *more))
+    torch.set_num_threads(threads)
 
 
 def test_rows_of_another_draw_are_not_taken(study, tmp_path):

@@ -278,7 +278,8 @@ def test_a_killed_process_ends_with_the_same_weights(class_folders, tmp_path):
     path = os.pathsep.join(map(str, [ROOT / "export", ROOT / "tests", ROOT / "runtime"]))
     done = subprocess.run(
         [sys.executable, "-c", KILLED, class_folders, tmp_path / "killed"],
-        env={**os.environ, "PYTHONPATH": path},
+        # As many threads as here: sums are in another order with more.
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         capture_output=True,
         text=True,
     )

@@ -214,7 +214,6 @@ def _described(study: Study, seed: int, folder: Path) -> Described:
 
 def _kept(path: Path, make: Callable[[], Described]) -> Described:
     if not path.exists():
-        torch.set_num_threads(available_cores())
         print(f"{path.stem}: training the branch, looking at all pictures", flush=True)
         draft = path.with_suffix(".part.npz")
         np.savez(draft, **make()._asdict())
