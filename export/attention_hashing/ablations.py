@@ -14,6 +14,9 @@ loss, and a hash layer over a global and a second feature; they differ in the se
     wide          no attention, no teaching: such a convolution learns with the hash layer. It has
                   at least the parameters of explicit
     global        no second feature
+
+Where the branch or a convolution learns along (joint, implicit, wide), features go into the hash
+layer as they are; elsewhere brought to mean 0 and variance 1 first, as heads.fit_layer does.
 """
 
 from collections.abc import Callable

@@ -190,15 +190,19 @@ def _by_cell(rows: Rows, rates: dict[_OfRate, float]) -> dict[tuple[Cell, str], 
 def _held_out(
     study: Study, folder: Path
 ) -> tuple[Described, NDArray[np.float32], NDArray[np.bool_]]:
-    """Training pictures as a branch sees them that did not see those held out."""
+    """Training pictures as a branch sees them that did not see those held out.
+
+    Returns:
+        What it makes of them, their labels as `Study.hot`, and which are held out, bool (n,).
+    """
     hot = study.hot(study.training)
     held = np.random.default_rng(_DRAW).random(len(hot)) < _HELD_OUT
-    maps = study.maps[study.training]
-    found = _kept(
-        folder / f"{study.key}-held-out.npz",
-        lambda: describe(maps, fit_branch(maps[~held], hot[~held], _BRANCH_EPOCHS, _DRAW)),
-    )
-    return found, hot, held
+
+    def make() -> Described:
+        maps = study.maps[study.training]
+        return describe(maps, fit_branch(maps[~held], hot[~held], _BRANCH_EPOCHS, _DRAW))
+
+    return _kept(folder / f"{study.key}-held-out.npz", make), hot, held
 
 
 def _described(study: Study, seed: int, folder: Path) -> Described:
@@ -272,10 +276,8 @@ def _of_form(features: NDArray[np.floating], form: str) -> NDArray[np.floating]:
 def _best_rate(cell: Cell, tried: dict[_OfRate, dict[float, float]]) -> list[Row]:
     """The learning rate with the best mAP among held-out pictures, each of them a query."""
     study = _studies[cell.study]
-    with np.load(_folder / f"{study.key}-held-out.npz") as file:
-        features = _of_form(file["features"], cell.form)
-    hot = study.hot(study.training)
-    held = np.random.default_rng(_DRAW).random(len(hot)) < _HELD_OUT
+    seen, hot, held = _held_out(study, _folder)
+    features = _of_form(seen.features, cell.form)
     found = dict(tried.get(_of_rate(cell), {}))
     for rate in set(RATES) - set(found):
         method = METHODS[cell.method](hot.shape[1], cell.bits, cell.seed)
