@@ -3,8 +3,9 @@
     python export/ablate.py --cifar10 DIR --photos DIR --out runs/scattered
 
 Scenes of one to three CIFAR-10 objects on photographs, none of which is in two parts. For each seed
-a backbone learns to classify the scenes by its global mean, without any attention; its maps are
-kept, and every variant of ablations.py learns over the same ones. Two scenes are alike if they
+a backbone learns to classify the scenes by its global mean, without any attention, at its own
+stride; its maps at a finer one are kept, and every variant of ablations.py learns over the same
+ones. Two scenes are alike if they
 share a class. Stopped, the same command goes on where it was. --results writes the tables into
 docs/results.md.
 """
@@ -12,6 +13,7 @@ docs/results.md.
 import argparse
 import sys
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,9 @@ import torch
 
 from attention_hashing import protocols
 from attention_hashing.ablations import VARIANTS, Data, attention_of, hash_values
+from attention_hashing.backbones import strides
 from attention_hashing.bootstrap import paired_bootstrap
-from attention_hashing.config import Config
+from attention_hashing.config import Config, new_network
 from attention_hashing.data import DataError, pictures_below
 from attention_hashing.features import FeatureExtractor, kept_maps
 from attention_hashing.heads import describe, fit_branch
@@ -129,6 +132,7 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
     missing = [name for name in VARIANTS if name not in known]
     if not missing:
         return
+    has = np.concatenate([part.labels for part in scenes])
     config = Config(
         bits=8,  # of a hash layer that is not trained
         size=128,
@@ -137,19 +141,23 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
         hidden=0,
         seed=seed,
         backbone=arguments.backbone,
-        stride=arguments.stride,
+        stride=strides(arguments.backbone)[0],
         backbone_rate=arguments.backbone_rate,
         frozen_blocks=arguments.frozen_blocks,
     )
     folder = arguments.out / f"backbone-{seed}"
     folder.mkdir(exist_ok=True)
-    network = train(scenes.training, config, folder, torch.device("cpu"))
+    fine = replace(config, stride=arguments.stride)
+    coarse = train(scenes.training, config, folder, torch.device("cpu"))
+    # At the finer stride the same weights give the same values, and others between them; to train
+    # a Lite there takes twice as long.
+    network = new_network(fine, has.shape[1], pretrained=False)
+    network.load_state_dict(coarse.state_dict())
     counts = [len(part) for part in scenes]
     queries, training, database = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
     pictures = (part.scene(n).image for part in scenes for n in range(len(part)))
     extract = FeatureExtractor(network, config.preprocess, whole_map=True)
     maps = kept_maps(extract, pictures, sum(counts), folder / "maps.npy")
-    has = np.concatenate([part.labels for part in scenes])
     data = Data(maps, has.astype(np.float32), training)
     branch = fit_branch(
         maps[training], data.hot[training], arguments.branch_epochs, seed, arguments.hidden
