@@ -1,30 +1,39 @@
 """Compare hashing methods, on the protocols of the literature, over one frozen backbone.
 
     python export/compare.py --cifar10 DIR --fashion-mnist DIR --out runs/compare
+    python export/compare.py --cifar10 DIR --protocols cifar10 --backbones NAME NAME
 
 Methods are trained on the same features of the same pictures, each at the learning rate that is
 best on training pictures held out. Rivals take global features, as they were published; ours, and
 once more every rival, those that the guided branch attends to as well. Codes are searched by
 bitgaze.HammingIndex. Stopped, the same command goes on where it was. --results writes the tables
-into docs/results.md.
+into docs/results.md. Of several backbones there is one table: what the branch is worth on each.
 """
 
 import argparse
+import hashlib
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from attention_hashing import protocols
+from attention_hashing.backbones import NAMES, has_published_weights, strides
+from attention_hashing.checkpoint import load_trained
 from attention_hashing.config import Config, new_network
 from attention_hashing.data import DataError
 from attention_hashing.features import FeatureExtractor, kept_maps
 from attention_hashing.matrix import REFERENCES, TUNED_AT_BITS, Study, run
 from attention_hashing.methods import METHODS
+from attention_hashing.network import AttentionHashing
 from attention_hashing.results import print_section, write_section
 from attention_hashing.rows import Row, check_arguments
-from attention_hashing.tables import against_ours, by_length, of_branch, of_codes
+from attention_hashing.tables import against_ours, by_length, of_backbones, of_branch, of_codes
+from bitgaze.images import Preprocess
 
 _DRAW = 0
 # Protocols that share queries and training pictures are measured on the same codes.
@@ -42,12 +51,19 @@ def main() -> int:
     arguments = _arguments()
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        studies = list(_studies(arguments))
-        rows = run(studies, arguments.methods, arguments.bits, arguments.seeds, arguments.out)
+        studies = dict(_of_backbone(name, arguments) for name in arguments.backbones)
+        every = [study for some in studies.values() for study in some]
+        rows = run(every, arguments.methods, arguments.bits, arguments.seeds, arguments.out)
     except (DataError, ValueError, OSError) as error:
         print(f"compare.py: {error}", file=sys.stderr)
         return 2
-    _write(rows, arguments)
+    if len(studies) == 1:
+        _write(rows, arguments)
+        return 0
+    of = {study.key: backbone for backbone, some in studies.items() for study in some}
+    _write_backbones(
+        {one: [row for row in rows if of[row["study"]] == one] for one in studies}, arguments
+    )
     return 0
 
 
@@ -64,7 +80,15 @@ def _arguments() -> argparse.Namespace:
     add("--methods", nargs="+", choices=every, default=every, metavar="NAME", help=str(every))
     add("--bits", nargs="+", type=int, default=[16, 32, 64], help="(%(default)s)")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of trainings (%(default)s)")
-    add("--size", type=int, default=Config().size, help="input side in pixels (%(default)s)")
+    add(
+        "--backbones",
+        nargs="+",
+        default=[Config.backbone],
+        metavar="NAME",
+        help=f"pretrained: {', '.join(NAMES)}; or a checkpoint.pt of train.py, trained on the same "
+        f"training pictures ({Config.backbone})",
+    )
+    add("--size", type=int, help=f"input side in pixels ({Config.size}; a checkpoint's own)")
     add("--out", type=Path, default=Path("runs/compare"), help="what is kept (%(default)s)")
     add("--results", action="store_true", help="write the tables into docs/results.md")
     arguments = parser.parse_args()
@@ -74,14 +98,49 @@ def _arguments() -> argparse.Namespace:
     for seed in arguments.seeds:
         if not 0 <= seed < _SEEDS:
             parser.error(f"--seeds {seed}: expected 0..{_SEEDS - 1}")
-    for name in ("protocols", "methods", "bits", "seeds"):
+    for name in ("protocols", "methods", "bits", "seeds", "backbones"):
         if twice := [one for one, count in Counter(vars(arguments)[name]).items() if count > 1]:
             parser.error(f"--{name}: {twice[0]} is there twice")
     return arguments
 
 
-def _studies(arguments: argparse.Namespace) -> Iterator[Study]:
-    config = Config(size=arguments.size)
+class _Frozen(NamedTuple):
+    """A network with a backbone, how pictures come to it, and what files call the two.
+
+    `trained_on` is the digest of what a checkpoint was trained on.
+    """
+
+    network: AttentionHashing
+    preprocess: Preprocess
+    title: str
+    trained_on: str | None
+
+
+def _frozen(name: str, size: int | None) -> _Frozen:
+    """Raises a ValueError if there is no such backbone, or if it has learned nothing."""
+    path = Path(name)
+    if path.suffix == ".pt":
+        network, config, state = load_trained(path)
+        config = config if size is None else replace(config, size=size)
+        title = f"{config.backbone}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+        trained_on: str | None = state["digest"]
+    else:
+        size = Config.size if size is None else size
+        config = Config(backbone=name, stride=strides(name)[0], size=size)
+        if not has_published_weights(name):
+            raise ValueError(f"{name} has no published weights; give a checkpoint.pt of train.py")
+        network = new_network(config, classes=2).eval()  # of a branch that is not used
+        title, trained_on = name, None
+    title = re.sub(r"[^\w.-]", "-", f"{title}-{config.size}")
+    return _Frozen(network, config.preprocess, title, trained_on)
+
+
+def _of_backbone(name: str, arguments: argparse.Namespace) -> tuple[str, list[Study]]:
+    backbone = _frozen(name, arguments.size)
+    return backbone.title, list(_studies(backbone, arguments))
+
+
+def _studies(backbone: _Frozen, arguments: argparse.Namespace) -> Iterator[Study]:
     chosen = [
         (source, together[0], [name for name in together if name in arguments.protocols])
         for source, together in _TOGETHER
@@ -91,16 +150,21 @@ def _studies(arguments: argparse.Namespace) -> Iterator[Study]:
     for source, _, wanted in chosen:
         if folders[source] is None:
             raise ValueError(f"{wanted[0]} needs --{source} DIR; or leave it out of --protocols")
-    for source, name, wanted in chosen:
+    for source, first, wanted in chosen:
         data = protocols.pictures(wanted[0], folders[source])
         check_arguments(arguments.out, {f"pictures of {source}": data.digest()})
-        path = arguments.out / f"{source}-{config.size}-{data.digest()[:8]}.npy"
-        network = new_network(config, len(data.classes)).eval()
-        extract = FeatureExtractor(network, config.preprocess, whole_map=True)
-        maps = kept_maps(extract, data.pictures, len(data), path)
         drawn = [protocols.draw(one, data, _DRAW) for one in wanted]
+        training = data.subset(drawn[0].training).with_present_classes()
+        if backbone.trained_on not in (None, training.digest()):
+            raise ValueError(
+                f"{backbone.title} was trained on other pictures than those of {wanted[0]}; train "
+                f"it with train.py --protocol {wanted[0]}"
+            )
+        path = arguments.out / f"{source}-{backbone.title}-{data.digest()[:8]}.npy"
+        extract = FeatureExtractor(backbone.network, backbone.preprocess, whole_map=True)
+        maps = kept_maps(extract, data.pictures, len(data), path)
         yield Study(
-            f"{name}-efficientnet-lite0-{config.size}",
+            f"{first}-{backbone.title}",
             maps,
             data.labels,
             drawn[0].training,
@@ -154,6 +218,19 @@ def _write(rows: list[Row], arguments: argparse.Namespace) -> None:
         if not table.rows:  # of references alone; an older table is worth more
             continue
         section(title, text, *table, part=name)
+
+
+def _write_backbones(rows: dict[str, list[Row]], arguments: argparse.Namespace) -> None:
+    bits = _DETAILED_AT_BITS if _DETAILED_AT_BITS in arguments.bits else max(arguments.bits)
+    text = (
+        f"Tie-aware mAP at {bits} bits over frozen maps of each backbone, mean and standard "
+        f"deviation over seeds {', '.join(map(str, arguments.seeds))}, each at its own best "
+        "learning rate; the difference with the interval that holds 95 % of its means over "
+        "resampled queries, bold where that is without 0."
+    )
+    section = partial(write_section if arguments.results else print_section, "compare.py")
+    table = of_backbones(rows, bits)
+    section("The branch on several backbones", text, *table, part="backbones")
 
 
 def _cell(row: Row) -> tuple[str, ...]:

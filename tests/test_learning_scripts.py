@@ -106,6 +106,7 @@ def test_compare_of_other_pictures(small, monkeypatch, tmp_path, capsys):
         (["--bits", 8, 8], "--bits: 8 is there twice"),
         (["--bits", 12], "--bits 12: expected multiples of 8 in 8..1024"),
         (["--methods", "ours", "ours"], "--methods: ours is there twice"),
+        (["--backbones", "a", "a"], "--backbones: a is there twice"),
         (["--protocols", "mnist"], "invalid choice: 'mnist'"),
     ],
 )
@@ -218,6 +219,44 @@ def test_a_protocol_from_training_to_figures(folders, monkeypatch, tmp_path, cap
     unseen = [folders, "--out", tmp_path / "unseen", "--protocol", "cifar10-unseen", *small]
     assert call(monkeypatch, train, *unseen, "--hash-epochs", 0) == 0
     assert "7 classes, 42 pictures to train on" in capsys.readouterr().out
+
+
+def test_the_branch_on_several_backbones(folders, monkeypatch, tmp_path, capsys):
+    """One pretrained, one trained on the same pictures; tables of one backbone stay."""
+    document = tmp_path / "results.md"
+    document.write_text("<!-- export/compare.py cifar10 -->\nmeasured\n<!-- end -->\n")
+    monkeypatch.setattr(results.write_section, "__defaults__", (document, ""))
+    small = [
+        folders, "--backbone", "resnet18-small", "--backbone-rate", 1, "--size", 32,
+        "--branch-epochs", 1, "--batch-size", 16, "--hash-epochs", 0,
+    ]  # fmt: skip
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert call(monkeypatch, train, *small, "--out", run, "--protocol", "cifar10") == 0
+    assert call(monkeypatch, train, *small, "--out", other) == 0
+    sets = ["--cifar10", folders, "--protocols", "cifar10", "--methods", "ours", "lsh"]
+    sets += ["--bits", 8, "--seeds", 0, "--out", tmp_path / "kept", "--results", "--backbones"]
+    two = ["efficientnet-lite0", run / "checkpoint.pt"]
+    assert call(monkeypatch, compare, *sets, *two, "--size", 32) == 0
+    text = document.read_text()
+    assert "measured" in text
+    assert "Methods on" not in text
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")][2:]
+    assert [row[0].strip() for row in rows[:1]] == ["efficientnet-lite0-32"]
+    assert rows[1][0].strip().startswith("resnet18-small-")
+    for row in rows:
+        assert [cell.strip() for cell in row[1:3]] == ["cifar10", "ours"]
+        plain, guided, difference = (float(cell.split()[0].strip(" *")) for cell in row[3:])
+        assert difference == pytest.approx(guided - plain, abs=0.0016)
+    capsys.readouterr()
+    assert call(monkeypatch, compare, *sets, other / "checkpoint.pt") == 2
+    assert "was trained on other pictures than those of cifar10" in capsys.readouterr().err
+    for name, message in (
+        ("resnet18-small", "resnet18-small has no published weights; give a checkpoint.pt"),
+        ("resnet", "backbone is 'resnet', expected one of efficientnet-lite0"),
+        (tmp_path / "none.pt", "none.pt"),
+    ):
+        assert call(monkeypatch, compare, *sets, name) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -55,19 +55,28 @@ def stored_config(run: Path) -> Config | None:
 
 
 def load_checkpoint(path: Path) -> tuple[AttentionHashing, Config, dict[str, Any]]:
-    """A trained network, its configuration, and what else the checkpoint tells.
+    """A network that makes codes, its configuration, and what else the checkpoint tells.
 
     Raises:
-        ValueError: not a checkpoint of ours, one whose training has not ended, or one of a branch
-            alone.
+        ValueError: as `load_trained`, or the checkpoint is of a branch alone.
     """
-    state = _read(path)
-    config = _config(state, path)
+    network, config, state = load_trained(path)
     if not config.hash_epochs:
         raise ValueError(
             f"{path}: only the branch was trained (hash_epochs is 0), there are no codes; give "
             "its branch.pt to train.py --branch"
         )
+    return network, config, state
+
+
+def load_trained(path: Path) -> tuple[AttentionHashing, Config, dict[str, Any]]:
+    """As `load_checkpoint`; also where stage 1 was all, and the hash layer is as it was drawn.
+
+    Raises:
+        ValueError: not a checkpoint of ours, or one whose training has not ended.
+    """
+    state = _read(path)
+    config = _config(state, path)
     if state["epoch"] < config.branch_epochs + config.hash_epochs:
         raise ValueError(
             f"{path}: training stopped after epoch {state['epoch']} of "

@@ -87,6 +87,25 @@ def of_branch(rows: Iterable[Row], protocols: list[str], bits: int) -> Table:
     return Table(["loss", *protocols], table)
 
 
+def of_backbones(rows: dict[str, list[Row]], bits: int) -> Table:
+    """As `of_branch`, of several backbones, with the figures themselves.
+
+    Args:
+        rows: by backbone.
+        bits: length of the code.
+    """
+    table = []
+    for backbone, some in rows.items():
+        for protocol in dict.fromkeys(row["protocol"] for row in some):
+            groups = _groups(some, protocol)
+            for method in dict.fromkeys(name for name, form, _ in groups if form == "guided"):
+                plain, guided = (groups[method, form, bits] for form in ("global", "guided"))
+                figures = [plain.text(), guided.text(), _difference(guided, plain)]
+                table.append([backbone, protocol, method, *figures])
+    head = ["backbone", "protocol", "loss", "without the branch", "with it", "difference"]
+    return Table(head, table)
+
+
 def against_ours(rows: Iterable[Row], protocols: list[str]) -> Table:
     """Ours minus the best rival, by protocol and length."""
     rows = list(rows)

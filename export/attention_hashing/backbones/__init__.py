@@ -70,6 +70,11 @@ def backbone(name: str, pretrained: bool = True, stride: int | None = None) -> n
     return found
 
 
+def has_published_weights(name: str) -> bool:
+    """Whether `backbone` gives one that has learned already."""
+    return name != _SMALL
+
+
 def efficientnet_lite0() -> tuple[lite.EfficientNetLite, Tensor, Tensor]:
     """EfficientNet-Lite0 with its ImageNet classifier: weight (1000, 1280), bias (1000,)."""
     return lite.pretrained(0)
