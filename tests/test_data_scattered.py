@@ -182,36 +182,40 @@ def protocol(queries, training, database, count=60):
 def test_parts_share_neither_objects_nor_photographs():
     positions = (np.arange(0, 20), np.arange(20, 40), np.arange(40, 60))
     photos = [np.full((192, 192, 3), shade, np.uint8) for shade in range(10)]
-    made = scattered_parts.parts(protocol(*positions), photos, (30, 40, 50), seed=4)
-    assert list(map(len, made)) == [30, 40, 50]
-    shades = []
-    for scenes, some in zip(made, positions, strict=True):
+    made = scattered_parts.parts(protocol(*positions), photos, (30, 40, 50, 60), seed=5)
+    assert list(map(len, made)) == [30, 40, 50, 60]
+    shades, objects = [], []
+    for scenes, some in zip(made, (*positions, positions[2]), strict=True):
         assert scenes.classes == CLASSES
         shades.append(set())
+        objects.append(set())
         for number in range(len(scenes)):
             scene = scenes.scene(number)
             left, top, right, bottom = (128 * scene.boxes[-1]).astype(int)
             found = int(scene.image[(top + bottom) // 2, (left + right) // 2, 0]) - 100
             assert found in some
+            objects[-1].add(found)
             assert scene.classes[-1] == found % 4
             outside = scene.image[..., 2].max()
             shades[-1].add(int(outside))
-    assert list(map(len, shades)) == [2, 6, 2]
+    assert list(map(len, shades)) == [2, 6, 1, 1]
     assert set.union(*shades) == set(range(10))
-    textures = scattered_parts.parts(protocol(*positions), None, (30, 30, 30), seed=4)
+    assert not objects[2] & objects[3]
+    assert len(objects[3]) <= 4 < len(objects[2])
+    textures = scattered_parts.parts(protocol(*positions), None, (30, 30, 30, 30), seed=5)
     layouts = {scenes.scene(0).boxes.tobytes() for scenes in textures}
-    assert len(layouts) == 3
+    assert len(layouts) == 4
 
 
 def test_parts_that_cannot_be():
     shared = protocol(range(20), range(20, 40), range(20, 60))
     with pytest.raises(ValueError, match="the parts of cifar10 share pictures"):
-        scattered_parts.parts(shared, None, (1, 1, 1), 0)
+        scattered_parts.parts(shared, None, (1, 1, 1, 1), 0)
     apart = protocol(range(20), range(20, 40), range(40, 60))
-    with pytest.raises(ValueError, match="4 photographs, expected at least 5"):
-        scattered_parts.parts(apart, BLACK * 4, (1, 1, 1), 0)
+    with pytest.raises(ValueError, match="9 photographs, expected at least 10"):
+        scattered_parts.parts(apart, BLACK * 9, (1, 1, 1, 1), 0)
     with pytest.raises(ValueError, match=r"seed is 1073741824, expected 0\.\.1073741823"):
-        scattered_parts.parts(apart, None, (1, 1, 1), 2**30)
+        scattered_parts.parts(apart, None, (1, 1, 1, 1), 2**30)
 
 
 def test_objects_in_files(tmp_path):

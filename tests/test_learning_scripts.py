@@ -128,13 +128,13 @@ def test_compare_asks_for_every_set_before_it_reads_one(small, monkeypatch, tmp_
 def test_ablate(small, monkeypatch, tmp_path, capsys):
     photos = tmp_path / "photos"
     photos.mkdir()
-    for seed in range(6):
+    for seed in range(10):
         picture(seed, (160, 160)).save(photos / f"{seed}.png")
     arguments = [
         "--cifar10", tmp_path, "--photos", photos, "--out", tmp_path / "run", "--seeds", 0,
         "--bits", 8, "--stride", 32, "--frozen-blocks", 11, "--training", 48, "--queries", 12,
-        "--database", 40, "--backbone-epochs", 1, "--branch-epochs", 1, "--epochs", 1,
-        "--hidden", 4, "--results",
+        "--database", 40, "--validation", 20, "--backbone-epochs", 1,
+        "--branch-epochs", 1, "--epochs", 1, "--hidden", 4, "--results",
     ]  # fmt: skip
     assert call(monkeypatch, ablate, *arguments) == 0
     text = small.read_text()
@@ -145,11 +145,11 @@ def test_ablate(small, monkeypatch, tmp_path, capsys):
     assert small.read_text() == text
     capsys.readouterr()
     rows = (tmp_path / "run" / "rows.jsonl").read_bytes()
-    for changed in (["--bits", 16], ["--rate", 0.01], ["--database", 41], ["--hidden", 8]):
+    for changed in (["--bits", 16], ["--validation", 21], ["--database", 41], ["--hidden", 8]):
         assert call(monkeypatch, ablate, *arguments, *changed) == 2
         name = changed[0].strip("-")
         assert f"holds a run with {name} " in capsys.readouterr().err
-    picture(9, (160, 160)).save(photos / "9.png")
+    picture(10, (160, 160)).save(photos / "a.png")
     assert call(monkeypatch, ablate, *arguments) == 2
     assert "holds a run with scenes of " in capsys.readouterr().err
     assert (tmp_path / "run" / "rows.jsonl").read_bytes() == rows
@@ -168,7 +168,7 @@ def test_ablate(small, monkeypatch, tmp_path, capsys):
         (["--training", 1], "--training 1: expected at least 2"),
         (["--queries", 0], "--queries 0: expected at least 1"),
         (["--database", 0], "--database 0: expected at least 1"),
-        (["--rate", "nan"], "--rate nan: expected a number above 0"),
+        (["--validation", 1], "--validation 1: expected at least 2"),
     ],
 )
 def test_ablate_with_wrong_arguments(arguments, message, monkeypatch, tmp_path, capsys):

@@ -15,8 +15,8 @@ loss, and a hash layer over a global and a second feature; they differ in the se
                   at least the parameters of explicit
     global        no second feature
 
-Where the branch or a convolution learns along (joint, implicit, wide), features go into the hash
-layer as they are; elsewhere brought to mean 0 and variance 1 first, as heads.fit_layer does.
+Features come to the hash layer with mean 0 and variance 1, as in heads.fit_layer: over the training
+pictures, or, where the branch or a convolution learns along (joint, implicit, wide), over a batch.
 """
 
 from collections.abc import Callable
@@ -37,6 +37,7 @@ _CHUNK = 256
 _GUIDANCE_WEIGHT = 0.5  # as in training.py
 _SPREAD = 0.25  # of the Gaussian, as a share of the side
 _SIMAM_LAMBDA = 1e-4  # the paper's
+_VARIANCE_ADDED = 1e-6  # of features, before they are divided by their deviation
 
 
 class Data(NamedTuple):
@@ -148,13 +149,18 @@ class Wide(nn.Module):
         each = 9 * channels + 2 + bits  # what one channel of the convolution takes
         hidden = -(-(guided - channels * bits) // each)
         self.context = AttentionBranch(channels, 1, hidden).context
-        self.project = nn.Linear(channels + hidden, bits, bias=False)
+        self.project = _scaled(nn.Linear(channels + hidden, bits, bias=False))
         self.normalise = nn.BatchNorm1d(bits)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps (B, channels, h, w) to hash values (B, bits)."""
         both = torch.cat([maps.mean((2, 3)), self.context(maps).mean((2, 3))], 1)
         return self.normalise(self.project(both))
+
+
+def _scaled(layer: nn.Linear) -> nn.Sequential:
+    scale = nn.BatchNorm1d(layer.in_features, _VARIANCE_ADDED, affine=False)
+    return nn.Sequential(scale, layer)
 
 
 class _Learned(NamedTuple):
@@ -196,6 +202,7 @@ def _learned_together(
         branch.load_state_dict(taught.state_dict())
     if how.has_attention:
         network: nn.Module = AttentionHashing(_Kept(channels), branch, method.bits)
+        network.project = _scaled(network.project)
     else:
         network = Wide(branch, channels, method.bits)
 

@@ -16,35 +16,42 @@ from attention_hashing.protocols import Protocol
 from attention_hashing.scattered import OBJECT_SIDE, Scattered
 from bitgaze.images import upright
 
-# Photographs of queries, training and database.
-_PHOTO_SHARES = (0.2, 0.6, 0.2)
+# Photographs of queries, training, database and validation.
+_PHOTO_SHARES = (0.2, 0.6, 0.1, 0.1)
+# Of the database's objects, what validation has instead.
+_VALIDATION_SHARE = 0.2
 
 
 class ScatteredParts(NamedTuple):
-    """Scenes whose objects and backgrounds come from different pictures in each part."""
+    """Scenes whose objects and backgrounds come from different pictures in each part.
+
+    Validation is what settings are chosen on, so that queries and database stay unseen.
+    """
 
     queries: Scattered
     training: Scattered
     database: Scattered
+    validation: Scattered
 
 
 def parts(
     protocol: Protocol,
     photos: list[Path] | list[NDArray[np.uint8]] | None,
-    counts: tuple[int, int, int],
+    counts: tuple[int, int, int, int],
     seed: int,
 ) -> ScatteredParts:
     """Scenes to train on and to measure on.
 
     Args:
-        protocol: whose own parts the objects are drawn from.
-        photos: three fifths are backgrounds to train on, a fifth each those of queries and of the
-            database, as drawn by the seed; None for textures.
-        counts: of scenes: queries, training, database.
+        protocol: whose own parts the objects are drawn from; validation has a fifth of its
+            database's.
+        photos: three fifths are backgrounds to train on, a fifth those of queries, a tenth each
+            those of database and validation, as drawn by the seed; None for textures.
+        counts: of scenes: queries, training, database, validation.
         seed: of everything random, 0..2^30 - 1.
 
     Raises:
-        ValueError: parts that share objects, fewer than five photographs, or as `Scattered`.
+        ValueError: parts that share objects, fewer than ten photographs, or as `Scattered`.
         ImageError: a picture or a photograph cannot be read.
     """
     if not 0 <= seed < 2**30:
@@ -52,12 +59,15 @@ def parts(
     objects = (protocol.queries, protocol.training, protocol.database)
     if np.unique(np.concatenate(objects)).size < sum(map(len, objects)):
         raise ValueError(f"the parts of {protocol.name} share pictures, and so would the scenes")
-    backgrounds: list[list[Path] | list[NDArray[np.uint8]] | None] = [None] * 3
+    spread = np.random.default_rng((seed, 1)).permutation(protocol.database)
+    taken = round(_VALIDATION_SHARE * len(spread))
+    objects = (*objects[:2], spread[taken:], spread[:taken])
+    backgrounds: list[list[Path] | list[NDArray[np.uint8]] | None] = [None] * len(objects)
     if photos is not None:
-        if len(photos) < 5:
-            raise ValueError(f"{len(photos)} photographs, expected at least 5 to part")
+        if len(photos) < 10:
+            raise ValueError(f"{len(photos)} photographs, expected at least 10 to part")
         order = np.random.default_rng(seed).permutation(len(photos))
-        places = np.rint(np.cumsum(_PHOTO_SHARES[:2]) * len(photos)).astype(int)
+        places = np.rint(np.cumsum(_PHOTO_SHARES[:-1]) * len(photos)).astype(int)
         backgrounds = [[photos[i] for i in some] for some in np.split(order, places)]
     made = [
         Scattered(
@@ -66,7 +76,7 @@ def parts(
             data.classes,
             background,
             count,
-            3 * seed + number,
+            len(objects) * seed + number,
         )
         for number, (positions, background, count) in enumerate(
             zip(objects, backgrounds, counts, strict=True)
