@@ -8,8 +8,10 @@ import pytest
 import ablate
 import compare
 import evaluate
+import pseudo_label
 import to_onnx
 import train
+from attention_hashing import data as datasets
 from attention_hashing import protocols, results
 from attention_hashing.data import Labelled
 from conftest import picture
@@ -271,3 +273,66 @@ def test_the_branch_on_several_backbones(folders, monkeypatch, tmp_path, capsys)
 def test_mistakes_with_protocols(script, arguments, message, folders, monkeypatch, capsys):
     assert call(monkeypatch, script, folders, *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def taught(folders, monkeypatch, tmp_path, capsys):
+    """A checkpoint that learned from the training pictures of a protocol."""
+    run = tmp_path / "teacher"
+    arguments = [
+        folders, "--out", run, "--protocol", "cifar10", "--size", 32, "--branch-epochs", 1,
+        "--batch-size", 16, "--frozen-blocks", 15, "--hash-epochs", 0,
+    ]  # fmt: skip
+    assert call(monkeypatch, train, *arguments) == 0
+    capsys.readouterr()
+    return run / "checkpoint.pt"
+
+
+def test_label_by_a_network(folders, taught, monkeypatch, tmp_path, capsys):
+    out = tmp_path / "more"
+    arguments = [taught, folders, "--protocol", "cifar10", "--out", out]
+    assert call(monkeypatch, pseudo_label, *arguments, "--above", 0) == 0
+    assert "60 of 60 pictures got a label: " in capsys.readouterr().out
+    listed = datasets.read(out)
+    assert listed.classes == tuple("abcdefghij")
+    assert len(listed) == 120
+    pictures = protocols.pictures("cifar10", folders)
+    drawn = protocols.draw("cifar10", pictures, 0)
+    true = {pictures.pictures[at].resolve(): pictures.labels[at] for at in drawn.training}
+    given = dict(zip(listed.pictures, listed.labels, strict=True))
+    assert true.items() <= given.items()
+    assert set(given) - set(true) == {pictures.pictures[at].resolve() for at in drawn.database}
+    # What it is not sure of stays out, and what has a label keeps it.
+    assert call(monkeypatch, pseudo_label, *arguments, "--above", 1) == 0
+    assert "0 of 60 pictures got a label" in capsys.readouterr().out
+    assert len(datasets.read(out)) == 60
+    some = folders / "train"
+    assert call(monkeypatch, pseudo_label, taught, folders, some, "--out", out, "--above", 0) == 0
+    assert "100 of 100 pictures" in capsys.readouterr().out
+    assert len(datasets.read(out)) == 100
+
+
+def test_mistakes_with_labels(folders, taught, monkeypatch, tmp_path, capsys):
+    out = ["--out", tmp_path / "more"]
+    other = tmp_path / "other"
+    for name in ("x", "y"):
+        (other / name).mkdir(parents=True)
+        for number in range(2):
+            picture(number, (32, 32)).save(other / name / f"{number}.png")
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
+        ([taught, other, folders], "tells a, b, c, d, e, f, g, h, i, j apart, the labelled"),
+        ([taught, folders, tmp_path / "empty"], "empty: no pictures there"),
+        ([tmp_path / "none.pt", folders, folders], "none.pt"),
+    ):
+        assert call(monkeypatch, pseudo_label, *arguments, *out) == 2
+        assert message in capsys.readouterr().err
+    for arguments in (
+        [taught, folders],
+        [taught, folders, folders, "--protocol", "cifar10"],
+        [taught, folders, folders, "--above", 1.5],
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            call(monkeypatch, pseudo_label, *arguments, *out)
+    assert "--above 1.5: expected a probability" in capsys.readouterr().err
+    assert not (tmp_path / "more").exists()
