@@ -41,7 +41,7 @@ def test_a_box_is_where_its_object_is():
             left, top, right, bottom = (128 * box).astype(int)
             side = right - left
             assert side == bottom - top
-            assert round(0.25 * 128) <= side <= round(0.45 * 128)
+            assert round(0.3 * 128) <= side <= round(0.5 * 128)
             rows, columns = np.nonzero(seen)
             assert left <= columns.min() <= columns.max() < right
             assert top <= rows.min() <= rows.max() < bottom

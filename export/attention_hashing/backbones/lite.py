@@ -33,14 +33,13 @@ class _SamePad(nn.Module):
     """TensorFlow's "same" padding before a strided convolution, on an even input.
 
     The odd row and column go to the bottom right. Symmetric padding shifts every map and costs
-    accuracy with weights that were trained this way. With stride 1 in its place, every second
-    position is what the strided convolution gives.
+    accuracy with weights that were trained this way.
     """
 
-    def __init__(self, kernel: int, stride: int) -> None:
+    def __init__(self, kernel: int) -> None:
         super().__init__()
         before = (kernel - 2) // 2
-        self.padding = (before, kernel - stride - before) * 2
+        self.padding = (before, kernel - 2 - before) * 2
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.pad(x, self.padding)
@@ -71,7 +70,6 @@ class _Block(nn.Module):
         stride: of the depthwise convolution.
         expansion: depthwise channels for each input channel.
         dilation: of the depthwise convolution.
-        is_fine: stride is 1 in place of 2, and every second position is to agree.
     """
 
     def __init__(
@@ -82,7 +80,6 @@ class _Block(nn.Module):
         stride: int,
         expansion: int,
         dilation: int = 1,
-        is_fine: bool = False,
     ) -> None:
         super().__init__()
         width = inputs * expansion
@@ -91,8 +88,8 @@ class _Block(nn.Module):
         if self.expands:
             self._expand_conv = _conv(inputs, width, 1)
             self._bn0 = nn.BatchNorm2d(width, **_BATCH_NORM)
-        padded = stride == 2 or is_fine
-        self.pad = _SamePad(kernel, stride) if padded else nn.Identity()
+        padded = stride == 2
+        self.pad = _SamePad(kernel) if padded else nn.Identity()
         self._depthwise_conv = _conv(width, width, kernel, stride, width, dilation, padded)
         self._bn1 = nn.BatchNorm2d(width, **_BATCH_NORM)
         self._project_conv = _conv(width, outputs, 1)
@@ -116,8 +113,10 @@ class EfficientNetLite(nn.Module):
     Args:
         version: 0, 1 or 2; the larger, the wider and deeper.
         stride: 32 as published; 16 for a map twice as fine from the same weights: the last strided
-            convolution takes every position, those after it are dilated to see as far as before,
-            so that every second position of the map is what stride 32 gives.
+            convolution takes every position, those after it are dilated to see as far as before.
+            Positions 1, 3, 5, ... of the map are those of stride 32: "same" padding puts what a
+            strided convolution sees to the lower right of its cell, and so the finer map lies
+            where the picture does.
     """
 
     channels = 1280
@@ -128,7 +127,7 @@ class EfficientNetLite(nn.Module):
         super().__init__()
         width_factor, depth_factor = _SCALES[version]
         self.stride = stride
-        self.pad = _SamePad(3, 2)
+        self.pad = _SamePad(3)
         self._conv_stem = _conv(3, 32, 3, stride=2, padded=True)
         self._bn0 = nn.BatchNorm2d(32, **_BATCH_NORM)
         blocks, width = [], 32
@@ -148,7 +147,6 @@ class EfficientNetLite(nn.Module):
                         step if is_first and not is_fine else 1,
                         expansion,
                         dilation,
-                        is_fine and is_first,
                     )
                 )
                 width = outputs
