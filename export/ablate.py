@@ -4,10 +4,10 @@
 
 Scenes of one to three CIFAR-10 objects on photographs, none of which is in two parts. For each seed
 a backbone learns to classify the scenes by its global mean, without any attention, at its own
-stride; its maps at a finer one are kept, and every variant of ablations.py learns over the same
-ones, at the learning rate that was best for it with the first seed on validation scenes. Two scenes
-are alike if they share a class. Stopped, the same command goes on where it was. --results writes
-the tables into docs/results.md.
+stride; with --backbone-epochs 0 it stays as it was published. Its maps at a finer stride are kept,
+and every variant of ablations.py learns over the same ones, at the learning rate that was best for
+it with the first seed on validation scenes. Two scenes are alike if they share a class. Stopped,
+the same command goes on where it was. --results writes the tables into docs/results.md.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from attention_hashing import protocols
 from attention_hashing.ablations import VARIANTS, Data, attention_of, hash_values
-from attention_hashing.backbones import strides
+from attention_hashing.backbones import has_published_weights, strides
 from attention_hashing.bootstrap import paired_bootstrap
 from attention_hashing.config import Config, new_network
 from attention_hashing.data import DataError, pictures_below
@@ -42,14 +42,14 @@ from bitgaze import ImageError
 
 _DRAW = 0
 _BASELINE = "wide"
-_RATES = (3e-4, 1e-3, 3e-3)
+_RATES = (1e-4, 3e-4, 1e-3)
 _LEAST = {
     "seeds": 0,
     "training": 2,  # batch normalisation cannot train on one
     "queries": 1,
     "database": 1,
     "validation": 2,
-    "backbone_epochs": 1,
+    "backbone_epochs": 0,
     "branch_epochs": 1,
     "epochs": 1,
     "hidden": 1,  # without its convolution nothing of the branch is left for "untaught"
@@ -64,6 +64,8 @@ def main() -> int:
         photos = pictures_below(arguments.photos)
         if not photos:
             raise DataError(f"{arguments.photos}: no photographs there")
+        if not (arguments.backbone_epochs or has_published_weights(arguments.backbone)):
+            raise ValueError(f"{arguments.backbone} has no published weights; train it for a while")
         scenes = parts(
             protocols.draw("cifar10", data, _DRAW),
             photos,
@@ -100,7 +102,7 @@ def _arguments() -> argparse.Namespace:
     add("--queries", type=int, default=1000, help="scenes (%(default)s)")
     add("--database", type=int, default=10_000, help="scenes (%(default)s)")
     add("--validation", type=int, default=2000, help="scenes (%(default)s), to choose rates on")
-    add("--backbone-epochs", type=int, default=8, help="(%(default)s)")
+    add("--backbone-epochs", type=int, default=8, help="(%(default)s); 0: as it was published")
     add("--branch-epochs", type=int, default=5, help="(%(default)s)")
     add("--epochs", type=int, default=10, help="of each variant (%(default)s)")
     add("--hidden", type=int, default=64, help="channels of the branch (%(default)s)")
@@ -113,6 +115,11 @@ def _arguments() -> argparse.Namespace:
             if value < least:
                 option = name.replace("_", "-")
                 parser.error(f"--{option} {value}: expected at least {least}")
+    trained_only = ("frozen_blocks", "backbone_rate")
+    if not arguments.backbone_epochs and any(
+        getattr(arguments, name) != parser.get_default(name) for name in trained_only
+    ):
+        parser.error("--frozen-blocks and --backbone-rate: the backbone is not trained")
     for seed, count in Counter(arguments.seeds).items():
         if count > 1:
             parser.error(f"--seeds: {seed} is there twice")
@@ -137,7 +144,7 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
     config = Config(
         bits=8,  # of a hash layer that is not trained
         size=128,
-        branch_epochs=arguments.backbone_epochs,
+        branch_epochs=max(1, arguments.backbone_epochs),
         hash_epochs=0,
         hidden=0,
         seed=seed,
@@ -146,14 +153,16 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
         backbone_rate=arguments.backbone_rate,
         frozen_blocks=arguments.frozen_blocks,
     )
-    folder = arguments.out / f"backbone-{seed}"
+    is_trained = arguments.backbone_epochs > 0
+    folder = arguments.out / (f"backbone-{seed}" if is_trained else "backbone")
     folder.mkdir(exist_ok=True)
-    fine = replace(config, stride=arguments.stride)
-    coarse = train(scenes.training, config, folder, torch.device("cpu"))
     # At the finer stride the same weights give the same values, and others between them; to train
     # a Lite there takes twice as long.
-    network = new_network(fine, has.shape[1], pretrained=False)
-    network.load_state_dict(coarse.state_dict())
+    fine = replace(config, stride=arguments.stride)
+    network = new_network(fine, has.shape[1], pretrained=not is_trained).eval()
+    if is_trained:
+        coarse = train(scenes.training, config, folder, torch.device("cpu"))
+        network.load_state_dict(coarse.state_dict())
     counts = [len(part) for part in scenes]
     queries, training, database, validation = np.split(
         np.arange(sum(counts)), np.cumsum(counts)[:-1]
@@ -248,8 +257,9 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
         "other scenes. What the variants are: export/attention_hashing/ablations.py."
     )
     head = ["variant", "rate", "mAP", f"minus {_BASELINE}", "p", "minus explicit"]
-    title = "What the attention is worth on scattered scenes"
-    section(title, text, head, table, part="variants")
+    over = "a trained backbone" if arguments.backbone_epochs else "a backbone as it was published"
+    title = f"What the attention is worth on scattered scenes, over {over}"
+    section(title, text, head, table, part=f"variants over {over}")
     branches = [row for row in rows.of("branch") if row["seed"] in arguments.seeds]
     names = ("first_class_is_there", "pointing", "energy", "pointing_at_random")
     table = [[str(row["seed"]), *(f"{row[name]:.3f}" for name in names)] for row in branches]
@@ -259,7 +269,9 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
         "attention inside boxes."
     )
     head = ["seed", "first class is there", "pointing game", "energy inside", "pointing at random"]
-    section("Where the attention looks", text, head, table, part="branch")
+    section(
+        f"Where the attention looks, over {over}", text, head, table, part=f"branch over {over}"
+    )
 
 
 if __name__ == "__main__":

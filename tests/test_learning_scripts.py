@@ -157,6 +157,32 @@ def test_ablate(small, monkeypatch, tmp_path, capsys):
     assert (tmp_path / "run" / "rows.jsonl").read_bytes() == rows
 
 
+def test_ablate_over_a_published_backbone(small, monkeypatch, tmp_path, capsys):
+    """The maps are those of all seeds, and the tables have a place of their own."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for seed in range(10):
+        picture(seed, (160, 160)).save(photos / f"{seed}.png")
+    small.write_text("<!-- export/ablate.py variants over a trained backbone -->\n<!-- end -->\n")
+    arguments = [
+        "--cifar10", tmp_path, "--photos", photos, "--out", tmp_path / "run", "--seeds", 0, 1,
+        "--bits", 8, "--stride", 32, "--training", 24, "--queries", 6, "--database", 10,
+        "--validation", 6, "--backbone-epochs", 0, "--branch-epochs", 1, "--epochs", 1,
+        "--hidden", 4, "--results",
+    ]  # fmt: skip
+    assert call(monkeypatch, ablate, *arguments) == 0
+    text = small.read_text()
+    assert "variants over a trained backbone -->\n<!-- end -->" in text
+    assert "scattered scenes, over a backbone as it was published" in text
+    assert len(list((tmp_path / "run").rglob("*.npy"))) == 1
+    capsys.readouterr()
+    assert call(monkeypatch, ablate, *arguments, "--backbone", "resnet18-small") == 2
+    assert "resnet18-small has no published weights" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        call(monkeypatch, ablate, *arguments, "--frozen-blocks", 5)
+    assert "the backbone is not trained" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -166,7 +192,7 @@ def test_ablate(small, monkeypatch, tmp_path, capsys):
         (["--hidden", 0], "--hidden 0: expected at least 1"),
         (["--epochs", 0], "--epochs 0: expected at least 1"),
         (["--branch-epochs", 0], "--branch-epochs 0: expected at least 1"),
-        (["--backbone-epochs", 0], "--backbone-epochs 0: expected at least 1"),
+        (["--backbone-epochs", -1], "--backbone-epochs -1: expected at least 0"),
         (["--training", 1], "--training 1: expected at least 2"),
         (["--queries", 0], "--queries 0: expected at least 1"),
         (["--database", 0], "--database 0: expected at least 1"),
