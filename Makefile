@@ -26,8 +26,9 @@ test lint bench $(DEV)/installed: export PATH := $(abspath $(DEV))/bin:$(PATH)
 demo: $(DEMO)/installed
 	@$(DEMO)/bin/python examples/demo.py "$(PHOTOS)" "$(QUERY)"
 
+# A worker a core, each with one thread: torch would else start as many threads as there are cores in each.
 test: debian lint
-	$(DEV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n auto --dist loadfile
 
 lint: $(DEV)/installed
 	$(DEV)/bin/ruff check .
