@@ -1,9 +1,11 @@
-"""compare.py and ablate.py from end to end, on few and small pictures."""
+"""compare.py, ablate.py and pseudo_label.py from end to end, on few and small pictures."""
 
+import json
 import sys
 
 import numpy as np
 import pytest
+import torch
 
 import ablate
 import compare
@@ -11,8 +13,9 @@ import evaluate
 import pseudo_label
 import to_onnx
 import train
+from attention_hashing import ablations, protocols, results, scattered_parts
 from attention_hashing import data as datasets
-from attention_hashing import protocols, results
+from attention_hashing.checkpoint import load_trained
 from attention_hashing.data import Labelled
 from conftest import picture
 
@@ -127,6 +130,12 @@ def test_compare_asks_for_every_set_before_it_reads_one(small, monkeypatch, tmp_
     assert not list((tmp_path / "run").glob("*.npy"))
 
 
+def scenes(cifar, photos):
+    """Those of test_ablate."""
+    drawn = protocols.draw("cifar10", protocols.pictures("cifar10", cifar), 0)
+    return scattered_parts.parts(drawn, datasets.pictures_below(photos), (12, 48, 40, 20), 0)
+
+
 def test_ablate(small, monkeypatch, tmp_path, capsys):
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -134,7 +143,7 @@ def test_ablate(small, monkeypatch, tmp_path, capsys):
         picture(seed, (160, 160)).save(photos / f"{seed}.png")
     arguments = [
         "--cifar10", tmp_path, "--photos", photos, "--out", tmp_path / "run", "--seeds", 0,
-        "--bits", 8, "--stride", 32, "--frozen-blocks", 11, "--training", 48, "--queries", 12,
+        "--bits", 8, "--stride", 16, "--frozen-blocks", 11, "--training", 48, "--queries", 12,
         "--database", 40, "--validation", 20, "--backbone-epochs", 1,
         "--branch-epochs", 1, "--epochs", 1, "--hidden", 4, "--results",
     ]  # fmt: skip
@@ -143,14 +152,40 @@ def test_ablate(small, monkeypatch, tmp_path, capsys):
     assert "| explicit | " in text
     assert "| shuffled | " in text
     assert "pointing game" in text
+    file = tmp_path / "run" / "rows.jsonl"
+    rows = file.read_bytes()
+    chosen = [json.loads(line) for line in rows.splitlines() if b'"kind": "rate"' in line]
+    assert [row["variant"] for row in chosen] == list(ablations.VARIANTS)
+    for row in chosen:
+        assert len(row["validation"]) == len(ablate._RATES)
+        assert row["validation"][str(row["rate"])] == max(row["validation"].values())
+    # The rates that were chosen stay, also where a kill came before what they were chosen for.
+    file.write_bytes(rows[: rows.rindex(b'{"kind": "variant"')])
     assert call(monkeypatch, ablate, *arguments) == 0
+    assert file.read_bytes() == rows
     assert small.read_text() == text
+    # The maps that were kept are the trained backbone's.
+    trained, _, _ = load_trained(tmp_path / "run" / "backbone-0" / "checkpoint.pt")
+    maps = np.load(tmp_path / "run" / "backbone-0" / "maps.npy")
+    assert maps.shape == (12 + 48 + 40 + 20, 1280, 8, 8)
+    scene = scenes(tmp_path, photos).queries.scene(0)
+    with torch.inference_mode():
+        coarse = trained.features(torch.from_numpy(scene.image[None]))[0].numpy()
+    np.testing.assert_allclose(maps[0][:, 1::2, 1::2], coarse, atol=0.02)
     capsys.readouterr()
-    rows = (tmp_path / "run" / "rows.jsonl").read_bytes()
     for changed in (["--bits", 16], ["--validation", 21], ["--database", 41], ["--hidden", 8]):
         assert call(monkeypatch, ablate, *arguments, *changed) == 2
         name = changed[0].strip("-")
         assert f"holds a run with {name} " in capsys.readouterr().err
+    for mistake, message in (
+        (["--stride", 12], "stride is 12, expected 32 or 16"),
+        (["--backbone", "efficientnet-lte0"], "backbone is 'efficientnet-lte0', expected one of"),
+        (["--frozen-blocks", 99], "frozen_blocks is 99"),
+    ):
+        other = ["--out", tmp_path / "other"]
+        assert call(monkeypatch, ablate, *arguments, *other, *mistake) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "other").exists()
     picture(10, (160, 160)).save(photos / "a.png")
     assert call(monkeypatch, ablate, *arguments) == 2
     assert "holds a run with scenes of " in capsys.readouterr().err
@@ -176,7 +211,8 @@ def test_ablate_over_a_published_backbone(small, monkeypatch, tmp_path, capsys):
     assert "scattered scenes, over a backbone as it was published" in text
     assert len(list((tmp_path / "run").rglob("*.npy"))) == 1
     capsys.readouterr()
-    assert call(monkeypatch, ablate, *arguments, "--backbone", "resnet18-small") == 2
+    own = ["--backbone", "resnet18-small", "--stride", 8]
+    assert call(monkeypatch, ablate, *arguments, *own) == 2
     assert "resnet18-small has no published weights" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         call(monkeypatch, ablate, *arguments, "--frozen-blocks", 5)

@@ -16,7 +16,7 @@ loss, and a hash layer over a global and a second feature; they differ in the se
     global        no second feature
 
 Features come to the hash layer with mean 0 and variance 1, as in heads.fit_layer: over the training
-pictures, or, where the branch or a convolution learns along (joint, implicit, wide), over a batch.
+pictures, or, while the branch or a convolution learns along (joint, implicit, wide), over a batch.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import update_bn
 
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.heads import descend, fit_layer
@@ -134,6 +135,18 @@ class _Kept(nn.Module):
         self.channels = channels
 
 
+class _Attending(nn.Module):
+    """The network after its backbone, with scaled features: maps to hash values (B, bits)."""
+
+    def __init__(self, branch: AttentionBranch, channels: int, bits: int) -> None:
+        super().__init__()
+        self.network = AttentionHashing(_Kept(channels), branch, bits)
+        self.network.project = _scaled(self.network.project)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.network.hash(maps).hash
+
+
 class Wide(nn.Module):
     """Global feature, and the mean of a 3 x 3 convolution; then a hash layer.
 
@@ -200,33 +213,25 @@ def _learned_together(
     branch = AttentionBranch(channels, classes, taught.hidden)
     if how.starts_taught:
         branch.load_state_dict(taught.state_dict())
-    if how.has_attention:
-        network: nn.Module = AttentionHashing(_Kept(channels), branch, method.bits)
-        network.project = _scaled(network.project)
-    else:
-        network = Wide(branch, channels, method.bits)
+    network = (_Attending if how.has_attention else Wide)(branch, channels, method.bits)
 
     def loss(maps: Tensor, labels: Tensor, step: float) -> Tensor:
-        if not how.has_attention:
+        if not how.is_guided:
             return method(network(maps.float()), labels, step)
-        hashed = network.hash(maps.float())
-        found = method(hashed.hash, labels, step)
-        if how.is_guided:
-            even = labels / labels.sum(1, keepdim=True)
-            found = found + _GUIDANCE_WEIGHT * cross_entropy(hashed.logits, even)
-        return found
+        hashed = network.network.hash(maps.float())
+        guidance = cross_entropy(hashed.logits, labels / labels.sum(1, keepdim=True))
+        return method(hashed.hash, labels, step) + _GUIDANCE_WEIGHT * guidance
 
     maps = torch.from_numpy(np.ascontiguousarray(data.maps[data.training]))
     labels = torch.from_numpy(data.hot[data.training])
     network.train()
     descend([network, method], loss, (maps, labels), epochs, rate, method.seed)
+    # Over all training maps, as fit_layer has them: those of the last batches would scale up what
+    # is rarely active.
+    with torch.no_grad():
+        update_bn((part.float() for part in maps.split(_CHUNK)), network)
     network.eval()
-    run = (
-        (lambda part, _: network.hash(part).hash)
-        if how.has_attention
-        else (lambda p, _: network(p))
-    )
-    return _in_parts(run, data.maps)
+    return _in_parts(lambda part, _: network(part), data.maps)
 
 
 @torch.inference_mode()

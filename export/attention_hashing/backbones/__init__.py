@@ -71,7 +71,12 @@ def backbone(name: str, pretrained: bool = True, stride: int | None = None) -> n
 
 
 def has_published_weights(name: str) -> bool:
-    """Whether `backbone` gives one that has learned already."""
+    """Whether `backbone` gives one that has learned already.
+
+    Raises:
+        ValueError: there is no backbone of this name.
+    """
+    strides(name)
     return name != _SMALL
 
 
