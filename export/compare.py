@@ -1,4 +1,4 @@
-"""Compare hashing methods, on the protocols of the literature, over one frozen backbone.
+"""Compare hashing methods, on the protocols of the literature, over a frozen backbone.
 
     python export/compare.py --cifar10 DIR --fashion-mnist DIR --out runs/compare
     python export/compare.py --cifar10 DIR --protocols cifar10 --backbones NAME NAME
@@ -7,7 +7,11 @@ Methods are trained on the same features of the same pictures, each at the learn
 best on training pictures held out. Rivals take global features, as they were published; ours, and
 once more every rival, those that the guided branch attends to as well. Codes are searched by
 bitgaze.HammingIndex. Stopped, the same command goes on where it was. --results writes the tables
-into docs/results.md. Of several backbones there is one table: what the branch is worth on each.
+into docs/results.md.
+
+Of other or several backbones (--backbones) there is one table: what the branch is worth on each. A
+backbone that train.py trained knows the held-out pictures too, so that its learning rates are
+chosen on pictures that it has seen.
 """
 
 import argparse
@@ -15,7 +19,6 @@ import hashlib
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +28,7 @@ from attention_hashing import protocols
 from attention_hashing.backbones import NAMES, has_published_weights, strides
 from attention_hashing.checkpoint import load_trained
 from attention_hashing.config import Config, new_network
-from attention_hashing.data import DataError
+from attention_hashing.data import DataError, Labelled
 from attention_hashing.features import FeatureExtractor, kept_maps
 from attention_hashing.matrix import REFERENCES, TUNED_AT_BITS, Study, run
 from attention_hashing.methods import METHODS
@@ -33,6 +36,7 @@ from attention_hashing.network import AttentionHashing
 from attention_hashing.results import print_section, write_section
 from attention_hashing.rows import Row, check_arguments
 from attention_hashing.tables import against_ours, by_length, of_backbones, of_branch, of_codes
+from bitgaze import ImageError
 from bitgaze.images import Preprocess
 
 _DRAW = 0
@@ -43,6 +47,7 @@ _TOGETHER = (
     ("fashion-mnist", ("fashion-mnist",)),
 )
 _DETAILED_AT_BITS = 64
+_DEFAULT = [Config.backbone]
 _SEEDS = 2**32 - 1  # methods take the next one, too
 
 
@@ -51,19 +56,18 @@ def main() -> int:
     arguments = _arguments()
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        studies = dict(_of_backbone(name, arguments) for name in arguments.backbones)
+        studies = _studies(arguments)
         every = [study for some in studies.values() for study in some]
         rows = run(every, arguments.methods, arguments.bits, arguments.seeds, arguments.out)
-    except (DataError, ValueError, OSError) as error:
+    except (DataError, ImageError, ValueError, OSError) as error:
         print(f"compare.py: {error}", file=sys.stderr)
         return 2
-    if len(studies) == 1:
+    if arguments.backbones == _DEFAULT:
         _write(rows, arguments)
         return 0
-    of = {study.key: backbone for backbone, some in studies.items() for study in some}
-    _write_backbones(
-        {one: [row for row in rows if of[row["study"]] == one] for one in studies}, arguments
-    )
+    of = {study.key: title for title, some in studies.items() for study in some}
+    found = {one: [row for row in rows if of[row["study"]] == one] for one in studies}
+    _write_backbones(found, arguments)
     return 0
 
 
@@ -73,17 +77,17 @@ def _arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     names = [name for _, together in _TOGETHER for name in together]
-    every = [*METHODS, *REFERENCES]
+    every = [*METHODS, *REFERENCES]  # of other backbones, those that have a branch
     add("--cifar10", type=Path, metavar="DIR", help="CIFAR-10: class folders, or as published")
     add("--fashion-mnist", type=Path, metavar="DIR", help="its IDX files")
     add("--protocols", nargs="+", choices=names, default=names, metavar="NAME", help=str(names))
-    add("--methods", nargs="+", choices=every, default=every, metavar="NAME", help=str(every))
-    add("--bits", nargs="+", type=int, default=[16, 32, 64], help="(%(default)s)")
+    add("--methods", nargs="+", choices=every, metavar="NAME", help=str(every))
+    add("--bits", nargs="+", type=int, help="(16 32 64; of other backbones 64)")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of trainings (%(default)s)")
     add(
         "--backbones",
         nargs="+",
-        default=[Config.backbone],
+        default=_DEFAULT,
         metavar="NAME",
         help=f"pretrained: {', '.join(NAMES)}; or a checkpoint.pt of train.py, trained on the same "
         f"training pictures ({Config.backbone})",
@@ -92,6 +96,13 @@ def _arguments() -> argparse.Namespace:
     add("--out", type=Path, default=Path("runs/compare"), help="what is kept (%(default)s)")
     add("--results", action="store_true", help="write the tables into docs/results.md")
     arguments = parser.parse_args()
+    is_one_table = arguments.backbones != _DEFAULT
+    if arguments.methods is None:
+        arguments.methods = list(METHODS) if is_one_table else every
+    if arguments.bits is None:
+        arguments.bits = [_DETAILED_AT_BITS] if is_one_table else [16, 32, 64]
+    if is_one_table and (arguments.bits[1:] or set(arguments.methods) & set(REFERENCES)):
+        parser.error("--backbones: its table has one length, and no references")
     for length in arguments.bits:
         if length % 8 or not 8 <= length <= 1024:
             parser.error(f"--bits {length}: expected multiples of 8 in 8..1024")
@@ -121,6 +132,10 @@ def _frozen(name: str, size: int | None) -> _Frozen:
     path = Path(name)
     if path.suffix == ".pt":
         network, config, state = load_trained(path)
+        if config.branch:
+            raise ValueError(
+                f"{path}: what the stored branch it began with was trained on is unknown"
+            )
         config = config if size is None else replace(config, size=size)
         title = f"{config.backbone}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
         trained_on: str | None = state["digest"]
@@ -135,12 +150,8 @@ def _frozen(name: str, size: int | None) -> _Frozen:
     return _Frozen(network, config.preprocess, title, trained_on)
 
 
-def _of_backbone(name: str, arguments: argparse.Namespace) -> tuple[str, list[Study]]:
-    backbone = _frozen(name, arguments.size)
-    return backbone.title, list(_studies(backbone, arguments))
-
-
-def _studies(backbone: _Frozen, arguments: argparse.Namespace) -> Iterator[Study]:
+def _studies(arguments: argparse.Namespace) -> dict[str, list[Study]]:
+    """By title of the backbone. All that can be wrong is found before the first map is made."""
     chosen = [
         (source, together[0], [name for name in together if name in arguments.protocols])
         for source, together in _TOGETHER
@@ -150,27 +161,54 @@ def _studies(backbone: _Frozen, arguments: argparse.Namespace) -> Iterator[Study
     for source, _, wanted in chosen:
         if folders[source] is None:
             raise ValueError(f"{wanted[0]} needs --{source} DIR; or leave it out of --protocols")
+    backbones = [_frozen(name, arguments.size) for name in arguments.backbones]
+    titles = [one.title for one in backbones]
+    if len(set(titles)) < len(titles):
+        raise ValueError(f"backbones {', '.join(titles)}: one is there twice")
+    read = {}
     for source, first, wanted in chosen:
         data = protocols.pictures(wanted[0], folders[source])
         check_arguments(arguments.out, {f"pictures of {source}": data.digest()})
-        drawn = [protocols.draw(one, data, _DRAW) for one in wanted]
-        training = data.subset(drawn[0].training).with_present_classes()
-        if backbone.trained_on not in (None, training.digest()):
-            raise ValueError(
-                f"{backbone.title} was trained on other pictures than those of {wanted[0]}; train "
-                f"it with train.py --protocol {wanted[0]}"
-            )
-        path = arguments.out / f"{source}-{backbone.title}-{data.digest()[:8]}.npy"
-        extract = FeatureExtractor(backbone.network, backbone.preprocess, whole_map=True)
-        maps = kept_maps(extract, data.pictures, len(data), path)
-        yield Study(
-            f"{first}-{backbone.title}",
-            maps,
-            data.labels,
-            drawn[0].training,
-            drawn[0].queries,
-            {one.name: one.database for one in drawn},
+        read[first] = data, [protocols.draw(one, data, _DRAW) for one in wanted]
+        for backbone in backbones:
+            _check_training(backbone, *read[first])
+    return {
+        backbone.title: [
+            _study(backbone, source, first, *read[first], arguments.out)
+            for source, first, _ in chosen
+        ]
+        for backbone in backbones
+    }
+
+
+def _check_training(backbone: _Frozen, data: Labelled, drawn: list[protocols.Protocol]) -> None:
+    """Raises a ValueError if a checkpoint may have seen queries or database."""
+    training = data.subset(drawn[0].training).with_present_classes()
+    if backbone.trained_on not in (None, training.digest()):
+        raise ValueError(
+            f"{backbone.title} was trained on other pictures than those of {drawn[0].name}; train "
+            f"it with train.py --protocol {drawn[0].name}"
         )
+
+
+def _study(
+    backbone: _Frozen,
+    source: str,
+    first: str,
+    data: Labelled,
+    drawn: list[protocols.Protocol],
+    out: Path,
+) -> Study:
+    path = out / f"{source}-{backbone.title}-{data.digest()[:8]}.npy"
+    extract = FeatureExtractor(backbone.network, backbone.preprocess, whole_map=True)
+    return Study(
+        f"{first}-{backbone.title}",
+        kept_maps(extract, data.pictures, len(data), path),
+        data.labels,
+        drawn[0].training,
+        drawn[0].queries,
+        {one.name: one.database for one in drawn},
+    )
 
 
 def _write(rows: list[Row], arguments: argparse.Namespace) -> None:
@@ -221,12 +259,13 @@ def _write(rows: list[Row], arguments: argparse.Namespace) -> None:
 
 
 def _write_backbones(rows: dict[str, list[Row]], arguments: argparse.Namespace) -> None:
-    bits = _DETAILED_AT_BITS if _DETAILED_AT_BITS in arguments.bits else max(arguments.bits)
+    bits = arguments.bits[0]
     text = (
         f"Tie-aware mAP at {bits} bits over frozen maps of each backbone, mean and standard "
         f"deviation over seeds {', '.join(map(str, arguments.seeds))}, each at its own best "
         "learning rate; the difference with the interval that holds 95 % of its means over "
-        "resampled queries, bold where that is without 0."
+        "resampled queries, bold where that is without 0. A backbone with a number was trained "
+        "here, on the same training pictures, the held-out ones among them."
     )
     section = partial(write_section if arguments.results else print_section, "compare.py")
     table = of_backbones(rows, bits)

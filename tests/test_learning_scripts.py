@@ -297,8 +297,9 @@ def test_the_branch_on_several_backbones(folders, monkeypatch, tmp_path, capsys)
     run, other = tmp_path / "run", tmp_path / "other"
     assert call(monkeypatch, train, *small, "--out", run, "--protocol", "cifar10") == 0
     assert call(monkeypatch, train, *small, "--out", other) == 0
-    sets = ["--cifar10", folders, "--protocols", "cifar10", "--methods", "ours", "lsh"]
-    sets += ["--bits", 8, "--seeds", 0, "--out", tmp_path / "kept", "--results", "--backbones"]
+    kept = tmp_path / "kept"
+    sets = ["--cifar10", folders, "--protocols", "cifar10", "--methods", "ours", "--bits", 8]
+    sets += ["--seeds", 0, "--out", kept, "--results", "--backbones"]
     two = ["efficientnet-lite0", run / "checkpoint.pt"]
     assert call(monkeypatch, compare, *sets, *two, "--size", 32) == 0
     text = document.read_text()
@@ -312,15 +313,29 @@ def test_the_branch_on_several_backbones(folders, monkeypatch, tmp_path, capsys)
         plain, guided, difference = (float(cell.split()[0].strip(" *")) for cell in row[3:])
         assert difference == pytest.approx(guided - plain, abs=0.0016)
     capsys.readouterr()
-    assert call(monkeypatch, compare, *sets, other / "checkpoint.pt") == 2
-    assert "was trained on other pictures than those of cifar10" in capsys.readouterr().err
+    branched = tmp_path / "branched"
+    again = [*small[:-2], "--branch", other / "branch.pt", "--hash-epochs", 1, "--branch-epochs", 0]
+    assert call(monkeypatch, train, *again, "--protocol", "cifar10", "--out", branched) == 0
+    # All that is wrong is found before the maps of the first one are made.
+    (kept / next(kept.glob("cifar10-efficientnet-lite0-32-*.npy")).name).unlink()
+    sets += ["efficientnet-lite0"]
     for name, message in (
+        (other / "checkpoint.pt", "was trained on other pictures than those of cifar10"),
+        (branched / "checkpoint.pt", "what the stored branch it began with was trained on"),
         ("resnet18-small", "resnet18-small has no published weights; give a checkpoint.pt"),
         ("resnet", "backbone is 'resnet', expected one of efficientnet-lite0"),
         (tmp_path / "none.pt", "none.pt"),
     ):
-        assert call(monkeypatch, compare, *sets, name) == 2
+        assert call(monkeypatch, compare, *sets, name, "--size", 32) == 2
         assert message in capsys.readouterr().err
+    unseen = ["--protocols", "cifar10", "cifar10-unseen", "--size", 32]
+    assert call(monkeypatch, compare, *sets, run / "checkpoint.pt", *unseen) == 2
+    assert "other pictures than those of cifar10-unseen" in capsys.readouterr().err
+    assert not list(kept.glob("cifar10-efficientnet-lite0-32-*.npy"))
+    for mistake in (["--methods", "ours", "lsh"], ["--bits", 8, 16]):
+        with pytest.raises(SystemExit, match="2"):
+            call(monkeypatch, compare, *sets, run / "checkpoint.pt", *mistake)
+        assert "its table has one length, and no references" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
