@@ -127,7 +127,10 @@ def _arguments() -> argparse.Namespace:
     if not arguments.backbone_epochs and any(
         getattr(arguments, name) != parser.get_default(name) for name in trained_only
     ):
-        parser.error("--frozen-blocks and --backbone-rate: the backbone is not trained")
+        parser.error(
+            "--frozen-blocks and --backbone-rate are for a backbone that is trained; leave them "
+            "out, or give --backbone-epochs above 0"
+        )
     for seed, count in Counter(arguments.seeds).items():
         if count > 1:
             parser.error(f"--seeds: {seed} is there twice")

@@ -13,6 +13,7 @@ import argparse
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +25,13 @@ from attention_hashing import protocols
 from attention_hashing.checkpoint import load_trained
 from attention_hashing.features import FeatureExtractor
 from attention_hashing.lists import CLASSES, TRAIN
+from attention_hashing.network import AttentionHashing
 from bitgaze import ImageError
+from bitgaze.images import Preprocess
 
 _BATCH = 64
+# The others have a database of classes that the network does not know.
+_PROTOCOLS = [name for name in protocols.PROTOCOLS if not name.endswith("-unseen")]
 
 
 def main() -> int:
@@ -34,7 +39,13 @@ def main() -> int:
     arguments = _arguments()
     try:
         labelled, unlabelled = _pictures(arguments)
-        found = _probabilities(arguments.checkpoint, labelled.classes, unlabelled)
+        network, config, state = load_trained(arguments.checkpoint)
+        _check_teacher(arguments, state, labelled)
+        everything = datasets.Labelled(
+            unlabelled, np.zeros(len(unlabelled), np.int64), labelled.classes
+        )
+        datasets.check_readable(everything, config.preprocess)
+        found = _probabilities(network, config.preprocess, unlabelled)
         sure = found.max(1) >= arguments.above
         arguments.out.mkdir(parents=True, exist_ok=True)
         _write(arguments.out, labelled, unlabelled, found.argmax(1), sure)
@@ -56,7 +67,7 @@ def _arguments() -> argparse.Namespace:
     add("checkpoint", type=Path, help="of a run of train.py")
     add("labelled", type=Path, help="a folder of pictures that train.py takes")
     add("unlabelled", type=Path, nargs="?", help="a folder of pictures; or see --protocol")
-    add("--protocol", metavar="NAME", help=f"one of {', '.join(protocols.PROTOCOLS)}")
+    add("--protocol", choices=_PROTOCOLS, metavar="NAME", help=f"one of {', '.join(_PROTOCOLS)}")
     add("--above", type=float, default=0.9, help="least probability of a label (%(default)s)")
     add("--out", type=Path, required=True, help="folder of the list")
     arguments = parser.parse_args()
@@ -64,38 +75,58 @@ def _arguments() -> argparse.Namespace:
         parser.error("expected either a folder of unlabelled pictures or --protocol")
     if not 0 <= arguments.above <= 1:
         parser.error(f"--above {arguments.above}: expected a probability")
+    if arguments.out.resolve() == arguments.labelled.resolve():
+        parser.error(f"--out {arguments.out}: expected another folder than that of your labels")
     return arguments
 
 
 def _pictures(arguments: argparse.Namespace) -> tuple[datasets.Labelled, list[Path]]:
+    """The labelled ones, and the others without them."""
     if arguments.protocol:
         data = protocols.pictures(arguments.protocol, arguments.labelled)
         drawn = protocols.draw(arguments.protocol, data, seed=0)
         labelled = data.subset(drawn.training).with_present_classes()
-        unlabelled = data.subset(drawn.database).pictures
+        pictures = data.subset(drawn.database).pictures
+        place = arguments.labelled
     else:
         labelled = datasets.read(arguments.labelled)
-        unlabelled = datasets.pictures_below(arguments.unlabelled)
-    if not isinstance(labelled.pictures, list) or not isinstance(unlabelled, list):
+        pictures = datasets.pictures_below(arguments.unlabelled)
+        place = arguments.unlabelled
+    if not isinstance(labelled.pictures, list) or not isinstance(pictures, list):
         raise ValueError(f"{arguments.labelled}: a list names files; unpack it into class folders")
+    if labelled.labels.ndim == 2:
+        raise ValueError(
+            f"{arguments.labelled}: pictures with several labels; this gives a picture one"
+        )
+    known = {path.resolve() for path in labelled.pictures}
+    unlabelled = [path for path in pictures if path.resolve() not in known]
     if not unlabelled:
-        raise ValueError(f"{arguments.unlabelled}: no pictures there")
+        raise ValueError(f"{place}: no pictures there, or none but labelled ones")
     return labelled, unlabelled
 
 
+def _check_teacher(
+    arguments: argparse.Namespace, state: dict[str, Any], labelled: datasets.Labelled
+) -> None:
+    """Raises a ValueError if it knows other classes, or may have seen a protocol's database."""
+    if tuple(state["classes"]) != labelled.classes:
+        raise ValueError(
+            f"{arguments.checkpoint} tells {', '.join(state['classes'])} apart, the labelled "
+            f"pictures are of {', '.join(labelled.classes)}"
+        )
+    if arguments.protocol and state["digest"] != labelled.digest():
+        raise ValueError(
+            f"{arguments.checkpoint} was trained on other pictures than those of "
+            f"{arguments.protocol}; train it with train.py --protocol {arguments.protocol}"
+        )
+
+
 def _probabilities(
-    checkpoint: Path, classes: tuple[str, ...], pictures: list[Path]
+    network: AttentionHashing, preprocess: Preprocess, pictures: list[Path]
 ) -> NDArray[np.float32]:
     """What the classifier makes of each: (n, classes)."""
-    network, config, state = load_trained(checkpoint)
-    if tuple(state["classes"]) != classes:
-        raise ValueError(
-            f"{checkpoint} tells {', '.join(state['classes'])} apart, the labelled pictures are of "
-            f"{', '.join(classes)}"
-        )
-    extract = FeatureExtractor(network, config.preprocess, whole_map=True)
+    extract = FeatureExtractor(network, preprocess, whole_map=True)
     bar = tqdm(pictures, "labelling", unit="img", mininterval=1)
-
     maps = extract.each(bar, lambda path: path)
     found = []
     with torch.inference_mode():
@@ -112,12 +143,11 @@ def _write(
     labels: NDArray[np.intp],
     sure: NDArray[np.bool_],
 ) -> None:
-    """One list, of absolute paths; who is labelled already is not labelled anew."""
+    """One list, of absolute paths."""
     found = np.eye(len(labelled.classes), dtype=int)[labels]
     pairs = [(unlabelled[at], found[at]) for at in np.flatnonzero(sure)]
     pairs += zip(labelled.pictures, labelled.hot().astype(int), strict=True)
-    rows = {path.resolve(): row for path, row in pairs}
-    lines = [f"{path} {' '.join(map(str, row))}\n" for path, row in rows.items()]
+    lines = [f"{path.resolve()} {' '.join(map(str, row))}\n" for path, row in pairs]
     draft = out / f"{TRAIN}.part"
     draft.write_text("".join(lines), encoding="utf-8")
     (out / CLASSES).write_text("".join(f"{name}\n" for name in labelled.classes), encoding="utf-8")

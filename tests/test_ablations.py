@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from attention_hashing import ablations, heads
+from attention_hashing.attention import AttentionBranch
 from attention_hashing.methods import METHODS
 from attention_hashing.pointing import covered, energy_inside, pointing_game
 
@@ -42,6 +43,26 @@ def test_every_variant_learns(variant, data, branch):
         assert torch.equal(value, before[name]), name
     again = ablations.hash_values(variant, data, branch, method, epochs=15, rate=1e-2)
     np.testing.assert_array_equal(values, again)
+
+
+@pytest.mark.parametrize("variant", ["explicit", "implicit"])
+def test_the_scale_of_a_channel_is_taken_out(variant, data):
+    """A branch without a convolution that does not see the channel: only features change."""
+    torch.manual_seed(0)
+    blind = AttentionBranch(CHANNELS, CLASSES, 0).eval()
+    blind.classify.weight.data[:, -1] = 0
+    larger = data.maps.astype(np.float32)
+    larger[:, -1] *= 1000
+    values = [
+        ablations.hash_values(
+            variant, data._replace(maps=maps), blind, METHODS["ours"](CLASSES, 16, 0), 1, 1e-9
+        )
+        for maps in (data.maps.astype(np.float32), larger)
+    ]
+    if variant == "explicit":  # its branch is the one given
+        np.testing.assert_allclose(values[1], values[0], atol=0.05)
+    else:  # its branch is drawn anew and sees the channel; yet that is not all that values tell
+        assert np.corrcoef(values[0].ravel(), values[1].ravel())[0, 1] > 0.7
 
 
 @pytest.mark.parametrize("variant", ["joint", "implicit"])

@@ -216,7 +216,7 @@ def test_ablate_over_a_published_backbone(small, monkeypatch, tmp_path, capsys):
     assert "resnet18-small has no published weights" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         call(monkeypatch, ablate, *arguments, "--frozen-blocks", 5)
-    assert "the backbone is not trained" in capsys.readouterr().err
+    assert "are for a backbone that is trained" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -383,10 +383,20 @@ def test_label_by_a_network(folders, taught, monkeypatch, tmp_path, capsys):
     assert call(monkeypatch, pseudo_label, *arguments, "--above", 1) == 0
     assert "0 of 60 pictures got a label" in capsys.readouterr().out
     assert len(datasets.read(out)) == 60
+    # Of a folder, those that the labelled ones are among.
+    few = tmp_path / "few"
+    for name in "abcdefghij":
+        (few / name).mkdir(parents=True)
+        for number in range(2):
+            (few / name / f"{number}.png").symlink_to(folders / "train" / name / f"{number:04}.png")
     some = folders / "train"
-    assert call(monkeypatch, pseudo_label, taught, folders, some, "--out", out, "--above", 0) == 0
-    assert "100 of 100 pictures" in capsys.readouterr().out
-    assert len(datasets.read(out)) == 100
+    assert call(monkeypatch, pseudo_label, taught, few, some, "--out", out, "--above", 0) == 0
+    assert "80 of 80 pictures" in capsys.readouterr().out
+    listed = datasets.read(out)
+    assert len(listed) == 100
+    given = dict(zip(listed.pictures, listed.labels, strict=True))
+    for path in few.rglob("*.png"):
+        assert listed.classes[given[path.resolve()]] == path.parent.name
 
 
 def test_mistakes_with_labels(folders, taught, monkeypatch, tmp_path, capsys):
@@ -397,7 +407,29 @@ def test_mistakes_with_labels(folders, taught, monkeypatch, tmp_path, capsys):
         for number in range(2):
             picture(number, (32, 32)).save(other / name / f"{number}.png")
     (tmp_path / "empty").mkdir()
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    picture(0, (32, 32)).save(broken / "whole.png")
+    (broken / "cut.png").write_bytes((broken / "whole.png").read_bytes()[:60])
+    several = tmp_path / "several"
+    several.mkdir()
+    for name in "pq":
+        picture(0, (32, 32)).save(several / f"{name}.png")
+    (several / "train.txt").write_text("p.png 1 1\nq.png 1 1\n")
+    all_of_it = tmp_path / "all"
+    arguments = [
+        folders, "--out", all_of_it, "--size", 32, "--branch-epochs", 1, "--batch-size", 16,
+        "--frozen-blocks", 15, "--hash-epochs", 0,
+    ]  # fmt: skip
+    assert call(monkeypatch, train, *arguments) == 0
     for arguments, message in (
+        ([taught, folders, broken], "cut.png"),
+        ([taught, several, folders], "pictures with several labels; this gives a picture one"),
+        ([taught, folders, folders / "train"], "train: no pictures there, or none but labelled"),
+        (
+            [all_of_it / "checkpoint.pt", folders, "--protocol", "cifar10"],
+            "was trained on other pictures than those of cifar10; train it with train.py",
+        ),
         ([taught, other, folders], "tells a, b, c, d, e, f, g, h, i, j apart, the labelled"),
         ([taught, folders, tmp_path / "empty"], "empty: no pictures there"),
         ([tmp_path / "none.pt", folders, folders], "none.pt"),
@@ -407,6 +439,8 @@ def test_mistakes_with_labels(folders, taught, monkeypatch, tmp_path, capsys):
     for arguments in (
         [taught, folders],
         [taught, folders, folders, "--protocol", "cifar10"],
+        [taught, folders, "--protocol", "cifar10-unseen"],
+        [taught, tmp_path / "more", folders],
         [taught, folders, folders, "--above", 1.5],
     ):
         with pytest.raises(SystemExit, match="2"):

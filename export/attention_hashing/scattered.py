@@ -28,7 +28,8 @@ SIDE = 128
 OBJECT_SIDE = 32
 MOST_OBJECTS = 3
 # Of an object in a scene, as a share of the scene's. Fixed by how often Lite0, trained for 8 epochs
-# to classify scenes without attention, names a class that is there: 0.79.
+# to classify scenes without attention, its first five blocks frozen, has a class that is there as
+# its likeliest: in .785 of 1,000.
 SIDES = (0.3, 0.5)
 # Two boxes share at most this part of the smaller.
 MOST_OVERLAP = 0.25
