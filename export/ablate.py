@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from attention_hashing import protocols
-from attention_hashing.ablations import VARIANTS, Data, attention_of, hash_values
+from attention_hashing.ablations import VARIANTS, Data, attention_of, learner
 from attention_hashing.backbones import has_published_weights, strides
 from attention_hashing.bootstrap import paired_bootstrap
 from attention_hashing.config import Config, new_network
@@ -203,11 +203,11 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
         rows.add([{"kind": "branch", "seed": seed, **found}])
     known_rates = {row["variant"]: row["rate"] for row in rows.of("rate")}
     for variant in missing:
+        learn = learner(variant, data, branch, seed)
         tried = {}
         for rate in [known_rates[variant]] if variant in known_rates else _RATES:
             method = METHODS["ours"](has.shape[1], arguments.bits, seed)
-            values = hash_values(variant, data, branch, method, arguments.epochs, rate)
-            codes = np.packbits(values > 0, axis=1)
+            codes = np.packbits(learn(method, arguments.epochs, rate) > 0, axis=1)
             tried[rate] = float(_scores(codes, has, validation, None).mean()), codes
         best = max(tried, key=lambda rate: tried[rate][0])
         if variant not in known_rates:

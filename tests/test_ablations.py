@@ -33,7 +33,7 @@ def branch(data):
 def test_every_variant_learns(variant, data, branch):
     method = METHODS["ours"](CLASSES, 16, 0)
     before = {name: value.clone() for name, value in branch.state_dict().items()}
-    values = ablations.hash_values(variant, data, branch, method, epochs=15, rate=1e-2)
+    values = ablations.learner(variant, data, branch, 0)(method, epochs=15, rate=1e-2)
     assert values.shape == (COUNT, 16)
     signs = np.where(values[80:] > 0, 1, -1)
     likeness = signs @ signs.T / 16
@@ -41,7 +41,7 @@ def test_every_variant_learns(variant, data, branch):
     assert likeness[alike].mean() > likeness[~alike].mean() + 0.1
     for name, value in branch.state_dict().items():
         assert torch.equal(value, before[name]), name
-    again = ablations.hash_values(variant, data, branch, method, epochs=15, rate=1e-2)
+    again = ablations.learner(variant, data, branch, 0)(method, epochs=15, rate=1e-2)
     np.testing.assert_array_equal(values, again)
 
 
@@ -54,8 +54,8 @@ def test_the_scale_of_a_channel_is_taken_out(variant, data):
     larger = data.maps.astype(np.float32)
     larger[:, -1] *= 1000
     values = [
-        ablations.hash_values(
-            variant, data._replace(maps=maps), blind, METHODS["ours"](CLASSES, 16, 0), 1, 1e-9
+        ablations.learner(variant, data._replace(maps=maps), blind, 0)(
+            METHODS["ours"](CLASSES, 16, 0), 1, 1e-9
         )
         for maps in (data.maps.astype(np.float32), larger)
     ]
@@ -69,7 +69,7 @@ def test_the_scale_of_a_channel_is_taken_out(variant, data):
 def test_a_branch_without_a_convolution_is_learned_with_as_well(variant, data):
     bare = heads.fit_branch(data.maps[:80], data.hot[:80], epochs=1, seed=0, hidden=0)
     method = METHODS["ours"](CLASSES, 16, 0)
-    values = ablations.hash_values(variant, data, bare, method, epochs=1, rate=1e-2)
+    values = ablations.learner(variant, data, bare, 0)(method, epochs=1, rate=1e-2)
     assert values.shape == (COUNT, 16)
 
 

@@ -38,9 +38,14 @@ def fast_precision(device: torch.device, backbone: str) -> str:
     """
     if device.type == "cuda":
         return "bfloat16"
-    can = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
-    is_fast = device.type == "cpu" and (can.get("avx512_bf16") or can.get("amx_bf16"))
+    is_fast = device.type == "cpu" and multiplies_bfloat16()
     return "bfloat16" if is_fast and backbone == "resnet18-small" else "float32"
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor does itself."""
+    can = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
+    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
 def train(
