@@ -166,7 +166,8 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
     """Rows of one seed that are not there yet."""
     known = {row["variant"] for row in rows.of("variant") if row["seed"] == seed}
     missing = [name for name in VARIANTS if name not in known]
-    if not missing:
+    has_branch = any(row["seed"] == seed for row in rows.of("branch"))
+    if has_branch and not missing:
         return
     has = np.concatenate([part.labels for part in scenes])
     is_trained = arguments.backbone_epochs > 0
@@ -191,7 +192,7 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
     branch = fit_branch(
         maps[training], data.hot[training], arguments.branch_epochs, seed, arguments.hidden
     )
-    if not any(row["seed"] == seed for row in rows.of("branch")):
+    if not has_branch:
         attention = attention_of(maps[queries], branch)
         boxes = [scenes.queries.scene(n).boxes for n in range(counts[0])]
         first = describe(maps[queries], branch).logits.argmax(1)
@@ -242,8 +243,11 @@ def _scores(
 
 
 def _enlarged(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """To the side of the scenes, as the pointing game was published: (n, SIDE, SIDE)."""
-    found = interpolate(torch.from_numpy(maps)[:, None], (SIDE, SIDE), mode="bilinear")
+    """To the side of the scenes, as the pointing game was published: (n, SIDE, SIDE).
+
+    By cubic interpolation. The peak of a linear one is always in the middle of a cell.
+    """
+    found = interpolate(torch.from_numpy(maps)[:, None], (SIDE, SIDE), mode="bicubic")
     larger: NDArray[np.float32] = found[:, 0].numpy()
     return larger
 
