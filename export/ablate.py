@@ -276,6 +276,7 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
         table.append([name, *cells])
     section = partial(write_section if arguments.results else print_section, "ablate.py")
     seeds = f"seeds {', '.join(map(str, arguments.seeds))}"
+    tuned_with = sorted({row["seed"] for row in rows.of("rate")})
     text = (
         f"Tie-aware mAP, {arguments.bits} bits, {arguments.queries} queries, {arguments.database} "
         f"scenes; mean and standard deviation over {seeds}; differences of means over these, with "
@@ -283,7 +284,7 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
         "they are; scenes share objects and photographs, so that it is too narrow rather than too "
         "wide. Each learns at the rate, of "
         f"{', '.join(f'{rate:g}' for rate in _RATES)}, that was best on {arguments.validation} "
-        f"other scenes with seed {next(rows.of('rate'))['seed']}. What the variants are: "
+        f"other scenes with seed {', '.join(map(str, tuned_with))}. What the variants are: "
         "export/attention_hashing/ablations.py."
     )
     head = ["variant", "rate", "mAP", f"minus {_BASELINE}", "minus explicit"]
