@@ -170,6 +170,7 @@ def trained(checkpoint: Path, name: str | None) -> tuple[AttentionHashing, Contr
             "pictures": state["pictures"],
             "config": state["config"],
             "versions": state["versions"],
+            **({"layer": state["layer"]} if "layer" in state else {}),
         },
     )
 

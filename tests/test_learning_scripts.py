@@ -1,4 +1,4 @@
-"""compare.py, ablate.py and pseudo_label.py from end to end, on few and small pictures."""
+"""The scripts that compare, ablate, label and refit, from end to end, on few small pictures."""
 
 import json
 import sys
@@ -11,12 +11,14 @@ import ablate
 import compare
 import evaluate
 import pseudo_label
+import refit
 import to_onnx
 import train
 from attention_hashing import ablations, protocols, results, scattered_parts
 from attention_hashing import data as datasets
 from attention_hashing.checkpoint import load_trained
 from attention_hashing.data import Labelled
+from bitgaze.images import Preprocess, load
 from conftest import picture
 
 
@@ -447,3 +449,77 @@ def test_mistakes_with_labels(folders, taught, monkeypatch, tmp_path, capsys):
             call(monkeypatch, pseudo_label, *arguments, *out)
     assert "--above 1.5: expected a probability" in capsys.readouterr().err
     assert not (tmp_path / "more").exists()
+
+
+@pytest.fixture
+def whole(folders, monkeypatch, tmp_path, capsys):
+    """As `taught`, with a hash layer."""
+    run = tmp_path / "whole"
+    arguments = [
+        folders, "--out", run, "--protocol", "cifar10", "--size", 32, "--branch-epochs", 1,
+        "--batch-size", 16, "--frozen-blocks", 15, "--hash-epochs", 1, "--bits", 16,
+    ]  # fmt: skip
+    assert call(monkeypatch, train, *arguments) == 0
+    capsys.readouterr()
+    return run / "checkpoint.pt"
+
+
+def test_another_hash_layer(folders, whole, monkeypatch, tmp_path, capsys):
+    out = tmp_path / "short"
+    arguments = [whole, folders, "--protocol", "cifar10", "--out", out, "--method", "hashnet"]
+    assert call(monkeypatch, refit, *arguments, "--bits", 24, "--rate", 1e-2) == 0
+    assert "60 pictures have " in capsys.readouterr().out
+    before, after = (load_trained(path)[0] for path in (whole, out / "checkpoint.pt"))
+    assert after.bits == 24
+    for part in ("backbone", "branch"):
+        weights = getattr(before, part).state_dict()
+        for name, value in getattr(after, part).state_dict().items():
+            assert torch.equal(value, weights[name]), name
+    # Codes of a class are nearer to each other than to others: the layer did learn.
+    pictures = protocols.pictures("cifar10", folders)
+    chosen = protocols.draw("cifar10", pictures, 0).training
+    images = [load(pictures.pictures[at], Preprocess(32)) for at in chosen]
+    with torch.inference_mode():
+        values = after(torch.from_numpy(np.stack(images))).hash.numpy()
+    signs = np.where(values > 0, 1, -1)
+    alike = pictures.labels[chosen][:, None] == pictures.labels[chosen]
+    likeness = signs @ signs.T / 24
+    assert likeness[alike].mean() > likeness[~alike].mean() + 0.1
+    contract = to_onnx.trained(out / "checkpoint.pt", None)[1]
+    assert contract.bits == 24
+    assert contract.training["layer"]["method"] == "hashnet"
+    # As before, where nothing is asked for.
+    assert call(monkeypatch, refit, whole, folders / "train", "--out", tmp_path / "same") == 0
+    assert load_trained(tmp_path / "same" / "checkpoint.pt")[0].bits == 16
+    # A run cannot go on from it.
+    again = [folders, "--out", out, "--protocol", "cifar10", "--size", 32, "--bits", 24]
+    assert call(monkeypatch, train, *again) == 2
+    assert "has a hash layer of refit.py" in capsys.readouterr().err
+
+
+def test_mistakes_with_another_hash_layer(folders, taught, whole, monkeypatch, tmp_path, capsys):
+    other = tmp_path / "other"
+    for name in ("x", "y"):
+        (other / name).mkdir(parents=True)
+        for number in range(2):
+            picture(number, (32, 32)).save(other / name / f"{number}.png")
+    out = ["--out", tmp_path / "new"]
+    for arguments, message in (
+        ([taught, folders / "train"], "only the branch was trained"),
+        ([whole, other], "tells a, b, c, d, e, f, g, h, i, j apart, the pictures are of x, y"),
+        ([whole, folders / "train", "--bits", 12], "bits is 12, expected a multiple of 8"),
+        ([whole, folders / "train", "--method", "csp"], "--method csp: expected one of ours"),
+        ([whole, folders / "train", "--seed", -1], "--seed -1: expected 0.."),
+        ([tmp_path / "none.pt", folders], "none.pt"),
+    ):
+        assert call(monkeypatch, refit, *arguments, *out) == 2
+        assert message in capsys.readouterr().err
+    for arguments, message in (
+        (["--epochs", 0, *out], "--epochs 0: expected at least 1"),
+        (["--rate", 0, *out], "--rate 0.0: expected a number above 0"),
+        (["--out", whole.parent], "expected another folder than the checkpoint's"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            call(monkeypatch, refit, whole, folders, *arguments)
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -128,6 +128,36 @@ def save(
     draft.replace(run / CHECKPOINT)  # a kill leaves the old one or the new one, whole
 
 
+def save_refitted(
+    network: AttentionHashing,
+    config: Config,
+    state: dict[str, Any],
+    how: dict[str, Any],
+    run: Path,
+) -> None:
+    """Put a trained network with another hash layer in a folder.
+
+    Args:
+        network: with the new layer.
+        config: as it was trained, but for the bits.
+        state: the checkpoint that the network comes from.
+        how: the layer learned, to be kept beside the configuration.
+        run: the folder, an existing one.
+    """
+    new = {
+        "config": dataclasses.asdict(config),
+        "network": network.state_dict(),
+        "optimiser": {},
+        "scheduler": {},
+        "method": {},
+        "layer": how,
+        "versions": _versions(),
+    }
+    draft = run / (CHECKPOINT + ".part")
+    torch.save(state | new, draft)
+    draft.replace(run / CHECKPOINT)
+
+
 def resume(
     network: AttentionHashing,
     method: Method,
@@ -149,6 +179,8 @@ def resume(
     if not path.exists():
         return 0, {}
     state = _read(path)
+    if "layer" in state:
+        raise ValueError(f"{path} has a hash layer of refit.py; give another --out")
     mine = (dataclasses.asdict(config), list(data.classes), len(data))
     if (state["config"], state["classes"], state["pictures"]) != mine:
         raise ValueError(

@@ -5,7 +5,9 @@ Knows how features become hash values and a packed code. Does not know how it is
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attention_hashing.attention import AttentionBranch
@@ -56,6 +58,21 @@ class AttentionHashing(nn.Module):
         x = image.permute(0, 3, 1, 2).float()
         x = (x - self.backbone.mean) * (1 / self.backbone.std)
         return self.backbone(x)
+
+    def put(self, weight: NDArray[np.float32], threshold: NDArray[np.float32]) -> None:
+        """Another hash layer: a bit is set where `pooled @ weight - threshold` is above 0.
+
+        Args:
+            weight: (2 * channels, bits), of any number of bits.
+            threshold: (bits,).
+        """
+        channels, bits = weight.shape
+        self.project = nn.Linear(channels, bits, bias=False)
+        self.normalise = nn.BatchNorm1d(bits).eval()
+        with torch.no_grad():
+            self.project.weight.copy_(torch.from_numpy(weight.T))
+            self.normalise.bias.copy_(torch.from_numpy(-threshold))
+            self.normalise.running_var.fill_(1 - self.normalise.eps)
 
     def hash(self, features: Tensor) -> Hashed:
         """The part after the backbone."""

@@ -1,0 +1,108 @@
+"""Give a trained network another hash layer: of another length, or by another method.
+
+    python export/refit.py runs/mine/checkpoint.pt labelled --bits 32 --out runs/short
+    python export/to_onnx.py runs/short/checkpoint.pt --out short.onnx
+
+Backbone and branch stay as they are, so that it takes minutes where training takes hours. After
+many epochs, or with labels that a network gave, a hash layer that learned along has settled on few
+codes, and whatever shares one is a tie; one that learns anew has more of them.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from attention_hashing import data as datasets
+from attention_hashing import protocols
+from attention_hashing.checkpoint import CHECKPOINT, load_checkpoint, save_refitted
+from attention_hashing.features import FeatureExtractor
+from attention_hashing.heads import fit_layer
+from attention_hashing.methods import METHODS
+
+
+def main() -> int:
+    """Parse, look at every labelled picture, learn the layer, write a checkpoint."""
+    arguments = _arguments()
+    try:
+        network, config, state = load_checkpoint(arguments.checkpoint)
+        new = config if arguments.bits is None else replace(config, bits=arguments.bits)
+        name = arguments.method or config.method
+        seed = config.seed if arguments.seed is None else arguments.seed
+        if name not in METHODS:
+            raise ValueError(f"--method {name}: expected one of {', '.join(METHODS)}")
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"--seed {seed}: expected 0..{2**32 - 1}")
+        labelled = _labelled(arguments, state)
+        datasets.check_readable(labelled, new.preprocess)
+        bar = tqdm(range(len(labelled)), "looking", unit="img", mininterval=1)
+        extract = FeatureExtractor(network, new.preprocess)
+        features = extract(bar, lambda at: labelled.pictures[at])
+        method = METHODS[name](len(labelled.classes), new.bits, seed)
+        layer = fit_layer(features, labelled.hot(), method, arguments.epochs, arguments.rate)
+        network.put(layer.weight, layer.threshold)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        how = {
+            "method": name,
+            "epochs": arguments.epochs,
+            "learning_rate": arguments.rate,
+            "seed": seed,
+            "pictures": len(labelled),
+            "digest": labelled.digest(),
+        }
+        save_refitted(network, new, state, how, arguments.out)
+    except (datasets.DataError, ValueError, OSError) as error:
+        print(f"refit.py: {error}", file=sys.stderr)
+        return 2
+    codes = np.unique(np.packbits(layer.values(features) > 0, axis=1), axis=0)
+    print(f"{len(labelled)} pictures have {len(codes)} different codes of {new.bits} bits")
+    print(f"next: python export/to_onnx.py {arguments.out / CHECKPOINT}")
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="of a run of train.py")
+    add("labelled", type=Path, help="a folder of pictures that train.py takes, of the same classes")
+    add("--protocol", metavar="NAME", help="its training pictures, as in train.py")
+    add("--bits", type=int, help="code length, 8..1024 (as before)")
+    add("--method", help=f"{', '.join(METHODS)} (as before)")
+    add("--epochs", type=int, default=10, help="(%(default)s)")
+    add("--rate", type=float, default=1e-4, help="of learning, at the start (%(default)s)")
+    add("--seed", type=int, help="(as before)")
+    add("--out", type=Path, required=True, help="folder of the new checkpoint")
+    arguments = parser.parse_args()
+    if arguments.epochs < 1:
+        parser.error(f"--epochs {arguments.epochs}: expected at least 1")
+    if not 0 < arguments.rate < float("inf"):
+        parser.error(f"--rate {arguments.rate}: expected a number above 0")
+    if arguments.out.resolve() == arguments.checkpoint.resolve().parent:
+        parser.error(f"--out {arguments.out}: expected another folder than the checkpoint's")
+    return arguments
+
+
+def _labelled(arguments: argparse.Namespace, state: dict[str, Any]) -> datasets.Labelled:
+    """Raises a ValueError if they are of other classes than the network's."""
+    if arguments.protocol:
+        data = protocols.pictures(arguments.protocol, arguments.labelled)
+        drawn = protocols.draw(arguments.protocol, data, seed=0)
+        labelled = data.subset(drawn.training).with_present_classes()
+    else:
+        labelled = datasets.read(arguments.labelled)
+    if labelled.classes != tuple(state["classes"]):
+        raise ValueError(
+            f"{arguments.checkpoint} tells {', '.join(state['classes'])} apart, the pictures are "
+            f"of {', '.join(labelled.classes)}"
+        )
+    return labelled
+
+
+if __name__ == "__main__":
+    sys.exit(main())
