@@ -16,7 +16,6 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from attention_hashing.heads import describe, fit_branch
 from attention_hashing.levels import levels
 from attention_hashing.methods import METHODS
 from attention_hashing.metrics import average_precision
-from attention_hashing.pointing import energy_inside, pointing_game
+from attention_hashing.pointing import covered, energy_inside, pointing_game
 from attention_hashing.results import print_section, write_section
 from attention_hashing.rows import Row, Rows, check_arguments
 from attention_hashing.scattered import SIDE
@@ -201,7 +200,9 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
             "pointing": pointing_game(_enlarged(attention), boxes),
             "pointing_by_cell": pointing_game(attention, boxes),
             "energy": energy_inside(attention, boxes),
-            "pointing_at_random": _at_random(attention.shape, boxes, seed),
+            "pointing_at_random": float(
+                np.mean([covered(one, attention.shape[1:]).mean() for one in boxes])
+            ),
         }
         rows.add([{"kind": "branch", "seed": seed, **found}])
     known_rates = {row["variant"]: row["rate"] for row in rows.of("rate")}
@@ -252,12 +253,6 @@ def _enlarged(maps: NDArray[np.float32]) -> NDArray[np.float32]:
     return larger
 
 
-def _at_random(shape: tuple[int, ...], boxes: list[Any], seed: int) -> float:
-    """The pointing game of noise."""
-    noise = np.random.default_rng(seed).random(shape, dtype=np.float32)
-    return pointing_game(_enlarged(noise), boxes)
-
-
 def _write(rows: Rows, arguments: argparse.Namespace) -> None:
     kept: dict[str, list[Row]] = {name: [] for name in VARIANTS}
     for row in rows.of("variant"):
@@ -275,7 +270,7 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
             cells.append("" if name == other else text)
         table.append([name, *cells])
     section = partial(write_section if arguments.results else print_section, "ablate.py")
-    seeds = f"seeds {', '.join(map(str, arguments.seeds))}"
+    seeds = f"seed {', '.join(map(str, arguments.seeds))}"
     tuned_with = sorted({row["seed"] for row in rows.of("rate")})
     text = (
         f"Tie-aware mAP, {arguments.bits} bits, {arguments.queries} queries, {arguments.database} "
@@ -303,14 +298,14 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
     text = (
         "Shares of the queries: the branch's likeliest class is in the scene; the peak of the "
         "attention, enlarged to the scene, lies in a box (the pointing game, without its tolerance "
-        "of 15 pixels); so does that of noise; so does the middle of the attention's highest cell. "
-        "Energy: the mean share of the attention inside boxes."
+        "of 15 pixels); so does a random point; so does the middle of the attention's highest "
+        "cell. Energy: the mean share of the attention inside boxes."
     )
     head = [
         "seed",
         "first class is there",
         "pointing game",
-        "of noise",
+        "of a random point",
         "by highest cell",
         "energy inside",
     ]
