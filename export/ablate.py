@@ -270,11 +270,14 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
             cells.append("" if name == other else text)
         table.append([name, *cells])
     section = partial(write_section if arguments.results else print_section, "ablate.py")
-    seeds = f"seed {', '.join(map(str, arguments.seeds))}"
+    seeds = ", ".join(map(str, arguments.seeds))
+    over = f"seed {seeds} alone"
+    if arguments.seeds[1:]:
+        over = f"mean and standard deviation over seeds {seeds}"
     tuned_with = sorted({row["seed"] for row in rows.of("rate")})
     text = (
         f"Tie-aware mAP, {arguments.bits} bits, {arguments.queries} queries, {arguments.database} "
-        f"scenes; mean and standard deviation over {seeds}; differences of means over these, with "
+        f"scenes; {over}; differences of means over these, with "
         "the interval that holds 95 % of means over resampled queries, the trainings taken as "
         "they are; scenes share objects and photographs, so that it is too narrow rather than too "
         "wide. Each learns at the rate, of "
@@ -283,9 +286,9 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
         "export/attention_hashing/ablations.py."
     )
     head = ["variant", "rate", "mAP", f"minus {_BASELINE}", "minus explicit"]
-    over = "a trained backbone" if arguments.backbone_epochs else "a backbone as it was published"
-    title = f"What the attention is worth on scattered scenes, over {over}"
-    section(title, text, head, table, part=f"variants over {over}")
+    kind = "a trained backbone" if arguments.backbone_epochs else "a backbone as it was published"
+    title = f"What the attention is worth on scattered scenes, over {kind}"
+    section(title, text, head, table, part=f"variants over {kind}")
     branches = [row for row in rows.of("branch") if row["seed"] in arguments.seeds]
     names = (
         "first_class_is_there",
@@ -310,7 +313,7 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
         "energy inside",
     ]
     section(
-        f"Where the attention looks, over {over}", text, head, table, part=f"branch over {over}"
+        f"Where the attention looks, over {kind}", text, head, table, part=f"branch over {kind}"
     )
 
 

@@ -31,8 +31,9 @@ def main() -> int:
     try:
         network, config, state = load_checkpoint(arguments.checkpoint)
         new = config if arguments.bits is None else replace(config, bits=arguments.bits)
-        name = arguments.method or config.method
-        seed = config.seed if arguments.seed is None else arguments.seed
+        before = state.get("layer", {"method": config.method, "seed": config.seed})
+        name = arguments.method or before["method"]
+        seed = before["seed"] if arguments.seed is None else arguments.seed
         if name not in METHODS:
             raise ValueError(f"--method {name}: expected one of {', '.join(METHODS)}")
         if not 0 <= seed < 2**32:
@@ -43,13 +44,15 @@ def main() -> int:
         extract = FeatureExtractor(network, new.preprocess)
         features = extract(bar, lambda at: labelled.pictures[at])
         method = METHODS[name](len(labelled.classes), new.bits, seed)
-        layer = fit_layer(features, labelled.hot(), method, arguments.epochs, arguments.rate)
-        network.put(layer.weight, layer.threshold)
+        layer = fit_layer(
+            features, labelled.hot(), method, arguments.epochs, arguments.learning_rate
+        )
+        network.replace_hash_layer(layer.weight, layer.threshold)
         arguments.out.mkdir(parents=True, exist_ok=True)
         how = {
             "method": name,
             "epochs": arguments.epochs,
-            "learning_rate": arguments.rate,
+            "learning_rate": arguments.learning_rate,
             "seed": seed,
             "pictures": len(labelled),
             "digest": labelled.digest(),
@@ -75,14 +78,14 @@ def _arguments() -> argparse.Namespace:
     add("--bits", type=int, help="code length, 8..1024 (as before)")
     add("--method", help=f"{', '.join(METHODS)} (as before)")
     add("--epochs", type=int, default=10, help="(%(default)s)")
-    add("--rate", type=float, default=1e-4, help="of learning, at the start (%(default)s)")
+    add("--learning-rate", type=float, default=1e-4, help="at the start (%(default)s)")
     add("--seed", type=int, help="(as before)")
     add("--out", type=Path, required=True, help="folder of the new checkpoint")
     arguments = parser.parse_args()
     if arguments.epochs < 1:
         parser.error(f"--epochs {arguments.epochs}: expected at least 1")
-    if not 0 < arguments.rate < float("inf"):
-        parser.error(f"--rate {arguments.rate}: expected a number above 0")
+    if not 0 < arguments.learning_rate < float("inf"):
+        parser.error(f"--learning-rate {arguments.learning_rate}: expected a number above 0")
     if arguments.out.resolve() == arguments.checkpoint.resolve().parent:
         parser.error(f"--out {arguments.out}: expected another folder than the checkpoint's")
     return arguments
@@ -91,9 +94,7 @@ def _arguments() -> argparse.Namespace:
 def _labelled(arguments: argparse.Namespace, state: dict[str, Any]) -> datasets.Labelled:
     """Raises a ValueError if they are of other classes than the network's."""
     if arguments.protocol:
-        data = protocols.pictures(arguments.protocol, arguments.labelled)
-        drawn = protocols.draw(arguments.protocol, data, seed=0)
-        labelled = data.subset(drawn.training).with_present_classes()
+        labelled = protocols.training_pictures(arguments.protocol, arguments.labelled)
     else:
         labelled = datasets.read(arguments.labelled)
     if labelled.classes != tuple(state["classes"]):

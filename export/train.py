@@ -71,9 +71,7 @@ def _pictures(arguments: argparse.Namespace) -> datasets.Labelled:
     """All in the folder, or those of them that a protocol trains on."""
     if not arguments.protocol:
         return datasets.read(arguments.folder)
-    data = protocols.pictures(arguments.protocol, arguments.folder)
-    drawn = protocols.draw(arguments.protocol, data, seed=0)
-    return data.subset(drawn.training).with_present_classes()
+    return protocols.training_pictures(arguments.protocol, arguments.folder)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -354,17 +354,21 @@ def test_mistakes_with_protocols(script, arguments, message, folders, monkeypatc
     assert message in capsys.readouterr().err
 
 
-@pytest.fixture
-def taught(folders, monkeypatch, tmp_path, capsys):
-    """A checkpoint that learned from the training pictures of a protocol."""
-    run = tmp_path / "teacher"
+def train_on_protocol(folders, monkeypatch, run, *more):
     arguments = [
         folders, "--out", run, "--protocol", "cifar10", "--size", 32, "--branch-epochs", 1,
-        "--batch-size", 16, "--frozen-blocks", 15, "--hash-epochs", 0,
+        "--batch-size", 16, "--frozen-blocks", 15, *more,
     ]  # fmt: skip
     assert call(monkeypatch, train, *arguments) == 0
-    capsys.readouterr()
     return run / "checkpoint.pt"
+
+
+@pytest.fixture
+def taught(folders, monkeypatch, tmp_path, capsys):
+    """A checkpoint that learned to classify the training pictures of a protocol."""
+    path = train_on_protocol(folders, monkeypatch, tmp_path / "teacher", "--hash-epochs", 0)
+    capsys.readouterr()
+    return path
 
 
 def test_label_by_a_network(folders, taught, monkeypatch, tmp_path, capsys):
@@ -454,20 +458,16 @@ def test_mistakes_with_labels(folders, taught, monkeypatch, tmp_path, capsys):
 @pytest.fixture
 def whole(folders, monkeypatch, tmp_path, capsys):
     """As `taught`, with a hash layer."""
-    run = tmp_path / "whole"
-    arguments = [
-        folders, "--out", run, "--protocol", "cifar10", "--size", 32, "--branch-epochs", 1,
-        "--batch-size", 16, "--frozen-blocks", 15, "--hash-epochs", 1, "--bits", 16,
-    ]  # fmt: skip
-    assert call(monkeypatch, train, *arguments) == 0
+    more = ["--hash-epochs", 1, "--bits", 16]
+    path = train_on_protocol(folders, monkeypatch, tmp_path / "whole", *more)
     capsys.readouterr()
-    return run / "checkpoint.pt"
+    return path
 
 
 def test_another_hash_layer(folders, whole, monkeypatch, tmp_path, capsys):
     out = tmp_path / "short"
     arguments = [whole, folders, "--protocol", "cifar10", "--out", out, "--method", "hashnet"]
-    assert call(monkeypatch, refit, *arguments, "--bits", 24, "--rate", 1e-2) == 0
+    assert call(monkeypatch, refit, *arguments, "--bits", 24, "--learning-rate", 1e-2) == 0
     assert "60 pictures have " in capsys.readouterr().out
     before, after = (load_trained(path)[0] for path in (whole, out / "checkpoint.pt"))
     assert after.bits == 24
@@ -488,9 +488,12 @@ def test_another_hash_layer(folders, whole, monkeypatch, tmp_path, capsys):
     contract = to_onnx.trained(out / "checkpoint.pt", None)[1]
     assert contract.bits == 24
     assert contract.training["layer"]["method"] == "hashnet"
-    # As before, where nothing is asked for.
-    assert call(monkeypatch, refit, whole, folders / "train", "--out", tmp_path / "same") == 0
-    assert load_trained(tmp_path / "same" / "checkpoint.pt")[0].bits == 16
+    # As before, where nothing is asked for; the layer before, not the training.
+    for source, bits, method in ((whole, 16, "ours"), (out / "checkpoint.pt", 24, "hashnet")):
+        same = tmp_path / f"same-{bits}"
+        assert call(monkeypatch, refit, source, folders / "train", "--out", same) == 0
+        contract = to_onnx.trained(same / "checkpoint.pt", None)[1]
+        assert (contract.bits, contract.training["layer"]["method"]) == (bits, method)
     # A run cannot go on from it.
     again = [folders, "--out", out, "--protocol", "cifar10", "--size", 32, "--bits", 24]
     assert call(monkeypatch, train, *again) == 2
@@ -516,7 +519,7 @@ def test_mistakes_with_another_hash_layer(folders, taught, whole, monkeypatch, t
         assert message in capsys.readouterr().err
     for arguments, message in (
         (["--epochs", 0, *out], "--epochs 0: expected at least 1"),
-        (["--rate", 0, *out], "--rate 0.0: expected a number above 0"),
+        (["--learning-rate", 0, *out], "--learning-rate 0.0: expected a number above 0"),
         (["--out", whole.parent], "expected another folder than the checkpoint's"),
     ):
         with pytest.raises(SystemExit, match="2"):

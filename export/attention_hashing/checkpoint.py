@@ -123,9 +123,7 @@ def save(
         "method": method.state_dict(),
         "versions": _versions(),
     }
-    draft = run / (CHECKPOINT + ".part")
-    torch.save(state, draft)
-    draft.replace(run / CHECKPOINT)  # a kill leaves the old one or the new one, whole
+    _write(state, run)
 
 
 def save_refitted(
@@ -153,9 +151,7 @@ def save_refitted(
         "layer": how,
         "versions": _versions(),
     }
-    draft = run / (CHECKPOINT + ".part")
-    torch.save(state | new, draft)
-    draft.replace(run / CHECKPOINT)
+    _write(state | new, run)
 
 
 def resume(
@@ -197,6 +193,12 @@ def resume(
     network.to(device)
     method.load_state_dict(state["method"])
     return int(state["epoch"]), state
+
+
+def _write(state: dict[str, Any], run: Path) -> None:
+    draft = run / (CHECKPOINT + ".part")
+    torch.save(state, draft)
+    draft.replace(run / CHECKPOINT)  # a kill leaves the old one or the new one, whole
 
 
 def _versions() -> dict[str, str | None]:

@@ -59,8 +59,10 @@ class AttentionHashing(nn.Module):
         x = (x - self.backbone.mean) * (1 / self.backbone.std)
         return self.backbone(x)
 
-    def put(self, weight: NDArray[np.float32], threshold: NDArray[np.float32]) -> None:
-        """Another hash layer: a bit is set where `pooled @ weight - threshold` is above 0.
+    def replace_hash_layer(
+        self, weight: NDArray[np.float32], threshold: NDArray[np.float32]
+    ) -> None:
+        """Put in another hash layer: a bit is set where `pooled @ weight - threshold` is above 0.
 
         Args:
             weight: (2 * channels, bits), of any number of bits.

@@ -104,6 +104,21 @@ def pictures(name: str, folder: Path) -> Labelled:
     return data
 
 
+def training_pictures(name: str, folder: Path) -> Labelled:
+    """Those that a protocol trains on, in the draw of seed 0.
+
+    Args:
+        name: one of PROTOCOLS.
+        folder: as `pictures` takes it.
+
+    Raises:
+        DataError: as `pictures` and `draw`.
+        ValueError: no such protocol.
+    """
+    data = pictures(name, folder)
+    return data.subset(draw(name, data, seed=0).training).with_present_classes()
+
+
 def draw(name: str, data: Labelled, seed: int) -> Protocol:
     """The split that a protocol makes of pictures.
 

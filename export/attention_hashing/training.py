@@ -43,7 +43,7 @@ def fast_precision(device: torch.device, backbone: str) -> str:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether the processor does itself."""
+    """Whether the processor has instructions for it; in others it is slower than float32."""
     can = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
     return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
