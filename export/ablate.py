@@ -187,22 +187,21 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
     pictures = (part.scene(n).image for part in scenes for n in range(len(part)))
     extract = FeatureExtractor(network, fine.preprocess, whole_map=True)
     maps = kept_maps(extract, pictures, sum(counts), folder / "maps.npy")
-    data = Data(maps, has.astype(np.float32), training)
+    boxes = [one for part in scenes for one in part.boxes]
+    inside = np.stack([covered(one, maps.shape[2:]) for one in boxes]).astype(np.float32)
+    data = Data(maps, has.astype(np.float32), training, inside)
     branch = fit_branch(
         maps[training], data.hot[training], arguments.branch_epochs, seed, arguments.hidden
     )
     if not has_branch:
         attention = attention_of(maps[queries], branch)
-        boxes = [scenes.queries.scene(n).boxes for n in range(counts[0])]
         first = describe(maps[queries], branch).logits.argmax(1)
         found = {
             "first_class_is_there": float(has[queries, first].mean()),
-            "pointing": pointing_game(_enlarged(attention), boxes),
-            "pointing_by_cell": pointing_game(attention, boxes),
-            "energy": energy_inside(attention, boxes),
-            "pointing_at_random": float(
-                np.mean([covered(one, attention.shape[1:]).mean() for one in boxes])
-            ),
+            "pointing": pointing_game(_enlarged(attention), boxes[: counts[0]]),
+            "pointing_by_cell": pointing_game(attention, boxes[: counts[0]]),
+            "energy": energy_inside(attention, boxes[: counts[0]]),
+            "pointing_at_random": float(inside[queries].mean()),
         }
         rows.add([{"kind": "branch", "seed": seed, **found}])
     known_rates = {row["variant"]: row["rate"] for row in rows.of("rate")}

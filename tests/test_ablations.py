@@ -18,10 +18,13 @@ def data():
     random = np.random.default_rng(0)
     labels = np.arange(COUNT) % CLASSES
     maps = random.random((COUNT, CHANNELS, 4, 4))
+    inside = np.zeros((COUNT, 4, 4), np.float32)
     for one, label in enumerate(labels):
-        maps[one, label, random.integers(4), random.integers(4)] += 6
+        y, x = random.integers(4, size=2)
+        maps[one, label, y, x] += 6
+        inside[one, y, x] = 1
     hot = np.eye(CLASSES, dtype=np.float32)[labels]
-    return ablations.Data(maps.astype(np.float16), hot, np.arange(80))
+    return ablations.Data(maps.astype(np.float16), hot, np.arange(80), inside)
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +85,24 @@ def test_wide_has_at_least_the_parameters_of_explicit(branch):
 
 def test_no_picture_keeps_its_attention_when_shuffled(data, branch):
     own = ablations.attention_of(data.maps, branch)
-    features = ablations.FEATURES["shuffled"](data.maps, branch, 0)
-    explicit = ablations.FEATURES["explicit"](data.maps, branch, 0)
+    features = ablations.FEATURES["shuffled"](data, branch, 0)
+    explicit = ablations.FEATURES["explicit"](data, branch, 0)
     assert own.shape == (COUNT, 4, 4)
     assert (np.abs(features - explicit)[:, CHANNELS:].max(1) > 0).all()
     np.testing.assert_array_equal(features[:, :CHANNELS], explicit[:, :CHANNELS])
 
 
+def test_a_perfect_map_sees_the_objects_alone(data, branch):
+    found = ablations.FEATURES["boxes"](data, branch, 0)[:, CHANNELS:]
+    y, x = (
+        data.inside.reshape(COUNT, -1).argmax(1) // 4,
+        data.inside.reshape(COUNT, -1).argmax(1) % 4,
+    )
+    np.testing.assert_allclose(found, data.maps[np.arange(COUNT), :, y, x], rtol=1e-3)
+
+
 def test_simam_against_its_formula(data, branch):
-    found = ablations.FEATURES["simam"](data.maps[:1], branch, 0)[0, CHANNELS:]
+    found = ablations.FEATURES["simam"](data, branch, 0)[0, CHANNELS:]
     for channel in range(CHANNELS):
         x = data.maps[0, channel].astype(np.float64)
         square = (x - x.mean()) ** 2

@@ -83,6 +83,7 @@ def test_a_scene_depends_on_seed_and_number_alone(photos):
         assert same(scenes.scene(number), backwards[number])
         assert not same(scenes.scene(number), other.scene(number))
         assert scenes.labels[number].tolist() == (backwards[number].labels > 0).tolist()
+        assert np.array_equal(scenes.boxes[number], backwards[number].boxes)
     assert scenes.digest() == again.digest() != other.digest()
 
 

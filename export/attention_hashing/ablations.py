@@ -6,6 +6,8 @@ loss, and a hash layer over a global and a second feature; they differ in the se
     explicit      the mean weighted by the attention of a branch that learned to classify (ours)
     joint         so it starts; then branch and hash layer learn together
     implicit      the same branch, never taught to classify: the hash loss alone moves it
+    boxes         explicit, with the attention of one who knows where the objects are: what a
+                  perfect map would be worth. No method, a bound
     shuffled      explicit, with the attention of another picture
     centred       a Gaussian in the middle of the picture
     simam         parameter-free attention (Yang et al., ICML 2021)
@@ -50,11 +52,13 @@ class Data(NamedTuple):
         maps: float16, (n, channels, h, w): the backbone's, of all pictures.
         hot: float32, (n, classes), 1 for each label of a picture.
         training: positions among the n.
+        inside: (n, h, w): share of each cell's area that objects cover.
     """
 
     maps: NDArray[np.float16]
     hot: NDArray[np.float32]
     training: NDArray[np.intp]
+    inside: NDArray[np.float32]
 
 
 class Learner(Protocol):
@@ -82,7 +86,7 @@ def learner(variant: str, data: Data, branch: AttentionBranch, seed: int) -> Lea
     """
     if variant in _LEARNED:
         return partial(_learned_together, _LEARNED[variant], data, branch)
-    features = FEATURES[variant](data.maps, branch, seed)
+    features = FEATURES[variant](data, branch, seed)
 
     def over_features(method: Method, epochs: int, rate: float) -> NDArray[np.float32]:
         chosen = data.training
@@ -97,29 +101,33 @@ def attention_of(maps: NDArray[np.float16], branch: AttentionBranch) -> NDArray[
     return _in_parts(lambda part, _: branch(part).attention, maps)
 
 
-def _explicit(maps: NDArray[np.float16], branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
-    return _attended(maps, attention_of(maps, branch))
+def _explicit(data: Data, branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
+    return _attended(data.maps, attention_of(data.maps, branch))
 
 
-def _shuffled(maps: NDArray[np.float16], branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
-    attention = attention_of(maps, branch)
+def _boxes(data: Data, branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
+    return _attended(data.maps, data.inside)
+
+
+def _shuffled(data: Data, branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
+    attention = attention_of(data.maps, branch)
     turned = np.random.default_rng(seed).permutation(len(attention))
     other = np.empty_like(turned)
     other[turned] = np.roll(turned, 1)  # one round through all: nobody keeps their own
-    return _attended(maps, attention[other])
+    return _attended(data.maps, attention[other])
 
 
-def _centred(maps: NDArray[np.float16], branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
-    y, x = ((np.arange(side) + 0.5) / side - 0.5 for side in maps.shape[2:])
+def _centred(data: Data, branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
+    y, x = ((np.arange(side) + 0.5) / side - 0.5 for side in data.maps.shape[2:])
     one = np.exp(-(x**2 + y[:, None] ** 2) / (2 * _SPREAD**2)).astype(np.float32)
-    return _attended(maps, np.broadcast_to(one / one.max(), (len(maps), *one.shape)))
+    return _attended(data.maps, np.broadcast_to(one / one.max(), (len(data.maps), *one.shape)))
 
 
 def _attended(maps: NDArray[np.float16], attention: NDArray[np.float32]) -> NDArray[np.float32]:
     return _in_parts(pooled, maps, attention)
 
 
-def _simam(maps: NDArray[np.float16], branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
+def _simam(data: Data, branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
     """Weights sigmoid((x - mean)^2 / (4 (variance + lambda)) + 0.5), channel by channel."""
 
     def both(part: Tensor, _: Tensor) -> Tensor:
@@ -129,18 +137,18 @@ def _simam(maps: NDArray[np.float16], branch: AttentionBranch, seed: int) -> NDA
         local = (part * weights).sum((2, 3)) / weights.sum((2, 3))
         return torch.cat([part.mean((2, 3)), local], 1)
 
-    return _in_parts(both, maps)
+    return _in_parts(both, data.maps)
 
 
-def _untaught(maps: NDArray[np.float16], branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
+def _untaught(data: Data, branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
     def both(part: Tensor, _: Tensor) -> Tensor:
         return torch.cat([part.mean((2, 3)), branch.context(part).mean((2, 3))], 1)
 
-    return _in_parts(both, maps)
+    return _in_parts(both, data.maps)
 
 
-def _global(maps: NDArray[np.float16], branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
-    return _in_parts(lambda part, _: part.mean((2, 3)), maps)
+def _global(data: Data, branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
+    return _in_parts(lambda part, _: part.mean((2, 3)), data.maps)
 
 
 class _Kept(nn.Module):
@@ -226,6 +234,7 @@ _LEARNED = {
 }
 FEATURES: dict[str, Callable[..., NDArray[np.float32]]] = {
     "explicit": _explicit,
+    "boxes": _boxes,
     "shuffled": _shuffled,
     "centred": _centred,
     "simam": _simam,

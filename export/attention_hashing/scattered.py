@@ -131,12 +131,10 @@ class Scattered:
             image = photograph(self._photos, SIDE, generator)
         for which, box in zip(layout.objects, layout.boxes, strict=True):
             _paste(image, self._pictures[which], box, bool(generator.random() < 0.5))
-        left, top, side = layout.boxes.T
-        boxes = np.stack([left, top, left + side, top + side], axis=1) / np.float32(SIDE)
         classes = self._labels[layout.objects]
         labels = np.zeros(len(self.classes), np.float32)
         labels[classes] = 1
-        return Scene(image, labels, boxes.astype(np.float32), classes)
+        return Scene(image, labels, _as_shares(layout.boxes), classes)
 
     @property
     def labels(self) -> NDArray[np.bool_]:
@@ -146,6 +144,12 @@ class Scattered:
             objects = self._layout(self._generator(position, None)).objects
             hot[position, self._labels[objects]] = True
         return hot
+
+    @property
+    def boxes(self) -> list[NDArray[np.float32]]:
+        """Of every scene, as in `Scene`. Paints none."""
+        layouts = (self._layout(self._generator(n, None)) for n in range(self._count))
+        return [_as_shares(layout.boxes) for layout in layouts]
 
     def digest(self) -> str:
         """64 hex digits that tell these scenes from others."""
@@ -201,6 +205,13 @@ class SceneViews(Dataset[tuple[Tensor, Tensor]]):
             torch.from_numpy(load(scene.image, self.preprocess)),
             torch.from_numpy(scene.labels),
         )
+
+
+def _as_shares(boxes: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Those of a layout, left, top, side in pixels, as those of a scene."""
+    left, top, side = boxes.T
+    shares = np.stack([left, top, left + side, top + side], axis=1) / np.float32(SIDE)
+    return shares.astype(np.float32)
 
 
 def _are_apart(corners: NDArray[np.int64], sides: NDArray[np.int64]) -> bool:
