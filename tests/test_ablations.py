@@ -122,6 +122,19 @@ def test_pointing():
     assert pointing_game(maps[1:2], [two]) == 1
 
 
+def test_pointing_with_a_tolerance():
+    maps = np.zeros((1, 4, 4))
+    maps[0, 2, 0] = 1  # at (0.125, 0.625): 0.375 left of the box and 0.375 below it
+    corner = np.hypot(0.375, 0.375)
+    assert pointing_game(maps, [BOX], corner + 1e-6) == 1
+    assert pointing_game(maps, [BOX], corner - 1e-6) == 0
+    near = covered(BOX, (4, 4), tolerance=0.25)
+    assert near[0, 1] == near[1, 2] == 1  # beside it and below it
+    assert 0.7 < near[1, 1] < 0.85  # a quarter of a disc: pi / 4
+    assert not near[2:].any()
+    assert not near[:, 0].any()
+
+
 def test_a_cell_counts_by_the_area_that_boxes_cover():
     half = np.array([[0.0, 0.0, 0.125, 1.0], [0.0625, 0.0, 0.125, 1.0]], np.float32)
     share = covered(half, (4, 4))
