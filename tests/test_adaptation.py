@@ -19,6 +19,7 @@ from bitgaze.errors import ImageError
 from bitgaze.images import Preprocess, load
 from bitgaze.items import content_digest
 from conftest import picture
+from inside import move
 
 BITS = 128
 COUNT = 70
@@ -227,13 +228,13 @@ def test_every_picture_is_coded_anew_and_found(gallery, folder):
 def test_a_stable_bit_survives_what_another_machine_may_make_of_the_values(gallery, folder):
     gallery.adapt()
     encoded = gallery.encoder.encode(sorted(folder.iterdir()))
-    adapted = gallery.adapted(encoded)
+    adapted = gallery._adapted(encoded)
     assert 0.9 < adapted.stable.mean() < 1
     tolerance = gallery.encoder.contract.tolerance
     for seed in range(20):
         signs = np.random.default_rng(seed).choice([-1, 1], encoded.hashes.shape)
         elsewhere = (encoded.hashes + tolerance * signs).astype(np.float32)
-        there = gallery.adapted(replace(encoded, hashes=elsewhere))
+        there = gallery._adapted(replace(encoded, hashes=elsewhere))
         differs = np.unpackbits(there.codes ^ adapted.codes, axis=1).astype(bool)
         assert not (differs & adapted.stable).any()
 
@@ -384,7 +385,7 @@ def test_a_picture_that_no_longer_can_be_read(gallery, folder):
     (folder / "p1.png").write_bytes(b"not a picture")
     key = str(folder / "p1.png")
     digest = content_digest(key)
-    gallery.move((key, key, replace(gallery.get(key).file, content=digest, size=13)))
+    move(gallery, (key, key, replace(gallery.get(key).file, content=digest, size=13)))
     before = state(gallery)
     with pytest.raises(GalleryError, match=r"p1\.png: .*not an image.*sync first, or remove them"):
         gallery.adapt()

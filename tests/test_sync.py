@@ -11,6 +11,7 @@ from PIL import Image
 from bitgaze import Gallery, GalleryError, Item, intake
 from bitgaze.images import printable
 from conftest import picture
+from inside import move
 
 
 @pytest.fixture
@@ -187,7 +188,7 @@ def test_a_rename_to_a_key_taken_by_hand_waits(gallery, folder, monkeypatch):
         report = gallery.sync(folder)
         assert report.failed == {key: "the gallery holds another item under this key"}
         assert report.removed == []
-    gallery.move((key, "by hand", None))
+    move(gallery, (key, "by hand", None))
     encodes_nothing(gallery, monkeypatch)
     assert gallery.sync(folder).moved == [(str(folder / "a.png"), key)]
     assert gallery.get(key).metadata == {"was": "a.png"}
@@ -450,7 +451,7 @@ def test_names_that_print_alike_do_not_replace_each_other(gallery, folder):
 def test_a_key_of_ones_own_survives_touch_and_change(gallery, folder):
     gallery.sync(folder)
     item = gallery.get(str(folder / "a.png"))
-    gallery.move((item.key, "my name", item.file))
+    move(gallery, (item.key, "my name", item.file))
     later(folder / "a.png")
     assert gallery.sync(folder).unchanged == 3
     picture(13).save(folder / "a.png")

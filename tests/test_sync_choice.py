@@ -11,6 +11,7 @@ from bitgaze import Gallery, GalleryError
 from bitgaze.items import content_digest as digest
 from bitgaze.patterns import Choice
 from conftest import picture
+from inside import move
 
 
 @pytest.fixture
@@ -288,7 +289,7 @@ def keys_taken(root, gallery):
 
 def own_key(root, gallery):
     item = gallery.get(str(root / "a.png"))
-    gallery.move((item.key, "mine", item.file))
+    move(gallery, (item.key, "mine", item.file))
     picture(43).save(root / "a.png")
 
 

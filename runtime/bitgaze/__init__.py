@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bitgaze.providers import ProviderReport as ProviderReport
     from bitgaze.providers import register_provider as register_provider
     from bitgaze.searching import Hit as Hit
-    from bitgaze.sync import SyncReport as SyncReport
+    from bitgaze.sync_report import SyncReport as SyncReport
     from bitgaze.verification import Verification as Verification
     from bitgaze.verification import verify as verify
 
@@ -57,7 +57,7 @@ _HOME = {
     "ProviderReport": "providers",
     "ProviderWarning": "errors",
     "RepairReport": "maintenance",
-    "SyncReport": "sync",
+    "SyncReport": "sync_report",
     "Verification": "verification",
     "register_provider": "providers",
     "repair": "maintenance",

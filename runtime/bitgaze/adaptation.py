@@ -6,12 +6,13 @@ so that signs lose little (ITQ: Gong and Lazebnik, CVPR 2011), they do. Knows nu
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bitgaze.calibration import Calibration
+from bitgaze.encoder import Encoded
 
 # 20 gave Fashion-MNIST .004 less mAP, 100 gave .002 more.
 _STEPS = 50
@@ -117,6 +118,24 @@ def pack(hashes: NDArray[np.float32]) -> NDArray[np.uint8]:
         uint8, (n, bits // 8); the first bit is the most significant of byte 0.
     """
     return np.packbits(hashes > 0, axis=1)
+
+
+def adapted(encoded: Encoded, adaptation: Adaptation | None, tolerance: float) -> Encoded:
+    """What a model says of images, with the codes and hash values of an adapted gallery.
+
+    Args:
+        encoded: by the model.
+        adaptation: of the gallery; None leaves everything as it is.
+        tolerance: of the model's hash values, see `Contract`.
+    """
+    if adaptation is None:
+        return encoded
+    hashes = adaptation.apply(encoded.hashes)
+    # What each value can be off by, when all that it is a sum of are.
+    stable = np.abs(hashes) > tolerance * np.abs(adaptation.rotation).sum(axis=0)
+    unread = list(encoded.errors)
+    hashes[unread], stable[unread] = 0, False
+    return replace(encoded, codes=pack(hashes), hashes=hashes, stable=stable)
 
 
 def carried_over(kind: ArrayLike, from_rates: ArrayLike, to_rates: ArrayLike) -> tuple[float, ...]:

@@ -5,20 +5,22 @@ Knows pictures, maps and codes, and asks the gallery for them. Does not know pag
 
 import json
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from bitgaze.encoder import Encoded
 from bitgaze.errors import ImageError
 from bitgaze.images import Source, printable, upright
 from bitgaze.items import Item, changed
+from bitgaze.searching import hit
+from bitgaze.store import Store
 
-if TYPE_CHECKING:
-    from bitgaze.gallery import Gallery
+Encode = Callable[[Iterable[Source]], Encoded]
 
 # Five points of a ramp from dark violet to pale yellow, even in lightness, so that it reads the
 # same in grey print and with colour-blind eyes.
@@ -80,26 +82,34 @@ class _Side:
     code: NDArray[np.uint8]
 
 
-def explain(gallery: "Gallery", query: Source, key: str) -> Image.Image:
+def explain(store: Store, encode: Encode, query: Source, key: str) -> Image.Image:
     """A drawing of why an item is as near to a query as it is; see `Gallery.explain`."""
-    item = gallery.get(key)
-    sides = (_side_of_query(gallery, query), _side_of_item(gallery, item))
-    hits = gallery.search_code(sides[0].code, k=1, where={"@key": key})
-    if not hits:
-        raise KeyError(f"{gallery.path} holds no item {key!r}")  # removed meanwhile
-    (hit,) = hits
-    facts = [f"{hit.distance} of {gallery.bits} bits differ"]
-    if hit.probability is not None:
-        facts.append(f"the same kind of thing: {hit.probability:.0%}")
-    if hit.duplicate is not None:
-        facts.append(f"the same picture: {hit.duplicate:.0%}")
+    with store.reading():
+        slot = store.slot(key)
+        item = store.item(slot)
+        known = store.find(query) if isinstance(query, str) else None
+        asked = None if known is None else store.item(known)
+        calibration = store.calibration
+    has_model = bool(store.info["fingerprint"])
+    sides = (
+        _side_of_picture(encode, query)
+        if asked is None
+        else _side_of_item(encode, has_model, asked),
+        _side_of_item(encode, has_model, item),
+    )
+    distance = int(np.unpackbits(sides[0].code ^ item.code).sum())
+    with store.reading():
+        found = hit(store, store.slot(key), distance, calibration)
+    facts = [f"{distance} of {store.index.bits} bits differ"]
+    if found.probability is not None:
+        facts.append(f"the same kind of thing: {found.probability:.0%}")
+    if found.duplicate is not None:
+        facts.append(f"the same picture: {found.duplicate:.0%}")
     return _drawn(sides, ",  ".join(facts))
 
 
-def _side_of_query(gallery: "Gallery", query: Source) -> _Side:
-    if isinstance(query, str) and query in gallery:
-        return _side_of_item(gallery, gallery.get(query))
-    encoded = gallery.encode([query])
+def _side_of_picture(encode: Encode, query: Source) -> _Side:
+    encoded = encode([query])
     if encoded.errors:
         raise encoded.errors[0]
     is_path = isinstance(query, str | os.PathLike)
@@ -108,17 +118,17 @@ def _side_of_query(gallery: "Gallery", query: Source) -> _Side:
     return _Side(picture, (name,), encoded.codes[0])
 
 
-def _side_of_item(gallery: "Gallery", item: Item) -> _Side:
+def _side_of_item(encode: Encode, has_model: bool, item: Item) -> _Side:
     """With its picture if there still is one, else with what is stored."""
     name = Path(item.key).name if item.file is not None else item.key
     lines = [name, *([json.dumps(item.metadata, ensure_ascii=False)] if item.metadata else [])]
     if item.file is None or item.path is None:
         return _Side(None, (*lines, "added by hand: there is no file"), item.code)
     reason = changed(item.file)
-    if gallery.fingerprint is None:
+    if not has_model:
         return _Side(None, (*lines, "codes of your own: no model to look with"), item.code)
     try:
-        encoded = gallery.encode([item.path])
+        encoded = encode([item.path])
         picture = _panel(item.path)
     except ImageError:
         encoded = None

@@ -6,14 +6,12 @@ Knows items, paths and digests of files. Neither reads files nor writes (sync.py
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from bitgaze.folders import State
 from bitgaze.images import printable
 from bitgaze.items import FileState
-
-if TYPE_CHECKING:
-    from bitgaze.gallery import Gallery
+from bitgaze.store import Store
 
 
 class Known(NamedTuple):
@@ -41,7 +39,7 @@ class Plan:
 
 
 def plan_moves(
-    gallery: "Gallery",
+    store: Store,
     loose: dict[str, Known],
     states: Mapping[str, State],
     digests: Mapping[str, bytes],
@@ -49,28 +47,29 @@ def plan_moves(
     """Find for each loose item the file that holds its picture now.
 
     Args:
-        gallery: as it is now.
+        store: the gallery's file; inside `reading` or `writing`.
         loose: old path to item, of the files that are gone, or hold something else. Of equal
             pictures, the first ones find their file first.
         states: of all files, by path.
         digests: path to digest, of every file that may hold one of their pictures.
     """
     # An item that another process has changed since is in line with its file already.
-    loose = {path: old for path, old in loose.items() if is_held(gallery, path, old)}
+    loose = {path: old for path, old in loose.items() if is_held(store, path, old)}
     homeless: dict[bytes, list[str]] = {}
     for path, old in reversed(loose.items()):
         homeless.setdefault(old.file.content, []).append(path)
     plan = Plan()
     new_keys: set[str] = set()
     for path, digest in digests.items():
-        is_done = path not in loose and gallery.item_of_file(path) is not None
+        is_done = path not in loose and store.item_of_file(os.fsencode(path)) is not None
         if is_done or not homeless.get(digest):
             continue
         old_path = homeless[digest][-1]
         old_key = loose[old_path].key
         # A key of one's own stays.
         key = printable(path) if old_key == printable(old_path) else old_key
-        is_taken = key in gallery and gallery.get(key).path not in (path, old_path)
+        slot = store.find(key)
+        is_taken = slot is not None and store.item(slot).path not in (path, old_path)
         if is_taken or key in new_keys:
             plan.refused.add(path)
             continue
@@ -87,7 +86,7 @@ def plan_moves(
     return plan
 
 
-def is_held(gallery: "Gallery", path: str, known: Known) -> bool:
+def is_held(store: Store, path: str, known: Known) -> bool:
     """Whether the item of this file is still what it was."""
-    item = gallery.item_of_file(path)
+    item = store.item_of_file(os.fsencode(path))
     return item is not None and (item.key, item.file) == known

@@ -11,30 +11,29 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bitgaze.adaptation import Adaptation, pack
+from bitgaze.adaptation import Adaptation, adapted
 from bitgaze.arguments import check_array, integer
 from bitgaze.calibration import Calibration
 from bitgaze.contract import DEFAULT_MODEL, read_model
 from bitgaze.duplicates import DuplicateGroup, default_radius, find_duplicates
 from bitgaze.encoder import Encoded, Encoder
 from bitgaze.errors import FingerprintMismatch, GalleryError, ImageError
+from bitgaze.explain import explain
 from bitgaze.gallery_file import ModelFacts
 from bitgaze.hamming import HammingIndex
 from bitgaze.images import Source
-from bitgaze.items import FileState, Item
+from bitgaze.items import Item
 from bitgaze.searching import Hit, Wanted, nearest, ranked
 from bitgaze.store import Store
+from bitgaze.sync import sync
+from bitgaze.sync_report import SyncReport
 from bitgaze.where import conditions
-
-if TYPE_CHECKING:
-    from bitgaze.sync import SyncReport
-
 
 Ranking = Literal["hamming", "asymmetric"]
 Where = Mapping[str, Any]
@@ -250,7 +249,7 @@ class Gallery:
                 _ = query in self  # raises where a damaged index has hidden the key
             raise
         with self._store.reading():
-            encoded = self.adapted(encoded)
+            encoded = self._adapted(encoded)
             itself = None
             if exclude_self and isinstance(query, str | os.PathLike):
                 itself = self._slot_of_file(query)
@@ -333,25 +332,7 @@ class Gallery:
         As `Encoder.encode`; in a gallery that was adapted, codes and hash values are the adapted
         ones, and of no use to others.
         """
-        return self.adapted(self.encoder.encode(sources))
-
-    def adapted(self, encoded: Encoded) -> Encoded:
-        """What the model says of pictures, with codes and hash values as this gallery has them now.
-
-        For who encodes first and writes in a transaction: another process may adapt the gallery in
-        between.
-        """
-        with self._store.reading():
-            adaptation: Adaptation | None = self._store.info["adaptation"]
-        if adaptation is None:
-            return encoded
-        hashes = adaptation.apply(encoded.hashes)
-        # What each value can be off by, when all that it is a sum of are.
-        tolerance = self.encoder.contract.tolerance * np.abs(adaptation.rotation).sum(axis=0)
-        stable = np.abs(hashes) > tolerance
-        unread = list(encoded.errors)
-        hashes[unread], stable[unread] = 0, False
-        return replace(encoded, codes=pack(hashes), hashes=hashes, stable=stable)
+        return self._adapted(self.encoder.encode(sources))
 
     def add(self, key: str, image: Source, metadata: Mapping[str, Any] | None = None) -> None:
         """Encode one picture and keep its code under a key of your own.
@@ -373,7 +354,7 @@ class Gallery:
         encoded = self._encode(image)
         with self.transaction():
             self._store.check_free(key)  # now that nobody else writes
-            self.upsert([Item(key, self.adapted(encoded).codes[0], _object(metadata))])
+            self.upsert([Item(key, self._adapted(encoded).codes[0], _object(metadata))])
 
     def add_code(
         self, key: str, code: NDArray[np.uint8], metadata: Mapping[str, Any] | None = None
@@ -460,23 +441,6 @@ class Gallery:
         with self._store.writing():
             self._store.move([(key, new_key, self.get(key).file)])
 
-    def move(self, *moves: tuple[str, str, FileState | None]) -> None:
-        """Give items other keys and files; code and metadata stay. All of them or none.
-
-        Args:
-            moves: (key, new key, file) of each, done at once: two items may change places.
-
-        Raises:
-            KeyError: no item has that key.
-            TypeError: a key that is not a str.
-            GalleryError: a new key is taken, or the file cannot be written.
-            ValueError: a key is moved twice.
-        """
-        if not moves:
-            return
-        with self._store.writing():
-            self._store.move(moves)
-
     def sync(
         self,
         *folders: str | os.PathLike[str],
@@ -486,17 +450,16 @@ class Gallery:
         dry_run: bool = False,
         allow_empty: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> "SyncReport":
+    ) -> SyncReport:
         """Make the gallery match the pictures below folders: add, update, rename, remove.
 
         Only what has changed since the last time is read. Keys are absolute paths; items added by
         hand, and those of other folders, stay as they are. `bitgaze.sync.sync` says what each
         argument does and what is raised.
         """
-        from bitgaze.sync import sync
-
         return sync(
-            self,
+            self._store,
+            lambda: self.encoder,
             *folders,
             include=include,
             exclude=exclude,
@@ -599,9 +562,7 @@ class Gallery:
             KeyError: no item has that key.
             ImageError: the query cannot be read.
         """
-        from bitgaze.explain import explain
-
-        return explain(self, query, key)
+        return explain(self._store, self.encode, query, key)
 
     def compact(self) -> int:
         """Give the room of what was removed back to the disk; items and codes stay as they are.
@@ -626,18 +587,6 @@ class Gallery:
             GalleryError: it exists, or cannot be written, or in a transaction.
         """
         self._store.backup(Path(path).expanduser())
-
-    def files(self, *folders: str | os.PathLike[str]) -> dict[str, FileState]:
-        """Of the items that sync looks after below any of these folders: key to file."""
-        roots = [os.path.abspath(os.path.expanduser(folder)) for folder in folders]  # noqa: PTH100, PTH111
-        prefixes = [os.path.join(root, "") for root in roots]  # noqa: PTH118
-        with self._store.reading():
-            return self._store.files(tuple(map(os.fsencode, prefixes)))
-
-    def item_of_file(self, path: str | bytes) -> Item | None:
-        """The item that sync made from the file with this absolute path, or None."""
-        with self._store.reading():
-            return self._store.item_of_file(os.fsencode(path))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -687,11 +636,23 @@ class Gallery:
             )
 
     def _encode(self, image: Source) -> Encoded:
-        """What the model says of one picture; `adapted` makes it the gallery's."""
+        """The model's result for one image, before adaptation."""
         encoded = self.encoder.encode([image])
         if encoded.errors:
             raise encoded.errors[0]
         return encoded
+
+    def _adapted(self, encoded: Encoded) -> Encoded:
+        """The model's result with the codes and hash values of this gallery as it is now.
+
+        Another process may adapt the gallery at any time: call it inside the same snapshot or
+        transaction that uses the codes.
+        """
+        with self._store.reading():
+            adaptation: Adaptation | None = self._store.info["adaptation"]
+        if adaptation is None:  # an encoder is not needed, and may be absent
+            return encoded
+        return adapted(encoded, adaptation, self.encoder.contract.tolerance)
 
     def _slot_of_file(self, path: str | os.PathLike[str]) -> int | None:
         """The slot of the item that sync made from a file, or None."""

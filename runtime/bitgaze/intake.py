@@ -9,35 +9,33 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bitgaze.adaptation import adapted
 from bitgaze.cores import available_cores
+from bitgaze.encoder import Encoder
 from bitgaze.folders import State
 from bitgaze.following import Known, is_held
 from bitgaze.images import printable
 from bitgaze.items import FileState, Item, content_digest
-
-if TYPE_CHECKING:
-    from bitgaze.gallery import Gallery
-    from bitgaze.sync import SyncReport
+from bitgaze.store import Store
+from bitgaze.sync_report import KEY_TAKEN, SyncReport
 
 # Between two commits: what is lost at most when the process is killed. A commit costs 4 ms: of
 # 100,000 pictures without encoding, 64 a commit took .18 ms a picture, 512 took .12.
 _COMMIT_S = 3.0
 _FIRST_COMMIT, _FEWEST, _MOST, _MOST_READ = 32, 8, 512, 4096
 
-KEY_TAKEN = "the gallery holds another item under this key"
-
 Progress = Callable[[int, int], None]
 GiveMetadata = Callable[[str], Mapping[str, Any] | None]
 
 
 def compare(
-    gallery: "Gallery",
+    store: Store,
     paths: Sequence[str],
     known: Mapping[str, Known],
     states: Mapping[str, State],
-    report: "SyncReport",
+    report: SyncReport,
     on_progress: Progress | None,
     *,
     dry_run: bool,
@@ -45,7 +43,7 @@ def compare(
     """Read files; where one was touched but holds what it held, its item gets its state.
 
     Args:
-        gallery: to bring up to date.
+        store: the gallery's file, to bring up to date.
         paths: of the files.
         known: path to item, where the gallery has one of the file.
         states: of all files, by path.
@@ -70,12 +68,12 @@ def compare(
         read = read_digests(batch, report, advance)
         same = [p for p, digest in read.items() if p in known and known[p].file.content == digest]
         if same and not dry_run:
-            with gallery.transaction():
+            with store.writing():
                 # An item that another process has changed since is in line with its file already.
-                same = [path for path in same if is_held(gallery, path, known[path])]
+                same = [path for path in same if is_held(store, path, known[path])]
                 keys = [known[path].key for path in same]
                 files = [FileState(os.fsencode(p), *states[p], read[p]) for p in same]
-                gallery.move(*zip(keys, keys, files, strict=True))
+                store.move(list(zip(keys, keys, files, strict=True)))
         touched.update(same)
         digests.update((path, digest) for path, digest in read.items() if path not in touched)
     report.unchanged += len(touched)
@@ -83,7 +81,7 @@ def compare(
 
 
 def read_digests(
-    paths: Sequence[str], report: "SyncReport", advance: Callable[[], None] | None = None
+    paths: Sequence[str], report: SyncReport, advance: Callable[[], None] | None = None
 ) -> dict[str, bytes]:
     """Path to digest; what cannot be read goes to the report instead."""
     digests: dict[str, bytes] = {}
@@ -109,18 +107,20 @@ def _digest(path: str) -> bytes | OSError:
 
 
 def take_in(
-    gallery: "Gallery",
+    store: Store,
+    encoder: Callable[[], Encoder],
     todo: Sequence[str],
     states: Mapping[str, State],
     digests: Mapping[str, bytes],
     metadata: GiveMetadata | None,
-    report: "SyncReport",
+    report: SyncReport,
     on_progress: Progress | None,
 ) -> None:
     """Encode pictures, and commit every few seconds.
 
     Args:
-        gallery: to put them into.
+        store: the gallery's file, to put them into.
+        encoder: gives its model.
         todo: paths.
         states: of all of them, by path.
         digests: path to digest, where it is known already.
@@ -142,7 +142,8 @@ def take_in(
 
     try:
         for batch in _batches(todo, _MOST):
-            wanted = [path for path in batch if not _is_key_taken(gallery, path, report)]
+            with store.reading():
+                wanted = [path for path in batch if not _is_key_taken(store, path, report)]
             new_digests = read_digests([path for path in wanted if path not in digests], report)
             found = {path: digests.get(path) or new_digests.get(path) for path in wanted}
             files = [
@@ -150,7 +151,7 @@ def take_in(
                 for path, digest in found.items()
                 if digest
             ]
-            _encode(gallery, files, metadata, report, advance)
+            _encode(store, encoder, files, metadata, report, advance)
             done += len(batch)
             if shown < done:  # some were not encoded
                 advance(done - shown)
@@ -173,49 +174,52 @@ def _batches(paths: Sequence[str], most: int) -> Iterator[Sequence[str]]:
 
 
 def _encode(
-    gallery: "Gallery",
+    store: Store,
+    encoder: Callable[[], Encoder],
     files: Sequence[FileState],
     metadata: GiveMetadata | None,
-    report: "SyncReport",
+    report: SyncReport,
     advance: Callable[[int], None],
 ) -> None:
     """Encode and commit some pictures, as new ones or in place of what their files were before."""
     if not files:
         return
     paths = [os.fsdecode(file.path) for file in files]
-    encoded = gallery.encoder.encode(paths, on_progress=advance)
+    model = encoder()
+    encoded = model.encode(paths, on_progress=advance)
     # Before the transaction, so that other writers do not wait for it.
-    given = {
-        path: _given(metadata, path)
-        for row, path in enumerate(paths)
-        if metadata and row not in encoded.errors and gallery.item_of_file(path) is None
-    }
-    with gallery.transaction():
-        encoded = gallery.adapted(encoded)  # as the gallery is now, not as it was
+    with store.reading():
+        new = [path for path in paths if store.item_of_file(os.fsencode(path)) is None]
+    unread = {paths[row] for row in encoded.errors}
+    given = {path: _given(metadata, path) for path in new if metadata and path not in unread}
+    with store.writing():
+        # As the gallery is now, not as it was.
+        encoded = adapted(encoded, store.info["adaptation"], model.contract.tolerance)
         for row, (path, file) in enumerate(zip(paths, files, strict=True)):
             name = printable(path)
             if row in encoded.errors:
                 report.failed[name] = str(encoded.errors[row]).removeprefix(f"{name}: ")
                 continue
-            if _is_key_taken(gallery, path, report):
+            if _is_key_taken(store, path, report):
                 continue
-            held = gallery.item_of_file(path)
+            held = store.item_of_file(file.path)
             if held is None:
                 # It is there, unless the item was removed meanwhile.
                 own = given[path] if path in given else _given(metadata, path)
-                gallery.upsert([Item(name, encoded.codes[row], own, file)])
+                store.put(Item(name, encoded.codes[row], own, file))
                 report.added.append(name)
                 continue
-            gallery.upsert([Item(held.key, encoded.codes[row], held.metadata, file)])
+            store.put(Item(held.key, encoded.codes[row], held.metadata, file))
             if held.file is not None and held.file.content == file.content:
                 report.unchanged += 1  # another process has encoded it meanwhile
             else:
                 report.updated.append(held.key)
 
 
-def _is_key_taken(gallery: "Gallery", path: str, report: "SyncReport") -> bool:
+def _is_key_taken(store: Store, path: str, report: SyncReport) -> bool:
     """Whether a new picture's key is another item's, which the report then says."""
-    is_taken = gallery.item_of_file(path) is None and printable(path) in gallery
+    is_new = store.item_of_file(os.fsencode(path)) is None
+    is_taken = is_new and store.find(printable(path)) is not None
     if is_taken:
         report.failed[printable(path)] = KEY_TAKEN
     return is_taken

@@ -136,10 +136,11 @@ def _within(
 def _hits(store: Store, slots: NDArray[np.int64], distances: NDArray[np.int32]) -> list[Hit]:
     calibration = store.calibration
     pairs = zip(slots.tolist(), distances.tolist(), strict=True)
-    return [_hit(store, slot, distance, calibration) for slot, distance in pairs]
+    return [hit(store, slot, distance, calibration) for slot, distance in pairs]
 
 
-def _hit(store: Store, slot: int, distance: int, calibration: Calibration | None) -> Hit:
+def hit(store: Store, slot: int, distance: int, calibration: Calibration | None) -> Hit:
+    """The item in a slot as a hit at this distance."""
     item = store.item(slot)
     kind = duplicate = None
     if calibration is not None:

@@ -5,53 +5,23 @@ Knows what to do in which order. Does not look into folders (folders.py), find o
 """
 
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
 
+from bitgaze.encoder import Encoder
 from bitgaze.errors import GalleryError
 from bitgaze.folders import State, find_roots, scan
 from bitgaze.following import Known, Plan, plan_moves
 from bitgaze.images import printable
-from bitgaze.intake import KEY_TAKEN, GiveMetadata, Progress, compare, take_in
+from bitgaze.intake import GiveMetadata, Progress, compare, take_in
 from bitgaze.items import FileState
 from bitgaze.patterns import Choice
-
-if TYPE_CHECKING:
-    from bitgaze.gallery import Gallery
-
-
-@dataclass
-class SyncReport:
-    """What a sync did, or after a dry run would do. Every list is of paths as text, in order.
-
-    Attributes:
-        added: new pictures.
-        updated: pictures whose content had changed.
-        moved: (old, new) where a picture was renamed, its item with it; found by content, not
-            encoded again.
-        removed: pictures that are no longer there, under any name.
-        unchanged: how many were left alone.
-        failed: path to reason, of what could not be read. A picture that the gallery held before
-            keeps its old code; the next sync tries again.
-        skipped: path to reason, of links to what was looked at already.
-        excluded: how many items were left alone because their pictures are hidden, or the patterns
-            leave them out.
-    """
-
-    added: list[str] = field(default_factory=list)
-    updated: list[str] = field(default_factory=list)
-    moved: list[tuple[str, str]] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    unchanged: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    excluded: int = 0
+from bitgaze.store import Store
+from bitgaze.sync_report import KEY_TAKEN, SyncReport
 
 
 def sync(
-    gallery: "Gallery",
+    store: Store,
+    encoder: Callable[[], Encoder],
     *folders: str | os.PathLike[str],
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
@@ -82,7 +52,8 @@ def sync(
     it stays as it is, even if its file has changed or gone.
 
     Args:
-        gallery: to bring up to date.
+        store: the gallery's file, to bring up to date.
+        encoder: gives its model, once there is a picture to encode.
         folders: to look below; they may lie in one another.
         include: patterns; pictures that match none are left out. No pattern leaves nothing out.
         exclude: patterns; pictures that match one are left out.
@@ -113,7 +84,7 @@ def sync(
         raise GalleryError(f"{error.filename}: {error.strerror}") from error
     found = scan(roots, choice)
     report = SyncReport(failed=found.failed, skipped=found.skipped)
-    known, report.excluded = _known(gallery, roots, choice, found.states)
+    known, report.excluded = _known(store, roots, choice, found.states)
     todo = [
         path
         for path, state in found.states.items()
@@ -135,36 +106,39 @@ def sync(
         sizes = {old.file.size for old in loose.values()}
         candidates = [path for path in todo if found.states[path][0] in sizes]
         touched, digests = compare(
-            gallery, candidates, known, found.states, report, on_progress, dry_run=dry_run
+            store, candidates, known, found.states, report, on_progress, dry_run=dry_run
         )
         unreadable = set(candidates).difference(touched, digests)
         loose = {p: old for p, old in loose.items() if p not in touched and p not in unreadable}
-        with nullcontext() if dry_run else gallery.transaction():
-            plan = plan_moves(gallery, loose, found.states, digests)
+        with store.reading() if dry_run else store.writing():
+            plan = plan_moves(store, loose, found.states, digests)
             if not allow_empty:
                 _check_emptied(roots, found.states, plan)
             if not dry_run:
-                gallery.remove(*plan.removed.values())
-                gallery.move(*plan.moves)
+                for key in plan.removed.values():
+                    store.delete(key)
+                store.move(plan.moves)
         _tell(plan, report)
         settled = plan.refused.union(plan.came_from, touched, unreadable)
         todo = [path for path in todo if path not in settled]
     if dry_run:
-        _foretell(gallery, todo, known, plan, report)
+        _foretell(store, todo, known, plan, report)
     else:
-        take_in(gallery, todo, found.states, digests, metadata, report, on_progress)
+        take_in(store, encoder, todo, found.states, digests, metadata, report, on_progress)
     return report
 
 
 def _known(
-    gallery: "Gallery", roots: Iterable[str], choice: Choice, states: Mapping[str, State]
+    store: Store, roots: Iterable[str], choice: Choice, states: Mapping[str, State]
 ) -> tuple[dict[str, Known], int]:
     """The items of pictures that are looked at, by path, and the number of others."""
     known: dict[str, Known] = {}
     excluded = 0
     # The innermost of them says what a path is relative to.
     prefixes = sorted((os.path.join(root, "") for root in roots), key=len, reverse=True)  # noqa: PTH118
-    for key, file in gallery.files(*roots).items():
+    with store.reading():
+        files = store.files(tuple(map(os.fsencode, prefixes)))
+    for key, file in files.items():
         path = os.fsdecode(file.path)
         if path not in states:
             prefix = next(prefix for prefix in prefixes if path.startswith(prefix))
@@ -195,7 +169,7 @@ def _tell(plan: Plan, report: SyncReport) -> None:
 
 
 def _foretell(
-    gallery: "Gallery",
+    store: Store,
     todo: Iterable[str],
     known: Mapping[str, Known],
     plan: Plan,
@@ -203,7 +177,9 @@ def _foretell(
 ) -> None:
     """Report what encoding these would do, once the plan was carried out."""
     left = {*plan.removed, *plan.came_from.values()}
-    keys = set(gallery).difference(plan.removed.values(), (key for key, _, _ in plan.moves))
+    with store.reading():
+        keys = set(store.keys())
+    keys.difference_update(plan.removed.values(), (key for key, _, _ in plan.moves))
     keys.update(key for _, key, _ in plan.moves)
     for path in todo:
         name = printable(path)

@@ -23,6 +23,7 @@ from bitgaze import Gallery, Item
 from bitgaze.errors import BitgazeError, GalleryError
 from bitgaze.items import FileState
 from bitgaze.maintenance import repair, verify_gallery
+from inside import files, move
 
 _PICTURES = 80
 _FEW = 40
@@ -52,7 +53,7 @@ def galleries(folder: Path) -> list[Path]:
             if path == adapted:
                 gallery.adapt(lambda _: picture(_PICTURES))
             # Not the times of this run, nor the name of its folder: a seed must repeat its case.
-            gallery.move(*map(_elsewhere, gallery.files(pictures).items()))
+            move(gallery, *map(_elsewhere, files(gallery, pictures).items()))
             gallery.compact()
     with Gallery(large, encoder=QuickEncoder()) as gallery:
         gallery.upsert(Item(f"{n:x}", code, {}) for n, code in enumerate(codes))
@@ -74,7 +75,7 @@ def questions(keys: Sequence[str], folder: Path) -> dict[str, Callable[[Gallery]
         "keys": list,
         "model": lambda g: (g.fingerprint, g.model_name, g.bits, g.adaptation),
         "calibration": lambda g: g.calibration,
-        "files": lambda g: g.files("/pictures"),
+        "files": lambda g: files(g, "/pictures"),
         "sync": lambda g: g.sync(folder, dry_run=True),
         "absent": lambda g: "no such key" in g,
         "search": lambda g: g.search(query, k=20),
