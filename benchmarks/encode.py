@@ -21,9 +21,9 @@ import onnxruntime
 from PIL import Image
 
 from bitgaze import Encoder, Gallery
-from bitgaze.contract import DEFAULT_MODEL
 from bitgaze.cores import available_cores
-from bitgaze.images import SUFFIXES, load
+from bitgaze.encoding.contract import DEFAULT_MODEL
+from bitgaze.encoding.images import SUFFIXES, load
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "pictures"
 MANY = 10_000

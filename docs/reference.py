@@ -16,7 +16,8 @@ from importlib import import_module
 from pathlib import Path
 
 import bitgaze
-from bitgaze import cli
+from bitgaze.cli.main import main as command
+from bitgaze.cli.main import parser
 
 HERE = Path(__file__).parent
 # Not for `from bitgaze import ...`, but other docstrings send their readers there.
@@ -46,14 +47,14 @@ def pages() -> dict[str, str]:
 def cli_page() -> str:
     """Every command with its arguments."""
     parts = ["# The bitgaze command", _NOTE]
-    commands = _commands(cli.parser())
+    commands = _commands(parser())
     parts += [
         "\n".join(f"- [`bitgaze {name}`](#bitgaze-{name}): {_head(sub)}" for name, sub in commands)
     ]
     parts += [
         "`bitgaze --version` prints the version. Each command takes `--help`.",
         "## Exit codes",
-        "Every command returns " + _section(cli.main.__doc__ or "", "Returns"),
+        "Every command returns " + _section(command.__doc__ or "", "Returns"),
     ]
     for name, sub in commands:
         parts += [f"## bitgaze {name}", _head(sub), f"```\n{_usage(name, sub)}\n```"]

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from bitgaze import Gallery
-from bitgaze.cli import main
-from bitgaze.commands import SOME_REFUSED
+from bitgaze.cli.main import main
+from bitgaze.cli.options import SOME_FAILED
 
 EXAMPLES = Path("examples/pictures")
 EXAMPLE_QUERY = "examples/queries/mausoleum.jpg"
@@ -27,7 +27,7 @@ def demo(photos: str, query: str) -> int:
     gallery, page = f"demo/{name}.bitgaze", f"demo/{name}.html"
     Path("demo").mkdir(exist_ok=True)
     status = main(["index", photos, "-g", gallery])
-    if status > SOME_REFUSED:
+    if status > SOME_FAILED:
         return status
     if not query:
         query = EXAMPLE_QUERY if Path(photos) == EXAMPLES else first_picture(gallery)

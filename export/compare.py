@@ -37,7 +37,7 @@ from attention_hashing.results import print_section, write_section
 from attention_hashing.rows import Row, check_arguments
 from attention_hashing.tables import against_ours, by_length, of_backbones, of_branch, of_codes
 from bitgaze import ImageError
-from bitgaze.images import Preprocess
+from bitgaze.encoding.images import Preprocess
 
 _DRAW = 0
 # Protocols that share queries and training pictures are measured on the same codes.

@@ -31,8 +31,8 @@ from attention_hashing.metrics import average_precision, by_radius
 from attention_hashing.report import difference, markdown, warnings
 from attention_hashing.split import Split, drawn, given, listed
 from bitgaze import BitgazeError, Encoded, Encoder
-from bitgaze.contract import DEFAULT_MODEL
-from bitgaze.images import printable, upright
+from bitgaze.encoding.contract import DEFAULT_MODEL
+from bitgaze.encoding.images import printable, upright
 
 _FIRST = 10
 _QUERIES = 1000

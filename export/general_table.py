@@ -19,7 +19,8 @@ from attention_hashing import general
 from attention_hashing.data import DataError, Labelled, pictures_below, read
 from attention_hashing.metrics import mean_by_code, mean_by_cosine
 from attention_hashing.results import write_section
-from bitgaze import BitgazeError, adaptation
+from bitgaze import BitgazeError
+from bitgaze.gallery import adaptation
 
 _QUERIES = 1000
 _MOST_PICTURES = 10_000

@@ -2,8 +2,8 @@
 
     python export/near_duplicates.py PHOTOS OTHERS...
 
-Every photograph is altered in ten ways (bitgaze.alterations), and each version looks for the
-nearest code among all photographs and every picture in the folders OTHERS. It is found when its
+Every photograph is altered in ten ways (bitgaze.encoding.alterations), and each version looks for
+the nearest code among all photographs and every picture in the folders OTHERS. It is found when its
 original is nearer than all of them; a tie is a miss. Beside the shipped model's codes: random
 hyperplanes on the same network's class scores, and the perceptual hashes of the package imagehash
 (64 bits, as most people use them). Writes a section of docs/results.md.
@@ -25,9 +25,9 @@ from attention_hashing import general
 from attention_hashing.data import pictures_below
 from attention_hashing.results import write_section
 from bitgaze import BitgazeError, Encoder, HammingIndex
-from bitgaze.alterations import altered
 from bitgaze.cores import available_cores
-from bitgaze.images import upright
+from bitgaze.encoding.alterations import altered
+from bitgaze.encoding.images import upright
 
 _PERCEPTUAL = {
     "pHash": imagehash.phash,

@@ -27,7 +27,7 @@ from attention_hashing.features import FeatureExtractor
 from attention_hashing.lists import CLASSES, TRAIN
 from attention_hashing.network import AttentionHashing
 from bitgaze import ImageError
-from bitgaze.images import Preprocess
+from bitgaze.encoding.images import Preprocess
 
 _BATCH = 64
 # The others have a database of classes that the network does not know.

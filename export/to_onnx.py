@@ -18,7 +18,7 @@ from attention_hashing.checkpoint import load_checkpoint
 from attention_hashing.network import AttentionHashing
 from attention_hashing.quantize import TARGETS
 from bitgaze import BitgazeError, Contract, Encoder
-from bitgaze.contract import DEFAULT_MODEL, PRECISIONS
+from bitgaze.encoding.contract import DEFAULT_MODEL, PRECISIONS
 
 HERE = Path(__file__).parent
 GENERAL_LAYER = HERE / "general.npz"

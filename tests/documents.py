@@ -16,7 +16,7 @@ import sys
 
 import pytest
 
-from bitgaze import cli
+from bitgaze.cli.main import main, parser
 from conftest import ROOT
 
 _USER = "/home/ann"
@@ -72,7 +72,7 @@ def run(document, home, capsys, monkeypatch):
 def parse(words):
     """See that a command line of `bitgaze` has a command and options that exist."""
     assert words[0] == "bitgaze", words
-    assert cli.parser().parse_args(words[1:]).run
+    assert parser().parse_args(words[1:]).run
 
 
 def _run(words, monkeypatch):
@@ -81,7 +81,7 @@ def _run(words, monkeypatch):
         parse(words)
         if rest[0] != "serve":
             # Doctor may find something on a machine that runs the tests.
-            assert cli.main(rest) in ({0, 1} if rest[0] == "doctor" else {0}), words
+            assert main(rest) in ({0, 1} if rest[0] == "doctor" else {0}), words
     elif program == "python":
         _parse_script(rest, monkeypatch)
     elif program in ("mv", "cp", "mkdir", "rm"):

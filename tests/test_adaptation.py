@@ -9,17 +9,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from bitgaze import Gallery, GalleryCorrupt, GalleryError, Item, adaptation, gallery_file, recoding
-from bitgaze.adaptation import Adaptation, carried_over, fit, pack
-from bitgaze.calibration import at_odds, calibrate
-from bitgaze.contract import DEFAULT_MODEL, read_model
-from bitgaze.encoder import Encoded
-from bitgaze.errors import ImageError
-from bitgaze.images import Preprocess, load
-from bitgaze.items import content_digest
-from conftest import picture
 from inside import move
+
+from bitgaze import Gallery, GalleryCorrupt, GalleryError, Item
+from bitgaze.encoding.calibration import at_odds, calibrate
+from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
+from bitgaze.encoding.encoder import Encoded
+from bitgaze.encoding.images import Preprocess, load
+from bitgaze.errors import ImageError
+from bitgaze.gallery import adaptation
+from bitgaze.gallery import file_format as gallery_file
+from bitgaze.gallery import reencode as recoding
+from bitgaze.gallery.adaptation import Adaptation, carried_over, fit, pack
+from bitgaze.gallery.items import content_digest
+from conftest import picture
 
 BITS = 128
 COUNT = 70
@@ -617,7 +620,7 @@ def test_the_probability_of_a_kind_is_carried_over_and_back(gallery, path, folde
     assert found.kind == carried_over(model.kind, model.false_match, found.false_match)
     hits = gallery.search(folder / "p1.png", k=COUNT)
     expected = [at_odds(found.kind[hit.distance], 1 / 19) for hit in hits]
-    assert [hit.probability for hit in hits] == pytest.approx(expected)
+    assert [hit.same_kind for hit in hits] == pytest.approx(expected)
     gallery.adapt(reset=True)
     assert gallery.calibration == model
 
@@ -649,7 +652,7 @@ def test_an_adapted_gallery_that_was_emptied(gallery):
 
 def test_a_gallery_of_more_than_one_chunk(path, monkeypatch):
     """Codes beyond the first chunk are replaced in the file too."""
-    monkeypatch.setattr("bitgaze.store.CHUNK_CODES", 32)
+    monkeypatch.setattr("bitgaze.gallery.store.CHUNK_CODES", 32)
     monkeypatch.setattr(gallery_file, "CHUNK_CODES", 32)
 
     def images(key):

@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from bitgaze.alterations import altered
+from bitgaze.encoding.alterations import altered
 from conftest import picture
 
 

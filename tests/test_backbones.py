@@ -16,7 +16,7 @@ from attention_hashing.branch_file import load_branch, save_branch
 from attention_hashing.config import Config, new_network
 from attention_hashing.data import Labelled
 from bitgaze import Contract
-from bitgaze.images import Preprocess
+from bitgaze.encoding.images import Preprocess
 from conftest import ROOT, picture
 
 SMALL = Config(
@@ -54,7 +54,7 @@ def test_the_pretrained_lites_know_a_cat_and_see_as_much_at_stride_16(version):
     from skimage import data as known
 
     from attention_hashing.backbones import lite
-    from bitgaze.images import load
+    from bitgaze.encoding.images import load
 
     network, weight, bias = lite.pretrained(version)
     fine = backbone(f"efficientnet-lite{version}", stride=16).eval()

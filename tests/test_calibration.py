@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitgaze.calibration import Calibration, at_odds, calibrate
+from bitgaze.encoding.calibration import Calibration, at_odds, calibrate
 
 PAIRS = st.lists(st.integers(0, 16), min_size=1, max_size=60)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from attention_hashing import data as datasets
-from bitgaze.images import Preprocess
+from bitgaze.encoding.images import Preprocess
 
 NAMES = ["airplane", "bird", "cat"]
 PICTURES = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)

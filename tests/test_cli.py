@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from bitgaze import Gallery
-from bitgaze.calibration import at_odds
-from bitgaze.cli import main
-from bitgaze.contract import DEFAULT_MODEL, read_model
-from bitgaze.gallery_file import seal_info
+from bitgaze.cli.main import main
+from bitgaze.encoding.calibration import at_odds
+from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
+from bitgaze.gallery.file_format import seal_info
+from bitgaze.gallery.search import percent
 from conftest import picture
 
 
@@ -34,7 +35,7 @@ def itself(path):
     """The line for a picture that was searched among four."""
     calibration = read_model(DEFAULT_MODEL).contract.calibration
     kind, same = at_odds(calibration.kind[0], 1 / 19), at_odds(calibration.duplicate[0], 1 / 4)
-    return f"   0  kind {kind:4.0%}  same {same:4.0%}  {path}"
+    return f"   0  same kind {kind:4.0%}  same image {percent(same):>4}  {path}"
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_index_says_what_it_did(photos, capsys):
     assert main(["index", str(photos)]) == 0
     out, err = capsys.readouterr()
     assert re.match(r"4 added, 0 updated, 0 moved, 0 removed, 0 unchanged, 0 refused, in \d", out)
-    assert out.endswith("gallery.bitgaze: 4 pictures\n")
+    assert out.endswith("gallery.bitgaze: 4 images\n")
     assert err == ""
     assert Path("gallery.bitgaze").is_file()
 
@@ -86,8 +87,8 @@ def test_search_json_and_radius(indexed, capsys):
     document = json.loads(capsys.readouterr().out)
     key = str(indexed / "p2.png")
     (hit,) = document["hits"]
-    assert 0.9 < hit.pop("probability") <= 1
-    assert 0.9 < hit.pop("duplicate") <= 1
+    assert 0.9 < hit.pop("same_kind") <= 1
+    assert 0.9 < hit.pop("same_image") <= 1
     assert hit == {"key": key, "distance": 0, "metadata": {}, "path": key}
 
 
@@ -97,7 +98,7 @@ def test_nothing_to_search(tmp_path, capsys, monkeypatch):
     Path("empty").mkdir()
     assert main(["index", "empty"]) == 0
     assert main(["search", "q.png"]) == 0
-    assert "gallery.bitgaze holds no pictures; `bitgaze index" in capsys.readouterr().err
+    assert "gallery.bitgaze holds no images; `bitgaze index" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a folder where nobody can make a file")
@@ -204,8 +205,8 @@ def test_info(indexed, capsys):
 @pytest.fixture
 def many(photos, monkeypatch, capsys):
     """A gallery of enough pictures to adapt to."""
-    monkeypatch.setattr("bitgaze.recoding._MAX_ALTERED", 4)
-    monkeypatch.setattr("bitgaze.adaptation._STEPS", 2)
+    monkeypatch.setattr("bitgaze.gallery.reencode._MAX_ALTERED", 4)
+    monkeypatch.setattr("bitgaze.gallery.adaptation._STEPS", 2)
     for seed in range(4, 66):
         picture(seed).save(photos / f"p{seed}.png")
     assert main(["index", str(photos)]) == 0
@@ -219,7 +220,7 @@ def test_adapt_and_undo_it(many, capsys):
     before = json.loads(capsys.readouterr().out)["hits"]
     assert main(["adapt"]) == 0
     out, err = capsys.readouterr()
-    adapted = r"66 coded anew, in \d+\.\d s\ngallery\.bitgaze: adapted: [0-9a-f]{12}\n"
+    adapted = r"66 re-encoded, in \d+\.\d s\ngallery\.bitgaze: adapted: [0-9a-f]{12}\n"
     assert re.fullmatch(adapted, out)
     assert err == ""
     assert main(["info", "--json"]) == 0
@@ -229,7 +230,7 @@ def test_adapt_and_undo_it(many, capsys):
     assert main(query) == 0
     hits = json.loads(capsys.readouterr().out)["hits"]
     assert hits[0]["distance"] == 0
-    assert hits[0]["duplicate"] > 0.9
+    assert hits[0]["same_image"] > 0.9
     assert hits[1]["distance"] != before[1]["distance"]
     assert main(["adapt", "--reset", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
@@ -240,7 +241,7 @@ def test_adapt_and_undo_it(many, capsys):
     assert main(query) == 0
     assert json.loads(capsys.readouterr().out)["hits"] == before
     assert main(["adapt", "--reset"]) == 0
-    assert capsys.readouterr().out.startswith("0 coded anew")
+    assert capsys.readouterr().out.startswith("0 re-encoded")
 
 
 def test_adapt_says_why_not(many, capsys):
@@ -259,17 +260,17 @@ def test_adapt_says_why_not(many, capsys):
 def test_search_says_what_distances_mean(indexed, capsys):
     # .75 at even odds; one of four pictures may be the same: .75 / 4 to .25.
     tables = {"duplicate": [0.75] * 129, "kind": [], "false_match": [0.5] * 129}
-    for kind, shown in (([], ""), ([1.0] * 129, "  kind 100%")):
+    for kind, shown in (([], ""), ([1.0] * 129, "  same kind >99%")):
         with contextlib.closing(sqlite3.connect("gallery.bitgaze")) as db:
             text = json.dumps({**tables, "kind": kind})
             db.execute("UPDATE info SET value = ? WHERE name = 'calibration'", [text])
             seal_info(db)
             db.commit()
         assert main(["search", str(indexed / "p2.png"), "--radius", "0", "--html", "o.html"]) == 0
-        assert capsys.readouterr().out == f"   0{shown}  same  43%  {indexed}/p2.png\n"
+        assert capsys.readouterr().out == f"   0{shown}  same image  43%  {indexed}/p2.png\n"
         page = Path("o.html").read_text(encoding="utf-8")
-        assert "same picture 43%" in page
-        assert ("same kind 100%" in page) == bool(kind)
+        assert "same image 43%" in page
+        assert ("same kind &gt;99%" in page) == bool(kind)
     assert main(["info"]) == 0
     assert re.search("^calibration +model$", capsys.readouterr().out, re.MULTILINE)
 
@@ -350,7 +351,7 @@ def test_a_defect_is_not_dressed_up_as_a_mistake(indexed, monkeypatch):
     def defect(*_, **__):
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("bitgaze.gallery.Gallery.search", defect)
+    monkeypatch.setattr("bitgaze.gallery.gallery.Gallery.search", defect)
     with pytest.raises(RuntimeError, match="a defect"):
         main(["search", str(indexed / "p0.png")])
 
@@ -368,7 +369,7 @@ def test_an_empty_variable_names_no_gallery(indexed, monkeypatch, capsys):
 
 
 def test_a_model_of_ones_own(photos, capsys):
-    from bitgaze.contract import DEFAULT_MODEL
+    from bitgaze.encoding.contract import DEFAULT_MODEL
 
     assert main(["index", str(photos), "-m", str(DEFAULT_MODEL)]) == 0
     assert main(["search", str(photos / "p0.png"), "-m", "none.onnx"]) == 2
@@ -415,7 +416,7 @@ def test_verify(capsys):
     assert main(["verify"]) == 0
     text = capsys.readouterr().out
     assert "CPUExecutionProvider runs" in text
-    assert text.endswith("equal: codes from here can be compared with others\n")
+    assert text.endswith("equal: codes made here can be compared with others\n")
     assert main(["verify", "--json", "--provider", "auto"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["equal"] is True
@@ -424,7 +425,7 @@ def test_verify(capsys):
 
 def test_verify_of_another_model(tmp_path, monkeypatch, capsys):
     """A model whose examples' codes were changed, and one that has none."""
-    from bitgaze.contract import DEFAULT_MODEL, read_model
+    from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
 
     content = DEFAULT_MODEL.read_bytes()
     code = read_model(DEFAULT_MODEL).contract.golden[0].code
@@ -447,7 +448,7 @@ def test_verify_of_another_model(tmp_path, monkeypatch, capsys):
 
 
 def test_doctor(monkeypatch, capsys):
-    from bitgaze import doctor
+    from bitgaze.cli import diagnosis as doctor
 
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out.endswith("findings: none\n")
@@ -520,7 +521,7 @@ def test_a_second_comparison_of_a_field_is_not_taken_for_the_first(indexed, caps
     wanted = ["--where", "album=Rome", "--where", "year>=2020", "--where", "year<2024"]
     assert main(["search", str(indexed / "p0.png"), *wanted]) == 0
     assert main(["search", str(indexed / "p0.png"), *wanted, "--where", "album=Paris"]) == 2
-    assert "--where album=Paris: a second = on one field" in capsys.readouterr().err
+    assert "--where album=Paris: a second = for this field" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["1e999", "NaN", "Infinity", "[" * 100_000])
@@ -539,7 +540,7 @@ def test_a_folder_that_is_not_there_leaves_no_gallery(photos, capsys):
 
 def test_a_gallery_is_verified_without_a_provider(indexed, capsys):
     assert main(["verify", "-g", "gallery.bitgaze", "--provider", "cuda"]) == 2
-    assert "--provider is of a model" in capsys.readouterr().err
+    assert "--provider goes with a model" in capsys.readouterr().err
 
 
 def test_a_key_that_is_the_name_of_a_file_shows_no_picture(photos, capsys):

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from bitgaze import Gallery, commands, terminal
-from bitgaze.cli import main
+from bitgaze import Gallery
+from bitgaze.cli import index, terminal, upkeep
+from bitgaze.cli.main import main
 from conftest import picture
 
 
@@ -51,7 +52,7 @@ def test_patterns(here, capsys):
     assert main(["index", "one", "two", "--exclude", "raw", "--exclude", "a.*"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("1 added, 0 updated, 0 moved, 0 removed, 1 unchanged")
-    assert "\n2 left alone: their pictures are hidden, or the patterns exclude them\n" in out
+    assert "\n2 left alone: their images are hidden, or the patterns exclude them\n" in out
     assert main(["index", "one", "--exclude", ""]) == 2
     assert "exclude: '' is no pattern" in capsys.readouterr().err
 
@@ -171,7 +172,7 @@ def many(here, capsys):
 
 def test_interrupted_while_encoding(many, monkeypatch, capsys):
     with monkeypatch.context() as patched:
-        patched.setattr(commands, "progress", interrupted_at(35))
+        patched.setattr(index, "progress", interrupted_at(35))
         assert main(["index", "many"]) == 130
     assert capsys.readouterr() == (
         "",
@@ -187,7 +188,7 @@ def test_interrupted_before(many, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bitgaze.sync.scan", interrupt)
+    monkeypatch.setattr("bitgaze.gallery.sync.sync.scan", interrupt)
     assert main(["index", "many"]) == 130
     assert capsys.readouterr() == ("", "bitgaze: interrupted: what was done is kept\n")
 
@@ -197,7 +198,7 @@ def test_an_interrupted_adapt_changes_nothing(many, monkeypatch, capsys):
     before = Path("gallery.bitgaze").read_bytes()
     capsys.readouterr()
     with monkeypatch.context() as patched:
-        patched.setattr(commands, "progress", interrupted_at(3))
+        patched.setattr(upkeep, "progress", interrupted_at(3))
         assert main(["adapt"]) == 130
     assert capsys.readouterr() == ("", "bitgaze: interrupted: nothing was changed\n")
     assert Path("gallery.bitgaze").read_bytes() == before
@@ -208,17 +209,17 @@ def test_an_interrupted_adapt_changes_nothing(many, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Gallery, "adapt", too_late)
-    monkeypatch.setattr("bitgaze.recoding._MAX_ALTERED", 4)
-    monkeypatch.setattr("bitgaze.adaptation._STEPS", 2)
+    monkeypatch.setattr("bitgaze.gallery.reencode._MAX_ALTERED", 4)
+    monkeypatch.setattr("bitgaze.gallery.adaptation._STEPS", 2)
     assert main(["adapt"]) == 130
-    assert capsys.readouterr() == ("", "bitgaze: interrupted: all is coded anew\n")
+    assert capsys.readouterr() == ("", "bitgaze: interrupted: all codes were updated\n")
 
 
 def test_an_interrupt_elsewhere(here, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bitgaze.gallery.Gallery", interrupt)
+    monkeypatch.setattr("bitgaze.gallery.gallery.Gallery", interrupt)
     assert main(["info"]) == 130
     assert capsys.readouterr() == ("", "bitgaze: interrupted\n")
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitgaze import Contract, ModelError
-from bitgaze.calibration import Calibration
-from bitgaze.contract import DEFAULT_MODEL, Golden, fingerprint, read_model
-from bitgaze.images import Preprocess
+from bitgaze.encoding.calibration import Calibration
+from bitgaze.encoding.contract import DEFAULT_MODEL, Golden, fingerprint, read_model
+from bitgaze.encoding.images import Preprocess
 
 CALIBRATION = Calibration(duplicate=(0.99, *[0.5] * 16), kind=(), false_match=(*[0.1] * 16, 1.0))
 CONTRACT = Contract(

@@ -10,7 +10,7 @@ import torch
 
 from attention_hashing import data as datasets
 from attention_hashing import lists, split
-from bitgaze.images import Preprocess
+from bitgaze.encoding.images import Preprocess
 from conftest import ROOT, picture
 
 SEVERAL = {"a.jpg": "1 0 0", "b c  d 1.jpg": "1 1 0", "sub/e.JPEG": "0 1 1", "f.png": "0 0 1"}

@@ -10,7 +10,7 @@ from attention_hashing import protocols, scattered_parts
 from attention_hashing.backgrounds import photograph, prepared, textured
 from attention_hashing.scattered import Scattered
 from bitgaze import ImageError
-from bitgaze.images import Preprocess
+from bitgaze.encoding.images import Preprocess
 from conftest import picture
 
 CLASSES = ("red", "green", "blue", "white")

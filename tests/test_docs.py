@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import documents
-from bitgaze.contract import DEFAULT_MODEL
+from bitgaze.encoding.contract import DEFAULT_MODEL
 from conftest import ROOT
 
 _FOLDERS = ("birds", "cats-and-dogs", "castles-and-palaces", "ancient-sites")

@@ -8,9 +8,9 @@ import onnxruntime
 import pytest
 
 from bitgaze import simd
+from bitgaze.cli.diagnosis import examine
 from bitgaze.cores import available_cores
-from bitgaze.doctor import examine
-from bitgaze.providers import CPU
+from bitgaze.encoding.providers import CPU
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_kernel_that_is_not_there(monkeypatch):
     def absent():
         raise RuntimeError("BITGAZE_SIMD=avx512: this machine has avx2, portable")
 
-    monkeypatch.setattr("bitgaze.doctor.simd", absent)
+    monkeypatch.setattr("bitgaze.cli.diagnosis.simd", absent)
     finding = only_finding()
     assert "this machine has avx2" in finding.found
     assert finding.remedy == "unset BITGAZE_SIMD"

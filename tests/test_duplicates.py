@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bitgaze import Gallery, HammingIndex
-from bitgaze.alterations import altered
-from bitgaze.cli import main
-from bitgaze.duplicates import near_groups
+from bitgaze.cli.main import main
+from bitgaze.encoding.alterations import altered
+from bitgaze.gallery.duplicates import near_groups
 
 
 def joined(codes, radius):
@@ -42,7 +42,7 @@ def test_groups_are_those_of_all_pairs(count, bits, radius, seed):
 
 
 def test_groups_over_several_blocks(monkeypatch):
-    monkeypatch.setattr("bitgaze.duplicates._BLOCK", 7)
+    monkeypatch.setattr("bitgaze.gallery.duplicates._BLOCK", 7)
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 256, (200, 8), np.uint8)
     codes[100:150] = codes[:50] ^ (rng.random((50, 8)) < 0.1).astype(np.uint8)
@@ -162,7 +162,7 @@ def test_the_command(album, tmp_path, capsys):
     assert lines[0] == f"keep    0      320 x 240  {file_bytes:>13,}  {album}/d-copy.png"
     assert lines[1] == f"        0      320 x 240  {file_bytes:>13,}  {album}/b-large.png"
     assert lines[4] == ""
-    assert lines[-1] == "groups: 2 within 20 bits, pictures beyond the best: 4"
+    assert lines[-1] == "groups: 2 within 20 bits, images beyond the best: 4"
     text = page.read_text()
     assert text.count("<img") == 6
     assert "d-copy.png" in text

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from bitgaze import Encoder, ImageError, ModelError
-from bitgaze.contract import DEFAULT_MODEL
 from bitgaze.cores import available_cores
-from bitgaze.images import load
+from bitgaze.encoding.contract import DEFAULT_MODEL
+from bitgaze.encoding.images import load
 from conftest import picture
 
 

@@ -3,9 +3,9 @@ import pytest
 from PIL import Image
 
 from bitgaze import Gallery, ImageError, Item
-from bitgaze.cli import main
-from bitgaze.explain import overlay
-from bitgaze.items import FileState, content_digest
+from bitgaze.cli.main import main
+from bitgaze.gallery.explain import overlay
+from bitgaze.gallery.items import FileState, content_digest
 from conftest import picture
 
 GREY = Image.new("RGB", (120, 80), (128, 128, 128))
@@ -145,7 +145,7 @@ def test_the_command(gallery, tmp_path, monkeypatch, capsys):
         with Image.open("out.png") as drawing:
             assert drawing.width == 872
     assert main(["explain", "photos/0.png", "photos/8.png", "-g", "g.bitgaze"]) == 2
-    assert "holds no picture photos/8.png; `bitgaze search` prints keys" in capsys.readouterr().err
+    assert "holds no image photos/8.png; `bitgaze search` prints keys" in capsys.readouterr().err
     assert main(["explain", "photos/0.png", "by hand", "-g", "g.bitgaze", "-o", "no/x.png"]) == 2
     assert "no/x.png: there is no folder" in capsys.readouterr().err
 

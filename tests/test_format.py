@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bitgaze import Gallery, GalleryCorrupt, GalleryError, repair
-from bitgaze.gallery_file import FORMAT_VERSION
+from bitgaze.gallery.file_format import FORMAT_VERSION
 from conftest import ROOT
 
 # Written by the version of bitgaze that had format 1; never to be written again.

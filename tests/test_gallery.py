@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from inside import files, item_of_file, move
 
 import oracle
 from bitgaze import (
@@ -21,13 +22,12 @@ from bitgaze import (
     Item,
     ModelError,
 )
-from bitgaze.calibration import at_odds
-from bitgaze.contract import DEFAULT_MODEL
-from bitgaze.encoder import Encoder
-from bitgaze.gallery_file import CHUNK_CODES, seal_info
-from bitgaze.items import FileState
+from bitgaze.encoding.calibration import at_odds
+from bitgaze.encoding.contract import DEFAULT_MODEL
+from bitgaze.encoding.encoder import Encoder
+from bitgaze.gallery.file_format import CHUNK_CODES, seal_info
+from bitgaze.gallery.items import FileState
 from conftest import picture
-from inside import files, item_of_file, move
 
 BITS = 128
 
@@ -532,7 +532,7 @@ def test_a_length_that_no_memory_holds_gives_a_typed_error(path, monkeypatch):
         def fail(*_):
             raise MemoryError  # as sqlite3 does
 
-        monkeypatch.setattr("bitgaze.items.read_item", fail)
+        monkeypatch.setattr("bitgaze.gallery.items.read_item", fail)
         with pytest.raises(GalleryCorrupt, match="damaged lengths, or too little memory"):
             gallery.get("item 1")
         monkeypatch.undo()
@@ -700,10 +700,10 @@ def test_probabilities_come_from_the_models_calibration(path):
             # The table says 1 - distance / 128 at even odds; here one in 50 may be the same.
             expected = at_odds(1 - hit.distance / 128, 1 / 50)
             assert hit.duplicate == pytest.approx(expected)
-            assert hit.probability is None  # there were no labels
+            assert hit.same_kind is None  # there were no labels
         calibrate(path, ", ".join(["0.95"] * 129))
         for hit in gallery.search("item 0", k=50):
-            assert hit.probability == pytest.approx(0.5)  # of one in twenty
+            assert hit.same_kind == pytest.approx(0.5)  # of one in twenty
 
 
 def test_a_radius_for_a_rate_of_false_matches(path):
@@ -727,13 +727,13 @@ def test_without_a_calibration_nothing_is_told_of_distances(path):
         db.close()
         assert gallery.calibration is None
         hit = gallery.search("item 0")[0]
-        assert (hit.probability, hit.duplicate) == (None, None)
+        assert (hit.same_kind, hit.duplicate) == (None, None)
         with pytest.raises(GalleryError, match="does not say what distances mean.*or adapt"):
             gallery.radius()
 
 
 def test_a_missing_default_model_says_so(path, monkeypatch):
-    monkeypatch.setattr("bitgaze.gallery.DEFAULT_MODEL", Path("/nowhere/general.onnx"))
+    monkeypatch.setattr("bitgaze.gallery.gallery.DEFAULT_MODEL", Path("/nowhere/general.onnx"))
     with pytest.raises(ModelError, match=r"general\.onnx: cannot read the model"):
         Gallery(path)
     assert not path.exists()
@@ -742,8 +742,8 @@ def test_a_missing_default_model_says_so(path, monkeypatch):
 def test_what_encodes_nothing_reads_no_model(path, monkeypatch):
     with Gallery(path) as gallery:
         gallery.upsert(items(3))
-    monkeypatch.setattr("bitgaze.gallery.read_model", None)  # calling it would raise
-    monkeypatch.setattr("bitgaze.gallery.Encoder", None)
+    monkeypatch.setattr("bitgaze.gallery.gallery.read_model", None)  # calling it would raise
+    monkeypatch.setattr("bitgaze.gallery.gallery.Encoder", None)
     for create in (True, False):
         with Gallery(path, create=create) as gallery:
             assert gallery.search("item 1", k=1)[0].distance == 0
@@ -859,7 +859,7 @@ def test_a_reader_that_may_not_write_sees_a_writer_who_may(path, monkeypatch):
         gallery.upsert(items(3))
 
     def access(allowed):
-        monkeypatch.setattr("bitgaze.gallery_file.os.access", lambda *_: allowed)
+        monkeypatch.setattr("bitgaze.gallery.file_format.os.access", lambda *_: allowed)
 
     access(False)
     with Gallery(path) as reader:

@@ -7,7 +7,7 @@ import torch
 from attention_hashing import general, unsupervised
 from attention_hashing.data import read
 from attention_hashing.distortions import cut_out, distorted, out_of_focus
-from bitgaze.images import load
+from bitgaze.encoding.images import load
 from conftest import picture
 
 PICTURES = 40

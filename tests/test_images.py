@@ -9,7 +9,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from bitgaze import ImageError
-from bitgaze.images import Preprocess, load, upright
+from bitgaze.encoding.images import Preprocess, load, upright
 from conftest import picture
 
 SMALL = Preprocess(size=32)

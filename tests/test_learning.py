@@ -19,7 +19,7 @@ from attention_hashing.backbones import efficientnet_lite0
 from attention_hashing.config import Config, new_network
 from attention_hashing.methods import METHODS
 from attention_hashing.network import pack, pooled
-from bitgaze.images import Preprocess
+from bitgaze.encoding.images import Preprocess
 from conftest import ROOT, picture
 
 TINY = Config(bits=16, size=32, branch_epochs=1, hash_epochs=2, batch_size=8, hidden=8)
@@ -154,7 +154,7 @@ def test_the_pretrained_backbone_recognises_what_it_was_trained_on(examples):
         (known.chelsea(), {281, 282, 285}),  # cats: tabby, tiger cat, Egyptian cat
         (known.coffee(), {504, 967, 968, 923, 925}),  # coffee mug, espresso, cup, plate, consomme
     ):
-        from bitgaze.images import load
+        from bitgaze.encoding.images import load
 
         pixels = torch.from_numpy(load(np.asarray(image), Preprocess(224)))[None]
         x = (pixels.permute(0, 3, 1, 2).float() - backbone.mean) / backbone.std

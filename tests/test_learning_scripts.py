@@ -18,7 +18,7 @@ from attention_hashing import ablations, protocols, results, scattered_parts
 from attention_hashing import data as datasets
 from attention_hashing.checkpoint import load_trained
 from attention_hashing.data import Labelled
-from bitgaze.images import Preprocess, load
+from bitgaze.encoding.images import Preprocess, load
 from conftest import picture
 
 

@@ -18,8 +18,8 @@ from bitgaze import (
     repair,
     verify_gallery,
 )
-from bitgaze.cli import main
-from bitgaze.gallery_file import CHUNK_CODES
+from bitgaze.cli.main import main
+from bitgaze.gallery.file_format import CHUNK_CODES
 from conftest import picture
 
 
@@ -148,7 +148,7 @@ def test_what_is_damaged_is_left_out_and_named(path, tmp_path):
 
 @pytest.mark.parametrize("is_adapted", [False, True])
 def test_damaged_codes_are_made_again_from_the_pictures(tmp_path, folder, is_adapted, monkeypatch):
-    monkeypatch.setattr("bitgaze.recoding.fewest", lambda bits: 4)
+    monkeypatch.setattr("bitgaze.gallery.reencode.fewest", lambda bits: 4)
     path = tmp_path / "g.bitgaze"
     with Gallery(path) as gallery:
         gallery.sync(folder)

@@ -12,8 +12,8 @@ import torch
 from attention_hashing import general, onnx_file
 from attention_hashing.network import Deployed
 from bitgaze import Contract
-from bitgaze.contract import DEFAULT_MODEL, read_model
-from bitgaze.images import Preprocess
+from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
+from bitgaze.encoding.images import Preprocess
 from conftest import ROOT
 
 
@@ -108,7 +108,7 @@ def test_a_refused_export_leaves_the_old_file(network, some_pictures, tmp_path, 
 
 def test_the_deployed_code_is_the_sign_of_torchs_values(network, encoder, some_pictures):
     """Through the shipped file and through plain torch at full precision: nearly the same bits."""
-    from bitgaze.images import load
+    from bitgaze.encoding.images import load
 
     pixels = np.stack([load(p, encoder.contract.preprocess) for p in some_pictures])
     with torch.inference_mode():

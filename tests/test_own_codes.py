@@ -10,7 +10,7 @@ import pytest
 from inside import files
 
 from bitgaze import FingerprintMismatch, Gallery, GalleryError, Item, verify_gallery
-from bitgaze.items import FileState
+from bitgaze.gallery.items import FileState
 
 CODES = np.random.default_rng(0).integers(0, 256, (40, 8), np.uint8)
 
@@ -27,7 +27,7 @@ def test_codes_of_ones_own(hashes):
     assert (hashes.bits, hashes.fingerprint, hashes.model_name) == (64, None, None)
     assert hashes.calibration is None
     (first, second) = hashes.search_code(CODES[7], k=2)
-    assert (first.key, first.distance, first.probability, first.duplicate) == ("07", 0, None, None)
+    assert (first.key, first.distance, first.same_kind, first.same_image) == ("07", 0, None, None)
     assert first.metadata == {"n": 7}
     assert second.distance == min(
         int(np.unpackbits(CODES[7] ^ code).sum()) for n, code in enumerate(CODES) if n != 7
@@ -307,3 +307,14 @@ def test_an_item_may_be_changed_without_losing_its_file(tmp_path, make_picture):
         gallery.upsert([replace(gallery.get(str(path)), metadata={"a": 1})])
         assert gallery.sync(tmp_path / "photos").failed == {}
         assert gallery.get(str(path)).path == str(path)
+
+
+def test_the_old_names_of_a_hits_probabilities_still_work(hashes):
+    (hit,) = hashes.search("07", k=1)
+    hit = replace(hit, same_kind=0.25, same_image=0.999)
+    assert hit.chances == {"same kind": "25%", "same image": ">99%"}
+    with pytest.warns(DeprecationWarning, match=r"use Hit\.same_kind"):
+        assert hit.probability == 0.25
+    with pytest.warns(DeprecationWarning, match=r"use Hit\.same_image"):
+        assert hit.duplicate == 0.999
+    assert replace(hit, same_kind=0.004, same_image=None).chances == {"same kind": "<1%"}

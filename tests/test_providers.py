@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 
 from bitgaze import Encoder, ModelError, ProviderError, ProviderWarning, register_provider
-from bitgaze.contract import DEFAULT_MODEL
-from bitgaze.providers import CPU, POLICIES, PREFERENCE, ProviderReport, open_session
+from bitgaze.encoding.contract import DEFAULT_MODEL
+from bitgaze.encoding.providers import CPU, POLICIES, PREFERENCE, ProviderReport, open_session
 from conftest import picture
 
 CUDA = "CUDAExecutionProvider"

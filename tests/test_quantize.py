@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from attention_hashing import general, half, onnx_file, quantize
-from bitgaze.images import load
+from bitgaze.encoding.images import load
 from conftest import ROOT
 
 

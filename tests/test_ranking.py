@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bitgaze import Gallery, Item
-from bitgaze.ranking import asymmetric_scores
+from bitgaze.gallery.search import asymmetric_scores
 from codes import clustered_codes
 from conftest import picture
 

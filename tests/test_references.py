@@ -5,7 +5,7 @@ import pytest
 
 from attention_hashing.metrics import mean_by_code
 from attention_hashing.references import class_id, lsh, pca_itq
-from bitgaze.adaptation import pack
+from bitgaze.gallery.adaptation import pack
 
 
 def signs(projection, features):

@@ -38,9 +38,9 @@ def started(*arguments, **environment):
 def test_the_command_says_its_address_and_nothing_else(gallery, owl_bytes):
     server = started("-g", gallery.path, "--port", 0)
     try:
-        assert server.stdout.readline() == f"{gallery.path}: 5 pictures\n"
+        assert server.stdout.readline() == f"{gallery.path}: 5 images\n"
         address = re.fullmatch(
-            r"(http://127\.0\.0\.1:\d+/)  \(Ctrl-C ends it\)\n", server.stdout.readline()
+            r"(http://127\.0\.0\.1:\d+/)  \(press Ctrl-C to stop\)\n", server.stdout.readline()
         )[1]
         assert httpx.post(f"{address}api/search", content=owl_bytes).status_code == 200
         assert httpx.post(f"{address}api/search", content=b"no picture").status_code == 422
@@ -115,7 +115,7 @@ def test_without_the_extra_the_command_says_what_to_install(gallery):
     for name in ("starlette", "uvicorn", "python_multipart", "anyio"):
         script = (
             f"import sys; sys.modules[{name!r}] = None\n"
-            "from bitgaze.cli import main; sys.exit(main(sys.argv[1:]))"
+            "from bitgaze.cli.main import main; sys.exit(main(sys.argv[1:]))"
         )
         done = subprocess.run(
             [sys.executable, "-c", script, "serve", "-g", gallery.path],
@@ -124,6 +124,6 @@ def test_without_the_extra_the_command_says_what_to_install(gallery):
         )
         assert done.returncode == 2
         assert done.stderr == (
-            f"bitgaze: bitgaze serve needs {name}, which is not installed: "
+            f"bitgaze: bitgaze serve requires {name}, which is not installed: "
             "pip install 'bitgaze[serve]'\n"
         )

@@ -111,12 +111,12 @@ def test_search_by_file(open_page, address, gallery, query):
     assert hits(page) == [hit.key for hit in expected]
     first = page.locator("#hits li").first
     expect(first.locator(".distance")).to_have_text(f"{expected[0].distance} of 128 bits differ")
-    expect(first.locator(".chances")).to_contain_text(f"same kind {expected[0].probability:.0%}")
+    expect(first.locator(".chances")).to_contain_text(f"same kind {expected[0].same_kind:.0%}")
     share = first.locator(".bar span").evaluate(
         "bar => bar.offsetWidth / bar.parentElement.offsetWidth"
     )
     assert share == pytest.approx(1 - expected[0].distance / 64, abs=0.02)
-    for picture in (first.locator(".picture"), page.locator("#query .picture")):
+    for picture in (first.locator(".image"), page.locator("#query .image")):
         assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
 
 

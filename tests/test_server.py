@@ -52,15 +52,16 @@ def test_a_picture_finds_what_the_gallery_finds(client, gallery, owl_bytes, pets
     assert first == {
         "key": str(pets / "birds" / "owl.jpg"),
         "name": "owl.jpg",
-        "has_picture": True,
+        "has_image": True,
         "distance": 0,
-        "probability": expected[0].probability,
-        "duplicate": expected[0].duplicate,
+        "same_kind": expected[0].same_kind,
+        "same_image": expected[0].same_image,
+        "chances": {"same kind": "94%", "same image": ">99%"},
         "metadata": {"kind": "birds", "rank": 0},
     }
     assert found["code"] == gallery.encode([owl_bytes]).codes[0].tobytes().hex()
     assert found["bits"] == 128
-    assert "picture" not in found
+    assert "image" not in found
 
 
 def test_a_form_does_the_same(client, owl_bytes):
@@ -71,10 +72,10 @@ def test_a_form_does_the_same(client, owl_bytes):
 
 
 def test_the_picture_and_its_attention_come_back_when_asked_for(client, owl_bytes):
-    found = client.post("/api/search", content=owl_bytes, params={"pictures": "true"}).json()
-    assert found["picture"].startswith("data:image/jpeg;base64,")
+    found = client.post("/api/search", content=owl_bytes, params={"images": "true"}).json()
+    assert found["image"].startswith("data:image/jpeg;base64,")
     assert found["attention"].startswith("data:image/jpeg;base64,")
-    assert found["picture"] != found["attention"]
+    assert found["image"] != found["attention"]
 
 
 def test_a_key_and_a_code_find_the_same(client, gallery, owl):
@@ -82,7 +83,7 @@ def test_a_key_and_a_code_find_the_same(client, gallery, owl):
     assert [hit["key"] for hit in by_key["hits"]] == [
         hit.key for hit in gallery.search(owl, 2, exclude_self=True)
     ]
-    assert by_key["item"] == {"key": owl, "name": "owl.jpg", "has_picture": True}
+    assert by_key["item"] == {"key": owl, "name": "owl.jpg", "has_image": True}
     code = gallery.get(owl).code.tobytes().hex()
     by_code = client.get("/api/search/code", params={"code": code, "k": 3}).json()
     assert by_code["hits"][0]["key"] == owl
@@ -194,7 +195,7 @@ def test_an_empty_gallery_and_one_of_codes(tmp_path, encoder, owl_bytes):
         own.add_code("b", np.ones(8, np.uint8))
         with client_of(create_app(own)) as client:
             (hit,) = client.get("/api/search", params={"key": "a"}).json()["hits"]
-            assert (hit["key"], hit["distance"], hit["probability"]) == ("b", 8, None)
+            assert (hit["key"], hit["distance"], hit["same_kind"]) == ("b", 8, None)
             assert refusal(client.post("/api/search", content=owl_bytes), 409)[0] == "no_model"
             assert refusal(client.get("/api/attention?key=a"), 409)[0] == "no_model"
             assert client.get("/health").json()["session"] is None
@@ -234,7 +235,7 @@ def test_a_thumbnail_is_upright(tmp_path, encoder):
 
 def test_what_has_no_picture_to_show(client, tmp_path, encoder):
     code, message = refusal(client.get("/api/thumbnail?key=by hand"), 404)
-    assert code == "no_picture"
+    assert code == "no_image"
     assert "by hand" in message
     assert refusal(client.get("/api/thumbnail?key=nobody"), 404)[0] == "no_such_item"
     for name in ("gone.png", "pipe.png", "broken.png"):
@@ -249,7 +250,7 @@ def test_what_has_no_picture_to_show(client, tmp_path, encoder):
             for name in ("gone.png", "pipe.png", "broken.png"):
                 for what in ("thumbnail", "attention"):
                     answer = client.get(f"/api/{what}", params={"key": str(tmp_path / name)})
-                    assert refusal(answer, 404)[0] == "no_picture"
+                    assert refusal(answer, 404)[0] == "no_image"
 
 
 def test_the_page_and_its_parts(client):
@@ -311,7 +312,7 @@ def test_codes_that_are_none(client):
         answer = client.get("/api/search/code", params={"code": code})
         assert "expected 32 hexadecimal digits" in refusal(answer, 400)[1]
     assert "twice" in refusal(client.get("/api/search?k=1&k=2"), 400)[1]
-    assert "true or false" in refusal(client.post("/api/search?pictures=yes"), 400)[1]
+    assert "true or false" in refusal(client.post("/api/search?images=yes"), 400)[1]
 
 
 def test_what_is_not_there(client):

@@ -58,13 +58,13 @@ def owl_bytes(owl):
 )
 def test_what_is_no_picture(client, content):
     code, message = refusal(client.post("/api/search", content=content), 422)
-    assert code == "not_a_picture"
+    assert code == "not_an_image"
     assert "Take a JPEG" in message
 
 
 def test_a_picture_that_breaks_off(client, owl_bytes):
     half = owl_bytes[: len(owl_bytes) // 2]
-    assert refusal(client.post("/api/search", content=half), 422)[0] == "not_a_picture"
+    assert refusal(client.post("/api/search", content=half), 422)[0] == "not_an_image"
 
 
 def test_types_that_no_picture_has(client):
@@ -85,7 +85,7 @@ PART = b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\nx\r\n'
         (FORM, b"nothing of the kind"),
         (FORM, b"--b\r\n\r\nx\r\n--b--\r\n"),
         (FORM, PART % (b"file", b"") + b"--b--\r\n"),
-        (FORM, PART % (b"picture", b'; filename="a"') + b"--b--\r\n"),
+        (FORM, PART % (b"image", b'; filename="a"') + b"--b--\r\n"),
         (FORM, 2 * (PART % (b"file", b'; filename="a"')) + b"--b--\r\n"),
         (FORM, PART % (b"file", b'; filename="a"') + PART % (b"k", b"") + b"--b--\r\n"),
         (FORM, b"--b\r\n" + b"X" * 100_000 + b": 1\r\n\r\n"),

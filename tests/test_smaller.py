@@ -10,7 +10,7 @@ import precision_table
 import to_onnx
 from attention_hashing import precision, results, smaller
 from bitgaze import Encoder
-from bitgaze.contract import DEFAULT_MODEL, read_model
+from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from inside import move
 from PIL import Image
 
-from bitgaze import Gallery, GalleryError, Item, intake
-from bitgaze.images import printable
+from bitgaze import Gallery, GalleryError, Item
+from bitgaze.encoding.images import printable
+from bitgaze.gallery.sync import ingest as intake
 from conftest import picture
-from inside import move
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_new_pictures_are_added_and_found(gallery, folder):
 
 def test_a_second_sync_opens_nothing(gallery, folder, monkeypatch):
     gallery.sync(folder)
-    monkeypatch.setattr("bitgaze.intake._digest", None)  # calling it would raise
+    monkeypatch.setattr("bitgaze.gallery.sync.ingest._digest", None)  # calling it would raise
     monkeypatch.setattr(gallery._store, "writing", None)  # nor is the file locked for writing
     report = gallery.sync(folder)
     assert report.unchanged == 3
@@ -85,7 +86,7 @@ def test_a_touched_picture_is_not_encoded_again(gallery, folder, monkeypatch):
     later(folder / "a.png")
     encodes_nothing(gallery, monkeypatch)
     assert gallery.sync(folder).unchanged == 3
-    monkeypatch.setattr("bitgaze.intake._digest", None)
+    monkeypatch.setattr("bitgaze.gallery.sync.ingest._digest", None)
     assert gallery.sync(folder).unchanged == 3
 
 
@@ -213,7 +214,7 @@ def test_a_folder_restored_from_a_copy_is_read_once(gallery, folder, tmp_path, m
     (tmp_path / "backup").rename(folder)
     encodes_nothing(gallery, monkeypatch)
     assert gallery.sync(folder).unchanged == 3
-    monkeypatch.setattr("bitgaze.intake._digest", None)
+    monkeypatch.setattr("bitgaze.gallery.sync.ingest._digest", None)
     assert gallery.sync(folder).unchanged == 3
 
 
@@ -387,7 +388,7 @@ def test_a_commit_is_made_every_few_seconds(gallery, tmp_path, monkeypatch):
 
     original, sizes = gallery.encoder.encode, []
     monkeypatch.setattr(gallery.encoder, "encode", encode)
-    monkeypatch.setattr("bitgaze.intake.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("bitgaze.gallery.sync.ingest.time", SimpleNamespace(monotonic=lambda: now))
     gallery.sync(tmp_path)
     assert sizes[:4] == [32, 30, 30, 30]
     assert sum(sizes) == 150
@@ -406,8 +407,8 @@ def test_a_pipe_is_named_and_not_opened(gallery, folder):
 
 def test_no_model_is_read_when_nothing_is_encoded(gallery, folder, monkeypatch):
     gallery.sync(folder)
-    monkeypatch.setattr("bitgaze.gallery.Encoder", None)  # calling it would raise
-    monkeypatch.setattr("bitgaze.gallery.read_model", None)
+    monkeypatch.setattr("bitgaze.gallery.gallery.Encoder", None)  # calling it would raise
+    monkeypatch.setattr("bitgaze.gallery.gallery.read_model", None)
     with Gallery(gallery.path) as reopened:
         assert reopened.sync(folder).unchanged == 3
         (folder / "a.png").rename(folder / "renamed.png")

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from inside import move
 
 from bitgaze import Gallery, GalleryError
-from bitgaze.items import content_digest as digest
-from bitgaze.patterns import Choice
+from bitgaze.gallery.items import content_digest as digest
+from bitgaze.gallery.sync.patterns import Choice
 from conftest import picture
-from inside import move
 
 
 @pytest.fixture
@@ -349,6 +349,8 @@ def test_comparing_goes_on_where_it_was_interrupted(gallery, tmp_path, monkeypat
         gallery.sync(root, on_progress=interrupt)
     read = []
     monkeypatch.setattr(gallery.encoder, "encode", None)
-    monkeypatch.setattr("bitgaze.intake._digest", lambda path: read.append(path) or digest(path))
+    monkeypatch.setattr(
+        "bitgaze.gallery.sync.ingest._digest", lambda path: read.append(path) or digest(path)
+    )
     assert gallery.sync(root).unchanged == 40
     assert read == [str(root / f"{number:02}.png") for number in range(32, 40)]

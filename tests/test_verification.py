@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bitgaze import Encoder, ModelError, verify
-from bitgaze.contract import DEFAULT_MODEL
+from bitgaze.encoding.contract import DEFAULT_MODEL
 
 
 @pytest.fixture

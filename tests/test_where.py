@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitgaze import Gallery, items
-from bitgaze.cli import main
-from bitgaze.where import Column, conditions, like
+from bitgaze import Gallery
+from bitgaze.cli.main import main
+from bitgaze.gallery import items
+from bitgaze.gallery.filters import Column, conditions, like
 
 SCALARS = st.one_of(
     st.none(),
@@ -221,7 +222,7 @@ def test_changes_are_seen_at_once(shop):
 
 
 def test_many_changes_and_a_transaction_undone(shop, monkeypatch):
-    monkeypatch.setattr("bitgaze.store._MAX_CHANGED", 3)
+    monkeypatch.setattr("bitgaze.gallery.store._MAX_CHANGED", 3)
     before = keys(shop, {"shelf": "s1"})
 
     def change_and_fail():
@@ -244,7 +245,7 @@ def test_few_fields_are_kept(shop, monkeypatch):
         read.append(arguments[-1])
         return read_field(*arguments)
 
-    monkeypatch.setattr("bitgaze.items.read_field", noted)
+    monkeypatch.setattr("bitgaze.gallery.items.read_field", noted)
     expected = {f"{n:02}" for n in range(1, 60, 3)}
     names = [f"field {n}" for n in range(63)]
     for name in ["shelf", *names]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from bitgaze.images import upright
+from bitgaze.encoding.images import upright
 
 # Photographs are kept at this shorter side; 192 takes 150 kB each.
 _KEPT_SIDE = 192

@@ -11,7 +11,7 @@ from attention_hashing import backbones
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.methods import DEFAULT, METHODS
 from attention_hashing.network import AttentionHashing
-from bitgaze.images import Preprocess
+from bitgaze.encoding.images import Preprocess
 
 PRECISIONS = ("float32", "bfloat16")
 

@@ -1,7 +1,7 @@
 """Labelled pictures: class folders, lists (lists.py), IDX files (idx.py), or CIFAR-10 (cifar.py).
 
 Knows where pictures and labels are, and the random views of them that training takes. What a
-picture looks like to the network is decided by bitgaze.images, the code that ships.
+picture looks like to the network is decided by bitgaze.encoding.images, the code that ships.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from attention_hashing import cifar, idx, lists
 from attention_hashing.levels import Labels
 from bitgaze import ImageError
-from bitgaze.images import SUFFIXES, Preprocess, load, upright
+from bitgaze.encoding.images import SUFFIXES, Preprocess, load, upright
 
 
 class DataError(Exception):

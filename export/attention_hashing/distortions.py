@@ -1,8 +1,8 @@
 """Random versions of a photograph, far rougher than training takes: what a code should survive.
 
 Cropped, mirrored, turned, made small, grey, dark, pale, blurred, bordered, compressed. Knows pixels
-only. The alterations that near-duplicates are measured with (bitgaze.alterations) are others, fixed
-ones.
+only. The alterations that near-duplicates are measured with (bitgaze.encoding.alterations) are
+others, fixed ones.
 """
 
 import io

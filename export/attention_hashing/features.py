@@ -20,7 +20,7 @@ from tqdm import tqdm
 from attention_hashing import onnx_file
 from attention_hashing.network import AttentionHashing, pooled
 from bitgaze.cores import available_cores
-from bitgaze.images import Preprocess, Source, load
+from bitgaze.encoding.images import Preprocess, Source, load
 
 _Item = TypeVar("_Item")
 _IN_FLIGHT = 64

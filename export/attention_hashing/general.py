@@ -26,10 +26,10 @@ from attention_hashing.features import FeatureExtractor
 from attention_hashing.levels import is_relevant
 from attention_hashing.network import AttentionHashing
 from attention_hashing.unsupervised import fit_bits
-from bitgaze.alterations import altered
-from bitgaze.calibration import Calibration, false_match_rates, probabilities
-from bitgaze.contract import calibration_from
-from bitgaze.images import Preprocess, upright
+from bitgaze.encoding.alterations import altered
+from bitgaze.encoding.calibration import Calibration, false_match_rates, probabilities
+from bitgaze.encoding.contract import calibration_from
+from bitgaze.encoding.images import Preprocess, upright
 
 PREPROCESS = Preprocess(size=224)
 # The attended part varies more; this weight evens it out with the whole (docs/lab-notes.md).

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgaze.images import SUFFIXES
+from bitgaze.encoding.images import SUFFIXES
 
 TRAIN, TEST, DATABASE = "train.txt", "test.txt", "database.txt"
 CLASSES = "classes.txt"

@@ -20,9 +20,9 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from attention_hashing.network import AttentionHashing, Deployed
-from bitgaze.contract import METADATA_KEY, Contract, Golden
-from bitgaze.encoder import Encoder
-from bitgaze.images import load
+from bitgaze.encoding.contract import METADATA_KEY, Contract, Golden
+from bitgaze.encoding.encoder import Encoder
+from bitgaze.encoding.images import load
 
 OPSET = 18
 # onnxruntime against torch, both float32 on CPU, on hash values of unit variance.

@@ -10,8 +10,8 @@ import onnxruntime as ort
 
 from attention_hashing.onnx_file import ExportError
 from bitgaze import Encoder
-from bitgaze.contract import METADATA_KEY
-from bitgaze.images import load
+from bitgaze.encoding.contract import METADATA_KEY
+from bitgaze.encoding.images import load
 
 SUFFIX = ".ort"
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from attention_hashing.levels import Levels
 from attention_hashing.metrics import Ball
-from bitgaze.explain import overlay
+from bitgaze.gallery.explain import overlay
 
 _DPI = 150
 _INK, _SOFT = "#1c1b22", "#6a6775"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from attention_hashing.data import Labelled
 from attention_hashing.metrics import mean_by_code
 from bitgaze import Encoded, Encoder
-from bitgaze.images import load
+from bitgaze.encoding.images import load
 
 # Shares of bits, of mean average precision, and of the float32 file's size.
 MOST_FLIPS = 0.02

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_hashing.unsupervised import leading
-from bitgaze import adaptation
+from bitgaze.gallery import adaptation
 
 Projection = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -39,7 +39,7 @@ def lsh(features: NDArray[np.float32], bits: int, seed: int) -> Projection:
 def pca_itq(features: NDArray[np.float32], bits: int) -> Projection:
     """Principal directions, turned so that signs lose little (Gong and Lazebnik, CVPR 2011).
 
-    The rotation is the one that `bitgaze.adaptation` finds for a gallery.
+    The rotation is the one that `bitgaze.gallery.adaptation` finds for a gallery.
 
     Args:
         features: (n, d).

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from attention_hashing.backgrounds import photograph, prepared, textured
-from bitgaze.images import Preprocess, load
+from bitgaze.encoding.images import Preprocess, load
 
 SIDE = 128
 OBJECT_SIDE = 32

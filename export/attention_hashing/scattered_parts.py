@@ -14,7 +14,7 @@ from tqdm import tqdm
 from attention_hashing.data import Labelled
 from attention_hashing.protocols import Protocol
 from attention_hashing.scattered import OBJECT_SIDE, Scattered
-from bitgaze.images import upright
+from bitgaze.encoding.images import upright
 
 # Photographs of queries, training, database and validation.
 _PHOTO_SHARES = (0.2, 0.6, 0.1, 0.1)

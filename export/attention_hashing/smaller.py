@@ -17,7 +17,7 @@ from attention_hashing import half, onnx_file, precision, quantize
 from attention_hashing.data import Labelled
 from attention_hashing.network import AttentionHashing, Deployed
 from bitgaze import Contract, Encoder
-from bitgaze.images import load
+from bitgaze.encoding.images import load
 
 # More change nothing that could be measured, and each takes half a second.
 _CALIBRATION_PICTURES = 100

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from attention_hashing import lists
 from attention_hashing.levels import Labels
-from bitgaze.images import SUFFIXES
+from bitgaze.encoding.images import SUFFIXES
 
 LABELS = "labels.csv"
 

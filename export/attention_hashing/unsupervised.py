@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bitgaze import adaptation
+from bitgaze.gallery import adaptation
 
 # Measured on sets that took no part (docs/lab-notes.md).
 _NUISANCES = 2

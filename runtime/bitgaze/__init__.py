@@ -8,11 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bitgaze.contract import Contract as Contract
-    from bitgaze.duplicates import Duplicate as Duplicate
-    from bitgaze.duplicates import DuplicateGroup as DuplicateGroup
-    from bitgaze.encoder import Encoded as Encoded
-    from bitgaze.encoder import Encoder as Encoder
+    from bitgaze.encoding.contract import Contract as Contract
+    from bitgaze.encoding.encoder import Encoded as Encoded
+    from bitgaze.encoding.encoder import Encoder as Encoder
+    from bitgaze.encoding.providers import ProviderReport as ProviderReport
+    from bitgaze.encoding.providers import register_provider as register_provider
+    from bitgaze.encoding.verification import Verification as Verification
+    from bitgaze.encoding.verification import verify as verify
     from bitgaze.errors import BitgazeError as BitgazeError
     from bitgaze.errors import FingerprintMismatch as FingerprintMismatch
     from bitgaze.errors import GalleryCorrupt as GalleryCorrupt
@@ -21,49 +23,47 @@ if TYPE_CHECKING:
     from bitgaze.errors import ModelError as ModelError
     from bitgaze.errors import ProviderError as ProviderError
     from bitgaze.errors import ProviderWarning as ProviderWarning
-    from bitgaze.gallery import Gallery as Gallery
+    from bitgaze.gallery.duplicates import Duplicate as Duplicate
+    from bitgaze.gallery.duplicates import DuplicateGroup as DuplicateGroup
+    from bitgaze.gallery.gallery import Gallery as Gallery
+    from bitgaze.gallery.items import Item as Item
+    from bitgaze.gallery.maintenance import GalleryVerification as GalleryVerification
+    from bitgaze.gallery.maintenance import RepairReport as RepairReport
+    from bitgaze.gallery.maintenance import repair as repair
+    from bitgaze.gallery.maintenance import verify_gallery as verify_gallery
+    from bitgaze.gallery.search import Hit as Hit
+    from bitgaze.gallery.sync.report import SyncReport as SyncReport
     from bitgaze.hamming import HammingIndex as HammingIndex
     from bitgaze.hamming import simd as simd
-    from bitgaze.items import Item as Item
-    from bitgaze.maintenance import GalleryVerification as GalleryVerification
-    from bitgaze.maintenance import RepairReport as RepairReport
-    from bitgaze.maintenance import repair as repair
-    from bitgaze.maintenance import verify_gallery as verify_gallery
-    from bitgaze.providers import ProviderReport as ProviderReport
-    from bitgaze.providers import register_provider as register_provider
-    from bitgaze.searching import Hit as Hit
-    from bitgaze.sync_report import SyncReport as SyncReport
-    from bitgaze.verification import Verification as Verification
-    from bitgaze.verification import verify as verify
 
 _HOME = {
     "BitgazeError": "errors",
-    "Contract": "contract",
-    "Duplicate": "duplicates",
-    "DuplicateGroup": "duplicates",
-    "Encoded": "encoder",
-    "Encoder": "encoder",
+    "Contract": "encoding.contract",
+    "Duplicate": "gallery.duplicates",
+    "DuplicateGroup": "gallery.duplicates",
+    "Encoded": "encoding.encoder",
+    "Encoder": "encoding.encoder",
     "FingerprintMismatch": "errors",
-    "Gallery": "gallery",
+    "Gallery": "gallery.gallery",
     "GalleryCorrupt": "errors",
     "GalleryError": "errors",
-    "GalleryVerification": "maintenance",
+    "GalleryVerification": "gallery.maintenance",
     "HammingIndex": "hamming",
-    "Hit": "searching",
+    "Hit": "gallery.search",
     "ImageError": "errors",
-    "Item": "items",
+    "Item": "gallery.items",
     "ModelError": "errors",
     "ProviderError": "errors",
-    "ProviderReport": "providers",
+    "ProviderReport": "encoding.providers",
     "ProviderWarning": "errors",
-    "RepairReport": "maintenance",
-    "SyncReport": "sync_report",
-    "Verification": "verification",
-    "register_provider": "providers",
-    "repair": "maintenance",
+    "RepairReport": "gallery.maintenance",
+    "SyncReport": "gallery.sync.report",
+    "Verification": "encoding.verification",
+    "register_provider": "encoding.providers",
+    "repair": "gallery.maintenance",
     "simd": "hamming",
-    "verify": "verification",
-    "verify_gallery": "maintenance",
+    "verify": "encoding.verification",
+    "verify_gallery": "gallery.maintenance",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605

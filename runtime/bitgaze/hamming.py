@@ -43,6 +43,19 @@ Method = Literal["scan", "mih"]
 _NO_IDS: NDArray[np.int64] = np.empty(0, np.int64)
 
 
+def pack(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """Hash values to codes: a bit is set where its value is above 0.
+
+    Args:
+        values: (n, bits), bits a multiple of 8.
+
+    Returns:
+        uint8, (n, bits // 8). The first value is the most significant bit of byte 0, as in
+        `numpy.packbits` and in the code that a model file returns.
+    """
+    return np.packbits(values > 0, axis=1)
+
+
 @dataclass(frozen=True, slots=True)
 class _State:
     """What a search sees: taken once, at its beginning. Writers put another in its place."""

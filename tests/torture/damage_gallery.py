@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 from damage import ANY, SQLITE, damaged
+from inside import files, move
 from quick import BITS, QuickEncoder, picture, write_pictures
 from supervised import Case, main, run
 
 from bitgaze import Gallery, Item
 from bitgaze.errors import BitgazeError, GalleryError
-from bitgaze.items import FileState
-from bitgaze.maintenance import repair, verify_gallery
-from inside import files, move
+from bitgaze.gallery.items import FileState
+from bitgaze.gallery.maintenance import repair, verify_gallery
 
 _PICTURES = 80
 _FEW = 40

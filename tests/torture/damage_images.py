@@ -18,8 +18,8 @@ from damage import ANY, damaged
 from PIL import Image, features
 from supervised import Case, main, run
 
+from bitgaze.encoding.images import Preprocess, load
 from bitgaze.errors import ImageError
-from bitgaze.images import Preprocess, load
 
 _SMALL = Preprocess(size=32)
 # What the largest picture that is read takes, if its damage says that it is one.

@@ -3,7 +3,7 @@
 import os
 
 from bitgaze import Gallery, Item
-from bitgaze.items import FileState
+from bitgaze.gallery.items import FileState
 
 
 def move(gallery: Gallery, *moves: tuple[str, str, FileState | None]) -> None:

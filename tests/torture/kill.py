@@ -23,8 +23,10 @@ import numpy as np
 from quick import BITS, QuickEncoder, picture, write_pictures
 from supervised import Violation, main
 
-from bitgaze import Gallery, Item, intake, recoding
-from bitgaze.maintenance import verify_gallery
+from bitgaze import Gallery, Item
+from bitgaze.gallery import reencode as recoding
+from bitgaze.gallery.maintenance import verify_gallery
+from bitgaze.gallery.sync import ingest as intake
 
 _PICTURES = 240
 _BY_HAND = 30

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bitgaze.adaptation import pack
-from bitgaze.contract import DEFAULT_MODEL, read_model
-from bitgaze.encoder import Encoded
+from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
+from bitgaze.encoding.encoder import Encoded
+from bitgaze.encoding.images import Preprocess, Source, load
 from bitgaze.errors import ImageError
-from bitgaze.images import Preprocess, Source, load
+from bitgaze.gallery.adaptation import pack
 
 BITS = 128
 _SIDE = 4

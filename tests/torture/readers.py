@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from bitgaze import Gallery, Item
-from bitgaze.maintenance import verify_gallery
+from bitgaze.gallery.maintenance import verify_gallery
 
 _BITS = 64
 _READERS = 8

@@ -66,7 +66,7 @@ def _refusal(error: Exception) -> Refusal:
     if isinstance(error, ImageError):
         return Refusal(
             422,
-            "not_a_picture",
+            "not_an_image",
             f"The upload cannot be used ({error}). Take a JPEG, PNG, WebP, GIF or TIFF file.",
         )
     if isinstance(error, GalleryError):

@@ -18,12 +18,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bitgaze.errors import GalleryError, ImageError
-from bitgaze.gallery import Gallery
+from bitgaze.gallery.gallery import Gallery
 from bitgaze.server.answers import Answer, Refusal, refused
-from bitgaze.server.arguments import arguments
 from bitgaze.server.browse import browse
 from bitgaze.server.guard import LOOPBACK, Guard, check_token
-from bitgaze.server.items import attention, thumbnail
+from bitgaze.server.images import attention_image, small_image
+from bitgaze.server.parameters import arguments
 from bitgaze.server.search import search, search_code
 from bitgaze.server.state import DEFAULT_LIMITS, MOST_HITS, Limits, Serving, serving_of
 
@@ -77,8 +77,8 @@ def create_app(
         Route("/api/browse", _browse),
         Route("/api/search", search, methods=["GET", "POST"]),
         Route("/api/search/code", search_code),
-        Route("/api/thumbnail", thumbnail),
-        Route("/api/attention", attention),
+        Route("/api/thumbnail", small_image),
+        Route("/api/attention", attention_image),
     ]
     app = Starlette(
         routes=routes,

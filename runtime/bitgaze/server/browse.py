@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from bitgaze.gallery import Gallery
-from bitgaze.items import Item
-from bitgaze.searching import Hit
+from bitgaze.gallery.gallery import Gallery
+from bitgaze.gallery.items import Item
+from bitgaze.gallery.search import Hit
 
 _QUERIES, _HITS_EACH, _SHOWN = 40, 25, 24
 _MOST_VALUES, _MOST_FOLDERS, _LONGEST_VALUE = 30, 60, 80
@@ -21,7 +21,7 @@ def browse(gallery: Gallery) -> dict[str, Any]:
     """Some items, spread over the gallery, and the folders and metadata of a larger sample.
 
     Returns:
-        items: up to 24, each with key, name and has_picture.
+        items: up to 24, each with key, name and has_image.
         folders: of the keys that are paths, each with path and name, the name below what all have
             in common; by name.
         fields: of metadata, each with name, kind and values. Of kind "number": the least and the
@@ -32,17 +32,17 @@ def browse(gallery: Gallery) -> dict[str, Any]:
     shown = [item for item in sample if item.path is not None] or sample
     step = -(-len(shown) // _SHOWN) or 1
     return {
-        "items": [told(item) for item in shown[::step]],
+        "items": [to_json(item) for item in shown[::step]],
         "folders": _folders(sample),
         "fields": _fields(sample),
         "sampled": len(sample),
     }
 
 
-def told(item: Item | Hit) -> dict[str, Any]:
+def to_json(item: Item | Hit) -> dict[str, Any]:
     """What every answer says of an item: its key, a name to show, and whether it has a picture."""
     name = os.path.basename(item.key) or item.key  # noqa: PTH119 (a key need not be a path)
-    return {"key": item.key, "name": name, "has_picture": item.path is not None}
+    return {"key": item.key, "name": name, "has_image": item.path is not None}
 
 
 def _spread(gallery: Gallery) -> list[Hit]:

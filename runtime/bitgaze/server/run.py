@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from bitgaze.errors import BitgazeError
-from bitgaze.gallery import Gallery
+from bitgaze.gallery.gallery import Gallery
 from bitgaze.server.app import create_app
 from bitgaze.server.guard import LOOPBACK
 

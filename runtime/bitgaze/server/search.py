@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from bitgaze.gallery import Gallery
-from bitgaze.searching import Hit
+from bitgaze.encoding.heatmap import data_uri, overlay, thumbnail
+from bitgaze.gallery.gallery import Gallery
+from bitgaze.gallery.search import Hit
 from bitgaze.server.answers import Answer, Refusal
-from bitgaze.server.arguments import arguments, code_from, condition, integer, needed, truth
-from bitgaze.server.browse import told
-from bitgaze.server.pictures import SIDE_PX, data_uri, small_jpeg
+from bitgaze.server.browse import to_json
+from bitgaze.server.parameters import arguments, boolean, code_from, condition, integer, needed
 from bitgaze.server.state import MOST_HITS, check_model, item_of, serving_of
-from bitgaze.server.upload import check_picture, received
+from bitgaze.server.upload import check_image, received
 
 
 async def search(request: Request) -> Answer:
     """GET by an item of the gallery, POST by a picture."""
-    return await (_by_picture if request.method == "POST" else _by_item)(request)
+    return await (_by_image if request.method == "POST" else _by_item)(request)
 
 
 async def search_code(request: Request) -> Answer:
@@ -46,31 +46,31 @@ async def _by_item(request: Request) -> Answer:
     def look() -> dict[str, Any]:
         # By its code: a key that another process removes now would be taken for a path.
         item = item_of(serving.gallery, key)
-        return {"item": told(item), "code": None} | nearest(item.code, key)
+        return {"item": to_json(item), "code": None} | nearest(item.code, key)
 
     return Answer(await serving.reading(look))
 
 
-async def _by_picture(request: Request) -> Answer:
-    given = arguments(request, "k", "radius", "where", "pictures")
+async def _by_image(request: Request) -> Answer:
+    given = arguments(request, "k", "radius", "where", "images")
     serving = serving_of(request)
     gallery, limits = serving.gallery, serving.limits
     nearest = _search_of(given, gallery)
-    shows = truth(given, "pictures")
+    shows = boolean(given, "images")
     check_model(gallery)
 
     def look(upload: UploadFile) -> dict[str, Any]:
         content = upload.file.read()
-        check_picture(content, limits.pixels)
+        check_image(content, limits.pixels)
         encoded = gallery.encode([content])
         if encoded.errors:
             raise encoded.errors[0]
         code = encoded.codes[0]
         answer = {"item": None, "code": code.tobytes().hex()} | nearest(code)
         if shows:
-            attention = encoded.attention[0]
-            answer["picture"] = data_uri(small_jpeg(content, SIDE_PX))
-            answer["attention"] = data_uri(small_jpeg(content, SIDE_PX, attention))
+            small = thumbnail(content)
+            answer["image"] = data_uri(small)
+            answer["attention"] = data_uri(overlay(small, encoded.attention[0]))
         return answer
 
     async with received(request, limits.upload_bytes, limits.upload_seconds) as upload:
@@ -97,4 +97,4 @@ def _search_of(given: dict[str, str], gallery: Gallery) -> Callable[..., dict[st
 def _all_of(hit: Hit) -> dict[str, Any]:
     facts = asdict(hit)
     del facts["path"]
-    return facts | told(hit)
+    return facts | {"chances": hit.chances} | to_json(hit)

@@ -11,8 +11,8 @@ from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 
 from bitgaze.cores import available_cores
-from bitgaze.gallery import Gallery
-from bitgaze.items import Item
+from bitgaze.gallery.gallery import Gallery
+from bitgaze.gallery.items import Item
 from bitgaze.server.answers import Refusal
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from bitgaze.images import dimensions
+from bitgaze.encoding.images import dimensions
 from bitgaze.server.answers import Refusal
 
 _IN_MEMORY = 1 << 20
@@ -63,7 +63,7 @@ async def received(
         await upload.close()
 
 
-def check_picture(content: bytes, max_pixels: int) -> None:
+def check_image(content: bytes, max_pixels: int) -> None:
     """Refuse what would take a decoder too long or too much memory; nothing is decoded.
 
     Raises:
@@ -81,7 +81,7 @@ def check_picture(content: bytes, max_pixels: int) -> None:
     if content.startswith(b"\xff\xd8") and content.count(_START_OF_SCAN) > _MOST_SCANS:
         raise Refusal(
             422,
-            "not_a_picture",
+            "not_an_image",
             f"This JPEG has more than {_MOST_SCANS} scans, as if made to keep a computer busy. "
             "Save it anew and search with that.",
         )

@@ -2,13 +2,13 @@
 // name, folder, m.FIELD), so that back, reload and bookmarks work; render() shows what it says.
 
 import { Failure, ask, load } from "/serve_ask.js";
-import { card, look, pictureOf, pin, show } from "/serve_cards.js";
+import { card, look, imageOf, pin, show } from "/serve_cards.js";
 import { emptyFilters, readFilters, setUpFilters, showFilters, whereOf } from "/serve_filters.js";
 import { at, clearMessage, lastPart, megabytes, message, say } from "/serve_words.js";
 
 const FIRST = 24;
 const TITLES = {
-  not_a_picture: "This file cannot be read as a picture",
+  not_an_image: "This file cannot be read as a picture",
   too_large: "This file is too large",
   too_many_pixels: "This picture is too large",
   too_slow: "The picture took too long to arrive",
@@ -66,13 +66,13 @@ async function searchFile(file) {
     if (file.size > limit) throw new Failure("too_large", `${file.name} has ${megabytes(file.size)}, the limit is ${megabytes(limit)}. Save a smaller copy and search with that.`);
     const parameters = place();
     busy(`Searching for pictures like ${file.name}`);
-    const query = queryString(parameters, { pictures: "true" });
+    const query = queryString(parameters, { images: "true" });
     const answer = await ask(`/api/search?${query}`, {
       method: "POST",
       headers: { "Content-Type": "application/octet-stream" },
       body: file,
     });
-    remember(answer.code, { name: file.name || "your picture", picture: answer.picture, attention: answer.attention });
+    remember(answer.code, { name: file.name || "your picture", image: answer.image, attention: answer.attention });
     parameters.delete("key");
     parameters.set("code", answer.code);
     await go(parameters);
@@ -117,7 +117,7 @@ async function render() {
     const answer = await ask(`${path}?${queryString(parameters, { [by]: parameters.get(by) })}`);
     shown = { ...answer, k: Number(parameters.get("k") ?? FIRST), ms: performance.now() - started };
     started = undefined;
-    showQuery({ ...query, ...(answer.item && pictureOf(answer.item)) });
+    showQuery({ ...query, ...(answer.item && imageOf(answer.item)) });
     showHits();
   } catch (error) {
     fail(error);
@@ -207,7 +207,7 @@ function fail(error) {
   say("");
   const again = retry;
   const title = error.code === "no_server" ? "The server does not answer" : (TITLES[error.code] ?? "That did not work");
-  const isLasting = ["too_large", "too_many_pixels", "not_a_picture", "wrong_token", "no_model"].includes(error.code);
+  const isLasting = ["too_large", "too_many_pixels", "not_an_image", "wrong_token", "no_model"].includes(error.code);
   message(title, error.message, isLasting ? null : ["Try again", again]);
   if (!(error instanceof Failure)) throw error; // a mistake of this page: the console should tell
 }

@@ -1,20 +1,20 @@
 // A picture on the page: the card of a hit, its figure, and the attention over it.
 
-import { at, element, lastPart, percent } from "/serve_words.js";
+import { at, element, lastPart } from "/serve_words.js";
 
 // `bits` and `rank` of a hit; without a rank the item is one to start from.
 export function card(item, bits, rank) {
   const card = at("hit").content.cloneNode(true).firstElementChild;
   const part = (name) => card.querySelector(`.${name}`);
   const figure = part("figure");
-  show(figure, pictureOf(item), "");
+  show(figure, imageOf(item), "");
   const [folder] = item.key.endsWith(item.name) ? [lastPart(item.key.slice(0, -item.name.length - 1))] : [""];
   part("name").append(...(rank ? [element("b", "", rank)] : []), item.name);
   part("name").title = item.key;
   part("folder").textContent = folder;
   part("go").dataset.key = item.key;
   part("look").setAttribute("aria-label", `Show where the model looked in ${item.name}`);
-  part("look").hidden = !item.has_picture;
+  part("look").hidden = !item.has_image;
   let words = "";
   if (rank) {
     const share = Math.max(0, 1 - item.distance / (bits / 2));
@@ -28,28 +28,23 @@ export function card(item, bits, rank) {
   return card;
 }
 
+// What the server says of a hit: words and a percentage, such as "same kind 80%".
 function chances(hit) {
-  const parts = [];
-  if (hit.probability !== null) {
-    const kind = element("span", "", "same kind ");
-    kind.append(element("b", "", percent(hit.probability)));
-    parts.push(kind);
-  }
-  if (hit.duplicate >= 0.005) {
-    const isLikely = hit.duplicate >= 0.5;
-    parts.push(element("span", isLikely ? "same" : "", `same picture ${percent(hit.duplicate)}`));
-  }
-  return parts;
+  return Object.entries(hit.chances).map(([words, chance]) => {
+    const part = element("span", words === "same image" && hit.same_image >= 0.5 ? "same" : "", `${words} `);
+    part.append(element("b", "", chance));
+    return part;
+  });
 }
 
-export function pictureOf(item) {
-  if (!item.has_picture) return { gone: "added by hand, without a file" };
+export function imageOf(item) {
+  if (!item.has_image) return { gone: "added by hand, without a file" };
   const query = `key=${encodeURIComponent(item.key)}`;
-  return { picture: `/api/thumbnail?${query}`, attention: `/api/attention?${query}` };
+  return { image: `/api/thumbnail?${query}`, attention: `/api/attention?${query}` };
 }
 
-export function show(figure, { picture, attention, gone = "not kept: choose it again to see it" }, words) {
-  const plain = figure.querySelector(".picture");
+export function show(figure, { image, attention, gone = "not kept: choose it again to see it" }, words) {
+  const plain = figure.querySelector(".image");
   const heat = figure.querySelector(".attention");
   const note = figure.querySelector(".gone");
   const lose = (text) => {
@@ -66,7 +61,7 @@ export function show(figure, { picture, attention, gone = "not kept: choose it a
   note.hidden = true;
   plain.alt = words;
   plain.onerror = () => lose("the file is gone or cannot be read");
-  if (picture) plain.src = picture;
+  if (image) plain.src = image;
   else {
     plain.removeAttribute("src");
     lose(gone);

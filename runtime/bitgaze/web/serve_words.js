@@ -30,4 +30,3 @@ export function element(name, className = "", text = "") {
 
 export const lastPart = (key) => key.split(/[/\\]/).filter(Boolean).pop() ?? key;
 export const megabytes = (bytes) => `${Math.round(bytes / 1e6)} MB`;
-export const percent = (p) => (p > 0.99 ? "> 99%" : p < 0.01 ? "< 1%" : `${Math.round(100 * p)}%`);

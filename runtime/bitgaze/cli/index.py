@@ -1,0 +1,138 @@
+"""`bitgaze index`: bring a gallery up to date with folders of images."""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from bitgaze.cli.options import (
+    OK,
+    SOME_FAILED,
+    Commands,
+    add_command,
+    add_gallery,
+    add_model,
+    encoder_for,
+    quiet_pillow,
+    typed_value,
+)
+from bitgaze.cli.terminal import progress, say, warn
+
+if TYPE_CHECKING:
+    from bitgaze.gallery.gallery import Gallery
+
+_MAX_SKIPPED_SHOWN = 10
+
+
+def add_to(commands: Commands) -> None:
+    """The command and its options."""
+    parser = add_command(commands, index)
+    add_gallery(parser)
+    parser.add_argument("folders", metavar="DIR", nargs="+", help="a folder (searched recursively)")
+    for choice, verb in (("include", "take only"), ("exclude", "leave out")):
+        parser.add_argument(
+            f"--{choice}",
+            action="append",
+            default=[],
+            metavar="PATTERN",
+            help=f'{verb} images that match, such as "*.png", "thumbs" (a folder anywhere) or '
+            '"2024/*" (below DIR); may be repeated',
+        )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_named_value,
+        metavar="NAME=VALUE",
+        help="metadata for new images; VALUE is JSON, or else text; may be repeated",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would change, and write nothing"
+    )
+    parser.add_argument(
+        "--allow-empty",
+        action="store_true",
+        help="if DIR holds no images, remove all items that came from it",
+    )
+    add_model(parser)
+
+
+def _named_value(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=VALUE, such as album=Rome")
+    return name, typed_value(value)
+
+
+def index(options: argparse.Namespace) -> int:
+    """Bring a gallery up to date with the images in folders."""
+    from bitgaze.gallery.sync.folders import find_roots
+
+    metadata: dict[str, Any] = {}
+    for name, value in options.set:
+        if name in metadata:
+            raise ValueError(f"--set gives {name!r} twice")
+        metadata[name] = value
+    find_roots(options.folders)  # a mistyped name must not leave an empty gallery
+    quiet_pillow()
+    started = time.perf_counter()
+    with _gallery_to_index(options) as gallery, progress("indexing", "images") as show:
+        try:
+            report = gallery.sync(
+                *options.folders,
+                include=options.include,
+                exclude=options.exclude,
+                metadata=lambda path: metadata,
+                dry_run=options.dry_run,
+                allow_empty=options.allow_empty,
+                on_progress=show,
+            )
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(str(error) or "what was done is kept") from error
+        size = len(gallery)
+    seconds = time.perf_counter() - started
+    for path, reason in report.failed.items():
+        warn(f"refused {path}: {reason}")
+    for path, reason in islice(report.skipped.items(), _MAX_SKIPPED_SHOWN):
+        warn(f"skipped {path}: {reason}")
+    if len(report.skipped) > _MAX_SKIPPED_SHOWN:
+        warn(f"skipped {len(report.skipped) - _MAX_SKIPPED_SHOWN} more; --json names all")
+    if options.json:
+        facts = {"gallery": options.gallery, "items": size, "dry_run": options.dry_run}
+        say(json.dumps({**facts, "seconds": round(seconds, 3), **asdict(report)}))
+        return SOME_FAILED if report.failed else OK
+    if options.dry_run:
+        say(
+            *(f"add     {path}" for path in report.added),
+            *(f"update  {path}" for path in report.updated),
+            *(f"move    {old} -> {new}" for old, new in report.moved),
+            *(f"remove  {path}" for path in report.removed),
+            "dry run; nothing was written. It would be:",
+        )
+    say(
+        f"{len(report.added)} added, {len(report.updated)} updated, {len(report.moved)} moved, "
+        f"{len(report.removed)} removed, {report.unchanged} unchanged, "
+        f"{len(report.failed)} refused, in {seconds:.1f} s",
+    )
+    if report.excluded:
+        say(f"{report.excluded} left alone: their images are hidden, or the patterns exclude them")
+    say(f"{options.gallery}: {size} images")
+    return SOME_FAILED if report.failed else OK
+
+
+@contextmanager
+def _gallery_to_index(options: argparse.Namespace) -> Iterator["Gallery"]:
+    """The gallery; a dry run without one uses an empty temporary one, so that none is created."""
+    from bitgaze.gallery.gallery import Gallery
+
+    with ExitStack() as stack:
+        path = options.gallery
+        if options.dry_run and not Path(path).expanduser().exists():
+            path = Path(stack.enter_context(TemporaryDirectory()), "empty.bitgaze")
+        yield stack.enter_context(Gallery(path, encoder=encoder_for(options)))

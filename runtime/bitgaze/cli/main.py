@@ -1,0 +1,65 @@
+"""The entry point of `bitgaze`: parses the command line, turns errors into exit codes."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bitgaze.cli import doctor, index, search, serve, upkeep
+from bitgaze.cli.options import STOPPED
+from bitgaze.cli.terminal import warn
+from bitgaze.errors import BitgazeError, GalleryCorrupt
+
+INTERRUPTED, PIPE_CLOSED = 130, 141
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 done; 1 done, but some inputs were refused (each named on stderr), `verify` found damage
+        or different codes, `repair` lost something, or `doctor` found a problem; 2 usage error, or
+        an error that stopped the work; 130 interrupted; 141 the reader of stdout closed it.
+    """
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 (open until the process ends)
+    if sys.stdout is None:
+        warn("stdout is closed")
+        return STOPPED
+    for stream in (sys.stdout, sys.stderr):
+        # A file name must not end the program on a terminal that lacks its letters.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    options = parser().parse_args(arguments)
+    try:
+        result: int = options.run(options)
+        return result
+    except BrokenPipeError:
+        return PIPE_CLOSED
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        warn(f"{where}{error.strerror}")
+        return STOPPED
+    except (BitgazeError, ValueError) as error:
+        is_repairable = isinstance(error, GalleryCorrupt) and options.run is not upkeep.repair
+        remedy = "; `bitgaze repair NEW -g FILE` saves what it can" if is_repairable else ""
+        warn(f"{error}{remedy}")
+        return STOPPED
+    except KeyboardInterrupt as error:
+        warn(f"interrupted: {error}" if error.args else "interrupted")
+        return INTERRUPTED
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; parsed options have `run`, the function of the command."""
+    from bitgaze import __version__
+
+    top = argparse.ArgumentParser(
+        prog="bitgaze",
+        description="On-device image search: find images that look like a given one.",
+    )
+    top.add_argument("--version", action="version", version=f"bitgaze {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    for room in (index, search, serve, upkeep, doctor):
+        room.add_to(commands)
+    return top

@@ -1,0 +1,131 @@
+"""What several commands share: options, exit codes, opening the encoder, writing a file.
+
+Imports neither numpy nor Pillow at the top, so that `bitgaze --help` starts quickly.
+"""
+
+import argparse
+import json
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from bitgaze.cli.terminal import warn
+from bitgaze.errors import BitgazeError, ProviderWarning
+
+if TYPE_CHECKING:
+    from bitgaze.encoding.encoder import Encoder
+
+# Exit codes: all done; done, with something to look at; stopped.
+OK, SOME_FAILED, STOPPED = 0, 1, 2
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_command(
+    commands: Commands, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    """A subcommand named after the function that runs it, described by its docstring."""
+    parser = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    return parser
+
+
+def add_gallery(parser: argparse.ArgumentParser) -> None:
+    """The option -g, with its default."""
+    parser.add_argument(
+        "-g",
+        "--gallery",
+        type=gallery_path,
+        metavar="FILE",
+        default=os.environ.get("BITGAZE_GALLERY") or "gallery.bitgaze",
+        help="the gallery (default: $BITGAZE_GALLERY, then ./gallery.bitgaze)",
+    )
+
+
+def add_model(
+    parser: argparse.ArgumentParser, group: argparse._ActionsContainer | None = None
+) -> None:
+    """The options -m and --provider; -m goes into `group` if there is one."""
+    (group or parser).add_argument(
+        "-m", "--model", metavar="FILE", help="your own model (default: the built-in one)"
+    )
+    parser.add_argument(
+        "--provider",
+        action="append",
+        metavar="NAME",
+        help="what runs the model: an onnxruntime execution provider such as cuda (may be "
+        'repeated, in order of preference), "auto", or a device policy such as prefer_npu '
+        "(default: cpu)",
+    )
+
+
+def gallery_path(text: str) -> str:
+    """A path whose ~ can be expanded."""
+    try:
+        Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: no such user") from error
+    return text
+
+
+def typed_value(text: str) -> Any:
+    """A metadata value from the command line: JSON if it is valid JSON, else the text itself."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)  # Python reads NaN and 1e999, which are not JSON
+    except (ValueError, RecursionError):
+        return text
+    return value
+
+
+def encoder_for(options: argparse.Namespace) -> "Encoder | None":
+    """The encoder that -m and --provider ask for; None leaves the default to the gallery."""
+    from bitgaze.encoding.contract import DEFAULT_MODEL
+    from bitgaze.encoding.encoder import Encoder
+    from bitgaze.encoding.providers import WORDS
+
+    if not options.model and not options.provider:
+        return None
+    providers = options.provider or ["cpu"]
+    is_word = len(providers) == 1 and providers[0] in WORDS
+    with warnings.catch_warnings(record=True) as passed_over:
+        warnings.simplefilter("always", ProviderWarning)
+        encoder = Encoder(
+            options.model or DEFAULT_MODEL, providers=providers[0] if is_word else providers
+        )
+    for warning in passed_over:
+        warn(str(warning.message))
+    return encoder
+
+
+def check_kernel() -> None:
+    """Fail early if BITGAZE_SIMD names a kernel that this machine lacks."""
+    from bitgaze.hamming import simd
+
+    try:
+        simd()
+    except RuntimeError as error:
+        raise BitgazeError(str(error)) from error
+
+
+def quiet_pillow() -> None:
+    """Silence Pillow's warnings of odd EXIF and large images; failures are reported by name."""
+    warnings.filterwarnings("ignore", module="PIL")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, or raise a BitgazeError that says why it cannot be written."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise unwritten(path, error) from error
+
+
+def unwritten(path: Path, error: OSError) -> BitgazeError:
+    """The error for a file that cannot be written."""
+    folder = path.absolute().parent
+    reason = error.strerror if folder.is_dir() else f"there is no folder {folder}"
+    return BitgazeError(f"{path}: {reason}")

@@ -1,0 +1,223 @@
+"""`bitgaze search`, `explain` and `duplicates`: what is in a gallery that looks like something."""
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitgaze.cli.options import (
+    OK,
+    Commands,
+    add_command,
+    add_gallery,
+    add_model,
+    check_kernel,
+    encoder_for,
+    quiet_pillow,
+    typed_value,
+    unwritten,
+    write_text,
+)
+from bitgaze.cli.terminal import note, progress, say, warn
+from bitgaze.errors import BitgazeError
+
+if TYPE_CHECKING:
+    from bitgaze.gallery.duplicates import Duplicate
+
+
+def add_to(commands: Commands) -> None:
+    """The commands and their options."""
+    _add_search(commands)
+    _add_explain(commands)
+    _add_duplicates(commands)
+
+
+def _add_search(commands: Commands) -> None:
+    parser = add_command(commands, search)
+    add_gallery(parser)
+    parser.add_argument("image", metavar="IMAGE", help="an image file")
+    parser.add_argument("-k", type=int, default=10, help="maximum number of hits (%(default)s)")
+    parser.add_argument("--radius", type=int, help="maximum distance of a hit, in bits")
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="only images whose metadata match: album=2024, year>=2020, name~img%%, "
+        'tag=["a", "b"] (either of them), a!=1; @key is the path of the image; may be repeated',
+    )
+    parser.add_argument(
+        "--ranking",
+        choices=("hamming", "asymmetric"),
+        default="hamming",
+        help="order by the number of bits that differ (%(default)s), or weight each bit by how "
+        "sure the query is of it",
+    )
+    _add_html(parser)
+    add_model(parser)
+
+
+def search(options: argparse.Namespace) -> int:
+    """Find the images that look like a given one."""
+    from bitgaze.gallery.gallery import Gallery
+
+    check_kernel()
+    quiet_pillow()
+    encoder = encoder_for(options)
+    with Gallery(options.gallery, encoder=encoder, create=False) as gallery:
+        # As a Path: on the command line a name is always a file, never a key.
+        hits = gallery.search(
+            Path(options.image),
+            options.k,
+            radius=options.radius,
+            where=_where(options.where),
+            ranking=options.ranking,
+        )
+        size = len(gallery)
+        if options.html:
+            from bitgaze.cli.page import results_page
+
+            page = results_page(gallery.encoder, options.image, hits, Path(options.gallery).name)
+            write_text(options.html, page)
+    if options.json:
+        found = [asdict(hit) for hit in hits]
+        say(json.dumps({"query": options.image, "gallery": options.gallery, "hits": found}))
+        return OK
+    if hits:
+        say(*(f"{hit.distance:4d}{_columns(hit.chances)}  {hit.key}" for hit in hits))
+    elif not size:
+        warn(f"{options.gallery} holds no images; `bitgaze index FOLDER -g {options.gallery}`")
+    else:
+        warn("nothing found")
+    _note_page(options.html)
+    return OK
+
+
+def _columns(chances: dict[str, str]) -> str:
+    return "".join(f"  {words} {chance:>4}" for words, chance in chances.items())
+
+
+def _where(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Conditions as typed: `album=2024`, `year>=2020`, `name~img%`, `tag=["a", "b"]`."""
+    where: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        parts = re.fullmatch(r"([^<>=!~]+)(<=|>=|!=|=|<|>|~)(|[^<>=~].*)", text, re.DOTALL)
+        if parts is None:
+            raise BitgazeError(
+                f"--where {text}: expected FIELD=VALUE, or one of != < <= > >= ~ (like) for ="
+            )
+        sign, typed = parts[2], parts[3]
+        value = typed_value(typed)
+        operator = sign
+        if sign == "=":
+            operator, value = "in", value if isinstance(value, list) else [value]
+        elif sign == "~":
+            operator, value = "like", typed
+        conditions = where.setdefault(parts[1].strip(), {})
+        if operator in conditions:
+            raise BitgazeError(
+                f"--where {text}: a second {sign} for this field; for one of several values use "
+                """FIELD='["a", "b"]'"""
+            )
+        conditions[operator] = value
+    return where
+
+
+def _add_explain(commands: Commands) -> None:
+    parser = add_command(commands, explain)
+    add_gallery(parser)
+    parser.add_argument("image", metavar="IMAGE", help="the query image")
+    parser.add_argument("key", metavar="HIT", help="an image of the gallery, as search prints it")
+    parser.add_argument(
+        "-o",
+        "--out",
+        metavar="PNG",
+        type=Path,
+        default=Path("why.png"),
+        help="the drawing (%(default)s)",
+    )
+    add_model(parser)
+
+
+def explain(options: argparse.Namespace) -> int:
+    """Draw why an image of the gallery is a hit: attention over both, and the bits that differ."""
+    from bitgaze.gallery.gallery import Gallery
+
+    quiet_pillow()
+    with Gallery(options.gallery, encoder=encoder_for(options), create=False) as gallery:
+        key = options.key
+        if key not in gallery:  # as `search` prints it, or as the shell completes it
+            key = os.path.abspath(key)  # noqa: PTH100 (links stay)
+        try:
+            drawing = gallery.explain(Path(options.image), key)
+        except KeyError as error:
+            raise BitgazeError(
+                f"{options.gallery} holds no image {options.key}; `bitgaze search` prints keys"
+            ) from error
+    try:
+        drawing.save(options.out, "PNG")
+    except OSError as error:
+        raise unwritten(options.out, error) from error
+    if options.json:
+        say(json.dumps({"query": options.image, "key": key, "drawing": str(options.out)}))
+    else:
+        say(str(options.out))
+    return OK
+
+
+def _add_duplicates(commands: Commands) -> None:
+    parser = add_command(commands, duplicates)
+    add_gallery(parser)
+    parser.add_argument(
+        "--radius",
+        type=int,
+        help="maximum number of bits that may differ (default: a twelfth of all)",
+    )
+    _add_html(parser)
+
+
+def duplicates(options: argparse.Namespace) -> int:
+    """Show groups of near-identical images, the best copy first; delete nothing."""
+    from bitgaze.gallery.duplicates import default_radius
+    from bitgaze.gallery.gallery import Gallery
+
+    with Gallery(options.gallery, create=False) as gallery:
+        radius = default_radius(gallery.bits) if options.radius is None else options.radius
+        with progress("comparing", "codes") as show:
+            groups = gallery.duplicates(radius, on_progress=show)
+    if options.html:
+        from bitgaze.cli.page import duplicates_page
+
+        write_text(options.html, duplicates_page(groups, radius, Path(options.gallery).name))
+    if options.json:
+        found = [asdict(group) for group in groups]
+        say(json.dumps({"gallery": options.gallery, "radius": radius, "groups": found}))
+        return OK
+    for group in groups:
+        say(_member("keep", group.best), *(_member("", other) for other in group.others), "")
+    more = sum(len(group.others) for group in groups)
+    if groups:
+        say(f"groups: {len(groups)} within {radius} bits, images beyond the best: {more}")
+    else:
+        say(f"no duplicates within {radius} bits")
+    _note_page(options.html)
+    return OK
+
+
+def _member(mark: str, member: "Duplicate") -> str:
+    size = "" if member.size is None else f"{member.size[0]} x {member.size[1]}"
+    file_bytes = "no file" if member.file_bytes is None else f"{member.file_bytes:,}"
+    return f"{mark:4} {member.distance:4d}  {size:>13}  {file_bytes:>13}  {member.key}"
+
+
+def _add_html(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--html", metavar="OUT", type=Path, help="also write an HTML page")
+
+
+def _note_page(page: Path | None) -> None:
+    if page is not None:
+        note(f"page: {page.resolve()}")

@@ -1,0 +1,197 @@
+"""`bitgaze info`, `adapt`, `verify`, `repair`, `backup` and `compact`: the care of a gallery."""
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitgaze.cli.options import (
+    OK,
+    SOME_FAILED,
+    Commands,
+    add_command,
+    add_gallery,
+    add_model,
+    encoder_for,
+    gallery_path,
+    quiet_pillow,
+)
+from bitgaze.cli.terminal import note, progress, say, warn
+from bitgaze.errors import BitgazeError
+
+if TYPE_CHECKING:
+    from bitgaze.gallery.gallery import Gallery
+
+
+def add_to(commands: Commands) -> None:
+    """The commands and their options."""
+    add_gallery(add_command(commands, info))
+
+    parser = add_command(commands, adapt)
+    add_gallery(parser)
+    parser.add_argument("--reset", action="store_true", help="return to the model's own codes")
+    add_model(parser)
+
+    parser = add_command(commands, verify)
+    subject = parser.add_mutually_exclusive_group()
+    subject.add_argument("-g", "--gallery", type=gallery_path, metavar="FILE", help="a gallery")
+    add_model(parser, subject)
+
+    parser = add_command(commands, repair)
+    add_gallery(parser)
+    parser.add_argument("out", metavar="NEW", help="the new gallery; must not exist")
+    add_model(parser)
+
+    parser = add_command(commands, backup)
+    add_gallery(parser)
+    parser.add_argument("out", metavar="NEW", help="the copy; must not exist")
+
+    add_gallery(add_command(commands, compact))
+
+
+def info(options: argparse.Namespace) -> int:
+    """Print what a gallery holds."""
+    from bitgaze.gallery.gallery import Gallery
+
+    with Gallery(options.gallery, create=False) as gallery:
+        facts = {
+            "gallery": str(gallery.path),
+            "items": len(gallery),
+            "bits": gallery.bits,
+            "model": gallery.model_name,
+            "fingerprint": gallery.fingerprint,
+            "adaptation": gallery.adaptation,
+            "calibration": _calibrated_by(gallery),
+            "file_bytes": gallery.path.stat().st_size,
+        }
+    if options.json:
+        say(json.dumps(facts))
+    else:
+        say(*[f"{name:12} {'none' if value is None else value}" for name, value in facts.items()])
+    return OK
+
+
+def _calibrated_by(gallery: "Gallery") -> str | None:
+    if gallery.calibration is None:
+        return None
+    return "model" if gallery.adaptation is None else "gallery"
+
+
+def adapt(options: argparse.Namespace) -> int:
+    """Recompute a gallery's codes, adapted to its images."""
+    from bitgaze.gallery.gallery import Gallery
+
+    quiet_pillow()
+    started = time.perf_counter()
+    with Gallery(options.gallery, encoder=encoder_for(options), create=False) as gallery:
+        with progress("encoding", "images") as show:
+            before = gallery.adaptation
+            try:
+                count = gallery.adapt(reset=options.reset, on_progress=show)
+            except KeyboardInterrupt as error:
+                is_done = gallery.adaptation != before  # it came after the commit
+                raise KeyboardInterrupt(
+                    "all codes were updated" if is_done else "nothing was changed"
+                ) from error
+        adaptation = gallery.adaptation
+    seconds = time.perf_counter() - started
+    if options.json:
+        facts = {"gallery": options.gallery, "items": count, "adaptation": adaptation}
+        say(json.dumps(facts))
+    else:
+        whose = "the model's own codes" if adaptation is None else f"adapted: {adaptation[:12]}"
+        say(f"{count} re-encoded, in {seconds:.1f} s", f"{options.gallery}: {whose}")
+    return OK
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Check a gallery for damage, or compare a model's golden examples with its codes here."""
+    if options.gallery is not None:
+        if options.provider:
+            raise BitgazeError("--provider goes with a model; verifying a gallery takes none")
+        return _verify_gallery(options)
+    from bitgaze.encoding.encoder import Encoder
+    from bitgaze.encoding.verification import verify
+
+    found = verify(encoder_for(options) or Encoder())
+    if options.json:
+        say(json.dumps({**asdict(found), "equal": found.is_equal}))
+    else:
+        pairs = zip(found.flipped, found.flipped_stable, strict=True)
+        say(
+            f"{found.model} ({found.fingerprint[:12]}), {found.runs_on}",
+            *(
+                f"example {i}: {flipped} of {found.bits} bits differ, {stable} of them stable"
+                for i, (flipped, stable) in enumerate(pairs)
+            ),
+            "equal: codes made here can be compared with others"
+            if found.is_equal
+            else "not equal: do not mix codes made here with those of other machines",
+        )
+    return OK if found.is_equal else SOME_FAILED
+
+
+def _verify_gallery(options: argparse.Namespace) -> int:
+    from bitgaze.gallery.maintenance import verify_gallery
+
+    found = verify_gallery(options.gallery)
+    if options.json:
+        facts = {"gallery": options.gallery, **asdict(found), "sound": found.is_sound}
+        say(json.dumps(facts))
+    elif found.is_sound:
+        say(f"sound: {found.items} items and their codes are as they were written")
+    else:
+        say(*(f"damaged: {problem}" for problem in found.problems))
+        say(f"`bitgaze repair NEW -g {options.gallery}` saves what it can to a new file")
+    return OK if found.is_sound else SOME_FAILED
+
+
+def repair(options: argparse.Namespace) -> int:
+    """Save what can be saved of a damaged gallery to a new one."""
+    from bitgaze.gallery.maintenance import repair as repair_gallery
+
+    quiet_pillow()
+    report = repair_gallery(options.gallery, options.out, encoder=encoder_for(options))
+    status = SOME_FAILED if report.lost or report.unreadable else OK
+    if options.json:
+        say(json.dumps({"gallery": options.out, **asdict(report)}))
+        return status
+    for key, reason in report.lost.items():
+        warn(f"lost {key}: {reason}")
+    say(
+        f"{report.kept} kept, {len(report.encoded)} re-encoded, {len(report.lost)} lost, "
+        f"{report.unreadable} unreadable",
+        f"{options.out}: {report.kept + len(report.encoded)} images",
+    )
+    if report.unreadable:
+        note("`bitgaze index` restores items whose images are still in their folder")
+    return status
+
+
+def backup(options: argparse.Namespace) -> int:
+    """Copy a gallery to a new file, even while others use it."""
+    from bitgaze.gallery.gallery import Gallery
+
+    with Gallery(options.gallery, create=False) as gallery:
+        gallery.backup(options.out)
+    file_bytes = Path(options.out).stat().st_size
+    if options.json:
+        say(json.dumps({"gallery": options.out, "file_bytes": file_bytes}))
+    else:
+        say(f"{options.out}: {file_bytes:,} bytes")
+    return OK
+
+
+def compact(options: argparse.Namespace) -> int:
+    """Return the space of removed images to the disk."""
+    from bitgaze.gallery.gallery import Gallery
+
+    with Gallery(options.gallery, create=False) as gallery:
+        freed = gallery.compact()
+    if options.json:
+        say(json.dumps({"gallery": options.gallery, "freed_bytes": freed}))
+    else:
+        say(f"{freed:,} bytes freed")
+    return OK

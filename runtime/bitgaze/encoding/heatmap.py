@@ -1,0 +1,76 @@
+"""Small images for people to look at: thumbnails, and attention laid over an image as heat."""
+
+import base64
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bitgaze.encoding.images import Source, upright
+
+THUMBNAIL_PX = 320  # longest side on a page
+
+_QUALITY = 82
+# Five points of a ramp from dark violet to pale yellow, even in lightness, so that it reads the
+# same in grey print and with colour-blind eyes.
+_RAMP = np.array(
+    [(13, 8, 65), (107, 26, 110), (196, 60, 78), (246, 130, 31), (252, 236, 150)], np.float32
+)
+_HEAT_OPACITY = 0.6
+
+
+def thumbnail(source: Source, side: int = THUMBNAIL_PX) -> Image.Image:
+    """An image, upright and RGB, shrunk to fit into a square.
+
+    Args:
+        source: as `bitgaze.encoding.images.load` takes it.
+        side: of the square, in pixels. A smaller image keeps its size.
+
+    Raises:
+        ImageError: the image cannot be read.
+    """
+    image = upright(source, side)
+    image.thumbnail((side, side))
+    return image
+
+
+def jpeg(image: Image.Image) -> bytes:
+    """An RGB image as a JPEG file, at the quality of a thumbnail."""
+    buffer = io.BytesIO()
+    image.save(buffer, "jpeg", quality=_QUALITY)
+    return buffer.getvalue()
+
+
+def data_uri(image: Image.Image) -> str:
+    """An RGB image as a JPEG data URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg(image)).decode()
+
+
+def overlay(image: Image.Image, attention: NDArray[np.float32]) -> Image.Image:
+    """An image with its attention laid over it as heat.
+
+    Args:
+        image: upright, RGB, any size.
+        attention: (h, w), in [0, 1], over the whole of `image`.
+
+    Returns:
+        A new image of the same size.
+
+    Raises:
+        ValueError: attention is not two-dimensional.
+    """
+    if attention.ndim != 2:
+        raise ValueError(f"attention has shape {attention.shape}, expected (h, w)")
+    coarse = Image.fromarray(attention.astype(np.float32))
+    strength = np.asarray(coarse.resize(image.size, Image.Resampling.BICUBIC)).clip(0, 1)
+    opacity = _HEAT_OPACITY * strength[..., None]
+    blended = (1 - opacity) * np.asarray(image, np.float32) + opacity * _heat(strength)
+    return Image.fromarray(blended.round().astype(np.uint8))
+
+
+def _heat(strength: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values in [0, 1], (h, w), to colours (h, w, 3), 0..255."""
+    points = np.linspace(0, 1, len(_RAMP))
+    channels = [np.interp(strength, points, _RAMP[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=-1).astype(np.float32)

@@ -1,0 +1,149 @@
+"""Why a picture is a hit: attention laid over it and the query, and the bits that differ.
+
+Knows pictures, maps and codes, and asks the gallery for them. Does not know pages.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from bitgaze.encoding.encoder import Encoded
+from bitgaze.encoding.heatmap import overlay
+from bitgaze.encoding.images import Source, printable, upright
+from bitgaze.errors import ImageError
+from bitgaze.gallery.items import Item, changed
+from bitgaze.gallery.search import hit
+from bitgaze.gallery.store import Store
+
+Encode = Callable[[Iterable[Source]], Encoded]
+
+# Of the drawing, in pixels.
+_MARGIN, _PANEL, _LINE = 24, (400, 300), 20
+_BITS_PER_ROW, _CELL, _GAP = 32, 18, 7
+_INK, _SOFT, _PAPER, _EMPTY = "#1c1b22", "#6a6775", "#faf9f7", "#e4e1dc"
+_DIFFERENT = "#b5432f"
+_LONGEST_TEXT = 56
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The query, or the hit.
+
+    Attributes:
+        picture: with its attention over it; None where there is none to show.
+        lines: what is said below.
+        code: uint8, (bits // 8,).
+    """
+
+    picture: Image.Image | None
+    lines: tuple[str, ...]
+    code: NDArray[np.uint8]
+
+
+def explain(store: Store, encode: Encode, query: Source, key: str) -> Image.Image:
+    """A drawing of why an item is as near to a query as it is; see `Gallery.explain`."""
+    with store.reading():
+        slot = store.slot(key)
+        item = store.item(slot)
+        known = store.find(query) if isinstance(query, str) else None
+        asked = None if known is None else store.item(known)
+        calibration = store.calibration
+    has_model = bool(store.info["fingerprint"])
+    sides = (
+        _side_of_picture(encode, query)
+        if asked is None
+        else _side_of_item(encode, has_model, asked),
+        _side_of_item(encode, has_model, item),
+    )
+    distance = int(np.unpackbits(sides[0].code ^ item.code).sum())
+    with store.reading():
+        found = hit(store, store.slot(key), distance, calibration)
+    facts = [f"{distance} of {store.index.bits} bits differ"]
+    facts += [f"{words} {chance}" for words, chance in found.chances.items()]
+    return _drawn(sides, ",  ".join(facts))
+
+
+def _side_of_picture(encode: Encode, query: Source) -> _Side:
+    encoded = encode([query])
+    if encoded.errors:
+        raise encoded.errors[0]
+    is_path = isinstance(query, str | os.PathLike)
+    name = Path(printable(query)).name if is_path else "the query"  # type: ignore[arg-type]
+    picture = overlay(_panel(query), encoded.attention[0])
+    return _Side(picture, (name,), encoded.codes[0])
+
+
+def _side_of_item(encode: Encode, has_model: bool, item: Item) -> _Side:
+    """With its picture if there still is one, else with what is stored."""
+    name = Path(item.key).name if item.file is not None else item.key
+    lines = [name, *([json.dumps(item.metadata, ensure_ascii=False)] if item.metadata else [])]
+    if item.file is None or item.path is None:
+        return _Side(None, (*lines, "added by hand: there is no file"), item.code)
+    reason = changed(item.file)
+    if not has_model:
+        return _Side(None, (*lines, "codes of your own: no model to look with"), item.code)
+    try:
+        encoded = encode([item.path])
+        picture = _panel(item.path)
+    except ImageError:
+        encoded = None
+    if encoded is None or encoded.errors:
+        return _Side(None, (*lines, f"its file: {reason or 'cannot be read'}"), item.code)
+    if reason is not None:
+        lines.append("its file is another now; the bits are of the old one")
+    return _Side(overlay(picture, encoded.attention[0]), tuple(lines), item.code)
+
+
+def _panel(source: Source) -> Image.Image:
+    return ImageOps.contain(upright(source, min(_PANEL)), _PANEL)
+
+
+def _drawn(sides: tuple[_Side, _Side], facts: str) -> Image.Image:
+    bits = [np.unpackbits(side.code).astype(bool) for side in sides]
+    rows = -(-len(bits[0]) // _BITS_PER_ROW)
+    lines = max(len(side.lines) for side in sides)
+    below = 2 * _MARGIN + _PANEL[1] + (lines + 2) * _LINE
+    width = 3 * _MARGIN + 2 * _PANEL[0]
+    drawing = Image.new("RGB", (width, below + 3 * _LINE + rows * (_CELL + _GAP)), _PAPER)
+    draw = ImageDraw.Draw(drawing)
+    font, large = ImageFont.load_default(14), ImageFont.load_default(18)
+    for column, side in enumerate(sides):
+        left = _MARGIN + column * (_PANEL[0] + _MARGIN)
+        corner = (left + _PANEL[0], _MARGIN + _PANEL[1])
+        draw.rectangle((left, _MARGIN, *corner), fill=_EMPTY)
+        if side.picture is None:
+            middle = ((left + corner[0]) // 2, (_MARGIN + corner[1]) // 2)
+            draw.text(middle, "no picture", fill=_SOFT, font=font, anchor="mm")
+        else:
+            space = [room - side for room, side in zip(_PANEL, side.picture.size, strict=True)]
+            drawing.paste(side.picture, (left + space[0] // 2, _MARGIN + space[1] // 2))
+        for n, text in enumerate(side.lines):
+            place = (left, corner[1] + 8 + n * _LINE)
+            draw.text(place, _shortened(text), fill=_SOFT if n else _INK, font=font)
+    draw.text((_MARGIN, below - _LINE), facts, fill=_INK, font=large)
+    legend = "the bits: dark 1, light 0; red where they differ: above the query's, below the hit's"
+    draw.text((_MARGIN, below + 8), legend, fill=_SOFT, font=font)
+    for n, (one, other) in enumerate(zip(*bits, strict=True)):
+        row, column = divmod(n, _BITS_PER_ROW)
+        left = _MARGIN + column * (width - 2 * _MARGIN) // _BITS_PER_ROW
+        top = below + 2 * _LINE + row * (_CELL + _GAP)
+        if one == other:
+            fill = _INK if one else _EMPTY
+            draw.rectangle((left, top, left + _CELL, top + _CELL), fill=fill)
+            continue
+        draw.rectangle((left - 2, top - 2, left + _CELL + 2, top + _CELL + 2), fill=_DIFFERENT)
+        for half, value in enumerate((one, other)):
+            start = top + half * (_CELL // 2 + 1)
+            box = (left, start, left + _CELL, start + _CELL // 2 - 1)
+            draw.rectangle(box, fill=_INK if value else _EMPTY)
+    return drawing
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 3]}..."
