@@ -2,7 +2,7 @@
 
 python benchmarks/encode.py [FOLDER]
 
-The limit is cores / (seconds to decode a picture + seconds to run the network), both measured here
+The limit is cores / (seconds to decode an image + seconds to run the network), both measured here
 as processor time of one thread. Ratios are of wall clock time, so the machine has to be idle; the
 processor time beside them tells where it was not.
 """
@@ -37,16 +37,14 @@ def main() -> None:
     folder = parser.parse_args().folder
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)[:512]
     encoder = Encoder()
-    print(
-        f"{len(paths)} pictures, {available_cores()} cores, onnxruntime {onnxruntime.__version__}"
-    )
+    print(f"{len(paths)} images, {available_cores()} cores, onnxruntime {onnxruntime.__version__}")
     pixels = [load(path, encoder.contract.preprocess) for path in paths]
     network = processor_ms(lambda: run_all(session(1), pixels), len(pixels))
-    print(f"network alone              {network:8.2f} ms of one core a picture")
+    print(f"network alone              {network:8.2f} ms of one core an image")
 
     with tempfile.TemporaryDirectory() as place:
         large = twelve_megapixels(paths[:24], Path(place))
-        for name, some in (("pictures", paths), ("12 megapixels", large * 8)):
+        for name, some in (("images", paths), ("12 megapixels", large * 8)):
             print(f"\n{name}")
             throughput(encoder, some, network)
         print("\nmemory")
@@ -56,7 +54,7 @@ def main() -> None:
         with Gallery(Path(place) / "g.bitgaze", encoder=encoder) as gallery:
             added = len(gallery.sync(folder).added)
         print(f"index                      {added / (time.perf_counter() - start):8.1f} a second")
-    print("\none picture")
+    print("\none image")
     single(encoder, paths)
 
 
@@ -73,15 +71,15 @@ def throughput(encoder: Encoder, paths: list[Path], network: float) -> None:
         encoder.encode(paths)
         rates.append(len(paths) / (time.perf_counter() - start))
         processor.append(1e3 * (time.process_time() - busy) / len(paths))
-    print(f"decoding alone             {decoding:8.2f} ms of one core a picture")
+    print(f"decoding alone             {decoding:8.2f} ms of one core an image")
     print(f"limit                      {limit:8.1f} a second")
     print(f"encode                     {max(rates):8.1f} a second, {max(rates) / limit:.2f} of it")
     used = (decoding + network) / min(processor)
-    print(f"processor time             {min(processor):8.2f} ms a picture; both alone, {used:.2f}")
+    print(f"processor time             {min(processor):8.2f} ms an image; both alone, {used:.2f}")
 
 
 def memory(encoder: Encoder, paths: list[Path]) -> None:
-    """Resident megabytes of this process as many pictures are encoded in one call."""
+    """Resident megabytes of this process as many images are encoded in one call."""
     resident = {}
     done = 0
 
@@ -94,8 +92,8 @@ def memory(encoder: Encoder, paths: list[Path]) -> None:
 
     encoder.encode(list(islice(cycle(paths), MANY)), on_progress=watch)
     grown = resident[MANY] - resident[1000]
-    print(f"after 1,000 pictures       {resident[1000]:8.1f} MB")
-    print(f"after {MANY:,} pictures      {resident[MANY]:8.1f} MB, {grown:+.1f}")
+    print(f"after 1,000 images       {resident[1000]:8.1f} MB")
+    print(f"after {MANY:,} images      {resident[MANY]:8.1f} MB, {grown:+.1f}")
 
 
 def single(encoder: Encoder, paths: list[Path]) -> None:
@@ -127,7 +125,7 @@ def run_all(own: onnxruntime.InferenceSession, pixels: list[np.ndarray]) -> None
 
 
 def twelve_megapixels(paths: list[Path], place: Path) -> list[Path]:
-    """Pictures as a camera would have taken them: 4000 x 3000 JPEGs."""
+    """Images as a camera would have taken them: 4000 x 3000 JPEGs."""
     made = []
     for number, path in enumerate(paths):
         large = Image.open(path).convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC)
@@ -137,7 +135,7 @@ def twelve_megapixels(paths: list[Path], place: Path) -> list[Path]:
 
 
 def processor_ms(function: Callable[[], object], count: int) -> float:
-    """Milliseconds of processor time for each of `count` pictures: the best of three runs."""
+    """Milliseconds of processor time for each of `count` images: the best of three runs."""
     times = []
     for _ in range(3):
         start = time.process_time()

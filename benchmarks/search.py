@@ -3,7 +3,7 @@
     python benchmarks/search.py [--readme]         1 M and 10 M codes, and once more with AVX2
     python benchmarks/search.py --tables           multi-index hashing on 100 M codes, 8 GB
 
-Codes are random, or learned: those that trained networks gave 2,000 CIFAR-10 test pictures
+Codes are random, or learned: those that trained networks gave 2,000 CIFAR-10 test images
 (learned_codes.npz, CONTRIBUTING.md says how they were made), each repeated with about one bit in 32
 flipped. Every result is checked before anything is timed. Machines are noisy: ratios count. GB/s
 are the bytes of all codes in the time of one query, beside what libc's memchr reads.

@@ -34,7 +34,7 @@ def main() -> None:
     )
     parser.add_argument("files", type=int, nargs="?", default=100_000)
     count = parser.parse_args().files
-    print(f"{count:,} pictures, {available_cores()} cores, Python {sys.version.split()[0]}")
+    print(f"{count:,} images, {available_cores()} cores, Python {sys.version.split()[0]}")
     with tempfile.TemporaryDirectory() as place:
         library, path = Path(place) / "library", Path(place) / "g.bitgaze"
         make_library(library, count)
@@ -43,7 +43,7 @@ def main() -> None:
             added = len(gallery.sync(library).added)
             seconds = time.perf_counter() - start
         assert added == count
-        print(f"all new, not encoded       {1e3 * seconds / count:8.3f} ms a picture")
+        print(f"all new, not encoded       {1e3 * seconds / count:8.3f} ms an image")
         timed("nothing changed", library, path, {"unchanged": count})
         for options in (["--exclude", "thumbs"], ["--dry-run"]):
             timed(f"  with {' '.join(options)}", library, path, {"unchanged": count}, options)

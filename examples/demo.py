@@ -2,7 +2,7 @@
 
     python examples/demo.py PHOTOS [QUERY]
 
-Without QUERY: an example picture that the gallery does not hold, or the first of your own PHOTOS.
+Without QUERY: an example image that the gallery does not hold, or the first of your own PHOTOS.
 """
 
 import hashlib
@@ -30,17 +30,17 @@ def demo(photos: str, query: str) -> int:
     if status > SOME_FAILED:
         return status
     if not query:
-        query = EXAMPLE_QUERY if Path(photos) == EXAMPLES else first_picture(gallery)
-    print(f"\nPictures like {query} (bits that differ, picture):", flush=True)
+        query = EXAMPLE_QUERY if Path(photos) == EXAMPLES else first_image(gallery)
+    print(f"\nImages like {query} (bits that differ, image):", flush=True)
     return main(["search", query, "-g", gallery, "--html", page])
 
 
-def first_picture(path: str) -> str:
-    """A picture that the gallery could read."""
+def first_image(path: str) -> str:
+    """An image that the gallery could read."""
     with Gallery(path) as gallery:
         keys = list(gallery)
         if not keys:
-            sys.exit("demo: no picture was found there")
+            sys.exit("demo: no image was found there")
         return gallery.get(keys[0]).path or keys[0]
 
 

@@ -30,7 +30,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def examples() -> Path:
-    """The example pictures that come with the project."""
+    """The example images that come with the project."""
     return ROOT / "examples" / "pictures"
 
 
@@ -45,7 +45,7 @@ PETS = ("birds/owl.jpg", "birds/duck.jpg", "fish/goldfish.jpg", "fish/clownfish.
 
 @pytest.fixture(scope="session")
 def pets(tmp_path_factory: pytest.TempPathFactory, examples: Path) -> Path:
-    """A folder of four pictures in two folders."""
+    """A folder of four images in two folders."""
     folder = tmp_path_factory.mktemp("pets")
     for name in PETS:
         (folder / name).parent.mkdir(exist_ok=True)
@@ -62,24 +62,24 @@ def pets_gallery(pets: Path, encoder: Encoder, tmp_path_factory) -> Iterator[Gal
         for rank, name in enumerate(PETS):
             kind = name.partition("/")[0]
             gallery.set_metadata(str(pets / name), {"kind": kind, "rank": rank})
-        gallery.add("by hand", picture(1))
+        gallery.add("by hand", smooth_image(1))
         yield gallery
 
 
 @pytest.fixture
-def make_picture(tmp_path: Path) -> Callable[..., Path]:
-    """Write a picture below tmp_path; the same seed gives the same pixels."""
+def make_image(tmp_path: Path) -> Callable[..., Path]:
+    """Write an image below tmp_path; the same seed gives the same pixels."""
 
     def make(name: str, seed: int = 0, size: tuple[int, int] = (64, 48), **options: object) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture(seed, size).save(path, **options)
+        smooth_image(seed, size).save(path, **options)
         return path
 
     return make
 
 
-def picture(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
+def smooth_image(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
     """Smooth random colours: survives JPEG, and differs between seeds."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)

@@ -22,7 +22,7 @@ from bitgaze.gallery import file_format as gallery_file
 from bitgaze.gallery import reencode as recoding
 from bitgaze.gallery.adaptation import Adaptation, carried_over, fit, pack
 from bitgaze.gallery.items import content_digest
-from conftest import picture
+from conftest import smooth_image
 
 BITS = 128
 COUNT = 70
@@ -73,7 +73,7 @@ class TestNumbers:
         after = np.linalg.norm(values[:, None] - values[None], axis=2)
         np.testing.assert_allclose(after, before, atol=1e-3)
 
-    def test_a_picture_has_one_code_alone_and_among_others(self):
+    def test_a_image_has_one_code_alone_and_among_others(self):
         hashes = lopsided(400)
         adaptation = fit(hashes)
         together = pack(adaptation.apply(hashes))
@@ -110,7 +110,7 @@ class TestNumbers:
                 fit(rows)
 
     def test_codes_are_packed_as_the_model_does(self, encoder):
-        encoded = encoder.encode([picture(seed) for seed in range(4)])
+        encoded = encoder.encode([smooth_image(seed) for seed in range(4)])
         assert np.array_equal(pack(encoded.hashes), encoded.codes)
 
     @given(
@@ -177,7 +177,7 @@ def folder(tmp_path):
     root = tmp_path / "photos"
     root.mkdir()
     for seed in range(COUNT):
-        picture(seed).save(root / f"p{seed}.png")
+        smooth_image(seed).save(root / f"p{seed}.png")
     return root
 
 
@@ -198,7 +198,7 @@ def state(gallery):
 
 
 def is_consistent(gallery, folder):
-    """Whether every picture has the code that the gallery gives it now."""
+    """Whether every image has the code that the gallery gives it now."""
     return all(
         np.array_equal(gallery.get(str(file)).code, gallery.encode([file]).codes[0])
         for file in folder.iterdir()
@@ -209,7 +209,7 @@ def files_with(path, code):
     return [file.name for file in path.parent.glob(f"{path.name}*") if code in file.read_bytes()]
 
 
-def test_every_picture_is_coded_anew_and_found(gallery, folder):
+def test_every_image_is_coded_anew_and_found(gallery, folder):
     plain = gallery.encoder.encode([folder / "p3.png"])
     before, _ = state(gallery)
     assert gallery.adapt() == COUNT
@@ -277,7 +277,7 @@ def test_adapting_again_learns_from_what_is_there_now(gallery, folder):
     gallery.adapt()
     assert state(gallery) == first
     for seed in range(COUNT, COUNT + 30):
-        picture(seed).save(folder / f"p{seed}.png")
+        smooth_image(seed).save(folder / f"p{seed}.png")
     gallery.sync(folder)
     assert gallery.adaptation == first[1]
     gallery.adapt()
@@ -296,14 +296,14 @@ def test_old_codes_leave_no_byte_behind(gallery, path):
 
 def test_what_is_added_later_is_coded_alike(gallery, folder):
     gallery.adapt()
-    picture(500).save(folder / "new.png")
+    smooth_image(500).save(folder / "new.png")
     assert gallery.sync(folder).added == [str(folder / "new.png")]
-    picture(501).save(folder / "p0.png")
+    smooth_image(501).save(folder / "p0.png")
     assert gallery.sync(folder).updated == [str(folder / "p0.png")]
     assert is_consistent(gallery, folder)
-    gallery.add("by hand", picture(502))
-    assert gallery.search(picture(502), k=1)[0].distance == 0
-    encoded = gallery.encode([picture(503), b"broken"])
+    gallery.add("by hand", smooth_image(502))
+    assert gallery.search(smooth_image(502), k=1)[0].distance == 0
+    encoded = gallery.encode([smooth_image(503), b"broken"])
     gallery.upsert([Item("own", encoded.codes[0])])
     assert gallery.search_code(encoded.codes[0], k=1)[0].key == "own"
     assert np.array_equal(pack(encoded.hashes), encoded.codes)
@@ -312,19 +312,19 @@ def test_what_is_added_later_is_coded_alike(gallery, folder):
     assert not encoded.codes[1].any()
 
 
-def test_too_few_pictures(path):
+def test_too_few_images(path):
     with Gallery(path, encoder=Synthetic()) as gallery:
         for seed in range(BITS // 2 - 1):
-            gallery.add(f"p{seed}", picture(seed))
+            gallery.add(f"p{seed}", smooth_image(seed))
         before = state(gallery)
-        with pytest.raises(GalleryError, match="63 different pictures are too few.* at least 64"):
-            gallery.adapt(lambda key: picture(int(key[1:])))
+        with pytest.raises(GalleryError, match="63 different images are too few.* at least 64"):
+            gallery.adapt(lambda key: smooth_image(int(key[1:])))
         assert state(gallery) == before
-        gallery.add("p63", picture(63))
-        assert gallery.adapt(lambda key: picture(int(key[1:]))) == 64
+        gallery.add("p63", smooth_image(63))
+        assert gallery.adapt(lambda key: smooth_image(int(key[1:]))) == 64
 
 
-def test_one_picture_many_times_is_one(gallery, folder):
+def test_one_image_many_times_is_one(gallery, folder):
     for number in range(20):
         (folder / f"copy{number}.png").write_bytes((folder / "p0.png").read_bytes())
     gallery.sync(folder)
@@ -333,32 +333,32 @@ def test_one_picture_many_times_is_one(gallery, folder):
     for seed in range(1, 10):
         (folder / f"p{seed}.png").unlink()
     gallery.sync(folder)
-    with pytest.raises(GalleryError, match="61 different pictures"):
+    with pytest.raises(GalleryError, match="61 different images"):
         gallery.adapt()
 
 
-def test_items_added_by_hand_take_their_pictures_again(gallery):
-    gallery.add("mine", picture(800))
-    gallery.add("too", picture(801))
+def test_items_added_by_hand_take_their_images_again(gallery):
+    gallery.add("mine", smooth_image(800))
+    gallery.add("too", smooth_image(801))
     before = state(gallery)
     with pytest.raises(GalleryError, match=r"2 .*added by hand \(mine, too\).*images="):
         gallery.adapt()
     with pytest.raises(KeyError, match="too"):
-        gallery.adapt({"mine": picture(800)}.__getitem__)
+        gallery.adapt({"mine": smooth_image(800)}.__getitem__)
     with pytest.raises(GalleryError, match="too: .*not an image.*sync first"):
-        gallery.adapt({"mine": picture(800), "too": b"broken"}.__getitem__)
+        gallery.adapt({"mine": smooth_image(800), "too": b"broken"}.__getitem__)
     assert state(gallery) == before
-    pictures = {"mine": picture(800), "too": picture(801)}
-    assert gallery.adapt(pictures.__getitem__) == COUNT + 2
-    assert gallery.search(picture(801), k=1)[0].key == "too"
+    images = {"mine": smooth_image(800), "too": smooth_image(801)}
+    assert gallery.adapt(images.__getitem__) == COUNT + 2
+    assert gallery.search(smooth_image(801), k=1)[0].key == "too"
     assert gallery.search("mine", k=1)[0].distance == 0
     with pytest.raises(GalleryError, match="added by hand"):
         gallery.adapt(reset=True)
-    gallery.adapt(pictures.__getitem__, reset=True)
+    gallery.adapt(images.__getitem__, reset=True)
     assert state(gallery) == before
 
 
-def test_a_picture_that_is_not_what_it_was_stops_it_all(gallery, folder):
+def test_a_image_that_is_not_what_it_was_stops_it_all(gallery, folder):
     before = state(gallery)
     kept = (folder / "p1.png").read_bytes()
 
@@ -379,13 +379,13 @@ def test_a_picture_that_is_not_what_it_was_stops_it_all(gallery, folder):
     assert gallery.adapt() == COUNT
     for file in folder.iterdir():
         file.unlink()
-    with pytest.raises(GalleryError, match=rf"{COUNT} of its pictures .*; \.\.\.\)") as refusal:
+    with pytest.raises(GalleryError, match=rf"{COUNT} of its images .*; \.\.\.\)") as refusal:
         gallery.adapt()
     assert str(refusal.value).count("No such file") == 5
 
 
-def test_a_picture_that_no_longer_can_be_read(gallery, folder):
-    (folder / "p1.png").write_bytes(b"not a picture")
+def test_a_image_that_no_longer_can_be_read(gallery, folder):
+    (folder / "p1.png").write_bytes(b"not an image")
     key = str(folder / "p1.png")
     digest = content_digest(key)
     move(gallery, (key, key, replace(gallery.get(key).file, content=digest, size=13)))
@@ -399,7 +399,7 @@ def test_a_picture_that_no_longer_can_be_read(gallery, folder):
 def test_a_failure_in_the_transaction_leaves_the_old_state(gallery, path, step, monkeypatch):
     gallery.adapt()
     for number in range(3):
-        gallery.add(f"hand{number}", picture(900 + number))
+        gallery.add(f"hand{number}", smooth_image(900 + number))
     before = state(gallery)
 
     def fail(*_):
@@ -408,7 +408,7 @@ def test_a_failure_in_the_transaction_leaves_the_old_state(gallery, path, step, 
     with monkeypatch.context() as patch:
         patch.setattr(gallery_file, step, fail)
         with pytest.raises(GalleryError, match="disk I/O error"):
-            gallery.adapt(lambda key: picture(900 + int(key[-1])))
+            gallery.adapt(lambda key: smooth_image(900 + int(key[-1])))
     assert state(gallery) == before
     with Gallery(path) as again:
         assert state(again) == before
@@ -445,8 +445,8 @@ def test_another_process_sees_codes_and_adaptation_at_its_next_call(gallery, pat
     assert gallery.search(folder / "p1.png", k=1)[0].distance == 0
     assert gallery.adaptation is not None
     assert gallery.calibration is not None
-    gallery.add("new", picture(600))
-    assert gallery.search(picture(600), k=1)[0].key == "new"
+    gallery.add("new", smooth_image(600))
+    assert gallery.search(smooth_image(600), k=1)[0].key == "new"
     assert is_consistent(gallery, folder)
 
 
@@ -454,8 +454,8 @@ def test_what_others_write_while_it_encodes_is_coded_too(gallery, path, folder):
     with Gallery(path, encoder=Synthetic()) as other:
 
         def change():
-            picture(700).save(folder / "new.png")
-            picture(701).save(folder / "p1.png")
+            smooth_image(700).save(folder / "new.png")
+            smooth_image(701).save(folder / "p1.png")
             (folder / "p2.png").unlink()
             (folder / "p3.png").rename(folder / "q3.png")
             report = other.sync(folder)
@@ -463,10 +463,10 @@ def test_what_others_write_while_it_encodes_is_coded_too(gallery, path, folder):
             assert len(report.removed) == len(report.moved) == 1
 
         def change_again():
-            picture(702).save(folder / "newer.png")
+            smooth_image(702).save(folder / "newer.png")
             assert len(other.sync(folder).added) == 1
 
-        # As it has encoded the pictures, their altered versions, and what came meanwhile.
+        # As it has encoded the images, their altered versions, and what came meanwhile.
         gallery.encoder.hooks = [lambda: None, change, change_again]
         encoded = gallery.encoder.encoded
         assert gallery.adapt() == COUNT + 1
@@ -478,51 +478,53 @@ def test_what_others_write_while_it_encodes_is_coded_too(gallery, path, folder):
 
 
 def test_an_item_by_hand_replaced_meanwhile_is_read_again(gallery, path):
-    gallery.add("mine", picture(800))
-    pictures = {"mine": picture(800)}
+    gallery.add("mine", smooth_image(800))
+    images = {"mine": smooth_image(800)}
 
     with Gallery(path, encoder=Synthetic()) as other:
 
         def change():
-            pictures["mine"] = picture(801)
+            images["mine"] = smooth_image(801)
             other.remove("mine")
-            other.add("mine", picture(801))
+            other.add("mine", smooth_image(801))
 
         gallery.encoder.hooks = [lambda: None, change]
-        gallery.adapt(lambda key: pictures[key])
-        assert other.search(picture(801), k=1)[0].key == "mine"
-        assert other.search(picture(801), k=1)[0].distance == 0
+        gallery.adapt(lambda key: images[key])
+        assert other.search(smooth_image(801), k=1)[0].key == "mine"
+        assert other.search(smooth_image(801), k=1)[0].distance == 0
 
 
 def test_what_is_encoded_while_another_adapts_gets_the_new_code(gallery, path, folder):
     with Gallery(path, encoder=Synthetic()) as other:
         for seed, write in ((700, "add"), (701, "sync"), (702, "search")):
             is_adapted = gallery.adaptation is not None
-            gallery.encoder.hooks = [partial(other.adapt, lambda _: picture(700), reset=is_adapted)]
+            gallery.encoder.hooks = [
+                partial(other.adapt, lambda _: smooth_image(700), reset=is_adapted)
+            ]
             before = gallery.adaptation
             if write == "add":
-                gallery.add("hand", picture(seed))
+                gallery.add("hand", smooth_image(seed))
             elif write == "sync":
-                picture(seed).save(folder / "new.png")
+                smooth_image(seed).save(folder / "new.png")
                 gallery.sync(folder)
             else:
                 assert gallery.search(folder / "new.png", k=1)[0].distance == 0
             assert gallery.adaptation != before
             assert is_consistent(gallery, folder)
-        assert gallery.search(picture(700), k=1)[0].distance == 0
+        assert gallery.search(smooth_image(700), k=1)[0].distance == 0
 
 
 def test_inside_a_transaction(gallery, folder):
     with gallery.transaction():
         gallery.adapt()
-        gallery.add("new", picture(600))
-        assert gallery.search(picture(600), k=1)[0].key == "new"
-    assert gallery.search(picture(600), k=1)[0].distance == 0
+        gallery.add("new", smooth_image(600))
+        assert gallery.search(smooth_image(600), k=1)[0].key == "new"
+    assert gallery.search(smooth_image(600), k=1)[0].distance == 0
     before = state(gallery)
 
     def fail():
         with gallery.transaction():
-            gallery.adapt(lambda key: picture(600), reset=True)
+            gallery.adapt(lambda key: smooth_image(600), reset=True)
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
@@ -531,7 +533,7 @@ def test_inside_a_transaction(gallery, folder):
     assert is_consistent(gallery, folder)
 
 
-def test_many_pictures_are_learned_from_by_a_sample_and_coded_in_batches(
+def test_many_images_are_learned_from_by_a_sample_and_coded_in_batches(
     gallery, folder, monkeypatch
 ):
     monkeypatch.setattr(recoding, "_MAX_FITTED", 64)
@@ -543,7 +545,7 @@ def test_many_pictures_are_learned_from_by_a_sample_and_coded_in_batches(
     encoded = gallery.encoder.encoded
     assert gallery.adapt(on_progress=lambda *now: progress.append(now)) == COUNT
     assert sizes == [64]
-    assert gallery.encoder.encoded - encoded == COUNT + 30  # no picture twice
+    assert gallery.encoder.encoded - encoded == COUNT + 30  # no image twice
     assert progress == [(n, COUNT + 30) for n in range(1, COUNT + 31)]
     assert is_consistent(gallery, folder)
 
@@ -625,7 +627,7 @@ def test_the_probability_of_a_kind_is_carried_over_and_back(gallery, path, folde
     assert gallery.calibration == model
 
 
-def test_pictures_too_small_to_be_altered_are_not_measured(path):
+def test_images_too_small_to_be_altered_are_not_measured(path):
     def dot(key):
         return np.random.default_rng(int(key)).integers(0, 256, (4, 4, 3), dtype=np.uint8)
 
@@ -641,13 +643,13 @@ def test_pictures_too_small_to_be_altered_are_not_measured(path):
 def test_an_adapted_gallery_that_was_emptied(gallery):
     gallery.adapt()
     gallery.remove(*gallery)
-    gallery.add("one", picture(5))
-    assert gallery.search(picture(5), k=1)[0].distance == 0
+    gallery.add("one", smooth_image(5))
+    assert gallery.search(smooth_image(5), k=1)[0].distance == 0
     gallery.remove("one")
     assert gallery.adapt(reset=True) == 0
     assert gallery.adaptation is None
-    gallery.add("one", picture(5))
-    assert gallery.search(picture(5), k=1)[0].distance == 0
+    gallery.add("one", smooth_image(5))
+    assert gallery.search(smooth_image(5), k=1)[0].distance == 0
 
 
 def test_a_gallery_of_more_than_one_chunk(path, monkeypatch):
@@ -656,14 +658,14 @@ def test_a_gallery_of_more_than_one_chunk(path, monkeypatch):
     monkeypatch.setattr(gallery_file, "CHUNK_CODES", 32)
 
     def images(key):
-        return picture(int(key))
+        return smooth_image(int(key))
 
     with Gallery(path, encoder=Synthetic()) as gallery:
         for number in range(70):
-            gallery.add(str(number), picture(number))
+            gallery.add(str(number), smooth_image(number))
         gallery.adapt(images)
         after = state(gallery)
     with Gallery(path, encoder=Synthetic()) as gallery:
         assert state(gallery) == after
         for number in range(70):
-            assert gallery.search(picture(number), k=1)[0].key == str(number)
+            assert gallery.search(smooth_image(number), k=1)[0].key == str(number)

@@ -2,11 +2,11 @@ import numpy as np
 from PIL import Image
 
 from bitgaze.encoding.alterations import altered
-from conftest import picture
+from conftest import smooth_image
 
 
 def test_each_alteration_does_what_it_says():
-    image = picture(1).convert("RGB").resize((200, 120))
+    image = smooth_image(1).convert("RGB").resize((200, 120))
     original = np.asarray(image).astype(int)
     versions = altered(image)
     assert len(versions) == 10
@@ -22,8 +22,8 @@ def test_each_alteration_does_what_it_says():
     caption = np.asarray(versions["captioned"])
     assert (caption[:100] == original[:100]).all()
     assert 0.5 < (caption[106:] == 0).mean() < 1  # black, with letters
-    assert (np.asarray(image) == original).all()  # the picture itself is left alone
+    assert (np.asarray(image) == original).all()  # the image itself is left alone
 
 
-def test_small_pictures_can_be_altered():
+def test_small_images_can_be_altered():
     assert len(altered(Image.new("RGB", (8, 8), "red"))) == 10

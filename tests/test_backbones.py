@@ -17,7 +17,7 @@ from attention_hashing.config import Config, new_network
 from attention_hashing.data import Labelled
 from bitgaze import Contract
 from bitgaze.encoding.images import Preprocess
-from conftest import ROOT, picture
+from conftest import ROOT, smooth_image
 
 SMALL = Config(
     bits=16,
@@ -211,7 +211,7 @@ def test_a_network_of_each_backbone_exports(name, stride, size, tmp_path, timm):
     config = Config(bits=16, size=size, hidden=8, backbone=name, stride=stride)
     network = new_network(config, 3).eval()
     path = tmp_path / "picture.png"
-    picture(1).save(path)
+    smooth_image(1).save(path)
     contract = Contract(name="x", bits=16, preprocess=config.preprocess, licence="none")
     encoder = onnx_file.write_model(network, contract, [path], tmp_path / "model.onnx")
     encoded = encoder.encode([path])
@@ -337,7 +337,7 @@ def test_train_with_a_branch_of_before(tmp_path, monkeypatch, capsys):
     for name, tint in (("blue", (0, 0, 160)), ("red", (160, 0, 0))):
         (tmp_path / "data" / name).mkdir(parents=True)
         for seed in range(8):
-            image = Image.blend(picture(seed, (8, 8)), Image.new("RGB", (8, 8), tint), 0.8)
+            image = Image.blend(smooth_image(seed, (8, 8)), Image.new("RGB", (8, 8), tint), 0.8)
             image.save(tmp_path / "data" / name / f"{seed}.png")
     small = f"train.py {tmp_path / 'data'} --backbone resnet18-small --size 8 --backbone-rate 1 "
     small += "--hash-epochs 1 --batch-size 8 --bits 8 "

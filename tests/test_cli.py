@@ -17,7 +17,7 @@ from bitgaze.encoding.calibration import at_odds
 from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
 from bitgaze.gallery.file_format import seal_info
 from bitgaze.gallery.search import percent
-from conftest import picture
+from conftest import smooth_image
 
 
 @pytest.fixture
@@ -27,12 +27,12 @@ def photos(tmp_path, monkeypatch):
     folder = tmp_path / "photos"
     folder.mkdir()
     for seed in range(4):
-        picture(seed, (90, 60)).save(folder / f"p{seed}.png")
+        smooth_image(seed, (90, 60)).save(folder / f"p{seed}.png")
     return folder
 
 
 def itself(path):
-    """The line for a picture that was searched among four."""
+    """The line for an image that was searched among four."""
     calibration = read_model(DEFAULT_MODEL).contract.calibration
     kind, same = at_odds(calibration.kind[0], 1 / 19), at_odds(calibration.duplicate[0], 1 / 4)
     return f"   0  same kind {kind:4.0%}  same image {percent(same):>4}  {path}"
@@ -94,7 +94,7 @@ def test_search_json_and_radius(indexed, capsys):
 
 def test_nothing_to_search(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    picture(99).save("q.png")
+    smooth_image(99).save("q.png")
     Path("empty").mkdir()
     assert main(["index", "empty"]) == 0
     assert main(["search", "q.png"]) == 0
@@ -117,7 +117,7 @@ def test_a_damaged_gallery_tells_of_repair(tmp_path, capsys, monkeypatch):
 
 
 def test_nothing_within_the_radius(indexed, tmp_path, capsys):
-    picture(99).save(tmp_path / "q.png")
+    smooth_image(99).save(tmp_path / "q.png")
     assert main(["search", "q.png", "--radius", "0"]) == 0
     assert capsys.readouterr() == ("", "bitgaze: nothing found\n")
 
@@ -140,7 +140,7 @@ def test_search_html_is_self_contained(indexed, capsys):
 
 
 def test_names_are_escaped_in_the_page(photos, capsys):
-    picture(50).save(photos / "<img src=x onerror=alert(1)>&.png")
+    smooth_image(50).save(photos / "<img src=x onerror=alert(1)>&.png")
     main(["index", str(photos)])
     main(["search", str(photos / "p1.png"), "--html", "out.html"])
     page = Path("out.html").read_text(encoding="utf-8")
@@ -149,12 +149,12 @@ def test_names_are_escaped_in_the_page(photos, capsys):
 
 
 def test_a_name_in_the_page_is_no_place_of_the_template(photos, capsys):
-    picture(50).save(photos / "{{hits}}.png")
+    smooth_image(50).save(photos / "{{hits}}.png")
     main(["index", str(photos)])
     main(["search", str(photos / "{{hits}}.png"), "--html", "out.html"])
     page = Path("out.html").read_text(encoding="utf-8")
     assert page.count("<li>") == 5
-    assert "<h1>Pictures like {{hits}}.png</h1>" in page
+    assert "<h1>Images like {{hits}}.png</h1>" in page
 
 
 def test_a_page_of_a_gallery_whose_name_is_not_utf8(indexed, capsys):
@@ -204,11 +204,11 @@ def test_info(indexed, capsys):
 
 @pytest.fixture
 def many(photos, monkeypatch, capsys):
-    """A gallery of enough pictures to adapt to."""
+    """A gallery of enough images to adapt to."""
     monkeypatch.setattr("bitgaze.gallery.reencode._MAX_ALTERED", 4)
     monkeypatch.setattr("bitgaze.gallery.adaptation._STEPS", 2)
     for seed in range(4, 66):
-        picture(seed).save(photos / f"p{seed}.png")
+        smooth_image(seed).save(photos / f"p{seed}.png")
     assert main(["index", str(photos)]) == 0
     capsys.readouterr()
     return photos
@@ -252,13 +252,13 @@ def test_adapt_says_why_not(many, capsys):
         (many / f"p{seed}.png").unlink()
     assert main(["index", str(many)]) == 0
     assert main(["adapt"]) == 2
-    assert "61 different pictures are too few to adapt to" in capsys.readouterr().err
+    assert "61 different images are too few to adapt to" in capsys.readouterr().err
     assert main(["adapt", "-g", "none.bitgaze"]) == 2
     assert not Path("none.bitgaze").exists()
 
 
 def test_search_says_what_distances_mean(indexed, capsys):
-    # .75 at even odds; one of four pictures may be the same: .75 / 4 to .25.
+    # .75 at even odds; one of four images may be the same: .75 / 4 to .25.
     tables = {"duplicate": [0.75] * 129, "kind": [], "false_match": [0.5] * 129}
     for kind, shown in (([], ""), ([1.0] * 129, "  same kind >99%")):
         with contextlib.closing(sqlite3.connect("gallery.bitgaze")) as db:
@@ -399,11 +399,11 @@ def test_without_a_gallery_or_a_folder(photos, arguments, message, capsys):
     ("arguments", "message"),
     [
         (["search", "none.jpg"], "none.jpg: No such file"),
-        (["search", "photos"], "photos: a folder; name a picture in it"),
+        (["search", "photos"], "photos: a folder; name an image in it"),
         (["search", "photos/p1.png", "--html", "none/x.html"], "x.html: there is no folder"),
         (["backup", "none/x.bitgaze"], "x.bitgaze: there is no folder none"),
         (["search", "photos/p1.png", "-k", "0"], "k must be at least 1, got 0"),
-        (["search", "photos/p1.png", "--radius", "-1"], "radius is -1"),
+        (["search", "photos/p1.png", "--radius", "-1"], "radius must be at least 0, got -1"),
         (["search", "photos/p1.png", "--html", "none/out.html"], "there is no folder"),
     ],
 )
@@ -543,14 +543,14 @@ def test_a_gallery_is_verified_without_a_provider(indexed, capsys):
     assert "--provider goes with a model" in capsys.readouterr().err
 
 
-def test_a_key_that_is_the_name_of_a_file_shows_no_picture(photos, capsys):
+def test_a_key_that_is_the_name_of_a_file_shows_no_image(photos, capsys):
     with Gallery("gallery.bitgaze") as gallery:
         for key in ("photos/p1.png", "photos/p2.png"):
             gallery.add(key, photos / "p0.png")
     query = str(photos / "p0.png")
     assert main(["search", query, "--html", "search.html"]) == 0
     assert main(["duplicates", "--html", "duplicates.html"]) == 0
-    for name, pictures in (("search.html", 2), ("duplicates.html", 0)):  # the query, twice
+    for name, images in (("search.html", 2), ("duplicates.html", 0)):  # the query, twice
         page = Path(name).read_text()
-        assert page.count("data:image/jpeg") == pictures
+        assert page.count("data:image/jpeg") == images
         assert page.count("added by hand") == 2

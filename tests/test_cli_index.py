@@ -13,18 +13,18 @@ import pytest
 from bitgaze import Gallery
 from bitgaze.cli import index, terminal, upkeep
 from bitgaze.cli.main import main
-from conftest import picture
+from conftest import smooth_image
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """Folders one and two, of two pictures each."""
+    """Folders one and two, of two images each."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BITGAZE_GALLERY", raising=False)
     for seed, name in enumerate(["one/a.png", "one/b.jpg", "two/c.png", "two/raw/d.png"]):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture(seed).save(path)
+        smooth_image(seed).save(path)
     return tmp_path
 
 
@@ -106,9 +106,9 @@ def test_a_dry_run_names_what_would_be_done(here, capsys):
     before = items()
     one, two = here / "one", here / "two"
     (one / "a.png").rename(one / "new.png")
-    picture(8).save(one / "b.jpg")
+    smooth_image(8).save(one / "b.jpg")
     (two / "c.png").unlink()
-    picture(9).save(two / "e.png")
+    smooth_image(9).save(two / "e.png")
     capsys.readouterr()
     assert main(["index", "one", "two", "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines()[:4] == [
@@ -137,7 +137,7 @@ def test_many_links_are_named_in_json_only(here, capsys):
     assert main(["index", "one"]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 11
-    again = "a link to a picture that is looked at already"
+    again = "a link to an image that is looked at already"
     assert lines[0] == f"bitgaze: skipped {here}/one/link00.png: {again}"
     assert lines[10] == "bitgaze: skipped 2 more; --json names all"
     assert main(["index", "one", "--json"]) == 0
@@ -165,7 +165,7 @@ def many(here, capsys):
     folder = here / "many"
     folder.mkdir()
     for seed in range(66):
-        picture(seed, (16, 16)).save(folder / f"{seed:02}.png")
+        smooth_image(seed, (16, 16)).save(folder / f"{seed:02}.png")
     yield folder
     signal.signal(signal.SIGINT, before)
 
@@ -176,7 +176,7 @@ def test_interrupted_while_encoding(many, monkeypatch, capsys):
         assert main(["index", "many"]) == 130
     assert capsys.readouterr() == (
         "",
-        "bitgaze: interrupted: 32 of 66 pictures are done and kept, 34 are left; the next run goes "
+        "bitgaze: interrupted: 32 of 66 images are done and kept, 34 are left; the next run goes "
         "on from there\n",
     )
     assert len(items()) == 32
@@ -227,24 +227,24 @@ def test_an_interrupt_elsewhere(here, monkeypatch, capsys):
 def test_progress_without_a_terminal(monkeypatch, capsys):
     now = 100.0
     monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: now))
-    with terminal.progress("indexing", "pictures") as show:
+    with terminal.progress("indexing", "images") as show:
         for done in range(1, 10_001):
             now += 1 / 256
             show(done, 10_000)
     assert capsys.readouterr().err.splitlines() == [
-        "indexing: 2,560 of 10,000 pictures, 256 a second, 29 s left",
-        "indexing: 5,120 of 10,000 pictures, 256 a second, 19 s left",
-        "indexing: 7,680 of 10,000 pictures, 256 a second, 9 s left",
+        "indexing: 2,560 of 10,000 images, 256 a second, 29 s left",
+        "indexing: 5,120 of 10,000 images, 256 a second, 19 s left",
+        "indexing: 7,680 of 10,000 images, 256 a second, 9 s left",
     ]
-    with terminal.progress("indexing", "pictures") as show:
+    with terminal.progress("indexing", "images") as show:
         now += 20
         show(5, 5)  # files compared; what comes then is counted from now on
         for done in range(1, 4):
             now += 8
             show(done, 1000)
     assert capsys.readouterr().err.splitlines() == [
-        "indexing: 1 of 1,000 pictures, 0.1 a second, 2 h 13 min left",
-        "indexing: 3 of 1,000 pictures, 0.1 a second, 2 h 13 min left",
+        "indexing: 1 of 1,000 images, 0.1 a second, 2 h 13 min left",
+        "indexing: 3 of 1,000 images, 0.1 a second, 2 h 13 min left",
     ]
 
 
@@ -266,11 +266,11 @@ def test_progress_on_a_terminal(monkeypatch):
     monkeypatch.setattr(
         terminal, "_BAR", {"delay": 0, "mininterval": 0, "miniters": 1, "ncols": 60}
     )
-    with terminal.progress("indexing", "pictures") as show:
+    with terminal.progress("indexing", "images") as show:
         show(1, 4)
         show(4, 4)
         show(2, 8)
     shown = [line for line in screen.getvalue().split("\r") if line.strip()]
     counts = [line.split("[")[0].split("|")[-1].strip() for line in shown]
     assert counts[-4:] == ["1/4", "4/4", "0/8", "2/8"]
-    assert all("indexing:" in line and " pictures/s" in line for line in shown[-4:])
+    assert all("indexing:" in line and " images/s" in line for line in shown[-4:])

@@ -35,7 +35,7 @@ def test_json_round_trip():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bits": 12}, "bits is 12, expected a multiple of 8"),
+        ({"bits": 12}, "bits must be a multiple of 8"),
         ({"bits": 2048}, "bits is 2048"),
         ({"schema": 99}, "schema 99, this version of bitgaze reads 1"),
         ({"preprocess": {"size": 64, "colour": "BGR"}}, "preprocess cannot be read: .*colour"),

@@ -11,7 +11,7 @@ import torch
 from attention_hashing import data as datasets
 from attention_hashing import lists, split
 from bitgaze.encoding.images import Preprocess
-from conftest import ROOT, picture
+from conftest import ROOT, smooth_image
 
 SEVERAL = {"a.jpg": "1 0 0", "b c  d 1.jpg": "1 1 0", "sub/e.JPEG": "0 1 1", "f.png": "0 0 1"}
 
@@ -22,14 +22,14 @@ def write(folder, name, lines, newline="\n"):
     for seed, path in enumerate(lines):
         (folder / path).parent.mkdir(exist_ok=True)
         if not (folder / path).exists():
-            picture(seed, (32, 32)).save(folder / path)
+            smooth_image(seed, (32, 32)).save(folder / path)
     text = newline.join(f"{path} {labels}" for path, labels in lines.items())
     (folder / name).write_text(text + newline, encoding="utf-8")
     return folder
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\n\n"])
-def test_several_labels_a_picture(tmp_path, newline, capsys):
+def test_several_labels_a_smooth_image(tmp_path, newline, capsys):
     found = lists.read(write(tmp_path, "train.txt", SEVERAL, newline) / "train.txt")
     assert [p.relative_to(tmp_path).as_posix() for p in found.paths] == list(SEVERAL)
     assert found.hot.astype(int).tolist() == [[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]]
@@ -84,7 +84,7 @@ def test_what_is_left_out_is_told(tmp_path, capsys):
 )
 def test_a_list_that_cannot_be_right(tmp_path, text, message):
     for name in ("a.jpg", "b.jpg"):
-        picture(1, (32, 32)).save(tmp_path / name)
+        smooth_image(1, (32, 32)).save(tmp_path / name)
     (tmp_path / "train.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=message):
         lists.read(tmp_path / "train.txt")
@@ -149,7 +149,7 @@ def test_training_data_of_several_labels_that_cannot_be_trained_on(tmp_path):
         datasets.read(tmp_path)
 
 
-def test_a_share_of_several_labels_leaves_every_class_a_picture():
+def test_a_share_of_several_labels_leaves_every_class_a_smooth_image():
     generator = np.random.default_rng(0)
     rows = generator.random((40, 3)) < 0.5
     rows[:, 0] |= ~rows.any(1)

@@ -7,7 +7,7 @@ import pytest
 
 from attention_hashing import data as datasets
 from attention_hashing import protocols
-from conftest import picture
+from conftest import smooth_image
 from test_cifar import LABELS, PICTURES, binary_version, pack, python_version, write
 
 A_CLASS = 610
@@ -144,7 +144,7 @@ def test_cifar10_in_class_folders(tmp_path, monkeypatch):
             folder = root / part / f"class{number}"
             folder.mkdir(parents=True)
             for name in names:
-                picture(number, (32, 32)).save(folder / name)
+                smooth_image(number, (32, 32)).save(folder / name)
     data = protocols.pictures("cifar10-1", tmp_path)
     assert data.classes == tuple(f"class{number}" for number in range(10))
     assert data.labels.tolist() == [n // 2 for n in range(20)] + list(range(10))

@@ -11,7 +11,7 @@ from attention_hashing.backgrounds import photograph, prepared, textured
 from attention_hashing.scattered import Scattered
 from bitgaze import ImageError
 from bitgaze.encoding.images import Preprocess
-from conftest import picture
+from conftest import smooth_image
 
 CLASSES = ("red", "green", "blue", "white")
 COLOURS = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)], np.uint8)
@@ -75,7 +75,7 @@ def test_objects_overlap_little():
 @pytest.mark.parametrize("photos", [None, "arrays"])
 def test_a_scene_depends_on_seed_and_number_alone(photos):
     if photos:
-        photos = [np.asarray(picture(seed, (150, 220))) for seed in range(3)]
+        photos = [np.asarray(smooth_image(seed, (150, 220))) for seed in range(3)]
     make = lambda seed: Scattered(OBJECTS, LABELS, CLASSES, photos, 20, seed)  # noqa: E731
     scenes, again, other = make(1), make(1), make(2)
     backwards = {number: again.scene(number) for number in reversed(range(20))}
@@ -125,7 +125,7 @@ def test_backgrounds():
     texture = textured(128, np.random.default_rng(0))
     assert (texture.dtype, texture.shape) == (np.uint8, (128, 128, 3))
     assert texture.std() > 20
-    photo = prepared(np.asarray(picture(1, (100, 300))))
+    photo = prepared(np.asarray(smooth_image(1, (100, 300))))
     assert photo.shape == (576, 192, 3)
     slope = np.zeros((192, 300, 3), np.uint8)
     slope[:] = np.linspace(0, 255, 300)[:, None]
@@ -225,7 +225,7 @@ def test_objects_in_files(tmp_path):
         Image.fromarray(values).save(path)
     data = datasets.Labelled(paths, np.arange(3), CLASSES)
     assert np.array_equal(scattered_parts.pixels(data), numbered_objects(3))
-    picture(0, (40, 32)).save(paths[1])
+    smooth_image(0, (40, 32)).save(paths[1])
     with pytest.raises(ValueError, match="1.png: 40 x 32 px, expected 32 x 32"):
         scattered_parts.pixels(data)
 

@@ -6,9 +6,9 @@ import sys
 from conftest import ROOT
 
 
-def test_folders_of_one_name_have_galleries_of_their_own(tmp_path, make_picture):
+def test_folders_of_one_name_have_galleries_of_their_own(tmp_path, make_image):
     for parent, seed in (("a", 1), ("b", 2)):
-        make_picture(f"{parent}/photos/{parent}.png", seed)
+        make_image(f"{parent}/photos/{parent}.png", seed)
         command = [sys.executable, ROOT / "examples" / "demo.py", f"{parent}/photos"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

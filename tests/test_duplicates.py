@@ -67,7 +67,7 @@ def test_a_chain_is_one_group():
 
 @pytest.fixture
 def album(tmp_path, examples):
-    """Three pictures, one of them in four versions, one in two."""
+    """Three images, one of them in four versions, one in two."""
     folder = tmp_path / "album"
     folder.mkdir()
     large, other, third = (
@@ -104,7 +104,7 @@ def test_the_best_copy_is_the_largest_then_the_oldest(album, tmp_path):
         assert [other.distance for other in others] == sorted(other.distance for other in others)
 
         (album / "d-copy.png").unlink()
-        (album / "b-large.png").write_bytes(b"no longer a picture")
+        (album / "b-large.png").write_bytes(b"no longer an image")
         gone, *_ = gallery.duplicates(radius=20)
         assert names(gone)[0] == "c-pressed.jpg"
         sizes = {Path(m.key).name: (m.size, m.file_bytes) for m in gone.others}
@@ -121,15 +121,15 @@ def test_the_radius_says_how_near(tmp_path):
         assert [names(group) for group in gallery.duplicates(radius=0)] == [["c", "d"]]
         assert [names(group) for group in gallery.duplicates(radius=2)] == [["a", "b"], ["c", "d"]]
         assert gallery.duplicates(radius=2)[0].others[0].distance == 2
-        with pytest.raises(ValueError, match="radius is -1"):
+        with pytest.raises(ValueError, match="radius must be at least 0, got -1"):
             gallery.duplicates(radius=-1)
         with pytest.raises(TypeError, match="radius must be an integer, got str"):
             gallery.duplicates(radius="3")
         assert gallery.duplicates() == gallery.duplicates(radius=1)
 
 
-def test_altered_pictures_find_together_and_others_stay_apart(tmp_path, examples):
-    """Of real pictures, most of them drawings, which change more than photographs do."""
+def test_altered_images_find_together_and_others_stay_apart(tmp_path, examples):
+    """Of real images, most of them drawings, which change more than photographs do."""
     folder = tmp_path / "photos"
     folder.mkdir()
     originals = [next(iter(sorted(subject.iterdir()))) for subject in sorted(examples.iterdir())]
@@ -183,6 +183,6 @@ def test_the_command_where_nothing_is_found(tmp_path, capsys):
     assert main(["duplicates", "-g", path, "--radius", "2"]) == 0
     assert capsys.readouterr().out == "no duplicates within 2 bits\n"
     assert main(["duplicates", "-g", path, "--radius", "-2"]) == 2
-    assert "radius is -2" in capsys.readouterr().err
+    assert "radius must be at least 0, got -2" in capsys.readouterr().err
     assert main(["duplicates", "-g", str(tmp_path / "none.bitgaze")]) == 2
     assert "no such gallery" in capsys.readouterr().err

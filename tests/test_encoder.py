@@ -17,11 +17,11 @@ from bitgaze import Encoder, ImageError, ModelError
 from bitgaze.cores import available_cores
 from bitgaze.encoding.contract import DEFAULT_MODEL
 from bitgaze.encoding.images import load
-from conftest import picture
+from conftest import smooth_image
 
 
 def test_shapes_types_and_ranges(encoder):
-    encoded = encoder.encode([picture(1), picture(2), picture(3)])
+    encoded = encoder.encode([smooth_image(1), smooth_image(2), smooth_image(3)])
     assert encoded.codes.shape == (3, encoder.bits // 8)
     assert encoded.codes.dtype == np.uint8
     assert encoded.hashes.shape == (3, encoder.bits)
@@ -35,21 +35,21 @@ def test_shapes_types_and_ranges(encoder):
 
 
 def test_the_code_is_the_sign_of_the_hash_values(encoder):
-    encoded = encoder.encode([picture(seed) for seed in range(8)])
+    encoded = encoder.encode([smooth_image(seed) for seed in range(8)])
     assert np.array_equal(encoded.codes, np.packbits(encoded.hashes > 0, axis=1))
     assert len(np.unique(encoded.codes, axis=0)) == 8
 
 
-def test_no_pictures(encoder):
+def test_no_images(encoder):
     encoded = encoder.encode([])
     assert encoded.codes.shape == (0, encoder.bits // 8)
     assert encoded.hashes.shape == (0, encoder.bits)
     assert encoded.attention.shape[0] == 0
 
 
-def test_rows_stay_with_their_pictures_around_broken_ones(encoder):
+def test_rows_stay_with_their_images_around_broken_ones(encoder):
     count = 35
-    sources = [picture(seed) for seed in range(count)]
+    sources = [smooth_image(seed) for seed in range(count)]
     broken = {0, 15, 16, count - 1}
     mixed = [b"broken" if i in broken else source for i, source in enumerate(sources)]
     expected, found = encoder.encode(sources), encoder.encode(mixed)
@@ -62,11 +62,11 @@ def test_rows_stay_with_their_pictures_around_broken_ones(encoder):
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "tiff"])
-def test_one_lazily_opened_picture_several_times_in_a_batch(encoder, kind):
+def test_one_lazily_opened_image_several_times_in_a_batch(encoder, kind):
     stream = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6  # read lazily, too
-    picture(1, (1600, 1200)).save(stream, kind, exif=exif)
+    smooth_image(1, (1600, 1200)).save(stream, kind, exif=exif)
     expected = encoder.encode([stream.getvalue()])
     for _ in range(3):
         with Image.open(io.BytesIO(stream.getvalue())) as lazy:
@@ -78,7 +78,7 @@ def test_one_lazily_opened_picture_several_times_in_a_batch(encoder, kind):
 
 
 def test_one_by_one_equals_all_at_once(encoder, examples):
-    """Bit for bit: what is encoded beside a picture is nothing to it."""
+    """Bit for bit: what is encoded beside an image is nothing to it."""
     paths = sorted(examples.rglob("*.jpg"))[:: len(list(examples.rglob("*.jpg"))) // 20]
     together = encoder.encode(paths)
     for row, path in enumerate(paths):
@@ -88,7 +88,7 @@ def test_one_by_one_equals_all_at_once(encoder, examples):
 
 
 def test_stable_bits_are_those_beyond_the_tolerance(encoder, tmp_path):
-    sources = [*(picture(seed) for seed in range(8)), b"broken"]
+    sources = [*(smooth_image(seed) for seed in range(8)), b"broken"]
     encoded = encoder.encode(sources)
     tolerance = encoder.contract.tolerance
     assert encoded.stable.shape == (9, encoder.bits)
@@ -104,7 +104,7 @@ def test_stable_bits_are_those_beyond_the_tolerance(encoder, tmp_path):
 
 
 def test_likeness_means_something(encoder, examples):
-    """Pictures of one folder are nearer to each other than to the rest, on average."""
+    """Images of one folder are nearer to each other than to the rest, on average."""
     paths = sorted(p for p in examples.rglob("*") if p.suffix in (".jpg", ".png"))
     bits = np.unpackbits(encoder.encode(paths).codes, axis=1).astype(int)
     distance = (bits[:, None] != bits[None]).sum(-1)
@@ -113,9 +113,9 @@ def test_likeness_means_something(encoder, examples):
     assert distance[same].mean() < distance[subject[:, None] != subject[None]].mean() - 8
 
 
-def test_progress_counts_every_picture(encoder):
+def test_progress_counts_every_image(encoder):
     steps = []
-    encoder.encode([picture(1), b"broken", picture(2)], on_progress=steps.append)
+    encoder.encode([smooth_image(1), b"broken", smooth_image(2)], on_progress=steps.append)
     assert sum(steps) == 3
 
 
@@ -125,7 +125,7 @@ def test_a_generator_is_not_read_to_its_end_at_once(encoder):
     def sources():
         for i in range(1000):
             drawn.append(i)
-            yield picture(1)
+            yield smooth_image(1)
 
     def stop(_):
         raise InterruptedError
@@ -138,36 +138,38 @@ def test_a_generator_is_not_read_to_its_end_at_once(encoder):
     assert threading.active_count() <= before  # nothing goes on behind the caller's back
 
 
-@pytest.mark.parametrize("single", ["a.jpg", b"bytes", DEFAULT_MODEL, picture(1)])
-def test_a_single_picture_is_not_taken_for_several(encoder, single):
+@pytest.mark.parametrize("single", ["a.jpg", b"bytes", DEFAULT_MODEL, smooth_image(1)])
+def test_a_single_image_is_not_taken_for_several(encoder, single):
     with pytest.raises(TypeError, match="put a single one into a list"):
         encoder.encode(single)
     with pytest.raises(TypeError, match="put a single one into a list"):
-        encoder.encode(np.asarray(picture(1)))
+        encoder.encode(np.asarray(smooth_image(1)))
 
 
-def test_a_batch_array_is_several_pictures(encoder):
-    array = np.stack([np.asarray(picture(seed)) for seed in (1, 2)])
-    expected = encoder.encode([picture(1), picture(2)]).codes
+def test_a_batch_array_is_several_images(encoder):
+    array = np.stack([np.asarray(smooth_image(seed)) for seed in (1, 2)])
+    expected = encoder.encode([smooth_image(1), smooth_image(2)]).codes
     assert np.array_equal(encoder.encode(array).codes, expected)
 
 
-def test_something_else_than_a_picture(encoder):
+def test_something_else_than_a_image(encoder):
     with pytest.raises(TypeError, match="not NoneType"):
         encoder.encode([None])
 
 
 def test_threads_give_one_answer(encoder):
-    expected = encoder.encode([picture(seed) for seed in range(4)]).codes
+    expected = encoder.encode([smooth_image(seed) for seed in range(4)]).codes
     with ThreadPoolExecutor(4) as pool:
-        results = pool.map(lambda seed: encoder.encode([picture(seed % 4)]).codes[0], range(16))
+        results = pool.map(
+            lambda seed: encoder.encode([smooth_image(seed % 4)]).codes[0], range(16)
+        )
         for seed, code in enumerate(results):
             assert np.array_equal(code, expected[seed % 4])
-    pictures = [picture(seed % 4) for seed in range(50)]  # several for each thread
+    images = [smooth_image(seed % 4) for seed in range(50)]  # several for each thread
     for threads in (1, 2, 3):
         own = Encoder(threads=threads)
-        assert np.array_equal(own.encode(pictures).codes, expected[np.arange(50) % 4])
-        assert np.array_equal(own.encode(iter(pictures[:3])).codes, expected[:3])
+        assert np.array_equal(own.encode(images).codes, expected[np.arange(50) % 4])
+        assert np.array_equal(own.encode(iter(images[:3])).codes, expected[:3])
 
 
 def test_any_runtime_gets_the_same_bytes(encoder):
@@ -175,9 +177,9 @@ def test_any_runtime_gets_the_same_bytes(encoder):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(DEFAULT_MODEL, providers=["CPUExecutionProvider"])
-    pixels = load(picture(5), encoder.contract.preprocess)[None]
+    pixels = load(smooth_image(5), encoder.contract.preprocess)[None]
     (code,) = session.run(["code"], {"image": pixels})
-    assert np.array_equal(code, encoder.encode([picture(5)]).codes)
+    assert np.array_equal(code, encoder.encode([smooth_image(5)]).codes)
 
 
 def test_threads_out_of_range():
@@ -192,12 +194,12 @@ def test_threads_out_of_range():
 def test_closing_frees_the_session(encoder):
     with Encoder(threads=1) as own:
         session = weakref.ref(own._session(1))
-        assert len(own.encode([picture(1)]).codes) == 1
+        assert len(own.encode([smooth_image(1)]).codes) == 1
         own.close()
         assert session() is None
         own.close()
     for call in (
-        lambda: own.encode([picture(1)]),
+        lambda: own.encode([smooth_image(1)]),
         lambda: own.encode([]),
         lambda: pickle.dumps(own),
     ):
@@ -212,8 +214,8 @@ def test_pickled_and_copied(encoder, tmp_path):
     # The default model lies elsewhere on another machine.
     assert str(DEFAULT_MODEL).encode() not in content
     for other in (pickle.loads(content), copy.deepcopy(encoder)):
-        expected = encoder.encode([picture(1)])
-        assert np.array_equal(other.encode([picture(1)]).hashes, expected.hashes)
+        expected = encoder.encode([smooth_image(1)])
+        assert np.array_equal(other.encode([smooth_image(1)]).hashes, expected.hashes)
         assert other.model == encoder.model
     path = tmp_path / "own.onnx"
     shutil.copy(DEFAULT_MODEL, path)
@@ -228,7 +230,7 @@ def test_pickled_and_copied(encoder, tmp_path):
 
 
 def another_model():
-    """The default model, but its pictures shrink in another way: another fingerprint."""
+    """The default model, but its images shrink in another way: another fingerprint."""
     content = DEFAULT_MODEL.read_bytes()
     for old, new in (
         (b'"filter":"bicubic"', b'"filter":"bilinear"'),
@@ -244,15 +246,15 @@ import os, sys, threading
 import numpy as np
 from bitgaze import Encoder, ModelError
 
-picture = np.arange(64 * 48 * 3, dtype=np.uint8).reshape(48, 64, 3)
+image = np.arange(64 * 48 * 3, dtype=np.uint8).reshape(48, 64, 3)
 model, replacement = sys.argv[1:]
 encoder = Encoder(model, threads=3)
-expected = encoder.encode([picture, picture]).hashes
+expected = encoder.encode([image, image]).hashes
 stop = threading.Event()
 
 def busy():
     while not stop.is_set():
-        encoder.encode([picture, picture, picture])
+        encoder.encode([image, image, image])
 
 workers = [threading.Thread(target=busy) for _ in range(2)]
 for worker in workers:
@@ -266,8 +268,8 @@ def in_child(check):
     assert os.waitpid(child, 0)[1] == 0
 
 def same():
-    assert np.array_equal(encoder.encode([picture, picture]).hashes, expected)
-    assert np.array_equal(encoder.encode([picture]).hashes[0], expected[0])
+    assert np.array_equal(encoder.encode([image, image]).hashes, expected)
+    assert np.array_equal(encoder.encode([image]).hashes[0], expected[0])
 
 def grandchild():
     in_child(same)
@@ -276,7 +278,7 @@ def grandchild():
 def another_model():
     os.replace(replacement, model)
     try:
-        encoder.encode([picture])
+        encoder.encode([image])
     except ModelError as error:
         assert "the encoder was made with model" in str(error)
     else:

@@ -215,19 +215,19 @@ def test_labels_of_two_folders_are_one_list(folder, tmp_path):
         ("", "no pictures in class folders, and none named by a labels.csv"),
     ],
 )
-def test_a_table_that_cannot_be_right(make_picture, tmp_path, table, message):
-    make_picture("set.jpg")
+def test_a_table_that_cannot_be_right(make_image, tmp_path, table, message):
+    make_image("set.jpg")
     content = table if isinstance(table, bytes) else table.encode()
     (tmp_path / split.LABELS).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read(tmp_path)
 
 
-def test_queries_without_an_answer_are_told(make_picture, monkeypatch, capsys, tmp_path):
+def test_queries_without_an_answer_are_told(make_image, monkeypatch, capsys, tmp_path):
     for seed in range(12):
-        make_picture(f"set/one/{seed}.png", seed)
-    make_picture("queries/one/a.png", 20)
-    make_picture("queries/two/b.png", 21)
+        make_image(f"set/one/{seed}.png", seed)
+    make_image("queries/one/a.png", 20)
+    make_image("queries/two/b.png", 21)
     assert run(monkeypatch, tmp_path / "set", "--queries", tmp_path / "queries") == 0
     printed = capsys.readouterr().out
     assert "1 of the queries have no relevant picture to find, and score 0\n" in printed

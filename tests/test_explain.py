@@ -6,7 +6,7 @@ from bitgaze import Gallery, ImageError, Item
 from bitgaze.cli.main import main
 from bitgaze.gallery.explain import overlay
 from bitgaze.gallery.items import FileState, content_digest
-from conftest import picture
+from conftest import smooth_image
 
 GREY = Image.new("RGB", (120, 80), (128, 128, 128))
 
@@ -30,7 +30,7 @@ def test_strength_grows_with_attention():
     assert change[0] < change[1] < change[2]
 
 
-def test_a_picture_is_not_changed_in_place():
+def test_a_image_is_not_changed_in_place():
     image = GREY.copy()
     overlay(image, np.ones((2, 2), np.float32))
     assert image.tobytes() == GREY.tobytes()
@@ -45,12 +45,12 @@ def test_attention_of_a_wrong_shape():
 
 
 @pytest.fixture
-def gallery(tmp_path, make_picture):
+def gallery(tmp_path, make_image):
     for n in range(3):
-        make_picture(f"photos/{n}.png", seed=n, size=(200, 150))
+        make_image(f"photos/{n}.png", seed=n, size=(200, 150))
     with Gallery(tmp_path / "g.bitgaze") as gallery:
         gallery.sync(tmp_path / "photos")
-        gallery.add("by hand", picture(7), {"shelf": "A 3"})
+        gallery.add("by hand", smooth_image(7), {"shelf": "A 3"})
         yield gallery
 
 
@@ -75,20 +75,20 @@ def red_cells(drawing):
     return int((lengths[::2] == 23).sum())
 
 
-def test_the_drawing_shows_both_pictures_and_every_bit_that_differs(gallery):
+def test_the_drawing_shows_both_images_and_every_bit_that_differs(gallery):
     query = gallery.path.parent / "photos" / "0.png"
     for hit in gallery.search(query):
         drawing = gallery.explain(query, hit.key)
         assert (drawing.mode, drawing.width) == ("RGB", 872)
         assert red_cells(drawing) == hit.distance
-        assert len(np.unique(colours(drawing, LEFT), axis=0)) > 500  # a picture
+        assert len(np.unique(colours(drawing, LEFT), axis=0)) > 500  # an image
         if hit.path is not None:
             assert len(np.unique(colours(drawing, RIGHT), axis=0)) > 500
     drawing = gallery.explain(key_of(gallery, 0), key_of(gallery, 1))
     assert (np.asarray(drawing) == np.asarray(gallery.explain(query, key_of(gallery, 1)))).all()
 
 
-def test_the_attention_is_over_the_pictures(gallery, encoder):
+def test_the_attention_is_over_the_images(gallery, encoder):
     path = key_of(gallery, 1)
     drawing = gallery.explain(path, path)
     plain = Image.open(path).convert("RGB").resize((400, 300))
@@ -104,19 +104,19 @@ def test_the_attention_is_over_the_pictures(gallery, encoder):
 
 def test_what_is_stored_is_shown_where_the_file_has_gone(gallery):
     for key in (key_of(gallery, 2), "by hand"):
-        with_picture = gallery.explain(key_of(gallery, 0), key_of(gallery, 2))
+        with_image = gallery.explain(key_of(gallery, 0), key_of(gallery, 2))
         (gallery.path.parent / "photos" / "2.png").unlink(missing_ok=True)
         drawing = gallery.explain(key_of(gallery, 0), key)
         distance = {hit.key: hit.distance for hit in gallery.search(key_of(gallery, 0))}[key]
         assert red_cells(drawing) == distance
         panel = colours(drawing, RIGHT)
         assert ((panel == EMPTY).all(axis=1)).mean() > 0.95
-        assert drawing.height > with_picture.height - 1  # a line that says why
+        assert drawing.height > with_image.height - 1  # a line that says why
 
 
-def test_a_file_that_is_another_picture_now(gallery, make_picture):
+def test_a_file_that_is_another_image_now(gallery, make_image):
     before = gallery.explain(key_of(gallery, 0), key_of(gallery, 1))
-    make_picture("photos/1.png", seed=9, size=(200, 150))
+    make_image("photos/1.png", seed=9, size=(200, 150))
     after = gallery.explain(key_of(gallery, 0), key_of(gallery, 1))
     assert red_cells(after) == red_cells(before)  # of the stored code
     assert after.height == before.height + 20  # a line says so
@@ -150,8 +150,8 @@ def test_the_command(gallery, tmp_path, monkeypatch, capsys):
     assert "no/x.png: there is no folder" in capsys.readouterr().err
 
 
-def test_an_own_code_of_a_file(tmp_path, make_picture):
-    path = make_picture("a.png")
+def test_an_own_code_of_a_file(tmp_path, make_image):
+    path = make_image("a.png")
     state = FileState(bytes(path), 1, 1, 1, content_digest(str(path)))
     with Gallery(tmp_path / "own.bitgaze", bits=64) as gallery:
         gallery.upsert([Item("a", np.zeros(8, np.uint8), {}, state)])

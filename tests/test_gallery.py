@@ -27,7 +27,7 @@ from bitgaze.encoding.contract import DEFAULT_MODEL
 from bitgaze.encoding.encoder import Encoder
 from bitgaze.gallery.file_format import CHUNK_CODES, seal_info
 from bitgaze.gallery.items import FileState
-from conftest import picture
+from conftest import smooth_image
 
 BITS = 128
 
@@ -57,11 +57,18 @@ def gallery(path):
         yield opened
 
 
-def test_a_picture_is_found_by_path_bytes_image_array_and_key(gallery, make_picture):
+def test_a_image_is_found_by_path_bytes_image_array_and_key(gallery, make_image):
     for seed in range(5):
-        gallery.add(f"p{seed}", picture(seed), {"seed": seed})
-    file = make_picture("query.png", seed=3)
-    queries = [file, str(file), file.read_bytes(), picture(3), np.asarray(picture(3)), "p3"]
+        gallery.add(f"p{seed}", smooth_image(seed), {"seed": seed})
+    file = make_image("query.png", seed=3)
+    queries = [
+        file,
+        str(file),
+        file.read_bytes(),
+        smooth_image(3),
+        np.asarray(smooth_image(3)),
+        "p3",
+    ]
     for query in queries:
         hits = gallery.search(query, k=2)
         assert hits[0].key == "p3"
@@ -121,7 +128,7 @@ def test_a_key_is_text(gallery):
         gallery.remove,
         lambda key: move(gallery, (key, "new", None)),
         lambda key: move(gallery, ("5", key, None)),
-        lambda key: gallery.add(key, picture(1)),
+        lambda key: gallery.add(key, smooth_image(1)),
         lambda key: gallery.upsert([Item(key, codes(1)[0])]),
     ):
         for key in (5, b"5", None, Path("5")):
@@ -134,7 +141,7 @@ def test_a_key_is_text(gallery):
 def test_an_empty_gallery(gallery):
     assert len(gallery) == 0
     assert list(gallery) == []
-    assert gallery.search(picture(1)) == []
+    assert gallery.search(smooth_image(1)) == []
     assert "x" not in gallery
     assert 3 not in gallery
 
@@ -231,10 +238,10 @@ def test_a_failed_change_changes_nothing(gallery):
     assert "item 0" in gallery
 
 
-def test_add_refuses_a_taken_key_and_a_broken_picture(gallery):
-    gallery.add("a", picture(1))
+def test_add_refuses_a_taken_key_and_a_broken_image(gallery):
+    gallery.add("a", smooth_image(1))
     with pytest.raises(GalleryError, match="key 'a' is taken; remove it first"):
-        gallery.add("a", picture(2))
+        gallery.add("a", smooth_image(2))
     with pytest.raises(ImageError, match="not an image"):
         gallery.add("b", b"broken")
     assert list(gallery) == ["a"]
@@ -256,7 +263,7 @@ def test_of_threads_that_add_one_key_one_wins(path, encoder):
 
     def add(number):
         try:
-            gallery.add("same", picture(number), {"number": number})
+            gallery.add("same", smooth_image(number), {"number": number})
             outcome.append(number)
         except GalleryError:
             outcome.append(None)
@@ -322,7 +329,7 @@ def test_arguments_out_of_range(gallery, tmp_path):
     gallery.upsert(items(3))
     with pytest.raises(ValueError, match="k"):
         gallery.search("item 0", k=0)
-    with pytest.raises(ValueError, match="radius is -1"):
+    with pytest.raises(ValueError, match="radius must be at least 0, got -1"):
         gallery.search("item 0", radius=-1)
     with pytest.raises(ImageError, match="No such file"):
         gallery.search("no such key or file")
@@ -354,18 +361,18 @@ def other_encoder(tmp_path_factory):
 
 def test_codes_of_two_models_never_meet(path, other_encoder):
     with Gallery(path) as gallery:
-        gallery.add("a", picture(1))
+        gallery.add("a", smooth_image(1))
     with pytest.raises(FingerprintMismatch, match=r"are of model 'general-128' .*not of"):
         Gallery(path, encoder=other_encoder)
     theirs = path.with_name("other.bitgaze")
     with Gallery(theirs, encoder=other_encoder) as gallery:
-        gallery.add("a", picture(1))
+        gallery.add("a", smooth_image(1))
     with Gallery(theirs) as gallery:  # without a model: what needs none still works
         assert gallery.search("a")[0].distance == 0
         for use in (
-            lambda: gallery.search(picture(1)),
-            lambda: gallery.add("b", picture(2)),
-            lambda: gallery.adapt(lambda _: picture(1)),
+            lambda: gallery.search(smooth_image(1)),
+            lambda: gallery.add("b", smooth_image(2)),
+            lambda: gallery.adapt(lambda _: smooth_image(1)),
         ):
             with pytest.raises(FingerprintMismatch, match="open it with the model that made it"):
                 use()
@@ -607,7 +614,7 @@ def test_a_damaged_key_index_gives_a_typed_error(path):
             lambda: "item 4" in gallery,  # who knows
             lambda: gallery.get("item 4"),
             lambda: gallery.search("item 4"),
-            lambda: gallery.add("item 4", picture(1)),
+            lambda: gallery.add("item 4", smooth_image(1)),
             lambda: gallery.upsert([Item("item 4", codes(1)[0])]),
             lambda: item_of_file(gallery, "/item 4"),
         ):

@@ -8,7 +8,7 @@ from attention_hashing import general, unsupervised
 from attention_hashing.data import read
 from attention_hashing.distortions import cut_out, distorted, out_of_focus
 from bitgaze.encoding.images import load
-from conftest import picture
+from conftest import smooth_image
 
 PICTURES = 40
 
@@ -49,7 +49,7 @@ def test_features_are_those_of_the_network(paths, extract):
 
 @pytest.mark.parametrize("distort", [distorted, out_of_focus, cut_out])
 def test_distortions_are_pictures_drawn_by_the_seed(distort):
-    image = picture(1).convert("RGB").resize((90, 60))
+    image = smooth_image(1).convert("RGB").resize((90, 60))
     for seed in range(40):
         made = distort(image, np.random.default_rng(seed))
         assert made.mode == "RGB"

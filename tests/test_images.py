@@ -10,7 +10,7 @@ from PIL import EpsImagePlugin, Image
 
 from bitgaze import ImageError
 from bitgaze.encoding.images import Preprocess, load, upright
-from conftest import picture
+from conftest import smooth_image
 
 SMALL = Preprocess(size=32)
 
@@ -27,15 +27,15 @@ def encoded(image, kind, **options):
 
 
 @pytest.mark.parametrize("kind", ["path", "str", "bytes", "bytearray", "pil", "array"])
-def test_every_kind_of_source_gives_the_same_pixels(kind, make_picture):
-    path = make_picture("a.png", seed=1)
+def test_every_kind_of_source_gives_the_same_pixels(kind, make_image):
+    path = make_image("a.png", seed=1)
     sources = {
         "path": path,
         "str": str(path),
         "bytes": path.read_bytes(),
         "bytearray": bytearray(path.read_bytes()),
-        "pil": picture(1),
-        "array": np.asarray(picture(1)),
+        "pil": smooth_image(1),
+        "array": np.asarray(smooth_image(1)),
     }
     pixels = load(sources[kind], SMALL)
     assert pixels.shape == (32, 32, 3)
@@ -46,7 +46,7 @@ def test_every_kind_of_source_gives_the_same_pixels(kind, make_picture):
 
 
 @pytest.mark.parametrize("shape", [(64, 256), (256, 64), (33, 31)])
-def test_the_whole_picture_becomes_a_square(shape):
+def test_the_whole_image_becomes_a_square(shape):
     height, width = shape
     array = np.zeros((height, width, 3), np.uint8)
     array[: height // 2, : width // 2] = 255  # top left quarter
@@ -57,13 +57,13 @@ def test_the_whole_picture_becomes_a_square(shape):
     assert (pixels[:, 18:] < 15).all()
 
 
-def test_a_picture_smaller_than_the_model_is_enlarged():
+def test_a_image_smaller_than_the_model_is_enlarged():
     assert load(np.full((1, 1), 77, np.uint8), SMALL).tolist() == np.full((32, 32, 3), 77).tolist()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_exif_orientation_comes_out_upright(orientation):
-    image = picture(3, (96, 64))
+    image = smooth_image(3, (96, 64))
     stored = {
         1: image,
         2: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
@@ -86,8 +86,8 @@ def test_every_exif_orientation_comes_out_upright(orientation):
     "block",
     [b"Exif\x00\x00garbage", b"Exif\x00\x00II*\x00\xff\xff\xff\xff", b"Exif\x00\x00MM\x00*\x00"],
 )
-def test_a_broken_exif_block_does_not_cost_the_picture(block):
-    content = encoded(picture(4), "jpeg", exif=block)
+def test_a_broken_exif_block_does_not_cost_the_image(block):
+    content = encoded(smooth_image(4), "jpeg", exif=block)
     assert load(content, SMALL).shape == (32, 32, 3)
 
 
@@ -108,7 +108,7 @@ def test_a_broken_exif_block_does_not_cost_the_picture(block):
     ],
 )
 def test_every_mode_of_pillow_is_read(mode, kind):
-    image = picture(5, (40, 40))
+    image = smooth_image(5, (40, 40))
     pixels = load(encoded(image.convert(mode), kind), SMALL)
     reference = load(image.convert(mode).convert("RGB"), SMALL)
     assert close(pixels, reference, tolerance=6)
@@ -124,7 +124,7 @@ def test_deep_greys_are_scaled_instead_of_clipped(dtype):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.01, -0.01])
-def test_one_float_out_of_range_does_not_spoil_a_picture_in_silence(value):
+def test_one_float_out_of_range_does_not_spoil_a_image_in_silence(value):
     samples = np.full((40, 40), 0.5, np.float32)
     samples[7, 8] = value
     with pytest.raises(ImageError, match=r"samples lie in .*, expected 0\.\.1 in mode F"):
@@ -153,16 +153,16 @@ def test_what_is_transparent_lies_on_white():
 
 @pytest.mark.parametrize("mode", ["RGBa", "La"])
 def test_modes_that_no_file_has(mode):
-    image = picture(5).convert("L")
-    image.putalpha(picture(6, image.size).convert("L"))
+    image = smooth_image(5).convert("L")
+    image.putalpha(smooth_image(6, image.size).convert("L"))
     image = image.convert("RGBA") if mode == "RGBa" else image
     pixels = load(image.convert(mode), SMALL)
     assert close(pixels, load(image, SMALL))
 
 
-def test_a_large_transparent_picture_is_laid_on_white_piece_by_piece(monkeypatch):
-    image = picture(5, (1500, 1000))
-    image.putalpha(picture(6, image.size).convert("L"))
+def test_a_large_transparent_image_is_laid_on_white_piece_by_piece(monkeypatch):
+    image = smooth_image(5, (1500, 1000))
+    image.putalpha(smooth_image(6, image.size).convert("L"))
     white = Image.new("RGBA", image.size, "white")
     expected = Image.alpha_composite(white, image).convert("RGB")
     pieces = []
@@ -208,26 +208,26 @@ def test_16_bit_samples_with_a_transparent_colour(colour):
 
 
 def test_an_animation_gives_its_first_frame():
-    first, second = picture(6).convert("P"), picture(7).convert("P")
+    first, second = smooth_image(6).convert("P"), smooth_image(7).convert("P")
     content = encoded(first, "gif", save_all=True, append_images=[second], duration=50)
     assert close(load(content, SMALL), load(first.convert("RGB"), SMALL))
 
 
 def test_a_large_jpeg_is_decoded_at_a_reduced_scale():
-    content = encoded(picture(8, (1600, 1200)), "jpeg")
+    content = encoded(smooth_image(8, (1600, 1200)), "jpeg")
     assert max(upright(content, 32).size) < 400
-    assert close(load(content, SMALL), load(picture(8, (1600, 1200)), SMALL))
+    assert close(load(content, SMALL), load(smooth_image(8, (1600, 1200)), SMALL))
 
 
-@pytest.mark.parametrize("content", [b"", b"text, not a picture", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_picture_is_named(content, tmp_path):
+@pytest.mark.parametrize("content", [b"", b"text, not an image", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_image_is_named(content, tmp_path):
     path = tmp_path / "broken.jpg"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=r"broken\.jpg: not an image"):
         load(path, SMALL)
 
 
-def test_a_program_with_the_name_of_a_picture_is_not_run(tmp_path, monkeypatch):
+def test_a_program_with_the_name_of_a_image_is_not_run(tmp_path, monkeypatch):
     path = tmp_path / "a.jpg"
     path.write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n"
@@ -239,20 +239,20 @@ def test_a_program_with_the_name_of_a_picture_is_not_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["tga", "qoi", "jpeg2000", "dib", "mpo"])
 def test_the_rarer_formats_are_read(kind):
-    assert close(load(encoded(picture(5), kind), SMALL), load(picture(5), SMALL))
+    assert close(load(encoded(smooth_image(5), kind), SMALL), load(smooth_image(5), SMALL))
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "gif", "webp", "tiff"])
-def test_a_truncated_picture_is_refused(kind, tmp_path):
-    content = encoded(picture(9, (200, 200)), kind)
+def test_a_truncated_image_is_refused(kind, tmp_path):
+    content = encoded(smooth_image(9, (200, 200)), kind)
     path = tmp_path / "half.img"
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ImageError, match=r"half\.img"):
         load(path, SMALL)
 
 
-def test_a_lazily_opened_picture_that_is_broken_is_refused():
-    content = encoded(picture(9, (200, 200)), "jpeg")
+def test_a_lazily_opened_image_that_is_broken_is_refused():
+    content = encoded(smooth_image(9, (200, 200)), "jpeg")
     with (
         Image.open(io.BytesIO(content[: len(content) // 2])) as lazy,
         pytest.raises(ImageError, match="PIL image: .*truncated"),
@@ -263,27 +263,27 @@ def test_a_lazily_opened_picture_that_is_broken_is_refused():
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     with pytest.raises(ImageError, match=r"none\.jpg: No such file"):
         load(tmp_path / "none.jpg", SMALL)
-    with pytest.raises(ImageError, match="a folder; name a picture in it"):
+    with pytest.raises(ImageError, match="a folder; name an image in it"):
         load(tmp_path, SMALL)
 
 
-def test_a_name_that_is_not_utf8_can_be_read_and_printed(tmp_path, make_picture):
+def test_a_name_that_is_not_utf8_can_be_read_and_printed(tmp_path, make_image):
     path = os.fsencode(tmp_path) + b"/\xff\xfe.png"
-    os.rename(make_picture("a.png"), path)
+    os.rename(make_image("a.png"), path)
     assert load(os.fsdecode(path), SMALL).shape == (32, 32, 3)
     with pytest.raises(ImageError, match=r"\\xff\\xfe\.gif"):
         load(os.fsdecode(path[:-3] + b"gif"), SMALL)
 
 
 def test_a_decompression_bomb_is_refused_before_decoding(monkeypatch):
-    content = encoded(picture(1, (300, 300)), "png")
+    content = encoded(smooth_image(1, (300, 300)), "png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300 * 300 // 2 - 1)
     with pytest.raises(ImageError, match="exceeds limit"):
         load(content, SMALL)
 
 
 def test_a_bomb_is_refused_also_where_a_program_has_lifted_pillows_limit(monkeypatch):
-    content = bytearray(encoded(picture(1), "bmp"))
+    content = bytearray(encoded(smooth_image(1), "bmp"))
     content[18:26] = struct.pack("<ii", 60_000, 60_000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(ImageError, match="bytes: 60000 x 60000 pixels, expected at most 178956970"):
@@ -293,7 +293,7 @@ def test_a_bomb_is_refused_also_where_a_program_has_lifted_pillows_limit(monkeyp
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "gif", "tiff", "bmp", "avif", "ppm"])
 def test_any_damage_gives_pixels_or_a_typed_error(kind):
-    content = encoded(picture(2), kind)
+    content = encoded(smooth_image(2), kind)
     random = np.random.default_rng(7)
     for _ in range(60):
         damaged = bytearray(content)
@@ -303,7 +303,7 @@ def test_any_damage_gives_pixels_or_a_typed_error(kind):
             assert load(bytes(damaged), SMALL).shape == (32, 32, 3)
 
 
-def test_arguments_that_are_no_picture():
+def test_arguments_that_are_no_image():
     with pytest.raises(TypeError, match="path, bytes, PIL.Image or numpy array, not int"):
         load(3, SMALL)
     with pytest.raises(TypeError, match="uint8, not float32"):
@@ -323,7 +323,7 @@ def test_a_preprocess_out_of_range():
 
 def test_a_webp_may_be_a_quarter_as_large():
     """Two small frames on a canvas of 94 million pixels took 1.4 GB."""
-    frames = [picture(seed, (64, 48)) for seed in range(2)]
+    frames = [smooth_image(seed, (64, 48)) for seed in range(2)]
     stream = io.BytesIO()
     frames[0].save(stream, "webp", save_all=True, append_images=frames[1:])
     content = bytearray(stream.getvalue())

@@ -20,7 +20,7 @@ from attention_hashing.config import Config, new_network
 from attention_hashing.methods import METHODS
 from attention_hashing.network import pack, pooled
 from bitgaze.encoding.images import Preprocess
-from conftest import ROOT, picture
+from conftest import ROOT, smooth_image
 
 TINY = Config(bits=16, size=32, branch_epochs=1, hash_epochs=2, batch_size=8, hidden=8)
 CPU = torch.device("cpu")
@@ -33,7 +33,9 @@ def class_folders(tmp_path):
     for name, tint in (("blue", (0, 0, 160)), ("red", (160, 0, 0))):
         (root / name).mkdir(parents=True)
         for seed in range(12):
-            tinted = Image.blend(picture(seed, (32, 32)), Image.new("RGB", (32, 32), tint), 0.8)
+            tinted = Image.blend(
+                smooth_image(seed, (32, 32)), Image.new("RGB", (32, 32), tint), 0.8
+            )
             tinted.save(root / name / f"{seed}.png")
     return root
 
@@ -60,7 +62,7 @@ def test_a_train_folder_is_taken_and_test_left_alone(class_folders, tmp_path):
         (tmp_path / "both" / name).parent.mkdir(exist_ok=True)
     class_folders.rename(tmp_path / "both" / "train")
     (tmp_path / "both" / "test" / "green").mkdir(parents=True)
-    picture(1).save(tmp_path / "both" / "test" / "green" / "1.png")
+    smooth_image(1).save(tmp_path / "both" / "test" / "green" / "1.png")
     assert datasets.read(tmp_path / "both").classes == ("blue", "red")
 
 
@@ -94,11 +96,11 @@ def test_data_that_cannot_be_trained_on(tmp_path, class_folders):
     with pytest.raises(datasets.DataError, match="found 0 class"):
         datasets.read(tmp_path / "empty")
     (tmp_path / "one" / "cats").mkdir(parents=True)
-    picture(1).save(tmp_path / "one" / "cats" / "1.png")
+    smooth_image(1).save(tmp_path / "one" / "cats" / "1.png")
     with pytest.raises(datasets.DataError, match="found 1 class, it takes at least 2"):
         datasets.read(tmp_path / "one")
     (tmp_path / "one" / "dogs").mkdir()
-    picture(1).save(tmp_path / "one" / "dogs" / "1.png")
+    smooth_image(1).save(tmp_path / "one" / "dogs" / "1.png")
     with pytest.raises(datasets.DataError, match="class 'cats' has 1 picture"):
         datasets.read(tmp_path / "one")
     (class_folders / "red" / "broken.png").write_text("text")
@@ -465,7 +467,7 @@ def test_a_run_does_not_go_on_with_other_pictures(class_folders, tmp_path):
     training.train(datasets.read(class_folders), TINY, run, CPU)
     moved = class_folders.rename(tmp_path / "moved")  # the same pictures elsewhere
     training.train(datasets.read(moved), TINY, run, CPU)
-    picture(99, (33, 33)).save(moved / "red" / "3.png")
+    smooth_image(99, (33, 33)).save(moved / "red" / "3.png")
     with pytest.raises(ValueError, match="was trained on other pictures: .* or another --out"):
         training.train(datasets.read(moved), TINY, run, CPU)
 

@@ -19,7 +19,7 @@ from attention_hashing import data as datasets
 from attention_hashing.checkpoint import load_trained
 from attention_hashing.data import Labelled
 from bitgaze.encoding.images import Preprocess, load
-from conftest import picture
+from conftest import smooth_image
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_ablate(small, monkeypatch, tmp_path, capsys):
     photos = tmp_path / "photos"
     photos.mkdir()
     for seed in range(10):
-        picture(seed, (160, 160)).save(photos / f"{seed}.png")
+        smooth_image(seed, (160, 160)).save(photos / f"{seed}.png")
     arguments = [
         "--cifar10", tmp_path, "--photos", photos, "--out", tmp_path / "run", "--seeds", 0,
         "--bits", 8, "--stride", 16, "--frozen-blocks", 11, "--training", 48, "--queries", 12,
@@ -188,7 +188,7 @@ def test_ablate(small, monkeypatch, tmp_path, capsys):
         assert call(monkeypatch, ablate, *arguments, *other, *mistake) == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "other").exists()
-    picture(10, (160, 160)).save(photos / "a.png")
+    smooth_image(10, (160, 160)).save(photos / "a.png")
     assert call(monkeypatch, ablate, *arguments) == 2
     assert "holds a run with scenes of " in capsys.readouterr().err
     assert (tmp_path / "run" / "rows.jsonl").read_bytes() == rows
@@ -199,7 +199,7 @@ def test_ablate_over_a_published_backbone(small, monkeypatch, tmp_path, capsys):
     photos = tmp_path / "photos"
     photos.mkdir()
     for seed in range(10):
-        picture(seed, (160, 160)).save(photos / f"{seed}.png")
+        smooth_image(seed, (160, 160)).save(photos / f"{seed}.png")
     small.write_text("<!-- export/ablate.py variants over a trained backbone -->\n<!-- end -->\n")
     arguments = [
         "--cifar10", tmp_path, "--photos", photos, "--out", tmp_path / "run", "--seeds", 0, 1,
@@ -260,7 +260,7 @@ def folders(monkeypatch, tmp_path):
             folder = tmp_path / "set" / name / label
             folder.mkdir(parents=True)
             for number in range(first, first + count):
-                picture(ord(label) * 100 + number, (32, 32)).save(folder / f"{number:04}.png")
+                smooth_image(ord(label) * 100 + number, (32, 32)).save(folder / f"{number:04}.png")
     monkeypatch.setattr(protocols, "_SETS", {"cifar10": 14, "fashion-mnist": 14})
     monkeypatch.setattr(protocols, "_QUERIES", 2)
     monkeypatch.setattr(protocols, "_TRAINING", 6)
@@ -411,16 +411,16 @@ def test_mistakes_with_labels(folders, taught, monkeypatch, tmp_path, capsys):
     for name in ("x", "y"):
         (other / name).mkdir(parents=True)
         for number in range(2):
-            picture(number, (32, 32)).save(other / name / f"{number}.png")
+            smooth_image(number, (32, 32)).save(other / name / f"{number}.png")
     (tmp_path / "empty").mkdir()
     broken = tmp_path / "broken"
     broken.mkdir()
-    picture(0, (32, 32)).save(broken / "whole.png")
+    smooth_image(0, (32, 32)).save(broken / "whole.png")
     (broken / "cut.png").write_bytes((broken / "whole.png").read_bytes()[:60])
     several = tmp_path / "several"
     several.mkdir()
     for name in "pq":
-        picture(0, (32, 32)).save(several / f"{name}.png")
+        smooth_image(0, (32, 32)).save(several / f"{name}.png")
     (several / "train.txt").write_text("p.png 1 1\nq.png 1 1\n")
     all_of_it = tmp_path / "all"
     arguments = [
@@ -505,7 +505,7 @@ def test_mistakes_with_another_hash_layer(folders, taught, whole, monkeypatch, t
     for name in ("x", "y"):
         (other / name).mkdir(parents=True)
         for number in range(2):
-            picture(number, (32, 32)).save(other / name / f"{number}.png")
+            smooth_image(number, (32, 32)).save(other / name / f"{number}.png")
     out = ["--out", tmp_path / "new"]
     for arguments, message in (
         ([taught, folders / "train"], "only the branch was trained"),

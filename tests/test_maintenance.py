@@ -20,7 +20,7 @@ from bitgaze import (
 )
 from bitgaze.cli.main import main
 from bitgaze.gallery.file_format import CHUNK_CODES
-from conftest import picture
+from conftest import smooth_image
 
 
 def codes(count, seed=0):
@@ -37,9 +37,9 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def folder(tmp_path, make_picture):
+def folder(tmp_path, make_image):
     for n in range(6):
-        make_picture(f"photos/{n}.png", seed=n)
+        make_image(f"photos/{n}.png", seed=n)
     return tmp_path / "photos"
 
 
@@ -137,7 +137,7 @@ def test_what_is_damaged_is_left_out_and_named(path, tmp_path):
     assert path.read_bytes() == before
     assert report.unreadable == 2
     assert set(report.lost) == {f"k{n}" for n in range(CHUNK_CODES, 5000)}
-    assert "code is damaged, and of its picture: it was added by hand" in report.lost["k4999"]
+    assert "code is damaged, and of its image: it was added by hand" in report.lost["k4999"]
     assert report.kept == CHUNK_CODES - 2
     assert verify_gallery(tmp_path / "new.bitgaze").is_sound
     with Gallery(tmp_path / "new.bitgaze") as new:
@@ -147,7 +147,7 @@ def test_what_is_damaged_is_left_out_and_named(path, tmp_path):
 
 
 @pytest.mark.parametrize("is_adapted", [False, True])
-def test_damaged_codes_are_made_again_from_the_pictures(tmp_path, folder, is_adapted, monkeypatch):
+def test_damaged_codes_are_made_again_from_the_images(tmp_path, folder, is_adapted, monkeypatch):
     monkeypatch.setattr("bitgaze.gallery.reencode.fewest", lambda bits: 4)
     path = tmp_path / "g.bitgaze"
     with Gallery(path) as gallery:
@@ -163,8 +163,8 @@ def test_damaged_codes_are_made_again_from_the_pictures(tmp_path, folder, is_ada
     report = repair(path, tmp_path / "new.bitgaze")
     assert report.encoded == [str(folder / f"{n}.png") for n in (0, 2, 4, 5)]
     assert report.lost == {
-        str(folder / "1.png"): "its code is damaged, and of its picture: changed since",
-        str(folder / "3.png"): "its code is damaged, and of its picture: No such file or directory",
+        str(folder / "1.png"): "its code is damaged, and of its image: changed since",
+        str(folder / "3.png"): "its code is damaged, and of its image: No such file or directory",
     }
     with Gallery(tmp_path / "sound.bitgaze") as old, Gallery(tmp_path / "new.bitgaze") as new:
         assert new.adaptation == old.adaptation
@@ -242,7 +242,7 @@ def test_pages_of_rubbish(path, tmp_path):
 def test_a_backup_is_the_gallery_as_it_was(path, tmp_path):
     copy = tmp_path / "copy.bitgaze"
     with Gallery(path) as gallery:
-        gallery.add("new", picture(3))
+        gallery.add("new", smooth_image(3))
         gallery.backup(copy)
         gallery.remove("new")
         with Gallery(copy) as copied:
@@ -336,7 +336,7 @@ def test_the_commands(path, tmp_path, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["sound"] is False
     assert main(["repair", "new.bitgaze", "-g", "g.bitgaze"]) == 1
     out, err = capsys.readouterr()
-    assert out == ("0 kept, 0 encoded anew, 4999 lost, 1 unreadable\nnew.bitgaze: 0 pictures\n")
+    assert out == ("0 kept, 0 encoded anew, 4999 lost, 1 unreadable\nnew.bitgaze: 0 images\n")
     assert "lost k0: its code is damaged" in err
     assert "`bitgaze index` brings back" in err
     assert main(["repair", "newer.bitgaze", "-g", "copy.bitgaze", "--json"]) == 0

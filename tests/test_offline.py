@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from conftest import picture
+from conftest import smooth_image
 
 # Architecture to the number of the system call `socket`.
 SOCKET = {"x86_64": 41, "aarch64": 198}
@@ -48,7 +48,7 @@ def place(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "photos").mkdir()
     for name in ("a.png", "b.jpg"):
-        picture(len(name)).save(tmp_path / "photos" / name)
+        smooth_image(len(name)).save(tmp_path / "photos" / name)
     return tmp_path
 
 

@@ -40,13 +40,13 @@ def test_codes_of_ones_own(hashes):
         assert (again.get("07").code == CODES[7]).all()
 
 
-def test_pictures_and_own_codes_do_not_mix(hashes, tmp_path, encoder, make_picture):
-    picture = make_picture("p.png")
+def test_images_and_own_codes_do_not_mix(hashes, tmp_path, encoder, make_image):
+    image = make_image("p.png")
     for use in (
-        lambda: hashes.search(picture),
-        lambda: hashes.add("p", picture),
-        lambda: hashes.sync(picture.parent),
-        lambda: hashes.encode([picture]),
+        lambda: hashes.search(image),
+        lambda: hashes.add("p", image),
+        lambda: hashes.sync(image.parent),
+        lambda: hashes.encode([image]),
         hashes.adapt,
     ):
         with pytest.raises(FingerprintMismatch, match="codes of your own and no model"):
@@ -56,10 +56,10 @@ def test_pictures_and_own_codes_do_not_mix(hashes, tmp_path, encoder, make_pictu
         Gallery(hashes.path, encoder=encoder)
     with pytest.raises(FingerprintMismatch, match="are your own and have 64 bits, expected your"):
         Gallery(hashes.path, bits=128)
-    with Gallery(tmp_path / "pictures.bitgaze") as pictures:
-        pictures.add("p", picture)
+    with Gallery(tmp_path / "images.bitgaze") as images:
+        images.add("p", image)
     with pytest.raises(FingerprintMismatch, match="of model 'general-128' and have 128 bits"):
-        Gallery(tmp_path / "pictures.bitgaze", bits=128)
+        Gallery(tmp_path / "images.bitgaze", bits=128)
 
 
 def test_what_a_gallery_cannot_be_made_with(tmp_path, encoder):
@@ -106,10 +106,10 @@ def test_a_key_without_itself(hashes):
     assert len(without) == 5
 
 
-def test_a_file_without_itself(tmp_path, make_picture, monkeypatch):
+def test_a_file_without_itself(tmp_path, make_image, monkeypatch):
     for seed in range(4):
-        make_picture(f"photos/{seed}.png", seed=seed)
-    stranger = make_picture("elsewhere.png", seed=9)
+        make_image(f"photos/{seed}.png", seed=seed)
+    stranger = make_image("elsewhere.png", seed=9)
     monkeypatch.chdir(tmp_path)
     with Gallery("g.bitgaze") as gallery:
         gallery.sync("photos")
@@ -145,8 +145,8 @@ def test_metadata_and_names_change(hashes):
     assert hashes.get("three").metadata == {"shelf": "b"}
 
 
-def test_a_renamed_picture_still_follows_its_file(tmp_path, make_picture):
-    path = make_picture("photos/a.png", seed=1)
+def test_a_renamed_image_still_follows_its_file(tmp_path, make_image):
+    path = make_image("photos/a.png", seed=1)
     with Gallery(tmp_path / "g.bitgaze") as gallery:
         gallery.sync(tmp_path / "photos")
         gallery.rename(str(path), "mine")
@@ -254,9 +254,9 @@ def test_what_an_item_cannot_be_is_said_of_new_ones_and_others(hashes):
     assert len(hashes) == 40
 
 
-def test_a_file_without_itself_behind_a_link(tmp_path, make_picture):
+def test_a_file_without_itself_behind_a_link(tmp_path, make_image):
     for seed in range(3):
-        make_picture(f"photos/{seed}.png", seed=seed)
+        make_image(f"photos/{seed}.png", seed=seed)
     (tmp_path / "link").symlink_to(tmp_path / "photos")
     with Gallery(tmp_path / "g.bitgaze") as gallery:
         gallery.sync(tmp_path / "photos")
@@ -264,8 +264,8 @@ def test_a_file_without_itself_behind_a_link(tmp_path, make_picture):
         assert {hit.key[-5] for hit in hits} == {"0", "2"}
 
 
-def test_a_folder_may_begin_with_the_home(tmp_path, make_picture, monkeypatch):
-    make_picture("photos/0.png")
+def test_a_folder_may_begin_with_the_home(tmp_path, make_image, monkeypatch):
+    make_image("photos/0.png")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     with Gallery(tmp_path / "g.bitgaze") as gallery:
@@ -300,8 +300,8 @@ def test_names_in_metadata_are_texts(hashes):
     assert hashes.get("03").metadata == {"n": 3}
 
 
-def test_an_item_may_be_changed_without_losing_its_file(tmp_path, make_picture):
-    path = make_picture("photos/0.png")
+def test_an_item_may_be_changed_without_losing_its_file(tmp_path, make_image):
+    path = make_image("photos/0.png")
     with Gallery(tmp_path / "g.bitgaze") as gallery:
         gallery.sync(tmp_path / "photos")
         gallery.upsert([replace(gallery.get(str(path)), metadata={"a": 1})])

@@ -12,7 +12,7 @@ import pytest
 from bitgaze import Encoder, ModelError, ProviderError, ProviderWarning, register_provider
 from bitgaze.encoding.contract import DEFAULT_MODEL
 from bitgaze.encoding.providers import CPU, POLICIES, PREFERENCE, ProviderReport, open_session
-from conftest import picture
+from conftest import smooth_image
 
 CUDA = "CUDAExecutionProvider"
 OPENVINO = "OpenVINOExecutionProvider"
@@ -80,7 +80,9 @@ def test_the_cpu_is_the_default_and_runs_all(encoder):
 def test_short_names_and_pairs(name, encoder):
     own = Encoder(providers=[name], threads=1)
     assert own.providers == [CPU]
-    assert np.array_equal(own.encode([picture(1)]).hashes, encoder.encode([picture(1)]).hashes)
+    assert np.array_equal(
+        own.encode([smooth_image(1)]).hashes, encoder.encode([smooth_image(1)]).hashes
+    )
 
 
 def test_a_named_provider_that_is_absent():
@@ -95,7 +97,7 @@ def test_a_real_provider_that_runs_nothing():
         pytest.skip(f"this onnxruntime has no {name}")
     with pytest.raises(ProviderError, match=r"Azure.* came up, but cannot run this model: CPU"):
         Encoder(providers=["azure"])
-    assert name not in PREFERENCE  # it would send pictures away
+    assert name not in PREFERENCE  # it would send images away
 
 
 def test_a_named_provider_that_comes_up(hardware):
@@ -104,7 +106,7 @@ def test_a_named_provider_that_comes_up(hardware):
     assert opened == [[(CUDA, {"device_id": "1"})]]
     assert own.providers == [CUDA, CPU]
     assert own.report.nodes.keys() == {CUDA}
-    assert len(own.encode([picture(1), picture(2)]).codes) == 2
+    assert len(own.encode([smooth_image(1), smooth_image(2)]).codes) == 2
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ def test_auto_ends_with_the_cpu(hardware):
         own = Encoder(providers="auto", threads=3)
     first = [*opened]
     # In a session of its own. What did not come up is not tried again, for it may take seconds.
-    own.encode([picture(1), picture(2)])
+    own.encode([smooth_image(1), smooth_image(2)])
     assert opened == [*first, [(CPU, {})]]
     assert own.providers == [CPU]
     assert own.report.passed_over.keys() == {CUDA, "CoreMLExecutionProvider"}
@@ -191,8 +193,8 @@ def test_auto_ends_with_the_cpu(hardware):
 def test_other_hardware_holds_one_session(hardware):
     opened = hardware(CUDA="fine")
     own = Encoder(providers=["cuda"], threads=3)
-    own.encode([picture(1)])
-    own.encode([picture(1), picture(2)])
+    own.encode([smooth_image(1)])
+    own.encode([smooth_image(1), smooth_image(2)])
     assert opened == [[(CUDA, {})]]
 
 
@@ -201,7 +203,7 @@ def test_a_session_that_fails_as_it_runs(hardware):
     own = Encoder(providers=["cuda"])
     hardware(CUDA="dies")
     with pytest.raises(ProviderError, match=r"the session on CUDA.* failed: no kernel image"):
-        own.encode([picture(1)])
+        own.encode([smooth_image(1)])
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -218,7 +220,7 @@ def test_device_policies_of_onnxruntime(policy, encoder):
     # A preference for what is not there is met by the CPU, and said.
     assert len(caught) == (wanted not in devices)
     assert all(warning.category is ProviderWarning for warning in caught)
-    found, expected = (e.encode([picture(1)]) for e in (own, encoder))
+    found, expected = (e.encode([smooth_image(1)]) for e in (own, encoder))
     assert (found.codes == expected.codes).all()
 
 
@@ -268,7 +270,7 @@ def test_a_plugin_provider_runs_on_its_best_device(monkeypatch):
     own = Encoder(providers=[("qnn", {"htp": "1"}), "cpu"])
     assert taken == [([ours[1]], {"htp": "1"})]
     assert own.report.nodes == {NPU: 119}
-    assert len(own.encode([picture(1)]).codes) == 1
+    assert len(own.encode([smooth_image(1)]).codes) == 1
 
 
 def test_an_onnxruntime_that_does_not_tell(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from bitgaze import Gallery, Item
 from bitgaze.gallery.search import asymmetric_scores
 from codes import clustered_codes
-from conftest import picture
+from conftest import smooth_image
 
 BITS = 128
 
@@ -41,7 +41,7 @@ def test_equal_codes_have_equal_scores_wherever_they_stand():
 
 @pytest.fixture(scope="module")
 def query(encoder):
-    return encoder.encode([picture(3)])
+    return encoder.encode([smooth_image(3)])
 
 
 @pytest.fixture
@@ -68,35 +68,35 @@ def naive_ranking(gallery, query, k, candidates=None, radius=BITS):
 
 @pytest.mark.parametrize(("k", "candidates"), [(1, 100), (10, 100), (20, 200), (40, 400)])
 def test_the_nearest_are_ordered_by_hash_values(gallery, query, k, candidates):
-    hits = gallery.search(picture(3), k, ranking="asymmetric")
+    hits = gallery.search(smooth_image(3), k, ranking="asymmetric")
     expected = naive_ranking(gallery, query, k, candidates)
     assert [(hit.key, hit.distance) for hit in hits] == expected
     if k > 1:
-        assert hits != gallery.search(picture(3), k)
+        assert hits != gallery.search(smooth_image(3), k)
 
 
 def test_all_within_the_radius_are_candidates(gallery, query):
-    distances = [hit.distance for hit in gallery.search(picture(3), 400)]
+    distances = [hit.distance for hit in gallery.search(smooth_image(3), 400)]
     radius = distances[250]
-    hits = gallery.search(picture(3), 5, radius=radius, ranking="asymmetric")
+    hits = gallery.search(smooth_image(3), 5, radius=radius, ranking="asymmetric")
     assert [(hit.key, hit.distance) for hit in hits] == naive_ranking(
         gallery, query, 5, radius=radius
     )
-    assert gallery.search(picture(3), radius=0, ranking="asymmetric") == []
-    few = gallery.search(picture(3), 400, radius=distances[3], ranking="asymmetric")
+    assert gallery.search(smooth_image(3), radius=0, ranking="asymmetric") == []
+    few = gallery.search(smooth_image(3), 400, radius=distances[3], ranking="asymmetric")
     assert {hit.key for hit in few} == {
-        hit.key for hit in gallery.search(picture(3), 400, radius=distances[3])
+        hit.key for hit in gallery.search(smooth_image(3), 400, radius=distances[3])
     }
 
 
 def test_a_key_has_no_hash_values(gallery):
-    with pytest.raises(ValueError, match="'item 3' is a key: .*give the picture"):
+    with pytest.raises(ValueError, match="'item 3' is a key: .*give the image"):
         gallery.search("item 3", ranking="asymmetric")
     with pytest.raises(ValueError, match=r"ranking is 'cosine', expected one of \('hamming', 'asy"):
-        gallery.search(picture(3), ranking="cosine")
+        gallery.search(smooth_image(3), ranking="cosine")
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
-        gallery.search(picture(3), 0, ranking="asymmetric")
-    with pytest.raises(ValueError, match="radius is -1"):
-        gallery.search(picture(3), radius=-1, ranking="asymmetric")
+        gallery.search(smooth_image(3), 0, ranking="asymmetric")
+    with pytest.raises(ValueError, match="radius must be at least 0, got -1"):
+        gallery.search(smooth_image(3), radius=-1, ranking="asymmetric")
     gallery.remove(*gallery)
-    assert gallery.search(picture(3), ranking="asymmetric") == []
+    assert gallery.search(smooth_image(3), ranking="asymmetric") == []

@@ -28,6 +28,6 @@ def test_every_command_and_option_that_is_named_exists():
         documents.parse(words)
 
 
-def test_the_number_of_example_pictures(examples):
+def test_the_number_of_example_images(examples):
     count = sum(path.is_file() for path in examples.rglob("*"))
-    assert f"index {count} example pictures" in README
+    assert f"index {count} example images" in README

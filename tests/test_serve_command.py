@@ -43,7 +43,7 @@ def test_the_command_says_its_address_and_nothing_else(gallery, owl_bytes):
             r"(http://127\.0\.0\.1:\d+/)  \(press Ctrl-C to stop\)\n", server.stdout.readline()
         )[1]
         assert httpx.post(f"{address}api/search", content=owl_bytes).status_code == 200
-        assert httpx.post(f"{address}api/search", content=b"no picture").status_code == 422
+        assert httpx.post(f"{address}api/search", content=b"no image").status_code == 422
     finally:
         server.send_signal(signal.SIGINT)
         out, err = server.communicate(timeout=30)

@@ -103,10 +103,10 @@ def search(page, path):
 
 def test_search_by_file(open_page, address, gallery, query):
     page = open_page(address)
-    expect(page.locator("#gallery")).to_contain_text(f"{len(gallery)} pictures in photos.bitgaze")
+    expect(page.locator("#gallery")).to_contain_text(f"{len(gallery)} images in photos.bitgaze")
     expect(page.locator("#hits li.start")).not_to_have_count(0)
     search(page, query)
-    expect(page.locator("h1")).to_have_text("Pictures like bird.jpg")
+    expect(page.locator("h1")).to_have_text("Images like bird.jpg")
     expected = gallery.search(query, 24)
     assert hits(page) == [hit.key for hit in expected]
     first = page.locator("#hits li").first
@@ -116,8 +116,8 @@ def test_search_by_file(open_page, address, gallery, query):
         "bar => bar.offsetWidth / bar.parentElement.offsetWidth"
     )
     assert share == pytest.approx(1 - expected[0].distance / 64, abs=0.02)
-    for picture in (first.locator(".image"), page.locator("#query .image")):
-        assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+    for image in (first.locator(".image"), page.locator("#query .image")):
+        assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
 
 
 def test_back_and_reload(open_page, address, query):
@@ -125,17 +125,17 @@ def test_back_and_reload(open_page, address, query):
     search(page, query)
     found = hits(page)
     page.reload()
-    expect(page.locator("h1")).to_have_text("Pictures like bird.jpg")
+    expect(page.locator("h1")).to_have_text("Images like bird.jpg")
     expect(page.locator("#hits li:not(.start)")).to_have_count(24)
     assert hits(page) == found
     page.locator("#hits .go").nth(2).click()
-    expect(page.locator("h1")).to_have_text(f"Pictures like {Path(found[2]).name}")
+    expect(page.locator("h1")).to_have_text(f"Images like {Path(found[2]).name}")
     page.go_back()
-    expect(page.locator("h1")).to_have_text("Pictures like bird.jpg")
+    expect(page.locator("h1")).to_have_text("Images like bird.jpg")
     page.go_back()
     expect(page.locator("#hits li.start")).not_to_have_count(0)
     page.go_forward()
-    expect(page.locator("h1")).to_have_text("Pictures like bird.jpg")
+    expect(page.locator("h1")).to_have_text("Images like bird.jpg")
 
 
 def test_search_on_by_click(open_page, address, gallery):
@@ -169,12 +169,12 @@ def test_drop_and_paste(open_page, address, query):
             "new Blob([Uint8Array.from(atob(content), (c) => c.charCodeAt(0))])",
         )
         page.evaluate(script, content)
-        expect(page.locator("h1")).to_have_text(f"Pictures like {event}ped.jpg")
+        expect(page.locator("h1")).to_have_text(f"Images like {event}ped.jpg")
     page.evaluate(
         "document.body.dispatchEvent(new DragEvent('drop', "
         "{ bubbles: true, cancelable: true, dataTransfer: new DataTransfer() }))"
     )
-    expect(page.get_by_role("alert")).to_contain_text("There is no picture in that")
+    expect(page.get_by_role("alert")).to_contain_text("There is no image in that")
 
 
 def test_filters(open_page, address, gallery, folder, query):
@@ -211,7 +211,7 @@ def test_filters(open_page, address, gallery, folder, query):
     expect_hits({"kind": "windmills", "rank": {"<=": 40}})
     page.get_by_label("rank, to").evaluate("(box) => (box.closest('details').open = true)")
     page.get_by_label("Name or folder contains").fill("nothing of the kind")
-    expect(page.get_by_role("alert")).to_contain_text("No picture passes the filters")
+    expect(page.get_by_role("alert")).to_contain_text("No image passes the filters")
     page.get_by_role("alert").get_by_role("button", name="Clear filters").click()
     expect_hits({})
 
@@ -228,7 +228,7 @@ def test_radius(open_page, address, gallery, query):
     expect(page.locator("#nearest")).to_have_text(f"at most {radius} bits differ")
     assert f"radius={radius}" in page.url
     page.reload()
-    expect(page.locator("#status")).to_contain_text(f"{len(near)} pictures")
+    expect(page.locator("#status")).to_contain_text(f"{len(near)} images")
     assert hits(page) == near
     slider.fill("0")
     expect(page.get_by_role("alert")).to_contain_text(f"differs in {found[0].distance} bits")
@@ -273,7 +273,7 @@ def test_keyboard(open_page, address, query):
     page = open_page(address)
     expect(page.locator("#hits li.start")).not_to_have_count(0)
     page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Skip to the pictures")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to the images")).to_be_focused()
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     first = page.locator("#hits .go").first
@@ -293,10 +293,10 @@ def test_keyboard(open_page, address, query):
 def test_what_a_screen_reader_is_told(open_page, address, gallery, query):
     page = open_page(address)
     search(page, query)
-    expect(page.get_by_role("status")).to_contain_text("24 pictures, nearest first")
+    expect(page.get_by_role("status")).to_contain_text("24 images, nearest first")
     hit = gallery.search(query, 1)[0]
-    page.get_by_role("button", name=f"Search for pictures like {Path(hit.key).name}, number 1, ")
-    expect(page.get_by_role("list", name="Pictures").get_by_role("listitem")).to_have_count(24)
+    page.get_by_role("button", name=f"Search for images like {Path(hit.key).name}, number 1, ")
+    expect(page.get_by_role("list", name="Images").get_by_role("listitem")).to_have_count(24)
     expect(page.get_by_role("slider", name="How near")).to_have_attribute(
         "aria-valuetext", "any distance"
     )
@@ -328,7 +328,7 @@ def test_no_serious_finding_of_axe_and_nothing_wider_than_the_screen(
     page.locator("summary").click()
     page.locator("#hits .look").first.evaluate("button => button.click()")
     check()
-    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
     page.set_input_files("#file", tmp_path / "bad.jpg")
     expect(page.get_by_role("alert")).not_to_be_empty()
     check()
@@ -337,13 +337,13 @@ def test_no_serious_finding_of_axe_and_nothing_wider_than_the_screen(
     check()
 
 
-def test_a_file_that_is_no_picture(open_page, address, query, tmp_path):
+def test_a_file_that_is_no_image(open_page, address, query, tmp_path):
     page = open_page(address, complaints=["422"])
     search(page, query)
-    (tmp_path / "notes.jpg").write_text("no picture")
+    (tmp_path / "notes.jpg").write_text("no image")
     page.set_input_files("#file", tmp_path / "notes.jpg")
     alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("This file cannot be read as a picture")
+    expect(alert).to_contain_text("This file cannot be read as an image")
     expect(alert).to_contain_text("Take a JPEG")
     search(page, query)
     expect(alert).to_be_empty()
@@ -369,7 +369,7 @@ def test_a_server_that_is_gone_and_comes_back(open_page, gallery, query):
     expect(alert.locator("code")).to_have_text("bitgaze serve")
     with served(gallery, port=urlsplit(address).port):
         alert.get_by_role("button", name="Try again").click()
-        expect(page.locator("h1")).to_have_text("Pictures like bird.jpg")
+        expect(page.locator("h1")).to_have_text("Images like bird.jpg")
 
 
 def test_an_empty_gallery_that_fills(open_page, encoder, tmp_path, examples):
@@ -391,7 +391,7 @@ def test_a_gallery_of_codes(open_page, tmp_path, gallery):
             expect(page.locator("#hits .gone").first).to_contain_text("added by hand")
             expect(page.locator("#file")).to_be_hidden()
             page.locator("#hits .go").first.click()
-            expect(page.locator("#status")).to_contain_text("4 pictures, nearest first")
+            expect(page.locator("#status")).to_contain_text("4 images, nearest first")
 
 
 def test_a_file_that_went(open_page, encoder, tmp_path, examples):

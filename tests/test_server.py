@@ -14,7 +14,7 @@ from PIL import Image
 
 from bitgaze import Gallery, GalleryError
 from bitgaze.server.app import create_app
-from conftest import PETS, picture
+from conftest import PETS, smooth_image
 from serving import TOKEN, client_of, read_all, refusal, served
 
 
@@ -42,7 +42,7 @@ def owl_bytes(owl):
 # ---- what is answered ---------------------------------------------------------------------------
 
 
-def test_a_picture_finds_what_the_gallery_finds(client, gallery, owl_bytes, pets):
+def test_a_image_finds_what_the_gallery_finds(client, gallery, owl_bytes, pets):
     answer = client.post("/api/search", content=owl_bytes, params={"k": 3})
     assert answer.status_code == 200
     found = answer.json()
@@ -71,7 +71,7 @@ def test_a_form_does_the_same(client, owl_bytes):
     assert client.post("/api/search", content=owl_bytes, headers={"content-type": ""}).json() == raw
 
 
-def test_the_picture_and_its_attention_come_back_when_asked_for(client, owl_bytes):
+def test_the_image_and_its_attention_come_back_when_asked_for(client, owl_bytes):
     found = client.post("/api/search", content=owl_bytes, params={"images": "true"}).json()
     assert found["image"].startswith("data:image/jpeg;base64,")
     assert found["attention"].startswith("data:image/jpeg;base64,")
@@ -225,7 +225,7 @@ def test_thumbnails(client, owl):
 def test_a_thumbnail_is_upright(tmp_path, encoder):
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
-    picture(0, (64, 32)).save(tmp_path / "turned.jpg", exif=exif)
+    smooth_image(0, (64, 32)).save(tmp_path / "turned.jpg", exif=exif)
     with Gallery(tmp_path / "turned.bitgaze", encoder=encoder) as gallery:
         gallery.sync(tmp_path)
         with client_of(create_app(gallery)) as client:
@@ -233,19 +233,19 @@ def test_a_thumbnail_is_upright(tmp_path, encoder):
     assert Image.open(io.BytesIO(answer.content)).size == (32, 64)
 
 
-def test_what_has_no_picture_to_show(client, tmp_path, encoder):
+def test_what_has_no_image_to_show(client, tmp_path, encoder):
     code, message = refusal(client.get("/api/thumbnail?key=by hand"), 404)
     assert code == "no_image"
     assert "by hand" in message
     assert refusal(client.get("/api/thumbnail?key=nobody"), 404)[0] == "no_such_item"
     for name in ("gone.png", "pipe.png", "broken.png"):
-        picture(0).save(tmp_path / name)
+        smooth_image(0).save(tmp_path / name)
     with Gallery(tmp_path / "g.bitgaze", encoder=encoder) as gallery:
         gallery.sync(tmp_path)
         (tmp_path / "gone.png").unlink()
         (tmp_path / "pipe.png").unlink()
         os.mkfifo(tmp_path / "pipe.png")
-        (tmp_path / "broken.png").write_bytes(b"no picture")
+        (tmp_path / "broken.png").write_bytes(b"no image")
         with client_of(create_app(gallery)) as client:
             for name in ("gone.png", "pipe.png", "broken.png"):
                 for what in ("thumbnail", "attention"):
@@ -354,7 +354,7 @@ def test_no_path_leads_to_the_file_system(gallery, path):
 
 
 def test_a_key_is_never_a_path(client, pets, examples):
-    """A picture that lies there, but is not in the gallery."""
+    """An image that lies there, but is not in the gallery."""
     outside = str(examples / "birds" / "osprey.jpg")
     assert Path(outside).exists()
     for what in ("search", "thumbnail", "attention"):

@@ -23,7 +23,7 @@ from bitgaze.cores import available_cores
 from bitgaze.server import run as server_run
 from bitgaze.server.app import create_app
 from bitgaze.server.state import Limits
-from conftest import PETS, ROOT, picture
+from conftest import PETS, ROOT, smooth_image
 from serving import client_of, read_all, refusal, served
 
 EXAMPLES = int(os.environ.get("BITGAZE_EXAMPLES", "100"))
@@ -54,20 +54,20 @@ def owl_bytes(owl):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no picture", b"\xff\xd8\xff", b"GIF89a", b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+    "content", [b"", b"no image", b"\xff\xd8\xff", b"GIF89a", b"%!PS-Adobe-3.0 EPSF-3.0\n"]
 )
-def test_what_is_no_picture(client, content):
+def test_what_is_no_image(client, content):
     code, message = refusal(client.post("/api/search", content=content), 422)
     assert code == "not_an_image"
     assert "Take a JPEG" in message
 
 
-def test_a_picture_that_breaks_off(client, owl_bytes):
+def test_a_image_that_breaks_off(client, owl_bytes):
     half = owl_bytes[: len(owl_bytes) // 2]
     assert refusal(client.post("/api/search", content=half), 422)[0] == "not_an_image"
 
 
-def test_types_that_no_picture_has(client):
+def test_types_that_no_image_has(client):
     for kind in ("application/json", "text/html", "application/x-www-form-urlencoded"):
         answer = client.post("/api/search", content=b"{}", headers={"Content-Type": kind})
         assert refusal(answer, 415)[0] == "wrong_type"
@@ -113,7 +113,7 @@ def png(width, height):
     )
 
 
-def test_pictures_of_too_many_pixels(client, gallery, monkeypatch):
+def test_images_of_too_many_pixels(client, gallery, monkeypatch):
     def never(_):
         raise AssertionError("decoded")
 
@@ -257,8 +257,8 @@ def test_requests_that_are_not_http(gallery, request_bytes, capfd):
 
 
 def test_64_clients_share_one_encoder(gallery, pets, monkeypatch):
-    pictures = [(pets / name).read_bytes() for name in PETS]
-    expected = [[hit.key for hit in gallery.search(content, 5)] for content in pictures]
+    images = [(pets / name).read_bytes() for name in PETS]
+    expected = [[hit.key for hit in gallery.search(content, 5)] for content in images]
     encode, lock = gallery.encode, threading.Lock()
     now = {"running": 0, "most": 0}
 
@@ -279,8 +279,8 @@ def test_64_clients_share_one_encoder(gallery, pets, monkeypatch):
         start.wait()
         with httpx.Client(base_url=address, timeout=60) as client:
             for n in range(3):
-                which = (client_number + n) % len(pictures)
-                answer = client.post("/api/search", content=pictures[which], params={"k": 5})
+                which = (client_number + n) % len(images)
+                answer = client.post("/api/search", content=images[which], params={"k": 5})
                 assert answer.status_code == 200, answer.text
                 assert [hit["key"] for hit in answer.json()["hits"]] == expected[which]
         return True
@@ -307,7 +307,7 @@ def test_the_description_names_every_address(gallery):
 
 def jpeg(seed):
     buffer = io.BytesIO()
-    picture(seed).save(buffer, "jpeg")
+    smooth_image(seed).save(buffer, "jpeg")
     return buffer.getvalue()
 
 

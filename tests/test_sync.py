@@ -12,7 +12,7 @@ from PIL import Image
 from bitgaze import Gallery, GalleryError, Item
 from bitgaze.encoding.images import printable
 from bitgaze.gallery.sync import ingest as intake
-from conftest import picture
+from conftest import smooth_image
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def folder(tmp_path):
     root = tmp_path / "photos"
     (root / "sub").mkdir(parents=True)
     for seed, name in enumerate(["a.png", "b.jpg", "sub/c.webp"]):
-        picture(seed).save(root / name)
+        smooth_image(seed).save(root / name)
     return root
 
 
@@ -42,14 +42,14 @@ def later(path):
 
 def encodes_nothing(gallery, monkeypatch):
     def refuse(sources, **_):
-        assert list(sources) == [], "a picture was encoded again"
+        assert list(sources) == [], "an image was encoded again"
         return original([])
 
     original = gallery.encoder.encode
     monkeypatch.setattr(gallery.encoder, "encode", refuse)
 
 
-def test_new_pictures_are_added_and_found(gallery, folder):
+def test_new_images_are_added_and_found(gallery, folder):
     report = gallery.sync(folder)
     assert report.added == [str(folder / name) for name in ("a.png", "b.jpg", "sub/c.webp")]
     assert not report.failed
@@ -67,21 +67,21 @@ def test_a_second_sync_opens_nothing(gallery, folder, monkeypatch):
     assert [report.added, report.updated, report.moved, report.removed] == [[], [], [], []]
 
 
-def test_a_changed_picture_is_encoded_again_and_keeps_its_metadata(gallery, folder):
+def test_a_changed_image_is_encoded_again_and_keeps_its_metadata(gallery, folder):
     gallery.sync(folder)
     key = str(folder / "a.png")
     item = gallery.get(key)
     gallery.upsert([type(item)(key, item.code, {"album": 1}, item.file)])
-    picture(9).save(folder / "a.png")
+    smooth_image(9).save(folder / "a.png")
     later(folder / "a.png")
     report = gallery.sync(folder)
     assert report.updated == [key]
     assert report.unchanged == 2
     assert gallery.get(key).metadata == {"album": 1}
-    assert gallery.search(picture(9), k=1)[0].key == key
+    assert gallery.search(smooth_image(9), k=1)[0].key == key
 
 
-def test_a_touched_picture_is_not_encoded_again(gallery, folder, monkeypatch):
+def test_a_touched_image_is_not_encoded_again(gallery, folder, monkeypatch):
     gallery.sync(folder)
     later(folder / "a.png")
     encodes_nothing(gallery, monkeypatch)
@@ -90,7 +90,7 @@ def test_a_touched_picture_is_not_encoded_again(gallery, folder, monkeypatch):
     assert gallery.sync(folder).unchanged == 3
 
 
-def test_a_renamed_picture_is_not_encoded_again(gallery, folder, monkeypatch):
+def test_a_renamed_image_is_not_encoded_again(gallery, folder, monkeypatch):
     gallery.sync(folder)
     code = gallery.get(str(folder / "a.png")).code.tobytes()
     (folder / "a.png").rename(folder / "sub" / "renamed.png")
@@ -125,11 +125,11 @@ def origins(gallery):
         ("d>b", {"a": "a", "b": "d", "c": "c"}, ["b"]),
     ],
 )
-def test_an_item_follows_its_picture(
+def test_an_item_follows_its_image(
     gallery, tmp_path, encoder, monkeypatch, renames, expected, removed
 ):
     for seed, name in enumerate("abcd"):
-        picture(seed).save(tmp_path / f"{name}.png")
+        smooth_image(seed).save(tmp_path / f"{name}.png")
     gallery.sync(tmp_path)
     name_items(gallery)
     for rename in renames.split():
@@ -151,11 +151,11 @@ def test_an_item_follows_its_picture(
     assert gallery.sync(tmp_path).unchanged == len(gallery)
 
 
-def test_a_new_picture_under_an_old_name_is_new(gallery, folder):
+def test_a_new_image_under_an_old_name_is_new(gallery, folder):
     gallery.sync(folder)
     name_items(gallery)
     (folder / "a.png").rename(folder / "kept.png")
-    picture(14).save(folder / "a.png")
+    smooth_image(14).save(folder / "a.png")
     report = gallery.sync(folder)
     assert report.moved == [(str(folder / "a.png"), str(folder / "kept.png"))]
     assert report.added == [str(folder / "a.png")]
@@ -167,7 +167,7 @@ def test_a_new_picture_under_an_old_name_is_new(gallery, folder):
     }
 
 
-def test_equal_pictures_that_are_renamed_keep_an_item_each(gallery, folder, monkeypatch):
+def test_equal_images_that_are_renamed_keep_an_item_each(gallery, folder, monkeypatch):
     shutil.copy(folder / "a.png", folder / "a2.png")
     gallery.sync(folder)
     name_items(gallery)
@@ -183,7 +183,7 @@ def test_a_rename_to_a_key_taken_by_hand_waits(gallery, folder, monkeypatch):
     gallery.sync(folder)
     name_items(gallery)
     key = str(folder / "renamed.png")
-    gallery.add(key, picture(7), {"mine": True})
+    gallery.add(key, smooth_image(7), {"mine": True})
     (folder / "a.png").rename(folder / "renamed.png")
     for _ in range(2):
         report = gallery.sync(folder)
@@ -195,9 +195,9 @@ def test_a_rename_to_a_key_taken_by_hand_waits(gallery, folder, monkeypatch):
     assert gallery.get(key).metadata == {"was": "a.png"}
 
 
-def test_pictures_of_one_size_and_time_change_places(gallery, tmp_path):
+def test_images_of_one_size_and_time_change_places(gallery, tmp_path):
     for seed, name in enumerate("ab"):
-        picture(seed).save(tmp_path / f"{name}.bmp")
+        smooth_image(seed).save(tmp_path / f"{name}.bmp")
         os.utime(tmp_path / f"{name}.bmp", ns=(10**18, 10**18))
     gallery.sync(tmp_path)
     name_items(gallery)
@@ -218,7 +218,7 @@ def test_a_folder_restored_from_a_copy_is_read_once(gallery, folder, tmp_path, m
     assert gallery.sync(folder).unchanged == 3
 
 
-def test_a_removed_picture_is_removed(gallery, folder):
+def test_a_removed_image_is_removed(gallery, folder):
     gallery.sync(folder)
     (folder / "b.jpg").unlink()
     report = gallery.sync(folder)
@@ -227,10 +227,10 @@ def test_a_removed_picture_is_removed(gallery, folder):
 
 
 def test_items_added_by_hand_and_other_folders_stay(gallery, folder, tmp_path):
-    gallery.add("by hand", picture(7))
+    gallery.add("by hand", smooth_image(7))
     other = tmp_path / "photos2"  # its name begins like the other's
     other.mkdir()
-    picture(8).save(other / "d.png")
+    smooth_image(8).save(other / "d.png")
     gallery.sync(other)
     gallery.sync(folder)
     (folder / "a.png").unlink()
@@ -240,18 +240,18 @@ def test_items_added_by_hand_and_other_folders_stay(gallery, folder, tmp_path):
 
 def test_a_key_taken_by_hand_is_not_overwritten(gallery, folder):
     key = str(folder / "a.png")
-    gallery.add(key, picture(7), {"mine": True})
+    gallery.add(key, smooth_image(7), {"mine": True})
     report = gallery.sync(folder)
     assert report.failed == {key: "the gallery holds another item under this key"}
     assert gallery.get(key).metadata == {"mine": True}
 
 
-def test_broken_pictures_are_named_and_disturb_nobody(gallery, folder, encoder, examples):
+def test_broken_images_are_named_and_disturb_nobody(gallery, folder, encoder, examples):
     photograph = Image.open(examples / "birds" / "owl.jpg").convert("RGB")
     good = {
         "upright.jpg": photograph,
-        "cmyk.jpg": picture(21).convert("CMYK"),
-        "palette.png": picture(23).convert("P"),
+        "cmyk.jpg": smooth_image(21).convert("CMYK"),
+        "palette.png": smooth_image(23).convert("P"),
     }
     for name, image in good.items():
         image.save(folder / name)
@@ -259,19 +259,19 @@ def test_broken_pictures_are_named_and_disturb_nobody(gallery, folder, encoder, 
     exif[0x0112] = 6
     turned = photograph.transpose(Image.Transpose.ROTATE_90)
     turned.save(folder / "rotated.jpg", exif=exif)
-    deep = np.asarray(picture(22).convert("L")).astype(np.uint16) * 257
+    deep = np.asarray(smooth_image(22).convert("L")).astype(np.uint16) * 257
     Image.fromarray(deep).save(folder / "deep.png")
-    transparent = picture(24).convert("RGBA")
+    transparent = smooth_image(24).convert("RGBA")
     transparent.putalpha(128)
     transparent.save(folder / "transparent.png")
-    picture(25).save(folder / "animated.gif", save_all=True, append_images=[picture(26)])
+    smooth_image(25).save(folder / "animated.gif", save_all=True, append_images=[smooth_image(26)])
     (folder / "folder.jpg").mkdir()
-    picture(27).save(folder / "folder.jpg" / "inside.png")
+    smooth_image(27).save(folder / "folder.jpg" / "inside.png")
     os.rename(folder / "a.png", os.fsencode(folder) + b"/not-utf8-\xff.png")
 
-    picture(28, (200, 200)).save(folder / "truncated.jpg")
+    smooth_image(28, (200, 200)).save(folder / "truncated.jpg")
     os.truncate(folder / "truncated.jpg", (folder / "truncated.jpg").stat().st_size // 2)
-    (folder / "text.jpg").write_text("not a picture")
+    (folder / "text.jpg").write_text("not an image")
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "loop.jpg").symlink_to("loop.jpg")
     (folder / "sub" / "up").symlink_to("..", target_is_directory=True)
@@ -294,7 +294,7 @@ def test_broken_pictures_are_named_and_disturb_nobody(gallery, folder, encoder, 
             *("animated.gif", "inside.png", r"not-utf8-\xff.png"),
         ]
     )
-    for key in gallery:  # every row is its own picture's, whatever failed beside it
+    for key in gallery:  # every row is its own image's, whatever failed beside it
         code = encoder.encode([gallery.get(key).path]).codes[0]
         assert gallery.get(key).code.tobytes() == code.tobytes()
     distances = {Path(h.key).name: h.distance for h in gallery.search(photograph, k=3)}
@@ -304,7 +304,7 @@ def test_broken_pictures_are_named_and_disturb_nobody(gallery, folder, encoder, 
     assert again.unchanged == len(gallery)
 
 
-def test_a_picture_that_broke_keeps_its_old_code(gallery, folder):
+def test_a_image_that_broke_keeps_its_old_code(gallery, folder):
     gallery.sync(folder)
     code = gallery.get(str(folder / "a.png")).code.tobytes()
     (folder / "a.png").write_bytes(b"half copied")
@@ -317,7 +317,7 @@ def test_an_emptied_folder_removes_nothing_unless_told_to(gallery, folder):
     gallery.sync(folder)
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    gallery.add("by hand", picture(7))
+    gallery.add("by hand", smooth_image(7))
     with pytest.raises(GalleryError, match="holds 3 from there; nothing was removed .*allow_empty"):
         gallery.sync(folder)
     assert len(gallery) == 4
@@ -346,7 +346,7 @@ def test_a_folder_that_cannot_be_listed_keeps_its_items(gallery, folder, monkeyp
 def test_a_linked_folder_is_looked_at_once(gallery, folder, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
-    picture(11).save(outside / "linked.png")
+    smooth_image(11).save(outside / "linked.png")
     for name in ("one", "two"):
         (folder / name).symlink_to(outside, target_is_directory=True)
     report = gallery.sync(folder)
@@ -358,7 +358,7 @@ def test_an_interrupted_sync_goes_on_where_it_stopped(gallery, tmp_path):
     folder = tmp_path / "many"
     folder.mkdir()
     for seed in range(40):
-        picture(seed, (16, 16)).save(folder / f"{seed:03}.png")
+        smooth_image(seed, (16, 16)).save(folder / f"{seed:03}.png")
     shown = []
 
     def interrupt(done, total):
@@ -366,7 +366,7 @@ def test_an_interrupted_sync_goes_on_where_it_stopped(gallery, tmp_path):
         if done == 35:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="32 of 40 pictures are done and kept, 8 are left"):
+    with pytest.raises(KeyboardInterrupt, match="32 of 40 images are done and kept, 8 are left"):
         gallery.sync(folder, on_progress=interrupt)
     assert shown == [(done, 40) for done in range(1, 36)]
     assert len(gallery) == 32
@@ -377,7 +377,7 @@ def test_an_interrupted_sync_goes_on_where_it_stopped(gallery, tmp_path):
 
 def test_a_commit_is_made_every_few_seconds(gallery, tmp_path, monkeypatch):
     for seed in range(150):
-        picture(seed, (8, 8)).save(tmp_path / f"{seed:03}.png")
+        smooth_image(seed, (8, 8)).save(tmp_path / f"{seed:03}.png")
     now = 0.0
 
     def encode(sources, on_progress):
@@ -431,7 +431,7 @@ def test_a_home_folder_is_understood(gallery, folder, monkeypatch):
 def test_a_link_whose_target_is_gone_keeps_what_was_behind_it(gallery, folder, tmp_path):
     outside = tmp_path / "disk"
     outside.mkdir()
-    picture(11).save(outside / "linked.png")
+    smooth_image(11).save(outside / "linked.png")
     (folder / "usb").symlink_to(outside, target_is_directory=True)
     gallery.sync(folder)
     outside.rename(tmp_path / "unplugged")
@@ -443,7 +443,7 @@ def test_a_link_whose_target_is_gone_keeps_what_was_behind_it(gallery, folder, t
 
 def test_names_that_print_alike_do_not_replace_each_other(gallery, folder):
     os.rename(folder / "a.png", os.fsencode(folder) + b"/n\xff.png")
-    picture(12).save(folder / "n\\xff.png")
+    smooth_image(12).save(folder / "n\\xff.png")
     report = gallery.sync(folder)
     assert list(report.failed.values()) == ["the gallery holds another item under this key"]
     assert len(report.added) == len(gallery) == 3
@@ -455,7 +455,7 @@ def test_a_key_of_ones_own_survives_touch_and_change(gallery, folder):
     move(gallery, (item.key, "my name", item.file))
     later(folder / "a.png")
     assert gallery.sync(folder).unchanged == 3
-    picture(13).save(folder / "a.png")
+    smooth_image(13).save(folder / "a.png")
     later(folder / "a.png")
     assert gallery.sync(folder).updated == ["my name"]
     (folder / "a.png").rename(folder / "b.jpg")
@@ -484,7 +484,7 @@ def other(gallery, encoder):
 
 def test_an_item_that_is_removed_during_a_sync_is_added_again(gallery, other, folder, monkeypatch):
     gallery.sync(folder)
-    picture(9).save(folder / "a.png")
+    smooth_image(9).save(folder / "a.png")
     later(folder / "a.png")
     meanwhile(gallery, monkeypatch, lambda: other.remove(*list(other)))
     report = gallery.sync(folder)
@@ -522,7 +522,7 @@ def test_processes_that_sync_one_folder_at_once(tmp_path):
     folder = tmp_path / "many"
     folder.mkdir()
     for seed in range(80):
-        picture(seed, (16, 16)).save(folder / f"{seed:03}.png")
+        smooth_image(seed, (16, 16)).save(folder / f"{seed:03}.png")
     context = multiprocessing.get_context("spawn")
     path = tmp_path / "test.bitgaze"
     workers = [context.Process(target=_sync, args=(path, folder)) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Sync with several folders, patterns, links, metadata for new pictures, progress, and dry runs."""
+"""Sync with several folders, patterns, links, metadata for new images, progress, and dry runs."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from inside import move
 from bitgaze import Gallery, GalleryError
 from bitgaze.gallery.items import content_digest as digest
 from bitgaze.gallery.sync.patterns import Choice
-from conftest import picture
+from conftest import smooth_image
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def fill(root, *names, seed=0):
     for number, name in enumerate(names):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture(seed + number).save(path)
+        smooth_image(seed + number).save(path)
     return root
 
 
@@ -103,7 +103,7 @@ def test_what_patterns_leave_out_stays_as_it_is(gallery, tmp_path):
     assert (report.unchanged, report.excluded, len(report.removed)) == (2, 0, 2)
 
 
-def test_hidden_pictures_of_a_folder_that_was_named_stay(gallery, tmp_path):
+def test_hidden_images_of_a_folder_that_was_named_stay(gallery, tmp_path):
     root = fill(tmp_path / "photos", "a.png", ".private/b.png")
     gallery.sync(root / ".private")
     assert below(root, gallery) == [".private/b.png"]
@@ -132,7 +132,7 @@ def test_several_folders(gallery, tmp_path):
     assert gallery.sync(two, one).unchanged == 2
     (one / "a.png").rename(one / "c.png")
     (two / "b.png").unlink()
-    picture(9).save(two / "d.png")
+    smooth_image(9).save(two / "d.png")
     report = gallery.sync(one, two)
     assert report.moved == [(str(one / "a.png"), str(one / "c.png"))]
     assert report.removed == [str(two / "b.png")]
@@ -149,7 +149,7 @@ def test_no_folder_and_one_that_is_missing(gallery, tmp_path):
 
 
 @pytest.mark.parametrize("is_emptied", [False, True])
-def test_a_picture_moves_from_folder_to_folder(gallery, tmp_path, is_emptied):
+def test_a_image_moves_from_folder_to_folder(gallery, tmp_path, is_emptied):
     one = fill(tmp_path / "one", "a.png", *([] if is_emptied else ["stays.png"]))
     two = fill(tmp_path / "two", "b.png", seed=5)
     gallery.sync(one, two, metadata=lambda path: {"was": path})
@@ -170,7 +170,7 @@ def test_one_of_several_folders_that_is_empty_removes_nothing(gallery, tmp_path)
     (one / "b.png").unlink()
     before = contents(gallery)
     for dry_run in (True, False):
-        with pytest.raises(GalleryError, match="one: no picture found, .* holds 1 from there"):
+        with pytest.raises(GalleryError, match="one: no image found, .* holds 1 from there"):
             gallery.sync(one, two, dry_run=dry_run)
     assert contents(gallery) == before
     report = gallery.sync(one, two, allow_empty=True)
@@ -200,7 +200,7 @@ def test_a_folder_given_under_two_names_is_taken_once(gallery, tmp_path):
         assert below(root, gallery) == ["a.png", "sub/b.png"]
 
 
-def test_links_to_pictures_are_taken_once(gallery, tmp_path):
+def test_links_to_images_are_taken_once(gallery, tmp_path):
     root = fill(tmp_path / "photos", "z/a.png")
     outside = fill(tmp_path / "outside", "b.png", seed=5) / "b.png"
     (root / "album.png").symlink_to(root / "z" / "a.png")
@@ -208,16 +208,16 @@ def test_links_to_pictures_are_taken_once(gallery, tmp_path):
     (root / "two.png").symlink_to(outside)
     (root / "gone.png").symlink_to(tmp_path / "none.png")
     report = gallery.sync(root)
-    again = "a link to a picture that is looked at already"
+    again = "a link to an image that is looked at already"
     assert report.skipped == {str(root / name): again for name in ("album.png", "two.png")}
     assert list(report.failed) == [str(root / "gone.png")]
     assert below(root, gallery) == ["one.png", "z/a.png"]
     assert gallery.sync(root).unchanged == 2
 
 
-def test_metadata_for_new_pictures_only(gallery, tmp_path):
+def test_metadata_for_new_images_only(gallery, tmp_path):
     root = fill(tmp_path / "photos", "a.png", "b.png", "c.png")
-    (root / "broken.png").write_text("no picture")
+    (root / "broken.png").write_text("no image")
     asked = []
 
     def album(path):
@@ -233,7 +233,7 @@ def test_metadata_for_new_pictures_only(gallery, tmp_path):
         "c": {"album": "c", "n": [1, None]},
     }
     asked.clear()
-    picture(8).save(root / "a.png")
+    smooth_image(8).save(root / "a.png")
     (root / "b.png").rename(root / "d.png")
     report = gallery.sync(root, metadata=album)
     assert (len(report.updated), len(report.moved), asked) == (1, 1, [])
@@ -266,12 +266,12 @@ def nothing(root, gallery):
 
 def everything(root, gallery):
     (root / "a.png").rename(root / "new.png")
-    picture(30).save(root / "a.png")
-    picture(31).save(root / "b.png")
+    smooth_image(30).save(root / "a.png")
+    smooth_image(31).save(root / "b.png")
     later(root / "c.png")
     (root / "d.png").unlink()
     (root / "e.png").rename(root / "f.png")
-    picture(32).save(root / "sub" / "g.png")
+    smooth_image(32).save(root / "sub" / "g.png")
 
 
 def places(root, gallery):
@@ -281,21 +281,21 @@ def places(root, gallery):
 
 
 def keys_taken(root, gallery):
-    gallery.add(str(root / "new.png"), picture(40))
-    gallery.add(str(root / "moved.png"), picture(41))
-    picture(42).save(root / "new.png")
+    gallery.add(str(root / "new.png"), smooth_image(40))
+    gallery.add(str(root / "moved.png"), smooth_image(41))
+    smooth_image(42).save(root / "new.png")
     (root / "a.png").rename(root / "moved.png")
 
 
 def own_key(root, gallery):
     item = gallery.get(str(root / "a.png"))
     move(gallery, (item.key, "mine", item.file))
-    picture(43).save(root / "a.png")
+    smooth_image(43).save(root / "a.png")
 
 
 def alike(root, gallery):
     for name in (b"/n\xff.png", b"/n\\xff.png"):
-        picture(44).save(tmp := root / "tmp.png")
+        smooth_image(44).save(tmp := root / "tmp.png")
         os.rename(tmp, os.fsencode(root) + name)
 
 
@@ -328,7 +328,7 @@ def test_comparing_is_shown_too(gallery, tmp_path):
     gallery.sync(root)
     for name in ("a.png", "b.png", "c.png"):
         later(root / name)
-    picture(9).save(root / "d.png")
+    smooth_image(9).save(root / "d.png")
     shown = []
     gallery.sync(root, on_progress=lambda done, total: shown.append((done, total)))
     assert shown[:3] == [(1, 3), (2, 3), (3, 3)]

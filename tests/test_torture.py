@@ -26,7 +26,7 @@ def test_damaged_galleries_give_right_answers_or_typed_errors():
     assert words["not opened"] > 10
 
 
-def test_damaged_pictures_give_pixels_or_typed_errors_and_bombs_are_refused():
+def test_damaged_images_give_pixels_or_typed_errors_and_bombs_are_refused():
     words = damage_images.damage_images(range(600), jobs=2)
     assert words["read"] > 100
     assert words["refused"] > 100

@@ -102,7 +102,7 @@ def test_a_model_without_examples(with_contract):
         verify(with_contract(golden=()))
 
 
-def test_an_example_that_is_no_picture(encoder, with_contract):
+def test_an_example_that_is_no_image(encoder, with_contract):
     first, *rest = encoder.contract.golden
     with pytest.raises(ModelError, match="golden example 0: 6 bytes: not an image"):
         verify(with_contract(golden=(replace(first, png=b"broken"), *rest)))

@@ -260,9 +260,9 @@ def test_few_fields_are_kept(shop, monkeypatch):
 # On the command line
 
 
-def test_the_command(tmp_path, make_picture, capsys):
+def test_the_command(tmp_path, make_image, capsys):
     path = tmp_path / "g.bitgaze"
-    keys = [str(make_picture(f"photos/{n}.png", seed=n)) for n in range(4)]
+    keys = [str(make_image(f"photos/{n}.png", seed=n)) for n in range(4)]
     with Gallery(path) as gallery:
         gallery.sync(tmp_path / "photos")
         for n, key in enumerate(keys):

@@ -1,4 +1,4 @@
-"""What callers of HammingIndex hand in, checked once: clear errors here, trust below."""
+"""Arguments that callers pass in, checked once: clear errors here, trust below."""
 
 import operator
 from typing import Any, SupportsIndex
@@ -17,6 +17,21 @@ def integer(value: SupportsIndex, name: str) -> int:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}") from None
+
+
+def code_length(bits: SupportsIndex) -> int:
+    """The length of a code: a multiple of 8 from 8 to 1024."""
+    length = integer(bits, "bits")
+    if not 8 <= length <= MAX_BITS or length % 8:
+        raise ValueError(f"bits must be a multiple of 8 from 8 to {MAX_BITS}, got {bits}")
+    return length
+
+
+def hit_count(k: SupportsIndex) -> int:
+    """The maximum number of hits: at least 1."""
+    if integer(k, "k") < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    return integer(k, "k")
 
 
 def thread_count(threads: SupportsIndex | None) -> int:

@@ -1,7 +1,7 @@
 """Every error that bitgaze raises of its own. Imports nothing.
 
 Wrong arguments are TypeError and ValueError, as everywhere in Python; these classes are for what a
-correct program can meet: a broken picture, a foreign model, an absent provider, a damaged file.
+correct program can meet: a broken image, a foreign model, an absent provider, a damaged file.
 """
 
 
@@ -10,7 +10,7 @@ class BitgazeError(Exception):
 
 
 class ImageError(BitgazeError):
-    """A picture that cannot be used: unreadable, truncated or too large."""
+    """An image that cannot be used: unreadable, truncated or too large."""
 
 
 class ModelError(BitgazeError):

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from bitgaze import _hamming
 from bitgaze.arguments import (
-    MAX_BITS,
     allowed_count,
     bitmap,
     check_array,
     check_contiguous,
+    code_length,
     excluded_ids,
+    hit_count,
     integer,
     known_id,
     known_ids,
@@ -93,10 +94,7 @@ class HammingIndex:
             TypeError: bits is not an integer.
             ValueError: bits is not one of those lengths.
         """
-        self.bits = integer(bits, "bits")
-        if not 8 <= self.bits <= MAX_BITS or self.bits % 8:
-            raise ValueError(f"bits must be a multiple of 8 from 8 to {MAX_BITS}, got {bits}")
-        # Codes of several whole words lie by word: csrc/hamming/codes.h says why.
+        self.bits = code_length(bits)
         self._by_word = self.bits > 64 and self.bits % 64 == 0
         self._is_view = False
         self._lock = threading.Lock()  # held by writers
@@ -291,9 +289,7 @@ class HammingIndex:
             IndexError: exclude holds an id that does not exist.
             RuntimeError: BITGAZE_SIMD names a kernel that this machine cannot run.
         """
-        k = integer(k, "k")
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
+        k = hit_count(k)
         state = self._state
         request = self._request(state, queries, k, self.bits, filter, exclude, threads, method)
         found = state.count if filter is None else allowed_count(filter, state.count)
@@ -329,9 +325,7 @@ class HammingIndex:
             As `search`; and ValueError: radius < 0.
         """
         state = self._state
-        if k is not None and integer(k, "k") < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        most = max(state.count, 1) if k is None else integer(k, "k")
+        most = max(state.count, 1) if k is None else hit_count(k)
         radius = radius_within(radius)
         return _hamming.within(
             self._request(state, queries, most, radius, filter, exclude, threads, method)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from damage import ANY, SQLITE, damaged
 from inside import files, move
-from quick import BITS, QuickEncoder, picture, write_pictures
+from quick import BITS, QuickEncoder, smooth_image, write_images
 from supervised import Case, main, run
 
 from bitgaze import Gallery, Item
@@ -32,8 +32,8 @@ Answers = dict[str, Any]
 
 def galleries(folder: Path) -> list[Path]:
     """Galleries to damage: by hand, of a folder, adapted, and of more than one chunk of codes."""
-    pictures = folder / "pictures"
-    write_pictures(pictures, range(_PICTURES))
+    images = folder / "images"
+    write_images(images, range(_PICTURES))
     random = np.random.default_rng(3)
     by_hand, synced, adapted, large = (
         folder / f"{name}.bitgaze" for name in ("by_hand", "synced", "adapted", "large")
@@ -48,12 +48,12 @@ def galleries(folder: Path) -> list[Path]:
         gallery.remove(*(f"item {n}" for n in range(0, 30, 3)))
     for path in (synced, adapted):
         with Gallery(path, encoder=QuickEncoder()) as gallery:
-            gallery.sync(pictures)
-            gallery.add("by hand", picture(_PICTURES), {"by": "hand"})
+            gallery.sync(images)
+            gallery.add("by hand", smooth_image(_PICTURES), {"by": "hand"})
             if path == adapted:
-                gallery.adapt(lambda _: picture(_PICTURES))
+                gallery.adapt(lambda _: smooth_image(_PICTURES))
             # Not the times of this run, nor the name of its folder: a seed must repeat its case.
-            move(gallery, *map(_elsewhere, files(gallery, pictures).items()))
+            move(gallery, *map(_elsewhere, files(gallery, images).items()))
             gallery.compact()
     with Gallery(large, encoder=QuickEncoder()) as gallery:
         gallery.upsert(Item(f"{n:x}", code, {}) for n, code in enumerate(codes))
@@ -62,20 +62,20 @@ def galleries(folder: Path) -> list[Path]:
 
 def _elsewhere(held: tuple[str, FileState]) -> tuple[str, str, FileState]:
     key, file = held
-    new = f"/pictures/{Path(key).name}"
+    new = f"/images/{Path(key).name}"
     return key, new, FileState(new.encode(), file.size, 1_700_000_000, 1_800_000_000, file.content)
 
 
 def questions(keys: Sequence[str], folder: Path) -> dict[str, Callable[[Gallery], Any]]:
     """What a user asks, by name; each gives what can be compared."""
-    query = picture(7)
+    query = smooth_image(7)
     code = np.full(BITS // 8, 0x5A, np.uint8)
     asked: dict[str, Callable[[Gallery], Any]] = {
         "len": len,
         "keys": list,
         "model": lambda g: (g.fingerprint, g.model_name, g.bits, g.adaptation),
         "calibration": lambda g: g.calibration,
-        "files": lambda g: files(g, "/pictures"),
+        "files": lambda g: files(g, "/images"),
         "sync": lambda g: g.sync(folder, dry_run=True),
         "absent": lambda g: "no such key" in g,
         "search": lambda g: g.search(query, k=20),
@@ -136,7 +136,7 @@ def make_case(sources: Sequence[Path], folder: Path) -> Case:
             everything.append({key: _plain(gallery.get(key)) for key in keys})
         assert _is_sound(path)
         random = np.random.default_rng(len(keys))
-        asked.append(questions(random.permutation(keys)[:_FEW].tolist(), folder / "pictures"))
+        asked.append(questions(random.permutation(keys)[:_FEW].tolist(), folder / "images"))
         truths.append(ask(path, asked[-1]))
         assert not any(answer is GalleryError for answer in truths[-1].values())
     scratch = Path(tempfile.mkdtemp(dir=folder))

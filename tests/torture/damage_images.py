@@ -1,8 +1,8 @@
-"""Damaged pictures and decompression bombs: pixels, or ImageError; no crash, no hang, no gigabytes.
+"""Damaged images and decompression bombs: pixels, or ImageError; no crash, no hang, no gigabytes.
 
     python tests/torture/damage_images.py --count 20000
 
-Knows formats as Pillow writes them, and where they say how large a picture is.
+Knows formats as Pillow writes them, and where they say how large an image is.
 """
 
 import io
@@ -22,13 +22,13 @@ from bitgaze.encoding.images import Preprocess, load
 from bitgaze.errors import ImageError
 
 _SMALL = Preprocess(size=32)
-# What the largest picture that is read takes, if its damage says that it is one.
+# What the largest image that is read takes, if its damage says that it is one.
 _PEAK_MB = 750
 _EXIF_ORIENTATION = 0x0112
 
 
-def pictures() -> dict[str, bytes]:
-    """A picture in every format and variant, by name."""
+def images() -> dict[str, bytes]:
+    """An image in every format and variant, by name."""
     random = np.random.default_rng(1)
     coarse = random.integers(0, 256, (6, 8, 4), dtype=np.uint8)
     rgba = Image.fromarray(coarse).resize((120, 90))
@@ -103,7 +103,7 @@ def bombs() -> dict[str, bytes]:
 
 def make_case() -> Case:
     """A case for `supervised.run`: as bytes or, now and then, as a file."""
-    known = list(pictures().values())
+    known = list(images().values())
     for content in known:
         load(content, _SMALL)
     folder = Path(tempfile.mkdtemp(dir=tempfile.gettempdir()))
@@ -145,7 +145,7 @@ def make_bomb_case() -> Case:
 
 
 def damage_images(seeds: range, jobs: int) -> Counter[str]:
-    """Damage a picture for each seed, then try each bomb twice."""
+    """Damage an image for each seed, then try each bomb twice."""
     found = run(make_case, seeds, jobs=jobs, peak_mb=_PEAK_MB)
     return found + run(make_bomb_case, range(2 * len(bombs())), seconds=5, peak_mb=30)
 

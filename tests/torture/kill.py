@@ -20,7 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from quick import BITS, QuickEncoder, picture, write_pictures
+from quick import BITS, QuickEncoder, smooth_image, write_images
 from supervised import Violation, main
 
 from bitgaze import Gallery, Item
@@ -59,20 +59,20 @@ class Scene:
     """A gallery, and a folder that has changed since it was synced.
 
     Attributes:
-        folder: of pictures.
+        folder: of images.
         start: the gallery before. Each case works on a copy.
         synced: the gallery in line with the folder.
         states: before, synced, and adapted after that.
     """
 
     def __init__(self, root: Path) -> None:
-        self.folder, self.start = root / "pictures", root / "before.bitgaze"
+        self.folder, self.start = root / "images", root / "before.bitgaze"
         self.synced = root / "synced.bitgaze"
-        write_pictures(self.folder, range(_PICTURES))
+        write_images(self.folder, range(_PICTURES))
         with Gallery(self.start, encoder=QUICK) as gallery:
             gallery.sync(self.folder)
             for n in range(_BY_HAND):
-                gallery.add(_token(n), picture(10_000 + n), {"n": n})
+                gallery.add(_token(n), smooth_image(10_000 + n), {"n": n})
                 gallery.set_metadata(_file(self.folder, n), {"of a file": n})
         self.states = {"before": state(self.start)}
         self._change_folder()
@@ -87,9 +87,9 @@ class Scene:
         self.states["adapted"] = state(adapted)
 
     def _change_folder(self) -> None:
-        write_pictures(self.folder, range(_PICTURES, _PICTURES + _NEW))
-        for n in range(0, 40):  # another picture under the name
-            picture(20_000 + n).save(_file(self.folder, n))
+        write_images(self.folder, range(_PICTURES, _PICTURES + _NEW))
+        for n in range(0, 40):  # another image under the name
+            smooth_image(20_000 + n).save(_file(self.folder, n))
         for n in range(60, 80):
             Path(_file(self.folder, n)).rename(self.folder / f"renamed {n}.png")
         for n in range(100, 120):
@@ -100,7 +100,7 @@ Report = Callable[[Any], None]
 
 
 def sync(path: Path, folder: Path, seed: int, report: Report) -> None:
-    """Reports what another process could see of the new pictures: that must not go again."""
+    """Reports what another process could see of the new images: that must not go again."""
     with Gallery(path, encoder=QUICK) as gallery, Gallery(path) as other:
 
         def tell(done: int, total: int) -> None:
@@ -117,7 +117,7 @@ def check_sync(scene: Scene, held: State, reports: list[Any], seed: int) -> None
         assert item in (before.get(key), synced.get(key)), f"{key}: {item}"
     old, new = (_contents(items) for items in (before, synced))
     found = _contents(held)
-    assert old & new <= found, "a picture that was there before and after is not there between"
+    assert old & new <= found, "an image that was there before and after is not there between"
     done = max((report for report in reports if report != "synced"), default=0)
     there = sum(key in held for key in _new_keys(scene.folder))
     assert there >= done, f"{done} reported, {there} there"
@@ -343,7 +343,7 @@ def _new_keys(folder: Path) -> list[str]:
 
 
 def _by_hand(key: str) -> Any:
-    return picture(10_000 + [_token(n) for n in range(_BY_HAND)].index(key))
+    return smooth_image(10_000 + [_token(n) for n in range(_BY_HAND)].index(key))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An encoder that takes no time, and small pictures: for tests that make galleries by the thousand.
+"""An encoder that takes no time, and small images: for tests that make galleries by the thousand.
 
 Knows the shipped model's identity and nothing of its network.
 """
@@ -50,15 +50,15 @@ class QuickEncoder:
         return Encoded(pack(hashes), hashes, attention, errors, stable)
 
 
-def picture(seed: int) -> Image.Image:
+def smooth_image(seed: int) -> Image.Image:
     """16 x 16 pixels that differ between seeds."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((16, 16))
 
 
-def write_pictures(folder: Path, seeds: Iterable[int]) -> None:
+def write_images(folder: Path, seeds: Iterable[int]) -> None:
     """A PNG for each seed, named by it, in folders of 50."""
     for seed in seeds:
         path = folder / f"{seed // 50}" / f"p{seed:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture(seed).save(path)
+        smooth_image(seed).save(path)

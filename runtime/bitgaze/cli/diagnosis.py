@@ -161,7 +161,7 @@ def _try_providers(present: list[str]) -> tuple[dict[str, str], list[Finding]]:
     findings = [
         Finding(
             reason,
-            "No picture can be encoded."
+            "No image can be encoded."
             if name == CPU
             else f"The hardware behind {name} is not used.",
             remedies.get(name, f"install the driver and the libraries that {name} needs"),

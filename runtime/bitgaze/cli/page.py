@@ -28,9 +28,9 @@ def results_page(encoder: Encoder, query: str, hits: Sequence[Hit], gallery_name
 
     Args:
         encoder: makes the attention maps of query and hits.
-        query: path of the query picture.
+        query: path of the query image.
         hits: of the search; one whose file is gone, or that was added by hand, is shown without a
-            picture: its key may be the name of a file that has nothing to do with it.
+            image: its key may be the name of a file that has nothing to do with it.
         gallery_name: for the head line.
     """
     paths = [query, *[hit.path for hit in hits]]
@@ -45,7 +45,7 @@ def results_page(encoder: Encoder, query: str, hits: Sequence[Hit], gallery_name
         for rank, (figure, hit) in enumerate(zip(figures[1:], hits, strict=True), start=1)
     ]
     words = {
-        "title": f"Pictures like {Path(printable(query)).name}",
+        "title": f"Images like {Path(printable(query)).name}",
         "gallery": f"{len(hits)} nearest in {printable(gallery_name)}",
         "model": f"model {encoder.contract.name}, {encoder.bits} bits",
     }
@@ -114,7 +114,7 @@ def _card(figure: str, hit: Hit, rank: int, bits: int) -> str:
 
 
 def _figure(path: str | None, attention: NDArray[np.float32] | None) -> str:
-    """The picture, and above it the same one with its attention; the page's switch hides one."""
+    """The image, and above it the same one with its attention; the page's switch hides one."""
     if path is None:
         return '<div class="figure gone">added by hand: there is no file</div>'
     try:

@@ -1,4 +1,4 @@
-"""What people do to a picture that leaves it the same picture: ten alterations.
+"""What people do to an image that leaves it the same image: ten alterations.
 
 What a near-duplicate is, in one place: codes are calibrated and measured with these. Knows pixels
 only.
@@ -11,13 +11,13 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 
 def altered(image: Image.Image) -> dict[str, Image.Image]:
-    """Ten versions of one picture, by name.
+    """Ten versions of one image, by name.
 
     Args:
         image: RGB, at least 8 pixels on each side.
 
     Returns:
-        RGB pictures: "resized" to half its sides; "jpeg" at quality 30; "cropped" to the central
+        RGB images: "resized" to half its sides; "jpeg" at quality 30; "cropped" to the central
         80 % of both sides; "mirrored"; "rotated" by 5 degrees, black in the corners; "grey";
         "brighter" by 40 %; "blurred" by 1 % of its longer side; "captioned" with a black band and
         white text over the lowest 12 %; "bordered" in white by 8 % on every side.

@@ -1,6 +1,6 @@
 """What a Hamming distance means: how likely a match it is, and how often a stranger comes as near.
 
-Knows distances of pairs. Does not know pictures, models or galleries, nor where tables are kept.
+Knows distances of pairs. Does not know images, models or galleries, nor where tables are kept.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Calibration:
     that is `false_match` times the number of its items.
 
     Attributes:
-        duplicate: probability that two pictures at this distance are one picture, altered: resized,
+        duplicate: probability that two images at this distance are one image, altered: resized,
             compressed, cropped, ... Never rises with distance.
         kind: probability that they show the same kind of thing. Never rises with distance; empty
             where no labels were there to tell.
@@ -57,7 +57,7 @@ class Calibration:
         return len(self.false_match) - 1
 
     def radius(self, false_match_rate: float) -> int:
-        """The largest radius at which at most this share of unrelated pictures is found.
+        """The largest radius at which at most this share of unrelated images is found.
 
         Args:
             false_match_rate: above 0, below 1.
@@ -72,7 +72,7 @@ class Calibration:
         radius = int(np.searchsorted(self.false_match, false_match_rate, side="right")) - 1
         if radius < 0:
             raise ValueError(
-                f"false_match_rate is {false_match_rate}; the pictures that were measured tell of "
+                f"false_match_rate is {false_match_rate}; the images that were measured tell of "
                 f"rates from {self.false_match[0]:.2g} on"
             )
         return radius
@@ -94,9 +94,9 @@ def calibrate(
     """The tables, from distances of pairs of known relation; all others are unrelated ones.
 
     Args:
-        duplicates: integers in 0..bits, (n,): distances of pictures to altered versions.
-        kinds: (m,), of pictures of the same kind; empty where there are no labels.
-        strangers: (s,), of unrelated pictures.
+        duplicates: integers in 0..bits, (n,): distances of images to altered versions.
+        kinds: (m,), of images of the same kind; empty where there are no labels.
+        strangers: (s,), of unrelated images.
         bits: length of the codes.
 
     Raises:

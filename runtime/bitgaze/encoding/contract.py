@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bitgaze.arguments import code_length
 from bitgaze.encoding.calibration import Calibration
 from bitgaze.encoding.images import Preprocess
 from bitgaze.errors import ModelError
@@ -31,7 +32,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 @dataclass(frozen=True)
 class Golden:
-    """A picture and the code that the exporting machine gave it: what `verify` compares with.
+    """An image and the code that the exporting machine gave it: what `verify` compares with.
 
     Attributes:
         png: the bytes of a PNG file.
@@ -49,7 +50,7 @@ class Contract:
     Attributes:
         name: for people; two models may share one.
         bits: code length, a multiple of 8 in 8..1024.
-        preprocess: from a picture to the model's input.
+        preprocess: from an image to the model's input.
         licence: of the weights, as an SPDX identifier or a sentence.
         training: what the model was trained or fitted on, and how; free-form.
         classes: names of the classes that guided the attention, in the order of the branch, or
@@ -79,8 +80,7 @@ class Contract:
                 raise TypeError(f"{name} is {value!r}, expected {kind.__name__}")
         if not all(isinstance(name, str) for name in self.classes):
             raise TypeError("classes are not all text")
-        if self.bits % 8 or not 8 <= self.bits <= 1024:
-            raise ValueError(f"bits is {self.bits}, expected a multiple of 8 in 8..1024")
+        code_length(self.bits)
         if any(len(golden.code) != self.bits // 8 for golden in self.golden):
             raise ValueError(f"golden codes have another length than bits // 8 = {self.bits // 8}")
         if self.calibration is not None and self.calibration.bits != self.bits:
@@ -188,7 +188,7 @@ def read_model(path: str | Path) -> Model:
 def fingerprint(content: bytes, preprocess: Preprocess) -> str:
     """Identity of a model: SHA-256 over graph, weights and preprocessing, as 64 hex digits.
 
-    Two models with one fingerprint give one code to one picture. Names, licences, calibration and
+    Two models with one fingerprint give one code to one image. Names, licences, calibration and
     other words are left out, so that they can be corrected without orphaning anyone's gallery.
 
     Args:

@@ -1,4 +1,4 @@
-"""Pictures to codes: one onnxruntime session, and threads that decode and run it.
+"""Images to codes: one onnxruntime session, and threads that decode and run it.
 
 Knows the model file and how to run it. Does not know what becomes of the codes, nor how a session
 comes by its hardware (providers.py does).
@@ -35,13 +35,13 @@ _OUTPUTS = ("code", "hash", "attention")
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the model says of n pictures. Row i belongs to picture i, always.
+    """What the model says of n images. Row i belongs to image i, always.
 
     Attributes:
         codes: uint8, (n, bits // 8); the first bit is the most significant of byte 0.
         hashes: float32, (n, bits); a bit is set where its value is above 0.
-        attention: float32, (n, h, w), in [0, 1], over the whole picture.
-        errors: position of each picture that could not be read, or for which the model gave values
+        attention: float32, (n, h, w), in [0, 1], over the whole image.
+        errors: position of each image that could not be read, or for which the model gave values
             that are not numbers, with its error. The rows at these positions are all zero and mean
             nothing.
         stable: bool, (n, bits). False where the hash value lies so near to 0, within the contract's
@@ -56,7 +56,7 @@ class Encoded:
 
 
 class _Row(NamedTuple):
-    """What the model says of one picture: arrays as in `Encoded`, without the first axis."""
+    """What the model says of one image: arrays as in `Encoded`, without the first axis."""
 
     code: NDArray[np.uint8]
     hash: NDArray[np.float32]
@@ -66,7 +66,7 @@ class _Row(NamedTuple):
 class Encoder:
     """A model, loaded. Safe to use from several threads, after a fork, and to pickle.
 
-    Each picture runs through the network alone, so that its code does not depend on what else is
+    Each image runs through the network alone, so that its code does not depend on what else is
     encoded with it, nor on the number of threads.
 
     A forked child opens a session of its own when it first needs one. Pickled is where the model
@@ -175,20 +175,20 @@ class Encoder:
         *,
         on_progress: Callable[[int], None] | None = None,
     ) -> Encoded:
-        """Codes, hash values and attention maps of some pictures.
+        """Codes, hash values and attention maps of some images.
 
         Args:
             sources: paths, bytes, PIL images or arrays, as `bitgaze.encoding.images.load` takes
                 them. Only a few are drawn ahead from a generator.
-            on_progress: called as pictures are done, with how many since the last call.
+            on_progress: called as images are done, with how many since the last call.
 
         Returns:
-            One row per picture, in order; unreadable ones are listed in `errors`.
+            One row per image, in order; unreadable ones are listed in `errors`.
 
         Raises:
             ProviderError: the session failed as it ran.
-            TypeError: a single picture instead of several, or something that is no picture.
-            ValueError: an array whose shape is not a picture's, or the encoder is closed.
+            TypeError: a single image instead of several, or something that is no image.
+            ValueError: an array whose shape is not an image's, or the encoder is closed.
         """
         is_single_array = isinstance(sources, np.ndarray) and sources.ndim < 4
         if is_single_array or isinstance(sources, str | bytes | os.PathLike | Image.Image):
@@ -251,7 +251,7 @@ class Encoder:
         )
 
     def _rows(self, sources: Iterable[Source]) -> Generator[_Row | ImageError, None, None]:
-        """A row, or why there is none, for each picture; several are on their way at once."""
+        """A row, or why there is none, for each image; several are on their way at once."""
         # A few at a time, where their number is known: a thread that decodes some and then runs
         # some keeps the network in its cache (5 % less processor time).
         size = min(8, max(1, length_hint(sources, 1) // (8 * self._threads)))
@@ -268,7 +268,7 @@ class Encoder:
         try:
             pending: deque[Future[list[_Row | ImageError]]] = deque()
             while True:
-                # So many that no thread waits while a large picture holds up its successors.
+                # So many that no thread waits while a large image holds up its successors.
                 while len(pending) < 4 * self._threads and (some := list(islice(remaining, size))):
                     pending.append(pool.submit(self._some_rows, session, some))
                 if not pending:
@@ -292,7 +292,7 @@ class Encoder:
 
     def _run(self, session: Any, pixels: NDArray[np.uint8]) -> _Row | ImageError:
         try:
-            # One at a time, though 16 pictures a run would be less work for Python: it takes 17 %
+            # One at a time, though 16 images a run would be less work for Python: it takes 17 %
             # less processor time, as what a layer leaves is still in the cache for the next.
             with self._turn:
                 outputs = session.run(list(_OUTPUTS), {"image": pixels[None]})
@@ -304,7 +304,7 @@ class Encoder:
         if not np.isfinite(row.hash).all():  # half precision overflows, for example
             return ImageError(
                 f"{self._model.path.name} on {', '.join(self.providers)} gives values that are not "
-                "numbers for this picture"
+                "numbers for this image"
             )
         return row
 

@@ -1,6 +1,6 @@
-"""A picture from anywhere, upright, as RGB of the size a model takes.
+"""An image from anywhere, upright, as RGB of the size a model takes.
 
-The one place where pictures are decoded and resized, for the runtime and for training alike: a code
+The one place where images are decoded and resized, for the runtime and for training alike: a code
 is only comparable with another that went through the same steps. Knows nothing of models or
 galleries.
 """
@@ -22,7 +22,7 @@ from bitgaze.errors import ImageError
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
-# What counts as a picture, by the end of its name. Formats that Pillow cannot read (HEIC, without a
+# What counts as an image, by the end of its name. Formats that Pillow cannot read (HEIC, without a
 # plug-in) are listed too, so that such a file is reported instead of silently missing from the
 # gallery.
 SUFFIXES = frozenset(
@@ -53,7 +53,7 @@ SUFFIXES = frozenset(
     ]
 )
 # What is read, whatever a file's name says. Pillow opens more, and some of it is a program rather
-# than a picture: PostScript, named .jpg, would be run by Ghostscript. TGA has no mark at its
+# than an image: PostScript, named .jpg, would be run by Ghostscript. TGA has no mark at its
 # beginning, so it comes last; HEIF is there only with a plug-in.
 _FORMATS = (
     "JPEG",
@@ -94,7 +94,7 @@ _KNOWN_RULES = {
 _REDUCING_GAP = 2.0
 _STRIP_PIXELS = 1 << 20
 # Twice Pillow's own limit, which is where it refuses, too; a program may have set that to None for
-# pictures that it trusts. At 4 bytes each, 720 MB.
+# images that it trusts. At 4 bytes each, 720 MB.
 _MAX_PIXELS = 178_956_970
 # Its decoder holds the canvas four times over: 94 million pixels took 1.4 GB, from 5 kB.
 _MAX_PIXELS_WEBP = _MAX_PIXELS // 4
@@ -102,7 +102,7 @@ _MAX_PIXELS_WEBP = _MAX_PIXELS // 4
 
 @dataclass(frozen=True)
 class Preprocess:
-    """The steps from a picture to a model's input; part of the model's identity.
+    """The steps from an image to a model's input; part of the model's identity.
 
     Written out in full, so that a model file tells another program all it has to do. This version
     knows one way for most of them; a file that asks for another is refused, not misread.
@@ -111,8 +111,8 @@ class Preprocess:
         size: side of the model's input in pixels.
         filter: "bilinear" or "bicubic", as Pillow computes them.
         exif: "upright", turned as the EXIF orientation says.
-        alpha: "white", transparent pictures lie on it.
-        resize: "stretch": the whole picture becomes a square. Nothing at the edges is lost, which
+        alpha: "white", transparent images lie on it.
+        resize: "stretch": the whole image becomes a square. Nothing at the edges is lost, which
             finds more than a central crop or a border does (docs/lab-notes.md).
     """
 
@@ -133,7 +133,7 @@ class Preprocess:
 
 
 def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """One picture as a model takes it.
+    """One image as a model takes it.
 
     Args:
         source: a path, the bytes of an image file, a PIL image, or an array: uint8, (height, width)
@@ -144,7 +144,7 @@ def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
         uint8, shape (size, size, 3), RGB, upright, C-contiguous.
 
     Raises:
-        ImageError: the picture cannot be read, or has more than 178,956,970 pixels, as WebP a
+        ImageError: the image cannot be read, or has more than 178,956,970 pixels, as WebP a
             quarter of that.
         TypeError: `source` is none of the above.
         ValueError: an array of another shape.
@@ -157,12 +157,12 @@ def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
 
 
 def upright(source: Source, shorter_side: int) -> Image.Image:
-    """The whole picture, upright, RGB; decoded at a reduced scale where its format can.
+    """The whole image, upright, RGB; decoded at a reduced scale where its format can.
 
     Args:
         source: as for `load`.
         shorter_side: pixels that the caller needs. The result's shorter side is at least this long,
-            unless the picture itself is smaller.
+            unless the image itself is smaller.
 
     Raises:
         ImageError, TypeError, ValueError: as for `load`.
@@ -175,7 +175,7 @@ def upright(source: Source, shorter_side: int) -> Image.Image:
                 source.load()
                 orientation = _orientation(source)
             return _turned(_rgb(source), orientation)
-        except Exception as error:  # a lazily opened picture decodes here; see below
+        except Exception as error:  # a lazily opened image decodes here; see below
             raise ImageError(f"PIL image: {_reason(error)}") from error
     if isinstance(source, bytes | bytearray | memoryview):
         name, stream = f"{len(source)} bytes", io.BytesIO(source)
@@ -192,13 +192,13 @@ def upright(source: Source, shorter_side: int) -> Image.Image:
 
 
 def dimensions(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
-    """Width and height of a picture in pixels, as its file stores it; nothing is decoded.
+    """Width and height of an image in pixels, as its file stores it; nothing is decoded.
 
     Args:
         source: path or bytes of an image file.
 
     Raises:
-        ImageError: the file cannot be read, or is no picture.
+        ImageError: the file cannot be read, or is no image.
     """
     if isinstance(source, bytes):
         with _opened(io.BytesIO(source), f"{len(source)} bytes") as image:
@@ -209,9 +209,9 @@ def dimensions(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
 
 @contextmanager
 def _opened(source: str | os.PathLike[str] | io.BytesIO, name: str) -> Iterator[Image.Image]:
-    """A picture file, open; what fails until it is closed is an ImageError that names it."""
+    """An image file, open; what fails until it is closed is an ImageError that names it."""
     # Decoders of hostile or damaged files raise nearly anything (struct.error, SyntaxError,
-    # IndexError, ...). All of it means one thing here: this picture cannot be read.
+    # IndexError, ...). All of it means one thing here: this image cannot be read.
     try:
         Image.init()  # all formats, once; Pillow fails on one it has not met
         formats = [name for name in _FORMATS if name in Image.OPEN]
@@ -220,7 +220,7 @@ def _opened(source: str | os.PathLike[str] | io.BytesIO, name: str) -> Iterator[
     except UnidentifiedImageError as error:
         raise ImageError(f"{printable(name)}: not an image that bitgaze reads") from error
     except IsADirectoryError as error:
-        raise ImageError(f"{printable(name)}: a folder; name a picture in it") from error
+        raise ImageError(f"{printable(name)}: a folder; name an image in it") from error
     except Exception as error:
         raise ImageError(f"{printable(name)}: {_reason(error)}") from error
 
@@ -253,7 +253,7 @@ def _check_size(image: Image.Image) -> None:
     if image.width * image.height > most:
         raise ValueError(
             f"{image.width} x {image.height} pixels, expected at most {most} in all; "
-            "of a larger picture give a PIL image"
+            "of a larger image give a PIL image"
         )
 
 
@@ -266,12 +266,12 @@ def _draft(image: Image.Image, shorter_side: int) -> None:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Any of Pillow's modes as RGB; a transparent picture lies on white."""
+    """Any of Pillow's modes as RGB; a transparent image lies on white."""
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
         return _eight_bit(image).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
-    # In strips: the four copies that it takes of a whole picture were most of the memory.
+    # In strips: the four copies that it takes of a whole image were most of the memory.
     rgb = Image.new("RGB", image.size)
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
@@ -324,7 +324,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1 to 8; 1 where there is none, or where the EXIF block is broken.
 
-    A broken block costs a picture its rotation, never its place in the gallery.
+    A broken block costs an image its rotation, never its place in the gallery.
     """
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)

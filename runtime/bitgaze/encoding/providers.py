@@ -23,7 +23,7 @@ Provider: TypeAlias = str | tuple[str, Mapping[str, str]]
 Providers: TypeAlias = str | Sequence[Provider]
 
 CPU = "CPUExecutionProvider"
-# What "auto" tries, in this order. Not among them: Azure, which sends pictures over a network, and
+# What "auto" tries, in this order. Not among them: Azure, which sends images over a network, and
 # what is no faster than the CPU provider on the same CPU.
 PREFERENCE = (
     "NvTensorRTRTXExecutionProvider",

@@ -1,7 +1,7 @@
-"""Codes fitted to a collection of pictures: an offset and a rotation of a model's hash values.
+"""Codes fitted to a collection of images: an offset and a rotation of a model's hash values.
 
-A model's bits are balanced on the pictures it was made with. On others many hash values have one
-sign nearly always, and their bits say nothing. Moved to the mean of one's own pictures and turned
+A model's bits are balanced on the images it was made with. On others many hash values have one
+sign nearly always, and their bits say nothing. Moved to the mean of one's own images and turned
 so that signs lose little (ITQ: Gong and Lazebnik, CVPR 2011), they do. Knows numbers only.
 """
 
@@ -74,7 +74,7 @@ class Adaptation:
 
     def apply(self, hashes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Hash values of the model to those of the adapted codes: float32, (n, bits) both."""
-        # In float64, rounding cannot be seen in a sign: a picture alone and the same in a batch
+        # In float64, rounding cannot be seen in a sign: an image alone and the same in a batch
         # are multiplied in another order.
         values = (hashes - self.offset.astype(np.float64)) @ self.rotation.astype(np.float64)
         return values.astype(np.float32)
@@ -85,7 +85,7 @@ class Adaptation:
 
 
 def fit(hashes: NDArray[np.float32]) -> Adaptation:
-    """The adaptation to the pictures with these hash values; the same for the same values.
+    """The adaptation to the images with these hash values; the same for the same values.
 
     Args:
         hashes: float32, (n, bits), as the model gives them. How many it takes is the caller's to
@@ -100,12 +100,12 @@ def fit(hashes: NDArray[np.float32]) -> Adaptation:
     offset = points.mean(axis=0).astype(np.float32)
     points -= offset
     # From the model's own directions on: they are as good a start as principal axes or chance, and
-    # with few pictures a better one.
+    # with few images a better one.
     rotation = np.eye(points.shape[1])
     before = np.zeros_like(points)
     for _ in range(_STEPS):
         signs = np.where(points @ rotation > 0, 1.0, -1.0)
-        if np.array_equal(signs, before):  # with few pictures soon
+        if np.array_equal(signs, before):  # with few images soon
             break
         before = signs
         left, _, right = np.linalg.svd(points.T @ signs)

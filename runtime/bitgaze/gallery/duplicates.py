@@ -1,6 +1,6 @@
 """Groups of near-duplicates: all pairs of a gallery's codes within a radius, joined.
 
-Knows codes, items and the headers of picture files. Changes and deletes nothing.
+Knows codes, items and the headers of image files. Changes and deletes nothing.
 """
 
 import os
@@ -29,7 +29,7 @@ class Duplicate:
         key: of the item.
         distance: Hamming distance to the best copy's code.
         path: of the item's file, or None for an item added by hand.
-        size: (width, height) of the picture in pixels, as stored; None where it cannot be read.
+        size: (width, height) of the image in pixels, as stored; None where it cannot be read.
         file_bytes: of the file; None where it is gone.
     """
 
@@ -42,7 +42,7 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Pictures that are near to each other, or joined by others that are.
+    """Images that are near to each other, or joined by others that are.
 
     Attributes:
         best: the copy to keep: the one of the most pixels; of these the largest file; then the
@@ -160,7 +160,7 @@ def _group(items: list[Item]) -> DuplicateGroup:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a picture's file says of itself."""
+    """What an image's file says of itself."""
 
     size: tuple[int, int] | None
     file_bytes: int | None

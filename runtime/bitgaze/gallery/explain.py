@@ -1,6 +1,6 @@
-"""Why a picture is a hit: attention laid over it and the query, and the bits that differ.
+"""Why an image is a hit: attention laid over it and the query, and the bits that differ.
 
-Knows pictures, maps and codes, and asks the gallery for them. Does not know pages.
+Knows images, maps and codes, and asks the gallery for them. Does not know pages.
 """
 
 import json
@@ -36,12 +36,12 @@ class _Side:
     """The query, or the hit.
 
     Attributes:
-        picture: with its attention over it; None where there is none to show.
+        image: with its attention over it; None where there is none to show.
         lines: what is said below.
         code: uint8, (bits // 8,).
     """
 
-    picture: Image.Image | None
+    image: Image.Image | None
     lines: tuple[str, ...]
     code: NDArray[np.uint8]
 
@@ -56,9 +56,7 @@ def explain(store: Store, encode: Encode, query: Source, key: str) -> Image.Imag
         calibration = store.calibration
     has_model = bool(store.info["fingerprint"])
     sides = (
-        _side_of_picture(encode, query)
-        if asked is None
-        else _side_of_item(encode, has_model, asked),
+        _side_of_image(encode, query) if asked is None else _side_of_item(encode, has_model, asked),
         _side_of_item(encode, has_model, item),
     )
     distance = int(np.unpackbits(sides[0].code ^ item.code).sum())
@@ -69,18 +67,18 @@ def explain(store: Store, encode: Encode, query: Source, key: str) -> Image.Imag
     return _drawn(sides, ",  ".join(facts))
 
 
-def _side_of_picture(encode: Encode, query: Source) -> _Side:
+def _side_of_image(encode: Encode, query: Source) -> _Side:
     encoded = encode([query])
     if encoded.errors:
         raise encoded.errors[0]
     is_path = isinstance(query, str | os.PathLike)
     name = Path(printable(query)).name if is_path else "the query"  # type: ignore[arg-type]
-    picture = overlay(_panel(query), encoded.attention[0])
-    return _Side(picture, (name,), encoded.codes[0])
+    image = overlay(_panel(query), encoded.attention[0])
+    return _Side(image, (name,), encoded.codes[0])
 
 
 def _side_of_item(encode: Encode, has_model: bool, item: Item) -> _Side:
-    """With its picture if there still is one, else with what is stored."""
+    """With its image if there still is one, else with what is stored."""
     name = Path(item.key).name if item.file is not None else item.key
     lines = [name, *([json.dumps(item.metadata, ensure_ascii=False)] if item.metadata else [])]
     if item.file is None or item.path is None:
@@ -90,14 +88,14 @@ def _side_of_item(encode: Encode, has_model: bool, item: Item) -> _Side:
         return _Side(None, (*lines, "codes of your own: no model to look with"), item.code)
     try:
         encoded = encode([item.path])
-        picture = _panel(item.path)
+        image = _panel(item.path)
     except ImageError:
         encoded = None
     if encoded is None or encoded.errors:
         return _Side(None, (*lines, f"its file: {reason or 'cannot be read'}"), item.code)
     if reason is not None:
         lines.append("its file is another now; the bits are of the old one")
-    return _Side(overlay(picture, encoded.attention[0]), tuple(lines), item.code)
+    return _Side(overlay(image, encoded.attention[0]), tuple(lines), item.code)
 
 
 def _panel(source: Source) -> Image.Image:
@@ -117,12 +115,12 @@ def _drawn(sides: tuple[_Side, _Side], facts: str) -> Image.Image:
         left = _MARGIN + column * (_PANEL[0] + _MARGIN)
         corner = (left + _PANEL[0], _MARGIN + _PANEL[1])
         draw.rectangle((left, _MARGIN, *corner), fill=_EMPTY)
-        if side.picture is None:
+        if side.image is None:
             middle = ((left + corner[0]) // 2, (_MARGIN + corner[1]) // 2)
-            draw.text(middle, "no picture", fill=_SOFT, font=font, anchor="mm")
+            draw.text(middle, "no image", fill=_SOFT, font=font, anchor="mm")
         else:
-            space = [room - side for room, side in zip(_PANEL, side.picture.size, strict=True)]
-            drawing.paste(side.picture, (left + space[0] // 2, _MARGIN + space[1] // 2))
+            space = [room - side for room, side in zip(_PANEL, side.image.size, strict=True)]
+            drawing.paste(side.image, (left + space[0] // 2, _MARGIN + space[1] // 2))
         for n, text in enumerate(side.lines):
             place = (left, corner[1] + 8 + n * _LINE)
             draw.text(place, _shortened(text), fill=_SOFT if n else _INK, font=font)

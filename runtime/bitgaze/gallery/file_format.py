@@ -1,11 +1,11 @@
 """The gallery's file: schema, identity, whose codes it holds, and the blobs that hold them.
 
-Knows SQLite and bytes. Knows nothing of items' rows (items.py), transactions (store.py), pictures,
+Knows SQLite and bytes. Knows nothing of items' rows (items.py), transactions (store.py), images,
 models or searches (gallery.py).
 
 Format 2 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 2, WAL journal):
   info(name, value)   fingerprint, model, bits, calibration: of the model that made the codes, the
-      first two empty where no model did; and, if they are adapted to the gallery's pictures:
+      first two empty where no model did; and, if they are adapted to the gallery's images:
       adaptation              `Adaptation.to_bytes`
       adaptation_fingerprint  its SHA-256
       adapted_calibration     as calibration, of the adapted codes

@@ -1,7 +1,7 @@
 """The gallery: items, their codes, and the one model that the codes belong to.
 
-Searches by key, code or picture. Does not know transactions (store.py) or the file's format
-(gallery_file.py), walk folders (sync.py), read pictures again (recoding.py) or draw (explain.py).
+Searches by key, code or image. Does not know transactions (store.py) or the file's format
+(gallery_file.py), walk folders (sync.py), read images again (recoding.py) or draw (explain.py).
 """
 
 import os
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bitgaze.arguments import check_array, integer
+from bitgaze.arguments import check_array, code_length, radius_within
 from bitgaze.encoding.calibration import Calibration
 from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
 from bitgaze.encoding.encoder import Encoded, Encoder
@@ -33,7 +33,6 @@ from bitgaze.gallery.search import Hit, SearchParams, nearest, ranked
 from bitgaze.gallery.store import Store
 from bitgaze.gallery.sync.report import SyncReport
 from bitgaze.gallery.sync.sync import sync
-from bitgaze.hamming import HammingIndex
 
 Ranking = Literal["hamming", "asymmetric"]
 Where = Mapping[str, Any]
@@ -43,7 +42,7 @@ _MAX_TIMEOUT_S = 1e6
 
 
 class Gallery:
-    """Pictures' codes in one file: add to it, search it, keep it.
+    """Images' codes in one file: add to it, search it, keep it.
 
     The codes are in memory and in the file; a change is in the file when the call returns. Any
     number of processes may read while one writes, and each sees a commit at its next call. A file
@@ -78,7 +77,7 @@ class Gallery:
         if encoder is not None and bits is not None:
             raise ValueError("give an encoder or bits, not both: the encoder tells the bits")
         if bits is not None:
-            bits = HammingIndex(bits).bits  # checks it
+            bits = code_length(bits)
         if not 0 <= timeout_s <= _MAX_TIMEOUT_S:
             raise ValueError(f"timeout_s is {timeout_s}, expected 0 to {_MAX_TIMEOUT_S:g}")
         self.path = Path(path).expanduser()
@@ -140,7 +139,7 @@ class Gallery:
 
     @property
     def encoder(self) -> Encoder:
-        """The model that encodes pictures for this gallery.
+        """The model that encodes images for this gallery.
 
         Raises:
             FingerprintMismatch: none was given, and the default one did not make these codes.
@@ -150,7 +149,7 @@ class Gallery:
                 if self.fingerprint is None:
                     raise FingerprintMismatch(
                         f"{self.path}: holds codes of your own and no model, so it takes codes "
-                        "(add_code, search_code) and keys, not pictures"
+                        "(add_code, search_code) and keys, not images"
                     )
                 encoder = Encoder()
                 self._check_fingerprint(encoder)
@@ -208,7 +207,7 @@ class Gallery:
             ranking: "hamming" orders by distance. "asymmetric" orders the nearest by distance (all
                 within `radius`, or else 10 k of them, and 100 at least) by the sum of the query's
                 absolute hash values over the bits that differ: a bit that the query nearly had
-                counts little. It finds more, and needs the picture, not a key.
+                counts little. It finds more, and needs the image, not a key.
 
         Returns:
             Hits by ascending distance, or by that sum; what is equal, by distance and then in the
@@ -217,7 +216,7 @@ class Gallery:
         Raises:
             ImageError: the query cannot be read.
             FingerprintMismatch: the query would be encoded by another model.
-            TypeError: k or radius is not an integer, or the query is no picture.
+            TypeError: k or radius is not an integer, or the query is no image.
             ValueError: k below 1, radius below 0, another ranking, a key to be ranked
                 "asymmetric", a `where` that says nothing sensible, or `exclude_self` with a query
                 that is neither key nor path.
@@ -231,7 +230,7 @@ class Gallery:
                     if ranking == "asymmetric":
                         raise ValueError(
                             f"{query!r} is a key: of an item only the code is kept, and an "
-                            "asymmetric ranking takes hash values; give the picture, or rank by "
+                            "asymmetric ranking takes hash values; give the image, or rank by "
                             "hamming"
                         )
                     slot = self._store.slot(query)
@@ -302,7 +301,7 @@ class Gallery:
             return nearest(self._store, codes, params)
 
     def radius(self, false_match_rate: float = 1e-4) -> int:
-        """The largest radius at which at most this share of unrelated pictures is found.
+        """The largest radius at which at most this share of unrelated images is found.
 
         Args:
             false_match_rate: above 0, below 1; times the number of items, it is how many strangers
@@ -327,7 +326,7 @@ class Gallery:
         return calibration.radius(false_match_rate)
 
     def encode(self, sources: Iterable[Source]) -> Encoded:
-        """Pictures as this gallery codes them, for `search_code`, `upsert`, or work of your own.
+        """Images as this gallery codes them, for `search_code`, `upsert`, or work of your own.
 
         As `Encoder.encode`; in a gallery that was adapted, codes and hash values are the adapted
         ones, and of no use to others.
@@ -335,9 +334,9 @@ class Gallery:
         return self._adapted(self.encoder.encode(sources))
 
     def add(self, key: str, image: Source, metadata: Mapping[str, Any] | None = None) -> None:
-        """Encode one picture and keep its code under a key of your own.
+        """Encode one image and keep its code under a key of your own.
 
-        For a folder of pictures `sync` is faster, and remembers the files.
+        For a folder of images `sync` is faster, and remembers the files.
 
         Args:
             key: any text that is not taken yet.
@@ -346,7 +345,7 @@ class Gallery:
 
         Raises:
             GalleryError: the key is taken, or the file cannot be written.
-            ImageError: the picture cannot be read.
+            ImageError: the image cannot be read.
             TypeError: a key that is not a str, or metadata that JSON cannot hold.
         """
         with self._store.reading():
@@ -359,7 +358,7 @@ class Gallery:
     def add_code(
         self, key: str, code: NDArray[np.uint8], metadata: Mapping[str, Any] | None = None
     ) -> None:
-        """Keep a code under a key of your own; as `add`, without a picture.
+        """Keep a code under a key of your own; as `add`, without an image.
 
         Args:
             key: any text that is not taken yet.
@@ -451,7 +450,7 @@ class Gallery:
         allow_empty: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> SyncReport:
-        """Make the gallery match the pictures below folders: add, update, rename, remove.
+        """Make the gallery match the images below folders: add, update, rename, remove.
 
         Only what has changed since the last time is read. Keys are absolute paths; items added by
         hand, and those of other folders, stay as they are. `bitgaze.sync.sync` says what each
@@ -476,35 +475,35 @@ class Gallery:
         reset: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Code the gallery's pictures anew, in a way that is fitted to them.
+        """Code the gallery's images anew, in a way that is fitted to them.
 
-        A model's bits are balanced on the pictures it was made with; on others many say little.
-        This learns from the gallery's own pictures, without labels, where to cut and how to turn
-        their hash values, and measures what distances then mean. From then on every picture that
-        is added or searched for is coded so. The more pictures the better; repeat it when the
+        A model's bits are balanced on the images it was made with; on others many say little.
+        This learns from the gallery's own images, without labels, where to cut and how to turn
+        their hash values, and measures what distances then mean. From then on every image that
+        is added or searched for is coded so. The more images the better; repeat it when the
         gallery has grown to several times its size.
 
-        All pictures are read and encoded again, and 200 of them in ten altered versions each. The
+        All images are read and encoded again, and 200 of them in ten altered versions each. The
         codes change in one transaction at the end, the old ones are overwritten as by `remove`.
-        Others may write meanwhile. If a picture cannot be read as it was when it was added, nothing
+        Others may write meanwhile. If an image cannot be read as it was when it was added, nothing
         is changed.
 
         `calibration` is measured too: `duplicate` with the altered versions, `false_match` on pairs
-        of the gallery's pictures. Some of those may be related, so the true rates are lower. What
+        of the gallery's images. Some of those may be related, so the true rates are lower. What
         cannot be told without labels, `kind`, is carried over from the model's: a distance takes
         the probability that the model gives where as many unrelated pairs are as near.
 
         Args:
-            images: gives the picture of an item that was added by hand, by its key:
-                `lambda key: folder / key`, or `pictures.__getitem__` of a dict.
+            images: gives the image of an item that was added by hand, by its key:
+                `lambda key: folder / key`, or `images.__getitem__` of a dict.
             reset: undo it: codes and calibration as the model itself gives them.
-            on_progress: called with (done, total) pictures as they are encoded.
+            on_progress: called with (done, total) images as they are encoded.
 
         Returns:
             How many items were coded anew: all, or 0 if there was nothing to undo.
 
         Raises:
-            GalleryError: there are fewer than bits / 2 different pictures; a picture is gone,
+            GalleryError: there are fewer than bits / 2 different images; an image is gone,
                 changed or unreadable, or not given; or the file cannot be written.
             FingerprintMismatch: the encoder is of another model than the codes.
         """
@@ -520,15 +519,15 @@ class Gallery:
         *,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[DuplicateGroup]:
-        """Groups of pictures that are nearly the same; exact: every pair is looked at.
+        """Groups of images that are nearly the same; exact: every pair is looked at.
 
         Two items within the radius are in one group, and so is what is near to either: a row of
-        pictures of which each is like the next may join what is unlike. Nothing is deleted.
+        images of which each is like the next may join what is unlike. Nothing is deleted.
 
         Args:
             radius: Hamming distance; by default bits / 12. The general model's 10 bits found 98 %
                 of 125 photographs again that were made smaller, 96 % saved anew, 86 % cropped; of
-                807 different pictures they joined two, both of a cat.
+                807 different images they joined two, both of a cat.
             on_progress: called with (done, total) different codes; it cannot write to the gallery.
 
         Returns:
@@ -538,21 +537,18 @@ class Gallery:
             TypeError: radius is no integer.
             ValueError: radius below 0.
         """
-        if radius is not None and integer(radius, "radius") < 0:
-            raise ValueError(f"radius is {radius}, expected at least 0")
-        if radius is None:
-            radius = default_radius(self.bits)
+        radius = default_radius(self.bits) if radius is None else radius_within(radius)
         with self._store.reading():
             return find_duplicates(self._store, radius, on_progress)
 
     def explain(self, query: Source, key: str) -> Image.Image:
         """A drawing of why an item is as near to a query as it is.
 
-        Both pictures with the network's attention over them, what the distance means, and their
+        Both images with the network's attention over them, what the distance means, and their
         codes bit by bit. Where the item's file has gone, what is stored of it is shown.
 
         Args:
-            query: a picture as `search` takes it, or a key.
+            query: an image as `search` takes it, or a key.
             key: of the item.
 
         Returns:
@@ -632,7 +628,7 @@ class Gallery:
             raise FingerprintMismatch(
                 f"{self.path}: its codes are {whose}, not of {encoder.contract.name!r} "
                 f"({encoder.fingerprint[:12]}) in {encoder.model.path}; "
-                "open it with the model that made it, or index the pictures into a new gallery"
+                "open it with the model that made it, or index the images into a new gallery"
             )
 
     def _encode(self, image: Source) -> Encoded:

@@ -1,7 +1,7 @@
 """Items in a gallery's file: what one is, and its row.
 
 Knows the table `item` and its SQL. Does not know codes in chunks (gallery_file.py), transactions
-(store.py) or pictures.
+(store.py) or images.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class FileState:
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of a gallery.
+    """One image of a gallery.
 
     Attributes:
         key: unique name; for an item that sync looks after, the file's path as text.
@@ -71,13 +71,13 @@ class Item:
         return None if self.file is None else os.fsdecode(self.file.path)
 
 
-class Picture(NamedTuple):
+class ItemImage(NamedTuple):
     """What an item's code was made from.
 
     Attributes:
         key: of the item.
         file: where sync found it, or None for an item added by hand.
-        identity: 16 bytes; where they are equal, so are the pictures.
+        identity: 16 bytes; where they are equal, so are the images.
     """
 
     key: str
@@ -222,7 +222,7 @@ def read_item(db: sqlite3.Connection, path: Path, slot: int, code: NDArray[np.ui
     return Item(key, code, metadata, file)
 
 
-def read_pictures(db: sqlite3.Connection, path: Path, codes: HammingIndex) -> list[Picture]:
+def read_images(db: sqlite3.Connection, path: Path, codes: HammingIndex) -> list[ItemImage]:
     """Of every item, in order of slots, what its code was made from.
 
     Args:
@@ -233,16 +233,16 @@ def read_pictures(db: sqlite3.Connection, path: Path, codes: HammingIndex) -> li
     Raises:
         GalleryCorrupt: an item is missing, or not as it was written.
     """
-    pictures: list[Picture] = []
+    images: list[ItemImage] = []
     for slot, key, _, file in read_items(db, path, len(codes)):
-        # Of a picture that only the caller knows, another code tells that it is another.
+        # Of an image that only the caller knows, another code tells that it is another.
         identity = (
             hashlib.blake2b(key.encode() + codes[slot].tobytes(), digest_size=16).digest()
             if file is None
             else file.content
         )
-        pictures.append(Picture(key, file, identity))
-    return pictures
+        images.append(ItemImage(key, file, identity))
+    return images
 
 
 def read_field(db: sqlite3.Connection, path: Path, name: str) -> Iterator[str | None]:
@@ -319,7 +319,7 @@ def content_digest(path: str | bytes) -> bytes:
 
 
 def changed(file: FileState) -> str | None:
-    """Why a file is not the picture that it was, or None if it is; reads all of it."""
+    """Why a file is not the image that it was, or None if it is; reads all of it."""
     try:
         digest = content_digest(file.path)
     except OSError as error:

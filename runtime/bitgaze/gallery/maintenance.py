@@ -53,7 +53,7 @@ class RepairReport:
 
     Attributes:
         kept: how many items are as they were.
-        encoded: keys of items whose code was damaged, made again from the picture's file.
+        encoded: keys of items whose code was damaged, made again from the image's file.
         lost: key to reason, of items that could not be saved.
         unreadable: how many items are so damaged that not even their key is known.
     """
@@ -91,7 +91,7 @@ def repair(
     """Make a new gallery of what can be saved of a damaged one, which stays as it is.
 
     An item is kept where its row and its code have the checksums that they were written with. Where
-    only the code is damaged, it is made again if the picture's file is still as it was. A later
+    only the code is damaged, it is made again if the image's file is still as it was. A later
     `sync` brings back what is still in its folder.
 
     Args:
@@ -209,7 +209,7 @@ def _encoded(
     encoder: Encoder | None,
     report: RepairReport,
 ) -> list[Item]:
-    """Those whose picture is still as it was, with a new code."""
+    """Those whose image is still as it was, with a new code."""
     if encoder is None:
         for item in without_code:
             report.lost[item.key] = "its code is damaged, and its model was not given"
@@ -218,7 +218,7 @@ def _encoded(
     for item in without_code:
         reason = "it was added by hand" if item.file is None else items.changed(item.file)
         if item.file is None or reason is not None:
-            report.lost[item.key] = f"its code is damaged, and of its picture: {reason}"
+            report.lost[item.key] = f"its code is damaged, and of its image: {reason}"
         else:
             todo.append((item, item.file))
     found: list[Item] = []

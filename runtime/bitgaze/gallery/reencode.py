@@ -1,4 +1,4 @@
-"""A gallery's pictures, read again to be coded anew: with an adaptation, or without one.
+"""A gallery's images, read again to be coded anew: with an adaptation, or without one.
 
 Knows items' files, the encoder, and what to learn from hash values. Does not know searches.
 """
@@ -19,12 +19,12 @@ from bitgaze.encoding.encoder import Encoder
 from bitgaze.encoding.images import Source, upright
 from bitgaze.errors import GalleryError, ImageError
 from bitgaze.gallery.adaptation import Adaptation, fit, with_kind_of
-from bitgaze.gallery.items import Picture, changed
+from bitgaze.gallery.items import ItemImage, changed
 from bitgaze.gallery.store import Store
 from bitgaze.hamming import pack
 
-# Pictures to learn from, and at a time: what is held of the pictures' hash values. On CIFAR-10 and
-# Fashion-MNIST each doubling still gained, 4,096 pictures .006 more than 2,048.
+# Images to learn from, and at a time: what is held of the images' hash values. On CIFAR-10 and
+# Fashion-MNIST each doubling still gained, 4,096 images .006 more than 2,048.
 _MAX_FITTED = 20_000
 _BATCH = 512
 # Altered, ten ways each: 2,000 pairs, as many encodings.
@@ -37,9 +37,9 @@ _MAX_NAMED = 5
 
 
 def fewest(bits: int) -> int:
-    """Pictures that it takes to adapt codes of so many bits.
+    """Images that it takes to adapt codes of so many bits.
 
-    Measured at 128 bits. On pictures like those that the model was made with, where there is least
+    Measured at 128 bits. On images like those that the model was made with, where there is least
     to gain: 8 of them cost mAP .002 in the mean, 32 gained in each of eight samples, 64 gained
     .010 and more.
     """
@@ -59,39 +59,39 @@ def recode(
     Args:
         store: the gallery's file.
         encoder: the gallery's model.
-        images: gives the picture of an item added by hand, by its key.
+        images: gives the image of an item added by hand, by its key.
         reset: with the model's own codes, else adapted.
-        on_progress: called with (done, total) pictures as they are encoded.
+        on_progress: called with (done, total) images as they are encoded.
 
     Returns:
         How many items.
     """
     recoding = Recoding(store.path, encoder, images, on_progress)
     with store.reading():
-        pictures = store.pictures()
+        item_images = store.images()
         model_calibration = store.info["calibration"]
-    recoding.check(pictures)
+    recoding.check(item_images)
     if not reset:
-        recoding.learn(pictures, model_calibration)
+        recoding.learn(item_images, model_calibration)
     while True:
-        recoding.encode(pictures)
+        recoding.encode(item_images)
         with store.writing():
             # Others may have written: what came or changed meanwhile takes another round.
-            pictures = store.pictures()
-            codes = recoding.codes(pictures)
+            item_images = store.images()
+            codes = recoding.codes(item_images)
             if codes is not None:
                 store.recode(codes, recoding.adaptation, recoding.calibration)
                 return len(codes)
 
 
 class Recoding:
-    """New codes for a gallery's pictures, by what identifies each.
+    """New codes for a gallery's images, by what identifies each.
 
     Args:
         gallery: path of the gallery, for messages.
         encoder: the gallery's model.
-        images: gives the picture of an item added by hand, by its key.
-        on_progress: called with (done, total) pictures as they are encoded.
+        images: gives the image of an item added by hand, by its key.
+        on_progress: called with (done, total) images as they are encoded.
 
     Attributes:
         adaptation: what `learn` found; None before, and then codes are the model's own.
@@ -111,36 +111,38 @@ class Recoding:
         self._encoder = encoder
         self._images = images
         self._on_progress = on_progress
-        self._codes: dict[bytes, bytes] = {}  # Picture.identity to code
+        self._codes: dict[bytes, bytes] = {}  # Image.identity to code
         self._done = self._total = 0
 
-    def check(self, pictures: Sequence[Picture]) -> None:
-        """Find out early, without opening a file, that pictures are missing.
+    def check(self, item_images: Sequence[ItemImage]) -> None:
+        """Find out early, without opening a file, that images are missing.
 
         Raises:
-            GalleryError: pictures are gone, have another size than before, or are known to the
+            GalleryError: images are gone, have another size than before, or are known to the
                 caller only, who does not give them.
         """
-        by_hand = [picture.key for picture in pictures if picture.file is None]
+        by_hand = [item_image.key for item_image in item_images if item_image.file is None]
         if by_hand and self._images is None:
             raise self._ungiven(by_hand)
-        self._refuse({p.key: reason for p in pictures if (reason := _missing(p)) is not None})
+        self._refuse({p.key: reason for p in item_images if (reason := _missing(p)) is not None})
 
-    def learn(self, pictures: Sequence[Picture], model_calibration: Calibration | None) -> None:
+    def learn(
+        self, item_images: Sequence[ItemImage], model_calibration: Calibration | None
+    ) -> None:
         """Fit the adaptation, and measure what distances between its codes mean.
 
         Args:
-            pictures: of the gallery.
+            item_images: of the gallery.
             model_calibration: of the model's own codes, if there is one.
 
         Raises:
-            GalleryError: there are too few pictures, or one is not what it was.
+            GalleryError: there are too few images, or one is not what it was.
         """
-        different = list({picture.identity: picture for picture in pictures}.values())
+        different = list({item_image.identity: item_image for item_image in item_images}.values())
         need = fewest(self._encoder.bits)
         if len(different) < need:
             raise GalleryError(
-                f"{self._gallery}: {len(different)} different pictures are too few to adapt to; "
+                f"{self._gallery}: {len(different)} different images are too few to adapt to; "
                 f"codes of {self._encoder.bits} bits take at least {need}"
             )
         order = np.random.default_rng(0).permutation(len(different))[:_MAX_FITTED]
@@ -154,68 +156,68 @@ class Recoding:
             self.adaptation, sample[:_MAX_ALTERED], codes, model_calibration
         )
 
-    def encode(self, pictures: Sequence[Picture]) -> None:
-        """Code those pictures that are not coded yet.
+    def encode(self, item_images: Sequence[ItemImage]) -> None:
+        """Code those images that are not coded yet.
 
         Raises:
             GalleryError: one is not what it was.
         """
-        todo = list({p.identity: p for p in pictures if p.identity not in self._codes}.values())
+        todo = list({p.identity: p for p in item_images if p.identity not in self._codes}.values())
         self._total = self._done + len(todo)
         for start, hashes in enumerate(self._hashes(todo)):
             codes = pack(hashes) if self.adaptation is None else self.adaptation.codes(hashes)
             self._keep(todo[start * _BATCH : (start + 1) * _BATCH], codes)
 
-    def codes(self, pictures: Sequence[Picture]) -> NDArray[np.uint8] | None:
-        """New codes of these pictures: uint8, (n, bits // 8); None if one is not coded yet."""
-        found = [self._codes.get(picture.identity) for picture in pictures]
+    def codes(self, item_images: Sequence[ItemImage]) -> NDArray[np.uint8] | None:
+        """New codes of these images: uint8, (n, bits // 8); None if one is not coded yet."""
+        found = [self._codes.get(item_image.identity) for item_image in item_images]
         if None in found:
             return None
         packed = b"".join(code for code in found if code is not None)
         return np.frombuffer(packed, np.uint8).reshape(len(found), self._encoder.bits // 8)
 
-    def _keep(self, pictures: Sequence[Picture], codes: NDArray[np.uint8]) -> None:
-        for picture, code in zip(pictures, codes, strict=True):
-            self._codes[picture.identity] = code.tobytes()
+    def _keep(self, item_images: Sequence[ItemImage], codes: NDArray[np.uint8]) -> None:
+        for item_image, code in zip(item_images, codes, strict=True):
+            self._codes[item_image.identity] = code.tobytes()
 
-    def _hashes(self, pictures: Sequence[Picture]) -> Iterator[NDArray[np.float32]]:
+    def _hashes(self, item_images: Sequence[ItemImage]) -> Iterator[NDArray[np.float32]]:
         """Hash values of the model, float32, (m, bits), batch by batch."""
-        for start in range(0, len(pictures), _BATCH):
-            batch = pictures[start : start + _BATCH]
+        for start in range(0, len(item_images), _BATCH):
+            batch = item_images[start : start + _BATCH]
             # Codes must be of what the gallery says it holds, not of what lies there now.
             with ThreadPoolExecutor(available_cores()) as pool:
                 reasons = pool.map(_changed, batch)
             self._refuse({p.key: why for p, why in zip(batch, reasons, strict=True) if why})
-            sources = [self._source(picture) for picture in batch]
+            sources = [self._source(item_image) for item_image in batch]
             encoded = self._encoder.encode(sources, on_progress=self._advance)
             self._refuse({batch[row].key: str(error) for row, error in encoded.errors.items()})
             yield encoded.hashes
 
-    def _source(self, picture: Picture) -> Source:
-        if picture.file is not None:
-            return os.fsdecode(picture.file.path)
+    def _source(self, item_image: ItemImage) -> Source:
+        if item_image.file is not None:
+            return os.fsdecode(item_image.file.path)
         if self._images is None:
-            raise self._ungiven([picture.key])
-        return self._images(picture.key)
+            raise self._ungiven([item_image.key])
+        return self._images(item_image.key)
 
     def _calibrated(
         self,
         adaptation: Adaptation,
-        pictures: Sequence[Picture],
+        item_images: Sequence[ItemImage],
         codes: NDArray[np.uint8],
         model_calibration: Calibration | None,
     ) -> Calibration | None:
-        """The calibration, or None if no picture is large enough to be altered.
+        """The calibration, or None if no image is large enough to be altered.
 
         Args:
             adaptation: that made the codes.
-            pictures: to be altered.
+            item_images: to be altered.
             codes: of those and others, in this order.
             model_calibration: of the model's own codes, if there is one.
         """
         originals: list[int] = []
         encoded = self._encoder.encode(
-            self._versions(pictures, originals), on_progress=self._advance
+            self._versions(item_images, originals), on_progress=self._advance
         )
         if not originals:
             return None
@@ -225,13 +227,15 @@ class Recoding:
         measured = calibrate(duplicates, [], unrelated, self._encoder.bits)
         return with_kind_of(measured, model_calibration)
 
-    def _versions(self, pictures: Sequence[Picture], originals: list[int]) -> Iterator[Image.Image]:
-        """Altered versions of pictures; to `originals` goes the row of the one each is of."""
-        for row, picture in enumerate(pictures):
+    def _versions(
+        self, item_images: Sequence[ItemImage], originals: list[int]
+    ) -> Iterator[Image.Image]:
+        """Altered versions of images; to `originals` goes the row of the one each is of."""
+        for row, item_image in enumerate(item_images):
             try:
-                image = upright(self._source(picture), self._encoder.contract.preprocess.size)
+                image = upright(self._source(item_image), self._encoder.contract.preprocess.size)
             except ImageError as error:
-                raise self._refusal({picture.key: str(error)}) from error
+                raise self._refusal({item_image.key: str(error)}) from error
             # Ten versions of a panorama would be gigabytes.
             image.thumbnail((_LONGEST_ALTERED_PX, _LONGEST_ALTERED_PX))
             if min(image.size) < _SHORTEST_ALTERED_PX:
@@ -248,8 +252,8 @@ class Recoding:
     def _ungiven(self, keys: Sequence[str]) -> GalleryError:
         return GalleryError(
             f"{self._gallery}: nothing was changed; {len(keys)} of its items were added by hand "
-            f"({_few(keys)}), and their pictures are needed again: adapt(images=...) takes a "
-            "function from key to picture"
+            f"({_few(keys)}), and their images are needed again: adapt(images=...) takes a "
+            "function from key to image"
         )
 
     def _refuse(self, reasons: dict[str, str]) -> None:
@@ -259,7 +263,7 @@ class Recoding:
     def _refusal(self, reasons: dict[str, str]) -> GalleryError:
         named = _few([f"{key}: {reason}" for key, reason in reasons.items()], "; ")
         return GalleryError(
-            f"{self._gallery}: nothing was changed; {len(reasons)} of its pictures cannot be "
+            f"{self._gallery}: nothing was changed; {len(reasons)} of its images cannot be "
             f"read as they were when they were added ({named}); sync first, or remove them"
         )
 
@@ -279,15 +283,15 @@ def _distances_of_pairs(codes: NDArray[np.uint8]) -> NDArray[np.int64]:
     return distances
 
 
-def _missing(picture: Picture) -> str | None:
-    if picture.file is None:
+def _missing(item_image: ItemImage) -> str | None:
+    if item_image.file is None:
         return None
     try:
-        size = os.stat(picture.file.path).st_size  # noqa: PTH116 (bytes)
+        size = os.stat(item_image.file.path).st_size  # noqa: PTH116 (bytes)
     except OSError as error:
         return error.strerror or str(error)
-    return None if size == picture.file.size else "changed since"
+    return None if size == item_image.file.size else "changed since"
 
 
-def _changed(picture: Picture) -> str | None:
-    return None if picture.file is None else changed(picture.file)
+def _changed(item_image: ItemImage) -> str | None:
+    return None if item_image.file is None else changed(item_image.file)

@@ -1,6 +1,6 @@
 """The search of a gallery: codes to hits, by distance or by hash values.
 
-Knows the open file and what distances mean. Does not know pictures or models (gallery.py does).
+Knows the open file and what distances mean. Does not know images or models (gallery.py does).
 """
 
 import warnings
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgaze.arguments import integer
+from bitgaze.arguments import hit_count, radius_within
 from bitgaze.encoding.calibration import Calibration, at_odds
 from bitgaze.gallery.filters import Condition
 from bitgaze.gallery.store import Store
@@ -96,10 +96,9 @@ class SearchParams:
     conditions: tuple[Condition, ...]
 
     def __post_init__(self) -> None:
-        if integer(self.k, "k") < 1:
-            raise ValueError(f"k must be at least 1, got {self.k}")
-        if self.radius is not None and integer(self.radius, "radius") < 0:
-            raise ValueError(f"radius is {self.radius}, expected at least 0")
+        hit_count(self.k)
+        if self.radius is not None:
+            radius_within(self.radius)
 
 
 def nearest(
@@ -177,7 +176,7 @@ def hit(store: Store, slot: int, distance: int, calibration: Calibration | None)
 
 
 def asymmetric_scores(values: NDArray[np.float32], codes: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """How far codes are from a picture whose hash values are known; its code is their signs.
+    """How far codes are from an image whose hash values are known; its code is their signs.
 
     A bit that differs counts as much as the value is away from 0: one that nearly fell the other
     way counts little. Stored codes need nothing beside them for that.

@@ -1,6 +1,6 @@
 """A gallery's file with its codes in memory: snapshots to read from, transactions to write in.
 
-Knows locks, commits of other processes, and slots. Does not know models, pictures or searches
+Knows locks, commits of other processes, and slots. Does not know models, images or searches
 (gallery.py does), nor SQL (gallery_file.py and items.py do).
 """
 
@@ -23,7 +23,7 @@ from bitgaze.gallery import items
 from bitgaze.gallery.adaptation import Adaptation
 from bitgaze.gallery.file_format import CHUNK_CODES, ModelFacts
 from bitgaze.gallery.filters import KEY, Column, Condition
-from bitgaze.gallery.items import FileState, Item, Picture
+from bitgaze.gallery.items import FileState, Item, ItemImage
 from bitgaze.hamming import HammingIndex
 
 # So many changed items, or this share of all, are looked at one by one beside a field's column
@@ -241,9 +241,9 @@ class Store:
             if file is not None and file.path.startswith(prefixes)
         }
 
-    def pictures(self) -> list[Picture]:
+    def images(self) -> list[ItemImage]:
         """Of every item, in order of slots, what its code was made from."""
-        return items.read_pictures(self._db, self.path, self.index)
+        return items.read_images(self._db, self.path, self.index)
 
     def allowed(self, conditions: Sequence[Condition]) -> NDArray[np.bool_]:
         """Which items fulfil all conditions: bool, (n,), by slot.

@@ -138,7 +138,7 @@ async def _browse(request: Request) -> Answer:
 def _suggested_radius(gallery: Gallery) -> int | None:
     try:
         return gallery.radius()
-    except (GalleryError, ValueError):  # not calibrated, or with too few pictures to tell
+    except (GalleryError, ValueError):  # not calibrated, or with too few images to tell
         return None
 
 

@@ -40,7 +40,7 @@ def browse(gallery: Gallery) -> dict[str, Any]:
 
 
 def to_json(item: Item | Hit) -> dict[str, Any]:
-    """What every answer says of an item: its key, a name to show, and whether it has a picture."""
+    """What every answer says of an item: its key, a name to show, and whether it has an image."""
     name = os.path.basename(item.key) or item.key  # noqa: PTH119 (a key need not be a path)
     return {"key": item.key, "name": name, "has_image": item.path is not None}
 

@@ -1,4 +1,4 @@
-"""The pictures of items, as the API gives them: by key, never by a path.
+"""The images of items, as the API gives them: by key, never by a path.
 
 Knows what is answered, and when a browser need not ask again. Does not know how they are drawn.
 """
@@ -22,7 +22,7 @@ _LARGEST_SIDE_PX = 1024
 
 
 async def small_image(request: Request) -> Response:
-    """The picture of an item, small."""
+    """The image of an item, small."""
     serving = serving_of(request)
     return await _image(request, serving.reading, lambda path, side: jpeg(thumbnail(path, side)))
 
@@ -46,7 +46,7 @@ async def _image(
     run: Callable[[Callable[[], Response]], Any],
     draw: Callable[[str, int], bytes],
 ) -> Response:
-    """A picture of an item, by its key; never by a path, whatever a request says."""
+    """An image of an item, by its key; never by a path, whatever a request says."""
     given = arguments(request, "key", "size")
     gallery = serving_of(request).gallery
     side = integer(given, "size", 1, _LARGEST_SIDE_PX) or THUMBNAIL_PX
@@ -58,7 +58,7 @@ async def _image(
             raise Refusal(
                 404,
                 "no_image",
-                "This item was added by hand: the gallery has its code, not its picture.",
+                "This item was added by hand: the gallery has its code, not its image.",
             )
         try:
             version = _file_version(path)
@@ -70,7 +70,7 @@ async def _image(
             raise Refusal(
                 404,
                 "no_image",
-                f"The item's picture is gone or cannot be read ({error}). Run `bitgaze index` on "
+                f"The item's image is gone or cannot be read ({error}). Run `bitgaze index` on "
                 "its folder again.",
             ) from error
 

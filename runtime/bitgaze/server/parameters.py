@@ -98,7 +98,7 @@ def code_from(text: str, bits: int) -> NDArray[np.uint8]:
         return code
     raise _refusal(
         f"code is {text[:_SHOWN]!r}, expected {bits // 4} hexadecimal digits, as a search by "
-        "picture gives them."
+        "image gives them."
     )
 
 

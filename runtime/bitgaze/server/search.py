@@ -1,4 +1,4 @@
-"""Search, as the API has it: by a picture, an item or a code.
+"""Search, as the API has it: by an image, an item or a code.
 
 Knows what a search answers. Does not know pages.
 """
@@ -23,12 +23,12 @@ from bitgaze.server.upload import check_image, received
 
 
 async def search(request: Request) -> Answer:
-    """GET by an item of the gallery, POST by a picture."""
+    """GET by an item of the gallery, POST by an image."""
     return await (_by_image if request.method == "POST" else _by_item)(request)
 
 
 async def search_code(request: Request) -> Answer:
-    """By a code that an earlier answer gave: the picture need not be sent again."""
+    """By a code that an earlier answer gave: the image need not be sent again."""
     given = arguments(request, "code", "k", "radius", "where")
     serving = serving_of(request)
     nearest = _search_of(given, serving.gallery)

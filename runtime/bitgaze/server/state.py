@@ -27,7 +27,7 @@ class Limits:
     Attributes:
         upload_bytes: of a request's body.
         upload_seconds: from a request's head to the last byte of its body.
-        pixels: of an uploaded picture.
+        pixels: of an uploaded image.
     """
 
     upload_bytes: int = 32_000_000
@@ -51,7 +51,7 @@ class Serving:
         return await to_thread.run_sync(work, limiter=self._encodes)
 
     async def reading(self, work: Callable[[], T]) -> T:
-        """In a thread: what reads the gallery or a small picture."""
+        """In a thread: what reads the gallery or a small image."""
         return await to_thread.run_sync(work, limiter=self._reads)
 
 
@@ -86,5 +86,5 @@ def check_model(gallery: Gallery) -> None:
             409,
             "no_model",
             "This gallery holds codes without a model: it can be searched from its items, by key, "
-            "not by a picture.",
+            "not by an image.",
         )

@@ -1,7 +1,7 @@
-"""A picture out of a request, within limits of bytes, pixels and time.
+"""An image out of a request, within limits of bytes, pixels and time.
 
 What comes in is kept in a temporary file while it arrives: many slow uploads at once take disk, not
-memory. Knows HTTP bodies; does not know what becomes of the picture.
+memory. Knows HTTP bodies; does not know what becomes of the image.
 """
 
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from bitgaze.encoding.images import dimensions
 from bitgaze.server.answers import Refusal
 
 _IN_MEMORY = 1 << 20
-# A JPEG of a few kilobytes can ask a decoder to go over the whole picture a hundred thousand times.
+# A JPEG of a few kilobytes can ask a decoder to go over the whole image a hundred thousand times.
 # What cameras and programs write does so about ten times.
 _START_OF_SCAN, _MOST_SCANS = b"\xff\xda", 100
 
@@ -36,7 +36,7 @@ async def received(
         max_seconds: from now to its last byte.
 
     Raises:
-        Refusal: too large, too slow, broken off, not of a picture's type, or not one file.
+        Refusal: too large, too slow, broken off, not of an image's type, or not one file.
     """
     incoming = _Incoming(request, max_bytes)
     counted = Request(request.scope, incoming.receive)
@@ -51,7 +51,7 @@ async def received(
         raise Refusal(
             408,
             "too_slow",
-            f"The picture did not arrive within {max_seconds:g} s. Try a smaller copy, or a better "
+            f"The image did not arrive within {max_seconds:g} s. Try a smaller copy, or a better "
             "connection.",
             {"Connection": "close"},
         ) from None
@@ -68,14 +68,14 @@ def check_image(content: bytes, max_pixels: int) -> None:
 
     Raises:
         Refusal: more pixels than allowed, or a JPEG of absurdly many scans.
-        ImageError: not a picture.
+        ImageError: not an image.
     """
     width, height = dimensions(content)
     if width * height > max_pixels:
         raise Refusal(
             413,
             "too_many_pixels",
-            f"The picture has {width} x {height} pixels, {width * height / 1e6:.0f} million; the "
+            f"The image has {width} x {height} pixels, {width * height / 1e6:.0f} million; the "
             f"limit is {max_pixels / 1e6:.0f} million. Save a smaller copy and search with that.",
         )
     if content.startswith(b"\xff\xd8") and content.count(_START_OF_SCAN) > _MOST_SCANS:
@@ -119,7 +119,7 @@ class _Incoming:
             413,
             "too_large",
             f"The upload is larger than the limit of {self._max_bytes / 1e6:.0f} MB. Save a "
-            "smaller copy of the picture and search with that.",
+            "smaller copy of the image and search with that.",
         )
 
 
@@ -139,8 +139,8 @@ async def _file_of(request: Request) -> UploadFile:
         raise Refusal(
             415,
             "wrong_type",
-            f"The body is {kind!r}, expected a picture: image/jpeg or its like, "
-            "application/octet-stream, or a form (multipart/form-data) with the picture as `file`.",
+            f"The body is {kind!r}, expected an image: image/jpeg or its like, "
+            "application/octet-stream, or a form (multipart/form-data) with the image as `file`.",
         )
     kept: Any = SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 (its reader closes it)
     upload = UploadFile(kept, size=0)

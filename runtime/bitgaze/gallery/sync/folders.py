@@ -1,4 +1,4 @@
-"""The pictures below folders, found without opening one.
+"""The images below folders, found without opening one.
 
 Knows names, links and file states. Does not know galleries, nor what is in a file.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from bitgaze.encoding.images import SUFFIXES, printable
 from bitgaze.gallery.sync.patterns import Choice
 
-# Size, mtime_ns and ctime_ns. Without ctime, two pictures of one size and time, out of one archive,
+# Size, mtime_ns and ctime_ns. Without ctime, two images of one size and time, out of one archive,
 # could change places unnoticed.
 State = tuple[int, int, int]
 
@@ -25,7 +25,7 @@ class Scan:
     """What was found.
 
     Attributes:
-        states: path to state of each picture.
+        states: path to state of each image.
         failed: path as text to reason, of what could not be looked at.
         skipped: path as text to reason, of links to what is looked at already.
         unlisted: beginnings of paths; what lies there is not known.
@@ -64,9 +64,9 @@ def find_roots(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 
 def scan(roots: Iterable[str], choice: Choice) -> Scan:
-    """List the pictures below folders, as `find_roots` gives them.
+    """List the images below folders, as `find_roots` gives them.
 
-    A folder, and a picture behind a link, is looked at once; what is behind links comes last, so
+    A folder, and an image behind a link, is looked at once; what is behind links comes last, so
     that most paths are real ones.
     """
     walk = _Walk(choice)
@@ -114,14 +114,14 @@ class _Walk:
         return below
 
     def look_at_linked(self, path: str) -> None:
-        """Take the picture behind a link, unless it was taken already."""
+        """Take the image behind a link, unless it was taken already."""
         try:
             status = os.stat(path)  # noqa: PTH116
         except OSError as error:
             self._fail(path, error.strerror or str(error))
             return
         if (status.st_dev, status.st_ino) in self._files:
-            self._skip(path, "picture")
+            self._skip(path, "image")
         else:
             self._take(path, status)
 

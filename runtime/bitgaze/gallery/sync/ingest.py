@@ -22,7 +22,7 @@ from bitgaze.gallery.sync.moves import Known, is_held
 from bitgaze.gallery.sync.report import KEY_TAKEN, SyncReport
 
 # Between two commits: what is lost at most when the process is killed. A commit costs 4 ms: of
-# 100,000 pictures without encoding, 64 a commit took .18 ms a picture, 512 took .12.
+# 100,000 images without encoding, 64 a commit took .18 ms an image, 512 took .12.
 _COMMIT_S = 3.0
 _FIRST_COMMIT, _FEWEST, _MOST, _MOST_READ = 32, 8, 512, 4096
 
@@ -116,7 +116,7 @@ def ingest(
     report: SyncReport,
     on_progress: Progress | None,
 ) -> None:
-    """Encode pictures, and commit every few seconds.
+    """Encode images, and commit every few seconds.
 
     Args:
         store: the gallery's file, to put them into.
@@ -124,9 +124,9 @@ def ingest(
         todo: paths.
         states: of all of them, by path.
         digests: path to digest, where it is known already.
-        metadata: gives that of a new picture, by its path.
+        metadata: gives that of a new image, by its path.
         report: to fill.
-        on_progress: called with (done, total) pictures.
+        on_progress: called with (done, total) images.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; its text says how many are done and how many are left.
@@ -157,7 +157,7 @@ def ingest(
                 advance(done - shown)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
-            f"{done:,} of {len(todo):,} pictures are done and kept, {len(todo) - done:,} are left; "
+            f"{done:,} of {len(todo):,} images are done and kept, {len(todo) - done:,} are left; "
             "the next run goes on from there"
         ) from error
 
@@ -181,7 +181,7 @@ def _encode(
     report: SyncReport,
     advance: Callable[[int], None],
 ) -> None:
-    """Encode and commit some pictures, as new ones or in place of what their files were before."""
+    """Encode and commit some images, as new ones or in place of what their files were before."""
     if not files:
         return
     paths = [os.fsdecode(file.path) for file in files]
@@ -217,7 +217,7 @@ def _encode(
 
 
 def _is_key_taken(store: Store, path: str, report: SyncReport) -> bool:
-    """Whether a new picture's key is another item's, which the report then says."""
+    """Whether a new image's key is another item's, which the report then says."""
     is_new = store.item_of_file(os.fsencode(path)) is None
     is_taken = is_new and store.find(printable(path)) is not None
     if is_taken:
@@ -226,7 +226,7 @@ def _is_key_taken(store: Store, path: str, report: SyncReport) -> bool:
 
 
 def _given(metadata: GiveMetadata | None, path: str) -> dict[str, Any]:
-    """A new picture's metadata, checked here, where its path can be named."""
+    """A new image's metadata, checked here, where its path can be named."""
     found = None if metadata is None else metadata(path)
     if found is None:
         return {}

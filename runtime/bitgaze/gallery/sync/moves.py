@@ -1,4 +1,4 @@
-"""Which items go where their pictures are now, and which have lost theirs.
+"""Which items go where their images are now, and which have lost theirs.
 
 Knows items, paths and digests of files. Neither reads files nor writes (sync.py does).
 """
@@ -26,10 +26,10 @@ class Plan:
     """What is to be done without encoding.
 
     Attributes:
-        came_from: path to the path where its picture was before.
+        came_from: path to the path where its image was before.
         moves: as `Gallery.move` takes them, of all in `came_from`.
-        removed: path to key, of items whose picture is nowhere any more.
-        refused: paths whose pictures have come from elsewhere, but whose keys other items have.
+        removed: path to key, of items whose image is nowhere any more.
+        refused: paths whose images have come from elsewhere, but whose keys other items have.
     """
 
     came_from: dict[str, str] = field(default_factory=dict)
@@ -44,14 +44,14 @@ def plan_moves(
     states: Mapping[str, State],
     digests: Mapping[str, bytes],
 ) -> Plan:
-    """Find for each unmatched item the file that holds its picture now.
+    """Find for each unmatched item the file that holds its image now.
 
     Args:
         store: the gallery's file; inside `reading` or `writing`.
         unmatched: old path to item, of the files that are gone, or hold something else. Of equal
-            pictures, the first ones find their file first.
+            images, the first ones find their file first.
         states: of all files, by path.
-        digests: path to digest, of every file that may hold one of their pictures.
+        digests: path to digest, of every file that may hold one of their images.
     """
     # An item that another process has changed since is in line with its file already.
     unmatched = {path: old for path, old in unmatched.items() if is_held(store, path, old)}

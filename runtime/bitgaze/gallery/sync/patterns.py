@@ -1,4 +1,4 @@
-"""Patterns that choose pictures by name and path.
+"""Patterns that choose images by name and path.
 
 Knows texts. Does not look at the disk (folders.py does).
 """
@@ -9,16 +9,16 @@ from collections.abc import Iterable
 
 
 class Choice:
-    """Which pictures are looked at, by paths relative to the folder.
+    """Which images are looked at, by paths relative to the folder.
 
-    Hidden ones are not: a name on the way begins with a dot. A pattern matches a picture if it
-    matches the picture or a folder on the way to it: by its name or, if there is a "/" in the
+    Hidden ones are not: a name on the way begins with a dot. A pattern matches an image if it
+    matches the image or a folder on the way to it: by its name or, if there is a "/" in the
     pattern, by its relative path, with or without a "/" before it. `*` stands for any characters,
     also "/"; `?` for one; `[abc]` for one of these. Case is ignored, and so is a "/" at the end.
 
     Args:
-        include: pictures that match none of these are left out; no pattern: none is.
-        exclude: pictures that match one of these are left out.
+        include: images that match none of these are left out; no pattern: none is.
+        exclude: images that match one of these are left out.
 
     Raises:
         TypeError: a single text instead of several patterns, or a pattern that is no text.
@@ -32,12 +32,12 @@ class Choice:
         self._folders: dict[str, tuple[bool, bool]] = {"": (self._include is None, False)}
 
     def takes(self, relative: str) -> bool:
-        """Whether the picture at this relative path, with "/", is looked at."""
+        """Whether the image at this relative path, with "/", is looked at."""
         included, excluded = self._verdict(relative)
         return included and not excluded
 
     def enters(self, relative: str) -> bool:
-        """Whether any picture below the folder at this relative path can be looked at."""
+        """Whether any image below the folder at this relative path can be looked at."""
         return not self._verdict(relative)[1]
 
     def _verdict(self, relative: str) -> tuple[bool, bool]:

@@ -10,16 +10,16 @@ class SyncReport:
     """What a sync did, or after a dry run would do. Every list is of paths as text, in order.
 
     Attributes:
-        added: new pictures.
-        updated: pictures whose content had changed.
-        moved: (old, new) where a picture was renamed, its item with it; found by content, not
+        added: new images.
+        updated: images whose content had changed.
+        moved: (old, new) where an image was renamed, its item with it; found by content, not
             encoded again.
-        removed: pictures that are no longer there, under any name.
+        removed: images that are no longer there, under any name.
         unchanged: how many were left alone.
-        failed: path to reason, of what could not be read. A picture that the gallery held before
+        failed: path to reason, of what could not be read. An image that the gallery held before
             keeps its old code; the next sync tries again.
         skipped: path to reason, of links to what was looked at already.
-        excluded: how many items were left alone because their pictures are hidden, or the patterns
+        excluded: how many items were left alone because their images are hidden, or the patterns
             leave them out.
     """
 

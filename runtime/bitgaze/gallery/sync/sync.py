@@ -30,7 +30,7 @@ def sync(
     allow_empty: bool = False,
     on_progress: Progress | None = None,
 ) -> SyncReport:
-    """Make a gallery match the pictures below folders.
+    """Make a gallery match the images below folders.
 
     An image is a file whose name ends in one of `bitgaze.encoding.images.SUFFIXES`; names that
     begin with a dot are left out. Its key is its absolute path as text. Links are followed; each
@@ -38,14 +38,14 @@ def sync(
     they are.
 
     Files whose size and times (modification and change) are as before are not opened; those whose
-    content is as before are not encoded. An item follows its picture to another name, also from one
-    of the folders to another, and when pictures change places; where a file became another picture,
+    content is as before are not encoded. An item follows its image to another name, also from one
+    of the folders to another, and when images change places; where a file became another image,
     its item keeps the metadata.
 
     Work is committed every few seconds; run again after an interruption, it goes on where it
     stopped. Others may write to the gallery meanwhile.
 
-    A pattern matches a picture if it matches the picture or a folder on the way to it: by its name
+    A pattern matches an image if it matches the image or a folder on the way to it: by its name
     or, if there is a "/" in the pattern, by its path relative to the folder given. "*.png" is every
     PNG, "thumbs" all below any folder of that name, "2024/*.jpg" every JPEG below 2024, "*/raw/*"
     all below any folder raw. `*` stands for any characters, also "/"; `?` for one; `[abc]` for one
@@ -54,26 +54,26 @@ def sync(
 
     Args:
         store: the gallery's file, to bring up to date.
-        encoder: gives its model, once there is a picture to encode.
+        encoder: gives its model, once there is an image to encode.
         folders: to look below; they may lie in one another.
-        include: patterns; pictures that match none are left out. No pattern leaves nothing out.
-        exclude: patterns; pictures that match one are left out.
-        metadata: gives a new picture's metadata by its path, a JSON object, or None for nothing.
-            Not called for pictures that the gallery has. What it raises ends the sync.
+        include: patterns; images that match none are left out. No pattern leaves nothing out.
+        exclude: patterns; images that match one are left out.
+        metadata: gives a new image's metadata by its path, a JSON object, or None for nothing.
+            Not called for images that the gallery has. What it raises ends the sync.
         dry_run: write nothing, encode nothing, and report what would be done. Files are read only
             where that tells whether they were moved; what cannot be read or decoded is therefore
             not told.
-        allow_empty: a folder may hold no picture at all; then every item from it is removed.
-        on_progress: called with (done, total) pictures as files are compared with what the gallery
-            has, if there are any to compare, and again from the beginning as pictures are encoded.
+        allow_empty: a folder may hold no image at all; then every item from it is removed.
+        on_progress: called with (done, total) images as files are compared with what the gallery
+            has, if there are any to compare, and again from the beginning as images are encoded.
 
     Raises:
-        GalleryError: one of `folders` is not a folder, or holds no picture at all although items
+        GalleryError: one of `folders` is not a folder, or holds no image at all although items
             from it would be removed (an unplugged disk looks like that; nothing is changed without
             `allow_empty`).
-        FingerprintMismatch: a picture is to be encoded, and the gallery's codes are of another
+        FingerprintMismatch: an image is to be encoded, and the gallery's codes are of another
             model.
-        KeyboardInterrupt: Ctrl-C; once pictures are being encoded, its text says how many are done
+        KeyboardInterrupt: Ctrl-C; once images are being encoded, its text says how many are done
             and how many are left.
         TypeError: a pattern that is no text, or metadata that is no JSON object.
         ValueError: no folder, or an empty pattern.
@@ -99,7 +99,7 @@ def sync(
         and printable(path) not in report.failed
         and not path.startswith(tuple(found.unlisted))
     ]
-    # What is gone comes first: of two equal pictures, it is the one that was renamed.
+    # What is gone comes first: of two equal images, it is the one that was renamed.
     unmatched = {path: known[path] for path in [*gone, *(path for path in todo if path in known)]}
     digests: dict[str, bytes] = {}
     plan = Plan()
@@ -134,7 +134,7 @@ def sync(
 def _known(
     store: Store, roots: Iterable[str], choice: Choice, states: Mapping[str, State]
 ) -> tuple[dict[str, Known], int]:
-    """The items of pictures that are looked at, by path, and the number of others."""
+    """The items of images that are looked at, by path, and the number of others."""
     known: dict[str, Known] = {}
     excluded = 0
     # The innermost of them says what a path is relative to.
@@ -158,7 +158,7 @@ def _check_emptied(roots: Iterable[str], states: Mapping[str, State], plan: Plan
         lost = sum(path.startswith(prefix) for path in plan.removed)
         if lost and not any(path.startswith(prefix) for path in states):
             raise GalleryError(
-                f"{printable(root)}: no picture found, but the gallery holds {lost} from there; "
+                f"{printable(root)}: no image found, but the gallery holds {lost} from there; "
                 "nothing was removed (is the disk mounted?); to remove them, allow an empty folder "
                 "(allow_empty=True, or --allow-empty)"
             )
