@@ -1,9 +1,10 @@
-"""Write docs/cli.md from the parser of the `bitgaze` command, and docs/api.md from docstrings.
+"""Write cli.md from the parser of the `bitgaze` command, api.md and api-more.md from docstrings.
 
     python docs/reference.py
 
-A test compares both files with what this writes. Reads the parser's actions and the source, not
-`format_help` and `inspect.signature`: those two say the same thing otherwise in each Python.
+A test compares the files with what this writes, and runs the examples below. Reads the parser's
+actions and the source: `format_help` and `inspect.signature` word things differently from one
+Python version to the next.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -20,28 +21,71 @@ from bitgaze.cli.main import main as command
 from bitgaze.cli.main import parser
 
 HERE = Path(__file__).parent
-# Not for `from bitgaze import ...`, but other docstrings send their readers there.
-_BESIDE = (
-    "images.load",
-    "images.Preprocess",
-    "sync.sync",
-    "calibration.Calibration",
-    "items.FileState",
-    "contract.Model",
+_IMPORT = "from bitgaze import Encoder, Gallery, HammingIndex"
+# The classes to read first, each with an example; the examples run one after the other.
+_FIRST = {
+    "Gallery": """\
+gallery = Gallery("photos.bitgaze")  # one file, created on first use
+report = gallery.sync("photos")  # a folder; report.failed names unreadable files
+hits = gallery.search("query.jpg", k=3)  # a path, bytes, PIL image, array or key""",
+    "Encoder": """\
+encoder = Encoder()  # or Encoder("mine.onnx")
+encoded = encoder.encode(["query.jpg", "missing.jpg"])
+print(encoded.codes.shape, encoded.errors)  # row i belongs to source i""",
+    "HammingIndex": """\
+index = HammingIndex(bits=128)
+index.add(encoded.codes)
+distances, ids = index.search(encoded.codes, k=2)  # (2, 2) each""",
+    "Hit": """\
+for hit in hits:
+    print(hit.distance, hit.same_kind, hit.same_image, hit.key, hit.metadata)
+    print(hit.chances)  # such as {"same kind": "50%", "same image": "30%"}""",
+}
+# On a page of their own, by what they are for.
+_MORE = "api-more.md"
+_REST = {
+    "Galleries": (
+        "Item",
+        "SyncReport",
+        "DuplicateGroup",
+        "Duplicate",
+        "verify_gallery",
+        "GalleryVerification",
+        "repair",
+        "RepairReport",
+    ),
+    "Models and hardware": (
+        "Encoded",
+        "Contract",
+        "verify",
+        "Verification",
+        "register_provider",
+        "ProviderReport",
+        "simd",
+    ),
+}
+# Not exported by `bitgaze` itself, but docstrings refer to them.
+_IN_MODULES = (
+    "encoding.images.load",
+    "encoding.images.Preprocess",
+    "encoding.calibration.Calibration",
+    "encoding.contract.Model",
+    "gallery.sync.sync.sync",
+    "gallery.items.FileState",
 )
 _SECTIONS = ("Args", "Attributes", "Raises", "Returns", "Yields")
 _NOTE = "<!-- Written by docs/reference.py; change what it reads, not this file. -->"
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the files."""
     for name, text in pages().items():
         (HERE / name).write_text(text, encoding="utf-8")
 
 
 def pages() -> dict[str, str]:
     """File name to text."""
-    return {"cli.md": cli_page(), "api.md": api_page()}
+    return {"cli.md": cli_page(), "api.md": api_page(), _MORE: more_page()}
 
 
 def cli_page() -> str:
@@ -54,7 +98,7 @@ def cli_page() -> str:
     parts += [
         "`bitgaze --version` prints the version. Each command takes `--help`.",
         "## Exit codes",
-        "Every command returns " + _section(command.__doc__ or "", "Returns"),
+        "Every command returns " + _section(inspect.getdoc(command) or "", "Returns"),
     ]
     for name, sub in commands:
         parts += [f"## bitgaze {name}", _head(sub), f"```\n{_usage(name, sub)}\n```"]
@@ -63,19 +107,140 @@ def cli_page() -> str:
 
 
 def api_page() -> str:
-    """Every public name with its docstring; classes with their public methods and properties."""
-    links = [f"[`{name}`](#bitgaze{name.lower()})" for name in bitgaze.__all__]
+    """Four classes, their methods folded; of the other names a line each."""
+    rest = [name for names in _REST.values() for name in names]
+    errors = [name for name in bitgaze.__all__ if _is_error(name)]
+    first = ", ".join(f"[{name}](#{name.lower()})" for name in _FIRST)
     parts = [
         "# The bitgaze package",
         _NOTE,
-        "What `from bitgaze import ...` gives: " + ", ".join(links) + ".",
+        f"Four classes: {first}; then [the other names](#the-other-names) and [errors](#errors). "
+        "A click on an entry unfolds it.",
+        _block("python", _IMPORT),
     ]
-    for name in bitgaze.__all__:
-        parts += _entry(f"{getattr(bitgaze, name).__module__}.{name}", f"bitgaze.{name}")
-    parts += ["# Beside them", "Where the above sends its readers, by module."]
-    for name in _BESIDE:
-        parts += _entry(f"bitgaze.{name}", f"bitgaze.{name}")
-    return "\n\n".join(parts) + "\n"
+    for name, example in _FIRST.items():
+        node = _definition(name)
+        assert isinstance(node, ast.ClassDef)
+        parts += [f"## {name}", _signature_of_class(node, name), _head_and_init(node)]
+        parts.append(_block("python", example))
+        members = _members(node)
+        parts.append(_table(["member", "what it is"], (_row(m, name) for m in members)))
+        parts += [_folded(m, f"{name}.{m.name}") for m in members if _has_more(m)]
+    parts += ["## The other names", _table(["name", "what it is"], map(_link_row, rest))]
+    parts += ["## Errors", _table(["error", "base", "raised for"], map(_error_row, errors))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def more_page() -> str:
+    """What api.md gives a line each, and what docstrings refer to by its module."""
+    parts = ["# The bitgaze package, continued", _NOTE, "The main classes: [api.md](api.md)."]
+    for title, names in _REST.items():
+        parts.append(f"## {title}")
+        for name in names:
+            parts += _entry(name, name)
+    parts += ["## In modules", "Not exported by `bitgaze` itself; other entries refer to them."]
+    for path in _IN_MODULES:
+        parts += _entry(path, f"bitgaze.{path}")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _link_row(name: str) -> list[str]:
+    summary, _ = _summary(ast.get_docstring(_definition(name)) or "")
+    return [f"[`{name}`]({_MORE}#{name.lower()})", _cell(summary)]
+
+
+def _is_error(name: str) -> bool:
+    found = getattr(bitgaze, name)
+    return isinstance(found, type) and issubclass(found, Exception)
+
+
+def _error_row(name: str) -> list[str]:
+    node = _definition(name)
+    assert isinstance(node, ast.ClassDef)
+    bases = ", ".join(f"`{ast.unparse(base)}`" for base in node.bases)
+    return [f"`{name}`", bases, _cell(ast.get_docstring(node) or "")]
+
+
+def _definition(path: str) -> ast.ClassDef | ast.FunctionDef:
+    """A class or function by its name in `bitgaze`, or by module and name."""
+    module, _, name = path.rpartition(".")
+    home = f"bitgaze.{module}" if module else getattr(bitgaze, name).__module__
+    tree = ast.parse(inspect.getsource(import_module(home)))
+    (node,) = [n for n in tree.body if getattr(n, "name", None) == name]
+    assert isinstance(node, ast.ClassDef | ast.FunctionDef)
+    return node
+
+
+def _members(node: ast.ClassDef) -> list[ast.FunctionDef]:
+    """Public methods and properties."""
+    found = [member for member in node.body if isinstance(member, ast.FunctionDef)]
+    return [member for member in found if not member.name.startswith("_")]
+
+
+def _row(member: ast.FunctionDef, owner: str) -> list[str]:
+    """A member in the table of its class: a link where there is more to say."""
+    name = f"`{member.name}`" if _is_property(member) else f"`{member.name}()`"
+    if _has_more(member):
+        name = f"[{name}](#{_anchor(f'{owner}.{member.name}')})"
+    elif _is_property(member):
+        name = _cell(f"`{member.name}: {_unquoted(member.returns)}`")
+    return [name, _cell(_summary(ast.get_docstring(member) or "")[0])]
+
+
+def _has_more(member: ast.FunctionDef) -> bool:
+    """Whether a member has more to say than fits into its row."""
+    takes_nothing = len(member.args.args) == 1 and not member.args.kwonlyargs
+    rest = _summary(ast.get_docstring(member) or "")[1]
+    return bool(rest) or not (takes_nothing and member.args.vararg is None)
+
+
+def _folded(node: ast.FunctionDef, title: str) -> str:
+    """Signature and docstring under a title that unfolds them; the table has the summary."""
+    summary = f'<summary><a id="{_anchor(title)}"></a><code>{title}</code></summary>'
+    rest = _markdown(_summary(ast.get_docstring(node) or "")[1])
+    parts = [f"<details>{summary}", _signature_of(node, title), rest, "</details>"]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _entry(path: str, title: str) -> Iterator[str]:
+    """Heading, signature and docstring of a class or function, then of a class's members."""
+    node = _definition(path)
+    yield f"### {title}"
+    if isinstance(node, ast.FunctionDef):
+        yield _signature_of(node, title)
+        yield _markdown(ast.get_docstring(node) or "")
+        return
+    yield _signature_of_class(node, title)
+    yield _head_and_init(node)
+    for member in _members(node):
+        yield _signature_of(member, f"{node.name}.{member.name}")
+        yield _markdown(ast.get_docstring(member) or "")
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(".", "-")
+
+
+def _summary(docstring: str) -> tuple[str, str]:
+    """The first paragraph, and the rest."""
+    first, _, rest = docstring.partition("\n\n")
+    return first, rest
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _head_and_init(node: ast.ClassDef) -> str:
+    """The docstring of a class, and of its constructor where it has one."""
+    inits = [m for m in node.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"]
+    texts = [ast.get_docstring(node), *map(ast.get_docstring, inits)]
+    return "\n\n".join(_markdown(text) for text in texts if text)
 
 
 def _commands(parser: argparse.ArgumentParser) -> list[tuple[str, argparse.ArgumentParser]]:
@@ -128,39 +293,20 @@ def _plain(text: str) -> str:
     return re.sub(r"([*_<\[\]])", r"\\\1", " ".join(text.split()))
 
 
-def _entry(where: str, title: str) -> Iterator[str]:
-    """Heading, signature and docstring of a class or function, then of a class's members."""
-    module, _, name = where.rpartition(".")
-    tree = ast.parse(inspect.getsource(import_module(module)))
-    (node,) = [n for n in tree.body if getattr(n, "name", None) == name]
-    yield f"## {title}"
-    if isinstance(node, ast.FunctionDef):
-        yield from _described(node, title)
-        return
-    assert isinstance(node, ast.ClassDef)
-    yield _code(_class_line(node, title))
-    yield _markdown(ast.get_docstring(node) or "")
-    for member in node.body:
-        if not isinstance(member, ast.FunctionDef):
-            continue
-        text = ast.get_docstring(member)
-        if member.name.startswith("_"):
-            if text is not None and member.name == "__init__":
-                yield _markdown(text)
-            continue
-        yield f"### {name}.{member.name}"
-        yield from _described(member, f"{name}.{member.name}")
+def _is_property(node: ast.FunctionDef) -> bool:
+    return "property" in [ast.unparse(decorator) for decorator in node.decorator_list]
 
 
-def _described(node: ast.FunctionDef, title: str) -> Iterator[str]:
-    kinds = [ast.unparse(decorator) for decorator in node.decorator_list]
+def _signature_of(node: ast.FunctionDef, title: str) -> str:
     returns = "" if node.returns is None else _unquoted(node.returns)
-    if "property" in kinds:
-        yield _code(f"{title}: {returns}")
-    else:
-        is_bound = "." in title and not title.startswith("bitgaze.")
-        yield _code(f"{title}{_signature(node.args, is_bound)} -> {returns}")
-    yield _markdown(ast.get_docstring(node) or "")
+    if _is_property(node):
+        return _code(f"{title}: {returns}")
+    is_bound = bool(node.args.args) and node.args.args[0].arg in ("self", "cls")
+    return _code(f"{title}{_signature(node.args, is_bound)} -> {returns}")
+
+
+def _signature_of_class(node: ast.ClassDef, title: str) -> str:
+    return _code(_class_line(node, title))
 
 
 def _class_line(node: ast.ClassDef, title: str) -> str:
@@ -207,7 +353,12 @@ def _code(line: str) -> str:
         inner, _, tail = rest.rpartition(")")
         folded = "".join(f"    {part},\n" for part in _split(inner))
         line = f"{head}(\n{folded}){tail}"
-    return f"```python\n{line}\n```"
+    return _block("py", line)
+
+
+def _block(language: str, text: str) -> str:
+    """Examples are `python`, which a test runs; signatures are `py`."""
+    return f"```{language}\n{text}\n```"
 
 
 def _split(text: str) -> list[str]:
@@ -236,7 +387,7 @@ def _markdown(docstring: str) -> str:
 def _blocks(docstring: str) -> Iterator[tuple[str, str]]:
     """(section or "", text) in order."""
     heads = "|".join(_SECTIONS)
-    parts = re.split(rf"^({heads}):\n", inspect.cleandoc(docstring), flags=re.MULTILINE)
+    parts = re.split(rf"^({heads}):\n", docstring, flags=re.MULTILINE)
     yield "", parts[0]
     for head, rest in zip(parts[1::2], parts[2::2], strict=True):
         body = re.match(r"(?:(?: {4}.*)?\n?)*", rest)

@@ -1,10 +1,12 @@
-"""The guides run as they stand; the reference is what its script writes."""
+"""The examples of the guides and the reference run; the reference matches the code."""
 
+import re
 import shutil
 import sys
 
 import pytest
 
+import bitgaze
 import documents
 from bitgaze.encoding.contract import DEFAULT_MODEL
 from conftest import ROOT
@@ -16,7 +18,7 @@ _MORE = ("city-and-buildings", "farm-animals")  # for `adapt`, which takes 64
 
 @pytest.fixture
 def home(tmp_path, examples):
-    """A user's folder, as the guides take it for granted."""
+    """A user's folder, as the guides assume it."""
     for folder in (*_FOLDERS, *_MORE):
         shutil.copytree(examples / folder, tmp_path / "Photos" / folder)
     shutil.copytree(examples / "temples-churches-memorials", tmp_path / "Travel")
@@ -55,17 +57,39 @@ def test_the_examples_of_a_guide_run(guide, home, capsys, monkeypatch):
         "```crontab\n0 3 * * * bitgaze index\n```",
     ],
 )
-def test_what_is_not_so_is_noticed(text, tmp_path, capsys, monkeypatch):
+def test_a_wrong_example_is_noticed(text, tmp_path, capsys, monkeypatch):
     guide = tmp_path / "guide.md"
     guide.write_text(text + "\n", encoding="utf-8")
     with pytest.raises((AssertionError, SystemExit)):
         documents.run(guide, tmp_path, capsys, monkeypatch)
 
 
-@pytest.mark.parametrize("name", ["cli.md", "api.md"])
-def test_the_reference_is_as_the_code_says(reference, name):
+@pytest.mark.parametrize("name", ["cli.md", "api.md", "api-more.md"])
+def test_the_reference_matches_the_code(reference, name):
     committed = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert reference.pages()[name] == committed, "run: python docs/reference.py"
+
+
+def test_the_reference_has_every_public_name(reference):
+    pages = reference.pages()
+    entries = re.findall(r"^##+ (\w+)$", pages["api.md"] + pages["api-more.md"], re.MULTILINE)
+    errors = re.findall(r"^\| `(\w+)` \|", pages["api.md"], re.MULTILINE)
+    assert [name for name in bitgaze.__all__ if (entries + errors).count(name) != 1] == []
+
+
+def test_the_examples_of_the_reference_run(home, capsys, monkeypatch):
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    code = [block for language, block in documents.blocks(text) if language == "python"]
+    assert len(code) == 5
+    monkeypatch.chdir(home)
+    (home / "Photos").rename("photos")
+    (home / "bird.jpg").rename("query.jpg")
+    names = {}
+    for block in code:
+        exec(compile(block, "api.md", "exec"), names)
+    assert [hit.distance for hit in names["hits"]] == sorted(h.distance for h in names["hits"])
+    assert names["distances"].shape == (2, 2)
+    assert "missing.jpg" in capsys.readouterr().out
 
 
 def test_the_index_leads_to_every_document():
