@@ -1,4 +1,4 @@
-"""What `make demo` runs: index a folder, search it, and say where the page lies.
+"""What `make demo` runs: index a folder, search it, and print where the HTML page is.
 
     python examples/demo.py PHOTOS [QUERY]
 
@@ -19,18 +19,20 @@ EXAMPLE_QUERY = "examples/queries/mausoleum.jpg"
 
 
 def demo(photos: str, query: str) -> int:
-    """Index and search; the exit code of `bitgaze`."""
+    """Index and search; return the exit code of `bitgaze`."""
     folder = Path(photos).expanduser().resolve()
-    # One gallery per folder, kept: the next run only looks at what is new. The digest tells folders
-    # of one name apart.
-    name = f"{folder.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}"
+    # One gallery per folder, kept: the next run reads only what is new. The digest distinguishes
+    # folders of the same name.
+    is_example = Path(photos) == EXAMPLES
+    digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
+    name = "examples" if is_example else f"{folder.name}-{digest}"
     gallery, page = f"demo/{name}.bitgaze", f"demo/{name}.html"
     Path("demo").mkdir(exist_ok=True)
     status = main(["index", photos, "-g", gallery])
     if status > SOME_FAILED:
         return status
     if not query:
-        query = EXAMPLE_QUERY if Path(photos) == EXAMPLES else first_image(gallery)
+        query = EXAMPLE_QUERY if is_example else first_image(gallery)
     print(f"\nImages like {query} (bits that differ, image):", flush=True)
     return main(["search", query, "-g", gallery, "--html", page])
 

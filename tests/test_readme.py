@@ -1,6 +1,8 @@
 import re
 import shutil
 
+from PIL import Image
+
 import documents
 from conftest import ROOT
 
@@ -31,3 +33,13 @@ def test_every_command_and_option_that_is_named_exists():
 def test_the_number_of_example_images(examples):
     count = sum(path.is_file() for path in examples.rglob("*"))
     assert f"index {count} example images" in README
+
+
+def test_the_image_shows_what_the_demo_writes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import hero
+
+    with Image.open(hero.HERO) as image:
+        shown = image.info["comment"].decode()
+    page = hero.demo_page(tmp_path).read_text(encoding="utf-8")
+    assert shown == hero.text_of(page), "run: python docs/hero.py"

@@ -1,0 +1,74 @@
+"""Take the README's image, docs/results.jpg, of the page that `make demo` writes.
+
+    python docs/hero.py
+
+Needs Chromium and Playwright, as the tests do. The JPEG keeps the page's text in its comment; a
+test compares that with the page that the demo writes today.
+"""
+
+import io
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).parent.parent
+HERO = ROOT / "docs" / "results.jpg"
+CHROMIUM = "/usr/bin/chromium"
+# Four cards a row, about as wide as the README is shown.
+_VIEWPORT = {"width": 900, "height": 700}
+_SCALE = 1.5
+_MARGIN = 14  # pixels of the page below the last row
+_QUALITY = 76
+
+
+def main() -> None:
+    """Write the JPEG."""
+    with tempfile.TemporaryDirectory() as folder:
+        page = demo_page(Path(folder))
+        image = Image.open(io.BytesIO(screenshot(page))).convert("RGB")
+        comment = text_of(page.read_text(encoding="utf-8"))
+    image.save(HERO, quality=_QUALITY, optimize=True, progressive=True, comment=comment)
+
+
+def demo_page(folder: Path) -> Path:
+    """Run the demo of the examples in an empty folder; return the page that it wrote."""
+    (folder / "examples").symlink_to(ROOT / "examples")
+    demo = [sys.executable, "examples/demo.py", "examples/pictures"]
+    subprocess.run(demo, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return folder / "demo" / "examples.html"
+
+
+def text_of(html: str) -> str:
+    """What a page says and how it is laid out: its HTML without images and folders."""
+    html = re.sub(r'data:image/[^"]+', "", html)
+    return re.sub(r'title="[^"]*/examples/pictures/', 'title="', html)
+
+
+def screenshot(path: Path) -> bytes:
+    """The page's header and its full rows of hits, as PNG."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(
+            viewport=_VIEWPORT, device_scale_factor=_SCALE, color_scheme="light"
+        )
+        page.goto(path.as_uri())
+        clip = {"x": 0, "y": 0, "width": _VIEWPORT["width"], "height": _end_of_full_rows(page)}
+        png = page.screenshot(clip=clip, full_page=True)
+        browser.close()
+    return png
+
+
+def _end_of_full_rows(page: Page) -> float:
+    cards = [box for card in page.locator("ol > li").all() if (box := card.bounding_box())]
+    tops = [card["y"] for card in cards]
+    full = [card for card in cards if tops.count(card["y"]) == tops.count(tops[0])]
+    return max(card["y"] + card["height"] for card in full) + _MARGIN
+
+
+if __name__ == "__main__":
+    main()
