@@ -1,10 +1,10 @@
-"""How near encoding comes to the speed of decoder and network alone, and what it costs beside.
+"""How close encoding comes to the speed of decoder and network alone, and what it costs besides.
 
 python benchmarks/encode.py [FOLDER]
 
 The limit is cores / (seconds to decode an image + seconds to run the network), both measured here
-as processor time of one thread. Ratios are of wall clock time, so the machine has to be idle; the
-processor time beside them tells where it was not.
+as processor time of one thread. Ratios are of wall clock time, so the machine must be idle; the
+processor time printed with them shows where it was not.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def memory(encoder: Encoder, paths: list[Path]) -> None:
 def single(encoder: Encoder, paths: list[Path]) -> None:
     own = session(available_cores())
     runs, whole = [], []
-    for path in paths[:200]:  # by turns, so that a disturbance meets both
+    for path in paths[:200]:  # in turns, so that a disturbance affects both
         pixels = load(path, encoder.contract.preprocess)
         runs.append(seconds(lambda pixels=pixels: run_all(own, [pixels])))
         whole.append(seconds(lambda path=path: encoder.encode([path])))
@@ -112,7 +112,7 @@ def single(encoder: Encoder, paths: list[Path]) -> None:
 
 
 def session(threads: int) -> onnxruntime.InferenceSession:
-    """The model as onnxruntime runs it by itself."""
+    """The model in a plain onnxruntime session."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -125,7 +125,7 @@ def run_all(own: onnxruntime.InferenceSession, pixels: list[np.ndarray]) -> None
 
 
 def twelve_megapixels(paths: list[Path], place: Path) -> list[Path]:
-    """Images as a camera would have taken them: 4000 x 3000 JPEGs."""
+    """Images like those of a camera: 4000 x 3000 JPEGs."""
     made = []
     for number, path in enumerate(paths):
         large = Image.open(path).convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC)

@@ -1,11 +1,11 @@
-"""A gallery of a million items: how long opening and filtered searches take, and in what memory.
+"""Time and memory to open and search a gallery of a million items.
 
     python benchmarks/gallery.py [--items 1000000] [--codes 10000000]
 
-Fills a gallery below a temporary folder with random codes of 128 bits and metadata like a shop's or
-a robot's, then looks at it from new processes, as a program that starts would. `--codes` is a
-second gallery, of the caller's own codes and no metadata, that is only opened. Each figure is the
-median of three processes; each process says what it found, so that the work was done.
+Fills a gallery in a temporary folder with random codes of 128 bits and metadata like a shop's or a
+robot's, then measures it from new processes, as a program that starts would. `--codes` sizes a
+second gallery of custom codes without metadata, which is only opened. Each figure is the median of
+three processes; each process reports what it found, which proves that the work was done.
 """
 
 import argparse
@@ -71,7 +71,7 @@ _WHERE = {
 
 
 def filled(path: Path, count: int) -> float:
-    """Make a gallery with metadata; seconds that it took."""
+    """Make a gallery with metadata; return the seconds it took."""
     rng = np.random.default_rng(0)
     start = time.perf_counter()
     with Gallery(path) as gallery:
@@ -94,7 +94,7 @@ def filled(path: Path, count: int) -> float:
 
 
 def filled_with_codes(path: Path, count: int) -> None:
-    """Make a gallery of one's own codes."""
+    """Make a gallery of custom codes."""
     rng = np.random.default_rng(0)
     with Gallery(path, bits=128) as gallery:
         for first in range(0, count, _BATCH):
@@ -103,7 +103,7 @@ def filled_with_codes(path: Path, count: int) -> None:
 
 
 def asked(script: str, *arguments: str) -> dict[str, float]:
-    """What three new processes say, by median."""
+    """The median of what three new processes report."""
     answers = []
     for _ in range(3):
         command = [sys.executable, "-c", script, *arguments]

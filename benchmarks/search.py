@@ -1,12 +1,12 @@
-"""Hamming search beside FAISS and usearch, in one process, on the same codes.
+"""Hamming search compared with FAISS and usearch, in one process, on the same codes.
 
-    python benchmarks/search.py [--readme]         1 M and 10 M codes, and once more with AVX2
+    python benchmarks/search.py [--results]        1 M and 10 M codes, and again with AVX2
     python benchmarks/search.py --tables           multi-index hashing on 100 M codes, 8 GB
 
-Codes are random, or learned: those that trained networks gave 2,000 CIFAR-10 test images
-(learned_codes.npz, CONTRIBUTING.md says how they were made), each repeated with about one bit in 32
-flipped. Every result is checked before anything is timed. Machines are noisy: ratios count. GB/s
-are the bytes of all codes in the time of one query, beside what libc's memchr reads.
+Codes are random, or learned: trained networks computed them for 2,000 CIFAR-10 test images
+(learned_codes.npz; CONTRIBUTING.md says how), and each is repeated with about one bit in 32
+flipped. Every result is checked before it is timed. Machines are noisy: compare ratios. GB/s are
+the bytes of all codes in the time of one query, next to the throughput of libc's memchr.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from bitgaze import HammingIndex, simd
 Codes = NDArray[np.uint8]
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+RESULTS = HERE.parent / "docs" / "results.md"
 QUERIES = 100
 ONES = 12  # queries that are searched one by one
 SEARCHES = ((1, 10), (QUERIES, 10), (QUERIES, 100), (QUERIES, 1000))  # queries at once, k
@@ -49,7 +49,7 @@ def main() -> None:
     add = parser.add_argument
     add("--codes", type=int, nargs="+", default=[1_000_000, 10_000_000])
     add("--bits", type=int, nargs="+", default=[64, 128, 256])
-    add("--readme", action="store_true", help="put the table into the README")
+    add("--results", action="store_true", help="write the table into docs/results.md")
     add("--tables", action="store_true", help="multi-index hashing instead")
     add("--this-level", action="store_true", help="no second run with AVX2")
     arguments = parser.parse_args()
@@ -68,8 +68,8 @@ def main() -> None:
                 row = compare(kind, count, bits)
                 print(row, flush=True)
                 rows.append(row)
-    if arguments.readme:
-        write_table(README, "\n".join(rows))
+    if arguments.results:
+        write_table(RESULTS, "\n".join(rows))
     if simd() == "avx512" and not arguments.this_level:
         subprocess.run(
             [sys.executable, __file__, "--this-level", "--codes", "1000000"],
@@ -96,7 +96,7 @@ def compare(kind: Callable[[int, int], Codes], count: int, bits: int) -> str:
         check(found[:3], numpy_distances(codes, some[:3], k))
         check(found, rival.search(some, k)[0])
         repeats = 5 if query_count == 1 or count <= 1_000_000 else 3
-        # Learned codes make some queries dearer than others: one by one, but several of them.
+        # With learned codes some queries cost more than others: one at a time, but several of them.
         ones = [queries[q : q + 1] for q in range(ONES)] if query_count == 1 else [some]
         ours = mean_best(lambda s, n=k: index.search(s, n, threads=1), ones, repeats) / query_count
         faiss_s = mean_best(lambda s, n=k: rival.search(s, n), ones, repeats) / query_count
@@ -125,7 +125,7 @@ def compare_tables(count: int) -> None:
     print(
         f"{count} codes of 64 bits: tables built in {time.perf_counter() - start:.1f} s, ", end=""
     )
-    print(f"{index.table_bytes / count:.1f} bytes a code beside the 8 of the codes", flush=True)
+    print(f"{index.table_bytes / count:.1f} bytes a code in addition to its own 8", flush=True)
     for name, search in {
         "radius 2": lambda q, method: index.range_search(q, 2, threads=1, method=method),
         "k = 10": lambda q, method: index.search(q, 10, threads=1, method=method),
@@ -190,7 +190,7 @@ def check(found: NDArray[np.generic], expected: NDArray[np.generic]) -> None:
 
 
 def read_speed(size: int) -> float:
-    """GB/s at which memchr looks through so many bytes for one that is not there."""
+    """GB/s of memchr over `size` bytes, looking for one that is absent."""
     memory = np.ones(size, np.uint8)
     libc = ctypes.CDLL(None)
     libc.memchr.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
@@ -214,7 +214,7 @@ def mean_best(run: Callable[[Codes], object], inputs: list[Codes], repeats: int)
 def write_table(path: Path, table: str) -> None:
     begin, end = "<!-- benchmarks/search.py -->\n", "<!-- end -->\n"
     before, rest = path.read_text(encoding="utf-8").split(begin)
-    after = rest.split(end)[1]
+    _, _, after = rest.partition(end)
     path.write_text(f"{before}{begin}{table}\n{end}{after}", encoding="utf-8")
 
 

@@ -1,11 +1,11 @@
-"""What bringing a gallery in line with a large library costs, apart from encoding.
+"""What it costs to sync a gallery with a large library, apart from encoding.
 
 python benchmarks/sync.py [FILES]
 
-The library is made in a temporary folder: small JPEG files of different content, 500 a folder. They
-are put into a gallery with codes out of thin air, so that what is timed is folders, contents and
-the gallery. The command is timed as a whole, with the start of Python; the files are in the
-system's cache.
+The library is made in a temporary folder: small JPEG files of different content, 500 a folder. A
+gallery stores them with made-up codes, so that only folders, contents and the gallery are timed.
+The command is timed as a whole, including the start of Python; the files are in the system's
+cache.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def make_library(library: Path, count: int) -> None:
 
 
 def guesser() -> Encoder:
-    """An encoder that looks at nothing."""
+    """An encoder that looks at no image."""
     encoder = Encoder()
     random = np.random.default_rng(0)
 
@@ -99,7 +99,7 @@ def timed(
     options: Sequence[str] = (),
     runs: int = RUNS,
 ) -> None:
-    """Print how long `bitgaze index` takes, after a look at whether it did what it should."""
+    """Print how long `bitgaze index` takes, after checking its result."""
     command = [sys.executable, "-m", "bitgaze.cli", "index", library, "-g", path, "--json"]
     seconds = []
     for _ in range(runs):

@@ -35,6 +35,16 @@ def test_the_number_of_example_images(examples):
     assert f"index {count} example images" in README
 
 
+def test_every_figure_stands_in_the_results():
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    known = {float(figure) for figure in re.findall(r"\d*\.?\d+", results.replace(",", ""))}
+    table = README.partition("| what | figure |")[2].partition("\n\n")[0]
+    cells = [row.split("|")[2] for row in table.splitlines()[2:]]
+    figures = re.findall(r"\d*\.?\d+", " ".join(cells))
+    assert len(figures) >= 10
+    assert [figure for figure in figures if float(figure) not in known] == []
+
+
 def test_the_image_shows_what_the_demo_writes(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs")
     import hero
