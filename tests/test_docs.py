@@ -98,3 +98,15 @@ def test_the_index_leads_to_every_document():
     names = [path.name for path in docs.glob("*.md") if path.name != "README.md"]
     assert len(names) >= 7
     assert [name for name in names if f"]({name})" not in index] == []
+
+
+@pytest.mark.parametrize(
+    "path", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda path: path.stem
+)
+def test_links_to_headings_lead_somewhere(path):
+    for target, anchor in re.findall(r"\]\(([\w./-]*)#([^)]+)\)", path.read_text(encoding="utf-8")):
+        text = (path.parent / target if target else path).read_text(encoding="utf-8")
+        headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        anchors = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in headings}
+        anchors.update(re.findall(r'<a id="([^"]+)"', text))
+        assert anchor in anchors, f"{path.name} links to {target}#{anchor}"
