@@ -1,10 +1,10 @@
-# One word each, all set-up included; repeated, each takes seconds.
+# Each target includes its set-up; run again, it takes seconds.
 #
-#   make demo                    index the example pictures, search them, write a page
-#   make demo PHOTOS=~/Pictures  the same with your own; QUERY=cat.jpg names the picture to look for
-#   make test                    install what the tests need, lint, and run them all
+#   make demo                    index the example images, search them, write a page
+#   make demo PHOTOS=~/Pictures  the same with your own; QUERY=cat.jpg is the image to search with
+#   make test                    install what the tests require, lint, run all tests
 #   make lint                    formatting, types, style
-#   make bench                   the measurements behind the README's numbers
+#   make bench                   the speed and memory figures of docs/results.md
 
 PYTHON ?= python3
 PHOTOS ?= examples/pictures
@@ -26,7 +26,7 @@ test lint bench $(DEV)/installed: export PATH := $(abspath $(DEV))/bin:$(PATH)
 demo: $(DEMO)/installed
 	@$(DEMO)/bin/python examples/demo.py "$(PHOTOS)" "$(QUERY)"
 
-# A worker a core, each with one thread: torch would else start as many threads as there are cores in each.
+# One worker per core, each with one thread: otherwise torch starts a thread per core in every worker.
 test: debian lint
 	OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n auto --dist loadfile
 
@@ -59,9 +59,8 @@ $(DEV)/installed: $(COMPILED) constraints.txt tests/requirements.txt export/requ
 	    --no-build-isolation -e .
 	@touch $@
 
-# Cross-compiler and emulator for the kernels of other processors, a data set, and a browser.
-# Without them the tests that need them are skipped and say so; with CI set, a skipped test is a
-# failure.
+# Cross-compiler and emulator for the kernels of other processors, a data set, and a browser. Tests
+# that require a missing one skip and say so; with CI set, a skipped test is a failure.
 debian:
 	@missing=; for package in $(DEBIAN_PACKAGES); do \
 	    dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed \
@@ -69,4 +68,4 @@ debian:
 	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $$missing >/dev/null; \
-	else echo "not installed, tests that need them are skipped:$$missing"; fi
+	else echo "not installed, so tests that require them are skipped:$$missing"; fi

@@ -1,9 +1,9 @@
-"""A Markdown document's examples, run from top to bottom as a stranger would.
+"""Runs the examples of a Markdown document from top to bottom, as a new user would.
 
-Blocks of Python run in one namespace. Of blocks of shell, `bitgaze` runs in this process, `mv` and
-its like in a shell; scripts of export/ are only parsed, since training takes long, and so are
-`bitgaze serve`, which never ends, and lines of cron. `pip` is not run: tests have no network. A
-block of text is what the block before it prints: words and layout are compared, numbers are not.
+Python blocks run in one namespace. In shell blocks, `bitgaze` runs in this process, `mv` and the
+like as commands. Scripts of export/, whose trainings take long, `bitgaze serve`, which never ends,
+and cron lines are only parsed. `pip` does not run: tests have no network. A text block holds what
+the block before it prints: words and layout are compared, numbers are not.
 """
 
 import argparse
@@ -28,21 +28,21 @@ def blocks(text):
 
 
 def commands(text):
-    """The words of each command in a block of shell, without comments."""
+    """The words of each command in a shell block, without comments."""
     for line in text.splitlines():
         words = shlex.split(line, comments=True)
         if words:
-            yield [os.path.expanduser(word) for word in words]  # noqa: PTH111 (a word is no path)
+            yield [os.path.expanduser(word) for word in words]  # noqa: PTH111 (a word is not a path)
 
 
 def run(document, home, capsys, monkeypatch):
-    """Run a document's blocks in the folder `home`; the number of blocks that ran.
+    """Run the blocks of a document in the folder `home`, and return how many ran.
 
     Args:
         document: path of the Markdown file.
-        home: is made the current folder and the user's own, `~`.
-        capsys: of pytest.
-        monkeypatch: of pytest.
+        home: becomes the current folder and the user's home, `~`.
+        capsys: pytest's fixture.
+        monkeypatch: pytest's fixture.
     """
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("BITGAZE_GALLERY", raising=False)
@@ -65,12 +65,12 @@ def run(document, home, capsys, monkeypatch):
                 assert all(re.fullmatch(r"[\d*/,-]+", field) for field in fields[:5]), line
                 parse(fields[5:])
         else:
-            raise AssertionError(f"{document.name} has a block that no test runs: {text}")
+            raise AssertionError(f"{document.name} has a block that no test can run: {text}")
     return len(found)
 
 
 def parse(words):
-    """See that a command line of `bitgaze` has a command and options that exist."""
+    """Check that the command and options of a `bitgaze` command line exist."""
     assert words[0] == "bitgaze", words
     assert parser().parse_args(words[1:]).run
 
@@ -111,6 +111,6 @@ class _Parsed(Exception):
 
 
 def _shape(text):
-    """Words and layout: every number, bar and digest is as good as another."""
+    """Words and layout: all numbers, bars and digests are equal."""
     text = re.sub(r"\b[0-9a-f]{12,64}\b|\d[\d,.]*", "0", text)
     return [re.sub(r"\s+", " ", line.strip()) for line in text.splitlines()]
