@@ -193,6 +193,7 @@ std::unique_ptr<bitgaze::MultiIndex> multi_index(const py::array& codes, py::ssi
 
 PYBIND11_MODULE(_hamming, module, py::mod_gil_not_used()) {
   module.attr("BLOCK_CODES") = bitgaze::kBlockCodes;
+  module.attr("KERNELS") = bitgaze::kernel_names();
   py::class_<bitgaze::MultiIndex>(module, "MultiIndex",
                                   "Tables of the codes of this moment, for multi-index hashing.")
       .def(py::init(&multi_index), py::arg("codes").noconvert(), py::arg("count"),

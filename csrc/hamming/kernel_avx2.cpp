@@ -10,6 +10,10 @@
 namespace bitgaze {
 namespace {
 
+// -mavx2 implies POPCNT and AVX.
+constexpr CpuBits kRequired = {
+    .leaf1_ecx = kPopcnt | kAvx, .leaf7_ebx = kAvx2, .leaf7_ecx = 0, .xcr0 = kYmmState};
+
 constexpr std::size_t kLanes = 4;
 constexpr std::size_t kStep = 16;  // codes that share one comparison and one branch
 
@@ -223,11 +227,9 @@ struct GroupTarget : Target {
   }
 };
 
-}  // namespace
-
-std::size_t find_planes_avx2(const std::uint64_t* query, const std::uint64_t* planes,
-                             std::size_t stride, std::size_t count, std::size_t words,
-                             unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
+std::size_t find_planes(const std::uint64_t* query, const std::uint64_t* planes, std::size_t stride,
+                        std::size_t count, std::size_t words, unsigned limit, std::uint64_t first,
+                        std::uint64_t* found) noexcept {
   Target out(limit, found);
   std::size_t done;
   switch (words) {
@@ -243,25 +245,25 @@ std::size_t find_planes_avx2(const std::uint64_t* query, const std::uint64_t* pl
     default:
       done = planes_words<0>(query, planes, stride, count, words, first, out);
   }
-  return out.count + find_planes_portable(query, planes + done, stride, count - done, words, limit,
-                                          first + done, found + out.count);
+  return out.count + kernel_portable.find_planes(query, planes + done, stride, count - done, words,
+                                                 limit, first + done, found + out.count);
 }
 
-std::size_t find_screened_avx2(const std::uint64_t* query, const std::uint64_t* planes,
-                               std::size_t stride, std::size_t count, std::size_t words,
-                               const std::uint8_t* order, unsigned limit, std::uint64_t first,
-                               std::uint64_t* found, bool* screened) noexcept {
+std::size_t find_screened(const std::uint64_t* query, const std::uint64_t* planes,
+                          std::size_t stride, std::size_t count, std::size_t words,
+                          const std::uint8_t* order, unsigned limit, std::uint64_t first,
+                          std::uint64_t* found, bool* screened) noexcept {
   GroupTarget out(limit, found);
   const std::size_t done =
       screened_groups<Vectors>(query, planes, stride, count, words, order, first, out);
   *screened = done > 0;
-  return out.count + find_planes_avx2(query, planes + done, stride, count - done, words, limit,
-                                      first + done, found + out.count);
+  return out.count + find_planes(query, planes + done, stride, count - done, words, limit,
+                                 first + done, found + out.count);
 }
 
-std::size_t find_rows_avx2(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                           std::size_t code_bytes, unsigned limit, std::uint64_t first,
-                           std::uint64_t* found) noexcept {
+std::size_t find_rows(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                      std::size_t code_bytes, unsigned limit, std::uint64_t first,
+                      std::uint64_t* found) noexcept {
   Target out(limit, found);
   std::size_t done = 0;
   if (code_bytes == 8) {
@@ -273,10 +275,20 @@ std::size_t find_rows_avx2(const std::uint8_t* query, const std::uint8_t* codes,
   } else if (code_bytes > 16) {
     done = rows_any(query, codes, count, code_bytes, first, out);
   }
-  return out.count + find_rows_portable(query, codes + done * code_bytes, count - done, code_bytes,
-                                        limit, first + done, found + out.count);
+  return out.count + kernel_portable.find_rows(query, codes + done * code_bytes, count - done,
+                                               code_bytes, limit, first + done, found + out.count);
 }
 
+}  // namespace
+
+extern const Kernel kernel_avx2 = {"avx2", kRequired, find_rows, find_planes, find_screened};
+
+}  // namespace bitgaze
+
+#else
+
+namespace bitgaze {
+extern const Kernel kernel_avx2 = {"avx2"};
 }  // namespace bitgaze
 
 #endif

@@ -10,6 +10,12 @@
 namespace bitgaze {
 namespace {
 
+// -mavx512f implies POPCNT, AVX and AVX2.
+constexpr CpuBits kRequired = {.leaf1_ecx = kPopcnt | kAvx,
+                               .leaf7_ebx = kAvx2 | kAvx512F | kAvx512Bw,
+                               .leaf7_ecx = kVpopcntdq,
+                               .xcr0 = kZmmState};
+
 constexpr std::size_t kLanes = 8;
 constexpr std::size_t kStep = 32;  // codes that share one comparison and one branch
 
@@ -161,11 +167,9 @@ struct Vectors {
   static __m512i add(__m512i a, __m512i b) noexcept { return _mm512_add_epi64(a, b); }
 };
 
-}  // namespace
-
-std::size_t find_planes_avx512(const std::uint64_t* query, const std::uint64_t* planes,
-                               std::size_t stride, std::size_t count, std::size_t words,
-                               unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
+std::size_t find_planes(const std::uint64_t* query, const std::uint64_t* planes, std::size_t stride,
+                        std::size_t count, std::size_t words, unsigned limit, std::uint64_t first,
+                        std::uint64_t* found) noexcept {
   Target out = target(limit, found);
   std::size_t done;
   switch (words) {
@@ -184,25 +188,25 @@ std::size_t find_planes_avx512(const std::uint64_t* query, const std::uint64_t* 
     default:
       done = planes_words<0>(query, planes, stride, count, words, first, out);
   }
-  return out.count + find_planes_portable(query, planes + done, stride, count - done, words, limit,
-                                          first + done, found + out.count);
+  return out.count + kernel_portable.find_planes(query, planes + done, stride, count - done, words,
+                                                 limit, first + done, found + out.count);
 }
 
-std::size_t find_screened_avx512(const std::uint64_t* query, const std::uint64_t* planes,
-                                 std::size_t stride, std::size_t count, std::size_t words,
-                                 const std::uint8_t* order, unsigned limit, std::uint64_t first,
-                                 std::uint64_t* found, bool* screened) noexcept {
+std::size_t find_screened(const std::uint64_t* query, const std::uint64_t* planes,
+                          std::size_t stride, std::size_t count, std::size_t words,
+                          const std::uint8_t* order, unsigned limit, std::uint64_t first,
+                          std::uint64_t* found, bool* screened) noexcept {
   Target out = target(limit, found);
   const std::size_t done =
       screened_groups<Vectors>(query, planes, stride, count, words, order, first, out);
   *screened = done > 0;
-  return out.count + find_planes_avx512(query, planes + done, stride, count - done, words, limit,
-                                        first + done, found + out.count);
+  return out.count + find_planes(query, planes + done, stride, count - done, words, limit,
+                                 first + done, found + out.count);
 }
 
-std::size_t find_rows_avx512(const std::uint8_t* query, const std::uint8_t* codes,
-                             std::size_t count, std::size_t code_bytes, unsigned limit,
-                             std::uint64_t first, std::uint64_t* found) noexcept {
+std::size_t find_rows(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                      std::size_t code_bytes, unsigned limit, std::uint64_t first,
+                      std::uint64_t* found) noexcept {
   Target out = target(limit, found);
   std::size_t done;
   switch (code_bytes) {
@@ -222,10 +226,20 @@ std::size_t find_rows_avx512(const std::uint8_t* query, const std::uint8_t* code
       done = code_bytes < 64 ? rows_any<false>(query, codes, count, code_bytes, first, out)
                              : rows_any<true>(query, codes, count, code_bytes, first, out);
   }
-  return out.count + find_rows_portable(query, codes + done * code_bytes, count - done, code_bytes,
-                                        limit, first + done, found + out.count);
+  return out.count + kernel_portable.find_rows(query, codes + done * code_bytes, count - done,
+                                               code_bytes, limit, first + done, found + out.count);
 }
 
+}  // namespace
+
+extern const Kernel kernel_avx512 = {"avx512", kRequired, find_rows, find_planes, find_screened};
+
+}  // namespace bitgaze
+
+#else
+
+namespace bitgaze {
+extern const Kernel kernel_avx512 = {"avx512"};
 }  // namespace bitgaze
 
 #endif

@@ -145,12 +145,9 @@ struct GroupTarget : Target {
   }
 };
 
-}  // namespace
-
-std::size_t find_planes_portable(const std::uint64_t* query, const std::uint64_t* planes,
-                                 std::size_t stride, std::size_t count, std::size_t words,
-                                 unsigned limit, std::uint64_t first,
-                                 std::uint64_t* found) noexcept {
+std::size_t find_planes(const std::uint64_t* query, const std::uint64_t* planes, std::size_t stride,
+                        std::size_t count, std::size_t words, unsigned limit, std::uint64_t first,
+                        std::uint64_t* found) noexcept {
   switch (words) {
     case 1:
       return planes_words<1>(query, planes, stride, count, limit, first, found);
@@ -167,21 +164,21 @@ std::size_t find_planes_portable(const std::uint64_t* query, const std::uint64_t
   }
 }
 
-std::size_t find_screened_portable(const std::uint64_t* query, const std::uint64_t* planes,
-                                   std::size_t stride, std::size_t count, std::size_t words,
-                                   const std::uint8_t* order, unsigned limit, std::uint64_t first,
-                                   std::uint64_t* found, bool* screened) noexcept {
+std::size_t find_screened(const std::uint64_t* query, const std::uint64_t* planes,
+                          std::size_t stride, std::size_t count, std::size_t words,
+                          const std::uint8_t* order, unsigned limit, std::uint64_t first,
+                          std::uint64_t* found, bool* screened) noexcept {
   GroupTarget out{{limit, found}};
   const std::size_t done =
       screened_groups<Vectors>(query, planes, stride, count, words, order, first, out);
   *screened = done > 0;
-  return out.count + find_planes_portable(query, planes + done, stride, count - done, words, limit,
-                                          first + done, found + out.count);
+  return out.count + find_planes(query, planes + done, stride, count - done, words, limit,
+                                 first + done, found + out.count);
 }
 
-std::size_t find_rows_portable(const std::uint8_t* query, const std::uint8_t* codes,
-                               std::size_t count, std::size_t code_bytes, unsigned limit,
-                               std::uint64_t first, std::uint64_t* found) noexcept {
+std::size_t find_rows(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                      std::size_t code_bytes, unsigned limit, std::uint64_t first,
+                      std::uint64_t* found) noexcept {
   switch (code_bytes) {
     case 8:
       return rows_words<1>(query, codes, count, limit, first, found);
@@ -195,5 +192,9 @@ std::size_t find_rows_portable(const std::uint8_t* query, const std::uint8_t* co
       });
   }
 }
+
+}  // namespace
+
+extern const Kernel kernel_portable = {"portable", {}, find_rows, find_planes, find_screened};
 
 }  // namespace bitgaze

@@ -37,8 +37,7 @@ void check(bool ok, const bitgaze::Kernel& kernel, const std::string& what) {
   if (ok) return;
   ++failures;
   if (failures <= 20) {
-    std::printf("FAILED %.*s: %s\n", static_cast<int>(kernel.name.size()), kernel.name.data(),
-                what.c_str());
+    std::printf("FAILED %s: %s\n", kernel.name, what.c_str());
   }
 }
 
@@ -424,7 +423,7 @@ int main(int count, char** arguments) {
   const bool only_threads = count == 2 && std::string(arguments[1]) == "threads";
   std::size_t kernel_count = 0;
   for (const bitgaze::Kernel& kernel : bitgaze::kernels()) {
-    if (only_threads && kernel.name != "portable") continue;
+    if (only_threads && std::string_view(kernel.name) != "portable") continue;
     const std::size_t before = checks;
     if (!only_threads) {
       test_kernel(kernel);
@@ -435,8 +434,7 @@ int main(int count, char** arguments) {
     test_threads(kernel, 16, 40);  // each thread takes other queries
     test_pool(kernel);
     ++kernel_count;
-    std::printf("%.*s: %zu checks\n", static_cast<int>(kernel.name.size()), kernel.name.data(),
-                checks - before);
+    std::printf("%s: %zu checks\n", kernel.name, checks - before);
     std::fflush(stdout);
   }
   std::printf("%zu checks on %zu kernels, %zu failures\n", checks, kernel_count, failures);
