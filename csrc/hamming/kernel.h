@@ -37,17 +37,18 @@ using FindRowsFn = std::size_t (*)(const std::uint8_t* query, const std::uint8_t
 // Codes by word: word j of code i is number j * stride + i. A vector then holds the same word of
 // several codes, and no lanes have to be added up: worth the copy where many queries follow.
 // query: words numbers, 1 to 16. count <= stride.
-using FindPlanesFn = std::size_t (*)(const std::uint64_t* query, const std::uint64_t* planes,
-                                     std::size_t stride, std::size_t count, std::size_t words,
-                                     unsigned limit, std::uint64_t first,
-                                     std::uint64_t* found) noexcept;
+using FindWordColumnsFn = std::size_t (*)(const std::uint64_t* query,
+                                          const std::uint64_t* word_columns, std::size_t stride,
+                                          std::size_t count, std::size_t words, unsigned limit,
+                                          std::uint64_t first, std::uint64_t* found) noexcept;
 
 // The same for 2 to 16 words and at most kMaxScreenedCodes codes, word by word in the order given
 // (a permutation of 0 to words - 1), reading on only where the words so far leave a code below the
 // limit: learned codes are clustered, and most are far away by any word. *screened: whether that
 // spared half of the reading; if not, do without.
-using FindScreenedFn = std::size_t (*)(const std::uint64_t* query, const std::uint64_t* planes,
-                                       std::size_t stride, std::size_t count, std::size_t words,
+using FindScreenedFn = std::size_t (*)(const std::uint64_t* query,
+                                       const std::uint64_t* word_columns, std::size_t stride,
+                                       std::size_t count, std::size_t words,
                                        const std::uint8_t* order, unsigned limit,
                                        std::uint64_t first, std::uint64_t* found,
                                        bool* screened) noexcept;
@@ -76,7 +77,7 @@ struct Kernel {
   const char* name;
   CpuBits required = {};
   FindRowsFn find_rows = nullptr;
-  FindPlanesFn find_planes = nullptr;
+  FindWordColumnsFn find_word_columns = nullptr;
   FindScreenedFn find_screened = nullptr;
 };
 
