@@ -91,20 +91,20 @@ class Request {
     if (radius < 0) throw py::value_error(text("radius must be at least 0, got ", radius));
     if (threads < 1) throw py::value_error(text("threads must be at least 1, got ", threads));
     queries_ = {queries.data(), static_cast<std::size_t>(queries.shape(0))};
-    wanted_.k = static_cast<std::size_t>(k);
-    wanted_.radius = static_cast<unsigned>(std::min(radius, bits));
+    params_.k = static_cast<std::size_t>(k);
+    params_.radius = static_cast<unsigned>(std::min(radius, bits));
     // Threads of the pool stay: no more than could ever help.
     const unsigned most = std::max(64U, std::thread::hardware_concurrency());
-    wanted_.threads = static_cast<unsigned>(std::min<py::ssize_t>(threads, most));
+    params_.threads = static_cast<unsigned>(std::min<py::ssize_t>(threads, most));
     if (filter) {
-      wanted_.filter.bits = filter->data();
-      wanted_.filter.count = static_cast<std::size_t>(8 * filter->size());
+      params_.filter.bits = filter->data();
+      params_.filter.count = static_cast<std::size_t>(8 * filter->size());
     }
     if (exclude) {
       if (exclude->size() != queries.shape(0)) {
         throw py::value_error(text("exclude must have an id for each query: ", queries.shape(0)));
       }
-      wanted_.filter.exclude = exclude->data();
+      params_.filter.exclude = exclude->data();
     }
     if (tables == nullptr) return;
     const auto table_bits = static_cast<py::ssize_t>(8 * tables->code_bytes());
@@ -125,19 +125,19 @@ class Request {
 
   std::vector<bitgaze::Found> search() const {
     std::vector<bitgaze::Found> found;
-    without_gil([&] { found = bitgaze::search(kernel_, codes_, queries_, wanted_, tables_); });
+    without_gil([&] { found = bitgaze::search(kernel_, codes_, queries_, params_, tables_); });
     return found;
   }
 
   void count(std::int64_t* counts) const {
-    without_gil([&] { bitgaze::count(kernel_, codes_, queries_, wanted_, counts); });
+    without_gil([&] { bitgaze::count(kernel_, codes_, queries_, params_, counts); });
   }
 
  private:
   const bitgaze::Kernel& kernel_;
   bitgaze::Codes codes_;
   bitgaze::Queries queries_{};
-  bitgaze::Wanted wanted_{};
+  bitgaze::SearchParams params_{};
   bitgaze::Tables tables_{};
   py::tuple held_;
 };
@@ -193,6 +193,7 @@ std::unique_ptr<bitgaze::MultiIndex> multi_index(const py::array& codes, py::ssi
 
 PYBIND11_MODULE(_hamming, module, py::mod_gil_not_used()) {
   module.attr("BLOCK_CODES") = bitgaze::kBlockCodes;
+  module.attr("KERNELS") = bitgaze::kernel_names();
   py::class_<bitgaze::MultiIndex>(module, "MultiIndex",
                                   "Tables of the codes of this moment, for multi-index hashing.")
       .def(py::init(&multi_index), py::arg("codes").noconvert(), py::arg("count"),

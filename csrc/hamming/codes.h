@@ -31,7 +31,7 @@ struct Codes {
   const std::uint8_t* row(std::size_t i) const { return data + i * code_bytes; }
 
   // Word 0 of code i, by word.
-  const std::uint64_t* plane(std::size_t i) const {
+  const std::uint64_t* first_word(std::size_t i) const {
     const std::size_t block = i / kBlockCodes * kBlockCodes;
     return reinterpret_cast<const std::uint64_t*>(data + block * code_bytes) + i % kBlockCodes;
   }
@@ -39,7 +39,7 @@ struct Codes {
   // Copies code i; words: words_of(code_bytes) numbers, the last filled up with zeros.
   void copy_words(std::size_t i, std::uint64_t* words) const {
     if (by_word) {
-      for (std::size_t j = 0; j < code_bytes / 8; ++j) words[j] = plane(i)[j * kBlockCodes];
+      for (std::size_t j = 0; j < code_bytes / 8; ++j) words[j] = first_word(i)[j * kBlockCodes];
     } else {
       words[words_of(code_bytes) - 1] = 0;
       std::memcpy(words, row(i), code_bytes);
@@ -47,21 +47,21 @@ struct Codes {
   }
 };
 
-// Rows to planes: word j of code i becomes planes[j * stride + i]; the last word is filled up with
-// zeros.
-inline void to_planes(const std::uint8_t* rows, std::size_t count, std::size_t code_bytes,
-                      std::uint64_t* planes, std::size_t stride) {
+// Rows to word columns: word j of code i becomes word_columns[j * stride + i]; the last word is
+// filled up with zeros.
+inline void to_word_columns(const std::uint8_t* rows, std::size_t count, std::size_t code_bytes,
+                            std::uint64_t* word_columns, std::size_t stride) {
   const std::size_t whole = code_bytes / 8;
   for (std::size_t j = 0; j < whole; ++j) {
     for (std::size_t i = 0; i < count; ++i) {
-      std::memcpy(planes + j * stride + i, rows + i * code_bytes + 8 * j, 8);
+      std::memcpy(word_columns + j * stride + i, rows + i * code_bytes + 8 * j, 8);
     }
   }
   if (code_bytes % 8 == 0) return;
   for (std::size_t i = 0; i < count; ++i) {
     std::uint64_t word = 0;
     std::memcpy(&word, rows + i * code_bytes + 8 * whole, code_bytes % 8);
-    planes[whole * stride + i] = word;
+    word_columns[whole * stride + i] = word;
   }
 }
 
@@ -71,7 +71,8 @@ inline void write_by_word(const std::uint8_t* rows, std::size_t count, std::size
   while (count > 0) {
     const std::size_t part = std::min(count, kBlockCodes - first % kBlockCodes);
     const Codes codes{blocks, 0, code_bytes, true};
-    to_planes(rows, part, code_bytes, const_cast<std::uint64_t*>(codes.plane(first)), kBlockCodes);
+    to_word_columns(rows, part, code_bytes, const_cast<std::uint64_t*>(codes.first_word(first)),
+                    kBlockCodes);
     rows += part * code_bytes;
     first += part;
     count -= part;

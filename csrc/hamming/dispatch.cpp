@@ -1,8 +1,9 @@
-// cpuid and xgetbv are read here rather than asked of __builtin_cpu_supports, whose set of known
-// features changes with the compiler.
+// Reads cpuid and xgetbv instead of calling __builtin_cpu_supports, which knows other features in
+// each version of the compiler.
 
 #include "dispatch.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <cstring>
@@ -18,9 +19,11 @@
 #endif
 
 namespace bitgaze {
-namespace {
 
-constexpr std::array<std::string_view, 4> kNames = {"portable", "avx2", "avx512", "neon"};
+// A list that CMakeLists.txt makes of its table: kernel_portable, kernel_avx2, ..., slowest first.
+extern const Kernel BITGAZE_KERNELS;
+
+namespace {
 
 #if defined(BITGAZE_X86_64)
 
@@ -44,63 +47,40 @@ Registers cpuid(std::uint32_t leaf) {
   return r;
 }
 
-// Which registers the operating system saves when it switches threads. Only after OSXSAVE was seen.
-std::uint64_t xcr0() {
+// Which registers the operating system saves when it switches threads. A CPU without OSXSAVE has
+// no such instruction.
+std::uint32_t xcr0() {
 #if defined(_MSC_VER)
-  return _xgetbv(0);
+  return static_cast<std::uint32_t>(_xgetbv(0));
 #else
   std::uint32_t low;
   std::uint32_t high;
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  return std::uint64_t{high} << 32 | low;
+  return low;
 #endif
 }
 
-struct Features {
-  bool avx2 = false;
-  bool avx512 = false;
-};
-
-// Bit numbers: Intel SDM volume 2A, CPUID; volume 1, chapter 13 (XCR0).
-Features features() {
-  const auto bit = [](std::uint64_t word, int number) { return (word >> number & 1) != 0; };
+CpuBits this_machine() {
   const Registers basic = cpuid(1);
   const Registers extended = cpuid(7);
-
-  const bool osxsave = bit(basic.ecx, 27);
-  const std::uint64_t saved = osxsave ? xcr0() : 0;
-  constexpr std::uint64_t kYmm = 0x06;  // SSE and AVX state
-  constexpr std::uint64_t kZmm = 0xe6;  // and opmask, upper halves, registers 16 to 31
-
-  Features found;
-  found.avx2 = (saved & kYmm) == kYmm && bit(basic.ecx, 23) /* POPCNT, implied by -mavx2 */ &&
-               bit(basic.ecx, 28) /* AVX */ && bit(extended.ebx, 5) /* AVX2 */;
-  found.avx512 = found.avx2 && (saved & kZmm) == kZmm && bit(extended.ebx, 16) /* F */ &&
-                 bit(extended.ebx, 30) /* BW */ && bit(extended.ecx, 14) /* VPOPCNTDQ */;
-  return found;
+  const bool osxsave = (basic.ecx >> 27 & 1) != 0;
+  return {basic.ecx, extended.ebx, extended.ecx, osxsave ? xcr0() : 0};
 }
 
+#else
+
+CpuBits this_machine() { return {}; }
+
 #endif
 
-struct Available {
-  std::array<Kernel, kNames.size()> kernels{};
-  std::size_t count = 0;
+bool can_run(const Kernel& kernel, const CpuBits& has) {
+  const CpuBits& needs = kernel.required;
+  return kernel.find_rows != nullptr &&  // null on another processor
+         (needs.leaf1_ecx & ~has.leaf1_ecx) == 0 && (needs.leaf7_ebx & ~has.leaf7_ebx) == 0 &&
+         (needs.leaf7_ecx & ~has.leaf7_ecx) == 0 && (needs.xcr0 & ~has.xcr0) == 0;
+}
 
-  Available() {
-    add({"portable", find_rows_portable, find_planes_portable, find_screened_portable});
-#if defined(BITGAZE_X86_64)
-    const Features found = features();
-    if (found.avx2) add({"avx2", find_rows_avx2, find_planes_avx2, find_screened_avx2});
-    if (found.avx512) add({"avx512", find_rows_avx512, find_planes_avx512, find_screened_avx512});
-#elif defined(BITGAZE_AARCH64)
-    add({"neon", find_rows_neon, find_planes_neon, find_screened_neon});
-#endif
-  }
-
-  void add(Kernel kernel) { kernels[count++] = kernel; }
-};
-
-std::string join(std::span<const std::string_view> names) {
+std::string join(const std::vector<std::string_view>& names) {
   std::string text;
   for (const std::string_view name : names) {
     if (!text.empty()) text += ", ";
@@ -109,22 +89,23 @@ std::string join(std::span<const std::string_view> names) {
   return text;
 }
 
+std::vector<std::string_view> names_of(std::span<const Kernel> kernels) {
+  std::vector<std::string_view> names;
+  for (const Kernel& kernel : kernels) names.emplace_back(kernel.name);
+  return names;
+}
+
 const Kernel& find(std::string_view name, std::string_view source) {
-  std::array<std::string_view, kNames.size()> names;
-  std::size_t count = 0;
   for (const Kernel& kernel : kernels()) {
     if (kernel.name == name) return kernel;
-    names[count++] = kernel.name;
   }
-  for (const std::string_view known : kNames) {
-    if (known == name) {
-      throw std::runtime_error(
-          std::string(source) + " asks for '" + std::string(name) +
-          "', but this machine has only: " + join(std::span(names).first(count)));
-    }
+  const std::vector<std::string_view> known = kernel_names();
+  if (std::ranges::find(known, name) != known.end()) {
+    throw std::runtime_error(std::string(source) + " asks for '" + std::string(name) +
+                             "', but this machine has only: " + join(names_of(kernels())));
   }
   throw std::invalid_argument(std::string(source) + " is '" + std::string(name) +
-                              "', expected one of: " + join(kNames));
+                              "', expected one of: " + join(known));
 }
 
 const Kernel& choose() {
@@ -137,9 +118,19 @@ const Kernel& choose() {
 }  // namespace
 
 std::span<const Kernel> kernels() {
-  static const Available available;
-  return std::span(available.kernels).first(available.count);
+  static const std::span<const Kernel> available = [] {
+    // Never destroyed: threads may still search while the process exits.
+    static std::array kernels = {BITGAZE_KERNELS};
+    const CpuBits machine = this_machine();
+    const auto end = std::remove_if(kernels.begin(), kernels.end(), [&](const Kernel& kernel) {
+      return !can_run(kernel, machine);
+    });
+    return std::span<const Kernel>(kernels.begin(), end);
+  }();
+  return available;
 }
+
+std::vector<std::string_view> kernel_names() { return names_of(std::array{BITGAZE_KERNELS}); }
 
 const Kernel& kernel(std::string_view name) { return find(name, "kernel"); }
 

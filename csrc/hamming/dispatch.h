@@ -3,22 +3,19 @@
 
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "kernel.h"
 
 namespace bitgaze {
 
-struct Kernel {
-  std::string_view name;  // portable, avx2, avx512, neon
-  FindRowsFn find_rows;
-  FindPlanesFn find_planes;
-  FindScreenedFn find_screened;
-};
-
 // Those that the CPU and the operating system allow, slowest first. Never empty.
 std::span<const Kernel> kernels();
 
-// Throws std::invalid_argument for a name that no build knows, std::runtime_error for a kernel that
+// The names of all kernels, whether this machine can run them or not, slowest first.
+std::vector<std::string_view> kernel_names();
+
+// Throws std::invalid_argument for a name that no kernel has, std::runtime_error for a kernel that
 // this machine cannot run.
 const Kernel& kernel(std::string_view name);
 

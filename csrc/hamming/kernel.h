@@ -3,9 +3,9 @@
 // Few are, once a search knows k near codes, so a kernel compares many distances with the limit at
 // once and writes down none but those that are below it.
 //
-// Every kernel file is compiled with the flags of its instruction set, so it may define nothing but
-// its entry points: an inline function that the linker shared with other files would carry
-// instructions that an older CPU does not have. Hence C headers only, here and there.
+// Every kernel file is compiled with the flags of its instruction set, so it may show the linker
+// only its Kernel: an inline function that the linker shared with other files would carry
+// instructions that an older CPU does not have. Hence C headers only, here and in kernel files.
 #pragma once
 
 #include <cstddef>
@@ -37,67 +37,50 @@ using FindRowsFn = std::size_t (*)(const std::uint8_t* query, const std::uint8_t
 // Codes by word: word j of code i is number j * stride + i. A vector then holds the same word of
 // several codes, and no lanes have to be added up: worth the copy where many queries follow.
 // query: words numbers, 1 to 16. count <= stride.
-using FindPlanesFn = std::size_t (*)(const std::uint64_t* query, const std::uint64_t* planes,
-                                     std::size_t stride, std::size_t count, std::size_t words,
-                                     unsigned limit, std::uint64_t first,
-                                     std::uint64_t* found) noexcept;
+using FindWordColumnsFn = std::size_t (*)(const std::uint64_t* query,
+                                          const std::uint64_t* word_columns, std::size_t stride,
+                                          std::size_t count, std::size_t words, unsigned limit,
+                                          std::uint64_t first, std::uint64_t* found) noexcept;
 
 // The same for 2 to 16 words and at most kMaxScreenedCodes codes, word by word in the order given
 // (a permutation of 0 to words - 1), reading on only where the words so far leave a code below the
 // limit: learned codes are clustered, and most are far away by any word. *screened: whether that
 // spared half of the reading; if not, do without.
-using FindScreenedFn = std::size_t (*)(const std::uint64_t* query, const std::uint64_t* planes,
-                                       std::size_t stride, std::size_t count, std::size_t words,
+using FindScreenedFn = std::size_t (*)(const std::uint64_t* query,
+                                       const std::uint64_t* word_columns, std::size_t stride,
+                                       std::size_t count, std::size_t words,
                                        const std::uint8_t* order, unsigned limit,
                                        std::uint64_t first, std::uint64_t* found,
                                        bool* screened) noexcept;
 
-std::size_t find_rows_portable(const std::uint8_t* query, const std::uint8_t* codes,
-                               std::size_t count, std::size_t code_bytes, unsigned limit,
-                               std::uint64_t first, std::uint64_t* found) noexcept;
-std::size_t find_planes_portable(const std::uint64_t* query, const std::uint64_t* planes,
-                                 std::size_t stride, std::size_t count, std::size_t words,
-                                 unsigned limit, std::uint64_t first,
-                                 std::uint64_t* found) noexcept;
-std::size_t find_screened_portable(const std::uint64_t* query, const std::uint64_t* planes,
-                                   std::size_t stride, std::size_t count, std::size_t words,
-                                   const std::uint8_t* order, unsigned limit, std::uint64_t first,
-                                   std::uint64_t* found, bool* screened) noexcept;
+// What CPUID and XCR0 report on x86-64: the instructions that the CPU has, and the registers that
+// the operating system saves (Intel SDM volume 2A, CPUID; volume 1, chapter 13). 0 elsewhere.
+struct CpuBits {
+  std::uint32_t leaf1_ecx = 0;
+  std::uint32_t leaf7_ebx = 0;
+  std::uint32_t leaf7_ecx = 0;
+  std::uint32_t xcr0 = 0;
+};
 
-#if defined(BITGAZE_X86_64)
-std::size_t find_rows_avx2(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                           std::size_t code_bytes, unsigned limit, std::uint64_t first,
-                           std::uint64_t* found) noexcept;
-std::size_t find_planes_avx2(const std::uint64_t* query, const std::uint64_t* planes,
-                             std::size_t stride, std::size_t count, std::size_t words,
-                             unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept;
-std::size_t find_screened_avx2(const std::uint64_t* query, const std::uint64_t* planes,
-                               std::size_t stride, std::size_t count, std::size_t words,
-                               const std::uint8_t* order, unsigned limit, std::uint64_t first,
-                               std::uint64_t* found, bool* screened) noexcept;
-std::size_t find_rows_avx512(const std::uint8_t* query, const std::uint8_t* codes,
-                             std::size_t count, std::size_t code_bytes, unsigned limit,
-                             std::uint64_t first, std::uint64_t* found) noexcept;
-std::size_t find_planes_avx512(const std::uint64_t* query, const std::uint64_t* planes,
-                               std::size_t stride, std::size_t count, std::size_t words,
-                               unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept;
-std::size_t find_screened_avx512(const std::uint64_t* query, const std::uint64_t* planes,
-                                 std::size_t stride, std::size_t count, std::size_t words,
-                                 const std::uint8_t* order, unsigned limit, std::uint64_t first,
-                                 std::uint64_t* found, bool* screened) noexcept;
-#endif
+inline constexpr std::uint32_t kPopcnt = 1U << 23;     // leaf1_ecx
+inline constexpr std::uint32_t kAvx = 1U << 28;        // leaf1_ecx
+inline constexpr std::uint32_t kAvx2 = 1U << 5;        // leaf7_ebx
+inline constexpr std::uint32_t kAvx512F = 1U << 16;    // leaf7_ebx
+inline constexpr std::uint32_t kAvx512Bw = 1U << 30;   // leaf7_ebx
+inline constexpr std::uint32_t kVpopcntdq = 1U << 14;  // leaf7_ecx
+inline constexpr std::uint32_t kYmmState = 0x06;       // xcr0: SSE and AVX state
+inline constexpr std::uint32_t kZmmState = 0xe6;  // and opmask, upper halves, registers 16 to 31
 
-#if defined(BITGAZE_AARCH64)
-std::size_t find_rows_neon(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                           std::size_t code_bytes, unsigned limit, std::uint64_t first,
-                           std::uint64_t* found) noexcept;
-std::size_t find_planes_neon(const std::uint64_t* query, const std::uint64_t* planes,
-                             std::size_t stride, std::size_t count, std::size_t words,
-                             unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept;
-std::size_t find_screened_neon(const std::uint64_t* query, const std::uint64_t* planes,
-                               std::size_t stride, std::size_t count, std::size_t words,
-                               const std::uint8_t* order, unsigned limit, std::uint64_t first,
-                               std::uint64_t* found, bool* screened) noexcept;
-#endif
+// kernel_NAME.cpp defines one constant, kernel_NAME, and shows nothing else to the linker. Built
+// for another processor, the constant has a name and no functions.
+struct Kernel {
+  const char* name;
+  CpuBits required = {};
+  FindRowsFn find_rows = nullptr;
+  FindWordColumnsFn find_word_columns = nullptr;
+  FindScreenedFn find_screened = nullptr;
+};
+
+extern const Kernel kernel_portable;  // other kernels leave it the codes that fill no whole step
 
 }  // namespace bitgaze

@@ -10,16 +10,20 @@
 namespace bitgaze {
 namespace {
 
+// -mavx2 implies POPCNT and AVX.
+constexpr CpuBits kRequired = {
+    .leaf1_ecx = kPopcnt | kAvx, .leaf7_ebx = kAvx2, .leaf7_ecx = 0, .xcr0 = kYmmState};
+
 constexpr std::size_t kLanes = 4;
 constexpr std::size_t kStep = 16;  // codes that share one comparison and one branch
 
-struct Target {
+struct Collector {
   unsigned limit;
   __m256i limits;
   std::uint64_t* found;
   std::size_t count = 0;
 
-  Target(unsigned below, std::uint64_t* room) noexcept
+  Collector(unsigned below, std::uint64_t* room) noexcept
       : limit(below), limits(_mm256_set1_epi64x(below)), found(room) {}
 
   // Four vectors of four distances, in order: of the codes id to id + 15.
@@ -67,18 +71,18 @@ __m256i differing(__m256i query, const void* codes) noexcept {
   return count_bytes(_mm256_xor_si256(query, load(codes)));
 }
 
-// Reading planes side by side at this pace, the hardware's prefetchers fall behind: fetched 512
-// codes ahead, 1 M codes of 256 bits take one query 0.7 ms instead of 1.1 to 1.5. (AVX-512 loses by
-// it.) After a block's end follows the next.
+// Reading word columns side by side at this pace, the hardware's prefetchers fall behind: fetched
+// 512 codes ahead, 1 M codes of 256 bits take one query 0.7 ms instead of 1.1 to 1.5. (AVX-512
+// loses by it.) After a block's end follows the next.
 std::size_t ahead_of(std::size_t i, std::size_t words, std::size_t stride) noexcept {
   return i + 512 < stride ? 512 : 512 + (words - 1) * stride;
 }
 
 // kWords = 0: as many words as it is told. Returns how many codes were done; so do the others.
 template <std::size_t kWords>
-std::size_t planes_words(const std::uint64_t* query, const std::uint64_t* planes,
-                         std::size_t stride, std::size_t count, std::size_t words,
-                         std::uint64_t first, Target& out) noexcept {
+std::size_t compare_word_columns(const std::uint64_t* query, const std::uint64_t* word_columns,
+                                 std::size_t stride, std::size_t count, std::size_t words,
+                                 std::uint64_t first, Collector& out) noexcept {
   if constexpr (kWords > 0) words = kWords;
   __m256i query_words[kWords > 0 ? kWords : 16];
   for (std::size_t j = 0; j < words; ++j) {
@@ -89,7 +93,7 @@ std::size_t planes_words(const std::uint64_t* query, const std::uint64_t* planes
     const std::size_t ahead = ahead_of(i, words, stride);
     __m256i sums[kStep / kLanes];
     for (std::size_t v = 0; v < kStep / kLanes; ++v) {
-      const std::uint64_t* codes = planes + i + v * kLanes;
+      const std::uint64_t* codes = word_columns + i + v * kLanes;
       if (v % 2 == 0) {
         for (std::size_t j = 0; j < words; ++j) prefetch(codes + ahead + j * stride);
       }
@@ -126,7 +130,7 @@ __m256i four(__m256i query, const std::uint8_t* codes) noexcept {
 
 template <std::size_t kVectors>
 std::size_t rows_words(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                       std::uint64_t first, Target& out) noexcept {
+                       std::uint64_t first, Collector& out) noexcept {
   std::uint8_t repeated[32];
   for (std::size_t i = 0; i < 32; ++i) repeated[i] = query[i % (8 * kVectors)];
   const __m256i query_vector = load(repeated);
@@ -174,7 +178,7 @@ __m256i one(const CodeShape& shape, const std::uint8_t* query, const std::uint8_
 }
 
 std::size_t rows_any(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                     std::size_t code_bytes, std::uint64_t first, Target& out) noexcept {
+                     std::size_t code_bytes, std::uint64_t first, Collector& out) noexcept {
   const CodeShape shape(code_bytes);
   std::size_t i = 0;
   for (; i + kStep <= count; i += kStep) {
@@ -211,8 +215,8 @@ struct Vectors {
   }
 };
 
-struct GroupTarget : Target {
-  using Target::Target;
+struct GroupCollector : Collector {
+  using Collector::Collector;
 
   bool any(Group group) const noexcept {
     return any_below(_mm256_min_epi16(group.low, group.high));
@@ -223,46 +227,45 @@ struct GroupTarget : Target {
   }
 };
 
-}  // namespace
-
-std::size_t find_planes_avx2(const std::uint64_t* query, const std::uint64_t* planes,
-                             std::size_t stride, std::size_t count, std::size_t words,
-                             unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
-  Target out(limit, found);
+std::size_t find_word_columns(const std::uint64_t* query, const std::uint64_t* word_columns,
+                              std::size_t stride, std::size_t count, std::size_t words,
+                              unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
+  Collector out(limit, found);
   std::size_t done;
   switch (words) {
     case 1:
-      done = planes_words<1>(query, planes, stride, count, words, first, out);
+      done = compare_word_columns<1>(query, word_columns, stride, count, words, first, out);
       break;
     case 2:
-      done = planes_words<2>(query, planes, stride, count, words, first, out);
+      done = compare_word_columns<2>(query, word_columns, stride, count, words, first, out);
       break;
     case 4:
-      done = planes_words<4>(query, planes, stride, count, words, first, out);
+      done = compare_word_columns<4>(query, word_columns, stride, count, words, first, out);
       break;
     default:
-      done = planes_words<0>(query, planes, stride, count, words, first, out);
+      done = compare_word_columns<0>(query, word_columns, stride, count, words, first, out);
   }
-  return out.count + find_planes_portable(query, planes + done, stride, count - done, words, limit,
-                                          first + done, found + out.count);
+  return out.count + kernel_portable.find_word_columns(query, word_columns + done, stride,
+                                                       count - done, words, limit, first + done,
+                                                       found + out.count);
 }
 
-std::size_t find_screened_avx2(const std::uint64_t* query, const std::uint64_t* planes,
-                               std::size_t stride, std::size_t count, std::size_t words,
-                               const std::uint8_t* order, unsigned limit, std::uint64_t first,
-                               std::uint64_t* found, bool* screened) noexcept {
-  GroupTarget out(limit, found);
+std::size_t find_screened(const std::uint64_t* query, const std::uint64_t* word_columns,
+                          std::size_t stride, std::size_t count, std::size_t words,
+                          const std::uint8_t* order, unsigned limit, std::uint64_t first,
+                          std::uint64_t* found, bool* screened) noexcept {
+  GroupCollector out(limit, found);
   const std::size_t done =
-      screened_groups<Vectors>(query, planes, stride, count, words, order, first, out);
+      screened_groups<Vectors>(query, word_columns, stride, count, words, order, first, out);
   *screened = done > 0;
-  return out.count + find_planes_avx2(query, planes + done, stride, count - done, words, limit,
-                                      first + done, found + out.count);
+  return out.count + find_word_columns(query, word_columns + done, stride, count - done, words,
+                                       limit, first + done, found + out.count);
 }
 
-std::size_t find_rows_avx2(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                           std::size_t code_bytes, unsigned limit, std::uint64_t first,
-                           std::uint64_t* found) noexcept {
-  Target out(limit, found);
+std::size_t find_rows(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                      std::size_t code_bytes, unsigned limit, std::uint64_t first,
+                      std::uint64_t* found) noexcept {
+  Collector out(limit, found);
   std::size_t done = 0;
   if (code_bytes == 8) {
     done = rows_words<1>(query, codes, count, first, out);
@@ -273,10 +276,20 @@ std::size_t find_rows_avx2(const std::uint8_t* query, const std::uint8_t* codes,
   } else if (code_bytes > 16) {
     done = rows_any(query, codes, count, code_bytes, first, out);
   }
-  return out.count + find_rows_portable(query, codes + done * code_bytes, count - done, code_bytes,
-                                        limit, first + done, found + out.count);
+  return out.count + kernel_portable.find_rows(query, codes + done * code_bytes, count - done,
+                                               code_bytes, limit, first + done, found + out.count);
 }
 
+}  // namespace
+
+extern const Kernel kernel_avx2 = {"avx2", kRequired, find_rows, find_word_columns, find_screened};
+
+}  // namespace bitgaze
+
+#else
+
+namespace bitgaze {
+extern const Kernel kernel_avx2 = {"avx2"};
 }  // namespace bitgaze
 
 #endif

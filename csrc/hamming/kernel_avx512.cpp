@@ -10,10 +10,16 @@
 namespace bitgaze {
 namespace {
 
+// -mavx512f implies POPCNT, AVX and AVX2.
+constexpr CpuBits kRequired = {.leaf1_ecx = kPopcnt | kAvx,
+                               .leaf7_ebx = kAvx2 | kAvx512F | kAvx512Bw,
+                               .leaf7_ecx = kVpopcntdq,
+                               .xcr0 = kZmmState};
+
 constexpr std::size_t kLanes = 8;
 constexpr std::size_t kStep = 32;  // codes that share one comparison and one branch
 
-struct Target {
+struct Collector {
   __m512i limit;
   std::uint64_t* found;
   std::size_t count = 0;
@@ -43,7 +49,7 @@ struct Target {
   }
 };
 
-Target target(unsigned limit, std::uint64_t* found) noexcept {
+Collector collector(unsigned limit, std::uint64_t* found) noexcept {
   return {_mm512_set1_epi64(limit), found};
 }
 
@@ -59,9 +65,9 @@ __m512i differing(__m512i query, const void* codes) noexcept {
 
 // kWords = 0: as many words as it is told. Returns how many codes were done; so do the others.
 template <std::size_t kWords>
-std::size_t planes_words(const std::uint64_t* query, const std::uint64_t* planes,
-                         std::size_t stride, std::size_t count, std::size_t words,
-                         std::uint64_t first, Target& out) noexcept {
+std::size_t compare_word_columns(const std::uint64_t* query, const std::uint64_t* word_columns,
+                                 std::size_t stride, std::size_t count, std::size_t words,
+                                 std::uint64_t first, Collector& out) noexcept {
   if constexpr (kWords > 0) words = kWords;
   __m512i query_words[kWords > 0 ? kWords : 16];
   for (std::size_t j = 0; j < words; ++j) {
@@ -71,11 +77,11 @@ std::size_t planes_words(const std::uint64_t* query, const std::uint64_t* planes
   for (; i + kStep <= count; i += kStep) {
     __m512i sums[kStep / kLanes];
     for (std::size_t v = 0; v < kStep / kLanes; ++v) {
-      sums[v] = differing(query_words[0], planes + i + v * kLanes);
+      sums[v] = differing(query_words[0], word_columns + i + v * kLanes);
     }
     for (std::size_t j = 1; j < words; ++j) {
       for (std::size_t v = 0; v < kStep / kLanes; ++v) {
-        const std::uint64_t* codes = planes + j * stride + i + v * kLanes;
+        const std::uint64_t* codes = word_columns + j * stride + i + v * kLanes;
         sums[v] = _mm512_add_epi64(sums[v], differing(query_words[j], codes));
       }
     }
@@ -108,7 +114,7 @@ __m512i eight(__m512i query, const std::uint8_t* codes) noexcept {
 
 template <std::size_t kVectors>
 std::size_t rows_words(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                       std::uint64_t first, Target& out) noexcept {
+                       std::uint64_t first, Collector& out) noexcept {
   std::uint8_t repeated[64];
   for (std::size_t i = 0; i < 64; ++i) repeated[i] = query[i % (8 * kVectors)];
   const __m512i query_vector = _mm512_loadu_si512(repeated);
@@ -127,7 +133,7 @@ std::size_t rows_words(const std::uint8_t* query, const std::uint8_t* codes, std
 // A code in one or two vectors. Bytes outside a mask are not read, so nothing past a code is.
 template <bool kTwoVectors>
 std::size_t rows_any(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                     std::size_t code_bytes, std::uint64_t first, Target& out) noexcept {
+                     std::size_t code_bytes, std::uint64_t first, Collector& out) noexcept {
   const std::size_t last_bytes = kTwoVectors ? code_bytes - 64 : code_bytes;
   const __mmask64 last_mask = ~std::uint64_t{0} >> (64 - last_bytes);
   const std::size_t last_offset = code_bytes - last_bytes;
@@ -161,49 +167,48 @@ struct Vectors {
   static __m512i add(__m512i a, __m512i b) noexcept { return _mm512_add_epi64(a, b); }
 };
 
-}  // namespace
-
-std::size_t find_planes_avx512(const std::uint64_t* query, const std::uint64_t* planes,
-                               std::size_t stride, std::size_t count, std::size_t words,
-                               unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
-  Target out = target(limit, found);
+std::size_t find_word_columns(const std::uint64_t* query, const std::uint64_t* word_columns,
+                              std::size_t stride, std::size_t count, std::size_t words,
+                              unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
+  Collector out = collector(limit, found);
   std::size_t done;
   switch (words) {
     case 1:
-      done = planes_words<1>(query, planes, stride, count, words, first, out);
+      done = compare_word_columns<1>(query, word_columns, stride, count, words, first, out);
       break;
     case 2:
-      done = planes_words<2>(query, planes, stride, count, words, first, out);
+      done = compare_word_columns<2>(query, word_columns, stride, count, words, first, out);
       break;
     case 4:
-      done = planes_words<4>(query, planes, stride, count, words, first, out);
+      done = compare_word_columns<4>(query, word_columns, stride, count, words, first, out);
       break;
     case 8:
-      done = planes_words<8>(query, planes, stride, count, words, first, out);
+      done = compare_word_columns<8>(query, word_columns, stride, count, words, first, out);
       break;
     default:
-      done = planes_words<0>(query, planes, stride, count, words, first, out);
+      done = compare_word_columns<0>(query, word_columns, stride, count, words, first, out);
   }
-  return out.count + find_planes_portable(query, planes + done, stride, count - done, words, limit,
-                                          first + done, found + out.count);
+  return out.count + kernel_portable.find_word_columns(query, word_columns + done, stride,
+                                                       count - done, words, limit, first + done,
+                                                       found + out.count);
 }
 
-std::size_t find_screened_avx512(const std::uint64_t* query, const std::uint64_t* planes,
-                                 std::size_t stride, std::size_t count, std::size_t words,
-                                 const std::uint8_t* order, unsigned limit, std::uint64_t first,
-                                 std::uint64_t* found, bool* screened) noexcept {
-  Target out = target(limit, found);
+std::size_t find_screened(const std::uint64_t* query, const std::uint64_t* word_columns,
+                          std::size_t stride, std::size_t count, std::size_t words,
+                          const std::uint8_t* order, unsigned limit, std::uint64_t first,
+                          std::uint64_t* found, bool* screened) noexcept {
+  Collector out = collector(limit, found);
   const std::size_t done =
-      screened_groups<Vectors>(query, planes, stride, count, words, order, first, out);
+      screened_groups<Vectors>(query, word_columns, stride, count, words, order, first, out);
   *screened = done > 0;
-  return out.count + find_planes_avx512(query, planes + done, stride, count - done, words, limit,
-                                        first + done, found + out.count);
+  return out.count + find_word_columns(query, word_columns + done, stride, count - done, words,
+                                       limit, first + done, found + out.count);
 }
 
-std::size_t find_rows_avx512(const std::uint8_t* query, const std::uint8_t* codes,
-                             std::size_t count, std::size_t code_bytes, unsigned limit,
-                             std::uint64_t first, std::uint64_t* found) noexcept {
-  Target out = target(limit, found);
+std::size_t find_rows(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                      std::size_t code_bytes, unsigned limit, std::uint64_t first,
+                      std::uint64_t* found) noexcept {
+  Collector out = collector(limit, found);
   std::size_t done;
   switch (code_bytes) {
     case 8:
@@ -222,10 +227,21 @@ std::size_t find_rows_avx512(const std::uint8_t* query, const std::uint8_t* code
       done = code_bytes < 64 ? rows_any<false>(query, codes, count, code_bytes, first, out)
                              : rows_any<true>(query, codes, count, code_bytes, first, out);
   }
-  return out.count + find_rows_portable(query, codes + done * code_bytes, count - done, code_bytes,
-                                        limit, first + done, found + out.count);
+  return out.count + kernel_portable.find_rows(query, codes + done * code_bytes, count - done,
+                                               code_bytes, limit, first + done, found + out.count);
 }
 
+}  // namespace
+
+extern const Kernel kernel_avx512 = {"avx512", kRequired, find_rows, find_word_columns,
+                                     find_screened};
+
+}  // namespace bitgaze
+
+#else
+
+namespace bitgaze {
+extern const Kernel kernel_avx512 = {"avx512"};
 }  // namespace bitgaze
 
 #endif

@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::size_t kStep = 8;  // codes: one 16-bit lane for each distance
 
-struct Target {
+struct Collector {
   unsigned limit;
   std::uint64_t* found;
   std::size_t count = 0;
@@ -45,20 +45,21 @@ uint8x16_t differing(uint8x16_t query, const void* codes) noexcept {
 
 // kWords = 0: as many words as it is told. Returns how many codes were done; so do the others.
 template <std::size_t kWords>
-std::size_t planes_words(const std::uint64_t* query, const std::uint64_t* planes,
-                         std::size_t stride, std::size_t count, std::size_t words,
-                         std::uint64_t first, Target& out) noexcept {
+std::size_t compare_word_columns(const std::uint64_t* query, const std::uint64_t* word_columns,
+                                 std::size_t stride, std::size_t count, std::size_t words,
+                                 std::uint64_t first, Collector& out) noexcept {
   if constexpr (kWords > 0) words = kWords;
   std::size_t i = 0;
   for (; i + kStep <= count; i += kStep) {
     uint8x16_t counts[4];
     const uint8x16_t first_word = vreinterpretq_u8_u64(vdupq_n_u64(query[0]));
-    for (std::size_t v = 0; v < 4; ++v) counts[v] = differing(first_word, planes + i + 2 * v);
+    for (std::size_t v = 0; v < 4; ++v) counts[v] = differing(first_word, word_columns + i + 2 * v);
     for (std::size_t j = 1; j < words; ++j) {
       const uint8x16_t query_word = vreinterpretq_u8_u64(vdupq_n_u64(query[j]));
       for (std::size_t v = 0; v < 4; ++v) {
         // At most 16 words of 8 bits in a byte.
-        counts[v] = vaddq_u8(counts[v], differing(query_word, planes + j * stride + i + 2 * v));
+        counts[v] =
+            vaddq_u8(counts[v], differing(query_word, word_columns + j * stride + i + 2 * v));
       }
     }
     out.add(add_codes(counts[0], counts[1], counts[2], counts[3]), first + i);
@@ -67,7 +68,7 @@ std::size_t planes_words(const std::uint64_t* query, const std::uint64_t* planes
 }
 
 std::size_t rows_8(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                   std::uint64_t first, Target& out) noexcept {
+                   std::uint64_t first, Collector& out) noexcept {
   const uint8x8_t half = vld1_u8(query);
   const uint8x16_t query_twice = vcombine_u8(half, half);
   std::size_t i = 0;
@@ -95,7 +96,7 @@ uint16x8_t count_one(const std::uint8_t* query, const std::uint8_t* code, std::s
 }
 
 std::size_t rows_any(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                     std::size_t code_bytes, std::uint64_t first, Target& out) noexcept {
+                     std::size_t code_bytes, std::uint64_t first, Collector& out) noexcept {
   std::uint8_t mask[16];
   for (std::size_t i = 0; i < 16; ++i) mask[i] = i < (16 - code_bytes % 16) % 16 ? 0 : 255;
   const uint8x16_t last_mask = vld1q_u8(mask);
@@ -124,56 +125,65 @@ struct Vectors {
   static uint16x8_t add(uint16x8_t a, uint16x8_t b) noexcept { return vaddq_u16(a, b); }
 };
 
-}  // namespace
-
-std::size_t find_planes_neon(const std::uint64_t* query, const std::uint64_t* planes,
-                             std::size_t stride, std::size_t count, std::size_t words,
-                             unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
-  Target out{limit, found};
+std::size_t find_word_columns(const std::uint64_t* query, const std::uint64_t* word_columns,
+                              std::size_t stride, std::size_t count, std::size_t words,
+                              unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
+  Collector out{limit, found};
   std::size_t done;
   switch (words) {
     case 1:
-      done = planes_words<1>(query, planes, stride, count, words, first, out);
+      done = compare_word_columns<1>(query, word_columns, stride, count, words, first, out);
       break;
     case 2:
-      done = planes_words<2>(query, planes, stride, count, words, first, out);
+      done = compare_word_columns<2>(query, word_columns, stride, count, words, first, out);
       break;
     case 4:
-      done = planes_words<4>(query, planes, stride, count, words, first, out);
+      done = compare_word_columns<4>(query, word_columns, stride, count, words, first, out);
       break;
     default:
-      done = planes_words<0>(query, planes, stride, count, words, first, out);
+      done = compare_word_columns<0>(query, word_columns, stride, count, words, first, out);
   }
-  return out.count + find_planes_portable(query, planes + done, stride, count - done, words, limit,
-                                          first + done, found + out.count);
+  return out.count + kernel_portable.find_word_columns(query, word_columns + done, stride,
+                                                       count - done, words, limit, first + done,
+                                                       found + out.count);
 }
 
-std::size_t find_screened_neon(const std::uint64_t* query, const std::uint64_t* planes,
-                               std::size_t stride, std::size_t count, std::size_t words,
-                               const std::uint8_t* order, unsigned limit, std::uint64_t first,
-                               std::uint64_t* found, bool* screened) noexcept {
-  Target out{limit, found};
+std::size_t find_screened(const std::uint64_t* query, const std::uint64_t* word_columns,
+                          std::size_t stride, std::size_t count, std::size_t words,
+                          const std::uint8_t* order, unsigned limit, std::uint64_t first,
+                          std::uint64_t* found, bool* screened) noexcept {
+  Collector out{limit, found};
   const std::size_t done =
-      screened_groups<Vectors>(query, planes, stride, count, words, order, first, out);
+      screened_groups<Vectors>(query, word_columns, stride, count, words, order, first, out);
   *screened = done > 0;
-  return out.count + find_planes_neon(query, planes + done, stride, count - done, words, limit,
-                                      first + done, found + out.count);
+  return out.count + find_word_columns(query, word_columns + done, stride, count - done, words,
+                                       limit, first + done, found + out.count);
 }
 
-std::size_t find_rows_neon(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
-                           std::size_t code_bytes, unsigned limit, std::uint64_t first,
-                           std::uint64_t* found) noexcept {
-  Target out{limit, found};
+std::size_t find_rows(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                      std::size_t code_bytes, unsigned limit, std::uint64_t first,
+                      std::uint64_t* found) noexcept {
+  Collector out{limit, found};
   std::size_t done = 0;
   if (code_bytes == 8) {
     done = rows_8(query, codes, count, first, out);
   } else if (code_bytes >= 16) {
     done = rows_any(query, codes, count, code_bytes, first, out);
   }
-  return out.count + find_rows_portable(query, codes + done * code_bytes, count - done, code_bytes,
-                                        limit, first + done, found + out.count);
+  return out.count + kernel_portable.find_rows(query, codes + done * code_bytes, count - done,
+                                               code_bytes, limit, first + done, found + out.count);
 }
 
+}  // namespace
+
+extern const Kernel kernel_neon = {"neon", {}, find_rows, find_word_columns, find_screened};
+
+}  // namespace bitgaze
+
+#else
+
+namespace bitgaze {
+extern const Kernel kernel_neon = {"neon"};
 }  // namespace bitgaze
 
 #endif

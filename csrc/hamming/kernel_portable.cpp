@@ -52,7 +52,7 @@ std::uint16_t nearest_of(const std::uint16_t* distances, std::size_t size) noexc
   return nearest;
 }
 
-struct Target {
+struct Collector {
   unsigned limit;
   std::uint64_t* found;
   std::size_t count = 0;
@@ -71,7 +71,7 @@ struct Target {
 template <typename DistanceOf>
 std::size_t find(std::size_t count, unsigned limit, std::uint64_t first, std::uint64_t* found,
                  const DistanceOf& distance_of) noexcept {
-  Target out{limit, found};
+  Collector out{limit, found};
   std::uint16_t distances[kStep];
   std::size_t i = 0;
   for (; i + kStep <= count; i += kStep) {
@@ -103,12 +103,13 @@ std::size_t rows_words(const std::uint8_t* query, const std::uint8_t* codes, std
 
 // With the number of words unknown, compilers don't vectorise: half the speed.
 template <std::size_t kWords>
-std::size_t planes_words(const std::uint64_t* query, const std::uint64_t* planes,
-                         std::size_t stride, std::size_t count, unsigned limit, std::uint64_t first,
-                         std::uint64_t* found) noexcept {
+std::size_t compare_word_columns(const std::uint64_t* query, const std::uint64_t* word_columns,
+                                 std::size_t stride, std::size_t count, unsigned limit,
+                                 std::uint64_t first, std::uint64_t* found) noexcept {
   return find(count, limit, first, found, [=](std::size_t i) noexcept {
     unsigned sum = 0;
-    for (std::size_t j = 0; j < kWords; ++j) sum += popcount(query[j] ^ planes[j * stride + i]);
+    for (std::size_t j = 0; j < kWords; ++j)
+      sum += popcount(query[j] ^ word_columns[j * stride + i]);
     return sum;
   });
 }
@@ -136,52 +137,50 @@ struct Vectors {
   }
 };
 
-struct GroupTarget : Target {
+struct GroupCollector : Collector {
   bool any(const Group& group) const noexcept {
     return nearest_of(group.distances, kGroup) < limit;
   }
   void add(const Group& group, std::uint64_t id) noexcept {
-    Target::add(group.distances, kGroup, id);
+    Collector::add(group.distances, kGroup, id);
   }
 };
 
-}  // namespace
-
-std::size_t find_planes_portable(const std::uint64_t* query, const std::uint64_t* planes,
-                                 std::size_t stride, std::size_t count, std::size_t words,
-                                 unsigned limit, std::uint64_t first,
-                                 std::uint64_t* found) noexcept {
+std::size_t find_word_columns(const std::uint64_t* query, const std::uint64_t* word_columns,
+                              std::size_t stride, std::size_t count, std::size_t words,
+                              unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
   switch (words) {
     case 1:
-      return planes_words<1>(query, planes, stride, count, limit, first, found);
+      return compare_word_columns<1>(query, word_columns, stride, count, limit, first, found);
     case 2:
-      return planes_words<2>(query, planes, stride, count, limit, first, found);
+      return compare_word_columns<2>(query, word_columns, stride, count, limit, first, found);
     case 4:
-      return planes_words<4>(query, planes, stride, count, limit, first, found);
+      return compare_word_columns<4>(query, word_columns, stride, count, limit, first, found);
     default:
       return find(count, limit, first, found, [=](std::size_t i) noexcept {
         unsigned sum = 0;
-        for (std::size_t j = 0; j < words; ++j) sum += popcount(query[j] ^ planes[j * stride + i]);
+        for (std::size_t j = 0; j < words; ++j)
+          sum += popcount(query[j] ^ word_columns[j * stride + i]);
         return sum;
       });
   }
 }
 
-std::size_t find_screened_portable(const std::uint64_t* query, const std::uint64_t* planes,
-                                   std::size_t stride, std::size_t count, std::size_t words,
-                                   const std::uint8_t* order, unsigned limit, std::uint64_t first,
-                                   std::uint64_t* found, bool* screened) noexcept {
-  GroupTarget out{{limit, found}};
+std::size_t find_screened(const std::uint64_t* query, const std::uint64_t* word_columns,
+                          std::size_t stride, std::size_t count, std::size_t words,
+                          const std::uint8_t* order, unsigned limit, std::uint64_t first,
+                          std::uint64_t* found, bool* screened) noexcept {
+  GroupCollector out{{limit, found}};
   const std::size_t done =
-      screened_groups<Vectors>(query, planes, stride, count, words, order, first, out);
+      screened_groups<Vectors>(query, word_columns, stride, count, words, order, first, out);
   *screened = done > 0;
-  return out.count + find_planes_portable(query, planes + done, stride, count - done, words, limit,
-                                          first + done, found + out.count);
+  return out.count + find_word_columns(query, word_columns + done, stride, count - done, words,
+                                       limit, first + done, found + out.count);
 }
 
-std::size_t find_rows_portable(const std::uint8_t* query, const std::uint8_t* codes,
-                               std::size_t count, std::size_t code_bytes, unsigned limit,
-                               std::uint64_t first, std::uint64_t* found) noexcept {
+std::size_t find_rows(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
+                      std::size_t code_bytes, unsigned limit, std::uint64_t first,
+                      std::uint64_t* found) noexcept {
   switch (code_bytes) {
     case 8:
       return rows_words<1>(query, codes, count, limit, first, found);
@@ -195,5 +194,9 @@ std::size_t find_rows_portable(const std::uint8_t* query, const std::uint8_t* co
       });
   }
 }
+
+}  // namespace
+
+extern const Kernel kernel_portable = {"portable", {}, find_rows, find_word_columns, find_screened};
 
 }  // namespace bitgaze

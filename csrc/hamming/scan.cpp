@@ -64,11 +64,11 @@ Scan<Sink>::Scan(const Kernel& kernel, const Codes& codes, const std::uint8_t* q
       run_(std::min(kFirstRun, max_run_)),
       copy_by_word_(!codes.by_word && words_ > 1 && query_count >= min_by_word_queries(words_)),
       query_words_(query_count * words_),
-      planes_(copy_by_word_ ? max_run_ * words_ : 0),
+      word_columns_(copy_by_word_ ? max_run_ * words_ : 0),
       found_(max_run_ + kFoundSlack) {
   for (std::size_t q = 0; q < query_count; ++q) {
-    to_planes(queries + q * codes.code_bytes, 1, codes.code_bytes, query_words_.data() + q * words_,
-              1);
+    to_word_columns(queries + q * codes.code_bytes, 1, codes.code_bytes,
+                    query_words_.data() + q * words_, 1);
   }
 }
 
@@ -101,7 +101,8 @@ void Scan<Sink>::compare_allowed(std::size_t first, std::size_t last, std::vecto
 template <typename Sink>
 void Scan<Sink>::compare(std::size_t first, std::size_t last, std::vector<Sink>& sinks) {
   if (copy_by_word_) {
-    to_planes(codes_.row(first), last - first, codes_.code_bytes, planes_.data(), max_run_);
+    to_word_columns(codes_.row(first), last - first, codes_.code_bytes, word_columns_.data(),
+                    max_run_);
   }
   for (std::size_t q = 0; q < query_count_; ++q) {
     std::size_t count = find(q, sinks[q].limit(), first, last - first);
@@ -122,7 +123,8 @@ void Scan<Sink>::order_words(unsigned limit, std::size_t first, std::size_t coun
   std::array<std::size_t, kMaxWords> near;
   for (std::size_t j = 0; j < words_; ++j) {
     order_[j] = static_cast<std::uint8_t>(j);
-    near[j] = kernel_.find_planes(&query_words_[j], codes_.plane(first) + j * kBlockCodes,
+    near[j] =
+        kernel_.find_word_columns(&query_words_[j], codes_.first_word(first) + j * kBlockCodes,
                                   kBlockCodes, count, 1, limit, first, found_.data());
   }
   std::stable_sort(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(words_),
@@ -134,8 +136,8 @@ std::size_t Scan<Sink>::find(std::size_t query, unsigned limit, std::size_t firs
                              std::size_t count) {
   const std::uint64_t* query_words = query_words_.data() + query * words_;
   if (copy_by_word_) {
-    return kernel_.find_planes(query_words, planes_.data(), max_run_, count, words_, limit, first,
-                               found_.data());
+    return kernel_.find_word_columns(query_words, word_columns_.data(), max_run_, count, words_,
+                                     limit, first, found_.data());
   }
   if (!codes_.by_word) {
     return kernel_.find_rows(queries_ + query * codes_.code_bytes, codes_.row(first), count,
@@ -145,8 +147,8 @@ std::size_t Scan<Sink>::find(std::size_t query, unsigned limit, std::size_t firs
   const bool screen = query_count_ == 1 && words_ > 1 && count >= kMinScreenedRun;
   if (!screen || unscreened_runs_ > 0) {
     if (screen) --unscreened_runs_;
-    return kernel_.find_planes(query_words, codes_.plane(first), kBlockCodes, count, words_, limit,
-                               first, found_.data());
+    return kernel_.find_word_columns(query_words, codes_.first_word(first), kBlockCodes, count,
+                                     words_, limit, first, found_.data());
   }
   if (ordered_runs_ == 0) {
     order_words(limit, first, count);
@@ -155,7 +157,7 @@ std::size_t Scan<Sink>::find(std::size_t query, unsigned limit, std::size_t firs
   --ordered_runs_;
   bool screened = true;
   const std::size_t found =
-      kernel_.find_screened(query_words, codes_.plane(first), kBlockCodes, count, words_,
+      kernel_.find_screened(query_words, codes_.first_word(first), kBlockCodes, count, words_,
                             order_.data(), limit, first, found_.data(), &screened);
   if (!screened) {
     unscreened_runs_ = kUnscreenedRuns;

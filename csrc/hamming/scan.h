@@ -60,9 +60,9 @@ class Scan {
   std::size_t words_;
   std::size_t max_run_;
   std::size_t run_;
-  bool copy_by_word_;                       // lay rows out by word, run by run
-  std::vector<std::uint64_t> query_words_;  // words_ for each query
-  std::vector<std::uint64_t> planes_;       // a run of rows, by word
+  bool copy_by_word_;                        // lay rows out by word, run by run
+  std::vector<std::uint64_t> query_words_;   // words_ for each query
+  std::vector<std::uint64_t> word_columns_;  // a run of rows, by word
   std::vector<std::uint64_t> found_;
   unsigned unscreened_runs_ = 0;  // so many to come
   unsigned ordered_runs_ = 0;     // so many to come before words are put in order again

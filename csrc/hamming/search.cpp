@@ -43,13 +43,14 @@ std::size_t group_size(const Codes& codes, const Queries& queries, std::size_t k
 // if only some, and then again for the others.
 template <typename Sink, typename Start, typename End>
 void scan_all(const Kernel& kernel, const Codes& codes, const Queries& queries,
-              const Wanted& wanted, std::size_t first_code, const Start& start, const End& end) {
-  const unsigned threads = useful_threads(codes, queries, wanted.threads);
+              const SearchParams& params, std::size_t first_code, const Start& start,
+              const End& end) {
+  const unsigned threads = useful_threads(codes, queries, params.threads);
   const std::size_t chunks = (codes.count - first_code + kChunkCodes - 1) / kChunkCodes;
   // Many codes are split, so that each is read once, whatever the number of threads; a few are not,
   // and each thread takes other queries.
   const bool split_codes = threads > 1 && chunks >= 2 * threads;
-  const std::size_t group = group_size(codes, queries, wanted.k, split_codes ? 1 : threads);
+  const std::size_t group = group_size(codes, queries, params.k, split_codes ? 1 : threads);
 
   const auto scan_group = [&](std::size_t first, std::atomic<std::size_t>& next_chunk,
                               std::mutex& ending) {
@@ -57,7 +58,7 @@ void scan_all(const Kernel& kernel, const Codes& codes, const Queries& queries,
     std::vector<Sink> sinks;
     sinks.reserve(size);
     for (std::size_t q = 0; q < size; ++q) sinks.push_back(start());
-    Filter filter = wanted.filter;
+    Filter filter = params.filter;
     if (filter.exclude != nullptr) filter.exclude += first;
     Scan<Sink> scan(kernel, codes, queries.rows + first * codes.code_bytes, size, filter);
     for (std::size_t chunk = next_chunk++; chunk < chunks; chunk = next_chunk++) {
@@ -88,12 +89,12 @@ void scan_all(const Kernel& kernel, const Codes& codes, const Queries& queries,
 }
 
 std::vector<Found> scan_nearest(const Kernel& kernel, const Codes& codes, const Queries& queries,
-                                const Wanted& wanted, std::size_t first_code) {
+                                const SearchParams& params, std::size_t first_code) {
   std::vector<Found> found(queries.count);
-  const std::size_t k = std::min(wanted.k, codes.count);
+  const std::size_t k = std::min(params.k, codes.count);
   if (k == 0) return found;
   scan_all<Nearest>(
-      kernel, codes, queries, wanted, first_code, [&] { return Nearest(k, wanted.radius + 1); },
+      kernel, codes, queries, params, first_code, [&] { return Nearest(k, params.radius + 1); },
       [&](std::size_t query, Nearest& nearest) {
         found[query] = merged(std::move(found[query]), nearest.sorted(), k);
       });
@@ -102,22 +103,22 @@ std::vector<Found> scan_nearest(const Kernel& kernel, const Codes& codes, const 
 
 // The same for some of the queries, whose results get what is found.
 void scan_some(const Kernel& kernel, const Codes& codes, const Queries& queries,
-               const Wanted& wanted, std::size_t first_code, const std::vector<std::size_t>& some,
-               std::vector<Found>& results) {
+               const SearchParams& params, std::size_t first_code,
+               const std::vector<std::size_t>& some, std::vector<Found>& results) {
   if (some.empty() || first_code >= codes.count) return;
   std::vector<std::uint8_t> rows;
   std::vector<std::int64_t> exclude;
   for (const std::size_t q : some) {
     const std::uint8_t* row = queries.rows + q * codes.code_bytes;
     rows.insert(rows.end(), row, row + codes.code_bytes);
-    if (wanted.filter.exclude != nullptr) exclude.push_back(wanted.filter.exclude[q]);
+    if (params.filter.exclude != nullptr) exclude.push_back(params.filter.exclude[q]);
   }
-  Wanted scan = wanted;
+  SearchParams scan = params;
   if (scan.filter.exclude != nullptr) scan.filter.exclude = exclude.data();
   std::vector<Found> found =
       scan_nearest(kernel, codes, {rows.data(), some.size()}, scan, first_code);
   for (std::size_t i = 0; i < some.size(); ++i) {
-    results[some[i]] = merged(std::move(results[some[i]]), std::move(found[i]), wanted.k);
+    results[some[i]] = merged(std::move(results[some[i]]), std::move(found[i]), params.k);
   }
 }
 
@@ -133,23 +134,23 @@ double cost_limit(const Codes& codes, const Queries& queries, const Filter& filt
 
 // Among the codes that the tables hold. Queries that turned out too costly are left out of `done`.
 std::vector<Found> look_up(const Kernel& kernel, const Codes& codes, const Queries& queries,
-                           const Wanted& wanted, const Tables& tables,
+                           const SearchParams& params, const Tables& tables,
                            std::vector<std::uint8_t>& done) {
   std::vector<Found> found(queries.count);
-  const std::size_t k = std::min(wanted.k, codes.count);
-  const double limit = cost_limit(codes, queries, wanted.filter, tables);
+  const std::size_t k = std::min(params.k, codes.count);
+  const double limit = cost_limit(codes, queries, params.filter, tables);
   const MultiIndex::State state{codes, tables.covered, tables.changed};
   const auto look_up_one = [&](std::size_t q) {
-    Filter filter = wanted.filter;
+    Filter filter = params.filter;
     if (filter.exclude != nullptr) filter.exclude += q;
     done[q] = tables.index->search(kernel, state, queries.rows + q * codes.code_bytes, k,
-                                   wanted.radius, filter, limit, found[q]);
+                                   params.radius, filter, limit, found[q]);
   };
   // The first query tells whether the others are worth trying.
   look_up_one(0);
   if (done[0] == 0) return found;
   std::atomic<std::size_t> next = 1;
-  run_parallel(static_cast<unsigned>(std::min<std::size_t>(wanted.threads, queries.count)), [&] {
+  run_parallel(static_cast<unsigned>(std::min<std::size_t>(params.threads, queries.count)), [&] {
     for (std::size_t q = next++; q < queries.count; q = next++) look_up_one(q);
   });
   return found;
@@ -158,27 +159,27 @@ std::vector<Found> look_up(const Kernel& kernel, const Codes& codes, const Queri
 }  // namespace
 
 std::vector<Found> search(const Kernel& kernel, const Codes& codes, const Queries& queries,
-                          const Wanted& wanted, const Tables& tables) {
+                          const SearchParams& params, const Tables& tables) {
   if (tables.index == nullptr || queries.count == 0 || codes.count == 0) {
-    return scan_nearest(kernel, codes, queries, wanted, 0);
+    return scan_nearest(kernel, codes, queries, params, 0);
   }
   std::vector<std::uint8_t> done(queries.count);
-  std::vector<Found> found = look_up(kernel, codes, queries, wanted, tables, done);
+  std::vector<Found> found = look_up(kernel, codes, queries, params, tables, done);
   std::vector<std::size_t> looked_up;
   std::vector<std::size_t> too_costly;
   for (std::size_t q = 0; q < queries.count; ++q) (done[q] ? looked_up : too_costly).push_back(q);
-  scan_some(kernel, codes, queries, wanted, tables.covered, looked_up, found);
-  scan_some(kernel, codes, queries, wanted, 0, too_costly, found);
+  scan_some(kernel, codes, queries, params, tables.covered, looked_up, found);
+  scan_some(kernel, codes, queries, params, 0, too_costly, found);
   return found;
 }
 
-void count(const Kernel& kernel, const Codes& codes, const Queries& queries, const Wanted& wanted,
-           std::int64_t* counts) {
+void count(const Kernel& kernel, const Codes& codes, const Queries& queries,
+           const SearchParams& params, std::int64_t* counts) {
   std::fill_n(counts, queries.count, 0);
-  Wanted all = wanted;
+  SearchParams all = params;
   all.k = 1;
   scan_all<Count>(
-      kernel, codes, queries, all, 0, [&] { return Count(wanted.radius + 1); },
+      kernel, codes, queries, all, 0, [&] { return Count(params.radius + 1); },
       [&](std::size_t query, const Count& sink) {
         counts[query] += static_cast<std::int64_t>(sink.total());
       });

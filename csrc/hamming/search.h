@@ -19,7 +19,7 @@ struct Queries {
   std::size_t count;
 };
 
-struct Wanted {
+struct SearchParams {
   std::size_t k;    // at most so many for each query, at least 1
   unsigned radius;  // and none farther than this; up to the number of bits
   Filter filter;
@@ -37,11 +37,11 @@ struct Tables {
 // For each query at most k, by distance and then id. The same answer for every kernel, number of
 // threads and layout, with tables and without.
 std::vector<Found> search(const Kernel& kernel, const Codes& codes, const Queries& queries,
-                          const Wanted& wanted, const Tables& tables);
+                          const SearchParams& params, const Tables& tables);
 
-// How many codes lie within the radius of each query; wanted.k does not count. counts:
+// How many codes lie within the radius of each query; params.k does not count. counts:
 // queries.count numbers.
-void count(const Kernel& kernel, const Codes& codes, const Queries& queries, const Wanted& wanted,
-           std::int64_t* counts);
+void count(const Kernel& kernel, const Codes& codes, const Queries& queries,
+           const SearchParams& params, std::int64_t* counts);
 
 }  // namespace bitgaze

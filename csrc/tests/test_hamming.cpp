@@ -37,8 +37,7 @@ void check(bool ok, const bitgaze::Kernel& kernel, const std::string& what) {
   if (ok) return;
   ++failures;
   if (failures <= 20) {
-    std::printf("FAILED %.*s: %s\n", static_cast<int>(kernel.name.size()), kernel.name.data(),
-                what.c_str());
+    std::printf("FAILED %s: %s\n", kernel.name, what.c_str());
   }
 }
 
@@ -106,11 +105,11 @@ Bytes bytes_of(const Words& words) {
   return bytes;
 }
 
-Words planes_of(const Bytes& codes, std::size_t code_bytes) {
+Words word_columns_of(const Bytes& codes, std::size_t code_bytes) {
   const std::size_t count = codes.size() / code_bytes;
-  Words planes(bitgaze::words_of(code_bytes) * count);
-  bitgaze::to_planes(codes.data(), count, code_bytes, planes.data(), count);
-  return planes;
+  Words word_columns(bitgaze::words_of(code_bytes) * count);
+  bitgaze::to_word_columns(codes.data(), count, code_bytes, word_columns.data(), count);
+  return word_columns;
 }
 
 // Every way to find, at limits below which lie none, some and all of the codes.
@@ -121,8 +120,8 @@ void test_find(const bitgaze::Kernel& kernel, std::size_t code_bytes, const Byte
   constexpr std::uint64_t kUntouched = ~std::uint64_t{0};
   const Guarded guarded_query(query);
   const Guarded guarded_codes(codes);
-  const Guarded query_words(bytes_of(planes_of(query, code_bytes)));
-  const Guarded planes(bytes_of(planes_of(codes, code_bytes)));
+  const Guarded query_words(bytes_of(word_columns_of(query, code_bytes)));
+  const Guarded word_columns(bytes_of(word_columns_of(codes, code_bytes)));
 
   std::vector<unsigned> all(count);
   for (std::size_t i = 0; i < count; ++i) {
@@ -147,15 +146,15 @@ void test_find(const bitgaze::Kernel& kernel, std::size_t code_bytes, const Byte
                 std::to_string(count) + " codes, limit " + std::to_string(limit));
     };
     const auto* query_numbers = reinterpret_cast<const std::uint64_t*>(query_words.data());
-    const auto* plane_numbers = reinterpret_cast<const std::uint64_t*>(planes.data());
+    const auto* column_numbers = reinterpret_cast<const std::uint64_t*>(word_columns.data());
     const std::size_t words = bitgaze::words_of(code_bytes);
     compare("in rows", [&](std::uint64_t* found) {
       return kernel.find_rows(guarded_query.data(), guarded_codes.data(), count, code_bytes, limit,
                               kFirst, found);
     });
     compare("by word", [&](std::uint64_t* found) {
-      return kernel.find_planes(query_numbers, plane_numbers, count, count, words, limit, kFirst,
-                                found);
+      return kernel.find_word_columns(query_numbers, column_numbers, count, count, words, limit,
+                                      kFirst, found);
     });
     if (words < 2) continue;
     compare("screened", [&](std::uint64_t* found) {
@@ -164,7 +163,7 @@ void test_find(const bitgaze::Kernel& kernel, std::size_t code_bytes, const Byte
       for (std::size_t j = 0; j < words; ++j) {
         order[j] = static_cast<std::uint8_t>((j + words / 2) % words);
       }
-      return kernel.find_screened(query_numbers, plane_numbers, count, count, words, order, limit,
+      return kernel.find_screened(query_numbers, column_numbers, count, count, words, order, limit,
                                   kFirst, found, &screened);
     });
   }
@@ -214,19 +213,19 @@ void test_kernel(const bitgaze::Kernel& kernel) {
 using Found = bitgaze::Found;
 
 std::vector<Found> reference_search(const Bytes& codes, const Bytes& queries,
-                                    std::size_t code_bytes, const bitgaze::Wanted& wanted) {
+                                    std::size_t code_bytes, const bitgaze::SearchParams& params) {
   std::vector<Found> results;
   for (std::size_t q = 0; q < queries.size() / code_bytes; ++q) {
     Found all;
     for (std::size_t i = 0; i < codes.size() / code_bytes; ++i) {
       const std::uint64_t distance = reference_distance(queries.data() + q * code_bytes,
                                                         codes.data() + i * code_bytes, code_bytes);
-      if (distance <= wanted.radius && wanted.filter.allows(q, i)) {
+      if (distance <= params.radius && params.filter.allows(q, i)) {
         all.push_back(distance << bitgaze::kIdBits | i);
       }
     }
     std::sort(all.begin(), all.end());
-    if (all.size() > wanted.k) all.resize(wanted.k);
+    if (all.size() > params.k) all.resize(params.k);
     results.push_back(all);
   }
   return results;
@@ -247,24 +246,24 @@ void test_search(const bitgaze::Kernel& kernel, std::size_t code_bytes, const By
   const std::size_t count = codes.size() / code_bytes;
   const bitgaze::Queries query_rows{queries.data(), queries.size() / code_bytes};
   const auto bits = static_cast<unsigned>(8 * code_bytes);
-  const bitgaze::Wanted wanted{k, bits, {}, threads};
-  const std::vector<Found> expected = reference_search(codes, queries, code_bytes, wanted);
+  const bitgaze::SearchParams params{k, bits, {}, threads};
+  const std::vector<Found> expected = reference_search(codes, queries, code_bytes, params);
   const std::string about = std::string(" search in ") + what + " codes, " +
                             std::to_string(code_bytes) + " bytes, " + std::to_string(count) +
                             " codes, k " + std::to_string(k) + ", threads " +
                             std::to_string(threads);
 
   const bitgaze::Codes rows{codes.data(), count, code_bytes, false};
-  check(bitgaze::search(kernel, rows, query_rows, wanted, {}) == expected, kernel, "rows" + about);
+  check(bitgaze::search(kernel, rows, query_rows, params, {}) == expected, kernel, "rows" + about);
   const bitgaze::MultiIndex index(rows, threads);
   const bitgaze::Tables tables{&index, count / 64 * 64, {}, true};
-  check(bitgaze::search(kernel, rows, query_rows, wanted, tables) == expected, kernel,
+  check(bitgaze::search(kernel, rows, query_rows, params, tables) == expected, kernel,
         "table" + about);
   if (code_bytes % 8 != 0) return;
   const std::vector<std::uint64_t> blocks = blocks_of(codes, code_bytes);
   const bitgaze::Codes by_word{reinterpret_cast<const std::uint8_t*>(blocks.data()), count,
                                code_bytes, true};
-  check(bitgaze::search(kernel, by_word, query_rows, wanted, {}) == expected, kernel,
+  check(bitgaze::search(kernel, by_word, query_rows, params, {}) == expected, kernel,
         "by-word" + about);
 }
 
@@ -337,25 +336,25 @@ void test_conditions(const bitgaze::Kernel& kernel) {
     const auto radius = static_cast<unsigned>(code_bytes / 2);
     for (const std::size_t k : Sizes{1, 20, kCount}) {
       for (const bool filtered : {false, true}) {
-        bitgaze::Wanted wanted{k, radius, {}, 2};
-        wanted.filter.exclude = exclude.data();
+        bitgaze::SearchParams params{k, radius, {}, 2};
+        params.filter.exclude = exclude.data();
         if (filtered) {
-          wanted.filter.bits = filter.data();
-          wanted.filter.count = 8 * filter.size();
+          params.filter.bits = filter.data();
+          params.filter.count = 8 * filter.size();
         }
         const bitgaze::Queries query_rows{queries.data(), 15};
-        const std::vector<Found> expected = reference_search(codes, queries, code_bytes, wanted);
+        const std::vector<Found> expected = reference_search(codes, queries, code_bytes, params);
         const std::string about = std::to_string(code_bytes) + " bytes, k " + std::to_string(k);
-        check(bitgaze::search(kernel, rows, query_rows, wanted, {}) == expected, kernel,
+        check(bitgaze::search(kernel, rows, query_rows, params, {}) == expected, kernel,
               "conditions, scan, " + about);
         for (const bool forced : {false, true}) {
           const bitgaze::Tables tables{&index, 4992, changed, forced};
-          check(bitgaze::search(kernel, rows, query_rows, wanted, tables) == expected, kernel,
+          check(bitgaze::search(kernel, rows, query_rows, params, tables) == expected, kernel,
                 "conditions, tables, " + about);
         }
         if (k < kCount) continue;
         std::vector<std::int64_t> counts(15);
-        bitgaze::count(kernel, rows, query_rows, wanted, counts.data());
+        bitgaze::count(kernel, rows, query_rows, params, counts.data());
         check(std::equal(counts.begin(), counts.end(), expected.begin(),
                          [](std::int64_t n, const Found& found) {
                            return n == static_cast<std::int64_t>(found.size());
@@ -424,7 +423,7 @@ int main(int count, char** arguments) {
   const bool only_threads = count == 2 && std::string(arguments[1]) == "threads";
   std::size_t kernel_count = 0;
   for (const bitgaze::Kernel& kernel : bitgaze::kernels()) {
-    if (only_threads && kernel.name != "portable") continue;
+    if (only_threads && std::string_view(kernel.name) != "portable") continue;
     const std::size_t before = checks;
     if (!only_threads) {
       test_kernel(kernel);
@@ -435,8 +434,7 @@ int main(int count, char** arguments) {
     test_threads(kernel, 16, 40);  // each thread takes other queries
     test_pool(kernel);
     ++kernel_count;
-    std::printf("%.*s: %zu checks\n", static_cast<int>(kernel.name.size()), kernel.name.data(),
-                checks - before);
+    std::printf("%s: %zu checks\n", kernel.name, checks - before);
     std::fflush(stdout);
   }
   std::printf("%zu checks on %zu kernels, %zu failures\n", checks, kernel_count, failures);

@@ -2,6 +2,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_CODES: int
+KERNELS: list[str]
 
 class MultiIndex:
     def __init__(
