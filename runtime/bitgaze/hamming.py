@@ -62,13 +62,14 @@ def pack(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 class _State:
     """A snapshot of the index: a search reads it once, at its start; writers replace it."""
 
-    # With spare capacity: uint8 (capacity, code_bytes), or by word as uint64 (blocks, words,
-    # _BLOCK_CODES).
+    # With spare capacity: uint8 (capacity, code_bytes), or by word, uint64
+    # (blocks, words, _BLOCK_CODES).
     codes: NDArray[Any]
     count: int
     tables: _hamming.MultiIndex | None = None
-    covered: int = 0  # ids below this are in the tables ...
-    changed: NDArray[np.int64] = field(default_factory=lambda: _NO_IDS)  # ... but these; ascending
+    # The tables hold the codes with ids below `covered`, except those in `changed`, ascending.
+    covered: int = 0
+    changed: NDArray[np.int64] = field(default_factory=lambda: _NO_IDS)
 
 
 class HammingIndex:
@@ -80,7 +81,7 @@ class HammingIndex:
     Any number of threads may search while one thread adds: a search sees the codes that were there
     when it started. `replace` and `remove`, and the first `add` after a `remove`, write in place:
     a search running at that moment may read a code that is half changed. If that matters, guard
-    both with a lock. Copies and unpickled indexes have their own codes.
+    searches and changes with a lock. Copies and unpickled indexes have their own codes.
 
     Attributes:
         bits: length of a code, a multiple of 8 from 8 to 1024.

@@ -223,7 +223,7 @@ class Encoder:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
         self._sessions = {}
         self._lock = threading.Lock()
-        # Only the CPU provider lets several threads run a session at once.
+        # Several threads may run a session at once on the CPU, but not on every provider.
         self._run_lock: Any = threading.Lock()
 
     def _session(self, threads: int) -> Any:
