@@ -1,11 +1,11 @@
-"""Time and memory to open and search a gallery of a million items.
+"""A gallery of a million items: time to open it and to search it with filters, and memory.
 
     python benchmarks/gallery.py [--items 1000000] [--codes 10000000]
 
-Fills a gallery in a temporary folder with random codes of 128 bits and metadata like a shop's or a
-robot's, then measures it from new processes, as a program that starts would. `--codes` sizes a
-second gallery of custom codes without metadata, which is only opened. Each figure is the median of
-three processes; each process reports what it found, which proves that the work was done.
+Fills a gallery in a temporary folder with random codes of 128 bits and metadata such as a shop's or
+a robot's, then measures it in new processes, as a program that starts sees it. `--codes` is the
+size of a second gallery, of custom codes without metadata, that is only opened. Each figure is the
+median of three processes, and each process checks what it found.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def searched(where):
 facts = {"items": count, "opened_s": opened, "plain_ms": min(searched(None) for _ in range(5))}
 for name, where in json.loads(sys.argv[2]).items():
     facts[f"{name}_first_ms"] = searched(where)
-    # Another value of the same field each time: no answer is kept.
+    # The field's column is cached by now.
     facts[f"{name}_ms"] = max(searched(where) for _ in range(5))
 gallery.encoder.encode([np.zeros((64, 64, 3), np.uint8)])
 facts["resident_mb"] = memory()
@@ -70,8 +70,8 @@ _WHERE = {
 }
 
 
-def filled(path: Path, count: int) -> float:
-    """Make a gallery with metadata; return the seconds it took."""
+def fill(path: Path, count: int) -> float:
+    """Create a gallery with metadata; returns the seconds it took."""
     rng = np.random.default_rng(0)
     start = time.perf_counter()
     with Gallery(path) as gallery:
@@ -93,8 +93,8 @@ def filled(path: Path, count: int) -> float:
     return time.perf_counter() - start
 
 
-def filled_with_codes(path: Path, count: int) -> None:
-    """Make a gallery of custom codes."""
+def fill_with_codes(path: Path, count: int) -> None:
+    """Create a gallery of custom codes."""
     rng = np.random.default_rng(0)
     with Gallery(path, bits=128) as gallery:
         for first in range(0, count, _BATCH):
@@ -102,8 +102,8 @@ def filled_with_codes(path: Path, count: int) -> None:
             gallery.upsert(Item(str(first + row), code) for row, code in enumerate(codes))
 
 
-def asked(script: str, *arguments: str) -> dict[str, float]:
-    """The median of what three new processes report."""
+def measure(script: str, *arguments: str) -> dict[str, float]:
+    """Run a script in three new processes; returns the median of each figure it prints."""
     answers = []
     for _ in range(3):
         command = [sys.executable, "-c", script, *arguments]
@@ -112,22 +112,22 @@ def asked(script: str, *arguments: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse arguments, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--codes", type=int, default=10_000_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shop.bitgaze"
-        seconds = filled(path, options.items)
+        seconds = fill(path, options.items)
         megabytes = path.stat().st_size / 1e6
         print(f"filled with {options.items:,} items in {seconds:.0f} s, {megabytes:.0f} MB")
-        for name, value in asked(_FILTERED, str(path), json.dumps(_WHERE)).items():
+        for name, value in measure(_FILTERED, str(path), json.dumps(_WHERE)).items():
             print(f"{name:24} {value:,.2f}", flush=True)
         path = Path(folder) / "codes.bitgaze"
-        filled_with_codes(path, options.codes)
+        fill_with_codes(path, options.codes)
         print(f"{path.stat().st_size / 1e6:.0f} MB of codes")
-        for name, value in asked(_ONLY_OPENED, str(path)).items():
+        for name, value in measure(_ONLY_OPENED, str(path)).items():
             print(f"{name:24} {value:,.2f}", flush=True)
 
 

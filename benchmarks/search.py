@@ -1,18 +1,18 @@
 """Hamming search compared with FAISS and usearch, in one process, on the same codes.
 
-    python benchmarks/search.py [--results]        1 M and 10 M codes, and again with AVX2
+    python benchmarks/search.py [--results]        1 M and 10 M codes, then 1 M again with AVX2
     python benchmarks/search.py --tables           multi-index hashing on 100 M codes, 8 GB
 
-Codes are random, or learned: trained networks computed them for 2,000 CIFAR-10 test images
-(learned_codes.npz; CONTRIBUTING.md says how), and each is repeated with about one bit in 32
-flipped. Every result is checked before it is timed. Machines are noisy: compare ratios. GB/s are
-the bytes of all codes in the time of one query, next to the throughput of libc's memchr.
+Codes are random or learned. Learned codes are those of 2,000 CIFAR-10 test images by trained
+networks (learned_codes.npz; CONTRIBUTING.md says how to make it), each repeated with about one bit
+in 32 flipped. Every result is verified before it is timed. Machines are noisy: rely on ratios. GB/s
+is the size of all codes divided by the time of one query, next to the throughput of libc's memchr.
 """
 
 import argparse
 import os
 
-# One thread for everyone; set before the libraries read it.
+# One thread for every library, which read this when imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import ctypes
@@ -34,7 +34,7 @@ Codes = NDArray[np.uint8]
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "docs" / "results.md"
 QUERIES = 100
-ONES = 12  # queries that are searched one by one
+SINGLE_QUERIES = 12  # searched one by one
 SEARCHES = ((1, 10), (QUERIES, 10), (QUERIES, 100), (QUERIES, 1000))  # queries at once, k
 HEAD = (
     "| codes | bits | kind | one query, ms | GB/s, read | x FAISS | batch of 100, ms a query "
@@ -51,7 +51,7 @@ def main() -> None:
     add("--bits", type=int, nargs="+", default=[64, 128, 256])
     add("--results", action="store_true", help="write the table into docs/results.md")
     add("--tables", action="store_true", help="multi-index hashing instead")
-    add("--this-level", action="store_true", help="no second run with AVX2")
+    add("--this-level", action="store_true", help="skip the second run with AVX2")
     arguments = parser.parse_args()
     if arguments.tables:
         compare_tables(100_000_000)
@@ -96,10 +96,13 @@ def compare(kind: Callable[[int, int], Codes], count: int, bits: int) -> str:
         check(found[:3], numpy_distances(codes, some[:3], k))
         check(found, rival.search(some, k)[0])
         repeats = 5 if query_count == 1 or count <= 1_000_000 else 3
-        # With learned codes some queries cost more than others: one at a time, but several of them.
-        ones = [queries[q : q + 1] for q in range(ONES)] if query_count == 1 else [some]
-        ours = mean_best(lambda s, n=k: index.search(s, n, threads=1), ones, repeats) / query_count
-        faiss_s = mean_best(lambda s, n=k: rival.search(s, n), ones, repeats) / query_count
+        # With learned codes some queries take longer than others, so single queries are averaged.
+        batches = [some]
+        if query_count == 1:
+            batches = [queries[q : q + 1] for q in range(SINGLE_QUERIES)]
+        ours = mean_best(lambda s, n=k: index.search(s, n, threads=1), batches, repeats)
+        faiss_s = mean_best(lambda s, n=k: rival.search(s, n), batches, repeats)
+        ours, faiss_s = ours / query_count, faiss_s / query_count
         if query_count == 1:
             cells += [f"{1e3 * ours:.2f}", f"{codes.nbytes / ours / 1e9:.1f}, {read:.1f}"]
         elif k == SEARCHES[1][1]:
@@ -116,7 +119,7 @@ def compare(kind: Callable[[int, int], Codes], count: int, bits: int) -> str:
 
 
 def compare_tables(count: int) -> None:
-    """Radius 2 and k = 10 over many learned codes of 64 bits, by scan and by tables."""
+    """Print times of scan and tables for radius 2 and k = 10 over learned codes of 64 bits."""
     codes = learned_codes(count + QUERIES, 64)
     codes, queries = codes[:-QUERIES], codes[-QUERIES:]
     index = HammingIndex.view(codes)
@@ -125,7 +128,7 @@ def compare_tables(count: int) -> None:
     print(
         f"{count} codes of 64 bits: tables built in {time.perf_counter() - start:.1f} s, ", end=""
     )
-    print(f"{index.table_bytes / count:.1f} bytes a code in addition to its own 8", flush=True)
+    print(f"{index.table_bytes / count:.1f} bytes per code in addition to its 8", flush=True)
     for name, search in {
         "radius 2": lambda q, method: index.range_search(q, 2, threads=1, method=method),
         "k = 10": lambda q, method: index.search(q, 10, threads=1, method=method),
@@ -143,7 +146,7 @@ def compare_tables(count: int) -> None:
             results.append(len(scanned[-1].reshape(-1)))
         scan_ms, mih_ms, chosen_ms = 1e3 * np.mean(seconds, axis=0)
         print(
-            f"{name}: scan {scan_ms:.1f} ms, tables {mih_ms:.3f} ms, left to choose "
+            f"{name}: scan {scan_ms:.1f} ms, tables {mih_ms:.3f} ms, automatic choice "
             f"{chosen_ms:.3f} ms; ratio of the means {scan_ms / mih_ms:.0f}, of single queries "
             f"{np.min(ratios, axis=0)[0]:.0f} to {np.max(ratios, axis=0)[0]:.0f}, median "
             f"{np.median(ratios, axis=0)[0]:.0f}; {np.mean(results):.0f} results on average",
@@ -175,7 +178,7 @@ def usearch_search(codes: Codes, queries: Codes, k: int) -> object:
 
 
 def numpy_distances(codes: Codes, queries: Codes, k: int) -> NDArray[np.int32]:
-    """Distances of the k nearest, ascending."""
+    """Distances of the k nearest codes, ascending: shape (q, k)."""
     rows = []
     for query in queries.view(np.uint64):
         differing = np.bitwise_count(codes.view(np.uint64) ^ query)
@@ -186,11 +189,11 @@ def numpy_distances(codes: Codes, queries: Codes, k: int) -> NDArray[np.int32]:
 
 def check(found: NDArray[np.generic], expected: NDArray[np.generic]) -> None:
     if not np.array_equal(found, expected):
-        raise SystemExit("two ways to search found different things")
+        raise SystemExit("two searches returned different results")
 
 
 def read_speed(size: int) -> float:
-    """GB/s of memchr over `size` bytes, looking for one that is absent."""
+    """Throughput in GB/s of memchr over `size` bytes, looking for one that does not occur."""
     memory = np.ones(size, np.uint8)
     libc = ctypes.CDLL(None)
     libc.memchr.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
@@ -198,7 +201,7 @@ def read_speed(size: int) -> float:
 
 
 def best(run: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest run: what the code takes when nothing else does."""
+    """Seconds of the fastest run, the one with the least interference."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

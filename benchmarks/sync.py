@@ -1,11 +1,10 @@
-"""What it costs to sync a gallery with a large library, apart from encoding.
+"""Time to sync a gallery with a large library, without encoding.
 
-python benchmarks/sync.py [FILES]
+    python benchmarks/sync.py [FILES]
 
-The library is made in a temporary folder: small JPEG files of different content, 500 a folder. A
-gallery stores them with made-up codes, so that only folders, contents and the gallery are timed.
-The command is timed as a whole, including the start of Python; the files are in the system's
-cache.
+Creates a library in a temporary folder: small JPEG files of different content, 500 per folder. They
+enter the gallery with random codes, so that only folders, file contents and the gallery are timed.
+The command is timed as a whole, including the start of Python; the files are in the system's cache.
 """
 
 import argparse
@@ -24,7 +23,7 @@ from PIL import Image
 from bitgaze import Encoded, Encoder, Gallery
 from bitgaze.cores import available_cores
 
-A_FOLDER = 500
+FILES_PER_FOLDER = 500
 RUNS = 5
 
 
@@ -35,22 +34,22 @@ def main() -> None:
     parser.add_argument("files", type=int, nargs="?", default=100_000)
     count = parser.parse_args().files
     print(f"{count:,} images, {available_cores()} cores, Python {sys.version.split()[0]}")
-    with tempfile.TemporaryDirectory() as place:
-        library, path = Path(place) / "library", Path(place) / "g.bitgaze"
+    with tempfile.TemporaryDirectory() as folder:
+        library, path = Path(folder) / "library", Path(folder) / "g.bitgaze"
         make_library(library, count)
-        with Gallery(path, encoder=guesser()) as gallery:
+        with Gallery(path, encoder=random_encoder()) as gallery:
             start = time.perf_counter()
             added = len(gallery.sync(library).added)
             seconds = time.perf_counter() - start
         assert added == count
-        print(f"all new, not encoded       {1e3 * seconds / count:8.3f} ms an image")
+        print(f"all new, not encoded       {1e3 * seconds / count:8.3f} ms per image")
         timed("nothing changed", library, path, {"unchanged": count})
         for options in (["--exclude", "thumbs"], ["--dry-run"]):
             timed(f"  with {' '.join(options)}", library, path, {"unchanged": count}, options)
-        few = sorted(library.iterdir())[:2]
-        moved = sum(len(list(folder.iterdir())) for folder in few)
-        for folder in few:
-            folder.rename(folder.with_name(f"renamed {folder.name}"))
+        renamed = sorted(library.iterdir())[:2]
+        moved = sum(len(list(part.iterdir())) for part in renamed)
+        for part in renamed:
+            part.rename(part.with_name(f"renamed {part.name}"))
         expected = {"moved": moved, "unchanged": count - moved}
         timed(f"{moved:,} renamed", library, path, expected, runs=1)
         for file in library.rglob("*.jpg"):
@@ -63,15 +62,15 @@ def make_library(library: Path, count: int) -> None:
     Image.new("RGB", (16, 16), (9, 99, 200)).save(file, "JPEG")
     start, rest = file.getvalue()[:2], file.getvalue()[2:]
     for number in range(count):
-        folder = library / f"{number // A_FOLDER:05}"
-        if number % A_FOLDER == 0:
+        folder = library / f"{number // FILES_PER_FOLDER:05}"
+        if number % FILES_PER_FOLDER == 0:
             folder.mkdir(parents=True)
         comment = b"\xff\xfe\x00\x0a" + number.to_bytes(8, "big")  # length counts itself
         (folder / f"IMG_{number:07}.jpg").write_bytes(start + comment + rest)
 
 
-def guesser() -> Encoder:
-    """An encoder that looks at no image."""
+def random_encoder() -> Encoder:
+    """An encoder that returns random codes without reading images."""
     encoder = Encoder()
     random = np.random.default_rng(0)
 
@@ -99,7 +98,7 @@ def timed(
     options: Sequence[str] = (),
     runs: int = RUNS,
 ) -> None:
-    """Print how long `bitgaze index` takes, after checking its result."""
+    """Time `bitgaze index`, check its report, and print the fastest run."""
     command = [sys.executable, "-m", "bitgaze.cli", "index", library, "-g", path, "--json"]
     seconds = []
     for _ in range(runs):

@@ -1,4 +1,4 @@
-"""Codes to test with."""
+"""Random codes and indexes for the search tests."""
 
 import numpy as np
 from hypothesis import settings
@@ -15,7 +15,7 @@ def random_codes(shape, seed=0):
 
 
 def clustered_codes(n, code_bytes, seed=0, clusters=5):
-    """Around a few centres, about one bit in 16 flipped: near codes are near, and many tie."""
+    """Codes around a few centres, each bit flipped with probability 1/16: clusters, many ties."""
     random = np.random.default_rng(seed)
     centres = random.integers(0, 256, (clusters, code_bytes), dtype=np.uint8)
     flips = random.integers(0, 256, (4, n, code_bytes), dtype=np.uint8)
@@ -29,7 +29,7 @@ def filled(bits, codes):
 
 
 def blocks_of(codes):
-    """The layout by word, made by hand: (blocks, words, BLOCK_CODES)."""
+    """The layout by word, built in numpy: uint64, shape (blocks, words, BLOCK_CODES)."""
     n, code_bytes = codes.shape
     blocks = -(-n // _hamming.BLOCK_CODES)
     padded = np.zeros((blocks * _hamming.BLOCK_CODES, code_bytes), np.uint8)
@@ -40,7 +40,7 @@ def blocks_of(codes):
 
 @st.composite
 def searches(draw):
-    """Codes, queries and k: of any width, with few different bytes so that many distances tie."""
+    """Codes and queries of any width, and k; few distinct bytes, so that many distances tie."""
     code_bytes = draw(st.integers(1, 128))
     n = draw(st.one_of(st.integers(0, 40), st.integers(0, 300)))
     q = draw(st.integers(0, 4))

@@ -1,4 +1,4 @@
-"""Fixtures that more than one file uses."""
+"""Fixtures shared by several test files."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """With CI set nothing may be skipped: what a test needs was installed before."""
+    """With CI set a skipped test is a failure: CI must install everything that tests need."""
     report = yield
     if report.skipped and os.environ.get("CI"):
         report.outcome = "failed"
@@ -30,13 +30,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def examples() -> Path:
-    """The example images that come with the project."""
+    """Folder of the example images."""
     return ROOT / "examples" / "pictures"
 
 
 @pytest.fixture(scope="session")
 def encoder() -> Encoder:
-    """The shipped model, loaded once."""
+    """An encoder of the shipped model."""
     return Encoder()
 
 
@@ -45,7 +45,7 @@ PETS = ("birds/owl.jpg", "birds/duck.jpg", "fish/goldfish.jpg", "fish/clownfish.
 
 @pytest.fixture(scope="session")
 def pets(tmp_path_factory: pytest.TempPathFactory, examples: Path) -> Path:
-    """A folder of four images in two folders."""
+    """A folder with four images in two subfolders."""
     folder = tmp_path_factory.mktemp("pets")
     for name in PETS:
         (folder / name).parent.mkdir(exist_ok=True)
@@ -55,7 +55,7 @@ def pets(tmp_path_factory: pytest.TempPathFactory, examples: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def pets_gallery(pets: Path, encoder: Encoder, tmp_path_factory) -> Iterator[Gallery]:
-    """Of these, with metadata, and of one that was added by hand."""
+    """A gallery of `pets`, with metadata, and of one image added by hand."""
     path = tmp_path_factory.mktemp("gallery") / "pets.bitgaze"
     with Gallery(path, encoder=encoder) as gallery:
         gallery.sync(pets)
@@ -68,7 +68,7 @@ def pets_gallery(pets: Path, encoder: Encoder, tmp_path_factory) -> Iterator[Gal
 
 @pytest.fixture
 def make_image(tmp_path: Path) -> Callable[..., Path]:
-    """Write an image below tmp_path; the same seed gives the same pixels."""
+    """A function that writes an image below tmp_path; the same seed makes the same pixels."""
 
     def make(name: str, seed: int = 0, size: tuple[int, int] = (64, 48), **options: object) -> Path:
         path = tmp_path / name
@@ -80,6 +80,6 @@ def make_image(tmp_path: Path) -> Callable[..., Path]:
 
 
 def smooth_image(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
-    """Smooth random colours: survives JPEG, and differs between seeds."""
+    """An image of smooth random colours, which survive JPEG and differ between seeds."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)

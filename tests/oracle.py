@@ -1,11 +1,11 @@
-"""What a search must return: the specification, naive and short. Never to be made fast."""
+"""The specification of every search: naive and short. Do not optimise it."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def distances(codes: NDArray[np.uint8], queries: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """How many bits differ: int32, shape (q, n)."""
+    """Number of differing bits, 0 to 8 * code_bytes: int32, shape (q, n)."""
     differing = queries[:, None, :] ^ codes[None, :, :]
     return np.unpackbits(differing, axis=2).sum(axis=2, dtype=np.int32)
 
@@ -13,7 +13,7 @@ def distances(codes: NDArray[np.uint8], queries: NDArray[np.uint8]) -> NDArray[n
 def search(
     codes: NDArray[np.uint8], queries: NDArray[np.uint8], k: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Ascending by distance, ties by lower id: what a stable sort of all distances gives."""
+    """Distances and ids, shape (q, min(k, n)): ascending, ties by lower id (a stable sort)."""
     every = distances(codes, queries)
     ids = np.argsort(every, axis=1, kind="stable")[:, :k].astype(np.int64)
     return np.take_along_axis(every, ids, axis=1), ids
@@ -27,7 +27,7 @@ def range_search(
     allowed: NDArray[np.bool_] | None = None,
     exclude: NDArray[np.int64] | None = None,
 ) -> list[list[tuple[int, int]]]:
-    """For each query its (distance, id), in that order; only allowed ids, and not the excluded."""
+    """For each query a sorted list of (distance, id), without ids not allowed or excluded."""
     results = []
     for q, row in enumerate(distances(codes, queries).tolist()):
         found = [(distance, i) for i, distance in enumerate(row) if distance <= radius]

@@ -5,7 +5,7 @@ from bitgaze.encoding.alterations import altered
 from conftest import smooth_image
 
 
-def test_each_alteration_does_what_it_says():
+def test_each_alteration_does_what_its_name_says():
     image = smooth_image(1).convert("RGB").resize((200, 120))
     original = np.asarray(image).astype(int)
     versions = altered(image)
@@ -22,7 +22,7 @@ def test_each_alteration_does_what_it_says():
     caption = np.asarray(versions["captioned"])
     assert (caption[:100] == original[:100]).all()
     assert 0.5 < (caption[106:] == 0).mean() < 1  # black, with letters
-    assert (np.asarray(image) == original).all()  # the image itself is left alone
+    assert (np.asarray(image) == original).all()  # the image itself is unchanged
 
 
 def test_small_images_can_be_altered():

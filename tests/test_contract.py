@@ -16,19 +16,17 @@ CONTRACT = Contract(
     bits=16,
     preprocess=Preprocess(size=64, filter="bilinear"),
     licence="MIT",
-    training={"pictures": 3},
+    training={"images": 3},
     classes=("cat", "dog"),
     calibration=CALIBRATION,
     precision="int8",
     tolerance=0.01,
     golden=(Golden(png=b"\x89PNG", code=b"\x01\x02"),),
 )
-
-
 TABLES = json.loads(CONTRACT.to_json())["calibration"]
 
 
-def test_json_round_trip():
+def test_a_contract_survives_a_round_trip_through_json():
     assert Contract.from_json(CONTRACT.to_json()) == CONTRACT
 
 
@@ -36,17 +34,17 @@ def test_json_round_trip():
     ("change", "message"),
     [
         ({"bits": 12}, "bits must be a multiple of 8"),
-        ({"bits": 2048}, "bits is 2048"),
+        ({"bits": 2048}, "bits must be a multiple of 8 from 8 to 1024, got 2048"),
         ({"schema": 99}, "schema 99, this version of bitgaze reads 1"),
         ({"preprocess": {"size": 64, "colour": "BGR"}}, "preprocess cannot be read: .*colour"),
         ({"preprocess": {"size": 64, "filter": "sinc"}}, "filter is 'sinc'"),
         ({"calibration": {"kind": []}}, "calibration cannot be read: .*duplicate"),
         ({"calibration": TABLES | {"duplicate": [0.5, 0.6]}}, "duplicate rises with distance"),
-        ({"golden": [{"png": "", "code": "00"}]}, "another length"),
+        ({"golden": [{"png": "", "code": "00"}]}, "golden codes must have bits // 8 = 2 bytes"),
         ({"surprise": 1}, "wrong type"),
         ({"classes": None}, "classes cannot be read: None is not a list"),
         ({"classes": "cats"}, "classes cannot be read: 'cats' is not a list"),
-        ({"classes": [1]}, "classes are not all text"),
+        ({"classes": [1]}, "classes must all be text"),
         ({"name": 7}, "name is 7, expected str"),
         ({"bits": 16.0}, "bits is 16.0, expected int"),
         ({"bits": True}, "bits is True, expected int"),
@@ -62,17 +60,17 @@ def test_json_round_trip():
         ({"calibration": {key: [float("nan")] for key in TABLES}}, "not all numbers in 0..1"),
     ],
 )
-def test_a_contract_that_cannot_be_kept(change, message):
+def test_a_bad_entry_is_rejected(change, message):
     document = json.loads(CONTRACT.to_json()) | change
     with pytest.raises(ValueError, match=message):
         Contract.from_json(json.dumps(document))
 
 
 @pytest.mark.parametrize("name", json.loads(CONTRACT.to_json()))
-def test_a_contract_without_one_of_its_entries(name):
+def test_a_missing_entry_is_rejected_unless_it_has_a_default(name):
     document = json.loads(CONTRACT.to_json())
     del document[name]
-    if name in ("training", "precision", "tolerance"):  # have a meaning when absent
+    if name in ("training", "precision", "tolerance"):
         assert Contract.from_json(json.dumps(document)).bits == 16
     else:
         with pytest.raises(ValueError, match=f"schema None|incomplete.*{name}|no {name}"):
@@ -80,7 +78,7 @@ def test_a_contract_without_one_of_its_entries(name):
 
 
 def field(number, content):
-    """One length-delimited field of a protobuf message."""
+    """A length-delimited field of a protobuf message."""
     size, length = len(content), b""
     while size > 127:
         length += bytes([size & 127 | 128])
@@ -90,7 +88,7 @@ def field(number, content):
 
 @pytest.fixture
 def read_contract(tmp_path):
-    """Read a document as the contract of a model file."""
+    """A function that writes a document into a model file and reads its contract."""
 
     def read(document):
         path = tmp_path / "a.onnx"
@@ -134,17 +132,17 @@ def test_the_valid_contract_of_these_tests_is_read(read_contract):
 
 
 @pytest.mark.parametrize(("name", "value"), [(n, v) for n, vs in WRONG.items() for v in vs])
-def test_a_wrong_entry_of_a_model_file_is_named(read_contract, name, value):
+def test_a_bad_entry_of_a_model_file_is_named(read_contract, name, value):
     with pytest.raises(ModelError, match=name):
         read_contract(json.loads(CONTRACT.to_json()) | {name: value})
 
 
-def test_a_path_that_cannot_be():
+def test_a_path_with_a_nul_byte_is_refused():
     with pytest.raises(ModelError, match=r"'a\\x00b': cannot read the model: embedded null"):
         read_model("a\0b")
 
 
-def test_the_shipped_model_keeps_to_the_format():
+def test_the_shipped_model_can_be_read():
     model = read_model(DEFAULT_MODEL)
     assert model.contract.bits == 128
     assert len(model.fingerprint) == 64
@@ -152,7 +150,7 @@ def test_the_shipped_model_keeps_to_the_format():
     assert DEFAULT_MODEL.stat().st_size <= 10_000_000
 
 
-def test_the_fingerprint_ignores_words_and_heeds_graph_and_preprocessing():
+def test_the_fingerprint_covers_graph_and_preprocessing_but_no_descriptions():
     content = DEFAULT_MODEL.read_bytes()
     contract = read_model(DEFAULT_MODEL).contract
     original = fingerprint(content, contract.preprocess)
@@ -166,14 +164,14 @@ def test_the_fingerprint_ignores_words_and_heeds_graph_and_preprocessing():
     assert fingerprint(content, replace(contract.preprocess, filter="bilinear")) != original
 
 
-def test_files_that_are_no_models(tmp_path):
-    with pytest.raises(ModelError, match=r"a\.ort: onnxruntime's own format, .* opens the \.onnx"):
+def test_files_that_are_not_models_are_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"a\.ort: in ORT format, .* needs the \.onnx file"):
         read_model(tmp_path / "a.ort")
     with pytest.raises(ModelError, match=r"none\.onnx: cannot read the model: No such file"):
         read_model(tmp_path / "none.onnx")
     path = tmp_path / "a.onnx"
-    path.write_bytes(b"\x08\x0a")  # protobuf, nothing of ours in it
-    with pytest.raises(ModelError, match="without a bitgaze contract; export it with"):
+    path.write_bytes(b"\x08\x0a")  # protobuf without a contract
+    with pytest.raises(ModelError, match="without a bitgaze contract; export the model with"):
         read_model(path)
     path.write_bytes(DEFAULT_MODEL.read_bytes()[:5_000_000])
     with pytest.raises(ModelError, match="not an ONNX file"):
@@ -181,7 +179,7 @@ def test_files_that_are_no_models(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "1", "{", "[" * 100_000, '{"schema": 1}'])
-def test_text_that_is_no_contract(text):
+def test_text_that_is_not_a_contract_is_rejected(text):
     with pytest.raises(ValueError, match=r"."):
         Contract.from_json(text)
 
@@ -194,7 +192,7 @@ JSON = st.recursive(
 
 
 @given(st.sampled_from(sorted(json.loads(CONTRACT.to_json()))), JSON)
-def test_any_value_in_any_place_is_read_or_refused(name, value):
+def test_any_value_of_any_entry_is_read_or_rejected(name, value):
     document = json.loads(CONTRACT.to_json()) | {name: value}
     try:
         contract = Contract.from_json(json.dumps(document))
@@ -204,7 +202,7 @@ def test_any_value_in_any_place_is_read_or_refused(name, value):
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_give_a_model_error(tmp_path_factory, content):
+def test_any_bytes_raise_a_model_error(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("any") / "a.onnx"
     path.write_bytes(content)
     with pytest.raises(ModelError):

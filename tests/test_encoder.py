@@ -17,6 +17,7 @@ from bitgaze import Encoder, ImageError, ModelError
 from bitgaze.cores import available_cores
 from bitgaze.encoding.contract import DEFAULT_MODEL
 from bitgaze.encoding.images import load
+from bitgaze.hamming import pack
 from conftest import smooth_image
 
 
@@ -36,18 +37,18 @@ def test_shapes_types_and_ranges(encoder):
 
 def test_the_code_is_the_sign_of_the_hash_values(encoder):
     encoded = encoder.encode([smooth_image(seed) for seed in range(8)])
-    assert np.array_equal(encoded.codes, np.packbits(encoded.hashes > 0, axis=1))
+    assert np.array_equal(encoded.codes, pack(encoded.hashes))
     assert len(np.unique(encoded.codes, axis=0)) == 8
 
 
-def test_no_images(encoder):
+def test_encoding_no_images_returns_empty_arrays(encoder):
     encoded = encoder.encode([])
     assert encoded.codes.shape == (0, encoder.bits // 8)
     assert encoded.hashes.shape == (0, encoder.bits)
     assert encoded.attention.shape[0] == 0
 
 
-def test_rows_stay_with_their_images_around_broken_ones(encoder):
+def test_broken_images_do_not_shift_the_rows_of_others(encoder):
     count = 35
     sources = [smooth_image(seed) for seed in range(count)]
     broken = {0, 15, 16, count - 1}
@@ -62,10 +63,10 @@ def test_rows_stay_with_their_images_around_broken_ones(encoder):
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "tiff"])
-def test_one_lazily_opened_image_several_times_in_a_batch(encoder, kind):
+def test_one_lazily_opened_image_several_times_in_a_call(encoder, kind):
     stream = io.BytesIO()
     exif = Image.Exif()
-    exif[0x0112] = 6  # read lazily, too
+    exif[0x0112] = 6  # also read lazily
     smooth_image(1, (1600, 1200)).save(stream, kind, exif=exif)
     expected = encoder.encode([stream.getvalue()])
     for _ in range(3):
@@ -73,12 +74,11 @@ def test_one_lazily_opened_image_several_times_in_a_batch(encoder, kind):
             found = encoder.encode([lazy] * 6)
         assert found.errors == {}
         assert len(np.unique(found.codes, axis=0)) == 1
-        if kind != "jpeg":  # decoded at a reduced scale where it is not a PIL image yet
+        if kind != "jpeg":  # from bytes, decoded at a reduced scale
             assert np.array_equal(found.codes[0], expected.codes[0])
 
 
-def test_one_by_one_equals_all_at_once(encoder, examples):
-    """Bit for bit: what is encoded beside an image is nothing to it."""
+def test_images_encoded_alone_or_together_get_identical_outputs(encoder, examples):
     paths = sorted(examples.rglob("*.jpg"))[:: len(list(examples.rglob("*.jpg"))) // 20]
     together = encoder.encode(paths)
     for row, path in enumerate(paths):
@@ -93,7 +93,7 @@ def test_stable_bits_are_those_beyond_the_tolerance(encoder, tmp_path):
     tolerance = encoder.contract.tolerance
     assert encoded.stable.shape == (9, encoder.bits)
     assert np.array_equal(encoded.stable, np.abs(encoded.hashes) > tolerance)
-    # The same model, said to be less exact.
+    # The same model with a larger tolerance.
     text = encoder.model.path.read_bytes()
     assert text.count(b'"tolerance":0.001') == 1
     (tmp_path / "loose.onnx").write_bytes(text.replace(b'"tolerance":0.001', b'"tolerance":0.250'))
@@ -103,8 +103,7 @@ def test_stable_bits_are_those_beyond_the_tolerance(encoder, tmp_path):
     assert np.array_equal(loose.stable, np.abs(encoded.hashes) > 0.25)
 
 
-def test_likeness_means_something(encoder, examples):
-    """Images of one folder are nearer to each other than to the rest, on average."""
+def test_images_of_one_subject_are_nearer_than_others_on_average(encoder, examples):
     paths = sorted(p for p in examples.rglob("*") if p.suffix in (".jpg", ".png"))
     bits = np.unpackbits(encoder.encode(paths).codes, axis=1).astype(int)
     distance = (bits[:, None] != bits[None]).sum(-1)
@@ -119,7 +118,7 @@ def test_progress_counts_every_image(encoder):
     assert sum(steps) == 3
 
 
-def test_a_generator_is_not_read_to_its_end_at_once(encoder):
+def test_a_generator_is_read_only_a_few_images_ahead(encoder):
     drawn = []
 
     def sources():
@@ -131,33 +130,33 @@ def test_a_generator_is_not_read_to_its_end_at_once(encoder):
         raise InterruptedError
 
     few = Encoder(threads=2)
-    before = threading.active_count()  # progress bars of other tests have a thread, too
+    before = threading.active_count()  # progress bars of other tests have threads too
     with pytest.raises(InterruptedError):
         few.encode(sources(), on_progress=stop)
     assert len(drawn) <= 10
-    assert threading.active_count() <= before  # nothing goes on behind the caller's back
+    assert threading.active_count() <= before  # no thread keeps running
 
 
 @pytest.mark.parametrize("single", ["a.jpg", b"bytes", DEFAULT_MODEL, smooth_image(1)])
-def test_a_single_image_is_not_taken_for_several(encoder, single):
+def test_a_single_image_is_rejected(encoder, single):
     with pytest.raises(TypeError, match="put a single one into a list"):
         encoder.encode(single)
     with pytest.raises(TypeError, match="put a single one into a list"):
         encoder.encode(np.asarray(smooth_image(1)))
 
 
-def test_a_batch_array_is_several_images(encoder):
+def test_an_array_of_several_images(encoder):
     array = np.stack([np.asarray(smooth_image(seed)) for seed in (1, 2)])
     expected = encoder.encode([smooth_image(1), smooth_image(2)]).codes
     assert np.array_equal(encoder.encode(array).codes, expected)
 
 
-def test_something_else_than_a_image(encoder):
+def test_a_source_that_is_not_an_image_is_rejected(encoder):
     with pytest.raises(TypeError, match="not NoneType"):
         encoder.encode([None])
 
 
-def test_threads_give_one_answer(encoder):
+def test_codes_do_not_depend_on_threads(encoder):
     expected = encoder.encode([smooth_image(seed) for seed in range(4)]).codes
     with ThreadPoolExecutor(4) as pool:
         results = pool.map(
@@ -172,8 +171,8 @@ def test_threads_give_one_answer(encoder):
         assert np.array_equal(own.encode(iter(images[:3])).codes, expected[:3])
 
 
-def test_any_runtime_gets_the_same_bytes(encoder):
-    """The file alone, without this package: pixels in, packed code out."""
+def test_the_model_file_alone_computes_the_same_code(encoder):
+    """With onnxruntime and without this package: pixels in, packed code out."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(DEFAULT_MODEL, providers=["CPUExecutionProvider"])
@@ -182,7 +181,7 @@ def test_any_runtime_gets_the_same_bytes(encoder):
     assert np.array_equal(code, encoder.encode([smooth_image(5)]).codes)
 
 
-def test_threads_out_of_range():
+def test_bad_threads_are_rejected():
     with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
         Encoder(threads=0)
     for wrong in (2.5, True, "2"):
@@ -208,10 +207,10 @@ def test_closing_frees_the_session(encoder):
     assert own.fingerprint == encoder.fingerprint
 
 
-def test_pickled_and_copied(encoder, tmp_path):
+def test_an_encoder_can_be_pickled_and_copied(encoder, tmp_path):
     content = pickle.dumps(encoder)
     assert len(content) < 1000  # not the model
-    # The default model lies elsewhere on another machine.
+    # The default model has another path on another machine.
     assert str(DEFAULT_MODEL).encode() not in content
     for other in (pickle.loads(content), copy.deepcopy(encoder)):
         expected = encoder.encode([smooth_image(1)])
@@ -222,7 +221,7 @@ def test_pickled_and_copied(encoder, tmp_path):
     content = pickle.dumps(Encoder(path, threads=1))
     assert pickle.loads(content).model.path == path
     path.write_bytes(another_model())
-    with pytest.raises(ModelError, match=r"own\.onnx: the encoder was made with model"):
+    with pytest.raises(ModelError, match=r"own\.onnx: the encoder was created with model"):
         pickle.loads(content)
     path.unlink()
     with pytest.raises(ModelError, match="cannot read the model"):
@@ -230,13 +229,13 @@ def test_pickled_and_copied(encoder, tmp_path):
 
 
 def another_model():
-    """The default model, but its images shrink in another way: another fingerprint."""
+    """Content of the default model with another resize filter, and so another fingerprint."""
     content = DEFAULT_MODEL.read_bytes()
     for old, new in (
         (b'"filter":"bicubic"', b'"filter":"bilinear"'),
         (b"general-128", b"general-12"),
     ):
-        assert content.count(old) == 1  # and the length stays
+        assert content.count(old) == 1  # the total length stays
         content = content.replace(old, new)
     return content
 
@@ -264,7 +263,7 @@ def in_child(check):
     child = os.fork()
     if child == 0:
         check()
-        sys.exit(0)  # by way of Python's end, where what is left is freed
+        sys.exit(0)  # the normal way, which frees every object
     assert os.waitpid(child, 0)[1] == 0
 
 def same():
@@ -280,7 +279,7 @@ def another_model():
     try:
         encoder.encode([image])
     except ModelError as error:
-        assert "the encoder was made with model" in str(error)
+        assert "the encoder was created with model" in str(error)
     else:
         raise AssertionError("codes of another model")
 
@@ -297,8 +296,8 @@ print("done")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_child_opens_a_session_of_its_own(tmp_path):
-    """Forked while other threads are encoding, and again by a child."""
+def test_a_forked_child_opens_its_own_session(tmp_path):
+    """Fork while other threads encode, and fork again in a child."""
     shutil.copy(DEFAULT_MODEL, tmp_path / "own.onnx")
     (tmp_path / "other.onnx").write_bytes(another_model())
     arguments = [tmp_path / "own.onnx", tmp_path / "other.onnx"]
@@ -313,7 +312,7 @@ def test_a_forked_child_opens_a_session_of_its_own(tmp_path):
 
 def test_a_damaged_model_is_refused(tmp_path):
     content = DEFAULT_MODEL.read_bytes()
-    # An operator renamed inside the graph: well-formed protobuf that no runtime can load.
+    # Rename an operator in the graph: valid protobuf that no runtime can load.
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(content.replace(b"\x22\x04Conv", b"\x22\x04Cnov"))
     with pytest.raises(ModelError, match=r"damaged\.onnx: onnxruntime cannot load"):
@@ -325,11 +324,11 @@ def test_a_model_that_breaks_its_contract_is_refused(tmp_path):
     assert b'"size":224' in content
     liar = tmp_path / "liar.onnx"
     liar.write_bytes(content.replace(b'"size":224', b'"size":192'))
-    with pytest.raises(ModelError, match="image is tensor.uint8. .*224.*its contract promises"):
+    with pytest.raises(ModelError, match="image is tensor.uint8. .*224.*its contract requires"):
         Encoder(liar)
 
 
-def test_a_model_may_lie_anywhere(tmp_path):
+def test_a_model_path_may_contain_spaces_and_non_ascii_characters(tmp_path):
     path = tmp_path / "ein Modell \u00fc.onnx"
     shutil.copy(DEFAULT_MODEL, path)
     assert Encoder(str(path)).fingerprint == Encoder().fingerprint

@@ -1,4 +1,4 @@
-"""HammingIndex: what it holds, what it refuses. Its searches: test_hamming_search.py."""
+"""HammingIndex: contents, changes and bad input. Its searches are in test_hamming_search.py."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,15 @@ from hypothesis import strategies as st
 
 import oracle
 from bitgaze import _hamming
-from bitgaze.hamming import HammingIndex
+from bitgaze.hamming import HammingIndex, pack
 from codes import FIXED, filled, random_codes, searches
 
-# HammingIndex
+
+def test_pack_sets_a_bit_where_a_value_is_above_0():
+    values = np.array([[0.1, -0.1, 0, 2, -3, -4, -5, 6, 7, *[0.0] * 7]], np.float32)
+    packed = pack(values)
+    assert packed.dtype == np.uint8
+    assert packed.tolist() == [[0b10010001, 0b10000000]]
 
 
 @pytest.mark.parametrize("bits", [8, 64, 72, 128, 1024])
@@ -32,7 +37,7 @@ def test_add_and_search(bits):
     ("n", "q", "k", "shape"),
     [(0, 3, 10, (3, 0)), (5, 0, 10, (0, 5)), (0, 0, 1, (0, 0)), (5, 2, 10**30, (2, 5))],
 )
-def test_shape_of_results(n, q, k, shape):
+def test_shapes_of_results(n, q, k, shape):
     distances, ids = filled(64, random_codes((n, 8))).search(random_codes((q, 8)), k=k)
     assert (distances.shape, distances.dtype) == (shape, np.int32)
     assert (ids.shape, ids.dtype) == (shape, np.int64)
@@ -77,7 +82,7 @@ def test_codes_come_back_as_copies(bits):
     np.testing.assert_array_equal(index[:], codes)
 
 
-def test_an_index_added_to_itself():
+def test_an_index_can_be_added_to_itself():
     codes = random_codes((10, 16))
     index = filled(128, codes)
     for _ in range(5):
@@ -130,7 +135,7 @@ def test_reserve(bits):
     assert array.nbytes <= 1.01 * codes.nbytes + 4096 * bits // 8
 
 
-def test_reserve_refuses():
+def test_reserve_rejects_a_bad_count():
     with pytest.raises(ValueError, match="count must be at least 0, got -1"):
         HammingIndex(64).reserve(-1)
     with pytest.raises(TypeError, match="count must be an integer, got float"):
@@ -171,12 +176,12 @@ def test_a_view_cannot_change():
         lambda: index.remove(0),
         lambda: index.reserve(9),
     ):
-        with pytest.raises(ValueError, match=r"view of an array .* make HammingIndex\(64\)"):
+        with pytest.raises(ValueError, match=r"view of an array .* create HammingIndex\(64\)"):
             change()
     np.testing.assert_array_equal(codes, before)
 
 
-def test_a_view_of_something_else():
+def test_a_view_rejects_bad_arrays():
     with pytest.raises(TypeError, match="codes must be a uint8 array, got bytes"):
         HammingIndex.view(b"12345678")
     with pytest.raises(ValueError, match=r"codes must have shape \(n, code_bytes\), got \(8,\)"):
@@ -279,7 +284,7 @@ def test_bits_not_an_integer(bits):
         (np.zeros((8, 2), np.uint8).T, ValueError, "must be C-contiguous, got strides"),
     ],
 )
-def test_bad_arrays(method, name, array, error, message):
+def test_bad_arrays_are_rejected(method, name, array, error, message):
     index = filled(64, random_codes((4, 8)))
     with pytest.raises(error, match=f"{name} {message}"):
         getattr(index, method)(array)
@@ -299,7 +304,7 @@ def test_k_not_an_integer(k):
 
 
 @pytest.mark.parametrize("slot", [-1, 4, 10**30])
-def test_unknown_slot(slot):
+def test_slot_out_of_range(slot):
     index = filled(64, random_codes((4, 8)))
     message = rf"no slot {slot}: this index holds 4 codes"
     with pytest.raises(IndexError, match=message):
@@ -325,18 +330,18 @@ def test_replace_with_a_bad_code():
 
 
 @pytest.mark.parametrize("key", [-1, 4, np.array([0, 4]), np.array([-1])])
-def test_unknown_ids(key):
+def test_ids_out_of_range(key):
     with pytest.raises(IndexError, match="no id (-1|4): this index holds 4 codes"):
         filled(64, random_codes((4, 8)))[key]
 
 
 @pytest.mark.parametrize("key", [1.0, "1", None, [0, 1], np.array([1.0]), np.array([True])])
-def test_ids_that_are_no_integers(key):
+def test_ids_not_integers(key):
     with pytest.raises(TypeError, match="must be (an )?integers?, got"):
         filled(64, random_codes((4, 8)))[key]
 
 
-# What the extension itself refuses: whatever could crash it
+# Input that the extension itself rejects because it could crash it
 
 
 def request(codes=(2, 8), queries=(2, 8), dtype=np.uint8, count=2, **changes):
@@ -372,20 +377,20 @@ def request(codes=(2, 8), queries=(2, 8), dtype=np.uint8, count=2, **changes):
         ({"tables": 3}, TypeError, "incompatible constructor arguments"),
     ],
 )
-def test_the_extension_checks_what_could_crash_it(arguments, error, message):
+def test_the_extension_rejects_what_could_crash_it(arguments, error, message):
     with pytest.raises(error, match=message):
         request(**arguments)
 
 
 @pytest.mark.parametrize("covered", [-64, 1, 128])
-def test_tables_cover_no_more_than_there_is(covered):
+def test_tables_cannot_cover_codes_that_do_not_exist(covered):
     codes = np.zeros((100, 8), np.uint8)
     tables = _hamming.MultiIndex(codes, 100, 1)
     with pytest.raises(ValueError, match=f"the tables cannot cover {covered}"):
         request((100, 8), count=100, tables=tables, covered=covered)
 
 
-def test_tables_of_codes_of_another_length():
+def test_tables_of_another_code_length_are_rejected():
     tables = _hamming.MultiIndex(np.zeros((100, 16), np.uint8), 100, 1)
     with pytest.raises(ValueError, match="the tables are of codes of 16 bytes, not 8"):
         request((100, 8), count=100, tables=tables, covered=64)

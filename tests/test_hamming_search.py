@@ -1,4 +1,4 @@
-"""Every search of HammingIndex against tests/oracle.py: threads, layouts, tables, and at once."""
+"""Every search of HammingIndex against tests/oracle.py: layouts, tables, threads, concurrency."""
 
 import copy
 import multiprocessing
@@ -22,7 +22,7 @@ MODES = ["scan", "view", "mih", "chosen"]
 
 
 def index_of(mode, codes):
-    """An index over these codes, and the method to search it with."""
+    """An index of these codes, and the method to search it with."""
     if mode == "view":
         return HammingIndex.view(codes), None
     index = filled(8 * codes.shape[1], codes)
@@ -100,7 +100,7 @@ def test_every_search_equals_the_oracle(mode, case):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("code_bytes", [5, 8, 16, 32])
 def test_many_codes_and_threads(mode, code_bytes):
-    """Enough of them that threads share the codes of one query, and the queries of few codes."""
+    """Enough codes that threads share one query, and so few that they share the queries instead."""
     codes = clustered_codes(150_000, code_bytes)
     index, method = index_of(mode, codes)
     for q, k, n in ((1, 10, 150_000), (40, 100, 150_000), (300, 3, 4000)):
@@ -121,7 +121,7 @@ def test_many_codes_and_threads(mode, code_bytes):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_more_equal_codes_than_anyone_wants(mode):
+def test_more_ties_than_results(mode):
     codes = np.repeat(random_codes((3, 8)), 5000, axis=0)
     index, method = index_of(mode, codes)
     distances, ids = index.search(codes[:1], 7000, method=method)
@@ -142,7 +142,7 @@ def test_exclude_finds_the_neighbours_of_stored_codes():
     assert -1 not in short[1]
 
 
-def test_a_filter_lets_none_pass():
+def test_a_filter_may_reject_every_code():
     index = filled(64, random_codes((300, 8)))
     none = np.zeros(300, bool)
     assert index.search(random_codes((2, 8)), 5, filter=none)[0].shape == (2, 0)
@@ -176,7 +176,7 @@ def test_tables_follow_every_change(bits, changes):
         np.testing.assert_array_equal(found, wanted)
 
 
-def test_tables_are_made_anew_when_most_has_changed():
+def test_tables_are_rebuilt_after_many_changes():
     index = filled(64, clustered_codes(5000, 8))
     index.build_tables()
     first = index.table_bytes
@@ -192,7 +192,7 @@ def test_tables_are_made_anew_when_most_has_changed():
 
 
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
-def test_a_change_counts_although_the_tables_cannot_be_made_anew(monkeypatch, error):
+def test_a_change_survives_a_failed_rebuild_of_the_tables(monkeypatch, error):
     codes = clustered_codes(5000, 8)
     index = filled(64, codes)
     index.build_tables()
@@ -205,7 +205,7 @@ def test_a_change_counts_although_the_tables_cannot_be_made_anew(monkeypatch, er
 
     monkeypatch.setattr(hamming._hamming, "MultiIndex", fail)
     if error is MemoryError:
-        with pytest.warns(RuntimeWarning, match="no memory to make the tables"):
+        with pytest.warns(RuntimeWarning, match="not enough memory to rebuild the tables"):
             index.replace(4500, fresh[4096])
         assert index.table_bytes == 0
     else:
@@ -221,7 +221,7 @@ def test_a_change_counts_although_the_tables_cannot_be_made_anew(monkeypatch, er
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda i: loads(dumps(i))])
 @pytest.mark.parametrize("bits", [64, 128])
-def test_a_copy_has_codes_of_its_own(duplicate, bits):
+def test_a_copy_has_its_own_codes(duplicate, bits):
     codes = random_codes((300, bits // 8))
     index = filled(bits, codes)
     index.build_tables()
@@ -253,7 +253,7 @@ def test_python_ends_while_a_daemon_thread_searches():
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_an_index_without_tables():
+def test_mih_requires_tables():
     index = filled(64, random_codes((10, 8)))
     assert index.table_bytes == 0
     with pytest.raises(ValueError, match=r'method "mih" needs tables: call build_tables\(\) first'):
@@ -276,8 +276,8 @@ def test_an_index_without_tables():
         ({"filter": np.ones(3, np.uint8)}, ValueError, r"m at most 2 for 10 codes, got \(3,\)"),
         ({"filter": np.ones((1, 2), bool)}, ValueError, r"m at most 10 for 10 codes"),
         ({"filter": np.ones(4, np.uint8)[::2]}, ValueError, "filter must be C-contiguous"),
-        ({"filter": [True]}, TypeError, "filter must be a bool array, .* got list"),
-        ({"filter": np.ones(2, np.int64)}, TypeError, "filter must be a bool array, .* got int64"),
+        ({"filter": [True]}, TypeError, "filter must be a bool array or .* got list"),
+        ({"filter": np.ones(2, np.int64)}, TypeError, "filter must be a bool array .* got int64"),
         ({"exclude": np.array([1])}, ValueError, r"shape \(2,\), got \(1,\)"),
         ({"filter": np.ma.masked_all(3, bool)}, TypeError, "filter must be .* got MaskedArray"),
         ({"exclude": np.ma.array([1, 2])}, TypeError, "exclude must be .* got MaskedArray"),
@@ -288,7 +288,7 @@ def test_an_index_without_tables():
         ({"exclude": np.array([1, -2])}, IndexError, "no id -2: this index holds 10 codes"),
     ],
 )
-def test_bad_options(options, error, message):
+def test_bad_options_are_rejected(options, error, message):
     index = filled(64, random_codes((10, 8)))
     queries = random_codes((2, 8))
     with pytest.raises(error, match=message):
@@ -301,7 +301,7 @@ def test_bad_options(options, error, message):
     ("radius", "error", "message"),
     [(-1, ValueError, "at least 0, got -1"), (1.0, TypeError, "must be an integer, got float")],
 )
-def test_bad_radius(radius, error, message):
+def test_a_bad_radius_is_rejected(radius, error, message):
     index = filled(64, random_codes((10, 8)))
     for search in (index.range_search, index.range_count):
         with pytest.raises(error, match=f"radius {message}|radius must be {message}"):
@@ -330,7 +330,7 @@ def test_search_releases_the_gil():
     thread = threading.Thread(target=progress)
     thread.start()
     interval = sys.getswitchinterval()
-    # No thread is made to give up the GIL; only the search can let the other one run.
+    # No thread is forced to release the GIL: only the search can let the other one run.
     sys.setswitchinterval(1000)
     try:
         started.set()
@@ -409,7 +409,7 @@ def _search_in_child(index, queries, connection):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_searches_with_threads_of_its_own():
+def test_a_forked_child_searches_with_its_own_threads():
     index = filled(64, random_codes((600_000, 8)))
     queries = random_codes((3, 8), seed=1)
     here = [part.tolist() for part in index.search(queries, 5, threads=2)]

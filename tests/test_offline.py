@@ -1,4 +1,4 @@
-"""Nothing leaves the machine: no socket, in Python or in a library; no file beside the gallery."""
+"""Nothing leaves the machine: no socket in Python or in a library, no file but the gallery."""
 
 import json
 import os
@@ -11,16 +11,16 @@ import pytest
 
 from conftest import smooth_image
 
-# Architecture to the number of the system call `socket`.
+# Architecture to the number of the `socket` system call.
 SOCKET = {"x86_64": 41, "aarch64": 198}
 
-# A kernel filter for this process and every thread that it will have: whoever opens a socket, be it
-# a library's own thread, ends the process with SIGSYS.
+# A kernel filter for this process and all its future threads: opening a socket, even in a library's
+# own thread, kills the process with SIGSYS.
 FORBID = """
 import ctypes, struct
 libc = ctypes.CDLL(None, use_errno=True)
 program = [
-    (0x20, 0, 0, 0),                # load the number of the system call
+    (0x20, 0, 0, 0),                # load the system call number
     (0x15, 0, 1, {number}),         # is it socket?
     (0x06, 0, 0, 0x80000000),       # kill the process
     (0x06, 0, 0, 0x7FFF0000),       # allow
@@ -73,7 +73,7 @@ def run(script, place):
 )
 def test_no_library_opens_a_socket(place):
     forbid = FORBID.format(number=SOCKET[platform.machine()])
-    # The filter itself, first: a socket that no Python code opens.
+    # Test the filter first, with a socket that is not opened by Python code.
     done = run(forbid + f"libc.syscall({SOCKET[platform.machine()]}, 2, 1, 0); print(1)", place)
     assert (done.returncode, done.stdout) == (-signal.SIGSYS, "")
     done = run(forbid + WORK, place)
@@ -94,7 +94,7 @@ socket.socket = socket.create_connection = socket.getaddrinfo = forbidden
     assert json.loads(done.stdout) == [0, True]
 
 
-def test_nothing_is_written_but_the_gallery(place):
+def test_only_the_gallery_is_written(place):
     """onnxruntime's telemetry keeps a device id and a database in the user's cache folder."""
     done = run(WORK, place)
     assert done.returncode == 0, done.stderr

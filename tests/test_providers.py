@@ -1,4 +1,4 @@
-"""Providers of the real onnxruntime, and of a faked one where hardware is missing."""
+"""Providers of the real onnxruntime, and of a fake one in place of missing hardware."""
 
 import re
 import shutil
@@ -21,10 +21,11 @@ NPU = "QNNExecutionProvider"
 
 @pytest.fixture
 def hardware(monkeypatch):
-    """Make onnxruntime say that it has other providers, and decide what becomes of them.
+    """A function that makes onnxruntime claim to have other providers that behave as given.
 
     A provider is "fine", "silent" (the session comes up without it), "idle" (it runs no node), or
-    an exception to raise as a session is made ("fails") or first run ("dies").
+    raises when a session is created ("fails") or first run ("dies"). The function returns a list
+    that collects the `providers` argument of every session.
     """
     behaviour = {}
     real = onnxruntime.InferenceSession
@@ -67,7 +68,7 @@ def hardware(monkeypatch):
     return have
 
 
-def test_the_cpu_is_the_default_and_runs_all(encoder):
+def test_the_cpu_is_the_default_and_runs_every_node(encoder):
     assert encoder.providers == [CPU]
     assert encoder.report.nodes.keys() == {CPU}
     assert encoder.report.nodes[CPU] > 50
@@ -85,22 +86,22 @@ def test_short_names_and_pairs(name, encoder):
     )
 
 
-def test_a_named_provider_that_is_absent():
+def test_an_absent_provider_is_refused():
     with pytest.raises(ProviderError, match=r"has no TensorrtExecutionProvider; it has .*CPU"):
         Encoder(providers=["TensorrtExecutionProvider", CPU])
 
 
-def test_a_real_provider_that_runs_nothing():
-    """Azure is in every wheel and comes up, but has no operator: not a silent CPU."""
+def test_a_real_provider_that_runs_nothing_is_refused():
+    """Azure is in every wheel and comes up, but has no operators: the CPU must not replace it."""
     name = "AzureExecutionProvider"
     if name not in onnxruntime.get_available_providers():
         pytest.skip(f"this onnxruntime has no {name}")
     with pytest.raises(ProviderError, match=r"Azure.* came up, but cannot run this model: CPU"):
         Encoder(providers=["azure"])
-    assert name not in PREFERENCE  # it would send images away
+    assert name not in PREFERENCE  # it would send images over a network
 
 
-def test_a_named_provider_that_comes_up(hardware):
+def test_a_named_provider_that_comes_up_runs_the_model(hardware):
     opened = hardware(CUDA="fine")
     own = Encoder(providers=[("cuda", {"device_id": 1})])
     assert opened == [[(CUDA, {"device_id": "1"})]]
@@ -160,29 +161,29 @@ def test_a_model_at_fault_is_not_blamed_on_the_provider(hardware, tmp_path):
         Encoder(damaged, providers=["cuda"])
 
 
-def test_auto_takes_the_first_that_comes_up_and_says_what_did_not(hardware):
+def test_auto_uses_the_first_provider_that_comes_up_and_warns_of_the_others(hardware):
     hardware(QNN="fine", OpenVINO="fine", CUDA="silent", Tensorrt="fails")
     with pytest.warns(ProviderWarning) as caught:
         own = Encoder(providers="auto")
     assert own.providers == [OPENVINO, CPU]
     assert list(own.report.passed_over) == ["TensorrtExecutionProvider", CUDA]
     assert [str(warning.message).split()[0] for warning in caught] == list(own.report.passed_over)
-    assert {warning.filename for warning in caught} == {__file__}  # who asked, not bitgaze
+    assert {warning.filename for warning in caught} == {__file__}  # the caller's file
 
 
-def test_auto_with_nothing_but_the_cpu_is_quiet(hardware):
+def test_auto_does_not_warn_on_a_machine_with_only_a_cpu(hardware):
     hardware()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert Encoder(providers="auto").providers == [CPU]
 
 
-def test_auto_ends_with_the_cpu(hardware):
+def test_auto_falls_back_to_the_cpu(hardware):
     opened = hardware(CUDA="dies", CoreML="idle")
     with pytest.warns(ProviderWarning, match="CUDA|CoreML") as caught:
         own = Encoder(providers="auto", threads=3)
     first = [*opened]
-    # In a session of its own. What did not come up is not tried again, for it may take seconds.
+    # Several images open a second session, which does not retry the others: that may take seconds.
     own.encode([smooth_image(1), smooth_image(2)])
     assert opened == [*first, [(CPU, {})]]
     assert own.providers == [CPU]
@@ -198,7 +199,7 @@ def test_other_hardware_holds_one_session(hardware):
     assert opened == [[(CUDA, {})]]
 
 
-def test_a_session_that_fails_as_it_runs(hardware):
+def test_a_session_that_fails_while_running(hardware):
     hardware(CUDA="fine")
     own = Encoder(providers=["cuda"])
     hardware(CUDA="dies")
@@ -207,9 +208,9 @@ def test_a_session_that_fails_as_it_runs(hardware):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_device_policies_of_onnxruntime(policy, encoder):
+def test_device_policies(policy, encoder):
     if not hasattr(onnxruntime.SessionOptions, "set_provider_selection_policy"):
-        with pytest.raises(ProviderError, match=f"knows no {policy}; install a newer one"):
+        with pytest.raises(ProviderError, match=f"does not support {policy}; install a newer one"):
             Encoder(providers=policy)
         return
     devices = {device.device.type.name for device in onnxruntime.get_ep_devices()}
@@ -217,24 +218,24 @@ def test_device_policies_of_onnxruntime(policy, encoder):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         own = Encoder(providers=policy)
-    # A preference for what is not there is met by the CPU, and said.
+    # Without the preferred device the CPU runs the model, with a warning.
     assert len(caught) == (wanted not in devices)
     assert all(warning.category is ProviderWarning for warning in caught)
     found, expected = (e.encode([smooth_image(1)]) for e in (own, encoder))
     assert (found.codes == expected.codes).all()
 
 
-def test_a_plugin_library_that_does_not_load(tmp_path):
+def test_a_plugin_library_that_does_not_load_is_refused(tmp_path):
     if not hasattr(onnxruntime, "register_execution_provider_library"):
-        pytest.skip(f"onnxruntime {onnxruntime.__version__} takes no plugin libraries")
+        pytest.skip(f"onnxruntime {onnxruntime.__version__} does not support plugin libraries")
     with pytest.raises(ProviderError, match="npu: onnxruntime cannot register .*none.so"):
         register_provider("npu", tmp_path / "none.so")
 
 
 def test_a_plugin_provider_runs_on_its_best_device(monkeypatch):
-    """With the CPU provider's own device under another name, so that a real session takes it."""
+    """The CPU provider's own device stands in for the plugin's, so that the session is real."""
     if not hasattr(onnxruntime, "get_ep_devices"):
-        pytest.skip(f"onnxruntime {onnxruntime.__version__} takes no plugin libraries")
+        pytest.skip(f"onnxruntime {onnxruntime.__version__} does not support plugin libraries")
     (cpu,) = [device for device in onnxruntime.get_ep_devices() if device.ep_name == CPU]
 
     def device(kind):
@@ -273,7 +274,7 @@ def test_a_plugin_provider_runs_on_its_best_device(monkeypatch):
     assert len(own.encode([smooth_image(1)]).codes) == 1
 
 
-def test_an_onnxruntime_that_does_not_tell(monkeypatch):
+def test_a_report_without_node_counts(monkeypatch):
     name = "get_provider_graph_assignment_info"
     for kind in onnxruntime.InferenceSession.__mro__:
         if name in vars(kind):
@@ -281,7 +282,7 @@ def test_an_onnxruntime_that_does_not_tell(monkeypatch):
     report = Encoder(threads=1).report
     assert report.nodes is None
     assert str(report).endswith(
-        f"(onnxruntime {report.onnxruntime} does not tell which of them runs how much)"
+        f"(onnxruntime {report.onnxruntime} does not report how many nodes each runs)"
     )
 
 
@@ -300,17 +301,17 @@ def test_an_onnxruntime_that_does_not_tell(monkeypatch):
         ([(3, {})], TypeError, "expected a name or a pair"),
     ],
 )
-def test_mistakes(providers, error, message):
+def test_bad_provider_arguments_are_rejected(providers, error, message):
     with pytest.raises(error, match=message):
         Encoder(providers=providers)
 
 
-def test_report_of_a_shared_graph():
+def test_a_report_of_a_graph_split_between_providers():
     report = ProviderReport((CUDA, CPU), {CUDA: 100, CPU: 19})
     assert str(report) == f"{CUDA} runs 100 of 119 nodes, {CPU} runs 19 of 119 nodes"
 
 
-def test_a_session_without_an_encoder(tmp_path):
+def test_open_session_without_an_encoder(tmp_path):
     path = tmp_path / "model.onnx"
     shutil.copy(DEFAULT_MODEL, path)
     session, report = open_session(path, "auto", 1)

@@ -1,4 +1,4 @@
-"""Golden examples: equal here, and told apart where a model, or its contract, is another."""
+"""Golden examples: equal on this machine, different once the model or its contract changes."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from bitgaze.encoding.contract import DEFAULT_MODEL
 
 @pytest.fixture
 def with_contract(encoder, monkeypatch):
-    """The encoder of the shipped model, with some entries of its contract replaced."""
+    """A function that makes an encoder of the shipped model with some contract entries replaced."""
 
     def change(**entries):
         contract = replace(encoder.contract, **entries)
@@ -23,13 +23,13 @@ def with_contract(encoder, monkeypatch):
 
 
 def flip(golden, *bits):
-    """The example with these bits of its code turned over."""
+    """A copy of the example with these bits of its code flipped."""
     code = np.unpackbits(np.frombuffer(golden.code, np.uint8))
     code[list(bits)] ^= 1
     return replace(golden, code=np.packbits(code).tobytes())
 
 
-def test_the_shipped_model_gives_its_codes_here(encoder):
+def test_the_shipped_model_reproduces_its_codes(encoder):
     found = verify(encoder)
     assert found.is_equal
     assert len(found.flipped) == len(encoder.contract.golden) >= 3
@@ -42,7 +42,7 @@ def test_bits_that_differ_are_counted_by_stability(encoder, with_contract):
     first, second, *rest = encoder.contract.golden
     values = np.abs(encoder.encode([first.png]).hashes[0])
     near, far = int(values.argmin()), int(values.argmax())
-    # So large that one bit is within it, and the others are not.
+    # Exactly one bit is within the tolerance.
     tolerance = float(np.sort(values)[:2].mean())
     before = verify(encoder).flipped
 
@@ -60,11 +60,11 @@ def test_bits_that_differ_are_counted_by_stability(encoder, with_contract):
 
 
 def damaged(path, change):
-    """The shipped model, 10,000 of its weights changed as bytes."""
+    """The shipped model after `change` edits 10,000 of its weights, an array of bytes (n, 4)."""
     content = bytearray(DEFAULT_MODEL.read_bytes())
     middle = len(content) // 2
     weights = np.frombuffer(content, np.uint8)[middle : middle + 40_000]
-    # Where a float begins: its last byte, of a small number, begins with 0111 after the sign.
+    # Find where floats start: the last byte of a small float has the bits 0111 after its sign.
     start = max(range(4), key=lambda i: np.count_nonzero(weights[i::4] & 0x78 == 0x38)) - 3
     change(
         np.frombuffer(content, np.uint8)[middle + start : middle + start + 40_000].reshape(-1, 4)
@@ -73,8 +73,8 @@ def damaged(path, change):
     return Encoder(path)
 
 
-def test_a_model_whose_weights_were_damaged(encoder, tmp_path):
-    """It loads, and its contract is as before."""
+def test_a_model_with_damaged_weights_is_not_equal(encoder, tmp_path):
+    """Although it loads and its contract is unchanged."""
 
     def negate(weights):
         weights[:, 3] ^= 0x80
@@ -85,24 +85,24 @@ def test_a_model_whose_weights_were_damaged(encoder, tmp_path):
     assert found.fingerprint == own.fingerprint != encoder.fingerprint
 
 
-def test_a_model_that_gives_no_numbers(tmp_path):
-    def scramble(weights):  # large ones of both signs: differences of infinities follow
+def test_a_model_that_computes_nan_is_refused(tmp_path):
+    def scramble(weights):  # large weights of both signs: infinities, then their differences
         weights[:] = weights[::-1, ::-1].copy()
 
     own = damaged(tmp_path / "damaged.onnx", scramble)
     encoded = own.encode([own.contract.golden[0].png])
     assert "damaged.onnx on CPU" in str(encoded.errors[0])
     assert not encoded.codes.any()
-    with pytest.raises(ModelError, match="golden example 0: .*values that are not numbers"):
+    with pytest.raises(ModelError, match="golden example 0: .*hash values that are not finite"):
         verify(own)
 
 
-def test_a_model_without_examples(with_contract):
+def test_a_model_without_golden_examples_is_refused(with_contract):
     with pytest.raises(ModelError, match=r"general\.onnx: holds no golden examples"):
         verify(with_contract(golden=()))
 
 
-def test_an_example_that_is_no_image(encoder, with_contract):
+def test_a_golden_example_that_is_not_an_image_is_refused(encoder, with_contract):
     first, *rest = encoder.contract.golden
     with pytest.raises(ModelError, match="golden example 0: 6 bytes: not an image"):
         verify(with_contract(golden=(replace(first, png=b"broken"), *rest)))

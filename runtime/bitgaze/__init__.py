@@ -1,7 +1,7 @@
-"""Find images that look like an image, on the device that holds them.
+"""On-device image search: find images that look like a given one.
 
-Everything public is here; see `Gallery` first. Names are loaded when first used: `import bitgaze`
-takes neither onnxruntime nor Pillow.
+Everything public is here; start with `Gallery`. Names load on first use: `import bitgaze` imports
+neither onnxruntime nor Pillow.
 """
 
 from importlib import import_module
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from bitgaze.hamming import HammingIndex as HammingIndex
     from bitgaze.hamming import simd as simd
 
-_HOME = {
+_MODULES = {
     "BitgazeError": "errors",
     "Contract": "encoding.contract",
     "Duplicate": "gallery.duplicates",
@@ -66,7 +66,7 @@ _HOME = {
     "verify_gallery": "gallery.maintenance",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_MODULES)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
@@ -74,9 +74,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("bitgaze")
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'bitgaze' has no attribute {name!r}")
-    return getattr(import_module(f"bitgaze.{_HOME[name]}"), name)
+    return getattr(import_module(f"bitgaze.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,7 @@
-"""Arguments that callers pass in, checked once: clear errors here, trust below."""
+"""Checks of arguments: public methods validate once with these, code below trusts the values."""
 
 import operator
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,18 +9,41 @@ from numpy.typing import NDArray
 from bitgaze.cores import available_cores
 
 MAX_BITS = 1024
+_MAX_THREADS = 4096  # more than any search uses, and small enough for the extension's int
 
 
 def integer(value: SupportsIndex, name: str) -> int:
-    """An integer of any kind as int, else TypeError."""
+    """Any kind of integer as an int.
+
+    Raises:
+        TypeError: value is not an integer.
+    """
     try:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}") from None
 
 
+def at_least(value: SupportsIndex, name: str, minimum: int) -> int:
+    """An integer that is not below a minimum, as an int.
+
+    Raises:
+        TypeError: value is not an integer.
+        ValueError: value is below the minimum.
+    """
+    number = integer(value, name)
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    return number
+
+
 def code_length(bits: SupportsIndex) -> int:
-    """The length of a code: a multiple of 8 from 8 to 1024."""
+    """Length of a code in bits: a multiple of 8 from 8 to 1024.
+
+    Raises:
+        TypeError: bits is not an integer.
+        ValueError: bits is not such a multiple.
+    """
     length = integer(bits, "bits")
     if not 8 <= length <= MAX_BITS or length % 8:
         raise ValueError(f"bits must be a multiple of 8 from 8 to {MAX_BITS}, got {bits}")
@@ -28,30 +51,44 @@ def code_length(bits: SupportsIndex) -> int:
 
 
 def hit_count(k: SupportsIndex) -> int:
-    """The maximum number of hits: at least 1."""
-    if integer(k, "k") < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    return integer(k, "k")
+    """Maximum number of hits.
+
+    Raises:
+        TypeError: k is not an integer.
+        ValueError: k < 1.
+    """
+    return at_least(k, "k", 1)
 
 
 def thread_count(threads: SupportsIndex | None) -> int:
-    """At least 1; by default the cores this process may use."""
+    """Number of threads; None means one per core that this process may use.
+
+    Raises:
+        TypeError: threads is not an integer.
+        ValueError: threads < 1.
+    """
     if threads is None:
         return available_cores()
-    if integer(threads, "threads") < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
-    return min(integer(threads, "threads"), 4096)  # the extension uses fewer, but takes no 10**30
+    return min(at_least(threads, "threads", 1), _MAX_THREADS)
 
 
 def radius_within(radius: SupportsIndex) -> int:
-    """At least 0, and no more than any code has bits."""
-    if integer(radius, "radius") < 0:
-        raise ValueError(f"radius must be at least 0, got {radius}")
-    return min(integer(radius, "radius"), MAX_BITS)
+    """Hamming radius, clipped to the length of the longest code.
+
+    Raises:
+        TypeError: radius is not an integer.
+        ValueError: radius < 0.
+    """
+    return min(at_least(radius, "radius", 0), MAX_BITS)
 
 
 def known_id(slot: SupportsIndex, name: str, count: int) -> int:
-    """An id below count, else IndexError."""
+    """An id in 0 to count - 1, as an int.
+
+    Raises:
+        TypeError: slot is not an integer.
+        IndexError: slot is out of that range.
+    """
     slot = integer(slot, name)
     if not 0 <= slot < count:
         raise IndexError(f"no {name} {slot}: this index holds {count} codes")
@@ -59,7 +96,12 @@ def known_id(slot: SupportsIndex, name: str, count: int) -> int:
 
 
 def known_ids(ids: NDArray[np.integer[Any]], name: str, count: int) -> NDArray[np.int64]:
-    """Ids below count, int64; else IndexError."""
+    """Ids in 0 to count - 1, as int64 of the same shape.
+
+    Raises:
+        TypeError: the dtype is not an integer type.
+        IndexError: an id is out of that range.
+    """
     if not np.issubdtype(ids.dtype, np.integer):
         raise TypeError(f"{name} must be integers, got dtype {ids.dtype}")
     unknown = ids[(ids < 0) | (ids >= count)]
@@ -69,23 +111,40 @@ def known_ids(ids: NDArray[np.integer[Any]], name: str, count: int) -> NDArray[n
 
 
 def excluded_ids(exclude: NDArray[np.integer[Any]], queries: int, count: int) -> NDArray[np.int64]:
-    """An id below count, or -1, for each query: int64."""
-    if not isinstance(exclude, np.ndarray) or isinstance(exclude, np.ma.MaskedArray):
+    """For each query an id in 0 to count - 1, or -1 for none: int64, shape (queries,).
+
+    Raises:
+        TypeError: exclude is not an integer array.
+        ValueError: its shape differs.
+        IndexError: an id is out of that range.
+    """
+    if not _is_plain_array(exclude):
         raise TypeError(f"exclude must be an integer array, got {type(exclude).__name__}")
     if exclude.shape != (queries,):
         raise ValueError(
-            f"exclude must have an id for each query, shape ({queries},), got {exclude.shape}"
+            f"exclude must have one id per query, shape ({queries},), got {exclude.shape}"
         )
     known_ids(exclude[exclude != -1], "exclude", count)
     return exclude.astype(np.int64)
 
 
 def bitmap(filter: NDArray[np.bool_] | NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """A filter as a bit for each code, the first in the lowest bit of byte 0."""
-    is_plain = isinstance(filter, np.ndarray) and not isinstance(filter, np.ma.MaskedArray)
-    if not is_plain or filter.dtype not in {np.dtype(bool), np.dtype("u1")}:
-        got = filter.dtype if is_plain else type(filter).__name__
-        raise TypeError(f"filter must be a bool array, or a packed uint8 array, got {got}")
+    """A filter with one bit per code; the first code is the lowest bit of byte 0.
+
+    Args:
+        filter: bool, shape (m,), m <= count; or already packed: uint8, C-contiguous.
+        count: number of codes.
+
+    Returns:
+        uint8, shape (bytes,).
+
+    Raises:
+        TypeError: filter is not an array of one of these types.
+        ValueError: its shape differs, it covers more than `count` codes, or it is not C-contiguous.
+    """
+    if not _is_plain_array(filter) or filter.dtype not in {np.dtype(bool), np.dtype("u1")}:
+        got = filter.dtype if _is_plain_array(filter) else type(filter).__name__
+        raise TypeError(f"filter must be a bool array or a packed uint8 array, got {got}")
     most = count if filter.dtype == bool else -(-count // 8)
     if filter.ndim != 1 or len(filter) > most:
         raise ValueError(
@@ -98,25 +157,29 @@ def bitmap(filter: NDArray[np.bool_] | NDArray[np.uint8], count: int) -> NDArray
 
 
 def allowed_count(filter: NDArray[np.bool_] | NDArray[np.uint8], count: int) -> int:
-    """How many codes a filter, checked already, lets pass."""
+    """Number of codes that a filter allows; `bitmap` must have accepted the filter."""
     if filter.dtype == bool:
         return int(np.count_nonzero(filter))
     return (int.from_bytes(filter.tobytes(), "little") & ((1 << count) - 1)).bit_count()
 
 
 def check_array(array: object, name: str) -> None:
-    """TypeError for what is not a uint8 array."""
-    # A masked array is one, but its mask would be ignored.
-    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+    """Raise TypeError unless `array` is a uint8 array."""
+    if not _is_plain_array(array):
         raise TypeError(f"{name} must be a uint8 array, got {type(array).__name__}")
     if array.dtype != np.uint8:
         raise TypeError(f"{name} must be a uint8 array, got dtype {array.dtype}")
 
 
 def check_contiguous(array: NDArray[Any], name: str) -> None:
-    """ValueError for an array that is not C-contiguous."""
+    """Raise ValueError unless `array` is C-contiguous."""
     if not array.flags.c_contiguous:
         raise ValueError(
             f"{name} must be C-contiguous, got strides {array.strides}: pass "
             f"numpy.ascontiguousarray({name})"
         )
+
+
+def _is_plain_array(array: object) -> TypeGuard[NDArray[Any]]:
+    """False for masked arrays too: their mask would be ignored."""
+    return isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)

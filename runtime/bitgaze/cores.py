@@ -1,4 +1,4 @@
-"""How many cores this process may use: what `threads=None` means everywhere."""
+"""The number of cores this process may use: the default of every `threads` argument."""
 
 import functools
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def available_cores() -> int:
-    """Cores this process may run on, by its affinity; a container's CPU quota caps it."""
+    """Cores this process may run on: its CPU affinity, capped by a container's CPU quota."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -14,9 +14,9 @@ def available_cores() -> int:
     return max(1, min(cores, _quota(cores)))
 
 
-@functools.cache  # reading it takes as long as a small search
+@functools.cache  # reading the file takes as long as a small search
 def _quota(cores: int) -> int:
-    """Of the control group (version 2), in whole cores; or else as many as there are."""
+    """Quota of the control group (cgroup v2) in whole cores; `cores` if it sets none."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
     except (OSError, ValueError):

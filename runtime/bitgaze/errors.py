@@ -1,12 +1,12 @@
-"""Every error that bitgaze raises of its own. Imports nothing.
+"""Every exception class of bitgaze. Imports nothing.
 
-Wrong arguments are TypeError and ValueError, as everywhere in Python; these classes are for what a
-correct program can meet: a broken image, a foreign model, an absent provider, a damaged file.
+Wrong arguments raise TypeError or ValueError, as everywhere in Python. These classes cover what a
+correct program can run into: a broken image, a foreign model, a missing provider, a damaged file.
 """
 
 
 class BitgazeError(Exception):
-    """Base of every error that bitgaze raises of its own."""
+    """Base class of the exceptions that bitgaze defines."""
 
 
 class ImageError(BitgazeError):
@@ -14,15 +14,15 @@ class ImageError(BitgazeError):
 
 
 class ModelError(BitgazeError):
-    """A file that is not a bitgaze model, or breaks its contract."""
+    """A file that is not a bitgaze model, or a model that breaks its contract."""
 
 
 class ProviderError(BitgazeError):
-    """An execution provider was asked for by name and does not run."""
+    """An execution provider was requested by name but cannot run the model."""
 
 
 class ProviderWarning(UserWarning):
-    """With `providers="auto"`, or a policy: an execution provider that might run does not."""
+    """`providers="auto"` or a device policy skipped a provider that could have been used."""
 
 
 class GalleryError(BitgazeError):
@@ -30,8 +30,8 @@ class GalleryError(BitgazeError):
 
 
 class FingerprintMismatch(GalleryError):
-    """Codes of one model were about to meet codes of another."""
+    """Codes of one model were about to be compared with codes of another."""
 
 
 class GalleryCorrupt(GalleryError):
-    """A gallery file whose contents contradict themselves."""
+    """A gallery file whose contents are damaged or inconsistent."""

@@ -1,6 +1,6 @@
 """HammingIndex: exact nearest neighbours among binary codes, in memory.
 
-Knows bytes and bits. Does not know what a code stands for, models, images or files.
+Works on bytes alone: what a code stands for, and where it is stored, is up to the caller.
 """
 
 import threading
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from bitgaze import _hamming
 from bitgaze.arguments import (
     allowed_count,
+    at_least,
     bitmap,
     check_array,
     check_contiguous,
     code_length,
     excluded_ids,
     hit_count,
-    integer,
     known_id,
     known_ids,
     radius_within,
@@ -30,11 +30,12 @@ from bitgaze.arguments import (
 )
 from bitgaze.cores import available_cores
 
-_ALIGNMENT = 64
+_CACHE_LINE_BYTES = 64
 _BLOCK_CODES = _hamming.BLOCK_CODES
 
-# So many changed or added codes, or this share of all, may be looked at beside the tables before
-# these are made anew: that costs each change some tens of microseconds (2 M codes of 64 bits, 33).
+# A search scans changed and added codes alongside the tables, up to these numbers or shares of all
+# codes; beyond them the tables are rebuilt, which costs tens of microseconds per change (33 with
+# 2 M codes of 64 bits).
 _MAX_CHANGED = 4096
 _MAX_CHANGED_SHARE = 1 / 1024
 _MAX_UNCOVERED = 65536
@@ -45,13 +46,13 @@ _NO_IDS: NDArray[np.int64] = np.empty(0, np.int64)
 
 
 def pack(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """Hash values to codes: a bit is set where its value is above 0.
+    """Turn hash values into codes: a bit is set where its value is above 0.
 
     Args:
-        values: (n, bits), bits a multiple of 8.
+        values: shape (n, bits), bits a multiple of 8.
 
     Returns:
-        uint8, (n, bits // 8). The first value is the most significant bit of byte 0, as in
+        uint8, shape (n, bits // 8). The first value is the most significant bit of byte 0, as in
         `numpy.packbits` and in the code that a model file returns.
     """
     return np.packbits(values > 0, axis=1)
@@ -59,60 +60,63 @@ def pack(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What a search sees: taken once, at its beginning. Writers put another in its place."""
+    """A snapshot of the index: a search reads it once, at its start; writers replace it."""
 
-    codes: NDArray[Any]  # with room for more: uint8 (room, code_bytes), or uint64 blocks by word
+    # With spare capacity: uint8 (capacity, code_bytes), or by word, uint64
+    # (blocks, words, _BLOCK_CODES).
+    codes: NDArray[Any]
     count: int
     tables: _hamming.MultiIndex | None = None
-    covered: int = 0  # codes below are in the tables
-    # Except for these, ascending.
+    # The tables hold the codes with ids below `covered`, except those in `changed`, ascending.
+    covered: int = 0
     changed: NDArray[np.int64] = field(default_factory=lambda: _NO_IDS)
 
 
 class HammingIndex:
-    """A growing array of binary codes; a search finds those nearest to a query.
+    """A growing array of binary codes that can be searched for those nearest to a query.
 
-    A code's id is its position: the first code added has id 0, the next 1. Results are exact, and
-    the same on every machine, at every number of threads, with tables and without.
+    The id of a code is its position: the first code added has id 0, the next 1. Results are exact,
+    and identical on every machine, with any number of threads, with tables and without.
 
-    Any number of threads may search while one adds: a search sees the codes that were there when
-    it began. `replace`, `remove`, and the first `add` after it, change codes in place, so a search
-    that runs at that moment may see a code half or already changed; keep them apart with a lock of
-    your own if that matters. A copy, or what is pickled, has codes of its own.
+    Any number of threads may search while one thread adds: a search sees the codes that were there
+    when it started. `replace` and `remove`, and the first `add` after a `remove`, write in place:
+    a search running at that moment may read a code that is half changed. If that matters, guard
+    searches and changes with a lock. Copies and unpickled indexes have their own codes.
 
     Attributes:
-        bits: the length of a code, a multiple of 8 from 8 to 1024.
+        bits: length of a code, a multiple of 8 from 8 to 1024.
     """
 
     def __init__(self, bits: SupportsIndex) -> None:
-        """Makes an empty index.
+        """Create an empty index.
 
         Args:
-            bits: length of a code: a multiple of 8 from 8 to 1024.
+            bits: length of a code, a multiple of 8 from 8 to 1024.
 
         Raises:
             TypeError: bits is not an integer.
-            ValueError: bits is not one of those lengths.
+            ValueError: bits is not such a multiple.
         """
         self.bits = code_length(bits)
         self._by_word = self.bits > 64 and self.bits % 64 == 0
         self._is_view = False
         self._lock = threading.Lock()  # held by writers
-        self._state = _State(self._room(0), 0)
+        self._state = _State(self._allocate(0), 0)
 
     @classmethod
     def view(cls, codes: NDArray[np.uint8]) -> "HammingIndex":
-        """An index over an array of yours, which is neither copied nor ever changed.
+        """Create a read-only index over an existing array, without copying it.
 
-        The array is kept alive; search it only while nobody changes it. It may lie in a file or
-        any other buffer: `numpy.memmap`, `numpy.frombuffer(data, numpy.uint8).reshape(n, -1)`.
+        The index keeps the array alive. Do not change the array during a search. It may be backed
+        by a file or any other buffer: `numpy.memmap`, or
+        `numpy.frombuffer(data, numpy.uint8).reshape(n, -1)`.
 
         Args:
-            codes: uint8, shape (n, bits // 8), C-contiguous, of any alignment.
+            codes: uint8, shape (n, bits // 8), C-contiguous, with any alignment.
 
         Raises:
             TypeError: codes is not a uint8 array.
-            ValueError: its shape is another, or it is not C-contiguous.
+            ValueError: codes has a different shape or is not C-contiguous.
         """
         check_array(codes, "codes")
         if codes.ndim != 2:
@@ -125,70 +129,67 @@ class HammingIndex:
         return index
 
     def __len__(self) -> int:
-        """How many codes there are."""
+        """Number of codes."""
         return self._state.count
 
     def __getitem__(
         self, ids: SupportsIndex | slice | NDArray[np.integer[Any]]
     ) -> NDArray[np.uint8]:
-        """Copies of codes, uint8.
+        """Copy codes out of the index, as uint8.
 
-        `index[3]` is one, shape (bits // 8,); `index[10:20]` and `index[ids]` are several, shape
+        `index[3]` has shape (bits // 8,); `index[10:20]` and `index[ids]` have shape
         (n, bits // 8).
 
         Raises:
             TypeError: ids is not an integer, a slice or an integer array.
-            IndexError: there is no such id.
+            IndexError: an id is outside 0 to n - 1; negative ids are not counted from the end.
         """
         state = self._state
         if isinstance(ids, slice):
             return self._gather(state, np.arange(*ids.indices(state.count)))
         if isinstance(ids, np.ndarray) and ids.ndim == 1:
             return self._gather(state, known_ids(ids, "ids", state.count))
-        row: NDArray[np.uint8] = self._gather(state, np.array([known_id(ids, "id", state.count)]))[
-            0
-        ]
+        slot = np.array([known_id(ids, "id", state.count)])
+        row: NDArray[np.uint8] = self._gather(state, slot)[0]
         return row
 
     def reserve(self, count: SupportsIndex) -> None:
-        """Makes room for count codes in all, so that adding up to there copies none twice.
+        """Allocate memory for `count` codes in total, so that adding them copies each only once.
 
         Raises:
             TypeError: count is not an integer.
-            ValueError: count is negative, or this index is a view.
+            ValueError: count < 0, or this index is a view.
         """
-        count = integer(count, "count")
-        if count < 0:
-            raise ValueError(f"count must be at least 0, got {count}")
+        count = at_least(count, "count", 0)
         with self._writing() as state:
-            self._state = self._with_room(state, count)
+            self._state = self._with_capacity(state, count)
 
     def add(self, codes: NDArray[np.uint8]) -> None:
-        """Appends codes; they get the ids that follow. The codes are copied.
+        """Append copies of codes; they get the next free ids, in order.
 
         Args:
             codes: uint8, shape (n, bits // 8), C-contiguous; n may be 0.
 
         Raises:
             TypeError: codes is not a uint8 array.
-            ValueError: its shape is another, it is not C-contiguous, or this index is a view.
+            ValueError: codes has a different shape or is not C-contiguous, or this index is a view.
         """
         self._check(codes, "codes")
         with self._writing() as before:
             end = before.count + len(codes)
-            # Half as much again: repeated adding copies each code about twice. The old array stays
-            # alive, unchanged, for the searches that use it.
+            # Growth by half: repeated adding copies each code about twice. Running searches keep
+            # the old array, which no longer changes.
             grown = max(end, before.count + before.count // 2)
-            state = before if end <= self._capacity(before) else self._with_room(before, grown)
+            state = before if end <= self._capacity(before) else self._with_capacity(before, grown)
             if self._by_word:
                 _hamming.write_blocks(state.codes, state.count, codes)
             else:
                 state.codes[state.count : end] = codes
             self._state = replace(state, count=end)
-            self._renew_tables()
+            self._rebuild_stale_tables()
 
     def replace(self, slot: SupportsIndex, code: NDArray[np.uint8]) -> None:
-        """Puts another code in the place of one.
+        """Overwrite one code.
 
         Args:
             slot: id of the code to overwrite, 0 to n - 1.
@@ -196,50 +197,51 @@ class HammingIndex:
 
         Raises:
             TypeError: code is not a uint8 array, or slot is not an integer.
-            ValueError: the shape of code is another, or this index is a view.
-            IndexError: there is no such slot.
+            ValueError: code has a different shape, or this index is a view.
+            IndexError: slot is out of range.
         """
         check_array(code, "code")
         if code.shape != (self.bits // 8,):
             raise ValueError(f"code must have shape ({self.bits // 8},), got {code.shape}")
         with self._writing() as state:
-            self._put(state, known_id(slot, "slot", state.count), code, state.count)
+            self._write(state, known_id(slot, "slot", state.count), code, state.count)
 
     def remove(self, slot: SupportsIndex) -> None:
-        """Takes a code out and moves the last one into its slot, which changes that one's id.
+        """Remove one code. The last code moves into its slot, and so gets its id.
 
         Args:
-            slot: id of the code to take out, 0 to n - 1.
+            slot: id of the code to remove, 0 to n - 1.
 
         Raises:
             TypeError: slot is not an integer.
-            IndexError: there is no such slot.
+            IndexError: slot is out of range.
             ValueError: this index is a view.
         """
         with self._writing() as state:
             last = state.count - 1
             slot = known_id(slot, "slot", state.count)
-            self._put(state, slot, self._gather(state, np.array([last]))[0], last)
+            self._write(state, slot, self._gather(state, np.array([last]))[0], last)
 
     def build_tables(self, *, threads: SupportsIndex | None = None) -> None:
-        """Makes tables for multi-index hashing, with which a search need not look at every code.
+        """Build tables for multi-index hashing, which spare a search from scanning every code.
 
-        They serve where near codes are near: a radius of a few bits, or clustered codes, among
-        millions. From then on each search takes the way that costs less. They take 12 bytes for
-        each code and table, and there are about bits / log2(n) tables: for 100 M codes of 64 bits 3
-        tables, 3.6 GB. That is more than the codes themselves, so nothing but this call makes them;
-        `table_bytes` tells how much it is.
+        They pay off where matches are close: a radius of a few bits, or clustered codes, among
+        millions. From then on each search uses tables or scan, whichever costs less.
 
-        Changes keep the tables right. After many of them (an eighth added, or a thousandth changed)
-        `add`, `replace` or `remove` makes them anew, with all cores, and for that time holds both;
-        if there is no memory for it, the tables are given up with a RuntimeWarning.
+        The tables take 12 bytes per code and table, and there are about bits / log2(n) of them: 3
+        tables, 3.6 GB, for 100 M codes of 64 bits. Since that exceeds the codes themselves, only
+        this call builds them; see `table_bytes`.
+
+        Changes keep the tables correct. After many changes (an eighth of the codes added, or a
+        thousandth changed) `add`, `replace` or `remove` rebuilds them with all cores and holds both
+        versions meanwhile. If memory runs out, the tables are dropped with a RuntimeWarning.
 
         Args:
-            threads: at most so many; by default the cores this process may use.
+            threads: maximum number of threads; by default the cores this process may use.
 
         Raises:
             TypeError: threads is not an integer.
-            ValueError: threads < 1, or there are 2**32 codes or more.
+            ValueError: threads < 1, or the index holds 2**32 codes or more.
         """
         threads = thread_count(threads)
         with self._lock:
@@ -247,7 +249,7 @@ class HammingIndex:
 
     @property
     def table_bytes(self) -> int:
-        """Memory of the tables, in bytes; 0 before `build_tables`."""
+        """Size of the tables in bytes; 0 before `build_tables`."""
         tables = self._state.tables
         return 0 if tables is None else tables.bytes
 
@@ -261,39 +263,39 @@ class HammingIndex:
         threads: SupportsIndex | None = None,
         method: Method | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Finds the k nearest codes of each query.
+        """Find the k nearest codes of each query.
 
         Args:
             queries: uint8, shape (q, bits // 8), C-contiguous; q may be 0.
-            k: how many to find for each query, at least 1.
+            k: maximum number of results per query, at least 1.
             filter: which codes may be found: bool, shape (m,), m <= n; or packed,
-                `numpy.packbits(mask, bitorder="little")`. Codes from m on may not.
-            exclude: for each query an id that it must not find, or -1: integers, shape (q,). So
+                `numpy.packbits(mask, bitorder="little")`. Codes from id m on are left out.
+            exclude: for each query an id to leave out, or -1: integers, shape (q,). So
                 `index.search(index[ids], exclude=ids)` finds the neighbours of stored codes.
-            threads: at most so many; by default the cores this process may use.
-            method: "scan" or "mih" (multi-index hashing) force one; by default tables that are
-                there are tried, until a query has cost an eighth of its scan, or a twentieth in a
-                batch; then that query is scanned.
+            threads: maximum number of threads; by default the cores this process may use.
+            method: "scan" or "mih" (multi-index hashing) forces one. By default a search uses
+                tables if there are any; a query for which they have cost an eighth of a scan (a
+                twentieth in a batch) is scanned instead.
 
         Returns:
-            distances, int32, and ids, int64, both of shape (q, min(k, m)), m being the number of
-            codes, or of those that the filter allows: in each row ascending by distance (0 to
-            bits), ties by lower id. A row that `exclude` leaves short ends in the id -1, with the
-            distance bits + 1.
+            distances, int32, and ids, int64, both of shape (q, min(k, m)), where m is the number of
+            codes, or of codes that the filter allows. Each row is ascending by distance (0 to
+            bits), ties by lower id. A row that `exclude` leaves short ends with id -1 and distance
+            bits + 1.
 
         Raises:
-            TypeError: an array of another dtype, or k or threads is not an integer.
-            ValueError: an array of another shape or not C-contiguous; k or threads < 1; an unknown
-                method, or "mih" before `build_tables`; or the environment variable BITGAZE_SIMD
-                names no kernel.
-            IndexError: exclude holds an id that does not exist.
+            TypeError: an array has a different dtype, or k or threads is not an integer.
+            ValueError: an array has a different shape or is not C-contiguous; k or threads < 1;
+                method is unknown, or "mih" before `build_tables`; or the environment variable
+                BITGAZE_SIMD names no kernel.
+            IndexError: exclude contains an id that does not exist.
             RuntimeError: BITGAZE_SIMD names a kernel that this machine cannot run.
         """
         k = hit_count(k)
         state = self._state
         request = self._request(state, queries, k, self.bits, filter, exclude, threads, method)
-        found = state.count if filter is None else allowed_count(filter, state.count)
-        return _hamming.nearest(request, min(k, found))
+        allowed = state.count if filter is None else allowed_count(filter, state.count)
+        return _hamming.nearest(request, min(k, allowed))
 
     def range_search(
         self,
@@ -306,30 +308,30 @@ class HammingIndex:
         threads: SupportsIndex | None = None,
         method: Method | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-        """Finds the codes within a radius of each query, that distance included.
+        """Find the codes within a radius of each query.
 
         Args:
             queries: as for `search`.
-            radius: Hamming distance, at least 0.
-            k: at most so many for each query, the nearest; by default all.
+            radius: maximum Hamming distance, inclusive, at least 0.
+            k: maximum number of results per query, nearest first; by default all.
             filter: as for `search`.
             exclude: as for `search`.
             threads: as for `search`.
             method: as for `search`.
 
         Returns:
-            lims, int64, shape (q + 1,), distances, int32, and ids, int64: those of query i are
-            distances[lims[i] : lims[i + 1]], ascending, ties by lower id, and the same part of ids.
+            lims, int64, shape (q + 1,); distances, int32; and ids, int64. The results of query i
+            are distances[lims[i] : lims[i + 1]], ascending, ties by lower id, and the same slice of
+            ids.
 
         Raises:
-            As `search`; and ValueError: radius < 0.
+            As `search`; also TypeError if radius is not an integer, ValueError if it is < 0.
         """
         state = self._state
         most = max(state.count, 1) if k is None else hit_count(k)
         radius = radius_within(radius)
-        return _hamming.within(
-            self._request(state, queries, most, radius, filter, exclude, threads, method)
-        )
+        request = self._request(state, queries, most, radius, filter, exclude, threads, method)
+        return _hamming.within(request)
 
     def range_count(
         self,
@@ -340,14 +342,17 @@ class HammingIndex:
         exclude: NDArray[np.integer[Any]] | None = None,
         threads: SupportsIndex | None = None,
     ) -> NDArray[np.int64]:
-        """How many codes lie within a radius of each query: int64, shape (q,); it scans them all.
+        """Count the codes within a radius of each query. Always scans; never uses tables.
 
         Args:
             queries: as for `search`.
-            radius: Hamming distance, at least 0.
+            radius: maximum Hamming distance, inclusive, at least 0.
             filter: as for `search`.
             exclude: as for `search`.
             threads: as for `search`.
+
+        Returns:
+            int64, shape (q,).
 
         Raises:
             As `range_search`.
@@ -401,33 +406,34 @@ class HammingIndex:
     def _writing(self) -> Iterator[_State]:
         if self._is_view:
             raise ValueError(
-                "this index is a view of an array and cannot change: "
-                f"make HammingIndex({self.bits}) and add the codes to it"
+                "this index is a view of an array and cannot be changed: "
+                f"create HammingIndex({self.bits}) and add the codes to it"
             )
         with self._lock:
             yield self._state
 
-    def _room(self, count: int) -> NDArray[Any]:
+    def _allocate(self, count: int) -> NDArray[Any]:
         if not self._by_word:
             return _aligned(count * self.bits // 8).reshape(count, self.bits // 8)
         blocks = -(-count // _BLOCK_CODES)
-        room = _aligned(blocks * _BLOCK_CODES * self.bits // 8)
-        return room.view(np.uint64).reshape(blocks, self.bits // 64, _BLOCK_CODES)
+        memory = _aligned(blocks * _BLOCK_CODES * self.bits // 8)
+        return memory.view(np.uint64).reshape(blocks, self.bits // 64, _BLOCK_CODES)
 
     def _capacity(self, state: _State) -> int:
         return len(state.codes) * (_BLOCK_CODES if self._by_word else 1)
 
-    def _with_room(self, state: _State, count: int) -> _State:
+    def _with_capacity(self, state: _State, count: int) -> _State:
         if count <= self._capacity(state):
             return state
-        room = self._room(count)
+        codes = self._allocate(count)
         used = -(-state.count // _BLOCK_CODES) if self._by_word else state.count
-        room[:used] = state.codes[:used]
-        return replace(state, codes=room)
+        codes[:used] = state.codes[:used]
+        return replace(state, codes=codes)
 
-    def _put(self, state: _State, slot: int, code: NDArray[np.uint8], count: int) -> None:
-        """Writes a code into a slot, count codes being left then."""
-        # Whatever interrupts this: first the tables stop to answer for the slot, then it changes.
+    def _write(self, state: _State, slot: int, code: NDArray[np.uint8], count: int) -> None:
+        """Write a code into a slot and set the number of codes."""
+        # First the slot is marked as changed, so that searches no longer trust the tables for it,
+        # then it is written: an interrupt in between does no harm.
         changed = state.changed
         if slot < state.covered:
             at = int(np.searchsorted(changed, slot))
@@ -435,17 +441,17 @@ class HammingIndex:
                 changed = np.insert(changed, at, slot)
         self._state = state = replace(state, changed=changed)
         if self._by_word:
-            block, place = divmod(slot, _BLOCK_CODES)
-            state.codes[block, :, place] = np.ascontiguousarray(code).view(np.uint64)
+            block, column = divmod(slot, _BLOCK_CODES)
+            state.codes[block, :, column] = np.ascontiguousarray(code).view(np.uint64)
         else:
             state.codes[slot] = code
-        # In steps of 64 codes: what a filter is looked at in.
+        # A multiple of 64: searches read a filter in words of 64 bits.
         covered = min(state.covered, count // 64 * 64)
         self._state = replace(state, count=count, covered=covered)
-        self._renew_tables()
+        self._rebuild_stale_tables()
 
-    def _renew_tables(self) -> None:
-        """Makes the tables anew, if too much has changed; without memory for it, there are none."""
+    def _rebuild_stale_tables(self) -> None:
+        """Rebuild the tables if too much has changed; drop them if memory runs out."""
         state = self._state
         if state.tables is None:
             return
@@ -459,8 +465,8 @@ class HammingIndex:
         except MemoryError:
             self._state = replace(state, tables=None, covered=0, changed=_NO_IDS)
             warnings.warn(
-                "no memory to make the tables of this HammingIndex anew: it scans from now on; "
-                "build_tables() tries again",
+                "not enough memory to rebuild the tables of this HammingIndex: searches scan from "
+                "now on; call build_tables() to try again",
                 RuntimeWarning,
                 stacklevel=4,
             )
@@ -488,10 +494,10 @@ class HammingIndex:
 
 
 def simd() -> str:
-    """The kernel that searches use on this machine: portable, avx2, avx512 or neon.
+    """Name of the kernel that searches use on this machine: portable, avx2, avx512 or neon.
 
-    Decided at first use: the fastest that the CPU and the operating system allow, or the one that
-    the environment variable BITGAZE_SIMD names.
+    Chosen at first use: the one that the environment variable BITGAZE_SIMD names, or else the
+    fastest that the CPU and the operating system support.
 
     Raises:
         ValueError: BITGAZE_SIMD names no kernel.
@@ -510,7 +516,7 @@ def _rebuilt(bits: int, codes: NDArray[np.uint8], has_tables: bool) -> HammingIn
 
 
 def _aligned(size: int) -> NDArray[np.uint8]:
-    """Bytes that begin on a cache line, so that no vector load crosses two."""
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
-    offset = -memory.ctypes.data % _ALIGNMENT
+    """Uninitialised bytes that start on a cache line, so that no vector load crosses two lines."""
+    memory = np.empty(size + _CACHE_LINE_BYTES, np.uint8)
+    offset = -memory.ctypes.data % _CACHE_LINE_BYTES
     return memory[offset : offset + size]

@@ -1,1 +1,1 @@
-"""Images -> codes: reading images, a model's contract, and the session that runs it."""
+"""Encoding: read an image, run a model on it, get its code."""

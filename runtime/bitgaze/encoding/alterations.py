@@ -1,7 +1,6 @@
-"""What people do to an image that leaves it the same image: ten alterations.
+"""Ten alterations that leave an image the same image to a person.
 
-What a near-duplicate is, in one place: codes are calibrated and measured with these. Knows pixels
-only.
+The one definition of a near-duplicate: codes are calibrated and evaluated with it.
 """
 
 import io
@@ -11,16 +10,16 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 
 def altered(image: Image.Image) -> dict[str, Image.Image]:
-    """Ten versions of one image, by name.
+    """Make ten altered versions of an image.
 
     Args:
-        image: RGB, at least 8 pixels on each side.
+        image: RGB, at least 8 pixels on each side; left unchanged.
 
     Returns:
-        RGB images: "resized" to half its sides; "jpeg" at quality 30; "cropped" to the central
-        80 % of both sides; "mirrored"; "rotated" by 5 degrees, black in the corners; "grey";
-        "brighter" by 40 %; "blurred" by 1 % of its longer side; "captioned" with a black band and
-        white text over the lowest 12 %; "bordered" in white by 8 % on every side.
+        Name to RGB image: "resized" to half its width and height; "jpeg" at quality 30; "cropped"
+        to the central 80 % of both sides; "mirrored"; "rotated" by 5 degrees, with black corners;
+        "grey"; "brighter" by 40 %; "blurred" by 1 % of the longer side; "captioned" with white text
+        on a black band over the lowest 12 %; "bordered" in white by 8 % of the longer side.
     """
     return {name: alter(image) for name, alter in _ALTERATIONS.items()}
 

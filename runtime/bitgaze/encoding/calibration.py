@@ -1,6 +1,6 @@
-"""What a Hamming distance means: how likely a match it is, and how often a stranger comes as near.
+"""What a Hamming distance means: the probability of a match, and the rate of false matches.
 
-Knows distances of pairs. Does not know images, models or galleries, nor where tables are kept.
+Works on distances of image pairs alone; models and galleries store the resulting tables.
 """
 
 from collections.abc import Sequence
@@ -9,26 +9,27 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Of the codes' length: so much nearer, half as many unrelated pairs. Of photographs' pairs, coded
-# with 128 bits, 72 of 24,750 are within 40 and 9 within 28.
+# Below the smallest distance observed, the number of unrelated pairs is assumed to halve every this
+# fraction of the code length. Of 24,750 pairs of photographs with 128-bit codes, 72 are within 40
+# and 9 within 28.
 _HALVING = 1 / 32
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Three tables over the distances 0..bits, bits + 1 numbers in [0, 1] each.
+    """Three tables indexed by Hamming distance, each with bits + 1 numbers in [0, 1].
 
-    The probabilities hold at even odds: for a pair that is as likely to match as not before one
-    looks at its distance. How many strangers a search brings up depends on the size of the gallery;
-    that is `false_match` times the number of its items.
+    The probabilities assume even odds: before its distance is known, a pair is as likely to match
+    as not; `at_odds` converts them. The expected number of unrelated images that a search finds is
+    `false_match` times the number of items in the gallery.
 
     Attributes:
         duplicate: probability that two images at this distance are one image, altered: resized,
             compressed, cropped, ... Never rises with distance.
         kind: probability that they show the same kind of thing. Never rises with distance; empty
-            where no labels were there to tell.
-        false_match: share of unrelated pairs that are at this distance or nearer; for the smallest
-            distances, which none of the pairs had, what so many pairs can exclude. Never falls.
+            if it was not measured for lack of labels.
+        false_match: share of unrelated pairs at this distance or nearer. Never falls. At distances
+            below all measured pairs, the smallest rate that their number can resolve.
     """
 
     duplicate: tuple[float, ...]
@@ -53,17 +54,17 @@ class Calibration:
 
     @property
     def bits(self) -> int:
-        """Length of the codes whose distances these are."""
+        """Length of the codes that the tables are for."""
         return len(self.false_match) - 1
 
     def radius(self, false_match_rate: float) -> int:
-        """The largest radius at which at most this share of unrelated images is found.
+        """The largest radius that keeps the share of unrelated images found within a rate.
 
         Args:
-            false_match_rate: above 0, below 1.
+            false_match_rate: maximum share of unrelated images, above 0 and below 1.
 
         Raises:
-            ValueError: a rate outside that, or smaller than this calibration can tell.
+            ValueError: the rate is out of range, or smaller than this calibration can resolve.
         """
         if not 0 < false_match_rate < 1:
             raise ValueError(
@@ -72,68 +73,76 @@ class Calibration:
         radius = int(np.searchsorted(self.false_match, false_match_rate, side="right")) - 1
         if radius < 0:
             raise ValueError(
-                f"false_match_rate is {false_match_rate}; the images that were measured tell of "
-                f"rates from {self.false_match[0]:.2g} on"
+                f"false_match_rate is {false_match_rate}, the smallest that this calibration can "
+                f"resolve is {self.false_match[0]:.2g}"
             )
         return radius
 
 
 def at_odds(probability: float, odds: float) -> float:
-    """A probability that holds at even odds, at others.
+    """Convert a probability that assumes even odds to other prior odds (Bayes' rule).
 
     Args:
         probability: in [0, 1], at even odds.
-        odds: of a match before one looks at the distance, above 0; 0.1 is one in eleven.
+        odds: prior odds of a match, above 0; 0.1 means one pair in eleven.
     """
     return probability / (probability + (1 - probability) / odds)
 
 
 def calibrate(
-    duplicates: ArrayLike, kinds: ArrayLike, strangers: ArrayLike, bits: int
+    duplicates: ArrayLike, kinds: ArrayLike, unrelated: ArrayLike, bits: int
 ) -> Calibration:
-    """The tables, from distances of pairs of known relation; all others are unrelated ones.
+    """Compute a calibration from the distances of pairs whose relation is known.
 
     Args:
-        duplicates: integers in 0..bits, (n,): distances of images to altered versions.
-        kinds: (m,), of images of the same kind; empty where there are no labels.
-        strangers: (s,), of unrelated images.
+        duplicates: integers in 0..bits, shape (n,): distances of images to altered versions.
+        kinds: shape (m,): distances of images of the same kind; empty without labels.
+        unrelated: shape (u,): distances of unrelated images.
         bits: length of the codes.
 
     Raises:
-        ValueError: no duplicates or no strangers, or a distance outside 0..bits.
+        ValueError: duplicates or unrelated is empty, or a distance is outside 0..bits.
     """
-    if not np.size(duplicates) or not np.size(strangers):
-        raise ValueError("a calibration takes distances of duplicates and of unrelated pairs")
+    if not np.size(duplicates) or not np.size(unrelated):
+        raise ValueError("a calibration requires distances of duplicates and of unrelated pairs")
     return Calibration(
-        duplicate=probabilities(duplicates, strangers, bits),
-        kind=probabilities(kinds, strangers, bits) if np.size(kinds) else (),
-        false_match=false_match_rates(strangers, bits),
+        duplicate=probabilities(duplicates, unrelated, bits),
+        kind=probabilities(kinds, unrelated, bits) if np.size(kinds) else (),
+        false_match=false_match_rates(unrelated, bits),
     )
 
 
 def probabilities(matching: ArrayLike, others: ArrayLike, bits: int) -> tuple[float, ...]:
-    """A table of `Calibration`, from distances of pairs that match and of others: (bits + 1,).
+    """Probability of a match at each distance, for even odds: bits + 1 numbers.
 
-    A falling step function, fitted by isotonic regression (Zadrozny and Elkan, KDD 2002), matching
-    and other pairs weighing the same in total. Nearer than the nearest other pair, one more of
-    them is spread: that none was seen there is not to say that there is none.
+    A falling step function, fitted by isotonic regression (Zadrozny and Elkan, KDD 2002), in which
+    matching and other pairs have the same total weight. One more other pair is spread over the
+    distances below the nearest one: that none was observed there does not prove that none exists.
 
     Args:
-        matching: integers in 0..bits, (n,), at least one.
-        others: (m,), at least one.
+        matching: integers in 0..bits, shape (n,), n >= 1: distances of pairs that match.
+        others: shape (m,), m >= 1: distances of pairs that do not.
         bits: length of the codes.
 
     Raises:
-        ValueError: a distance outside 0..bits.
+        ValueError: a distance is outside 0..bits.
     """
     expected = _with_one_nearer(_histogram(others, bits))
-    return _floats(_shares(_histogram(matching, bits), expected))
+    return _floats(_falling_shares(_histogram(matching, bits), expected))
 
 
-def false_match_rates(strangers: ArrayLike, bits: int) -> tuple[float, ...]:
-    """The table `Calibration.false_match`; arguments and errors as for `probabilities`."""
-    unrelated = _histogram(strangers, bits)
-    rates = (np.cumsum(unrelated) + 1) / (unrelated.sum() + 1)
+def false_match_rates(unrelated: ArrayLike, bits: int) -> tuple[float, ...]:
+    """The table `Calibration.false_match`: bits + 1 numbers.
+
+    Args:
+        unrelated: integers in 0..bits, shape (n,), n >= 1: distances of unrelated images.
+        bits: length of the codes.
+
+    Raises:
+        ValueError: a distance is outside 0..bits.
+    """
+    counts = _histogram(unrelated, bits)
+    rates = (np.cumsum(counts) + 1) / (counts.sum() + 1)
     return _floats(np.minimum(rates, 1))
 
 
@@ -145,30 +154,31 @@ def _histogram(distances: ArrayLike, bits: int) -> NDArray[np.int64]:
 
 
 def _floats(table: NDArray[np.float64]) -> tuple[float, ...]:
-    # Ten digits: 1 - probability is what counts in a gallery of millions.
+    # Ten digits, because in a gallery of millions 1 - probability matters.
     return tuple(float(f"{value:.10g}") for value in table)
 
 
-def _with_one_nearer(unrelated: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Counts of unrelated pairs by distance, and one more pair below the smallest: (bits + 1,)."""
-    counts = unrelated.astype(np.float64)
-    if nearest := int(np.flatnonzero(unrelated)[0]):
-        below = 2.0 ** (-np.arange(nearest, 0, -1) / (_HALVING * (len(unrelated) - 1)))
+def _with_one_nearer(observed: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Pairs by distance, and one more pair spread below the smallest distance: (bits + 1,)."""
+    counts = observed.astype(np.float64)
+    if nearest := int(np.flatnonzero(observed)[0]):
+        below = 2.0 ** (-np.arange(nearest, 0, -1) / (_HALVING * (len(observed) - 1)))
         counts[:nearest] = below / below.sum()
     return counts
 
 
-def _shares(matching: NDArray[np.int64], unrelated: NDArray[np.float64]) -> NDArray[np.float64]:
+def _falling_shares(
+    matching: NDArray[np.int64], others: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Share of matching pairs at each distance, both kinds weighing 1, made to fall: (bits + 1,).
 
-    Distances that no pair had take the probability of the next smaller one that some pair had, or
-    else of the next larger one.
+    A distance without pairs gets the share of the next smaller distance that has some, or else of
+    the next larger one.
     """
-    matches, others = matching / matching.sum(), unrelated / unrelated.sum()
-    # Pool neighbours while one that is farther claims a higher share: each block holds its summed
-    # weights and how many distances it covers.
+    # Pool adjacent violators: merge neighbours while the farther one has the higher share. A block
+    # holds both summed weights and the number of distances that it covers.
     blocks: list[tuple[float, float, int]] = []
-    for match, other in zip(matches, others, strict=True):
+    for match, other in zip(matching / matching.sum(), others / others.sum(), strict=True):
         blocks.append((float(match), float(other), 1))
         while len(blocks) > 1 and _is_out_of_order(blocks):
             (a, b, n), (c, d, m) = blocks[-2:]

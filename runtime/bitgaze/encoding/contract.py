@@ -1,8 +1,7 @@
-"""What a model file promises, and the fingerprint that tells one model from another.
+"""A model file's contract, and the fingerprint that identifies the model.
 
-Reads the promise out of the .onnx file itself, without onnx and without onnxruntime: opening a
-gallery must not cost a session. Does not run the model (encoder.py does), nor write one (export/
-does, with the functions here).
+Reads both from the .onnx file itself, without onnx or onnxruntime, so that opening a gallery does
+not require a session. encoder.py runs models; export/ writes them, with the functions here.
 """
 
 import hashlib
@@ -32,10 +31,10 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 @dataclass(frozen=True)
 class Golden:
-    """An image and the code that the exporting machine gave it: what `verify` compares with.
+    """A golden example for `verify`: an image and the code that the exporting machine computed.
 
     Attributes:
-        png: the bytes of a PNG file.
+        png: content of a PNG file.
         code: bits // 8 bytes.
     """
 
@@ -45,21 +44,21 @@ class Golden:
 
 @dataclass(frozen=True)
 class Contract:
-    """What a model file says of itself, stored as JSON in its metadata.
+    """What a model file declares about itself, as JSON in its metadata.
 
     Attributes:
         name: for people; two models may share one.
-        bits: code length, a multiple of 8 in 8..1024.
-        preprocess: from an image to the model's input.
+        bits: length of a code, a multiple of 8 from 8 to 1024.
+        preprocess: the steps from an image to the model's input.
         licence: of the weights, as an SPDX identifier or a sentence.
         training: what the model was trained or fitted on, and how; free-form.
-        classes: names of the classes that guided the attention, in the order of the branch, or
+        classes: names of the classes that guided the attention, in the order of the branch; may be
             empty.
-        calibration: what a Hamming distance means, or None where it was not measured.
-        precision: of the arithmetic in the network: "fp32", "fp16" or "int8".
-        tolerance: the largest difference of a hash value to be expected between two machines. A bit
-            whose value is nearer to 0 may differ.
-        golden: examples for `verify`.
+        calibration: what a Hamming distance means, or None if it was not measured.
+        precision: arithmetic of the network: "fp32", "fp16" or "int8".
+        tolerance: the largest expected difference of a hash value between two machines, in [0, 1].
+            A bit whose hash value is within it may differ.
+        golden: examples for `verify`; may be empty.
     """
 
     name: str
@@ -79,10 +78,10 @@ class Contract:
             if type(value := getattr(self, name)) is not kind:
                 raise TypeError(f"{name} is {value!r}, expected {kind.__name__}")
         if not all(isinstance(name, str) for name in self.classes):
-            raise TypeError("classes are not all text")
+            raise TypeError("classes must all be text")
         code_length(self.bits)
         if any(len(golden.code) != self.bits // 8 for golden in self.golden):
-            raise ValueError(f"golden codes have another length than bits // 8 = {self.bits // 8}")
+            raise ValueError(f"golden codes must have bits // 8 = {self.bits // 8} bytes")
         if self.calibration is not None and self.calibration.bits != self.bits:
             raise ValueError(
                 f"calibration is for {self.calibration.bits} bits, the codes have {self.bits}"
@@ -93,7 +92,7 @@ class Contract:
             raise ValueError(f"tolerance is {self.tolerance!r}, expected a float in 0..1")
 
     def to_json(self) -> str:
-        """The contract as the JSON text that `from_json` reads."""
+        """Serialise the contract as JSON text, for `from_json`."""
         document = {"schema": SCHEMA, **asdict(self)}
         document["golden"] = [
             {"png": b64encode(golden.png).decode(), "code": golden.code.hex()}
@@ -103,11 +102,12 @@ class Contract:
 
     @classmethod
     def from_json(cls, text: str) -> "Contract":
-        """Read what `to_json` wrote.
+        """Parse JSON text written by `to_json`.
 
         Raises:
-            ValueError: not JSON, a schema that this version does not read, an entry that is missing
-                or unknown, or a value of a wrong type or out of range; the message says which.
+            ValueError: the text is not JSON, has a schema that this version does not read, lacks an
+                entry or has an unknown one, or a value has a wrong type or is out of range; the
+                message says which.
         """
         try:
             document = json.loads(text)
@@ -132,17 +132,19 @@ class Contract:
         try:
             return cls(**document)
         except TypeError as error:
-            raise ValueError(f"the contract is incomplete or of a wrong type: {error}") from error
+            raise ValueError(
+                f"the contract is incomplete or has an entry of a wrong type: {error}"
+            ) from error
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model file, read and identified but not loaded.
+    """A model file that has been read and identified, but not loaded.
 
     Attributes:
-        path: where the file lies.
-        contract: what it promises.
-        fingerprint: 64 hex digits, see `fingerprint`.
+        path: of the file.
+        contract: what the file declares about itself.
+        fingerprint: identity of the model, 64 hex digits.
     """
 
     path: Path
@@ -151,17 +153,17 @@ class Model:
 
 
 def read_model(path: str | Path) -> Model:
-    """Read the contract and the fingerprint of a model file; about 10 ms for 10 MB.
+    """Read the contract and the fingerprint of a model file, in about 10 ms for 10 MB.
 
     Raises:
-        ModelError: the file is missing, not ONNX, holds no bitgaze contract, or one that this
-            version cannot read.
+        ModelError: the file is missing or is not ONNX, or its contract is missing or cannot be read
+            by this version.
     """
     path = Path(path)
     if path.suffix == ".ort":
         raise ModelError(
-            f"{path}: onnxruntime's own format, for its small builds; "
-            "bitgaze opens the .onnx file that it was made from"
+            f"{path}: in ORT format, for minimal builds of onnxruntime; bitgaze needs the .onnx "
+            "file that it was made from"
         )
     try:
         content = path.read_bytes()
@@ -175,8 +177,8 @@ def read_model(path: str | Path) -> Model:
         raise ModelError(f"{path}: not an ONNX file ({error})") from error
     if text is None:
         raise ModelError(
-            f"{path}: an ONNX file without a bitgaze contract; "
-            "export it with export/to_onnx.py, which writes one"
+            f"{path}: an ONNX file without a bitgaze contract; export the model with "
+            "export/to_onnx.py, which writes one"
         )
     try:
         contract = Contract.from_json(text)
@@ -186,14 +188,14 @@ def read_model(path: str | Path) -> Model:
 
 
 def fingerprint(content: bytes, preprocess: Preprocess) -> str:
-    """Identity of a model: SHA-256 over graph, weights and preprocessing, as 64 hex digits.
+    """Identity of a model: SHA-256 of graph, weights and preprocessing, as 64 hex digits.
 
-    Two models with one fingerprint give one code to one image. Names, licences, calibration and
-    other words are left out, so that they can be corrected without orphaning anyone's gallery.
+    Two models with the same fingerprint compute the same code for an image. Name, licence,
+    calibration and other descriptions are left out: correcting them orphans nobody's gallery.
 
     Args:
-        content: the .onnx file.
-        preprocess: the part of the contract that changes codes.
+        content: of the .onnx file.
+        preprocess: the part of the contract that affects codes.
 
     Raises:
         ValueError: `content` is not a protobuf message.
@@ -208,11 +210,11 @@ def fingerprint(content: bytes, preprocess: Preprocess) -> str:
 
 
 def _check_text(name: str, value: Any) -> None:
-    # JSON can spell half a character (a lone surrogate), which nothing can print or store.
+    # JSON can escape a lone surrogate, which can be neither printed nor stored.
     try:
         json.dumps({name: value}, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"the contract's {name!r} holds text that is not Unicode") from error
+        raise ValueError(f"the contract's {name!r} contains text that is not Unicode") from error
 
 
 def _list(value: Any) -> list[Any]:
@@ -222,16 +224,16 @@ def _list(value: Any) -> list[Any]:
 
 
 def calibration_from(tables: Any) -> Calibration | None:
-    """Tables as JSON holds them, or None, as they come from `dataclasses.asdict`.
+    """Rebuild a calibration from parsed JSON of its `dataclasses.asdict`; None stays None.
 
     Raises:
-        TypeError, ValueError: they are not tables of a calibration.
+        TypeError, ValueError: `tables` is not the tables of a calibration.
     """
     if tables is None:
         return None
     if not isinstance(tables, dict):
         raise TypeError(f"{tables!r} is not an object")
-    # JSON writes 1.0 as 1 where it likes.
+    # Some JSON writers turn 1.0 into 1.
     return Calibration(
         **{
             name: tuple(float(v) if type(v) is int else v for v in _list(table))
@@ -244,7 +246,7 @@ def _golden(png: str, code: str) -> Golden:
     return Golden(b64decode(png, validate=True), bytes.fromhex(code))
 
 
-# Entries that JSON holds in another form than the class, and that may not be absent.
+# Required entries whose JSON form differs from the attribute.
 _READERS: dict[str, Callable[[Any], Any]] = {
     "preprocess": lambda value: Preprocess(**value),
     "classes": lambda value: tuple(_list(value)),
@@ -263,7 +265,7 @@ def _metadata(content: bytes) -> str | None:
 
 
 def _fields(message: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The length-delimited fields at the top of a protobuf message, in file order."""
+    """Length-delimited top-level fields of a protobuf message, in order: number and content."""
     view = memoryview(message)
     position = 0
     while position < len(view):
@@ -289,7 +291,7 @@ def _varint(view: memoryview, position: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(view):
-            raise ValueError("it ends inside a field")
+            raise ValueError("the file ends inside a field")
         byte = view[position]
         value |= (byte & 0x7F) << shift
         position += 1

@@ -1,7 +1,7 @@
-"""Images to codes: one onnxruntime session, and threads that decode and run it.
+"""Encode images: onnxruntime sessions of a model, and threads that decode images and run them.
 
-Knows the model file and how to run it. Does not know what becomes of the codes, nor how a session
-comes by its hardware (providers.py does).
+Knows the model file and how to run it, not who uses the codes or how providers are chosen
+(providers.py).
 """
 
 import ctypes
@@ -35,17 +35,17 @@ _OUTPUTS = ("code", "hash", "attention")
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the model says of n images. Row i belongs to image i, always.
+    """The model's outputs for n images. Row i of every array belongs to image i.
 
     Attributes:
-        codes: uint8, (n, bits // 8); the first bit is the most significant of byte 0.
-        hashes: float32, (n, bits); a bit is set where its value is above 0.
-        attention: float32, (n, h, w), in [0, 1], over the whole image.
-        errors: position of each image that could not be read, or for which the model gave values
-            that are not numbers, with its error. The rows at these positions are all zero and mean
-            nothing.
-        stable: bool, (n, bits). False where the hash value lies so near to 0, within the contract's
-            tolerance, that another machine may give the other bit.
+        codes: uint8, shape (n, bits // 8); the first bit is the most significant bit of byte 0.
+        hashes: float32, shape (n, bits): the hash values. A bit is set where its value is above 0.
+        attention: float32, shape (n, h, w), in [0, 1]; covers the whole image.
+        errors: position to error for each image that cannot be read, or for which the model
+            computes hash values that are not finite. Rows at these positions are all zero and
+            meaningless.
+        stable: bool, shape (n, bits). False where the hash value is within the contract's tolerance
+            of 0, so that another machine may compute the other bit.
     """
 
     codes: NDArray[np.uint8]
@@ -56,7 +56,7 @@ class Encoded:
 
 
 class _Row(NamedTuple):
-    """What the model says of one image: arrays as in `Encoded`, without the first axis."""
+    """The model's outputs for one image: arrays as in `Encoded`, without the first axis."""
 
     code: NDArray[np.uint8]
     hash: NDArray[np.float32]
@@ -64,36 +64,40 @@ class _Row(NamedTuple):
 
 
 class Encoder:
-    """A model, loaded. Safe to use from several threads, after a fork, and to pickle.
+    """A loaded model that turns images into codes. Thread-safe, fork-safe and picklable.
 
-    Each image runs through the network alone, so that its code does not depend on what else is
-    encoded with it, nor on the number of threads.
+    Every image runs through the network alone, so its code does not depend on the images encoded
+    with it or on the number of threads.
 
-    A forked child opens a session of its own when it first needs one. Pickled is where the model
-    lies, not the model: unpickling opens it again. Both refuse a file that has become another
-    model meanwhile.
+    A forked child opens its own session when it first needs one. A pickle holds the model's path,
+    not the model: unpickling opens the file again. Both refuse a file that meanwhile contains
+    another model.
 
     Args:
-        model: path of a model file; by default the model that comes with bitgaze.
-        providers: what is to run the model: the CPU by default, or
+        model: path of a model file; by default the model that ships with bitgaze.
+        providers: what runs the model; by default the CPU. Either
 
             - a list of onnxruntime execution providers in order of preference, each a name ("cuda"
-              is "CUDAExecutionProvider") or a pair (name, options) with onnxruntime's options.
-              Every one must be present and come up, and one must run a part of the model.
+              means "CUDAExecutionProvider") or a pair (name, options) with onnxruntime's options.
+              All of them must be present and come up, and one must run a part of the model; or
             - "auto": the first of `bitgaze.encoding.providers.PREFERENCE` that is present and comes
-              up, and the CPU. One that is present but does not come up is a `ProviderWarning`.
-            - "prefer_npu", "prefer_gpu", "prefer_cpu", "max_performance", "max_efficiency" or
-              "min_overall_power": onnxruntime's device policies.
+              up, then the CPU. Each one that is present but does not come up causes a
+              `ProviderWarning`; or
+            - an onnxruntime device policy: "prefer_npu", "prefer_gpu", "prefer_cpu",
+              "max_performance", "max_efficiency" or "min_overall_power".
 
-            `report` tells what came of it. Hash values of two providers differ in their last
-            digits; `bitgaze.verify` tells whether that changes codes.
-        threads: for the session and for decoding; by default the cores this process may use.
+            `report` says what the session uses. Hash values of two providers differ in their last
+            digits; `bitgaze.verify` checks whether that changes codes.
+        threads: maximum number of threads, for the session and for decoding; by default the cores
+            this process may use.
 
     Raises:
-        ModelError: not a bitgaze model, damaged, or its outputs disagree with its contract.
-        ProviderError: a named provider is absent, did not come up, or runs nothing.
-        TypeError: `providers` is no list of names, or `threads` no integer.
-        ValueError: no provider named, or threads below 1.
+        ModelError: the file is not a bitgaze model, is damaged, or its outputs disagree with its
+            contract.
+        ProviderError: a named provider is absent, did not come up, or runs no part of the model.
+        TypeError: `providers` is neither a string nor a list of names, or `threads` is not an
+            integer.
+        ValueError: `providers` is an unknown string or an empty list, or threads < 1.
     """
 
     def __init__(
@@ -106,23 +110,23 @@ class Encoder:
         if isinstance(threads, bool):
             raise TypeError("threads must be an integer, got bool")
         self._threads = thread_count(threads)
-        self._wanted = (providers, threads)  # as given: another machine has other cores
+        self._arguments = (providers, threads)  # as given: a pickle may move to other hardware
         self._model = read_model(Path(model).absolute())
-        self._report = ProviderReport((), None)  # until the session is there
-        self._sessions: dict[int, Any] = {}  # by their threads
+        self._report = ProviderReport((), None)  # until a session is open
+        self._sessions: dict[int, Any] = {}  # by number of threads
         self._is_closed = False
-        self._start_anew()
+        self._reset()
         self._session(self._threads)
         _ENCODERS.add(self)
 
     @property
     def contract(self) -> Contract:
-        """What the model promises."""
+        """What the model file declares about itself."""
         return self._model.contract
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the model, 64 hex digits; only codes of one fingerprint can be compared."""
+        """Identity of the model, 64 hex digits. Compare only codes of the same fingerprint."""
         return self._model.fingerprint
 
     @property
@@ -132,21 +136,21 @@ class Encoder:
 
     @property
     def bits(self) -> int:
-        """Length of a code."""
+        """Length of a code, a multiple of 8."""
         return self._model.contract.bits
 
     @property
     def providers(self) -> list[str]:
-        """The providers that the session really came up with, in its order."""
+        """The providers that the session actually uses, in order of preference."""
         return list(self.report.providers)
 
     @property
     def report(self) -> ProviderReport:
-        """What runs the model, as the session itself tells."""
+        """What runs the model, as reported by the session itself."""
         return self._report
 
     def close(self) -> None:
-        """Free the session and its memory. `encode` raises ValueError from now on."""
+        """Free the sessions and their memory. From then on `encode` raises ValueError."""
         with self._lock:
             self._is_closed = True
             self._sessions.clear()
@@ -163,11 +167,11 @@ class Encoder:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        self._session(self._threads)  # a closed one cannot be pickled
+        self._session(self._threads)  # raises if the encoder is closed
         is_default = self._model.path == DEFAULT_MODEL.absolute()
-        # The default model lies elsewhere on another machine.
+        # The default model has another path on another machine.
         path = None if is_default else os.fspath(self._model.path)
-        return _unpickled, (path, *self._wanted, self.fingerprint)
+        return _unpickled, (path, *self._arguments, self.fingerprint)
 
     def encode(
         self,
@@ -175,20 +179,22 @@ class Encoder:
         *,
         on_progress: Callable[[int], None] | None = None,
     ) -> Encoded:
-        """Codes, hash values and attention maps of some images.
+        """Compute codes, hash values and attention of images.
 
         Args:
-            sources: paths, bytes, PIL images or arrays, as `bitgaze.encoding.images.load` takes
-                them. Only a few are drawn ahead from a generator.
-            on_progress: called as images are done, with how many since the last call.
+            sources: paths, bytes, PIL images or arrays, as for `bitgaze.encoding.images.load`; or
+                one array of several images, shape (n, height, width, 3). A generator is read only a
+                few images ahead.
+            on_progress: called as images finish, with their number since the last call.
 
         Returns:
-            One row per image, in order; unreadable ones are listed in `errors`.
+            One row per image, in order. Images that cannot be read are listed in `errors`.
 
         Raises:
-            ProviderError: the session failed as it ran.
-            TypeError: a single image instead of several, or something that is no image.
-            ValueError: an array whose shape is not an image's, or the encoder is closed.
+            ModelError: a forked child or a second session finds another model in the file.
+            ProviderError: the session failed while running.
+            TypeError: `sources` is a single image, or one of them is not an image.
+            ValueError: an array does not have the shape of an image, or the encoder is closed.
         """
         is_single_array = isinstance(sources, np.ndarray) and sources.ndim < 4
         if is_single_array or isinstance(sources, str | bytes | os.PathLike | Image.Image):
@@ -210,15 +216,15 @@ class Encoder:
         stable = np.abs(hashes) > self.contract.tolerance
         return Encoded(codes, hashes, attention, errors, stable)
 
-    def _start_anew(self) -> None:
-        """Leave behind what another process has opened; make locks that nobody holds."""
+    def _reset(self) -> None:
+        """Abandon sessions that a parent process opened, and replace its locks."""
         for session in self._sessions.values():
-            # Its threads are not in this process. Freeing it would wait for them for ever.
+            # Freeing the session would deadlock on threads that do not exist in this process.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
         self._sessions = {}
         self._lock = threading.Lock()
-        # Several threads may run a session at once on the CPU; not every provider allows it.
-        self._turn: Any = threading.Lock()
+        # Several threads may run a session at once on the CPU, but not on every provider.
+        self._run_lock: Any = threading.Lock()
 
     def _session(self, threads: int) -> Any:
         with self._lock:
@@ -226,19 +232,19 @@ class Encoder:
                 raise ValueError(f"this encoder of {self._model.path} is closed")
             is_first, on_cpu = not self._report.providers, self._report.providers == (CPU,)
             if not is_first and not on_cpu:
-                threads = self._threads  # one session: the memory of other hardware is small
+                threads = self._threads  # a single session: other hardware has little memory
             if threads not in self._sessions:
-                if not is_first:  # opened before, who knows how long ago
-                    _check_same(read_model(self._model.path), self.fingerprint)
-                # What did not come up is not tried, and warned of, a second time.
-                providers = (CPU,) if on_cpu else self._wanted[0]
+                if not is_first:  # the file may have changed since
+                    _check_fingerprint(read_model(self._model.path), self.fingerprint)
+                # Providers that did not come up are not tried again, nor warned about again.
+                providers = (CPU,) if on_cpu else self._arguments[0]
                 session, report = open_session(self._model.path, providers, threads)
                 _check_signature(session, self._model.contract, self._model.path)
                 self._sessions[threads] = session
                 if not on_cpu:
                     self._report = report
                 if report.providers == (CPU,):
-                    self._turn = nullcontext()
+                    self._run_lock = nullcontext()
             return self._sessions[threads]
 
     def _blank(self) -> _Row:
@@ -251,33 +257,33 @@ class Encoder:
         )
 
     def _rows(self, sources: Iterable[Source]) -> Generator[_Row | ImageError, None, None]:
-        """A row, or why there is none, for each image; several are on their way at once."""
-        # A few at a time, where their number is known: a thread that decodes some and then runs
-        # some keeps the network in its cache (5 % less processor time).
+        """Yield a row or an error for each image, in order, while threads work ahead."""
+        # Several images per task if their number is known: a thread that decodes some, then runs
+        # some, keeps the network in its cache (5 % less processor time).
         size = min(8, max(1, length_hint(sources, 1) // (8 * self._threads)))
         remaining = iter(sources)
         first = list(islice(remaining, 2))
-        if len(first) < 2:  # threads of our own would cost more than they could do
-            yield from self._some_rows(self._session(self._threads), first)
+        if len(first) < 2:  # a thread pool costs more than it saves
+            yield from self._encode_some(self._session(self._threads), first)
             return
         remaining = chain(first, remaining)
-        # Each thread runs the network by itself. A session whose own threads help each of them
-        # takes 2 % more processor time with 2 threads and 11 to 18 % with 4; another takes 40 MB.
+        # Each thread runs the network alone. A session with threads of its own takes 2 % more
+        # processor time with 2 threads and 11 to 18 % with 4, but a second session takes 40 MB.
         session = self._session(1 if self._threads > 2 else self._threads)
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="bitgaze-encode")
         try:
             pending: deque[Future[list[_Row | ImageError]]] = deque()
             while True:
-                # So many that no thread waits while a large image holds up its successors.
+                # Enough tasks that no thread idles while a large image delays those after it.
                 while len(pending) < 4 * self._threads and (some := list(islice(remaining, size))):
-                    pending.append(pool.submit(self._some_rows, session, some))
+                    pending.append(pool.submit(self._encode_some, session, some))
                 if not pending:
                     return
                 yield from pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _some_rows(self, session: Any, sources: list[Source]) -> list[_Row | ImageError]:
+    def _encode_some(self, session: Any, sources: list[Source]) -> list[_Row | ImageError]:
         loaded = [self._load(source) for source in sources]
         return [
             pixels if isinstance(pixels, ImageError) else self._run(session, pixels)
@@ -292,30 +298,30 @@ class Encoder:
 
     def _run(self, session: Any, pixels: NDArray[np.uint8]) -> _Row | ImageError:
         try:
-            # One at a time, though 16 images a run would be less work for Python: it takes 17 %
-            # less processor time, as what a layer leaves is still in the cache for the next.
-            with self._turn:
+            # One image per run takes 17 % less processor time than 16 per run: what a layer writes
+            # is still in the cache when the next layer reads it.
+            with self._run_lock:
                 outputs = session.run(list(_OUTPUTS), {"image": pixels[None]})
         except Exception as error:  # onnxruntime's own classes share no base but Exception
             raise ProviderError(
                 f"{self._model.path}: the session on {', '.join(self.providers)} failed: {error}"
             ) from error
         row = _Row(*(output[0] for output in outputs))
-        if not np.isfinite(row.hash).all():  # half precision overflows, for example
+        if not np.isfinite(row.hash).all():  # half precision can overflow, for example
             return ImageError(
-                f"{self._model.path.name} on {', '.join(self.providers)} gives values that are not "
-                "numbers for this image"
+                f"{self._model.path.name} on {', '.join(self.providers)} computes hash values that "
+                "are not finite for this image"
             )
         return row
 
 
-# Every encoder of this process, for a fork to come.
+# Every encoder of this process: a forked child resets them.
 _ENCODERS: weakref.WeakSet[Encoder] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
     for encoder in list(_ENCODERS):
-        encoder._start_anew()
+        encoder._reset()
 
 
 if hasattr(os, "register_at_fork"):
@@ -326,20 +332,20 @@ def _unpickled(
     path: str | None, providers: Providers, threads: int | None, fingerprint: str
 ) -> Encoder:
     found = read_model(DEFAULT_MODEL if path is None else path)
-    _check_same(found, fingerprint)
+    _check_fingerprint(found, fingerprint)
     return Encoder(found.path, providers=providers, threads=threads)
 
 
-def _check_same(found: Model, fingerprint: str) -> None:
+def _check_fingerprint(found: Model, fingerprint: str) -> None:
     if found.fingerprint != fingerprint:
         raise ModelError(
-            f"{found.path}: the encoder was made with model {fingerprint[:12]}, the file is "
-            f"{found.fingerprint[:12]} now; make an encoder of this one, or bring the other back"
+            f"{found.path}: the encoder was created with model {fingerprint[:12]}, but the file "
+            f"now contains {found.fingerprint[:12]}; create a new encoder, or restore the file"
         )
 
 
 def _check_signature(session: Any, contract: Contract, path: Path) -> None:
-    """Compare the graph's inputs and outputs with what the contract promises."""
+    """Check names, types and shapes of the graph's inputs and outputs against the contract."""
     size = contract.preprocess.size
     expected: dict[str, tuple[str, list[int | None]]] = {
         "image": ("tensor(uint8)", [size, size, 3]),
@@ -359,5 +365,5 @@ def _check_signature(session: Any, contract: Contract, path: Path) -> None:
         if node.type != dtype or not sizes_agree:
             raise ModelError(
                 f"{path}: {name} is {node.type} {node.shape}, "
-                f"its contract promises {dtype} {['batch', *shape]}"
+                f"its contract requires {dtype} {['batch', *shape]}"
             )

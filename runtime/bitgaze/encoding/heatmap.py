@@ -1,4 +1,4 @@
-"""Small images for people to look at: thumbnails, and attention laid over an image as heat."""
+"""Images for display: thumbnails, and attention as a heatmap over an image."""
 
 import base64
 import io
@@ -12,8 +12,8 @@ from bitgaze.encoding.images import Source, upright
 THUMBNAIL_PX = 320  # longest side on a page
 
 _QUALITY = 82
-# Five points of a ramp from dark violet to pale yellow, even in lightness, so that it reads the
-# same in grey print and with colour-blind eyes.
+# Dark violet to pale yellow with evenly rising lightness, which survives grey print and colour
+# blindness. RGB at five evenly spaced points.
 _RAMP = np.array(
     [(13, 8, 65), (107, 26, 110), (196, 60, 78), (246, 130, 31), (252, 236, 150)], np.float32
 )
@@ -21,14 +21,14 @@ _HEAT_OPACITY = 0.6
 
 
 def thumbnail(source: Source, side: int = THUMBNAIL_PX) -> Image.Image:
-    """An image, upright and RGB, shrunk to fit into a square.
+    """Load an image, upright and RGB, shrunk to fit a square.
 
     Args:
-        source: as `bitgaze.encoding.images.load` takes it.
+        source: as for `bitgaze.encoding.images.load`.
         side: of the square, in pixels. A smaller image keeps its size.
 
     Raises:
-        ImageError: the image cannot be read.
+        ImageError, TypeError, ValueError: as for `bitgaze.encoding.images.load`.
     """
     image = upright(source, side)
     image.thumbnail((side, side))
@@ -36,26 +36,26 @@ def thumbnail(source: Source, side: int = THUMBNAIL_PX) -> Image.Image:
 
 
 def jpeg(image: Image.Image) -> bytes:
-    """An RGB image as a JPEG file, at the quality of a thumbnail."""
+    """Encode an RGB image as a JPEG file, at thumbnail quality."""
     buffer = io.BytesIO()
     image.save(buffer, "jpeg", quality=_QUALITY)
     return buffer.getvalue()
 
 
 def data_uri(image: Image.Image) -> str:
-    """An RGB image as a JPEG data URI."""
+    """Encode an RGB image as a JPEG data URI, at thumbnail quality."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg(image)).decode()
 
 
 def overlay(image: Image.Image, attention: NDArray[np.float32]) -> Image.Image:
-    """An image with its attention laid over it as heat.
+    """Blend attention into an image as a heatmap.
 
     Args:
         image: upright, RGB, any size.
-        attention: (h, w), in [0, 1], over the whole of `image`.
+        attention: float32, shape (h, w), in [0, 1]; covers the whole image.
 
     Returns:
-        A new image of the same size.
+        A new RGB image of the same size.
 
     Raises:
         ValueError: attention is not two-dimensional.
@@ -70,7 +70,7 @@ def overlay(image: Image.Image, attention: NDArray[np.float32]) -> Image.Image:
 
 
 def _heat(strength: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Values in [0, 1], (h, w), to colours (h, w, 3), 0..255."""
+    """Map values in [0, 1], shape (h, w), to RGB in 0..255: float32, shape (h, w, 3)."""
     points = np.linspace(0, 1, len(_RAMP))
     channels = [np.interp(strength, points, _RAMP[:, channel]) for channel in range(3)]
     return np.stack(channels, axis=-1).astype(np.float32)

@@ -1,8 +1,7 @@
-"""An image from anywhere, upright, as RGB of the size a model takes.
+"""Load an image from any source: upright, RGB, resized to a model's input.
 
-The one place where images are decoded and resized, for the runtime and for training alike: a code
-is only comparable with another that went through the same steps. Knows nothing of models or
-galleries.
+The one place where images are decoded and resized, for the runtime and for training alike: codes
+are comparable only if their images went through the same steps.
 """
 
 import io
@@ -22,9 +21,8 @@ from bitgaze.errors import ImageError
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
-# What counts as an image, by the end of its name. Formats that Pillow cannot read (HEIC, without a
-# plug-in) are listed too, so that such a file is reported instead of silently missing from the
-# gallery.
+# File name extensions that count as images. Some formats Pillow cannot read (HEIC needs a plug-in);
+# listing them gets such a file reported instead of silently missing from the gallery.
 SUFFIXES = frozenset(
     [
         ".apng",
@@ -52,9 +50,9 @@ SUFFIXES = frozenset(
         ".webp",
     ]
 )
-# What is read, whatever a file's name says. Pillow opens more, and some of it is a program rather
-# than an image: PostScript, named .jpg, would be run by Ghostscript. TGA has no mark at its
-# beginning, so it comes last; HEIF is there only with a plug-in.
+# Pillow formats to decode, whatever the file's name. Pillow opens more, some of which are programs:
+# it would run PostScript named .jpg in Ghostscript. TGA has no magic number, so it comes last; HEIF
+# requires a plug-in.
 _FORMATS = (
     "JPEG",
     "PNG",
@@ -80,8 +78,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# A lazily opened PIL image breaks when two threads decode it, and the same one may come twice.
-_PIL_IMAGES = threading.Lock()
+# Two threads must not decode the same lazily opened PIL image, and callers may pass one twice.
+_PIL_LOCK = threading.Lock()
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _KNOWN_RULES = {
     "filter": tuple(_FILTERS),
@@ -89,14 +87,14 @@ _KNOWN_RULES = {
     "alpha": ("white",),
     "resize": ("stretch",),
 }
-# Pillow may shrink by whole pixels down to this multiple of the target before it filters: a
-# 12-megapixel photograph then takes 9 ms instead of 109 with a difference that the eye cannot see.
+# Pillow may first shrink by whole factors, down to this multiple of the target: a 12-megapixel
+# photograph then takes 9 ms instead of 109, with no visible difference.
 _REDUCING_GAP = 2.0
 _STRIP_PIXELS = 1 << 20
-# Twice Pillow's own limit, which is where it refuses, too; a program may have set that to None for
-# images that it trusts. At 4 bytes each, 720 MB.
+# Where Pillow refuses too (twice its MAX_IMAGE_PIXELS), unless a program has lifted that limit: 720
+# MB at 4 bytes per pixel.
 _MAX_PIXELS = 178_956_970
-# Its decoder holds the canvas four times over: 94 million pixels took 1.4 GB, from 5 kB.
+# The WebP decoder holds the canvas four times: 94 million pixels took 1.4 GB, from a file of 5 kB.
 _MAX_PIXELS_WEBP = _MAX_PIXELS // 4
 
 
@@ -104,16 +102,16 @@ _MAX_PIXELS_WEBP = _MAX_PIXELS // 4
 class Preprocess:
     """The steps from an image to a model's input; part of the model's identity.
 
-    Written out in full, so that a model file tells another program all it has to do. This version
-    knows one way for most of them; a file that asks for another is refused, not misread.
+    Spelled out in full, so that a model file tells any program what to do. This version supports
+    one value for most of them and refuses a file with another value rather than misread it.
 
     Attributes:
-        size: side of the model's input in pixels.
+        size: side of the model's input in pixels, at least 1.
         filter: "bilinear" or "bicubic", as Pillow computes them.
-        exif: "upright", turned as the EXIF orientation says.
-        alpha: "white", transparent images lie on it.
-        resize: "stretch": the whole image becomes a square. Nothing at the edges is lost, which
-            finds more than a central crop or a border does (docs/lab-notes.md).
+        exif: "upright": rotated and mirrored according to the EXIF orientation.
+        alpha: "white": transparent images are composited on white.
+        resize: "stretch": the whole image becomes a square. It keeps the edges, and finds more than
+            a centre crop or padding does (docs/lab-notes.md).
     """
 
     size: int
@@ -129,25 +127,25 @@ class Preprocess:
             raise ValueError(f"size is {self.size}, expected at least 1")
         for name, known in _KNOWN_RULES.items():
             if (value := getattr(self, name)) not in known:
-                raise ValueError(f"{name} is {value!r}, this version of bitgaze knows {known}")
+                raise ValueError(f"{name} is {value!r}, this version of bitgaze supports {known}")
 
 
 def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """One image as a model takes it.
+    """Load an image as a model's input.
 
     Args:
-        source: a path, the bytes of an image file, a PIL image, or an array: uint8, (height, width)
+        source: a path, the content of an image file, a PIL image, or a uint8 array: (height, width)
             grey, (height, width, 3) RGB or (height, width, 4) RGBA.
-        preprocess: size and filter.
+        preprocess: of the model; its size and filter apply.
 
     Returns:
         uint8, shape (size, size, 3), RGB, upright, C-contiguous.
 
     Raises:
-        ImageError: the image cannot be read, or has more than 178,956,970 pixels, as WebP a
-            quarter of that.
+        ImageError: the image cannot be read, or its file has more than 178,956,970 pixels (a
+            quarter of that for WebP).
         TypeError: `source` is none of the above.
-        ValueError: an array of another shape.
+        ValueError: an array of a different shape.
     """
     image = upright(source, preprocess.size)
     square = (preprocess.size, preprocess.size)
@@ -157,12 +155,12 @@ def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
 
 
 def upright(source: Source, shorter_side: int) -> Image.Image:
-    """The whole image, upright, RGB; decoded at a reduced scale where its format can.
+    """Load a whole image, upright and RGB; a large JPEG is decoded at a reduced scale.
 
     Args:
         source: as for `load`.
-        shorter_side: pixels that the caller needs. The result's shorter side is at least this long,
-            unless the image itself is smaller.
+        shorter_side: required length of the result's shorter side, in pixels. It is at least this
+            long, unless the image itself is smaller.
 
     Raises:
         ImageError, TypeError, ValueError: as for `load`.
@@ -171,62 +169,62 @@ def upright(source: Source, shorter_side: int) -> Image.Image:
         return _rgb(_from_array(source))
     if isinstance(source, Image.Image):
         try:
-            with _PIL_IMAGES:
+            with _PIL_LOCK:
                 source.load()
                 orientation = _orientation(source)
             return _turned(_rgb(source), orientation)
-        except Exception as error:  # a lazily opened image decodes here; see below
+        except Exception as error:  # a lazily opened image is decoded here; see _opened
             raise ImageError(f"PIL image: {_reason(error)}") from error
-    if isinstance(source, bytes | bytearray | memoryview):
-        name, stream = f"{len(source)} bytes", io.BytesIO(source)
-    elif isinstance(source, str | os.PathLike):
-        name, stream = os.fspath(source), None
-    else:
+    if not isinstance(source, str | os.PathLike | bytes | bytearray | memoryview):
         raise TypeError(
             f"an image is a path, bytes, PIL.Image or numpy array, not {type(source).__name__}"
         )
-    with _opened(stream or name, name) as image:
+    with _opened(source) as image:
         _check_size(image)
         _draft(image, shorter_side)
         return _turned(_rgb(image), _orientation(image))
 
 
 def dimensions(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
-    """Width and height of an image in pixels, as its file stores it; nothing is decoded.
+    """Read width and height of an image file in pixels, before EXIF rotation, without decoding it.
 
     Args:
-        source: path or bytes of an image file.
+        source: a path, or the content of an image file.
 
     Raises:
-        ImageError: the file cannot be read, or is no image.
+        ImageError: the file cannot be read or is not an image.
     """
-    if isinstance(source, bytes):
-        with _opened(io.BytesIO(source), f"{len(source)} bytes") as image:
-            return image.size
-    with _opened(source, os.fspath(source)) as image:
+    with _opened(source) as image:
         return image.size
 
 
 @contextmanager
-def _opened(source: str | os.PathLike[str] | io.BytesIO, name: str) -> Iterator[Image.Image]:
-    """An image file, open; what fails until it is closed is an ImageError that names it."""
-    # Decoders of hostile or damaged files raise nearly anything (struct.error, SyntaxError,
-    # IndexError, ...). All of it means one thing here: this image cannot be read.
+def _opened(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview,
+) -> Iterator[Image.Image]:
+    """An open image file. Any failure until it is closed becomes an ImageError that names it."""
+    if isinstance(source, str | os.PathLike):
+        file: str | io.BytesIO = os.fspath(source)
+        name = printable(source)
+    else:
+        file, name = io.BytesIO(source), f"{len(source)} bytes"
+    # On hostile or damaged files decoders raise nearly anything (struct.error, SyntaxError,
+    # IndexError, ...). All of it means that this image cannot be read.
     try:
-        Image.init()  # all formats, once; Pillow fails on one it has not met
-        formats = [name for name in _FORMATS if name in Image.OPEN]
-        with Image.open(source, formats=formats) as image:
+        Image.init()  # registers every format, once; Image.open fails on a format not registered
+        formats = [format for format in _FORMATS if format in Image.OPEN]
+        with Image.open(file, formats=formats) as image:
             yield image
     except UnidentifiedImageError as error:
-        raise ImageError(f"{printable(name)}: not an image that bitgaze reads") from error
+        raise ImageError(f"{name}: not an image that bitgaze reads") from error
     except IsADirectoryError as error:
-        raise ImageError(f"{printable(name)}: a folder; name an image in it") from error
+        raise ImageError(f"{name}: a folder; name an image in it") from error
     except Exception as error:
-        raise ImageError(f"{printable(name)}: {_reason(error)}") from error
+        raise ImageError(f"{name}: {_reason(error)}") from error
 
 
 def printable(path: str | bytes | os.PathLike[str]) -> str:
-    r"""A path as text that can be printed and stored: bytes that are not UTF-8 become \\xNN."""
+    r"""Turn a path into text that can be printed and stored: bytes not in UTF-8 become \\xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -238,27 +236,27 @@ def _reason(error: Exception) -> str:
 
 def _from_array(array: NDArray[Any]) -> Image.Image:
     if array.dtype != np.uint8:
-        raise TypeError(f"an image array is uint8, not {array.dtype}")
+        raise TypeError(f"an image array must be uint8, not {array.dtype}")
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise ValueError(
-            f"an image array has shape (height, width), (height, width, 3) or (height, width, 4), "
-            f"not {array.shape}"
+            "an image array must have shape (height, width), (height, width, 3) or "
+            f"(height, width, 4), not {array.shape}"
         )
     return Image.fromarray(array)
 
 
 def _check_size(image: Image.Image) -> None:
-    """Before anything is decoded: a file of a few bytes can say that it holds gigabytes."""
+    """Refuse a huge image before decoding: a file of a few bytes can claim to hold gigabytes."""
     most = _MAX_PIXELS_WEBP if image.format == "WEBP" else _MAX_PIXELS
     if image.width * image.height > most:
         raise ValueError(
-            f"{image.width} x {image.height} pixels, expected at most {most} in all; "
-            "of a larger image give a PIL image"
+            f"{image.width} x {image.height} pixels, the maximum is {most} in total; "
+            "downscale it first and pass a PIL image"
         )
 
 
 def _draft(image: Image.Image, shorter_side: int) -> None:
-    """Let a JPEG decode at 1/2, 1/4 or 1/8 of its size, with room for the filter."""
+    """Let a JPEG decode at 1/2, 1/4 or 1/8 of its size, leaving enough pixels for the filter."""
     width, height = image.size
     scale = _REDUCING_GAP * shorter_side / min(width, height)
     if scale < 1:
@@ -266,12 +264,12 @@ def _draft(image: Image.Image, shorter_side: int) -> None:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Any of Pillow's modes as RGB; a transparent image lies on white."""
+    """Convert from any of Pillow's modes to RGB, compositing transparency on white."""
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
         return _eight_bit(image).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
-    # In strips: the four copies that it takes of a whole image were most of the memory.
+    # In strips, since the four copies that compositing makes of a whole image dominated memory.
     rgb = Image.new("RGB", image.size)
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
@@ -283,9 +281,9 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _on_white(image: Image.Image) -> Image.Image:
     key = image.info.get("transparency")
     if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
-        # Pillow keeps the high byte of 16-bit colours, but not of the one that is transparent.
+        # Pillow reduces 16-bit colours to their high bytes, but not the transparent colour.
         image.info["transparency"] = tuple(value >> 8 for value in key)
-    if image.mode == "La":  # greys multiplied by their alpha: Pillow knows one way out
+    if image.mode == "La":  # premultiplied grey, which Pillow converts to LA only
         image = image.convert("LA")
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
@@ -293,16 +291,16 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Deep greys scaled to 8 bits; Pillow's own conversion clips everything above 255 to white.
+    """Scale high-depth greys to 8 bits, where Pillow's own conversion clips them at 255.
 
-    Floats are in [0, 1]. Integers are 16-bit samples, except where Pillow holds them in 32 bits
-    (mode "I") and none exceeds 255: then they are 8-bit ones. A transparent value becomes white.
+    Float samples are in [0, 1]. Integer samples have 16 bits, unless Pillow holds them in 32 bits
+    (mode "I") and none exceeds 255: then they have 8 bits. The transparent value becomes white.
 
     Raises:
-        ValueError: a sample outside its range, or not a number.
+        ValueError: a sample is out of range or NaN.
     """
     values: NDArray[np.float32] = np.asarray(image).astype(np.float32)
-    low, high = values.min(), values.max()  # not a number if one sample is not
+    low, high = values.min(), values.max()  # NaN if any sample is
     top = 65535
     if image.mode == "F":
         top = 1
@@ -310,7 +308,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         top = 255
     if not 0 <= low <= high <= top:
         raise ValueError(
-            f"its samples lie in {low:g}..{high:g}, expected 0..{top} in mode {image.mode}"
+            f"samples are in {low:g}..{high:g}, expected 0..{top} in mode {image.mode}"
         )
     if isinstance(key := image.info.get("transparency"), int):
         values[values == key] = top
@@ -322,9 +320,9 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8; 1 where there is none, or where the EXIF block is broken.
+    """EXIF orientation, 1 to 8; 1 if there is none or the EXIF block is broken.
 
-    A broken block costs an image its rotation, never its place in the gallery.
+    A broken EXIF block must not make an image unreadable.
     """
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)

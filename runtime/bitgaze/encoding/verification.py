@@ -1,7 +1,4 @@
-"""Whether this machine gives the codes that a model's maker got.
-
-Knows the golden examples of a contract. Does not know galleries.
-"""
+"""Check that this machine computes the codes that the exporting machine computed."""
 
 from dataclasses import dataclass
 
@@ -13,16 +10,17 @@ from bitgaze.errors import ModelError
 
 @dataclass(frozen=True)
 class Verification:
-    """A model's golden examples, encoded here, and the codes that the contract holds for them.
+    """Result of `verify`: how many bits of a model's golden examples differ on this machine.
 
     Attributes:
-        model: the model's name.
-        fingerprint: of the model.
-        runs_on: what ran it, as the session tells.
-        tolerance: a bit whose hash value lies this near to 0 may differ between machines.
+        model: name of the model.
+        fingerprint: of the model, 64 hex digits.
+        runs_on: which providers ran the model, and how many of its nodes.
+        tolerance: a bit whose hash value is within this distance of 0 may differ between machines.
         bits: length of a code.
-        flipped: for each example, how many bits differ.
-        flipped_stable: of these, how many whose hash value, here, is beyond the tolerance.
+        flipped: for each example, the number of bits that differ from the contract's code.
+        flipped_stable: for each example, the number of these whose hash value on this machine
+            exceeds the tolerance.
     """
 
     model: str
@@ -35,24 +33,26 @@ class Verification:
 
     @property
     def is_equal(self) -> bool:
-        """Whether codes from here can be compared with others: no stable bit differs."""
+        """Whether no stable bit differs, so that codes of both machines can be compared."""
         return not any(self.flipped_stable)
 
 
 def verify(encoder: Encoder) -> Verification:
-    """Encode the golden examples of a model on this machine and its providers.
+    """Encode a model's golden examples on this machine and compare the codes with its contract.
 
     Args:
-        encoder: the model, with the providers to try.
+        encoder: the model to verify, on the providers to verify.
 
     Raises:
-        ModelError: the model has no golden examples, or one cannot be encoded.
+        ModelError: the model has no golden examples, or one of them cannot be encoded.
+        ProviderError: the session failed while running.
+        ValueError: the encoder is closed.
     """
     contract, path = encoder.contract, encoder.model.path
     if not contract.golden:
         raise ModelError(
-            f"{path}: holds no golden examples, so there is nothing to compare with; "
-            "export/to_onnx.py writes some"
+            f"{path}: holds no golden examples to compare with; export the model with "
+            "export/to_onnx.py, which writes some"
         )
     encoded = encoder.encode([golden.png for golden in contract.golden])
     if encoded.errors:
