@@ -387,7 +387,7 @@ def test_tables_cover_no_more_than_there_is(covered):
 
 def test_tables_of_codes_of_another_length():
     tables = _hamming.MultiIndex(np.zeros((100, 16), np.uint8), 100, 1)
-    with pytest.raises(ValueError, match="the tables are of codes of 16 bytes, not 8"):
+    with pytest.raises(ValueError, match="the tables hold codes of 16 bytes, not 8"):
         request((100, 8), count=100, tables=tables, covered=64)
 
 
