@@ -15,12 +15,12 @@ ROOT = Path(__file__).resolve().parent
 
 
 class CMakeBuild(build_ext):
-    """Builds one extension with CMakeLists.txt, into the folder that setuptools wants."""
+    """Builds the extension with CMakeLists.txt, in the folder that setuptools expects."""
 
     def build_extension(self, ext: Extension) -> None:
         output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = Path(self.build_temp).resolve()
-        # The cache of an earlier build names tools in pip's build environment, which is gone.
+        # The cache of an earlier build names tools in a build environment that pip has deleted.
         (build / "CMakeCache.txt").unlink(missing_ok=True)
         build.mkdir(parents=True, exist_ok=True)
 
@@ -37,25 +37,25 @@ class CMakeBuild(build_ext):
 
         run(
             [*configure, *arguments],
-            "CMake could not set up the build of bitgaze's C++ extension; its message is above. "
-            "Most often there is no C++20 compiler: install one (Debian, Ubuntu: apt install g++; "
+            "CMake failed to configure bitgaze's C++ extension; its message is above. The usual "
+            "cause is a missing C++20 compiler: install one (Debian, Ubuntu: apt install g++; "
             "Fedora: dnf install gcc-c++; macOS: xcode-select --install; Windows: Visual Studio "
             "Build Tools) or name one in the environment variable CXX.",
         )
         run(
             ["cmake", "--build", str(build), "--config", "Release", "--target", "_hamming"],
-            "bitgaze's C++ extension did not compile; the compiler's message is above. It needs "
+            "bitgaze's C++ extension did not compile; the compiler's message is above. It requires "
             "C++20: GCC 11, Clang 14, Visual Studio 2022 or newer.",
         )
 
 
 def run(command: list[str], advice: str) -> None:
-    """Runs a command; its failure ends the build with advice rather than a traceback of CMake's."""
+    """Runs a command; a failure ends the build with advice instead of a traceback."""
     sys.stdout.flush()
     try:
         subprocess.run(command, check=True)
     except FileNotFoundError as error:
-        message = "cmake is not installed; without build isolation it has to be: pip install cmake"
+        message = "cmake is not installed; builds without isolation require it: pip install cmake"
         raise CompileError(message) from error
     except subprocess.CalledProcessError as error:
         raise CompileError(advice) from error

@@ -37,9 +37,9 @@ bool is_finalizing() {
 #endif
 }
 
-// Runs work without the GIL. Not py::gil_scoped_release: when the interpreter ends, taking the GIL
-// back ends a daemon thread by unwinding its stack, and a destructor that is unwound aborts the
-// process. As of Python 3.14, such a thread waits here for the end.
+// Runs work without the GIL. Not py::gil_scoped_release: when the interpreter exits, taking the GIL
+// back ends a daemon thread by unwinding its stack, and unwinding through a destructor aborts the
+// process. Here such a thread waits for the process to end, as it does in Python 3.14 and later.
 template <typename Work>
 void without_gil(const Work& work) {
   PyThreadState* const state = PyEval_SaveThread();
@@ -54,7 +54,8 @@ void without_gil(const Work& work) {
   if (error) std::rethrow_exception(error);
 }
 
-// Codes as Python holds them: rows (n, code_bytes), or blocks by word (b, words, kBlockCodes).
+// A view of codes in a Python array: rows (n, code_bytes), or blocks by word (b, words,
+// kBlockCodes).
 bitgaze::Codes code_view(const py::array& array, py::ssize_t count) {
   const auto block_codes = static_cast<py::ssize_t>(bitgaze::kBlockCodes);
   const bool by_word = Blocks::check_(array) && array.ndim() == 3 && array.shape(2) == block_codes;
@@ -72,14 +73,14 @@ bitgaze::Codes code_view(const py::array& array, py::ssize_t count) {
           static_cast<std::size_t>(code_bytes), by_word};
 }
 
-// What Python asks for, checked. Holds what a search reads.
+// The arguments of a search, checked. Keeps the arrays that the search reads alive.
 class Request {
  public:
   Request(py::array codes, py::ssize_t count, Rows queries, py::ssize_t k, py::ssize_t radius,
           std::optional<Rows> filter, std::optional<Ids> exclude, py::ssize_t threads,
           const std::optional<std::string>& kernel, const bitgaze::MultiIndex* tables,
           py::ssize_t covered, std::optional<Ids> changed, bool forced)
-      // The kernel first, under the GIL: it reads the environment, which Python may be changing.
+      // Chosen under the GIL: the choice reads the environment, which Python may be changing.
       : kernel_(kernel ? bitgaze::kernel(*kernel) : bitgaze::default_kernel()),
         codes_(code_view(codes, count)),
         held_(py::make_tuple(codes, queries, filter, exclude, changed)) {
@@ -93,7 +94,7 @@ class Request {
     queries_ = {queries.data(), static_cast<std::size_t>(queries.shape(0))};
     params_.k = static_cast<std::size_t>(k);
     params_.radius = static_cast<unsigned>(std::min(radius, bits));
-    // Threads of the pool stay: no more than could ever help.
+    // The threads of the pool stay, so start no more than could ever help.
     const unsigned most = std::max(64U, std::thread::hardware_concurrency());
     params_.threads = static_cast<unsigned>(std::min<py::ssize_t>(threads, most));
     if (filter) {
@@ -109,7 +110,7 @@ class Request {
     if (tables == nullptr) return;
     const auto table_bits = static_cast<py::ssize_t>(8 * tables->code_bytes());
     if (table_bits != bits) {
-      throw py::value_error(text("the tables are of codes of ", table_bits / 8) +
+      throw py::value_error(text("the tables hold codes of ", table_bits / 8) +
                             text(" bytes, not ", bits / 8));
     }
     if (covered < 0 || covered % 64 != 0 ||
@@ -171,7 +172,7 @@ void write_blocks(Blocks& blocks, py::ssize_t first, const Rows& rows) {
   if (rows.ndim() != 2 || first < 0) throw py::value_error("rows must have shape (n, code_bytes)");
   const bitgaze::Codes codes = code_view(blocks, first + rows.shape(0));
   if (static_cast<py::ssize_t>(codes.code_bytes) != rows.shape(1) || !codes.by_word) {
-    throw py::value_error("rows and blocks must have codes of one length");
+    throw py::value_error("rows and blocks must hold codes of the same length");
   }
   auto* bytes = reinterpret_cast<std::uint8_t*>(blocks.mutable_data());
   without_gil([&] {
@@ -195,11 +196,11 @@ PYBIND11_MODULE(_hamming, module, py::mod_gil_not_used()) {
   module.attr("BLOCK_CODES") = bitgaze::kBlockCodes;
   module.attr("KERNELS") = bitgaze::kernel_names();
   py::class_<bitgaze::MultiIndex>(module, "MultiIndex",
-                                  "Tables of the codes of this moment, for multi-index hashing.")
+                                  "Tables of the codes as they are now, for multi-index hashing.")
       .def(py::init(&multi_index), py::arg("codes").noconvert(), py::arg("count"),
            py::arg("threads"))
       .def_property_readonly("bytes", &bitgaze::MultiIndex::bytes);
-  py::class_<Request>(module, "Request", "Queries, codes, and what to find for each query.")
+  py::class_<Request>(module, "Request", "Codes, queries, and what to find for each query.")
       .def(py::init<py::array, py::ssize_t, Rows, py::ssize_t, py::ssize_t, std::optional<Rows>,
                     std::optional<Ids>, py::ssize_t, const std::optional<std::string>&,
                     const bitgaze::MultiIndex*, py::ssize_t, std::optional<Ids>, bool>(),
@@ -213,9 +214,9 @@ PYBIND11_MODULE(_hamming, module, py::mod_gil_not_used()) {
   module.def("nearest", &nearest, py::arg("request"), py::arg("columns"),
              "distances and ids, (q, columns) each.");
   module.def("within", &within, py::arg("request"), "lims (q + 1,), distances and ids.");
-  module.def("count", &count, py::arg("request"), "How many, (q,).");
+  module.def("count", &count, py::arg("request"), "The number of codes within the radius, (q,).");
   module.def("write_blocks", &write_blocks, py::arg("blocks").noconvert(), py::arg("first"),
-             py::arg("rows").noconvert(), "Puts rows into blocks by word.");
+             py::arg("rows").noconvert(), "Writes rows into blocks by word.");
   module.def(
       "kernel", [] { return bitgaze::default_kernel().name; },
       "The name of the kernel that searches use.");

@@ -392,7 +392,7 @@ def test_tables_cannot_cover_codes_that_do_not_exist(covered):
 
 def test_tables_of_another_code_length_are_rejected():
     tables = _hamming.MultiIndex(np.zeros((100, 16), np.uint8), 100, 1)
-    with pytest.raises(ValueError, match="the tables are of codes of 16 bytes, not 8"):
+    with pytest.raises(ValueError, match="the tables hold codes of 16 bytes, not 8"):
         request((100, 8), count=100, tables=tables, covered=64)
 
 

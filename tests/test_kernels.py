@@ -1,4 +1,4 @@
-"""The kernels and both layouts of codes, against tests/oracle.py; and which kernel runs."""
+"""Every kernel and both layouts of codes against tests/oracle.py, and the choice of the kernel."""
 
 import os
 import subprocess
@@ -141,7 +141,7 @@ def test_the_fastest_kernel_is_the_default():
     assert result.stdout.split() == [KERNELS[-1]], result.stderr
 
 
-def test_an_empty_variable_is_no_choice():
+def test_an_empty_variable_counts_as_unset():
     result = in_a_new_process("from bitgaze.hamming import simd; print(simd())", BITGAZE_SIMD="")
     assert result.stdout.split() == [KERNELS[-1]], result.stderr
 
@@ -162,7 +162,7 @@ def test_the_environment_forces_a_kernel(kernel):
     assert result.stdout.splitlines() == [f"[[0, 1]] {kernel}", kernel], result.stderr
 
 
-def test_this_run_uses_the_kernel_asked_for():
+def test_this_run_uses_the_requested_kernel():
     assert simd() == (os.environ.get("BITGAZE_SIMD") or KERNELS[-1])
 
 
@@ -176,7 +176,7 @@ def test_this_run_uses_the_kernel_asked_for():
         )
     ]
     + [
-        (name, f"RuntimeError: BITGAZE_SIMD asks for '{name}', but this machine has only: {has}")
+        (name, f"RuntimeError: BITGAZE_SIMD is '{name}', but this machine can run only: {has}")
         for has in [", ".join(KERNELS)]
         for name in ABSENT_KERNELS
     ],

@@ -1,7 +1,7 @@
 """The C++ tests, built for other machines and with sanitizers, and the machine code of each file.
 
-Runs what this machine has the tools for (CI has them all): cmake, a C++ compiler, objdump and nm,
-g++-aarch64-linux-gnu, qemu-aarch64 and qemu-x86_64.
+A test is skipped where its tools are missing (CI has them all): cmake, a C++ compiler, objdump and
+nm, g++-aarch64-linux-gnu, qemu-aarch64 and qemu-x86_64.
 """
 
 import platform
@@ -36,7 +36,7 @@ def output_of(*command):
 
 
 def build(folder, *options):
-    """Builds the C++ tests, warnings as errors; returns the program."""
+    """Builds the C++ tests with warnings as errors; returns the program."""
     need("cmake")
     generator = ["-GNinja"] if shutil.which("ninja") else []
     output_of(
@@ -48,7 +48,7 @@ def build(folder, *options):
 
 
 def kernels_that_passed(output):
-    """The kernels named in the output of the test program; fails unless it counted no failure."""
+    """The kernels that the test program reports; fails if it reports a failure."""
     kernels = re.findall(r"^(\w+): [1-9]\d* checks$", output, re.MULTILINE)
     total = rf"^[1-9]\d* checks on {len(kernels)} kernels, 0 failures$"
     assert re.search(total, output, re.MULTILINE), output
@@ -67,7 +67,7 @@ def object_file(program, name):
 
 
 def compiled_kernels(program, nm="nm"):
-    """The kernels that are for the processor of this build: the others define no function."""
+    """The kernels for the processor of this build; the others define no function."""
     need(nm)
     return [
         name
@@ -93,7 +93,7 @@ def test_threads_with_thread_sanitizer(tmp_path):
     need("c++")
     flags = "-O1 -g -fsanitize=thread"
     program = build(tmp_path, f"-DCMAKE_CXX_FLAGS={flags}", "-DCMAKE_BUILD_TYPE=None")
-    # Address space layout randomisation of some kernels is wider than the sanitizer can bear.
+    # Some systems randomise addresses over a wider range than the sanitizer supports.
     fixed = ("setarch", "-R") if shutil.which("setarch") else ()
     assert kernels_that_passed(output_of(*fixed, program, "threads")) == ["portable"]
 
@@ -101,7 +101,7 @@ def test_threads_with_thread_sanitizer(tmp_path):
 @only_x86_64
 @pytest.mark.parametrize(("cpu", "lacks"), [("Nehalem", "avx"), ("Haswell", "avx512")])
 def test_older_x86_64(native, cpu, lacks):
-    """An illegal instruction ends the program, so no file may use more than its CPU has."""
+    """An instruction that the CPU lacks, in any file, ends the program."""
     need("qemu-x86_64")
     kernels = [name for name in compiled_kernels(native) if not name.startswith(lacks)]
     assert kernels_that_passed(output_of("qemu-x86_64", "-cpu", cpu, native)) == kernels
@@ -109,7 +109,7 @@ def test_older_x86_64(native, cpu, lacks):
 
 @only_x86_64
 def test_an_operating_system_without_avx(native):
-    """The CPU reports AVX2, but XCR0 says that nobody saves its registers."""
+    """The CPU reports AVX2, but XCR0 shows that the system does not save its registers."""
     need("qemu-x86_64")
     output = output_of("qemu-x86_64", "-cpu", "Haswell,-xsave", native)
     assert kernels_that_passed(output) == ["portable"]
@@ -135,7 +135,7 @@ def test_aarch64(tmp_path):
     ["dispatch", "scan", "search", "multi_index", *(f"kernel_{name}" for name in _hamming.KERNELS)],
 )
 def test_registers(native, name):
-    """A kernel is named for its instruction set; every other file runs on any CPU."""
+    """Kernels are named for their instruction sets; every other file runs on any CPU."""
     need("objdump")
     code = output_of("objdump", "-d", "--no-show-raw-insn", object_file(native, name))
     used = set(re.findall(r"%([xyz]mm)\d", code))
@@ -151,7 +151,7 @@ def test_registers(native, name):
 @only_x86_64
 @pytest.mark.parametrize("kernel", _hamming.KERNELS)
 def test_a_kernel_file_shows_the_linker_one_constant(native, kernel):
-    """An inline function that the linker shares would bring its file's instructions along."""
+    """An inline function that the linker shares would carry its file's instructions elsewhere."""
     need("nm", "objdump")
     path = object_file(native, f"kernel_{kernel}")
     symbols = output_of("nm", "-C", "--defined-only", "--extern-only", path)

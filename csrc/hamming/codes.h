@@ -1,7 +1,7 @@
-// How codes lie in memory: row after row, or in blocks by word.
+// The layouts of codes in memory: rows, and blocks by word.
 //
-// By word a vector holds the same word of several codes, so no lanes have to be added up, and a
-// search that needs only the first words of most codes reads only those.
+// By word, a vector holds the same word of several codes, so no lanes need adding up, and a search
+// that needs only one word of most codes reads only that word.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +11,8 @@
 
 namespace bitgaze {
 
-// Long enough that reading one word of all its codes is a stream, short enough to stay in the
-// second-level cache.
+// Large enough that reading one word of all its codes is a stream, small enough that a block stays
+// in the second-level cache.
 inline constexpr std::size_t kBlockCodes = 4096;
 
 inline constexpr std::size_t kMaxWords = 16;
@@ -24,19 +24,19 @@ struct Codes {
   std::size_t count;
   std::size_t code_bytes;  // 1 to 128
   // false: rows of code_bytes, of any alignment. true: blocks of kBlockCodes codes, aligned to 8
-  // bytes, word j of code i of a block at number j * kBlockCodes + i; code_bytes is a multiple of 8
+  // bytes, word j of a block's code i at index j * kBlockCodes + i; code_bytes is a multiple of 8,
   // and the last block is as long as the others.
   bool by_word;
 
   const std::uint8_t* row(std::size_t i) const { return data + i * code_bytes; }
 
-  // Word 0 of code i, by word.
+  // Word 0 of code i, in blocks by word.
   const std::uint64_t* first_word(std::size_t i) const {
     const std::size_t block = i / kBlockCodes * kBlockCodes;
     return reinterpret_cast<const std::uint64_t*>(data + block * code_bytes) + i % kBlockCodes;
   }
 
-  // Copies code i; words: words_of(code_bytes) numbers, the last filled up with zeros.
+  // Copies code i to words_of(code_bytes) words; zeros fill up the last.
   void copy_words(std::size_t i, std::uint64_t* words) const {
     if (by_word) {
       for (std::size_t j = 0; j < code_bytes / 8; ++j) words[j] = first_word(i)[j * kBlockCodes];
@@ -47,8 +47,8 @@ struct Codes {
   }
 };
 
-// Rows to word columns: word j of code i becomes word_columns[j * stride + i]; the last word is
-// filled up with zeros.
+// Copies rows to word columns: word j of code i becomes word_columns[j * stride + i]; zeros fill up
+// the last word.
 inline void to_word_columns(const std::uint8_t* rows, std::size_t count, std::size_t code_bytes,
                             std::uint64_t* word_columns, std::size_t stride) {
   const std::size_t whole = code_bytes / 8;
@@ -65,7 +65,7 @@ inline void to_word_columns(const std::uint8_t* rows, std::size_t count, std::si
   }
 }
 
-// Puts rows into blocks by word, as codes first, first + 1, ... there.
+// Writes rows into blocks by word, as the codes first, first + 1, ...
 inline void write_by_word(const std::uint8_t* rows, std::size_t count, std::size_t code_bytes,
                           std::size_t first, std::uint8_t* blocks) {
   while (count > 0) {

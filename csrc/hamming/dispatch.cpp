@@ -1,5 +1,4 @@
-// Reads cpuid and xgetbv instead of calling __builtin_cpu_supports, which knows other features in
-// each version of the compiler.
+// Reads cpuid and xgetbv: the features that __builtin_cpu_supports knows change with the compiler.
 
 #include "dispatch.h"
 
@@ -20,7 +19,7 @@
 
 namespace bitgaze {
 
-// A list that CMakeLists.txt makes of its table: kernel_portable, kernel_avx2, ..., slowest first.
+// From the table in CMakeLists.txt: kernel_portable, kernel_avx2, ..., slowest first.
 extern const Kernel BITGAZE_KERNELS;
 
 namespace {
@@ -31,7 +30,7 @@ struct Registers {
   std::uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-// All zero for a leaf that the CPU does not have.
+// All zero for a leaf that the CPU lacks.
 Registers cpuid(std::uint32_t leaf) {
   Registers r;
 #if defined(_MSC_VER)
@@ -47,8 +46,7 @@ Registers cpuid(std::uint32_t leaf) {
   return r;
 }
 
-// Which registers the operating system saves when it switches threads. A CPU without OSXSAVE has
-// no such instruction.
+// Which registers the operating system saves when it switches threads. Requires OSXSAVE.
 std::uint32_t xcr0() {
 #if defined(_MSC_VER)
   return static_cast<std::uint32_t>(_xgetbv(0));
@@ -101,8 +99,8 @@ const Kernel& find(std::string_view name, std::string_view source) {
   }
   const std::vector<std::string_view> known = kernel_names();
   if (std::ranges::find(known, name) != known.end()) {
-    throw std::runtime_error(std::string(source) + " asks for '" + std::string(name) +
-                             "', but this machine has only: " + join(names_of(kernels())));
+    throw std::runtime_error(std::string(source) + " is '" + std::string(name) +
+                             "', but this machine can run only: " + join(names_of(kernels())));
   }
   throw std::invalid_argument(std::string(source) + " is '" + std::string(name) +
                               "', expected one of: " + join(known));

@@ -1,7 +1,7 @@
-// What a kernel is: it finds the codes of a run that are nearer to a query than a limit.
+// A kernel finds the codes of a run whose distance to a query is below a limit.
 //
 // Few are, once a search knows k near codes, so a kernel compares many distances with the limit at
-// once and writes down none but those that are below it.
+// once and writes only those below it.
 //
 // Every kernel file is compiled with the flags of its instruction set, so it may show the linker
 // only its Kernel: an inline function that the linker shared with other files would carry
@@ -19,33 +19,33 @@
 
 namespace bitgaze {
 
-// What was found: distance << kIdBits | id. The order of these numbers is the order of results.
+// A found code is the number distance << kIdBits | id. These numbers sort in the order of results.
 inline constexpr unsigned kIdBits = 48;
 
-// A kernel may write this many numbers past those that it found.
+// A kernel may write this many numbers past the last that it found.
 inline constexpr std::size_t kFoundSlack = 8;
 
 inline constexpr std::size_t kMaxScreenedCodes = 4096;
 
-// Codes one after the other, as callers have them: count * code_bytes bytes of any alignment,
-// code_bytes 1 to 128. limit: 0 to 8 * code_bytes + 1. The first code has the id first.
-// found: room for count + kFoundSlack; ascending by id. Returns how many were found.
+// Codes in rows, as callers hold them: count * code_bytes bytes of any alignment, code_bytes 1 to
+// 128. limit: 0 to 8 * code_bytes + 1. first: the id of the first code. found: room for count +
+// kFoundSlack numbers; ascending by id. Returns the number found.
 using FindRowsFn = std::size_t (*)(const std::uint8_t* query, const std::uint8_t* codes,
                                    std::size_t count, std::size_t code_bytes, unsigned limit,
                                    std::uint64_t first, std::uint64_t* found) noexcept;
 
-// Codes by word: word j of code i is number j * stride + i. A vector then holds the same word of
-// several codes, and no lanes have to be added up: worth the copy where many queries follow.
-// query: words numbers, 1 to 16. count <= stride.
+// Codes by word: word j of code i is at index j * stride + i. A vector then holds the same word of
+// several codes, and no lanes need adding up: worth the copy where many queries follow.
+// words: the length of query, 1 to 16. count <= stride.
 using FindWordColumnsFn = std::size_t (*)(const std::uint64_t* query,
                                           const std::uint64_t* word_columns, std::size_t stride,
                                           std::size_t count, std::size_t words, unsigned limit,
                                           std::uint64_t first, std::uint64_t* found) noexcept;
 
-// The same for 2 to 16 words and at most kMaxScreenedCodes codes, word by word in the order given
-// (a permutation of 0 to words - 1), reading on only where the words so far leave a code below the
-// limit: learned codes are clustered, and most are far away by any word. *screened: whether that
-// spared half of the reading; if not, do without.
+// The same for 2 to 16 words and up to kMaxScreenedCodes codes, word by word in the given order (a
+// permutation of 0 to words - 1). Reads the next word of a code only if the words so far leave it
+// below the limit: learned codes are clustered, and a single word shows that most are far away.
+// *screened: whether this saved half of the reading; if not, screening does not pay here.
 using FindScreenedFn = std::size_t (*)(const std::uint64_t* query,
                                        const std::uint64_t* word_columns, std::size_t stride,
                                        std::size_t count, std::size_t words,
@@ -54,7 +54,7 @@ using FindScreenedFn = std::size_t (*)(const std::uint64_t* query,
                                        bool* screened) noexcept;
 
 // What CPUID and XCR0 report on x86-64: the instructions that the CPU has, and the registers that
-// the operating system saves (Intel SDM volume 2A, CPUID; volume 1, chapter 13). 0 elsewhere.
+// the operating system saves (Intel SDM volume 2A, CPUID; volume 1, chapter 13). Zero elsewhere.
 struct CpuBits {
   std::uint32_t leaf1_ecx = 0;
   std::uint32_t leaf7_ebx = 0;
@@ -69,7 +69,7 @@ inline constexpr std::uint32_t kAvx512F = 1U << 16;    // leaf7_ebx
 inline constexpr std::uint32_t kAvx512Bw = 1U << 30;   // leaf7_ebx
 inline constexpr std::uint32_t kVpopcntdq = 1U << 14;  // leaf7_ecx
 inline constexpr std::uint32_t kYmmState = 0x06;       // xcr0: SSE and AVX state
-inline constexpr std::uint32_t kZmmState = 0xe6;  // and opmask, upper halves, registers 16 to 31
+inline constexpr std::uint32_t kZmmState = 0xe6;       // xcr0: and all AVX-512 state
 
 // kernel_NAME.cpp defines one constant, kernel_NAME, and shows nothing else to the linker. Built
 // for another processor, the constant has a name and no functions.
@@ -81,6 +81,6 @@ struct Kernel {
   FindScreenedFn find_screened = nullptr;
 };
 
-extern const Kernel kernel_portable;  // other kernels leave it the codes that fill no whole step
+extern const Kernel kernel_portable;  // also compares the tail that other kernels leave
 
 }  // namespace bitgaze

@@ -26,9 +26,9 @@ struct Collector {
   Collector(unsigned below, std::uint64_t* room) noexcept
       : limit(below), limits(_mm256_set1_epi64x(below)), found(room) {}
 
-  // Four vectors of four distances, in order: of the codes id to id + 15.
+  // distances: four vectors of four, of the codes id to id + 15 in order.
   void add(const __m256i* distances, std::uint64_t id) noexcept {
-    // 16-bit lanes will do: all but one in each 64 bits are 0 on both sides.
+    // 16-bit lanes suffice: of the four in 64 bits, all but the lowest are 0 on both sides.
     const __m256i nearest = _mm256_min_epi16(_mm256_min_epi16(distances[0], distances[1]),
                                              _mm256_min_epi16(distances[2], distances[3]));
     if (any_below(nearest)) [[unlikely]]
@@ -55,7 +55,7 @@ __m256i load(const void* bytes) noexcept {
   return _mm256_loadu_si256(static_cast<const __m256i*>(bytes));
 }
 
-// How many bits are set in each byte.
+// Counts the set bits of each byte.
 __m256i count_bytes(__m256i bits) noexcept {
   const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
                                          0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
@@ -71,14 +71,15 @@ __m256i differing(__m256i query, const void* codes) noexcept {
   return count_bytes(_mm256_xor_si256(query, load(codes)));
 }
 
-// Reading word columns side by side at this pace, the hardware's prefetchers fall behind: fetched
-// 512 codes ahead, 1 M codes of 256 bits take one query 0.7 ms instead of 1.1 to 1.5. (AVX-512
-// loses by it.) After a block's end follows the next.
+// Several word columns read in parallel at this pace outrun the hardware prefetchers: with
+// prefetching 512 codes ahead, one query over 1 M codes of 256 bits takes 0.7 ms instead of 1.1 to
+// 1.5. (AVX-512 gets slower.) Past the end of a block, the next one follows.
 std::size_t ahead_of(std::size_t i, std::size_t words, std::size_t stride) noexcept {
   return i + 512 < stride ? 512 : 512 + (words - 1) * stride;
 }
 
-// kWords = 0: as many words as it is told. Returns how many codes were done; so do the others.
+// kWords: the number of words, or 0 to use the argument. Returns the number of codes compared, as
+// do the functions below.
 template <std::size_t kWords>
 std::size_t compare_word_columns(const std::uint64_t* query, const std::uint64_t* word_columns,
                                  std::size_t stride, std::size_t count, std::size_t words,
@@ -98,7 +99,7 @@ std::size_t compare_word_columns(const std::uint64_t* query, const std::uint64_t
         for (std::size_t j = 0; j < words; ++j) prefetch(codes + ahead + j * stride);
       }
       __m256i bytes = differing(query_words[0], codes);
-      // At most 16 words of 8 bits in a byte.
+      // A byte holds the sum of up to 16 words: 128 bits.
       for (std::size_t j = 1; j < words; ++j) {
         bytes = _mm256_add_epi8(bytes, differing(query_words[j], codes + j * stride));
       }
@@ -115,13 +116,13 @@ __m256i add_pairs(__m256i a, __m256i b) noexcept {
   return _mm256_permute4x64_epi64(sums, _MM_SHUFFLE(3, 1, 2, 0));
 }
 
-// The distances of 4 codes that fill kVectors vectors without a gap; query repeats in its vector.
+// The distances of 4 codes that fill kVectors vectors without gaps; query repeats in its vector.
 template <std::size_t kVectors>
 __m256i four(__m256i query, const std::uint8_t* codes) noexcept {
   if constexpr (kVectors == 1) {
     return add_bytes(differing(query, codes));
   } else {
-    // In order of address, as the hardware prefetcher likes it: GCC evaluates arguments backwards.
+    // In order of address, for the hardware prefetcher: GCC evaluates arguments from last to first.
     const __m256i low = four<kVectors / 2>(query, codes);
     const __m256i high = four<kVectors / 2>(query, codes + 16 * kVectors);
     return add_pairs(low, high);
@@ -145,8 +146,8 @@ std::size_t rows_words(const std::uint8_t* query, const std::uint8_t* codes, std
   return i;
 }
 
-// A code's own end, rather than bytes past it: the last load overlaps the one before, and the mask
-// clears what was counted already.
+// Loads no bytes past a code: the last load overlaps the one before it, and the mask clears the
+// bytes that were counted already.
 struct CodeShape {
   std::size_t bytes;  // 17 to 128
   __m256i last_mask;
@@ -167,7 +168,7 @@ struct CodeShape {
   }
 };
 
-// The distance of one code, in 4 lanes that have yet to be added.
+// The distance of one code, in 4 lanes that still need adding up.
 __m256i one(const CodeShape& shape, const std::uint8_t* query, const std::uint8_t* code) noexcept {
   const __m256i last = _mm256_xor_si256(shape.load_last(query), shape.load_last(code));
   __m256i bytes = count_bytes(_mm256_and_si256(last, shape.last_mask));

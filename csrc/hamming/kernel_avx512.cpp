@@ -24,8 +24,8 @@ struct Collector {
   std::uint64_t* found;
   std::size_t count = 0;
 
-  // The upper half of each lane is 0 < 0: 32-bit minimum and comparison do, and are one
-  // instruction on Intel where VPMINUQ is two.
+  // The upper half of each lane is 0 on both sides, so 32-bit minimum and comparison suffice: one
+  // operation on Intel, where VPMINUQ takes two.
   bool any(__m512i distances) const noexcept {
     return _mm512_cmplt_epu32_mask(distances, limit) != 0;
   }
@@ -34,11 +34,10 @@ struct Collector {
   void add(__m512i distances, std::uint64_t id) noexcept {
     const __m512i lanes = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
     const __m512i ids = _mm512_add_epi64(_mm512_set1_epi64(static_cast<long long>(id)), lanes);
-    // With a full mask, because GCC 12 takes the unmasked form for the use of an uninitialised
-    // value.
+    // With a full mask, because GCC 12 warns of an uninitialised value in the unmasked form.
     const __m512i high = _mm512_maskz_slli_epi64(0xff, distances, kIdBits);
     const __mmask8 below = _mm512_cmplt_epu64_mask(distances, limit);
-    // Packed in a register: a store that packs takes over 100 cycles on Zen 4.
+    // Compressed in a register: a compressing store takes over 100 cycles on Zen 4.
     _mm512_storeu_si512(found + count,
                         _mm512_maskz_compress_epi64(below, _mm512_or_si512(high, ids)));
     count += static_cast<std::size_t>(_mm_popcnt_u32(below));
@@ -54,7 +53,7 @@ Collector collector(unsigned limit, std::uint64_t* found) noexcept {
 }
 
 __m512i nearest(const __m512i* distances) noexcept {
-  // With a full mask for GCC 12's sake, as above.
+  // With a full mask because of GCC 12, as above.
   const auto min = [](__m512i a, __m512i b) { return _mm512_maskz_min_epu32(0xffff, a, b); };
   return min(min(distances[0], distances[1]), min(distances[2], distances[3]));
 }
@@ -63,7 +62,8 @@ __m512i differing(__m512i query, const void* codes) noexcept {
   return _mm512_popcnt_epi64(_mm512_xor_si512(query, _mm512_loadu_si512(codes)));
 }
 
-// kWords = 0: as many words as it is told. Returns how many codes were done; so do the others.
+// kWords: the number of words, or 0 to use the argument. Returns the number of codes compared, as
+// do the functions below.
 template <std::size_t kWords>
 std::size_t compare_word_columns(const std::uint64_t* query, const std::uint64_t* word_columns,
                                  std::size_t stride, std::size_t count, std::size_t words,
@@ -99,13 +99,13 @@ __m512i add_pairs(__m512i a, __m512i b) noexcept {
                           _mm512_permutex2var_epi64(a, odd, b));
 }
 
-// The distances of 8 codes that fill kVectors vectors without a gap; query repeats in its vector.
+// The distances of 8 codes that fill kVectors vectors without gaps; query repeats in its vector.
 template <std::size_t kVectors>
 __m512i eight(__m512i query, const std::uint8_t* codes) noexcept {
   if constexpr (kVectors == 1) {
     return differing(query, codes);
   } else {
-    // In order of address, as the hardware prefetcher likes it: GCC evaluates arguments backwards.
+    // In order of address, for the hardware prefetcher: GCC evaluates arguments from last to first.
     const __m512i low = eight<kVectors / 2>(query, codes);
     const __m512i high = eight<kVectors / 2>(query, codes + 32 * kVectors);
     return add_pairs(low, high);
@@ -130,7 +130,7 @@ std::size_t rows_words(const std::uint8_t* query, const std::uint8_t* codes, std
   return i;
 }
 
-// A code in one or two vectors. Bytes outside a mask are not read, so nothing past a code is.
+// Codes of one or two vectors. A load reads no bytes outside its mask, and so none past a code.
 template <bool kTwoVectors>
 std::size_t rows_any(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
                      std::size_t code_bytes, std::uint64_t first, Collector& out) noexcept {

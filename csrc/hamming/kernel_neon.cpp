@@ -32,7 +32,7 @@ struct Collector {
   }
 };
 
-// The bits set in each byte of 8 codes, 2 in a vector: added up for each code.
+// Adds up, for each of 8 codes, the set bits of its bytes; a vector holds 2 codes.
 uint16x8_t add_codes(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d) noexcept {
   const uint16x8_t low = vpaddq_u16(vpaddlq_u8(a), vpaddlq_u8(b));
   const uint16x8_t high = vpaddq_u16(vpaddlq_u8(c), vpaddlq_u8(d));
@@ -43,7 +43,8 @@ uint8x16_t differing(uint8x16_t query, const void* codes) noexcept {
   return vcntq_u8(veorq_u8(query, vld1q_u8(static_cast<const std::uint8_t*>(codes))));
 }
 
-// kWords = 0: as many words as it is told. Returns how many codes were done; so do the others.
+// kWords: the number of words, or 0 to use the argument. Returns the number of codes compared, as
+// do the functions below.
 template <std::size_t kWords>
 std::size_t compare_word_columns(const std::uint64_t* query, const std::uint64_t* word_columns,
                                  std::size_t stride, std::size_t count, std::size_t words,
@@ -57,7 +58,7 @@ std::size_t compare_word_columns(const std::uint64_t* query, const std::uint64_t
     for (std::size_t j = 1; j < words; ++j) {
       const uint8x16_t query_word = vreinterpretq_u8_u64(vdupq_n_u64(query[j]));
       for (std::size_t v = 0; v < 4; ++v) {
-        // At most 16 words of 8 bits in a byte.
+        // A byte holds the sum of up to 16 words: 128 bits.
         counts[v] =
             vaddq_u8(counts[v], differing(query_word, word_columns + j * stride + i + 2 * v));
       }
@@ -81,14 +82,14 @@ std::size_t rows_8(const std::uint8_t* query, const std::uint8_t* codes, std::si
   return i;
 }
 
-// Codes of 16 to 128 bytes. The last load overlaps the one before rather than reach past a code,
-// and the mask clears what was counted already.
+// Codes of 16 to 128 bytes. The last load overlaps the one before it instead of reading past a
+// code, and the mask clears the bytes that were counted already.
 uint16x8_t count_one(const std::uint8_t* query, const std::uint8_t* code, std::size_t code_bytes,
                      uint8x16_t last_mask) noexcept {
   const std::size_t last = code_bytes - 16;
   uint8x16_t counts = vandq_u8(veorq_u8(vld1q_u8(query + last), vld1q_u8(code + last)), last_mask);
   counts = vcntq_u8(counts);
-  // A byte holds at most 8 loads of 8 bits.
+  // A byte holds the sum of up to 8 loads: 64 bits.
   for (std::size_t i = 0; i < last; i += 16) {
     counts = vaddq_u8(counts, differing(vld1q_u8(query + i), code + i));
   }

@@ -15,7 +15,7 @@ std::uint64_t load_word(const std::uint8_t* bytes) noexcept {
   return word;
 }
 
-// 0 to 7 bytes in one word. Which byte lands where does not matter to a count of differing bits.
+// Loads 0 to 7 bytes into one word. Their order does not matter when counting differing bits.
 std::uint64_t load_rest(const std::uint8_t* bytes, std::size_t size) noexcept {
   std::uint64_t word = 0;
   if (size & 4) {
@@ -41,7 +41,7 @@ unsigned distance(const std::uint8_t* a, const std::uint8_t* b, std::size_t size
   return sum + popcount(load_rest(a + i, size - i) ^ load_rest(b + i, size - i));
 }
 
-// Distances are computed into a small array, where compilers vectorise, and looked at together.
+// Distances are written to a small array, which compilers vectorise, and compared together.
 constexpr std::size_t kStep = 32;
 
 std::uint16_t nearest_of(const std::uint16_t* distances, std::size_t size) noexcept {
@@ -57,7 +57,7 @@ struct Collector {
   std::uint64_t* found;
   std::size_t count = 0;
 
-  // The distances of the codes from id on, at most kStep.
+  // The distances of the codes id, id + 1, ...; size: up to kStep.
   void add(const std::uint16_t* distances, std::size_t size, std::uint64_t id) noexcept {
     if (nearest_of(distances, size) >= limit) return;
     for (std::size_t i = 0; i < size; ++i) {
@@ -101,7 +101,7 @@ std::size_t rows_words(const std::uint8_t* query, const std::uint8_t* codes, std
   });
 }
 
-// With the number of words unknown, compilers don't vectorise: half the speed.
+// Compilers do not vectorise an unknown number of words, which takes twice as long.
 template <std::size_t kWords>
 std::size_t compare_word_columns(const std::uint64_t* query, const std::uint64_t* word_columns,
                                  std::size_t stride, std::size_t count, unsigned limit,

@@ -17,13 +17,12 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "substrings are cut out of words");
 
-// A bucket each for as many codes as there are, roughly: fewer tables then suffice. 2^24 numbers
-// are 64 MiB.
+// About as many buckets as there are codes: fewer tables then suffice. 2^24 numbers are 64 MiB.
 constexpr unsigned kMaxSubstringBits = 24;
 // Estimates, in words read in a stream (0.3 ns each): a cache miss takes about 100 ns, less where
-// several are under way. They only decide when a scan is the better way, never what is found.
-constexpr double kProbeCost = 60;   // a bucket: two misses, many at once
-constexpr double kVerifyCost = 60;  // a code, to compare it whole
+// several overlap. They only decide when a scan is cheaper, never what is found.
+constexpr double kProbeCost = 60;   // of a bucket: two misses, overlapping with many others
+constexpr double kVerifyCost = 60;  // of comparing a whole code
 // Buckets that are looked up together, so that their cache misses overlap.
 constexpr std::size_t kProbes = 32;
 constexpr std::size_t kRun = 1024;
@@ -36,7 +35,7 @@ std::uint64_t substring(const std::uint64_t* words, unsigned begin, unsigned bit
 
 using Words = std::array<std::uint64_t, kMaxWords>;
 
-// Makes a code what differs between it and a query, and returns in how many bits.
+// Replaces a code by the bits that differ between it and a query; returns their number.
 unsigned subtract(const std::uint64_t* query, std::size_t words, Words& code) {
   unsigned sum = 0;
   for (std::size_t j = 0; j < words; ++j) {
@@ -46,20 +45,20 @@ unsigned subtract(const std::uint64_t* query, std::size_t words, Words& code) {
   return sum;
 }
 
-// Fresh memory that is read here and there: with pages of 4 KiB every look would miss the TLB.
+// For fresh memory that is read at random: with pages of 4 KiB every access would miss the TLB.
 void prefer_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::size_t size) {
 #if defined(__linux__)
   constexpr std::uintptr_t kPage = 4096;
   const std::uintptr_t begin =
       (reinterpret_cast<std::uintptr_t>(memory) + kPage - 1) / kPage * kPage;
   const std::uintptr_t end = (reinterpret_cast<std::uintptr_t>(memory) + size) / kPage * kPage;
-  // Only a hint: where it fails, nothing is lost but speed.
+  // Only a hint: where it fails, only speed is lost.
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
 }
 
-// Ascending. By digits, least significant first, where there are enough for that to be faster: with
-// 335,000 results of a radius search it is what takes most of the time.
+// Sorts in ascending order: by digits, least significant first, where there are enough numbers for
+// that to be faster. Sorting takes most of the time of a radius search with 335,000 results.
 void sort_found(Found& found) {
   constexpr unsigned kDigitBits = 11;
   constexpr std::size_t kDigits = std::size_t{1} << kDigitBits;
@@ -88,7 +87,7 @@ class NearestInAnyOrder {
   NearestInAnyOrder(std::size_t k, unsigned radius)
       : k_(k), bound_(radius), room_(k + std::max<std::size_t>(k, 1024)), histogram_(radius + 1) {}
 
-  unsigned bound() const { return bound_; }  // nothing farther is wanted
+  unsigned bound() const { return bound_; }  // codes beyond are not kept
 
   void add(std::uint64_t found) {
     const auto found_distance = static_cast<unsigned>(found >> kIdBits);
@@ -100,7 +99,7 @@ class NearestInAnyOrder {
     while (within_ - histogram_[bound_] >= k_) within_ -= histogram_[bound_--];
   }
 
-  // Whether k codes, or more, lie within a radius.
+  // Whether at least k codes lie within a radius.
   bool full_within(unsigned radius) const { return within_ >= k_ && bound_ <= radius; }
 
   Found sorted() {
@@ -120,8 +119,8 @@ class NearestInAnyOrder {
   std::size_t k_;
   unsigned bound_;
   std::size_t room_;
-  std::size_t within_ = 0;                       // how many came, as near as the bound or nearer
-  std::uint64_t threshold_ = ~std::uint64_t{0};  // there are k below or at this
+  std::size_t within_ = 0;                       // codes added, up to the bound
+  std::uint64_t threshold_ = ~std::uint64_t{0};  // at least k are below or at this
   std::vector<std::size_t> histogram_;
   Found candidates_;
 };
@@ -163,7 +162,7 @@ void MultiIndex::fill(Table& table, const Codes& codes) const {
     ++table.bucket[substring(words.data(), table.begin, table.bits) + 1];
   }
   for (std::size_t b = 0; b < buckets; ++b) table.bucket[b + 1] += table.bucket[b];
-  // Each bucket's beginning runs ahead to its end, which is the next one's beginning.
+  // Filling moves the beginning of each bucket to its end, which is where the next one begins.
   for (std::size_t i = 0; i < count_; ++i) {
     codes.copy_words(i, words.data());
     const std::size_t place = table.bucket[substring(words.data(), table.begin, table.bits)]++;
@@ -183,7 +182,7 @@ std::size_t MultiIndex::bytes() const {
   return bytes;
 }
 
-// One query.
+// The search for one query.
 class MultiIndex::Search {
  public:
   Search(const MultiIndex& index, const Kernel& kernel, const State& state,
@@ -217,7 +216,7 @@ class MultiIndex::Search {
   Found sorted() { return nearest_.sorted(); }
 
  private:
-  // The buckets of one table whose substring differs from the query's in just so many bits.
+  // Reads the buckets of one table whose substring differs from the query's in exactly shell bits.
   bool probe(std::size_t table_number, unsigned shell, double cost_limit) {
     const Table& table = index_.tables_[table_number];
     if (shell > table.bits) return true;
@@ -239,7 +238,8 @@ class MultiIndex::Search {
     }
   }
 
-  // The next larger number with as many set bits (R. W. Gosper, HAKMEM item 175); 0 has none.
+  // The next larger number with the same number of set bits (R. W. Gosper, HAKMEM item 175); 0 has
+  // none.
   static std::uint64_t next_mask(std::uint64_t mask) {
     if (mask == 0) return ~std::uint64_t{0};
     const std::uint64_t lowest = mask & (~mask + 1);
@@ -267,9 +267,8 @@ class MultiIndex::Search {
     }
   }
 
-  // found: the distance between words, and where the code stands in the table. What can be decided
-  // without its id comes first: with codes of one word, only the table where a code counts looks it
-  // up.
+  // found: the distance between words, and the place of the code in the table. Checks that need no
+  // id come first: with codes of one word, only the table where a code counts looks up its id.
   void add(const Table& table, std::size_t table_number, unsigned shell, std::uint64_t found) {
     const std::size_t place = found & kIdMask;
     std::uint64_t distance = found >> kIdBits;
@@ -290,7 +289,7 @@ class MultiIndex::Search {
     nearest_.add(distance << kIdBits | id);
   }
 
-  // A code is in every table; it counts where the search comes upon it first.
+  // Every table holds every code; a code counts where the search meets it first.
   bool seen_before(const Words& differing, std::size_t table_number, unsigned shell) const {
     for (std::size_t t = 0; t < index_.tables_.size(); ++t) {
       const Table& table = index_.tables_[t];

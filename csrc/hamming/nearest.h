@@ -1,4 +1,4 @@
-// What a scan keeps of the codes that it finds, which arrive in ascending order of id.
+// What a scan keeps of the codes that it finds. They arrive in ascending order of id.
 #pragma once
 
 #include <algorithm>
@@ -15,13 +15,13 @@ using Found = std::vector<std::uint64_t>;  // distance << kIdBits | id
 
 inline constexpr std::uint64_t kIdMask = (std::uint64_t{1} << kIdBits) - 1;
 
-// The k nearest. limit() is the distance of the k-th nearest so far. A later code at that very
-// distance loses the tie, so only codes below the limit are kept. A histogram of what was kept
-// tells when the limit falls; candidates above it are thrown out when there are twice as many as
-// needed, so the cost of a code that is kept is constant whatever k is.
+// The k nearest. limit() is the distance of the k-th nearest so far. A later code at the same
+// distance loses the tie, so only codes below the limit are kept. A histogram of the candidates
+// shows when the limit falls; those above it are discarded when there are twice as many as needed,
+// so keeping a code takes constant time for any k.
 class Nearest {
  public:
-  // limit: nothing at or beyond it is wanted from the beginning.
+  // limit: the first one; codes at or beyond it are never kept.
   Nearest(std::size_t k, unsigned limit)
       : k_(k), limit_(limit), room_(k + std::max<std::size_t>(k, 64)), histogram_(limit + 1) {}
 
@@ -30,7 +30,7 @@ class Nearest {
   void add(const std::uint64_t* found, std::size_t count) {
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t distance = found[i] >> kIdBits;
-      if (distance >= limit_) continue;  // the limit fell since the kernel began
+      if (distance >= limit_) continue;  // the limit has fallen since the kernel began
       if (candidates_.size() == room_) discard();
       candidates_.push_back(found[i]);
       ++histogram_[distance];
@@ -39,7 +39,7 @@ class Nearest {
     }
   }
 
-  // Up to k, by distance and then id: a counting sort of what is left. Call it once, at the end.
+  // Up to k, by distance and then id: a counting sort of the candidates. Call it once, at the end.
   Found sorted() {
     discard();
     std::size_t begin = 0;
@@ -56,7 +56,7 @@ class Nearest {
   }
 
  private:
-  // Leaves what is below the limit, and the first that are on it, k in all.
+  // Keeps the candidates below the limit and the first ones on it, k in all.
   void discard() {
     std::size_t on_limit = k_ - below_;
     std::erase_if(candidates_, [&](std::uint64_t candidate) {
@@ -79,7 +79,7 @@ class Nearest {
   Found candidates_;                    // in order of id
 };
 
-// How many there are.
+// The number of codes below the limit.
 class Count {
  public:
   explicit Count(unsigned limit) : limit_(limit) {}

@@ -19,7 +19,7 @@ namespace {
 struct Job {
   const std::function<void()>& work;
   unsigned wanted;       // threads that may still join
-  unsigned running = 0;  // threads at work, without the caller
+  unsigned running = 0;  // threads at work, not counting the caller
   std::exception_ptr error = nullptr;
 };
 
@@ -35,7 +35,7 @@ class Pool {
     for (unsigned i = 0; i < helpers; ++i) wake_.notify_one();
     std::exception_ptr error = attempt(work);
     std::unique_lock lock(mutex_);
-    std::erase(jobs_, &job);  // whoever has not joined by now is not needed
+    std::erase(jobs_, &job);  // threads that have not joined by now are not needed
     job_ended_.wait(lock, [&] { return job.running == 0; });
     if (!error) error = job.error;
     if (error) std::rethrow_exception(error);
@@ -51,12 +51,12 @@ class Pool {
     }
   }
 
-  // Threads are never joined: they hold nothing, and the process may end while they wait.
+  // Threads are never joined: they hold nothing, and the process may exit while they wait.
   void start(unsigned helpers) {
     try {
       for (; threads_ < helpers; ++threads_) std::thread([this] { serve(); }).detach();
     } catch (const std::system_error&) {
-      // The system gives no more threads: those that there are, and the caller, do the work.
+      // The system refuses more threads: the existing ones and the caller do the work.
     }
   }
 
@@ -84,7 +84,8 @@ class Pool {
 
 std::atomic<Pool*> current_pool = nullptr;
 
-// Never destroyed, for its threads. A forked child has none of them, so it gets a pool of its own.
+// Never destroyed, because its threads use it. A forked child has no threads and makes its own
+// pool.
 Pool& pool() {
 #if defined(__unix__) || defined(__APPLE__)
   static const int registered =

@@ -1,12 +1,12 @@
-// Counting bits on a CPU of which nothing is known.
+// Counts set bits on any CPU.
 #pragma once
 
 #include <cstdint>
 
 namespace bitgaze {
 
-// In arithmetic, because x86-64 guarantees no POPCNT: std::popcount would be a call per word there,
-// while compilers turn this into SSE2. Static, because kernel files share nothing.
+// Arithmetic, because x86-64 does not guarantee POPCNT: std::popcount would be a call per word
+// there, while compilers vectorise this with SSE2. Static, because kernel files share no functions.
 static inline unsigned popcount(std::uint64_t word) noexcept {
   word -= word >> 1 & 0x5555555555555555;
   word = (word & 0x3333333333333333) + (word >> 2 & 0x3333333333333333);

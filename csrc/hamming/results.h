@@ -1,4 +1,4 @@
-// What was found, in the arrays that callers get.
+// Writes found codes to the arrays that callers get.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 
 namespace bitgaze {
 
-// Rows of columns; where a query found fewer, the rest gets far_distance and the id -1.
+// One row for each query. If it has fewer codes than columns, the rest is far_distance and id -1.
 inline void to_table(const std::vector<Found>& found, std::size_t columns,
                      std::int32_t far_distance, std::int32_t* distances, std::int64_t* ids) {
   for (const Found& row : found) {
@@ -28,7 +28,7 @@ inline std::size_t total_of(const std::vector<Found>& found) {
   return total;
 }
 
-// One after the other; those of query q are at lims[q] to lims[q + 1] - 1.
+// One list for all queries; the codes of query q are at lims[q] to lims[q + 1] - 1.
 inline void to_list(const std::vector<Found>& found, std::int64_t* lims, std::int32_t* distances,
                     std::int64_t* ids) {
   std::int64_t end = 0;

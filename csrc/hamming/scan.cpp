@@ -7,25 +7,25 @@ namespace {
 
 // A run of codes stays in the first-level cache while a group of queries passes over it.
 constexpr std::size_t kRunBytes = 16384;
-// The first runs are short: what they find lowers the limit for the others.
+// The first runs are short: what they find lowers the limit for the rest.
 constexpr std::size_t kFirstRun = 64;
-// Where most codes have to be read whole, screening costs up to a tenth; so it is left out for so
-// many runs, and then tried again.
+// Where most codes must be read whole, screening costs up to a tenth, so a scan skips it for this
+// many runs and then tries again.
 constexpr unsigned kUnscreenedRuns = 31;
-// Then, and after so many runs, words are put in order again: the limit has fallen. Costs as much
-// as a run.
+// Words are ordered again then, and after this many runs, because the limit has fallen. Costs as
+// much as a run.
 constexpr unsigned kOrderedRuns = 64;
-// Short runs come first, when the limit is still far off, and screen nothing out.
+// Short runs come first, while the limit is still high, and screen nothing out.
 constexpr std::size_t kMinScreenedRun = 256;
 
-// From how many queries on it pays to lay out a run of rows by word. Measured with AVX-512 and
-// AVX2: from 12 on where codes have few words, hardly at all with AVX-512 from 8 words on, where
-// the run holds few codes.
+// The number of queries from which copying a run of rows to word columns pays. Measured with
+// AVX-512 and AVX2: 12 where codes have few words; hardly any with AVX-512 from 8 words on, where a
+// run holds few codes.
 std::size_t min_by_word_queries(std::size_t words) { return words < 8 ? 12 : 64; }
 
 static_assert(kMaxScreenedCodes == kBlockCodes);
 
-// The longest run: for one query a whole block, read once and in streams.
+// The longest run. For one query it is a whole block, read once and in streams.
 std::size_t max_run(const Codes& codes, std::size_t query_count) {
   if (codes.by_word && query_count == 1) return kBlockCodes;
   const std::size_t fitting = kRunBytes / (8 * words_of(codes.code_bytes));
@@ -86,7 +86,7 @@ void Scan<Sink>::run(std::size_t first, std::size_t last, std::vector<Sink>& sin
   }
 }
 
-// Only the steps in which a code is allowed.
+// Compares only the steps that allow a code.
 template <typename Sink>
 void Scan<Sink>::compare_allowed(std::size_t first, std::size_t last, std::vector<Sink>& sinks) {
   while (first < last) {
@@ -117,7 +117,7 @@ void Scan<Sink>::compare(std::size_t first, std::size_t last, std::vector<Sink>&
   }
 }
 
-// Those first that leave the fewest codes below the limit.
+// Puts first the words that leave the fewest codes below the limit.
 template <typename Sink>
 void Scan<Sink>::order_words(unsigned limit, std::size_t first, std::size_t count) {
   std::array<std::size_t, kMaxWords> near;
@@ -143,7 +143,7 @@ std::size_t Scan<Sink>::find(std::size_t query, unsigned limit, std::size_t firs
     return kernel_.find_rows(queries_ + query * codes_.code_bytes, codes_.row(first), count,
                              codes_.code_bytes, limit, first, found_.data());
   }
-  // A batch is bound by instructions, not by reading, and screening takes more of them.
+  // A batch is bound by instructions, not by reading, and screening adds instructions.
   const bool screen = query_count_ == 1 && words_ > 1 && count >= kMinScreenedRun;
   if (!screen || unscreened_runs_ > 0) {
     if (screen) --unscreened_runs_;

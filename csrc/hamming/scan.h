@@ -1,4 +1,4 @@
-// Exact search by comparing every code. Knows nothing of instruction sets and threads.
+// Exact search that compares every code. Kernels handle instruction sets, search.cpp threads.
 #pragma once
 
 #include <array>
@@ -14,9 +14,9 @@ namespace bitgaze {
 
 // Which codes may be found.
 struct Filter {
-  const std::uint8_t* bits = nullptr;  // code i is allowed by bit i % 8 of byte i / 8; or all are
-  std::size_t count = 0;               // codes from here on are not allowed
-  const std::int64_t* exclude = nullptr;  // one id for each query, which it must not find; or none
+  const std::uint8_t* bits = nullptr;     // bit i % 8 of byte i / 8 allows code i; null allows all
+  std::size_t count = 0;                  // codes from here on are not allowed
+  const std::int64_t* exclude = nullptr;  // for each query, an id that it must not find; or null
 
   bool allows(std::size_t id) const {
     return bits == nullptr || (id < count && (bits[id / 8] >> id % 8 & 1) != 0);
@@ -26,24 +26,23 @@ struct Filter {
   }
 };
 
-// A scan looks at a filter in steps of so many codes, and leaves out those of which none is
-// allowed.
+// A scan reads a filter in steps of this many codes, and skips steps that allow none.
 inline constexpr std::size_t kFilterStep = 64;
 
 bool any_allowed(const Filter& filter, std::size_t step);
 
-// How many codes a scan compares.
+// The number of codes that a scan compares.
 std::size_t scanned_codes(const Codes& codes, const Filter& filter);
 
-// A group of queries, compared with ranges of codes in ascending order. Sink: Nearest or Count.
+// Compares a group of queries with ranges of codes in ascending order. Sink: Nearest or Count.
 template <typename Sink>
 class Scan {
  public:
-  // queries: query_count rows; filter.exclude is that of the first of them.
+  // queries: query_count rows. filter.exclude: starts with the first of them.
   Scan(const Kernel& kernel, const Codes& codes, const std::uint8_t* queries,
        std::size_t query_count, const Filter& filter);
 
-  // Codes first to last - 1; first is a multiple of kFilterStep. One sink for each query.
+  // Compares the codes first to last - 1; first is a multiple of kFilterStep. One sink per query.
   void run(std::size_t first, std::size_t last, std::vector<Sink>& sinks);
 
  private:
@@ -60,12 +59,12 @@ class Scan {
   std::size_t words_;
   std::size_t max_run_;
   std::size_t run_;
-  bool copy_by_word_;                        // lay rows out by word, run by run
+  bool copy_by_word_;                        // copy rows to word columns, run by run
   std::vector<std::uint64_t> query_words_;   // words_ for each query
   std::vector<std::uint64_t> word_columns_;  // a run of rows, by word
   std::vector<std::uint64_t> found_;
-  unsigned unscreened_runs_ = 0;  // so many to come
-  unsigned ordered_runs_ = 0;     // so many to come before words are put in order again
+  unsigned unscreened_runs_ = 0;  // runs left without screening
+  unsigned ordered_runs_ = 0;     // runs left until words are ordered again
   std::array<std::uint8_t, kMaxWords> order_;
 };
 

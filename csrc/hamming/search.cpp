@@ -14,12 +14,12 @@ namespace {
 
 constexpr std::size_t kMaxGroupQueries = 256;
 constexpr std::size_t kMaxGroupCandidates = std::size_t{1} << 20;
-// What a thread takes from the common counter.
+// What a thread takes from the shared counter at a time.
 constexpr std::size_t kChunkCodes = 8 * kBlockCodes;
-// Comparing so many words takes about as long as waking a thread.
+// Comparing this many words takes about as long as waking a thread.
 constexpr std::size_t kMinWorkerWords = std::size_t{1} << 18;
-// A lookup in tables is given up when it costs this share of a scan: little is lost when it fails,
-// and where it helps, it helps by more.
+// A lookup in tables stops when it costs this share of a scan: little is lost when it fails, and
+// where it helps, it saves far more.
 constexpr double kMaxTableShare = 0.125;
 constexpr std::size_t kBatchQueries = 8;
 constexpr double kBatchShare = 0.4;
@@ -39,16 +39,16 @@ std::size_t group_size(const Codes& codes, const Queries& queries, std::size_t k
 }
 
 // Scans the codes from first_code on, a multiple of 64, for all queries, group by group. start()
-// makes a sink; end(query, sink) gets each one that has seen some or all of the codes: under a lock
-// if only some, and then again for the others.
+// makes a sink; end(query, sink) gets each sink under a lock when it has seen its codes. Where
+// threads share the codes, a query has one sink in each thread.
 template <typename Sink, typename Start, typename End>
 void scan_all(const Kernel& kernel, const Codes& codes, const Queries& queries,
               const SearchParams& params, std::size_t first_code, const Start& start,
               const End& end) {
   const unsigned threads = useful_threads(codes, queries, params.threads);
   const std::size_t chunks = (codes.count - first_code + kChunkCodes - 1) / kChunkCodes;
-  // Many codes are split, so that each is read once, whatever the number of threads; a few are not,
-  // and each thread takes other queries.
+  // Threads share many codes, so that each code is read once for any number of threads; with few
+  // codes, each thread takes other queries.
   const bool split_codes = threads > 1 && chunks >= 2 * threads;
   const std::size_t group = group_size(codes, queries, params.k, split_codes ? 1 : threads);
 
@@ -101,7 +101,7 @@ std::vector<Found> scan_nearest(const Kernel& kernel, const Codes& codes, const 
   return found;
 }
 
-// The same for some of the queries, whose results get what is found.
+// The same for some of the queries; merges what it finds into their results.
 void scan_some(const Kernel& kernel, const Codes& codes, const Queries& queries,
                const SearchParams& params, std::size_t first_code,
                const std::vector<std::size_t>& some, std::vector<Found>& results) {
@@ -122,7 +122,8 @@ void scan_some(const Kernel& kernel, const Codes& codes, const Queries& queries,
   }
 }
 
-// What one query may cost the tables, in words read in a stream, before a scan is the better way.
+// The maximum cost of looking up one query in the tables, in words read in a stream: beyond it, a
+// scan is cheaper.
 double cost_limit(const Codes& codes, const Queries& queries, const Filter& filter,
                   const Tables& tables) {
   if (tables.forced) return std::numeric_limits<double>::infinity();
@@ -132,7 +133,7 @@ double cost_limit(const Codes& codes, const Queries& queries, const Filter& filt
   return words * kMaxTableShare * (queries.count < kBatchQueries ? 1.0 : kBatchShare);
 }
 
-// Among the codes that the tables hold. Queries that turned out too costly are left out of `done`.
+// Searches the codes that the tables hold. done: 0 for queries that turned out too costly.
 std::vector<Found> look_up(const Kernel& kernel, const Codes& codes, const Queries& queries,
                            const SearchParams& params, const Tables& tables,
                            std::vector<std::uint8_t>& done) {
@@ -146,7 +147,7 @@ std::vector<Found> look_up(const Kernel& kernel, const Codes& codes, const Queri
     done[q] = tables.index->search(kernel, state, queries.rows + q * codes.code_bytes, k,
                                    params.radius, filter, limit, found[q]);
   };
-  // The first query tells whether the others are worth trying.
+  // The first query shows whether the others are worth trying.
   look_up_one(0);
   if (done[0] == 0) return found;
   std::atomic<std::size_t> next = 1;

@@ -1,4 +1,4 @@
-// The searches that callers ask for: which threads do what, and how it comes together.
+// The searches that callers use: divides work among threads and merges their results.
 #pragma once
 
 #include <cstddef>
@@ -20,27 +20,27 @@ struct Queries {
 };
 
 struct SearchParams {
-  std::size_t k;    // at most so many for each query, at least 1
-  unsigned radius;  // and none farther than this; up to the number of bits
+  std::size_t k;    // maximum number of results for each query, at least 1
+  unsigned radius;  // maximum distance, up to the number of bits
   Filter filter;
-  unsigned threads;  // at most so many, at least 1
+  unsigned threads;  // maximum number of threads, at least 1
 };
 
-// Tables that a search may use, if it likes or if it must.
+// Optional multi-index tables; forced requires their use.
 struct Tables {
-  const MultiIndex* index = nullptr;      // or there are none
-  std::size_t covered = 0;                // codes below are in the tables, a multiple of 64,
+  const MultiIndex* index = nullptr;
+  std::size_t covered = 0;                // the tables hold the codes below, a multiple of 64,
   std::span<const std::int64_t> changed;  // except for these, ascending
   bool forced = false;
 };
 
-// For each query at most k, by distance and then id. The same answer for every kernel, number of
-// threads and layout, with tables and without.
+// Up to k codes for each query, by distance and then id. The result is the same for every kernel,
+// number of threads and layout, with tables and without.
 std::vector<Found> search(const Kernel& kernel, const Codes& codes, const Queries& queries,
                           const SearchParams& params, const Tables& tables);
 
-// How many codes lie within the radius of each query; params.k does not count. counts:
-// queries.count numbers.
+// Counts the codes within the radius of each query; ignores params.k. counts: queries.count
+// numbers.
 void count(const Kernel& kernel, const Codes& codes, const Queries& queries,
            const SearchParams& params, std::int64_t* counts);
 

@@ -1,4 +1,4 @@
-// One body of tests, run on every kernel that this machine has, against a naive reference.
+// One body of tests, run with every kernel that this machine supports, against a naive reference.
 
 #include <algorithm>
 #include <atomic>
@@ -41,7 +41,7 @@ void check(bool ok, const bitgaze::Kernel& kernel, const std::string& what) {
   }
 }
 
-// Bytes that end where readable memory ends, so that one byte too many is a crash.
+// Bytes that end where readable memory ends, so that reading past them crashes.
 class Guarded {
  public:
 #if defined(__unix__) || defined(__APPLE__)
@@ -98,7 +98,7 @@ std::uint16_t reference_distance(const std::uint8_t* a, const std::uint8_t* b, s
 
 using Words = std::vector<std::uint64_t>;
 
-// The bytes of some numbers, to guard them.
+// The bytes of words, to guard them.
 Bytes bytes_of(const Words& words) {
   Bytes bytes(words.size() * sizeof(words[0]));
   if (!words.empty()) std::memcpy(bytes.data(), words.data(), bytes.size());
@@ -112,7 +112,7 @@ Words word_columns_of(const Bytes& codes, std::size_t code_bytes) {
   return word_columns;
 }
 
-// Every way to find, at limits below which lie none, some and all of the codes.
+// Every find function, at limits below which none, some and all of the codes lie.
 void test_find(const bitgaze::Kernel& kernel, std::size_t code_bytes, const Bytes& query,
                const Bytes& codes, const char* what) {
   const std::size_t count = codes.size() / code_bytes;
@@ -159,7 +159,7 @@ void test_find(const bitgaze::Kernel& kernel, std::size_t code_bytes, const Byte
     if (words < 2) continue;
     compare("screened", [&](std::uint64_t* found) {
       bool screened;
-      std::uint8_t order[bitgaze::kMaxWords];  // from the middle on, and around
+      std::uint8_t order[bitgaze::kMaxWords];  // from the middle, wrapping around
       for (std::size_t j = 0; j < words; ++j) {
         order[j] = static_cast<std::uint8_t>((j + words / 2) % words);
       }
@@ -184,7 +184,7 @@ void test_kernel(const bitgaze::Kernel& kernel) {
     test_find(kernel, code_bytes, zeros, Bytes(size, 0), "zero");
     test_find(kernel, code_bytes, zeros, Bytes(size, 255), "opposite");
 
-    // A set bit at each end: neither lost nor counted twice where loads overlap.
+    // A set bit at each end of a byte: neither lost nor counted twice where loads overlap.
     for (std::size_t i = 0; i < code_bytes; ++i) {
       Bytes codes(size, 0);
       for (std::size_t j = 0; j < 35; ++j) codes[j * code_bytes + i] = 0x81;
@@ -288,7 +288,7 @@ void test_scan(const bitgaze::Kernel& kernel) {
       test_search(kernel, code_bytes, Bytes(code_bytes), {}, k, "one (no query)");
     }
   }
-  // Ever nearer codes: each one is kept, so the candidates' room runs out again and again.
+  // Each code is nearer than the last and is kept, so the room for candidates runs out repeatedly.
   Bytes codes;
   for (std::size_t i = 0; i < 4000; ++i) {
     Bytes code(128, 0);
@@ -300,7 +300,7 @@ void test_scan(const bitgaze::Kernel& kernel) {
     test_search(kernel, 128, codes, Bytes(128, 0), k, "descending");
     test_search(kernel, 128, codes, Bytes(128, 255), k, "ascending");
   }
-  // As many queries as make it worth to lay codes out by word, and more than one group.
+  // Enough queries to copy codes to word columns, and more than one group of queries.
   for (const std::size_t code_bytes : Sizes{5, 16, 33, 64, 128}) {
     const Bytes many = random_bytes(13 * code_bytes, random);
     test_search(kernel, code_bytes, random_bytes(3000 * code_bytes, random), many, 7, "random");
@@ -315,7 +315,7 @@ void test_scan(const bitgaze::Kernel& kernel) {
   test_search(kernel, 8, random_bytes(8 * 100, random), random_bytes(8 * 600, random), 3, "random");
 }
 
-// A radius, a filter and excluded ids, by scan and by tables some of whose codes have changed.
+// A radius, a filter and excluded ids: with a scan, and with tables after some codes have changed.
 void test_conditions(const bitgaze::Kernel& kernel) {
   std::mt19937 random(3);
   for (const std::size_t code_bytes : Sizes{3, 8, 16, 64}) {
@@ -365,7 +365,7 @@ void test_conditions(const bitgaze::Kernel& kernel) {
   }
 }
 
-// Several searches share the pool, while codes are written behind those that they look at.
+// Several searches share the pool while codes are written past those that they read.
 void test_threads(const bitgaze::Kernel& kernel, std::size_t block_count, std::size_t query_count) {
   std::mt19937 random(4);
   const std::size_t seen_count = block_count * bitgaze::kBlockCodes + 13;
@@ -398,7 +398,7 @@ void test_threads(const bitgaze::Kernel& kernel, std::size_t block_count, std::s
   check(equal, kernel, "searches at once");
 }
 
-// Every worker's error reaches the caller, and the pool goes on.
+// An error of any worker reaches the caller, and the pool keeps working.
 void test_pool(const bitgaze::Kernel& kernel) {
   for (int i = 0; i < 100; ++i) {
     std::atomic<int> calls = 0;
@@ -417,8 +417,8 @@ void test_pool(const bitgaze::Kernel& kernel) {
 
 }  // namespace
 
-// threads: only what threads do, on one kernel; for ThreadSanitizer, which takes 512-bit registers
-// for changed after its own calls (GCC 12).
+// threads: only the tests of threads, with one kernel; for ThreadSanitizer, which loses 512-bit
+// registers across its own calls (GCC 12).
 int main(int count, char** arguments) {
   const bool only_threads = count == 2 && std::string(arguments[1]) == "threads";
   std::size_t kernel_count = 0;
@@ -430,7 +430,7 @@ int main(int count, char** arguments) {
       test_scan(kernel);
     }
     test_conditions(kernel);
-    test_threads(kernel, 70, 4);   // each thread takes other codes
+    test_threads(kernel, 70, 4);   // threads share the codes
     test_threads(kernel, 16, 40);  // each thread takes other queries
     test_pool(kernel);
     ++kernel_count;
