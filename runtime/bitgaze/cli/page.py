@@ -127,11 +127,11 @@ def _facts(facts: list[str]) -> str:
 def _figure(path: str | None, attention: NDArray[np.float32] | None) -> str:
     """The image, and on top of it the same image with its attention, which the page can hide."""
     if path is None:
-        return '<div class="figure gone">added by hand: no file</div>'
+        return '<div class="figure no-image">added by hand: no file</div>'
     try:
         image = thumbnail(path)
     except ImageError:
-        return '<div class="figure gone">the file is gone or cannot be read</div>'
+        return '<div class="figure no-image">the file is gone or cannot be read</div>'
     alt = html.escape(Path(printable(path)).name)
     images = f'<img src="{data_uri(image)}" alt="{alt}">'
     if attention is not None:
