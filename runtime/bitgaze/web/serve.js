@@ -191,7 +191,7 @@ function applyRadius() {
     setStatus(`${near.length} ${near.length === 1 ? "image" : "images"}, nearest first${time}`);
   } else {
     setStatus("No images found.");
-    if (shown.hits.length) showMessage("Nothing that near", `The nearest image differs in ${shown.hits[0].distance} bits. Raise the maximum distance to see it.`, ["Any distance", allowAnyDistance]);
+    if (shown.hits.length) showMessage(`Nothing within ${radius} bits`, `The nearest image differs in ${shown.hits[0].distance} bits. Raise the maximum distance to see it.`, ["Any distance", allowAnyDistance]);
     else showMessage("Nothing found", "No image matches the filters.", ["Clear filters", clearFilters]);
   }
 }
