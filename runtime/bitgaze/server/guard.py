@@ -41,8 +41,8 @@ def check_token(token: str) -> None:
     """
     if not _TOKEN.fullmatch(token):
         raise ValueError(
-            f"the token ({len(token)} characters) cannot be used; expected 16 or more, so that "
-            "nobody can guess it, of a to z, A to Z, 0 to 9 and - . _ ~"
+            f"cannot use a token of length {len(token)}: expected 16 or more characters of a to z, "
+            "A to Z, 0 to 9 and - . _ ~, so that nobody can guess it"
         )
 
 
