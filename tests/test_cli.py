@@ -122,6 +122,8 @@ def test_nothing_within_the_radius(indexed, tmp_path, capsys):
     smooth_image(99).save(tmp_path / "q.png")
     assert main(["search", "q.png", "--radius", "0"]) == 0
     assert capsys.readouterr() == ("", "bitgaze: nothing found\n")
+    assert main(["search", "q.png", "--radius", "0", "--html", "out.html"]) == 0
+    assert "<p>none in gallery.bitgaze</p>" in Path("out.html").read_text(encoding="utf-8")
 
 
 def test_search_html_is_self_contained(indexed, capsys):
@@ -557,3 +559,4 @@ def test_an_item_added_by_hand_shows_no_image(photos, capsys):
         page = Path(name).read_text()
         assert page.count("data:image/jpeg") == images
         assert page.count("added by hand") == 2
+    assert "<p>1 group of images whose codes differ in at most 10 bits." in page

@@ -258,6 +258,10 @@ def test_duration_as_text(seconds, text):
     assert terminal.duration(seconds) == text
 
 
+def test_one_image_is_singular():
+    assert [terminal.images(n) for n in range(3)] == ["0 images", "1 image", "2 images"]
+
+
 def test_progress_bar_on_a_terminal(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):

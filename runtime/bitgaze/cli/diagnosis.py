@@ -95,9 +95,7 @@ def _owners() -> list[metadata.Distribution]:
             continue
         if any(file.as_posix() == f"{_FOLDER}/__init__.py" for file in found.files or ()):
             folder = folder or found.locate_file(_FOLDER)
-            if (
-                found.locate_file(_FOLDER) == folder
-            ):  # not hidden behind an earlier entry of sys.path
+            if found.locate_file(_FOLDER) == folder:  # else an earlier sys.path entry hides it
                 owners.setdefault(found.name, found)
     return sorted(owners.values(), key=lambda owner: owner.name)
 
@@ -146,9 +144,7 @@ def _try_providers(present: list[str]) -> tuple[dict[str, str], list[Finding]]:
     providers: dict[str, str] = {}
     failed: dict[str, str] = {}
     for name in present:
-        if (
-            name == "AzureExecutionProvider"
-        ):  # in every package; calls a remote service and runs no operator
+        if name == "AzureExecutionProvider":  # in every package; calls a service, runs no operator
             continue
         try:
             _, report = open_session(DEFAULT_MODEL, [name], available_cores())

@@ -168,7 +168,7 @@ def repair(options: argparse.Namespace) -> int:
         f"{options.out}: {images(report.kept + len(report.encoded))}",
     )
     if report.unreadable:
-        note("`bitgaze index` restores unreadable items whose images are still there")
+        note("`bitgaze index` restores items whose images are still in their folder")
     return status
 
 
