@@ -365,6 +365,7 @@ def test_try_again_after_the_server_comes_back(open_page, gallery, query):
     with served(gallery) as address:
         page = open_page(address, allowed=["ERR_CONNECTION_REFUSED"])
         expect(page.locator("#hits li.start")).not_to_have_count(0)
+        page.wait_for_load_state("networkidle")  # thumbnails too: the server is about to stop
     page.set_input_files("#file", query)
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("The server does not answer")
