@@ -1,4 +1,4 @@
-"""A server for tests: behind a client, or a real one in a thread, on a port of its own."""
+"""Servers for tests: in process behind a client, or in a thread on a port."""
 
 import asyncio
 import contextlib
@@ -10,18 +10,18 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from bitgaze.server.app import create_app
-from bitgaze.server.run import configured
+from bitgaze.server.run import server_config
 
 TOKEN = "a-token-that-nobody-guesses"
 
 
 def client_of(app, **options):
-    """A client of an application; without raising: it sees what any client would."""
+    """A test client that sees answers, not exceptions, as any client does."""
     return TestClient(app, base_url="http://localhost", raise_server_exceptions=False, **options)
 
 
 def refusal(answer, status):
-    """The code and message of an answer that is a refusal, in the one form there is."""
+    """The code and message of a refusal; checks its status and its form."""
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert list(answer.json()) == ["error"]
@@ -30,6 +30,7 @@ def refusal(answer, status):
 
 
 def read_all(connection):
+    """Everything the server sends until it closes the connection."""
     parts = []
     while part := connection.recv(65536):
         parts.append(part)
@@ -38,8 +39,8 @@ def read_all(connection):
 
 @contextlib.contextmanager
 def served(gallery, port=0, **options):
-    """The address of a server for a gallery, with options of `create_app`."""
-    server = uvicorn.Server(configured(create_app(gallery, **options)))
+    """Run a server for a gallery, with options of `create_app`; yields its address."""
+    server = uvicorn.Server(server_config(create_app(gallery, **options)))
     with socket.create_server(("127.0.0.1", port), backlog=512) as listener:
         thread = threading.Thread(target=asyncio.run, args=[_run(server, listener)])
         thread.start()
@@ -55,7 +56,7 @@ def served(gallery, port=0, **options):
 
 async def _run(server, listener):
     await server.serve(sockets=[listener])
-    # A browser connects ahead of its requests, also while the server is ending.
+    # A browser opens connections ahead of its requests, even while the server shuts down.
     await asyncio.sleep(0.05)
     for connection in list(server.server_state.connections):
         connection.transport.abort()

@@ -1,3 +1,5 @@
+"""The `bitgaze` command: its output, exit codes and messages."""
+
 import contextlib
 import json
 import os
@@ -31,8 +33,8 @@ def photos(tmp_path, monkeypatch):
     return folder
 
 
-def itself(path):
-    """The line for an image that was searched among four."""
+def self_hit(path):
+    """The line of a search for one of four images, found in itself."""
     calibration = read_model(DEFAULT_MODEL).contract.calibration
     kind, same = at_odds(calibration.kind[0], 1 / 19), at_odds(calibration.duplicate[0], 1 / 4)
     return f"   0  same kind {kind:4.0%}  same image {percent(same):>4}  {path}"
@@ -45,7 +47,7 @@ def indexed(photos, capsys):
     return photos
 
 
-def test_index_says_what_it_did(photos, capsys):
+def test_index_prints_a_summary(photos, capsys):
     assert main(["index", str(photos)]) == 0
     out, err = capsys.readouterr()
     assert re.match(r"4 added, 0 updated, 0 moved, 0 removed, 0 unchanged, 0 refused, in \d", out)
@@ -54,7 +56,7 @@ def test_index_says_what_it_did(photos, capsys):
     assert Path("gallery.bitgaze").is_file()
 
 
-def test_index_names_what_it_refused(photos, capsys):
+def test_index_names_refused_images(photos, capsys):
     (photos / "broken.jpg").write_text("text")
     (photos / "up").symlink_to("..", target_is_directory=True)
     assert main(["index", str(photos)]) == 1
@@ -63,7 +65,7 @@ def test_index_names_what_it_refused(photos, capsys):
     assert "1 refused" in out
 
 
-def test_index_json(photos, capsys):
+def test_index_prints_json(photos, capsys):
     (photos / "broken.jpg").write_text("text")
     assert main(["index", str(photos), "--json", "-g", "other.bitgaze"]) == 1
     document = json.loads(capsys.readouterr().out)
@@ -76,13 +78,13 @@ def test_index_json(photos, capsys):
 def test_search_prints_hits_by_distance(indexed, capsys):
     assert main(["search", str(indexed / "p2.png"), "-k", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == itself(indexed / "p2.png")
+    assert lines[0] == self_hit(indexed / "p2.png")
     distances = [int(line.split()[0]) for line in lines]
     assert len(distances) == 3
     assert distances == sorted(distances)
 
 
-def test_search_json_and_radius(indexed, capsys):
+def test_search_prints_json_within_the_radius(indexed, capsys):
     assert main(["search", str(indexed / "p2.png"), "--json", "--radius", "0"]) == 0
     document = json.loads(capsys.readouterr().out)
     key = str(indexed / "p2.png")
@@ -92,7 +94,7 @@ def test_search_json_and_radius(indexed, capsys):
     assert hit == {"key": key, "distance": 0, "metadata": {}, "path": key}
 
 
-def test_nothing_to_search(tmp_path, capsys, monkeypatch):
+def test_search_in_an_empty_gallery_suggests_index(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     smooth_image(99).save("q.png")
     Path("empty").mkdir()
@@ -101,13 +103,13 @@ def test_nothing_to_search(tmp_path, capsys, monkeypatch):
     assert "gallery.bitgaze holds no images; `bitgaze index" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a folder where nobody can make a file")
-def test_a_gallery_that_cannot_be_made(photos, capsys):
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a folder where nobody can create a file")
+def test_a_gallery_that_cannot_be_created(photos, capsys):
     assert main(["index", str(photos), "-g", "/proc/g.bitgaze"]) == 2
     assert "/proc/g.bitgaze: cannot be opened or made; see who may" in capsys.readouterr().err
 
 
-def test_a_damaged_gallery_tells_of_repair(tmp_path, capsys, monkeypatch):
+def test_a_damaged_gallery_suggests_repair(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("gallery.bitgaze").write_bytes(b"none")
     assert main(["info"]) == 2
@@ -120,10 +122,12 @@ def test_nothing_within_the_radius(indexed, tmp_path, capsys):
     smooth_image(99).save(tmp_path / "q.png")
     assert main(["search", "q.png", "--radius", "0"]) == 0
     assert capsys.readouterr() == ("", "bitgaze: nothing found\n")
+    assert main(["search", "q.png", "--radius", "0", "--html", "out.html"]) == 0
+    assert "<p>none in gallery.bitgaze</p>" in Path("out.html").read_text(encoding="utf-8")
 
 
 def test_search_html_is_self_contained(indexed, capsys):
-    (indexed / "p1.png").unlink()  # a hit whose file has gone
+    (indexed / "p1.png").unlink()  # a hit whose file is gone
     assert main(["search", str(indexed / "p2.png"), "--html", "out.html"]) == 0
     page = Path("out.html").read_text(encoding="utf-8")
     assert f"page: {Path('out.html').resolve()}" in capsys.readouterr().err
@@ -148,7 +152,7 @@ def test_names_are_escaped_in_the_page(photos, capsys):
     assert "&lt;img src=x onerror=alert(1)&gt;&amp;.png" in page
 
 
-def test_a_name_in_the_page_is_no_place_of_the_template(photos, capsys):
+def test_a_file_named_like_a_placeholder_is_not_filled_in(photos, capsys):
     smooth_image(50).save(photos / "{{hits}}.png")
     main(["index", str(photos)])
     main(["search", str(photos / "{{hits}}.png"), "--html", "out.html"])
@@ -164,20 +168,20 @@ def test_a_page_of_a_gallery_whose_name_is_not_utf8(indexed, capsys):
     assert r"nearest in \xff.bitgaze" in Path("out.html").read_text(encoding="utf-8")
 
 
-def test_control_characters_are_shown_on_a_terminal_and_kept_elsewhere(photos):
+def test_control_characters_are_escaped_on_a_terminal_only(photos):
     name = f"{photos}/\x1b[2Ja\nb\x9b.png"
     os.rename(photos / "p0.png", name)
     (photos / "\x1b]0;broken\x07.jpg").write_text("text")
     commands = [["index", "photos"], ["search", name, "-k", "1", "--html", "\x1b.html"]]
     for arguments in commands:
-        ours, terminal = os.openpty()
+        reader, terminal = os.openpty()
         status = subprocess.run(command(*arguments), stdout=terminal, stderr=terminal).returncode
         os.close(terminal)
         shown = b""
-        with contextlib.suppress(OSError):  # how a terminal ends
-            while part := os.read(ours, 1000):
+        with contextlib.suppress(OSError):  # a closed terminal
+            while part := os.read(reader, 1000):
                 shown += part
-        os.close(ours)
+        os.close(reader)
         assert status == (1 if arguments[0] == "index" else 0)
         assert rb"\x1b" in shown
         assert b"\x1b]" not in shown
@@ -189,7 +193,7 @@ def test_control_characters_are_shown_on_a_terminal_and_kept_elsewhere(photos):
     assert os.fsencode(name) in done.stdout
 
 
-def test_info(indexed, capsys):
+def test_info_prints_the_same_facts_as_text_and_json(indexed, capsys):
     assert main(["info"]) == 0
     text = capsys.readouterr().out
     assert main(["info", "--json"]) == 0
@@ -204,7 +208,7 @@ def test_info(indexed, capsys):
 
 @pytest.fixture
 def many(photos, monkeypatch, capsys):
-    """A gallery of enough images to adapt to."""
+    """A gallery of enough images to adapt to, fast."""
     monkeypatch.setattr("bitgaze.gallery.reencode._MAX_ALTERED", 4)
     monkeypatch.setattr("bitgaze.gallery.adaptation._STEPS", 2)
     for seed in range(4, 66):
@@ -214,7 +218,7 @@ def many(photos, monkeypatch, capsys):
     return photos
 
 
-def test_adapt_and_undo_it(many, capsys):
+def test_adapt_and_reset(many, capsys):
     query = ["search", str(many / "p9.png"), "--json"]
     assert main(query) == 0
     before = json.loads(capsys.readouterr().out)["hits"]
@@ -244,7 +248,7 @@ def test_adapt_and_undo_it(many, capsys):
     assert capsys.readouterr().out.startswith("0 re-encoded")
 
 
-def test_adapt_says_why_not(many, capsys):
+def test_adapt_names_what_prevents_it(many, capsys):
     (many / "p7.png").unlink()
     assert main(["adapt"]) == 2
     assert "p7.png: No such file or directory); sync first" in capsys.readouterr().err
@@ -257,8 +261,8 @@ def test_adapt_says_why_not(many, capsys):
     assert not Path("none.bitgaze").exists()
 
 
-def test_search_says_what_distances_mean(indexed, capsys):
-    # .75 at even odds; one of four images may be the same: .75 / 4 to .25.
+def test_search_prints_probabilities(indexed, capsys):
+    # .75 at even odds; at the odds of 1 in 4 images, .75 / 4 against .25.
     tables = {"duplicate": [0.75] * 129, "kind": [], "false_match": [0.5] * 129}
     for kind, shown in (([], ""), ([1.0] * 129, "  same kind >99%")):
         with contextlib.closing(sqlite3.connect("gallery.bitgaze")) as db:
@@ -275,7 +279,7 @@ def test_search_says_what_distances_mean(indexed, capsys):
     assert re.search("^calibration +model$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_search_ranked_by_hash_values(many, capsys):
+def test_search_with_asymmetric_ranking(many, capsys):
     from bitgaze import Gallery
 
     with Gallery("gallery.bitgaze") as gallery:
@@ -295,7 +299,7 @@ def test_the_gallery_comes_from_the_environment(photos, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("kernel", ["none", "neon" if platform.machine() == "x86_64" else "avx2"])
-def test_a_kernel_that_is_not_there(indexed, kernel):
+def test_a_missing_kernel_stops_search(indexed, kernel):
     environment = {**os.environ, "BITGAZE_SIMD": kernel}
     command = [sys.executable, "-m", "bitgaze.cli", "search", str(indexed / "p0.png")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -304,6 +308,7 @@ def test_a_kernel_that_is_not_there(indexed, kernel):
 
 
 def command(*arguments):
+    """The command line of a subprocess."""
     return [sys.executable, "-m", "bitgaze.cli", *arguments]
 
 
@@ -318,7 +323,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("arguments", COMMANDS)
-def test_a_reader_that_has_gone(indexed, arguments):
+def test_a_closed_pipe_is_silent(indexed, arguments):
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(command(*arguments), stdout=writer, stderr=subprocess.PIPE, text=True)
@@ -327,14 +332,14 @@ def test_a_reader_that_has_gone(indexed, arguments):
 
 
 @pytest.mark.parametrize("arguments", COMMANDS)
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_an_output_that_is_full(indexed, arguments):
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_stdout_is_reported(indexed, arguments):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command(*arguments), stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (2, "bitgaze: stdout: No space left on device\n")
 
 
-def test_outputs_that_are_closed(indexed):
+def test_closed_stdout_and_stderr(indexed):
     def run(redirection, *arguments):
         shell = f"{shlex.join(command(*arguments))} {redirection}"
         return subprocess.run(["sh", "-c", shell], capture_output=True, text=True)
@@ -342,12 +347,12 @@ def test_outputs_that_are_closed(indexed):
     done = run(">&-", "info")
     assert (done.returncode, done.stderr) == (2, "bitgaze: stdout is closed\n")
     done = run("2>&-", "search", "photos/p0.png", "--radius", "0")
-    assert (done.returncode, done.stdout) == (0, f"{itself(indexed / 'p0.png')}\n")
+    assert (done.returncode, done.stdout) == (0, f"{self_hit(indexed / 'p0.png')}\n")
     done = run("2>&-", "search", "none.jpg")
     assert (done.returncode, done.stdout) == (2, "")
 
 
-def test_a_defect_is_not_dressed_up_as_a_mistake(indexed, monkeypatch):
+def test_a_bug_raises_and_is_not_reported_as_a_mistake(indexed, monkeypatch):
     def defect(*_, **__):
         raise RuntimeError("a defect")
 
@@ -356,19 +361,19 @@ def test_a_defect_is_not_dressed_up_as_a_mistake(indexed, monkeypatch):
         main(["search", str(indexed / "p0.png")])
 
 
-def test_a_home_that_is_not_there(capsys):
+def test_a_gallery_of_an_unknown_user(capsys):
     with pytest.raises(SystemExit):
         main(["info", "-g", "~nobody-of-this-name/g"])
     assert "~nobody-of-this-name/g: no such user" in capsys.readouterr().err
 
 
-def test_an_empty_variable_names_no_gallery(indexed, monkeypatch, capsys):
+def test_an_empty_environment_variable_is_ignored(indexed, monkeypatch, capsys):
     monkeypatch.setenv("BITGAZE_GALLERY", "")
     assert main(["info"]) == 0
     assert "gallery.bitgaze" in capsys.readouterr().out
 
 
-def test_a_model_of_ones_own(photos, capsys):
+def test_a_model_by_file(photos, capsys):
     from bitgaze.encoding.contract import DEFAULT_MODEL
 
     assert main(["index", str(photos), "-m", str(DEFAULT_MODEL)]) == 0
@@ -388,7 +393,7 @@ def test_a_model_of_ones_own(photos, capsys):
         (["index", "photos", "-g", "photos"], "photos: a folder; a gallery is a file"),
     ],
 )
-def test_without_a_gallery_or_a_folder(photos, arguments, message, capsys):
+def test_a_missing_gallery_or_folder_stops_with_a_message(photos, arguments, message, capsys):
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -412,26 +417,26 @@ def test_mistakes_stop_with_a_message(indexed, arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_verify(capsys):
+def test_verify_the_default_model(capsys):
     assert main(["verify"]) == 0
     text = capsys.readouterr().out
     assert "CPUExecutionProvider runs" in text
-    assert text.endswith("equal: codes made here can be compared with others\n")
+    assert text.endswith("equal: codes computed here can be compared with others\n")
     assert main(["verify", "--json", "--provider", "auto"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["equal"] is True
     assert found["flipped_stable"] == [0] * len(found["flipped"])
 
 
-def test_verify_of_another_model(tmp_path, monkeypatch, capsys):
-    """A model whose examples' codes were changed, and one that has none."""
+def test_verify_finds_other_codes_and_missing_examples(tmp_path, monkeypatch, capsys):
+    """A model whose examples have other codes, and one without examples."""
     from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
 
     content = DEFAULT_MODEL.read_bytes()
     code = read_model(DEFAULT_MODEL).contract.golden[0].code
-    turned = bytes(255 - byte for byte in code)
+    inverted = bytes(255 - byte for byte in code)
     (tmp_path / "other.onnx").write_bytes(
-        content.replace(code.hex().encode(), turned.hex().encode())
+        content.replace(code.hex().encode(), inverted.hex().encode())
     )
     assert main(["verify", "-m", str(tmp_path / "other.onnx")]) == 1
     out, err = capsys.readouterr()
@@ -447,14 +452,14 @@ def test_verify_of_another_model(tmp_path, monkeypatch, capsys):
     assert "none.onnx: holds no golden examples" in capsys.readouterr().err
 
 
-def test_doctor(monkeypatch, capsys):
-    from bitgaze.cli import diagnosis as doctor
+def test_doctor_prints_its_findings(monkeypatch, capsys):
+    from bitgaze.cli import diagnosis
 
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out.endswith("findings: none\n")
-    finding = doctor.Finding("a cold", "it sneezes", "drink tea")
-    diagnosis = doctor.Diagnosis({"onnxruntime": ["onnxruntime 1"]}, {"a": "a runs"}, [finding])
-    monkeypatch.setattr(doctor, "examine", lambda: diagnosis)
+    finding = diagnosis.Finding("a cold", "it sneezes", "drink tea")
+    report = diagnosis.Diagnosis({"onnxruntime": ["onnxruntime 1"]}, {"a": "a runs"}, [finding])
+    monkeypatch.setattr(diagnosis, "examine", lambda: report)
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "provider     a runs" in out
@@ -463,7 +468,7 @@ def test_doctor(monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["findings"][0]["remedy"] == "drink tea"
 
 
-def test_a_provider_is_strict_and_what_was_passed_over_is_said(indexed, monkeypatch, capsys):
+def test_a_named_provider_is_strict_and_auto_warns(indexed, monkeypatch, capsys):
     import onnxruntime
 
     query = str(indexed / "p0.png")
@@ -471,7 +476,7 @@ def test_a_provider_is_strict_and_what_was_passed_over_is_said(indexed, monkeypa
     assert "bitgaze: onnxruntime 1." in (err := capsys.readouterr().err)
     assert "has no cuda; it has " in err
     assert main(["search", query, "--provider", "CPU", "--radius", "0"]) == 0
-    assert capsys.readouterr() == (f"{itself(query)}\n", "")
+    assert capsys.readouterr() == (f"{self_hit(query)}\n", "")
     names = ["CoreMLExecutionProvider", *onnxruntime.get_available_providers()]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
     real = onnxruntime.InferenceSession
@@ -482,7 +487,7 @@ def test_a_provider_is_strict_and_what_was_passed_over_is_said(indexed, monkeypa
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     assert main(["search", query, "--provider", "auto", "--radius", "0"]) == 0
     out, err = capsys.readouterr()
-    assert out == f"{itself(query)}\n"
+    assert out == f"{self_hit(query)}\n"
     assert err.startswith("bitgaze: CoreMLExecutionProvider is present but not used: ")
     assert err.count("\n") == 1
 
@@ -491,15 +496,15 @@ def test_a_provider_is_strict_and_what_was_passed_over_is_said(indexed, monkeypa
     "arguments",
     [[], ["dance"], ["search"], ["search", "a", "-k", "many"], ["search", "a", "--ranking", "x"]],
 )
-def test_usage(arguments, capsys):
+def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
     assert "usage: bitgaze" in capsys.readouterr().err
 
 
-def test_the_installed_command_in_a_terminal_without_unicode(photos):
-    """The console script itself, in the C locale, with names that such a terminal cannot show."""
+def test_the_console_script_in_a_terminal_without_unicode(photos):
+    """The console script in the C locale, with names that such a terminal cannot show."""
     os.rename(photos / "p1.png", photos / "\u732b.png")
     os.rename(photos / "p2.png", os.fsencode(photos) + b"/\xff.png")
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -517,33 +522,33 @@ def test_the_installed_command_in_a_terminal_without_unicode(photos):
     assert run("--version").stdout.startswith(b"bitgaze 0.")
 
 
-def test_a_second_comparison_of_a_field_is_not_taken_for_the_first(indexed, capsys):
-    wanted = ["--where", "album=Rome", "--where", "year>=2020", "--where", "year<2024"]
-    assert main(["search", str(indexed / "p0.png"), *wanted]) == 0
-    assert main(["search", str(indexed / "p0.png"), *wanted, "--where", "album=Paris"]) == 2
+def test_a_second_comparison_of_a_field_is_kept_or_refused(indexed, capsys):
+    conditions = ["--where", "album=Rome", "--where", "year>=2020", "--where", "year<2024"]
+    assert main(["search", str(indexed / "p0.png"), *conditions]) == 0
+    assert main(["search", str(indexed / "p0.png"), *conditions, "--where", "album=Paris"]) == 2
     assert "--where album=Paris: a second = for this field" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["1e999", "NaN", "Infinity", "[" * 100_000])
-def test_what_json_cannot_hold_is_text(photos, value, capsys):
+def test_a_value_that_json_cannot_hold_is_text(photos, value, capsys):
     assert main(["index", "photos", "--set", f"what={value}"]) == 0
     query = str(photos / "p0.png")
     assert main(["search", query, "--where", f"what={value}", "-k", "1"]) == 0
-    assert itself(query) in capsys.readouterr().out
+    assert self_hit(query) in capsys.readouterr().out
 
 
-def test_a_folder_that_is_not_there_leaves_no_gallery(photos, capsys):
+def test_a_missing_folder_creates_no_gallery(photos, capsys):
     assert main(["index", "fotos"]) == 2
     assert "fotos: not a folder" in capsys.readouterr().err
     assert not Path("gallery.bitgaze").exists()
 
 
-def test_a_gallery_is_verified_without_a_provider(indexed, capsys):
+def test_verifying_a_gallery_takes_no_provider(indexed, capsys):
     assert main(["verify", "-g", "gallery.bitgaze", "--provider", "cuda"]) == 2
-    assert "--provider goes with a model" in capsys.readouterr().err
+    assert "--provider applies to a model" in capsys.readouterr().err
 
 
-def test_a_key_that_is_the_name_of_a_file_shows_no_image(photos, capsys):
+def test_an_item_added_by_hand_shows_no_image(photos, capsys):
     with Gallery("gallery.bitgaze") as gallery:
         for key in ("photos/p1.png", "photos/p2.png"):
             gallery.add(key, photos / "p0.png")
@@ -554,3 +559,4 @@ def test_a_key_that_is_the_name_of_a_file_shows_no_image(photos, capsys):
         page = Path(name).read_text()
         assert page.count("data:image/jpeg") == images
         assert page.count("added by hand") == 2
+    assert "<p>1 group of images whose codes differ in at most 10 bits." in page

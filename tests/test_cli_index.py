@@ -1,4 +1,4 @@
-"""`bitgaze index` with its options, what it shows on the way, and Ctrl-C."""
+"""`bitgaze index`: its options, its progress, and Ctrl-C."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from conftest import smooth_image
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """Folders one and two, of two images each."""
+    """The working directory, with folders one and two of two images each."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BITGAZE_GALLERY", raising=False)
     for seed, name in enumerate(["one/a.png", "one/b.jpg", "two/c.png", "two/raw/d.png"]):
@@ -29,14 +29,14 @@ def here(tmp_path, monkeypatch):
 
 
 def items(path="gallery.bitgaze"):
-    """Relative path to metadata."""
+    """The metadata of each item, by relative path."""
     with Gallery(path, create=False) as gallery:
         return {
             str(Path(key).relative_to(Path.cwd())): gallery.get(key).metadata for key in gallery
         }
 
 
-def test_several_folders(here, capsys):
+def test_several_folders_follow_a_moved_image(here, capsys):
     assert main(["index", "one", "two"]) == 0
     assert list(items()) == ["one/a.png", "one/b.jpg", "two/c.png", "two/raw/d.png"]
     (here / "one" / "a.png").rename(here / "two" / "e.png")
@@ -45,19 +45,19 @@ def test_several_folders(here, capsys):
     assert capsys.readouterr().out.startswith("0 added, 0 updated, 1 moved, 0 removed, 3 unchanged")
 
 
-def test_patterns(here, capsys):
+def test_include_and_exclude(here, capsys):
     assert main(["index", "one", "two", "--include", "*.png", "--include=*.gif"]) == 0
     assert list(items()) == ["one/a.png", "two/c.png", "two/raw/d.png"]
     capsys.readouterr()
     assert main(["index", "one", "two", "--exclude", "raw", "--exclude", "a.*"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("1 added, 0 updated, 0 moved, 0 removed, 1 unchanged")
-    assert "\n2 left alone: their images are hidden, or the patterns exclude them\n" in out
+    assert "\n2 left unchanged: hidden, or excluded by a pattern\n" in out
     assert main(["index", "one", "--exclude", ""]) == 2
     assert "exclude: '' is no pattern" in capsys.readouterr().err
 
 
-def test_metadata(here):
+def test_set_gives_new_images_metadata(here):
     values = ["year=2024", "album=Rome", "tags=[1, null]", "empty=", "nan=NaN", "eq=a=b", "t=07"]
     assert main(["index", "one", *(f"--set={value}" for value in values)]) == 0
     expected = {
@@ -80,28 +80,28 @@ def test_metadata(here):
 
 
 @pytest.mark.parametrize("wrong", ["album", "=Rome"])
-def test_metadata_without_name_or_value(here, wrong, capsys):
+def test_set_requires_a_name_and_a_value_once(here, wrong, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["index", "one", "--set", wrong])
     assert stop.value.code == 2
     assert f"{wrong!r}: expected NAME=VALUE" in capsys.readouterr().err
     assert main(["index", "one", "--set", "a=1", "--set", "a=2"]) == 2
-    assert "--set gives 'a' twice" in capsys.readouterr().err
+    assert "--set has 'a' twice" in capsys.readouterr().err
     assert not Path("gallery.bitgaze").exists()
 
 
-def test_a_dry_run_makes_no_gallery(here, capsys):
+def test_a_dry_run_creates_no_gallery(here, capsys):
     assert main(["index", "one", "--dry-run"]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[:2] == [f"add     {here}/one/a.png", f"add     {here}/one/b.jpg"]
-    assert lines[2] == "dry run; nothing was written. It would be:"
+    assert lines[2] == "dry run: nothing was written. Without --dry-run:"
     assert lines[3].startswith("2 added, 0 updated, 0 moved, 0 removed, 0 unchanged, 0 refused")
     assert err == ""
     assert sorted(path.name for path in here.iterdir()) == ["one", "two"]
 
 
-def test_a_dry_run_names_what_would_be_done(here, capsys):
+def test_a_dry_run_prints_what_a_run_does(here, capsys):
     assert main(["index", "one", "two"]) == 0
     before = items()
     one, two = here / "one", here / "two"
@@ -131,21 +131,23 @@ def test_a_dry_run_names_what_would_be_done(here, capsys):
     assert reports[0]["moved"] == [[f"{one}/a.png", f"{one}/new.png"]]
 
 
-def test_many_links_are_named_in_json_only(here, capsys):
+def test_many_skipped_links_are_listed_in_json_only(here, capsys):
     for number in range(12):
         (here / "one" / f"link{number:02}.png").symlink_to("a.png")
     assert main(["index", "one"]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 11
-    again = "a link to an image that is looked at already"
-    assert lines[0] == f"bitgaze: skipped {here}/one/link00.png: {again}"
-    assert lines[10] == "bitgaze: skipped 2 more; --json names all"
+    assert lines[10] == "bitgaze: skipped 2 more; --json lists all"
     assert main(["index", "one", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["skipped"]) == 12
+    skipped = json.loads(capsys.readouterr().out)["skipped"]
+    assert len(skipped) == 12
+    link = f"{here}/one/link00.png"
+    assert skipped[link].startswith("a link to ")
+    assert lines[0] == f"bitgaze: skipped {link}: {skipped[link]}"
 
 
 def interrupted_at(number):
-    """As `terminal.progress`, and Ctrl-C is pressed when so many are done."""
+    """Like `terminal.progress`, with Ctrl-C when `number` are done."""
 
     @contextmanager
     def progress(what, unit):
@@ -160,7 +162,7 @@ def interrupted_at(number):
 
 @pytest.fixture
 def many(here, capsys):
-    # A shell that runs the tests in the background has told them to ignore Ctrl-C.
+    # A shell that runs the tests in the background makes them ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = here / "many"
     folder.mkdir()
@@ -170,7 +172,7 @@ def many(here, capsys):
     signal.signal(signal.SIGINT, before)
 
 
-def test_interrupted_while_encoding(many, monkeypatch, capsys):
+def test_an_interrupt_while_encoding_keeps_what_is_done(many, monkeypatch, capsys):
     with monkeypatch.context() as patched:
         patched.setattr(index, "progress", interrupted_at(35))
         assert main(["index", "many"]) == 130
@@ -184,13 +186,13 @@ def test_interrupted_while_encoding(many, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("34 added, 0 updated, 0 moved, 0 removed, 32 unch")
 
 
-def test_interrupted_before(many, monkeypatch, capsys):
+def test_an_interrupt_before_encoding(many, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("bitgaze.gallery.sync.sync.scan", interrupt)
     assert main(["index", "many"]) == 130
-    assert capsys.readouterr() == ("", "bitgaze: interrupted: what was done is kept\n")
+    assert capsys.readouterr() == ("", "bitgaze: interrupted: everything done so far is kept\n")
 
 
 def test_an_interrupted_adapt_changes_nothing(many, monkeypatch, capsys):
@@ -224,7 +226,7 @@ def test_an_interrupt_elsewhere(here, monkeypatch, capsys):
     assert capsys.readouterr() == ("", "bitgaze: interrupted\n")
 
 
-def test_progress_without_a_terminal(monkeypatch, capsys):
+def test_progress_lines_without_a_terminal(monkeypatch, capsys):
     now = 100.0
     monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: now))
     with terminal.progress("indexing", "images") as show:
@@ -238,7 +240,7 @@ def test_progress_without_a_terminal(monkeypatch, capsys):
     ]
     with terminal.progress("indexing", "images") as show:
         now += 20
-        show(5, 5)  # files compared; what comes then is counted from now on
+        show(5, 5)  # files compared; the next count starts now
         for done in range(1, 4):
             now += 8
             show(done, 1000)
@@ -252,11 +254,15 @@ def test_progress_without_a_terminal(monkeypatch, capsys):
     ("seconds", "text"),
     [(0.4, "0 s"), (99.4, "99 s"), (100, "2 min"), (5940, "99 min"), (6000, "1 h 40 min")],
 )
-def test_duration(seconds, text):
+def test_duration_as_text(seconds, text):
     assert terminal.duration(seconds) == text
 
 
-def test_progress_on_a_terminal(monkeypatch):
+def test_one_image_is_singular():
+    assert [terminal.images(n) for n in range(3)] == ["0 images", "1 image", "2 images"]
+
+
+def test_progress_bar_on_a_terminal(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True

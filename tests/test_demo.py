@@ -6,7 +6,7 @@ import sys
 from conftest import ROOT
 
 
-def test_folders_of_one_name_have_galleries_of_their_own(tmp_path, make_image):
+def test_folders_of_the_same_name_have_separate_galleries(tmp_path, make_image):
     for parent, seed in (("a", 1), ("b", 2)):
         make_image(f"{parent}/photos/{parent}.png", seed)
         command = [sys.executable, ROOT / "examples" / "demo.py", f"{parent}/photos"]

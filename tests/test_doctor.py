@@ -1,4 +1,4 @@
-"""The doctor on healthy and on sick installations, which are made of real metadata files."""
+"""`examine` on healthy and broken installations, made of real metadata files."""
 
 import shutil
 from importlib import metadata
@@ -15,7 +15,7 @@ from bitgaze.encoding.providers import CPU
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """A folder of installed packages that Python's own metadata reader finds, instead of ours."""
+    """A folder of installed packages that importlib.metadata finds instead of the real ones."""
 
     def install(name, version, *, files=("__init__.py", "capi/core.so"), place="site"):
         folder = tmp_path / place
@@ -40,7 +40,7 @@ def only_finding():
     return finding
 
 
-def test_a_healthy_installation():
+def test_a_healthy_installation_has_no_findings():
     diagnosis = examine()
     assert diagnosis.findings == []
     assert diagnosis.providers[CPU].startswith("CPUExecutionProvider runs")
@@ -53,21 +53,21 @@ def test_a_healthy_installation():
 @pytest.mark.parametrize(
     "other", ["onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino"]
 )
-def test_two_packages_in_one_folder(site, other):
+def test_two_packages_in_one_folder_conflict(site, other):
     site.install("onnxruntime", "1.32.0")
     site.install(other, "1.31.1")
-    site.install("onnxruntime-extensions", "0.15.2", files=())  # has a folder of its own
+    site.install("onnxruntime-extensions", "0.15.2", files=())  # uses another folder
     finding = only_finding()
-    assert finding.found == f"onnxruntime and {other} are installed over each other, in one folder"
+    assert finding.found == f"onnxruntime and {other} are installed into the same folder"
     assert "providers vanish" in finding.harm
-    # The accelerated one is what somebody has asked for.
+    # The accelerated package was installed on purpose.
     assert finding.remedy == (
         f"python -m pip uninstall -y onnxruntime {other} && "
         f"python -m pip install --force-reinstall --no-deps {other}"
     )
 
 
-def test_a_package_that_python_does_not_get_to(site):
+def test_a_package_later_on_the_path_is_ignored(site):
     site.install("onnxruntime", "1.32.0")
     site.install("onnxruntime-gpu", "1.31.1", place="late")
     diagnosis = examine()
@@ -75,29 +75,29 @@ def test_a_package_that_python_does_not_get_to(site):
     assert diagnosis.facts["onnxruntime"] == ["onnxruntime 1.32.0"]
 
 
-def test_what_a_removed_package_leaves(site):
+def test_files_missing_from_a_package_are_found(site):
     site.install("onnxruntime-gpu", "1.31.1", files=("__init__.py", "capi/core.so", "capi/b.so"))
     (site.folder / "onnxruntime" / "__init__.py").unlink()
     (site.folder / "onnxruntime" / "capi" / "core.so").unlink()
     finding = only_finding()
-    assert finding.found == "2 files of onnxruntime-gpu are gone: onnxruntime/__init__.py, ..."
+    assert finding.found == "2 files of onnxruntime-gpu are missing: onnxruntime/__init__.py, ..."
     assert finding.remedy.endswith("--no-deps onnxruntime-gpu==1.31.1")
 
 
-def test_an_onnxruntime_that_does_not_import(site, monkeypatch):
-    """A folder is left, so that the import works and gives an empty module."""
+def test_a_broken_onnxruntime_is_found(site, monkeypatch):
+    """An empty folder remains, so the import returns an empty module."""
     shutil.rmtree(site.folder, ignore_errors=True)
     monkeypatch.delattr(onnxruntime, "disable_telemetry_events")
     diagnosis = examine()
     assert diagnosis.providers == {}
     first, second = diagnosis.findings
-    assert first.found == "no package owns the folder onnxruntime"
+    assert first.found == "no installed package owns the folder onnxruntime"
     assert "onnxruntime cannot be used" in second.found
     assert second.remedy == "python -m pip install --force-reinstall --no-deps onnxruntime"
 
 
-def test_a_gpu_package_whose_libraries_do_not_load(monkeypatch, tmp_path):
-    """The provider is listed, and the session comes up without it."""
+def test_a_gpu_library_that_does_not_load_is_found(monkeypatch, tmp_path):
+    """onnxruntime lists the provider, but the session starts without it."""
     real = onnxruntime.InferenceSession
     names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "AzureExecutionProvider", CPU]
 
@@ -116,11 +116,11 @@ def test_a_gpu_package_whose_libraries_do_not_load(monkeypatch, tmp_path):
     (finding,) = diagnosis.findings
     assert "CUDAExecutionProvider did not come up" in finding.found
     assert "libonnxruntime_providers_cuda.so" in finding.found
-    assert finding.harm == "The hardware behind CUDAExecutionProvider is not used."
+    assert finding.harm == "CUDAExecutionProvider and its hardware are not used."
     assert finding.remedy == 'python -m pip install "onnxruntime-gpu[cuda,cudnn]"'
 
 
-def test_a_kernel_that_is_not_there(monkeypatch):
+def test_a_missing_kernel_is_found(monkeypatch):
     def absent():
         raise RuntimeError("BITGAZE_SIMD=avx512: this machine has avx2, portable")
 

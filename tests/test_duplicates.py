@@ -162,7 +162,7 @@ def test_the_command(album, tmp_path, capsys):
     assert lines[0] == f"keep    0      320 x 240  {file_bytes:>13,}  {album}/d-copy.png"
     assert lines[1] == f"        0      320 x 240  {file_bytes:>13,}  {album}/b-large.png"
     assert lines[4] == ""
-    assert lines[-1] == "groups: 2 within 20 bits, images beyond the best: 4"
+    assert lines[-1] == "groups: 2, duplicates: 4 (within 20 bits)"
     text = page.read_text()
     assert text.count("<img") == 6
     assert "d-copy.png" in text

@@ -1,4 +1,4 @@
-"""`bitgaze serve` as a process: what it prints, refuses and needs."""
+"""`bitgaze serve` as a process: its output, errors and requirements."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def started(*arguments, **environment):
     )
 
 
-def test_the_command_says_its_address_and_nothing_else(gallery, owl_bytes):
+def test_the_command_prints_its_address_and_nothing_else(gallery, owl_bytes):
     server = started("-g", gallery.path, "--port", 0)
     try:
         assert server.stdout.readline() == f"{gallery.path}: 5 images\n"
@@ -51,8 +51,8 @@ def test_the_command_says_its_address_and_nothing_else(gallery, owl_bytes):
     assert server.returncode == 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it has to be configured")
-def test_another_address_of_this_machine_itself(gallery):
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, 127.0.0.2 is not configured")
+def test_another_loopback_address_requires_no_token(gallery):
     server = started("-g", gallery.path, "--port", 0, "--host", "127.0.0.2", "--json")
     try:
         address = json.loads(server.stdout.readline())["address"]
@@ -64,7 +64,7 @@ def test_another_address_of_this_machine_itself(gallery):
 
 
 @pytest.mark.parametrize("given", [None, "option", "environment"])
-def test_a_host_that_others_can_reach_asks_for_a_token(gallery, given):
+def test_a_non_loopback_address_requires_a_token(gallery, given):
     arguments = ["-g", gallery.path, "--port", 0, "--host", "0.0.0.0", "--json"]
     environment = {}
     if given == "option":
@@ -88,7 +88,7 @@ def test_a_host_that_others_can_reach_asks_for_a_token(gallery, given):
         server.communicate(timeout=30)
 
 
-def test_what_the_command_refuses(gallery, tmp_path):
+def test_wrong_options_stop_with_a_message(gallery, tmp_path):
     def stopped(*arguments):
         with started("-g", gallery.path, *arguments) as server:
             out, err = server.communicate()
@@ -101,7 +101,7 @@ def test_what_the_command_refuses(gallery, tmp_path):
         port = taken.getsockname()[1]
         assert f"127.0.0.1 port {port}" in (err := stopped("--port", port))
         assert "choose another with --port" in err
-    # Of a network that is for documents only.
+    # An address reserved for documentation.
     assert "192.0.2.1: not an address of this machine" in stopped("--host", "192.0.2.1")
     assert "no.such.host.invalid" in stopped("--host", "no.such.host.invalid")
     assert "port is 70000, expected 0 to 65535" in stopped("--port", 70000)
@@ -111,7 +111,7 @@ def test_what_the_command_refuses(gallery, tmp_path):
     assert "no such gallery" in stopped("-g", tmp_path / "none.bitgaze")
 
 
-def test_without_the_extra_the_command_says_what_to_install(gallery):
+def test_a_missing_package_is_named(gallery):
     for name in ("starlette", "uvicorn", "python_multipart", "anyio"):
         script = (
             f"import sys; sys.modules[{name!r}] = None\n"

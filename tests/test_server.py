@@ -1,4 +1,4 @@
-"""The server as programs see it: what it answers, and what it refuses."""
+"""What the server answers to programs, and what it refuses."""
 
 import io
 import json
@@ -39,10 +39,10 @@ def owl_bytes(owl):
     return Path(owl).read_bytes()
 
 
-# ---- what is answered ---------------------------------------------------------------------------
+# ---- answers ------------------------------------------------------------------------------------
 
 
-def test_a_image_finds_what_the_gallery_finds(client, gallery, owl_bytes, pets):
+def test_an_uploaded_image_finds_what_the_gallery_finds(client, gallery, owl_bytes, pets):
     answer = client.post("/api/search", content=owl_bytes, params={"k": 3})
     assert answer.status_code == 200
     found = answer.json()
@@ -64,14 +64,14 @@ def test_a_image_finds_what_the_gallery_finds(client, gallery, owl_bytes, pets):
     assert "image" not in found
 
 
-def test_a_form_does_the_same(client, owl_bytes):
+def test_a_form_has_the_same_answer(client, owl_bytes):
     raw = client.post("/api/search", content=owl_bytes).json()
     form = client.post("/api/search", files={"file": ("owl.jpg", owl_bytes, "image/jpeg")})
     assert form.json() == raw
     assert client.post("/api/search", content=owl_bytes, headers={"content-type": ""}).json() == raw
 
 
-def test_the_image_and_its_attention_come_back_when_asked_for(client, owl_bytes):
+def test_images_returns_thumbnail_and_attention(client, owl_bytes):
     found = client.post("/api/search", content=owl_bytes, params={"images": "true"}).json()
     assert found["image"].startswith("data:image/jpeg;base64,")
     assert found["attention"].startswith("data:image/jpeg;base64,")
@@ -90,7 +90,7 @@ def test_a_key_and_a_code_find_the_same(client, gallery, owl):
     assert by_code["hits"][1:] == by_key["hits"]
 
 
-def test_radius_and_where(client, gallery, owl, pets):
+def test_radius_and_where_limit_the_hits(client, gallery, owl, pets):
     params = {"key": owl, "where": json.dumps({"kind": "fish"})}
     hits = client.get("/api/search", params=params).json()["hits"]
     assert {hit["key"] for hit in hits} == {
@@ -102,7 +102,7 @@ def test_radius_and_where(client, gallery, owl, pets):
     assert client.get("/api/search", params={**params, "radius": 0}).json()["hits"] == []
 
 
-def test_facts_of_the_gallery(client, gallery):
+def test_gallery_returns_facts_and_limits(client, gallery):
     facts = client.get("/api/gallery").json()
     assert facts == {
         "name": "pets.bitgaze",
@@ -121,7 +121,7 @@ def test_facts_of_the_gallery(client, gallery):
     }
 
 
-def test_what_there_is_to_start_from(client, pets):
+def test_browse_returns_items_folders_and_fields(client, pets):
     found = client.get("/api/browse").json()
     assert {item["name"] for item in found["items"]} == {Path(name).name for name in PETS}
     assert found["folders"] == [
@@ -134,7 +134,7 @@ def test_what_there_is_to_start_from(client, pets):
     assert found["sampled"] == 5
 
 
-def test_fields_of_many_values(tmp_path):
+def test_browse_knows_the_kind_of_each_field(tmp_path):
     with Gallery(tmp_path / "own.bitgaze", bits=64) as gallery:
         for n in range(40):
             metadata = {"year": 1980 + n, "title": f"t{n}", "tags": ["a", n % 2], "none": None}
@@ -150,7 +150,7 @@ def test_fields_of_many_values(tmp_path):
     assert len(found["items"]) <= 24
 
 
-def test_health_is_the_report_of_the_session_itself(client, gallery):
+def test_health_returns_the_report_of_the_session(client, gallery):
     found = client.get("/health").json()
     assert found["status"] == "ok"
     assert found["items"] == 5
@@ -158,7 +158,7 @@ def test_health_is_the_report_of_the_session_itself(client, gallery):
     assert found["session"]["nodes"] == gallery.encoder.report.nodes
 
 
-def test_health_of_a_gallery_that_cannot_be_read(pets, encoder, tmp_path):
+def test_health_is_503_when_the_gallery_cannot_be_read(pets, encoder, tmp_path):
     gallery = Gallery(tmp_path / "gone.bitgaze", encoder=encoder)
     with client_of(create_app(gallery)) as client:
         gallery.close()
@@ -166,7 +166,7 @@ def test_health_of_a_gallery_that_cannot_be_read(pets, encoder, tmp_path):
         assert code == "gallery_unavailable"
 
 
-def test_metadata_that_no_encoding_takes(tmp_path):
+def test_metadata_that_utf8_cannot_encode_is_returned(tmp_path):
     metadata = {"half": "\ud800", "long": 10**400, "deep": [{"a": None}]}
     with Gallery(tmp_path / "own.bitgaze", bits=64) as gallery:
         for key in ("a", "b"):
@@ -178,7 +178,7 @@ def test_metadata_that_no_encoding_takes(tmp_path):
     assert [field["name"] for field in found["fields"]] == ["half", "long"]
 
 
-def test_an_empty_gallery_and_one_of_codes(tmp_path, encoder, owl_bytes):
+def test_an_empty_gallery_and_a_gallery_of_codes(tmp_path, encoder, owl_bytes):
     with (
         Gallery(tmp_path / "empty.bitgaze", encoder=encoder) as empty,
         client_of(create_app(empty)) as client,
@@ -202,7 +202,7 @@ def test_an_empty_gallery_and_one_of_codes(tmp_path, encoder, owl_bytes):
             assert client.get("/api/gallery").json()["fingerprint"] is None
 
 
-def test_thumbnails(client, owl):
+def test_thumbnails_have_the_size_and_an_etag(client, owl):
     answer = client.get("/api/thumbnail", params={"key": owl, "size": 100})
     assert answer.headers["content-type"] == "image/jpeg"
     assert answer.headers["cache-control"].startswith("private")
@@ -224,7 +224,7 @@ def test_thumbnails(client, owl):
 
 def test_a_thumbnail_is_upright(tmp_path, encoder):
     exif = Image.Exif()
-    exif[0x0112] = 6  # lies on its side
+    exif[0x0112] = 6  # rotated by 90 degrees
     smooth_image(0, (64, 32)).save(tmp_path / "turned.jpg", exif=exif)
     with Gallery(tmp_path / "turned.bitgaze", encoder=encoder) as gallery:
         gallery.sync(tmp_path)
@@ -233,7 +233,7 @@ def test_a_thumbnail_is_upright(tmp_path, encoder):
     assert Image.open(io.BytesIO(answer.content)).size == (32, 64)
 
 
-def test_what_has_no_image_to_show(client, tmp_path, encoder):
+def test_an_item_without_an_image_is_404(client, tmp_path, encoder):
     code, message = refusal(client.get("/api/thumbnail?key=by hand"), 404)
     assert code == "no_image"
     assert "by hand" in message
@@ -253,7 +253,7 @@ def test_what_has_no_image_to_show(client, tmp_path, encoder):
                     assert refusal(answer, 404)[0] == "no_image"
 
 
-def test_the_page_and_its_parts(client):
+def test_page_files_have_strict_headers(client):
     for path, kind in (
         ("/", "text/html"),
         ("/serve.css", "text/css"),
@@ -276,7 +276,7 @@ def test_the_page_and_its_parts(client):
         assert not re.search(r"(src|href)=\"(https?:)?//", answer.text)
 
 
-# ---- what is refused ----------------------------------------------------------------------------
+# ---- refusals -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -291,23 +291,23 @@ def test_the_page_and_its_parts(client):
         ({"where": "[" * 20_000}, "where is not a JSON object"),
         ({"where": '{"year": {"near": 3}}'}, "operator 'near'"),
         ({"where": '{"year": {">": null}}'}, "expected a number or a text"),
-        ({"K": "3"}, "'K' means nothing here; expected key, k, radius, where"),
+        ({"K": "3"}, "Unknown parameter 'K'; expected key, k, radius, where"),
     ],
 )
-def test_arguments_that_mean_nothing(client, owl, params, found):
+def test_wrong_parameters_are_refused(client, owl, params, found):
     code, message = refusal(client.get("/api/search", params={"key": owl, **params}), 400)
     assert code == "bad_argument"
     assert found in message
 
 
 @pytest.mark.parametrize("path", ["search", "search/code", "thumbnail", "attention"])
-def test_a_search_for_nothing(client, path):
+def test_missing_parameters_are_refused(client, path):
     code, message = refusal(client.get(f"/api/{path}"), 400)
     assert code == "bad_argument"
     assert "is missing" in message
 
 
-def test_codes_that_are_none(client):
+def test_malformed_parameters_are_refused(client):
     for code in ("", "ab", "g" * 32, "a" * 34, "ab " * 10 + "ab"):
         answer = client.get("/api/search/code", params={"code": code})
         assert "expected 32 hexadecimal digits" in refusal(answer, 400)[1]
@@ -315,7 +315,7 @@ def test_codes_that_are_none(client):
     assert "true or false" in refusal(client.post("/api/search?images=yes"), 400)[1]
 
 
-def test_what_is_not_there(client):
+def test_unknown_addresses_and_methods_are_refused(client):
     for path in ("/api", "/api/", "/nothing", "/serve.html", "/web/serve.js"):
         assert refusal(client.get(path), 404)[0] == "no_such_page"
     answer = client.delete("/api/search")
@@ -342,7 +342,7 @@ def test_what_is_not_there(client):
 )
 def test_no_path_leads_to_the_file_system(gallery, path):
     with served(gallery) as address:
-        # By hand: a client would tidy the path.
+        # Over a socket: an HTTP client would normalise the path.
         place = urlsplit(address)
         with socket.create_connection((place.hostname, place.port)) as connection:
             connection.sendall(
@@ -354,7 +354,7 @@ def test_no_path_leads_to_the_file_system(gallery, path):
 
 
 def test_a_key_is_never_a_path(client, pets, examples):
-    """An image that lies there, but is not in the gallery."""
+    """The file exists, but the gallery does not contain it."""
     outside = str(examples / "birds" / "osprey.jpg")
     assert Path(outside).exists()
     for what in ("search", "thumbnail", "attention"):
@@ -366,17 +366,17 @@ def test_a_key_is_never_a_path(client, pets, examples):
     "host",
     ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "evil@localhost", "", "["],
 )
-def test_a_name_that_is_not_the_servers(client, host):
+def test_other_host_names_are_refused(client, host):
     for path in ("/", "/health", "/api/gallery"):
         code, message = refusal(client.get(path, headers={"Host": host}), 421)
         assert code == "wrong_host"
-        assert "Open the address that it printed" in message
+        assert "Open the address that `bitgaze serve` printed" in message
 
 
-def test_names_that_are(client):
+def test_own_host_names_are_answered(client):
     for host in ("localhost", "LOCALHOST:8642", "127.0.0.1:80", "[::1]:8642", "localhost."):
         assert client.get("/health", headers={"Host": host}).status_code == 200
-    # An address that is not one of this machine's own: only with a token.
+    # Any other address requires a token.
     assert refusal(client.get("/health", headers={"Host": "192.168.0.7"}), 421)
 
 
@@ -388,7 +388,7 @@ def test_other_pages_may_not_post(client, owl_bytes):
     assert client.post("/api/search", content=owl_bytes, headers=own).status_code == 200
 
 
-def test_the_token(gallery, owl_bytes):
+def test_the_token_is_required(gallery, owl_bytes):
     with client_of(create_app(gallery, token=TOKEN, hosts=["photos.lan"])) as client:
         client.base_url = "http://photos.lan"
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}):
@@ -399,10 +399,10 @@ def test_the_token(gallery, owl_bytes):
             assert client.post("/api/search", content=owl_bytes, headers=headers).status_code == 401
         bearer = {"Authorization": f"Bearer {TOKEN}"}
         assert client.get("/api/gallery", headers=bearer).status_code == 200
-        # The page itself holds nothing, and health is for who watches the server.
+        # The page itself contains nothing private, and health is for monitoring.
         assert client.get("/").status_code == 200
         assert client.get("/health").status_code == 200
-        # An address cannot be made to lead elsewhere, as a name can.
+        # A name can be made to point elsewhere; an address cannot.
         assert client.get("/health", headers={"Host": "192.168.0.7:80"}).status_code == 200
         assert refusal(client.get("/health", headers={"Host": "evil.example"}), 421)
 
@@ -415,10 +415,10 @@ def test_the_token(gallery, owl_bytes):
         assert client.get("/api/gallery").status_code == 200
 
 
-def test_an_application_needs_the_gallerys_model(tmp_path):
+def test_an_application_needs_an_open_gallery(tmp_path):
     path = tmp_path / "own.bitgaze"
     with Gallery(path, bits=64) as gallery:
-        create_app(gallery)  # codes of one's own need none
+        create_app(gallery)  # a gallery of codes requires no model
         gallery.close()
         with pytest.raises(GalleryError):
-            create_app(gallery).state.serving.gallery.get("a")
+            create_app(gallery).state.server.gallery.get("a")

@@ -1,4 +1,4 @@
-"""The server under bad uploads, broken connections and many clients; and its own description."""
+"""The server under bad uploads, broken connections and many clients; its OpenAPI description."""
 
 import io
 import json
@@ -56,18 +56,18 @@ def owl_bytes(owl):
 @pytest.mark.parametrize(
     "content", [b"", b"no image", b"\xff\xd8\xff", b"GIF89a", b"%!PS-Adobe-3.0 EPSF-3.0\n"]
 )
-def test_what_is_no_image(client, content):
+def test_uploads_that_are_not_images_are_refused(client, content):
     code, message = refusal(client.post("/api/search", content=content), 422)
     assert code == "not_an_image"
-    assert "Take a JPEG" in message
+    assert "Try a JPEG" in message
 
 
-def test_a_image_that_breaks_off(client, owl_bytes):
+def test_a_truncated_image_is_refused(client, owl_bytes):
     half = owl_bytes[: len(owl_bytes) // 2]
     assert refusal(client.post("/api/search", content=half), 422)[0] == "not_an_image"
 
 
-def test_types_that_no_image_has(client):
+def test_other_content_types_are_refused(client):
     for kind in ("application/json", "text/html", "application/x-www-form-urlencoded"):
         answer = client.post("/api/search", content=b"{}", headers={"Content-Type": kind})
         assert refusal(answer, 415)[0] == "wrong_type"
@@ -93,14 +93,14 @@ PART = b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\nx\r\n'
         ({"Content-Type": "multipart/form-data; boundary=b; charset=no-such"}, b"--c\r\n"),
     ],
 )
-def test_forms_that_are_none(client, headers, content):
+def test_malformed_forms_are_refused(client, headers, content):
     code, message = refusal(client.post("/api/search", headers=headers, content=content), 400)
     assert code in ("bad_request", "no_file")
     assert message
 
 
 def png(width, height):
-    """A PNG file of so many pixels, all black, without making them."""
+    """A black PNG file of this size, compressed without allocating its pixels."""
     rows = zlib.compress(b"\0" * (1 + (width + 7) // 8) * height, 9)
     parts = [
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)),
@@ -113,31 +113,31 @@ def png(width, height):
     )
 
 
-def test_images_of_too_many_pixels(client, gallery, monkeypatch):
-    def never(_):
+def test_images_of_too_many_pixels_are_not_decoded(client, gallery, monkeypatch):
+    def fail(_):
         raise AssertionError("decoded")
 
-    monkeypatch.setattr(gallery, "encode", never)
+    monkeypatch.setattr(gallery, "encode", fail)
     code, message = refusal(client.post("/api/search", content=png(8000, 8000)), 413)
     assert code == "too_many_pixels"
     assert "8000 x 8000 pixels, 64 million; the limit is 50 million" in message
-    # Beyond what Pillow opens at all.
+    # More than Pillow opens.
     assert refusal(client.post("/api/search", content=png(60_000, 60_000)), 422)
 
 
-def test_a_jpeg_that_is_made_to_keep_a_computer_busy(client, owl_bytes):
+def test_a_jpeg_of_too_many_scans_is_refused(client, owl_bytes):
     content = owl_bytes + 101 * b"\xff\xda"
     assert "101" not in refusal(client.post("/api/search", content=content), 422)[1]
     assert client.post("/api/search", content=owl_bytes + 99 * b"\xff\xda").status_code == 200
 
 
-def test_an_upload_that_is_too_large(gallery, owl_bytes):
+def test_uploads_over_the_limit_are_refused(gallery, owl_bytes):
     limits = Limits(upload_bytes=len(owl_bytes) + 200)
     with client_of(create_app(gallery, limits=limits)) as client:
         assert client.post("/api/search", content=owl_bytes).status_code == 200
         for options in (
             {"content": owl_bytes + b"0" * 201},
-            {"content": iter([owl_bytes, b"0" * 201])},  # its length is not announced
+            {"content": iter([owl_bytes, b"0" * 201])},  # no Content-Length
             {"files": {"file": ("a.jpg", owl_bytes + b"0" * 200)}},
         ):
             code, message = refusal(client.post("/api/search", **options), 413)
@@ -153,7 +153,7 @@ def connected(address, head):
     return connection
 
 
-def test_a_gigabyte_is_refused_and_others_are_served_meanwhile(gallery, owl_bytes):
+def test_a_gigabyte_is_refused_while_others_are_served(gallery, owl_bytes):
     gigabyte, part = 1_000_000_000, bytes(1_000_000)
     with served(gallery) as address, ThreadPoolExecutor(3) as pool:
 
@@ -182,7 +182,7 @@ def test_a_gigabyte_is_refused_and_others_are_served_meanwhile(gallery, owl_byte
             assert flooding.result().startswith(b"HTTP/1.1 413 ")
 
 
-def test_slow_uploads_end_and_others_are_served_meanwhile(gallery, owl_bytes):
+def test_slow_uploads_time_out_while_others_are_served(gallery, owl_bytes):
     with served(gallery, limits=Limits(upload_seconds=1)) as address:
         slow = [connected(address, "POST /api/search HTTP/1.1") for _ in range(50)]
         for connection in slow:
@@ -191,27 +191,27 @@ def test_slow_uploads_end_and_others_are_served_meanwhile(gallery, owl_bytes):
             assert httpx.post(f"{address}/api/search", content=owl_bytes).status_code == 200
         for connection in slow:
             with connection:
-                answer = read_all(connection)  # the server ends the connection
+                answer = read_all(connection)  # until the server closes the connection
             assert answer.startswith(b"HTTP/1.1 408 ")
             assert b'"too_slow"' in answer
 
 
-def test_connections_on_which_nothing_begins_end(gallery, monkeypatch):
+def test_idle_connections_are_closed(gallery, monkeypatch):
     monkeypatch.setattr(server_run, "_HEAD_SECONDS", 0.3)
     with served(gallery) as address:
         place = urlsplit(address)
         request = f"GET /health HTTP/1.1\r\nHost: {place.netloc}\r\n".encode()
-        for begun in (b"", request, request + b"\r\n" + request):
+        for sent in (b"", request, request + b"\r\n" + request):
             with socket.create_connection((place.hostname, place.port), timeout=60) as connection:
-                connection.sendall(begun)
-                read_all(connection)  # the server ends the connection
+                connection.sendall(sent)
+                read_all(connection)  # until the server closes the connection
         with httpx.Client(base_url=address) as client:
             for _ in range(3):
                 assert client.get("/health").status_code == 200
                 time.sleep(0.2)
 
 
-def test_uploads_that_break_off(gallery, owl_bytes, capfd):
+def test_broken_uploads_log_nothing(gallery, owl_bytes, capfd):
     with served(gallery) as address:
         for _ in range(5):
             with connected(address, "POST /api/search HTTP/1.1") as connection:
@@ -238,7 +238,7 @@ def test_uploads_that_break_off(gallery, owl_bytes, capfd):
         b"GET http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
     ],
 )
-def test_requests_that_are_not_http(gallery, request_bytes, capfd):
+def test_malformed_requests_log_nothing_and_stop_nothing(gallery, request_bytes, capfd):
     with served(gallery) as address:
         place = urlsplit(address)
         with socket.create_connection((place.hostname, place.port), timeout=60) as connection:
@@ -246,7 +246,7 @@ def test_requests_that_are_not_http(gallery, request_bytes, capfd):
                 connection.sendall(request_bytes)
                 connection.shutdown(socket.SHUT_WR)
                 answer = read_all(connection)
-            except OSError:  # the server has ended it already
+            except OSError:  # the server has closed the connection
                 answer = b""
         assert not answer.startswith(b"HTTP/1.1 5")
         assert httpx.get(f"{address}/health").status_code == 200
@@ -290,10 +290,10 @@ def test_64_clients_share_one_encoder(gallery, pets, monkeypatch):
     assert 1 <= now["most"] <= available_cores()
 
 
-# ---- what the API says of itself ----------------------------------------------------------------
+# ---- the OpenAPI description --------------------------------------------------------------------
 
 
-def test_the_description_names_every_address(gallery):
+def test_openapi_describes_every_route(gallery):
     described = json.loads((ROOT / "runtime/bitgaze/web/openapi.json").read_text())["paths"]
     routes = {route.path: route.methods for route in create_app(gallery).routes}
     api = {
@@ -311,13 +311,13 @@ def jpeg(seed):
     return buffer.getvalue()
 
 
-PICTURES = st.integers(0, 5).map(jpeg)
+IMAGES = st.integers(0, 5).map(jpeg)
 for kind in ("application/octet-stream", "image/jpeg"):
-    schemathesis.openapi.media_type(kind, PICTURES)
+    schemathesis.openapi.media_type(kind, IMAGES)
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_the_api_does_what_it_says(gallery, mode):
+def test_the_api_follows_its_description(gallery, mode):
     app = create_app(gallery, hosts=["testserver"])
     schema = schemathesis.openapi.from_asgi("/api/openapi.json", app)
     operations = [result.ok() for result in schema.get_all_operations()]

@@ -1,7 +1,4 @@
-"""What is wrong with this installation: its packages and its execution providers.
-
-Looks and says; mends nothing. Does not look into galleries.
-"""
+"""Checks an installation: its packages and its execution providers. Changes nothing."""
 
 import platform
 from dataclasses import dataclass
@@ -16,18 +13,18 @@ from bitgaze.hamming import simd
 
 _FOLDER = "onnxruntime"
 _REINSTALL = "python -m pip install --force-reinstall --no-deps"
-# Its libraries come in packages of their own.
+# The extras bring the CUDA libraries.
 _CUDA = 'python -m pip install "onnxruntime-gpu[cuda,cudnn]"'
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong.
+    """A problem.
 
     Attributes:
-        found: what it is.
+        found: what is wrong.
         harm: why it matters.
-        remedy: the command that mends it.
+        remedy: the command that fixes it.
     """
 
     found: str
@@ -37,13 +34,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What an installation consists of, and what is wrong with it.
+    """The parts of an installation, and its problems.
 
     Attributes:
-        facts: name to value, as JSON can hold them: versions, cores, SIMD kernel.
-        providers: execution provider to what it does with the default model, or why it does not
-            come up.
-        findings: what is wrong; empty if the installation is healthy.
+        facts: versions, cores and SIMD kernel, by name; JSON can hold them.
+        providers: each execution provider's report on the default model, or why it fails to start.
+        findings: the problems; empty if the installation is healthy.
     """
 
     facts: dict[str, Any]
@@ -52,7 +48,7 @@ class Diagnosis:
 
 
 def examine() -> Diagnosis:
-    """Look at packages, processor and execution providers."""
+    """Check packages, processor and execution providers."""
     facts: dict[str, Any] = {
         "bitgaze": _version("bitgaze"),
         "python": platform.python_version(),
@@ -65,14 +61,14 @@ def examine() -> Diagnosis:
     try:
         facts["simd"] = simd()
     except RuntimeError as error:  # BITGAZE_SIMD names a kernel that this machine lacks
-        findings.append(Finding(str(error), "No search runs.", "unset BITGAZE_SIMD"))
+        findings.append(Finding(str(error), "Searching fails.", "unset BITGAZE_SIMD"))
     owners = _owners()
     facts["onnxruntime"] = [f"{owner.name} {owner.version}" for owner in owners]
     findings += _conflicts(owners)
     providers: dict[str, str] = {}
     try:
         present = present_providers()
-    except Exception as error:  # a broken package raises nearly anything
+    except Exception as error:  # a broken package may raise anything
         findings.append(_broken(owners, str(error)))
     else:
         providers, failures = _try_providers(present)
@@ -88,9 +84,9 @@ def _version(name: str) -> str:
 
 
 def _owners() -> list[metadata.Distribution]:
-    """The installed packages that put files into the folder `onnxruntime`; each of them whole.
+    """The installed packages that put files into the folder `onnxruntime`.
 
-    onnxruntime, onnxruntime-gpu, onnxruntime-openvino, ...: pip does not see that they collide.
+    onnxruntime, onnxruntime-gpu, onnxruntime-openvino, ...: pip lets them overwrite each other.
     """
     owners: dict[str, metadata.Distribution] = {}
     folder = None
@@ -99,23 +95,23 @@ def _owners() -> list[metadata.Distribution]:
             continue
         if any(file.as_posix() == f"{_FOLDER}/__init__.py" for file in found.files or ()):
             folder = folder or found.locate_file(_FOLDER)
-            if found.locate_file(_FOLDER) == folder:  # not in a place that Python does not get to
+            if found.locate_file(_FOLDER) == folder:  # else an earlier sys.path entry hides it
                 owners.setdefault(found.name, found)
     return sorted(owners.values(), key=lambda owner: owner.name)
 
 
 def _conflicts(owners: list[metadata.Distribution]) -> list[Finding]:
     if not owners:
-        return [_broken(owners, "no package owns the folder onnxruntime")]
+        return [_broken(owners, "no installed package owns the folder onnxruntime")]
     if len(owners) > 1:
         names = [owner.name for owner in owners]
-        # Whoever has installed another one than the plain one did so on purpose.
+        # A package other than the plain one was installed on purpose.
         kept = next(name for name in reversed(names) if name != _FOLDER)
         return [
             Finding(
-                f"{' and '.join(names)} are installed over each other, in one folder",
-                "What was installed last has overwritten files of the other: providers vanish, "
-                "and removing either of them breaks the one that stays.",
+                f"{' and '.join(names)} are installed into the same folder",
+                "The one installed last has overwritten files of the other: providers vanish, and "
+                "removing either one breaks the other.",
                 f"python -m pip uninstall -y {' '.join(names)} && {_REINSTALL} {kept}",
             )
         ]
@@ -128,7 +124,7 @@ def _conflicts(owners: list[metadata.Distribution]) -> list[Finding]:
     ]
     if missing:
         return [
-            _broken(owners, f"{len(missing)} files of {owner.name} are gone: {missing[0]}, ...")
+            _broken(owners, f"{len(missing)} files of {owner.name} are missing: {missing[0]}, ...")
         ]
     return []
 
@@ -137,34 +133,32 @@ def _broken(owners: list[metadata.Distribution], found: str) -> Finding:
     name = f"{owners[0].name}=={owners[0].version}" if owners else _FOLDER
     return Finding(
         found,
-        "Encoding fails, or another copy is used in its place. It happens when one of two "
-        "onnxruntime packages that shared a folder is removed.",
+        "Encoding fails, or uses another copy. This happens when one of two onnxruntime packages "
+        "that share a folder is removed.",
         f"{_REINSTALL} {name}",
     )
 
 
 def _try_providers(present: list[str]) -> tuple[dict[str, str], list[Finding]]:
-    """Open a session on each provider by itself."""
+    """Open a session on each provider alone; the reports, and a finding for each failure."""
     providers: dict[str, str] = {}
     failed: dict[str, str] = {}
     for name in present:
-        if name == "AzureExecutionProvider":  # in every package; has no operator, only a network
+        if name == "AzureExecutionProvider":  # in every package; calls a service, runs no operator
             continue
         try:
             _, report = open_session(DEFAULT_MODEL, [name], available_cores())
             providers[name] = str(report)
         except BitgazeError as error:
             providers[name] = failed[name] = str(error)
-    # It is in every CUDA package, and needs one more library, that few have; CUDA is enough.
+    # Every CUDA package has it, and it needs one more library, which few have; CUDA is enough.
     failed.pop("TensorrtExecutionProvider", None)
     remedies = {CPU: f"{_REINSTALL} bitgaze {_FOLDER}", "CUDAExecutionProvider": _CUDA}
     findings = [
         Finding(
             reason,
-            "No image can be encoded."
-            if name == CPU
-            else f"The hardware behind {name} is not used.",
-            remedies.get(name, f"install the driver and the libraries that {name} needs"),
+            "Encoding fails." if name == CPU else f"{name} and its hardware are not used.",
+            remedies.get(name, f"install the driver and the libraries that {name} requires"),
         )
         for name, reason in failed.items()
     ]

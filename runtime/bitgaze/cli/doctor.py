@@ -1,4 +1,4 @@
-"""`bitgaze doctor`: what is wrong with this installation."""
+"""`bitgaze doctor`: check the installation."""
 
 import argparse
 import json
@@ -9,12 +9,12 @@ from bitgaze.cli.terminal import say
 
 
 def add_to(commands: Commands) -> None:
-    """The command."""
+    """Add the command."""
     add_command(commands, doctor)
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Check this installation, and say how to mend it."""
+    """Check this installation, and say how to fix what is wrong."""
     from bitgaze.cli.diagnosis import examine
 
     diagnosis = examine()
@@ -24,7 +24,7 @@ def doctor(options: argparse.Namespace) -> int:
         facts = {**diagnosis.facts, "onnxruntime": ", ".join(diagnosis.facts["onnxruntime"])}
         say(
             *(f"{name:12} {value}" for name, value in facts.items()),
-            *(f"{'provider':12} {what}" for what in diagnosis.providers.values()),
+            *(f"{'provider':12} {report}" for report in diagnosis.providers.values()),
         )
         for finding in diagnosis.findings:
             say("", f"found   {finding.found}", f"harm    {finding.harm}")

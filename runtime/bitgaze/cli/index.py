@@ -22,7 +22,7 @@ from bitgaze.cli.options import (
     quiet_pillow,
     typed_value,
 )
-from bitgaze.cli.terminal import progress, say, warn
+from bitgaze.cli.terminal import images, progress, say, warn
 
 if TYPE_CHECKING:
     from bitgaze.gallery.gallery import Gallery
@@ -31,13 +31,13 @@ _MAX_SKIPPED_SHOWN = 10
 
 
 def add_to(commands: Commands) -> None:
-    """The command and its options."""
+    """Add the command."""
     parser = add_command(commands, index)
     add_gallery(parser)
     parser.add_argument("folders", metavar="DIR", nargs="+", help="a folder (searched recursively)")
-    for choice, verb in (("include", "take only"), ("exclude", "leave out")):
+    for option, verb in (("include", "index only"), ("exclude", "leave out")):
         parser.add_argument(
-            f"--{choice}",
+            f"--{option}",
             action="append",
             default=[],
             metavar="PATTERN",
@@ -50,15 +50,15 @@ def add_to(commands: Commands) -> None:
         default=[],
         type=_named_value,
         metavar="NAME=VALUE",
-        help="metadata for new images; VALUE is JSON, or else text; may be repeated",
+        help="metadata for new images; VALUE is JSON, or text if it is not; may be repeated",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print what would change, and write nothing"
+        "--dry-run", action="store_true", help="print what would change; write nothing"
     )
     parser.add_argument(
         "--allow-empty",
         action="store_true",
-        help="if DIR holds no images, remove all items that came from it",
+        help="remove all items that came from DIR, if it now holds no images",
     )
     add_model(parser)
 
@@ -71,15 +71,15 @@ def _named_value(text: str) -> tuple[str, Any]:
 
 
 def index(options: argparse.Namespace) -> int:
-    """Bring a gallery up to date with the images in folders."""
+    """Bring a gallery up to date with folders of images."""
     from bitgaze.gallery.sync.folders import find_roots
 
     metadata: dict[str, Any] = {}
     for name, value in options.set:
         if name in metadata:
-            raise ValueError(f"--set gives {name!r} twice")
+            raise ValueError(f"--set has {name!r} twice")
         metadata[name] = value
-    find_roots(options.folders)  # a mistyped name must not leave an empty gallery
+    find_roots(options.folders)  # a mistyped name must not leave an empty gallery behind
     quiet_pillow()
     started = time.perf_counter()
     with _gallery_to_index(options) as gallery, progress("indexing", "images") as show:
@@ -94,7 +94,7 @@ def index(options: argparse.Namespace) -> int:
                 on_progress=show,
             )
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(str(error) or "what was done is kept") from error
+            raise KeyboardInterrupt(str(error) or "everything done so far is kept") from error
         size = len(gallery)
     seconds = time.perf_counter() - started
     for path, reason in report.failed.items():
@@ -102,7 +102,7 @@ def index(options: argparse.Namespace) -> int:
     for path, reason in islice(report.skipped.items(), _MAX_SKIPPED_SHOWN):
         warn(f"skipped {path}: {reason}")
     if len(report.skipped) > _MAX_SKIPPED_SHOWN:
-        warn(f"skipped {len(report.skipped) - _MAX_SKIPPED_SHOWN} more; --json names all")
+        warn(f"skipped {len(report.skipped) - _MAX_SKIPPED_SHOWN} more; --json lists all")
     if options.json:
         facts = {"gallery": options.gallery, "items": size, "dry_run": options.dry_run}
         say(json.dumps({**facts, "seconds": round(seconds, 3), **asdict(report)}))
@@ -113,7 +113,7 @@ def index(options: argparse.Namespace) -> int:
             *(f"update  {path}" for path in report.updated),
             *(f"move    {old} -> {new}" for old, new in report.moved),
             *(f"remove  {path}" for path in report.removed),
-            "dry run; nothing was written. It would be:",
+            "dry run: nothing was written. Without --dry-run:",
         )
     say(
         f"{len(report.added)} added, {len(report.updated)} updated, {len(report.moved)} moved, "
@@ -121,14 +121,14 @@ def index(options: argparse.Namespace) -> int:
         f"{len(report.failed)} refused, in {seconds:.1f} s",
     )
     if report.excluded:
-        say(f"{report.excluded} left alone: their images are hidden, or the patterns exclude them")
-    say(f"{options.gallery}: {size} images")
+        say(f"{report.excluded} left unchanged: hidden, or excluded by a pattern")
+    say(f"{options.gallery}: {images(size)}")
     return SOME_FAILED if report.failed else OK
 
 
 @contextmanager
 def _gallery_to_index(options: argparse.Namespace) -> Iterator["Gallery"]:
-    """The gallery; a dry run without one uses an empty temporary one, so that none is created."""
+    """The gallery. A dry run without one uses a temporary one, so that it creates none."""
     from bitgaze.gallery.gallery import Gallery
 
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The entry point of `bitgaze`: parses the command line, turns errors into exit codes."""
+"""The entry point of `bitgaze`: parse the command line, turn errors into exit codes."""
 
 import argparse
 import os
@@ -18,9 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 done; 1 done, but some inputs were refused (each named on stderr), `verify` found damage
-        or different codes, `repair` lost something, or `doctor` found a problem; 2 usage error, or
-        an error that stopped the work; 130 interrupted; 141 the reader of stdout closed it.
+        0: done. 1: done, but some inputs were refused (stderr names each), `verify` found damage or
+        different codes, `repair` lost something, or `doctor` found a problem. 2: a usage error, or
+        an error that stopped the command. 130: interrupted. 141: the reader of stdout closed it.
     """
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 (open until the process ends)
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warn("stdout is closed")
         return STOPPED
     for stream in (sys.stdout, sys.stderr):
-        # A file name must not end the program on a terminal that lacks its letters.
+        # A file name must not stop the program on a terminal that cannot show its characters.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     options = parser().parse_args(arguments)
     try:
@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return PIPE_CLOSED
     except OSError as error:
-        where = "" if error.filename is None else f"{error.filename}: "
-        warn(f"{where}{error.strerror}")
+        name = "" if error.filename is None else f"{error.filename}: "
+        warn(f"{name}{error.strerror}")
         return STOPPED
     except (BitgazeError, ValueError) as error:
         is_repairable = isinstance(error, GalleryCorrupt) and options.run is not upkeep.repair
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all commands; parsed options have `run`, the function of the command."""
+    """The parser of all commands. Parsed options have the function of the command as `run`."""
     from bitgaze import __version__
 
     top = argparse.ArgumentParser(
@@ -60,6 +60,6 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"bitgaze {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for room in (index, search, serve, upkeep, doctor):
-        room.add_to(commands)
+    for module in (index, search, serve, upkeep, doctor):
+        module.add_to(commands)
     return top

@@ -1,6 +1,6 @@
 """What several commands share: options, exit codes, opening the encoder, writing a file.
 
-Imports neither numpy nor Pillow at the top, so that `bitgaze --help` starts quickly.
+Imports neither numpy nor Pillow at the top, so that `bitgaze --help` is fast.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from bitgaze.errors import BitgazeError, ProviderWarning
 if TYPE_CHECKING:
     from bitgaze.encoding.encoder import Encoder
 
-# Exit codes: all done; done, with something to look at; stopped.
+# Exit codes; `main` documents them.
 OK, SOME_FAILED, STOPPED = 0, 1, 2
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -26,7 +26,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def add_command(
     commands: Commands, run: Callable[[argparse.Namespace], int]
 ) -> argparse.ArgumentParser:
-    """A subcommand named after the function that runs it, described by its docstring."""
+    """Add a command with the name and docstring of the function that runs it."""
     parser = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
     parser.set_defaults(run=run)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -34,7 +34,7 @@ def add_command(
 
 
 def add_gallery(parser: argparse.ArgumentParser) -> None:
-    """The option -g, with its default."""
+    """Add the option -g, with its default."""
     parser.add_argument(
         "-g",
         "--gallery",
@@ -48,7 +48,7 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
 def add_model(
     parser: argparse.ArgumentParser, group: argparse._ActionsContainer | None = None
 ) -> None:
-    """The options -m and --provider; -m goes into `group` if there is one."""
+    """Add the options -m, to `group` if there is one, and --provider."""
     (group or parser).add_argument(
         "-m", "--model", metavar="FILE", help="your own model (default: the built-in one)"
     )
@@ -56,14 +56,14 @@ def add_model(
         "--provider",
         action="append",
         metavar="NAME",
-        help="what runs the model: an onnxruntime execution provider such as cuda (may be "
+        help="onnxruntime execution provider to run the model with, such as cuda (may be "
         'repeated, in order of preference), "auto", or a device policy such as prefer_npu '
         "(default: cpu)",
     )
 
 
 def gallery_path(text: str) -> str:
-    """A path whose ~ can be expanded."""
+    """A path, checked: its ~ can be expanded."""
     try:
         Path(text).expanduser()
     except RuntimeError as error:
@@ -72,17 +72,17 @@ def gallery_path(text: str) -> str:
 
 
 def typed_value(text: str) -> Any:
-    """A metadata value from the command line: JSON if it is valid JSON, else the text itself."""
+    """A metadata value from the command line: parsed if it is valid JSON, else the text itself."""
     try:
         value = json.loads(text)
-        json.dumps(value, allow_nan=False)  # Python reads NaN and 1e999, which are not JSON
+        json.dumps(value, allow_nan=False)  # json.loads accepts NaN and 1e999, which are not JSON
     except (ValueError, RecursionError):
         return text
     return value
 
 
 def encoder_for(options: argparse.Namespace) -> "Encoder | None":
-    """The encoder that -m and --provider ask for; None leaves the default to the gallery."""
+    """The encoder for -m and --provider; None, without either, leaves it to the gallery."""
     from bitgaze.encoding.contract import DEFAULT_MODEL
     from bitgaze.encoding.encoder import Encoder
     from bitgaze.encoding.providers import WORDS
@@ -91,12 +91,12 @@ def encoder_for(options: argparse.Namespace) -> "Encoder | None":
         return None
     providers = options.provider or ["cpu"]
     is_word = len(providers) == 1 and providers[0] in WORDS
-    with warnings.catch_warnings(record=True) as passed_over:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ProviderWarning)
         encoder = Encoder(
             options.model or DEFAULT_MODEL, providers=providers[0] if is_word else providers
         )
-    for warning in passed_over:
+    for warning in caught:
         warn(str(warning.message))
     return encoder
 
@@ -112,19 +112,23 @@ def check_kernel() -> None:
 
 
 def quiet_pillow() -> None:
-    """Silence Pillow's warnings of odd EXIF and large images; failures are reported by name."""
+    """Silence Pillow's warnings about odd EXIF and large images; bitgaze reports real failures."""
     warnings.filterwarnings("ignore", module="PIL")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file, or raise a BitgazeError that says why it cannot be written."""
+    """Write a file.
+
+    Raises:
+        BitgazeError: it cannot be written; the message says why.
+    """
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise unwritten(path, error) from error
+        raise cannot_write(path, error) from error
 
 
-def unwritten(path: Path, error: OSError) -> BitgazeError:
+def cannot_write(path: Path, error: OSError) -> BitgazeError:
     """The error for a file that cannot be written."""
     folder = path.absolute().parent
     reason = error.strerror if folder.is_dir() else f"there is no folder {folder}"

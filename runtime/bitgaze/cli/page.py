@@ -1,7 +1,6 @@
-"""Self-contained HTML pages: a search and the attention over its hits; groups of duplicates.
+"""Self-contained HTML pages of search results and of duplicate groups.
 
-Knows how results look. Everything is inside the file: it can be mailed, and opens without a
-network.
+Each page is one file with its images inside: it can be mailed, and opens without a network.
 """
 
 import html
@@ -19,19 +18,22 @@ from bitgaze.errors import ImageError
 from bitgaze.gallery.duplicates import Duplicate, DuplicateGroup
 from bitgaze.gallery.search import Hit
 
-_MAX_GROUPS = 500
+_MAX_GROUPS = 500  # a longer page is slow in any browser
 _WEB = Path(__file__).parent.parent / "web"
 
 
 def results_page(encoder: Encoder, query: str, hits: Sequence[Hit], gallery_name: str) -> str:
-    """The page as text.
+    """The results of a search, with attention over each image.
 
     Args:
-        encoder: makes the attention maps of query and hits.
+        encoder: computes the attention maps of query and hits.
         query: path of the query image.
-        hits: of the search; one whose file is gone, or that was added by hand, is shown without a
-            image: its key may be the name of a file that has nothing to do with it.
-        gallery_name: for the head line.
+        hits: the results. A hit whose file is gone, or that was added by hand, has no image on the
+            page: the key of such an item may happen to name an unrelated file.
+        gallery_name: shown in the header.
+
+    Returns:
+        The HTML text.
     """
     paths = [query, *[hit.path for hit in hits]]
     readable = [path for path in paths if path is not None]
@@ -44,42 +46,45 @@ def results_page(encoder: Encoder, query: str, hits: Sequence[Hit], gallery_name
         _card(figure, hit, rank, encoder.bits)
         for rank, (figure, hit) in enumerate(zip(figures[1:], hits, strict=True), start=1)
     ]
-    words = {
+    texts = {
         "title": f"Images like {Path(printable(query)).name}",
-        "gallery": f"{len(hits)} nearest in {printable(gallery_name)}",
+        "gallery": f"{f'{len(hits)} nearest' if hits else 'none'} in {printable(gallery_name)}",
         "model": f"model {encoder.contract.name}, {encoder.bits} bits",
     }
-    values = {name: html.escape(text) for name, text in words.items()}
+    values = {name: html.escape(text) for name, text in texts.items()}
     values |= {"query": figures[0], "hits": "\n".join(cards)}
     return _filled("results.html", values)
 
 
 def duplicates_page(groups: Sequence[DuplicateGroup], radius: int, gallery_name: str) -> str:
-    """Groups of near-duplicates as a page's text.
+    """Groups of near-duplicates, side by side.
 
     Args:
-        groups: the first 500 are shown; more would make a file that no browser likes.
-        radius: that they were found with.
-        gallery_name: for the head line.
+        groups: the groups; the page shows the first 500.
+        radius: the radius of the search for duplicates, in bits.
+        gallery_name: shown in the header.
+
+    Returns:
+        The HTML text.
     """
-    left_out = len(groups) - _MAX_GROUPS
-    words = {
+    count, left_out = len(groups), len(groups) - _MAX_GROUPS
+    texts = {
         "gallery": printable(gallery_name),
         "radius": str(radius),
-        "count": str(len(groups)),
-        "left_out": f"{left_out} more are not shown here; --json has them all."
+        "groups": f"{count or 'No'} {'group' if count == 1 else 'groups'}",
+        "left_out": f"This page leaves out {left_out} of them; --json has all."
         if left_out > 0
         else "",
     }
-    values = {name: html.escape(text) for name, text in words.items()}
-    values["groups"] = "\n".join(map(_group, groups[:_MAX_GROUPS]))
+    values = {name: html.escape(text) for name, text in texts.items()}
+    values["items"] = "\n".join(map(_group, groups[:_MAX_GROUPS]))
     return _filled("duplicates.html", values)
 
 
 def _filled(template: str, values: dict[str, str]) -> str:
-    """A template of web/ with its places filled, in one pass: a file may be named {{hits}}."""
+    """A template of web/ with its placeholders filled in one pass: a file may be named {{hits}}."""
     text = (_WEB / template).read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: values[place[1]], text)
+    return re.sub(r"\{\{(\w+)\}\}", lambda placeholder: values[placeholder[1]], text)
 
 
 def _group(group: DuplicateGroup) -> str:
@@ -88,39 +93,45 @@ def _group(group: DuplicateGroup) -> str:
 
 
 def _member(member: Duplicate, *, is_best: bool = False) -> str:
-    facts = [] if is_best else [f"{member.distance} bits differ"]
+    facts = ["best copy" if is_best else f"{member.distance} bits differ"]
     if member.size is not None:
         facts.append(f"{member.size[0]} x {member.size[1]}")
     if member.file_bytes is not None:
         facts.append(f"{member.file_bytes:,} bytes")
-    mark = '<b class="best">best copy</b> ' if is_best else ""
     key = html.escape(member.key)
+    best = ' class="best"' if is_best else ""
     return (
-        f'<li>{_figure(member.path, None)}<p class="name" title="{key}">{mark}{key}'
-        f'</p><p class="facts">{", ".join(facts)}</p></li>'
+        f'<li{best}>{_figure(member.path, None)}<p class="name" title="{key}">{key}</p>'
+        f"{_facts(facts)}</li>"
     )
 
 
 def _card(figure: str, hit: Hit, rank: int, bits: int) -> str:
     name = html.escape(Path(hit.key).name)
     facts = [f"{hit.distance} of {bits} bits differ"]
-    facts += [html.escape(f"{words} {chance}") for words, chance in hit.chances.items()]
+    facts += [f"{words} {chance}" for words, chance in hit.chances.items()]
+    # Unrelated images differ in about half of the bits; serve_cards.js draws the same bar.
+    share = max(0, 1 - 2 * hit.distance / bits)
     return (
         f"<li>{figure}"
         f'<p class="name" title="{html.escape(hit.key)}"><b>{rank}</b> {name}</p>'
-        f'<meter min="0" max="{bits}" value="{bits - hit.distance}"></meter>'
-        f'<p class="distance">{", ".join(facts)}</p></li>'
+        f'<div class="bar"><span style="width: {share:.1%}"></span></div>{_facts(facts)}</li>'
     )
 
 
+def _facts(facts: list[str]) -> str:
+    spans = [f"<span>{html.escape(fact)}</span>" for fact in facts]
+    return f'<p class="facts">{" ".join(spans)}</p>'
+
+
 def _figure(path: str | None, attention: NDArray[np.float32] | None) -> str:
-    """The image, and above it the same one with its attention; the page's switch hides one."""
+    """The image, and on top of it the same image with its attention, which the page can hide."""
     if path is None:
-        return '<div class="figure gone">added by hand: there is no file</div>'
+        return '<div class="figure no-image">added by hand: no file</div>'
     try:
         image = thumbnail(path)
     except ImageError:
-        return '<div class="figure gone">the file is gone or cannot be read</div>'
+        return '<div class="figure no-image">the file is gone or cannot be read</div>'
     alt = html.escape(Path(printable(path)).name)
     images = f'<img src="{data_uri(image)}" alt="{alt}">'
     if attention is not None:

@@ -1,4 +1,4 @@
-"""`bitgaze search`, `explain` and `duplicates`: what is in a gallery that looks like something."""
+"""`bitgaze search`, `explain` and `duplicates`: find images that look alike, and see why."""
 
 import argparse
 import json
@@ -15,11 +15,11 @@ from bitgaze.cli.options import (
     add_command,
     add_gallery,
     add_model,
+    cannot_write,
     check_kernel,
     encoder_for,
     quiet_pillow,
     typed_value,
-    unwritten,
     write_text,
 )
 from bitgaze.cli.terminal import note, progress, say, warn
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def add_to(commands: Commands) -> None:
-    """The commands and their options."""
+    """Add the commands."""
     _add_search(commands)
     _add_explain(commands)
     _add_duplicates(commands)
@@ -40,22 +40,26 @@ def _add_search(commands: Commands) -> None:
     parser = add_command(commands, search)
     add_gallery(parser)
     parser.add_argument("image", metavar="IMAGE", help="an image file")
-    parser.add_argument("-k", type=int, default=10, help="maximum number of hits (%(default)s)")
-    parser.add_argument("--radius", type=int, help="maximum distance of a hit, in bits")
+    parser.add_argument(
+        "-k", type=int, default=10, help="maximum number of hits (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--radius", type=int, metavar="BITS", help="maximum distance of a hit (default: any)"
+    )
     parser.add_argument(
         "--where",
         action="append",
         default=[],
         metavar="CONDITION",
         help="only images whose metadata match: album=2024, year>=2020, name~img%%, "
-        'tag=["a", "b"] (either of them), a!=1; @key is the path of the image; may be repeated',
+        'tag=["a", "b"] (either), a!=1; @key is the path of the image; may be repeated',
     )
     parser.add_argument(
         "--ranking",
         choices=("hamming", "asymmetric"),
         default="hamming",
-        help="order by the number of bits that differ (%(default)s), or weight each bit by how "
-        "sure the query is of it",
+        help="rank hits by the number of bits that differ (hamming, the default), or weight each "
+        "bit by how certain it is in the query (asymmetric)",
     )
     _add_html(parser)
     add_model(parser)
@@ -69,7 +73,7 @@ def search(options: argparse.Namespace) -> int:
     quiet_pillow()
     encoder = encoder_for(options)
     with Gallery(options.gallery, encoder=encoder, create=False) as gallery:
-        # As a Path: on the command line a name is always a file, never a key.
+        # A Path: on the command line, a name is always a file, never a key.
         hits = gallery.search(
             Path(options.image),
             options.k,
@@ -90,7 +94,9 @@ def search(options: argparse.Namespace) -> int:
     if hits:
         say(*(f"{hit.distance:4d}{_columns(hit.chances)}  {hit.key}" for hit in hits))
     elif not size:
-        warn(f"{options.gallery} holds no images; `bitgaze index FOLDER -g {options.gallery}`")
+        warn(
+            f"{options.gallery} holds no images; `bitgaze index DIR -g {options.gallery}` adds some"
+        )
     else:
         warn("nothing found")
     _note_page(options.html)
@@ -102,13 +108,13 @@ def _columns(chances: dict[str, str]) -> str:
 
 
 def _where(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Conditions as typed: `album=2024`, `year>=2020`, `name~img%`, `tag=["a", "b"]`."""
+    """The conditions of --where as the `where` of `Gallery.search`."""
     where: dict[str, dict[str, Any]] = {}
     for text in texts:
         parts = re.fullmatch(r"([^<>=!~]+)(<=|>=|!=|=|<|>|~)(|[^<>=~].*)", text, re.DOTALL)
         if parts is None:
             raise BitgazeError(
-                f"--where {text}: expected FIELD=VALUE, or one of != < <= > >= ~ (like) for ="
+                f"--where {text}: expected FIELD=VALUE; operators are = != < <= > >= and ~ (like)"
             )
         sign, typed = parts[2], parts[3]
         value = typed_value(typed)
@@ -120,8 +126,8 @@ def _where(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
         conditions = where.setdefault(parts[1].strip(), {})
         if operator in conditions:
             raise BitgazeError(
-                f"--where {text}: a second {sign} for this field; for one of several values use "
-                """FIELD='["a", "b"]'"""
+                f"--where {text}: a second {sign} for this field; to match any of several values, "
+                """use FIELD='["a", "b"]'"""
             )
         conditions[operator] = value
     return where
@@ -131,27 +137,29 @@ def _add_explain(commands: Commands) -> None:
     parser = add_command(commands, explain)
     add_gallery(parser)
     parser.add_argument("image", metavar="IMAGE", help="the query image")
-    parser.add_argument("key", metavar="HIT", help="an image of the gallery, as search prints it")
+    parser.add_argument(
+        "key", metavar="HIT", help="an image of the gallery, as `bitgaze search` prints it"
+    )
     parser.add_argument(
         "-o",
         "--out",
         metavar="PNG",
         type=Path,
         default=Path("why.png"),
-        help="the drawing (%(default)s)",
+        help="where to write the drawing (default: %(default)s)",
     )
     add_model(parser)
 
 
 def explain(options: argparse.Namespace) -> int:
-    """Draw why an image of the gallery is a hit: attention over both, and the bits that differ."""
+    """Draw why an image is a hit: attention over both images, and the bits that differ."""
     from bitgaze.gallery.gallery import Gallery
 
     quiet_pillow()
     with Gallery(options.gallery, encoder=encoder_for(options), create=False) as gallery:
         key = options.key
-        if key not in gallery:  # as `search` prints it, or as the shell completes it
-            key = os.path.abspath(key)  # noqa: PTH100 (links stay)
+        if key not in gallery:  # typed as a relative path
+            key = os.path.abspath(key)  # noqa: PTH100 (keeps links)
         try:
             drawing = gallery.explain(Path(options.image), key)
         except KeyError as error:
@@ -161,7 +169,7 @@ def explain(options: argparse.Namespace) -> int:
     try:
         drawing.save(options.out, "PNG")
     except OSError as error:
-        raise unwritten(options.out, error) from error
+        raise cannot_write(options.out, error) from error
     if options.json:
         say(json.dumps({"query": options.image, "key": key, "drawing": str(options.out)}))
     else:
@@ -175,7 +183,8 @@ def _add_duplicates(commands: Commands) -> None:
     parser.add_argument(
         "--radius",
         type=int,
-        help="maximum number of bits that may differ (default: a twelfth of all)",
+        metavar="BITS",
+        help="maximum number of bits that differ (default: a twelfth of the code)",
     )
     _add_html(parser)
 
@@ -199,9 +208,9 @@ def duplicates(options: argparse.Namespace) -> int:
         return OK
     for group in groups:
         say(_member("keep", group.best), *(_member("", other) for other in group.others), "")
-    more = sum(len(group.others) for group in groups)
+    others = sum(len(group.others) for group in groups)
     if groups:
-        say(f"groups: {len(groups)} within {radius} bits, images beyond the best: {more}")
+        say(f"groups: {len(groups)}, duplicates: {others} (within {radius} bits)")
     else:
         say(f"no duplicates within {radius} bits")
     _note_page(options.html)

@@ -14,31 +14,36 @@ from bitgaze.cli.options import (
     encoder_for,
     quiet_pillow,
 )
-from bitgaze.cli.terminal import say
+from bitgaze.cli.terminal import images, say
 from bitgaze.errors import BitgazeError
 
 
 def add_to(commands: Commands) -> None:
-    """The command and its options."""
+    """Add the command."""
     parser = add_command(commands, serve)
     add_gallery(parser)
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on (%(default)s); 0.0.0.0 for all addresses of this machine; a "
-        "non-loopback address requires a token",
+        help="address to listen on (default: %(default)s), or 0.0.0.0 for all addresses of this "
+        "machine; any address but a loopback one requires a token",
     )
-    parser.add_argument("--port", type=int, default=8642, help="%(default)s; 0 for any free port")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=8642,
+        help="port to listen on (default: %(default)s), or 0 for any free port",
+    )
     parser.add_argument(
         "--token",
-        help="the token to require, at least 16 characters (default: $BITGAZE_TOKEN, or a random "
-        "one where a token is required)",
+        help="token to require, at least 16 characters (default: $BITGAZE_TOKEN, or a random one "
+        "if the address requires a token)",
     )
     add_model(parser)
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Serve a page to search a gallery with, on this machine."""
+    """Serve a web page and a JSON API that search a gallery."""
     from bitgaze.gallery.gallery import Gallery
 
     try:
@@ -58,13 +63,13 @@ def serve(options: argparse.Namespace) -> int:
                 facts = {"gallery": options.gallery, "items": items, "address": address}
                 say(json.dumps(facts))
             else:
-                say(f"{options.gallery}: {items} images", f"{address}  (press Ctrl-C to stop)")
+                say(f"{options.gallery}: {images(items)}", f"{address}  (press Ctrl-C to stop)")
 
-        token = options.token  # an empty one is refused: it was meant to be one
+        token = options.token  # --token "" is an error, not a request for the default
         if token is None:
             token = os.environ.get("BITGAZE_TOKEN") or None
         try:
             run(gallery, host=options.host, port=options.port, token=token, on_start=announce)
-        except KeyboardInterrupt:  # the normal way to stop
+        except KeyboardInterrupt:  # the usual way to stop
             return OK
     return OK

@@ -1,7 +1,4 @@
-"""What the `bitgaze` command writes to stdout and stderr, and how it shows progress.
-
-Knows terminals and closed pipes. Does not know commands.
-"""
+"""Writes to stdout and stderr, on terminals and into pipes that may close; shows progress."""
 
 import os
 import re
@@ -13,17 +10,21 @@ from typing import Any, TextIO
 
 from bitgaze.errors import BitgazeError
 
-# Without a terminal; in a log, a line that comes more often is noise.
-_LINE_S = 10.0
-# What is done before a person would have seen the bar shows none.
+_LINE_INTERVAL_S = 10.0  # without a terminal; more lines are noise in a log
+# The delay hides the bar of a task that ends at once.
 _BAR: dict[str, Any] = {"delay": 0.2, "dynamic_ncols": True}
 
 
 @contextmanager
 def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """On a terminal a bar, else a line every ten seconds; moved by (done, total) units.
+    """Show progress: a bar on a terminal, otherwise a line every ten seconds.
 
-    A count that begins again, from a smaller number, is another one.
+    Args:
+        what: the task, such as "indexing".
+        unit: plural of what it counts, such as "images".
+
+    Yields:
+        A function that takes (done, total). When `done` falls, a new count begins.
     """
     if not sys.stderr.isatty():
         yield _lines(what, unit)
@@ -51,7 +52,7 @@ def _lines(what: str, unit: str) -> Callable[[int, int], None]:
         if done < before:
             began = last
         last, before = now, done
-        if now - shown < _LINE_S or not 0 < done < total:
+        if now - shown < _LINE_INTERVAL_S or not 0 < done < total:
             return
         shown = now
         rate = done / max(now - began, 1e-3)
@@ -63,21 +64,26 @@ def _lines(what: str, unit: str) -> Callable[[int, int], None]:
 
 
 def duration(seconds: float) -> str:
-    """As one would say it: in seconds, minutes, or hours and minutes."""
+    """A duration as people say it: in seconds, minutes, or hours and minutes."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def images(count: int) -> str:
+    """A number of images, as text."""
+    return f"{count} image" if count == 1 else f"{count} images"
+
+
 def say(*lines: str) -> None:
-    """Results to stdout, at once: what cannot be written is met here, not when Python exits."""
+    """Write results to stdout, and flush: a write error appears here, not when Python exits."""
     try:
         for line in lines:
-            print(_fit_for(sys.stdout, line))
+            print(_escaped_for(sys.stdout, line))
         sys.stdout.flush()
     except OSError as error:
-        # Python would try the rest again as it exits, and print a traceback.
+        # At exit, Python would flush the rest and print a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise
@@ -85,17 +91,17 @@ def say(*lines: str) -> None:
 
 
 def warn(text: str) -> None:
-    """What went wrong, to stderr."""
+    """Write what went wrong to stderr."""
     note(f"bitgaze: {text}")
 
 
 def note(text: str) -> None:
-    """What is no result, to stderr."""
-    print(_fit_for(sys.stderr, text), file=sys.stderr)
+    """Write to stderr what is not a result."""
+    print(_escaped_for(sys.stderr, text), file=sys.stderr)
 
 
-def _fit_for(stream: TextIO, line: str) -> str:
-    r"""On a terminal, control characters (of a file's name) as \xNN: shown, not obeyed."""
+def _escaped_for(stream: TextIO, line: str) -> str:
+    r"""The line; for a terminal, with control characters (of file names) as \xNN."""
     if not stream.isatty():
         return line
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", line)
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", line)

@@ -1,4 +1,4 @@
-"""`bitgaze info`, `adapt`, `verify`, `repair`, `backup` and `compact`: the care of a gallery."""
+"""`bitgaze info`, `adapt`, `verify`, `repair`, `backup` and `compact`: look after a gallery."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ from bitgaze.cli.options import (
     gallery_path,
     quiet_pillow,
 )
-from bitgaze.cli.terminal import note, progress, say, warn
+from bitgaze.cli.terminal import images, note, progress, say, warn
 from bitgaze.errors import BitgazeError
 
 if TYPE_CHECKING:
@@ -26,33 +26,35 @@ if TYPE_CHECKING:
 
 
 def add_to(commands: Commands) -> None:
-    """The commands and their options."""
+    """Add the commands."""
     add_gallery(add_command(commands, info))
 
     parser = add_command(commands, adapt)
     add_gallery(parser)
-    parser.add_argument("--reset", action="store_true", help="return to the model's own codes")
+    parser.add_argument("--reset", action="store_true", help="go back to the model's own codes")
     add_model(parser)
 
     parser = add_command(commands, verify)
     subject = parser.add_mutually_exclusive_group()
-    subject.add_argument("-g", "--gallery", type=gallery_path, metavar="FILE", help="a gallery")
+    subject.add_argument(
+        "-g", "--gallery", type=gallery_path, metavar="FILE", help="the gallery to check"
+    )
     add_model(parser, subject)
 
     parser = add_command(commands, repair)
     add_gallery(parser)
-    parser.add_argument("out", metavar="NEW", help="the new gallery; must not exist")
+    parser.add_argument("out", metavar="NEW", help="the new gallery; must not exist yet")
     add_model(parser)
 
     parser = add_command(commands, backup)
     add_gallery(parser)
-    parser.add_argument("out", metavar="NEW", help="the copy; must not exist")
+    parser.add_argument("out", metavar="NEW", help="the copy; must not exist yet")
 
     add_gallery(add_command(commands, compact))
 
 
 def info(options: argparse.Namespace) -> int:
-    """Print what a gallery holds."""
+    """Print the size, the model and other facts of a gallery."""
     from bitgaze.gallery.gallery import Gallery
 
     with Gallery(options.gallery, create=False) as gallery:
@@ -91,7 +93,7 @@ def adapt(options: argparse.Namespace) -> int:
             try:
                 count = gallery.adapt(reset=options.reset, on_progress=show)
             except KeyboardInterrupt as error:
-                is_done = gallery.adaptation != before  # it came after the commit
+                is_done = gallery.adaptation != before  # interrupted after the commit
                 raise KeyboardInterrupt(
                     "all codes were updated" if is_done else "nothing was changed"
                 ) from error
@@ -101,16 +103,16 @@ def adapt(options: argparse.Namespace) -> int:
         facts = {"gallery": options.gallery, "items": count, "adaptation": adaptation}
         say(json.dumps(facts))
     else:
-        whose = "the model's own codes" if adaptation is None else f"adapted: {adaptation[:12]}"
-        say(f"{count} re-encoded, in {seconds:.1f} s", f"{options.gallery}: {whose}")
+        codes = "the model's own codes" if adaptation is None else f"adapted: {adaptation[:12]}"
+        say(f"{count} re-encoded, in {seconds:.1f} s", f"{options.gallery}: {codes}")
     return OK
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Check a gallery for damage, or compare a model's golden examples with its codes here."""
+    """Check a gallery for damage, or a model against its golden examples."""
     if options.gallery is not None:
         if options.provider:
-            raise BitgazeError("--provider goes with a model; verifying a gallery takes none")
+            raise BitgazeError("--provider applies to a model; verifying a gallery runs none")
         return _verify_gallery(options)
     from bitgaze.encoding.encoder import Encoder
     from bitgaze.encoding.verification import verify
@@ -126,9 +128,9 @@ def verify(options: argparse.Namespace) -> int:
                 f"example {i}: {flipped} of {found.bits} bits differ, {stable} of them stable"
                 for i, (flipped, stable) in enumerate(pairs)
             ),
-            "equal: codes made here can be compared with others"
+            "equal: codes computed here can be compared with others"
             if found.is_equal
-            else "not equal: do not mix codes made here with those of other machines",
+            else "not equal: do not mix codes computed here with those of other machines",
         )
     return OK if found.is_equal else SOME_FAILED
 
@@ -149,7 +151,7 @@ def _verify_gallery(options: argparse.Namespace) -> int:
 
 
 def repair(options: argparse.Namespace) -> int:
-    """Save what can be saved of a damaged gallery to a new one."""
+    """Save what can be saved of a damaged gallery to a new file."""
     from bitgaze.gallery.maintenance import repair as repair_gallery
 
     quiet_pillow()
@@ -163,7 +165,7 @@ def repair(options: argparse.Namespace) -> int:
     say(
         f"{report.kept} kept, {len(report.encoded)} re-encoded, {len(report.lost)} lost, "
         f"{report.unreadable} unreadable",
-        f"{options.out}: {report.kept + len(report.encoded)} images",
+        f"{options.out}: {images(report.kept + len(report.encoded))}",
     )
     if report.unreadable:
         note("`bitgaze index` restores items whose images are still in their folder")
@@ -171,7 +173,7 @@ def repair(options: argparse.Namespace) -> int:
 
 
 def backup(options: argparse.Namespace) -> int:
-    """Copy a gallery to a new file, even while others use it."""
+    """Copy a gallery to a new file, even while it is in use."""
     from bitgaze.gallery.gallery import Gallery
 
     with Gallery(options.gallery, create=False) as gallery:
@@ -185,7 +187,7 @@ def backup(options: argparse.Namespace) -> int:
 
 
 def compact(options: argparse.Namespace) -> int:
-    """Return the space of removed images to the disk."""
+    """Free the disk space of removed images."""
     from bitgaze.gallery.gallery import Gallery
 
     with Gallery(options.gallery, create=False) as gallery:

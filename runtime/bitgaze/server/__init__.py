@@ -1,4 +1,4 @@
 """`bitgaze serve`: a page to search a gallery by dropping an image, and a JSON API.
 
-run.py listens, app.py routes, the others answer. Needs the extra `serve`.
+run.py listens, app.py routes, the other modules answer. Requires the extra `serve`.
 """

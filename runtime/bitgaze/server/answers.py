@@ -1,6 +1,6 @@
-"""What the server says when it cannot do what was asked: one form, words a person can act on.
+"""Answers in JSON, and errors in the one form that all of them have.
 
-Knows errors and HTTP. Does not know which request met them.
+Turns any exception that a request meets into an answer with words that a person can act on.
 """
 
 import json
@@ -13,15 +13,15 @@ from starlette.responses import JSONResponse
 
 from bitgaze.errors import GalleryError, ImageError
 
-_WORDS = {
+_HTTP_ERRORS = {
     400: ("bad_request", "The request cannot be read."),
-    404: ("no_such_page", "There is no such address here; /api/docs lists those there are."),
-    405: ("wrong_method", "This address takes another method; /api/docs says which."),
+    404: ("no_such_page", "There is no such address; /api/docs lists all addresses."),
+    405: ("wrong_method", "This address requires another method; /api/docs lists the methods."),
 }
 
 
 class Answer(JSONResponse):
-    """JSON in ASCII: metadata may hold half of a surrogate pair, which no other encoding takes."""
+    """JSON in ASCII: metadata may hold half of a surrogate pair, which UTF-8 cannot encode."""
 
     def render(self, content: Any) -> bytes:
         """The body."""
@@ -29,13 +29,13 @@ class Answer(JSONResponse):
 
 
 class Refusal(Exception):
-    """A request that is not answered, and why.
+    """The server refuses a request.
 
     Args:
-        status: of HTTP, 400 to 599.
-        code: one word for programs, in snake_case; never changes.
-        message: for a person: what was found, what is expected, what to do.
-        headers: of the answer.
+        status: HTTP status, 400 to 599.
+        code: one word in snake_case, for programs.
+        message: for a person: what the request holds, what is expected, what to do.
+        headers: further headers of the answer.
     """
 
     def __init__(
@@ -44,33 +44,31 @@ class Refusal(Exception):
         super().__init__(message)
         self.status, self.code, self.message, self.headers = status, code, message, headers
 
-    def response(self) -> Answer:
+    def answer(self) -> Answer:
         """The answer: {"error": {"code", "message"}}."""
         body = {"error": {"code": self.code, "message": self.message}}
         return Answer(body, self.status, headers=self.headers)
 
 
-async def refused(request: Request, error: Exception) -> Answer:
-    """Any exception that a request met, as an answer."""
-    return _refusal(error).response()
+async def error_answer(request: Request, error: Exception) -> Answer:
+    """The answer to a request that met an exception of any kind."""
+    return _refusal_for(error).answer()
 
 
-def _refusal(error: Exception) -> Refusal:
+def _refusal_for(error: Exception) -> Refusal:
     if isinstance(error, Refusal):
         return error
     if isinstance(error, HTTPException):
-        code, message = _WORDS.get(error.status_code, ("refused", error.detail))
+        code, message = _HTTP_ERRORS.get(error.status_code, ("refused", error.detail))
         if error.status_code == 400:
-            message = error.detail  # of the multipart parser: it knows what is wrong
+            message = error.detail  # from the multipart parser, which says what is wrong
         return Refusal(error.status_code, code, message, error.headers)
     if isinstance(error, ImageError):
         return Refusal(
             422,
             "not_an_image",
-            f"The upload cannot be used ({error}). Take a JPEG, PNG, WebP, GIF or TIFF file.",
+            f"The upload cannot be used ({error}). Try a JPEG, PNG, WebP, GIF or TIFF file.",
         )
     if isinstance(error, GalleryError):
         return Refusal(503, "gallery_unavailable", str(error))
-    return Refusal(
-        500, "internal", "The server met an error that it does not know; its terminal shows it."
-    )
+    return Refusal(500, "internal", "The server met an unexpected error; its terminal shows it.")

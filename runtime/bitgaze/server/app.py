@@ -1,7 +1,6 @@
-"""`bitgaze serve`: a gallery as a web page, and as a JSON API.
+"""The application of `bitgaze serve`: its routes, the files of its page, and facts of the gallery.
 
-Routes, the files of the page, and facts of the gallery. web/openapi.json describes the API. Needs
-the extra `serve`.
+web/openapi.json describes the API. Requires the extra `serve`.
 """
 
 import json
@@ -19,23 +18,23 @@ from starlette.routing import Route
 
 from bitgaze.errors import GalleryError, ImageError
 from bitgaze.gallery.gallery import Gallery
-from bitgaze.server.answers import Answer, Refusal, refused
+from bitgaze.server.answers import Answer, Refusal, error_answer
 from bitgaze.server.browse import browse
 from bitgaze.server.guard import LOOPBACK, Guard, check_token
-from bitgaze.server.images import attention_image, small_image
-from bitgaze.server.parameters import arguments
+from bitgaze.server.images import attention_image, thumbnail_image
+from bitgaze.server.parameters import parameters_of
 from bitgaze.server.search import search, search_code
-from bitgaze.server.state import DEFAULT_LIMITS, MOST_HITS, Limits, Serving, serving_of
+from bitgaze.server.state import DEFAULT_LIMITS, MAX_HITS, Limits, ServerState, state_of
 
 _WEB = Path(__file__).parent.parent / "web"
 _FILES = {
     "/": ("serve.html", "text/html"),
     "/serve.css": ("serve.css", "text/css"),
     "/serve.js": ("serve.js", "text/javascript"),
-    "/serve_ask.js": ("serve_ask.js", "text/javascript"),
+    "/serve_api.js": ("serve_api.js", "text/javascript"),
     "/serve_cards.js": ("serve_cards.js", "text/javascript"),
+    "/serve_dom.js": ("serve_dom.js", "text/javascript"),
     "/serve_filters.js": ("serve_filters.js", "text/javascript"),
-    "/serve_words.js": ("serve_words.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/api/docs": ("docs.html", "text/html"),
     "/docs.js": ("docs.js", "text/javascript"),
@@ -49,54 +48,56 @@ def create_app(
     hosts: Collection[str] = LOOPBACK,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Starlette:
-    """The server as an ASGI application, for uvicorn or another of its kind.
+    """The server as an ASGI application, for uvicorn or another ASGI server.
 
     Args:
-        gallery: open for as long as the application runs. All requests share its encoder.
-        token: what every request to the API must show, 16 or more letters, digits, "-", ".", "_"
-            and "~"; None: nothing. Without one nobody but this machine's own user should be able to
-            reach the server.
-        hosts: names that the server answers to. A request that names another in its Host header
-            comes from a page that was made to look like this one. With a token, addresses
-            (192.168.0.7) are always answered.
-        limits: of a request.
+        gallery: a gallery that stays open while the application runs. All requests share its
+            encoder.
+        token: token that every request to the API must carry: 16 or more of a to z, A to Z, 0 to 9
+            and - . _ ~. None requires no token; then only this machine should be able to reach the
+            server.
+        hosts: host names that the server answers to. A Host header with another name comes from a
+            page that imitates this one (DNS rebinding). With a token, the server answers to every
+            IP address as well.
+        limits: limits of a request.
 
     Raises:
-        FingerprintMismatch: the gallery needs another model than it was opened with.
-        ValueError: a token that could be guessed, or has no place in an address.
+        FingerprintMismatch: the gallery requires another model than it was opened with.
+        ValueError: the token is too short, or has other characters.
     """
     if token is not None:
         check_token(token)
     if gallery.fingerprint is not None:
-        _ = gallery.encoder  # now: the first search is quick, and a wrong model is met here
+        _ = gallery.encoder  # loads the model: a wrong one fails here, not in the first search
     routes = [
-        *(Route(address, _file(*what)) for address, what in _FILES.items()),
-        Route("/api/openapi.json", _described(gallery.bits)),
+        *(Route(path, _static_file(*file)) for path, file in _FILES.items()),
+        Route("/api/openapi.json", _openapi(gallery.bits)),
         Route("/health", _health),
         Route("/api/gallery", _gallery),
         Route("/api/browse", _browse),
         Route("/api/search", search, methods=["GET", "POST"]),
         Route("/api/search/code", search_code),
-        Route("/api/thumbnail", small_image),
+        Route("/api/thumbnail", thumbnail_image),
         Route("/api/attention", attention_image),
     ]
     app = Starlette(
         routes=routes,
         middleware=[Middleware(Guard, hosts=hosts, token=token)],
         exception_handlers={
-            kind: refused for kind in (Refusal, HTTPException, ImageError, GalleryError, Exception)
+            kind: error_answer
+            for kind in (Refusal, HTTPException, ImageError, GalleryError, Exception)
         },
     )
-    app.state.serving = Serving(gallery, limits)
+    app.state.server = ServerState(gallery, limits)
     return app
 
 
 async def _health(request: Request) -> Answer:
-    arguments(request)
-    serving = serving_of(request)
+    parameters_of(request)
+    state = state_of(request)
 
-    def look() -> dict[str, Any]:
-        gallery = serving.gallery
+    def work() -> dict[str, Any]:
+        gallery = state.gallery
         report = None if gallery.fingerprint is None else gallery.encoder.report
         return {
             "status": "ok",
@@ -106,15 +107,15 @@ async def _health(request: Request) -> Answer:
             "session": None if report is None else asdict(report) | {"summary": str(report)},
         }
 
-    return Answer(await serving.reading(look))
+    return Answer(await state.run_reading(work))
 
 
 async def _gallery(request: Request) -> Answer:
-    arguments(request)
-    serving = serving_of(request)
+    parameters_of(request)
+    state = state_of(request)
 
-    def look() -> dict[str, Any]:
-        gallery = serving.gallery
+    def work() -> dict[str, Any]:
+        gallery = state.gallery
         return {
             "name": gallery.path.name,
             "items": len(gallery),
@@ -123,27 +124,27 @@ async def _gallery(request: Request) -> Answer:
             "fingerprint": gallery.fingerprint,
             "adaptation": gallery.adaptation,
             "radius": _suggested_radius(gallery),
-            "limits": asdict(serving.limits) | {"hits": MOST_HITS},
+            "limits": asdict(state.limits) | {"hits": MAX_HITS},
         }
 
-    return Answer(await serving.reading(look))
+    return Answer(await state.run_reading(work))
 
 
 async def _browse(request: Request) -> Answer:
-    arguments(request)
-    serving = serving_of(request)
-    return Answer(await serving.reading(lambda: browse(serving.gallery)))
+    parameters_of(request)
+    state = state_of(request)
+    return Answer(await state.run_reading(lambda: browse(state.gallery)))
 
 
 def _suggested_radius(gallery: Gallery) -> int | None:
     try:
         return gallery.radius()
-    except (GalleryError, ValueError):  # not calibrated, or with too few images to tell
+    except (GalleryError, ValueError):  # not calibrated, or too few images to tell
         return None
 
 
-def _described(bits: int) -> Callable[[Request], Any]:
-    """The description of the API, with the sizes of this gallery's codes."""
+def _openapi(bits: int) -> Callable[[Request], Any]:
+    """The OpenAPI description, with the code length of this gallery."""
     content = json.loads((_WEB / "openapi.json").read_text(encoding="utf-8"))
     parameters = content["components"]["parameters"]
     parameters["radius"]["schema"]["maximum"] = bits
@@ -155,11 +156,11 @@ def _described(bits: int) -> Callable[[Request], Any]:
     return send
 
 
-def _file(name: str, kind: str) -> Callable[[Request], Any]:
-    """One file of the page. The table of them is fixed: no address leads to the file system."""
+def _static_file(name: str, media_type: str) -> Callable[[Request], Any]:
+    """A file of the page, read once: no address leads to the file system."""
     content = (_WEB / name).read_bytes()
 
     async def send(_: Request) -> Response:
-        return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
+        return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
 
     return send

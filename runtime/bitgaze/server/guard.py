@@ -1,7 +1,7 @@
-"""Who may ask the server: names it answers to, pages that may post to it, the token.
+"""Checks every request: the host name it addresses, the page it comes from, and its token.
 
 A page on the internet can make a browser send requests to this machine. It cannot fake the name in
-Host or Origin, nor read a cookie: these are what is checked. Does not know what is asked for.
+Host or Origin, and it cannot read a cookie: the guard checks these.
 """
 
 import ipaddress
@@ -21,7 +21,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # A name or an IPv4 address, or an IPv6 address in brackets; a port.
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_.-]+))(?::\d{1,5})?", re.ASCII | re.IGNORECASE)
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,}")
-# The page may load from its own server, and show images that it holds in memory. Nothing else.
+# The page may load from its own server, and show images from memory. Nothing else.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -34,27 +34,27 @@ _HEADERS = {
 
 
 def check_token(token: str) -> None:
-    """Refuse a token that is of no use.
+    """Check that a token is hard to guess and can be part of an address.
 
     Raises:
-        ValueError: it could be guessed, or has no place in an address.
+        ValueError: it is not.
     """
     if not _TOKEN.fullmatch(token):
         raise ValueError(
-            f"the token has {len(token)} characters; expected 16 or more, so that it cannot be "
-            "guessed, of the letters a to z, A to Z, digits, and - . _ ~"
+            f"cannot use a token of length {len(token)}: expected 16 or more characters of a to z, "
+            "A to Z, 0 to 9 and - . _ ~, so that nobody can guess it"
         )
 
 
 class Guard:
-    """Refuses what must not reach the application; adds what every answer carries.
+    """ASGI middleware that refuses what must not reach the application, and adds headers.
 
     Args:
-        app: the application behind it.
-        hosts: names and addresses that the server answers to, without ports. With a token any
-            address is one of them: only a name can be made to lead elsewhere.
-        token: what a request below /api must show, as `Authorization: Bearer` or as the cookie
-            that opening /?token=... sets; None: nothing.
+        app: the application.
+        hosts: names and addresses that the server answers to, without ports. With a token, it
+            answers to any address as well: only a name can be made to point elsewhere.
+        token: required of every request below /api, as `Authorization: Bearer` or as the cookie
+            that opening /?token=... sets. None requires nothing.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], token: str | None) -> None:
@@ -63,12 +63,12 @@ class Guard:
         self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, as ASGI has it."""
+        """Handle one ASGI request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
-        async def guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
@@ -79,20 +79,24 @@ class Guard:
         try:
             answer = self._answer(scope, Headers(scope=scope))
         except Refusal as refusal:
-            answer = refusal.response()
-        await (answer or self._app)(scope, receive, guarded)
+            answer = refusal.answer()
+        await (answer or self._app)(scope, receive, send_with_headers)
 
     def _answer(self, scope: Scope, headers: Headers) -> Response | None:
-        """Instead of the application's answer, or None."""
+        """The answer to a request that the application does not see, or None.
+
+        Raises:
+            Refusal: the request fails a check.
+        """
         self._check_host(headers)
         self._check_origin(scope["method"], headers)
         if self._token is None:
             return None
-        cookie = f"bitgaze-{scope['server'][1]}"  # cookies of all ports of a host lie together
-        shown = parse_qs(scope["query_string"].decode("latin-1")).get("token")
-        if scope["path"] == "/" and shown is not None:
-            self._check_token(shown[0])
-            answer = RedirectResponse("/", 303)  # takes the token out of the address and history
+        cookie = f"bitgaze-{scope['server'][1]}"  # a host's ports share their cookies
+        passed = parse_qs(scope["query_string"].decode("latin-1")).get("token")
+        if scope["path"] == "/" and passed is not None:
+            self._check_token(passed[0])
+            answer = RedirectResponse("/", 303)  # keeps the token out of the history
             answer.set_cookie(cookie, self._token, httponly=True, samesite="strict")
             return answer
         if scope["path"].startswith("/api"):
@@ -103,16 +107,16 @@ class Guard:
         return None
 
     def _check_host(self, headers: Headers) -> None:
-        found = headers.get("host", "")
-        match = _HOST.fullmatch(found)
+        name = headers.get("host", "")
+        match = _HOST.fullmatch(name)
         host = (match[1] or match[2]).lower().rstrip(".") if match else ""
         if host in self._hosts or (self._token is not None and _is_address(host)):
             return
         raise Refusal(
             421,
             "wrong_host",
-            f"This server does not answer to the name {found!r}. Open the address that it printed "
-            "when it started.",
+            f"This server does not answer to the name {name!r}. Open the address that "
+            "`bitgaze serve` printed.",
         )
 
     def _check_origin(self, method: str, headers: Headers) -> None:
@@ -123,17 +127,17 @@ class Guard:
             raise Refusal(
                 403,
                 "wrong_origin",
-                f"A page of {origin!r} may not send to this server; only its own page may.",
+                f"Pages of {origin!r} may not post to this server; only its own page may.",
             )
 
-    def _check_token(self, shown: str) -> None:
+    def _check_token(self, passed: str) -> None:
         token = self._token or ""
-        if not secrets.compare_digest(shown.encode(), token.encode()):
+        if not secrets.compare_digest(passed.encode(), token.encode()):
             raise Refusal(
                 401,
                 "wrong_token",
-                "This server asks for its token. Open the address with ?token=... that it printed "
-                "when it started, or send the token as `Authorization: Bearer TOKEN`.",
+                "This server requires its token. Open the address with ?token=... that "
+                "`bitgaze serve` printed, or send the token as `Authorization: Bearer TOKEN`.",
                 {"WWW-Authenticate": "Bearer"},
             )
 

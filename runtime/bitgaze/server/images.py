@@ -1,7 +1,4 @@
-"""The images of items, as the API gives them: by key, never by a path.
-
-Knows what is answered, and when a browser need not ask again. Does not know how they are drawn.
-"""
+"""The images of items: thumbnails, and attention over them. By key, never by path."""
 
 import os
 import stat
@@ -15,30 +12,30 @@ from starlette.responses import Response
 from bitgaze.encoding.heatmap import THUMBNAIL_PX, jpeg, overlay, thumbnail
 from bitgaze.errors import ImageError
 from bitgaze.server.answers import Refusal
-from bitgaze.server.parameters import arguments, integer, needed
-from bitgaze.server.state import check_model, item_of, serving_of
+from bitgaze.server.parameters import integer, parameters_of, required
+from bitgaze.server.state import check_model, item_of, state_of
 
-_LARGEST_SIDE_PX = 1024
+_MAX_SIDE_PX = 1024
 
 
-async def small_image(request: Request) -> Response:
-    """The image of an item, small."""
-    serving = serving_of(request)
-    return await _image(request, serving.reading, lambda path, side: jpeg(thumbnail(path, side)))
+async def thumbnail_image(request: Request) -> Response:
+    """The thumbnail of an item's image."""
+    state = state_of(request)
+    return await _image(request, state.run_reading, lambda path, side: jpeg(thumbnail(path, side)))
 
 
 async def attention_image(request: Request) -> Response:
-    """The same, with the model's attention over it."""
-    serving = serving_of(request)
-    check_model(serving.gallery)
+    """The thumbnail with the model's attention over it."""
+    state = state_of(request)
+    check_model(state.gallery)
 
     def draw(path: str, side: int) -> bytes:
-        encoded = serving.gallery.encoder.encode([path])
+        encoded = state.gallery.encoder.encode([path])
         if encoded.errors:
             raise encoded.errors[0]
         return jpeg(overlay(thumbnail(path, side), encoded.attention[0]))
 
-    return await _image(request, serving.encoding, draw)
+    return await _image(request, state.run_encoding, draw)
 
 
 async def _image(
@@ -46,13 +43,19 @@ async def _image(
     run: Callable[[Callable[[], Response]], Any],
     draw: Callable[[str, int], bytes],
 ) -> Response:
-    """An image of an item, by its key; never by a path, whatever a request says."""
-    given = arguments(request, "key", "size")
-    gallery = serving_of(request).gallery
-    side = integer(given, "size", 1, _LARGEST_SIDE_PX) or THUMBNAIL_PX
-    key = needed(given, "key")
+    """An answer with an image of an item.
 
-    def look() -> Response:
+    Args:
+        request: the request; it names the item by key.
+        run: runs the work in a thread.
+        draw: draws a file's image, within a square of a side in pixels, as a JPEG.
+    """
+    parameters = parameters_of(request, "key", "size")
+    gallery = state_of(request).gallery
+    side = integer(parameters, "size", 1, _MAX_SIDE_PX) or THUMBNAIL_PX
+    key = required(parameters, "key")
+
+    def work() -> Response:
         path = item_of(gallery, key).path
         if path is None:
             raise Refusal(
@@ -74,12 +77,12 @@ async def _image(
                 "its folder again.",
             ) from error
 
-    answer: Response = await run(look)
+    answer: Response = await run(work)
     return answer
 
 
 def _file_version(path: str) -> str:
-    """Changes when the file does; 32 hex digits or fewer.
+    """A text that changes when the file does.
 
     Raises:
         ImageError: there is no such regular file.
@@ -88,6 +91,6 @@ def _file_version(path: str) -> str:
         status = Path(path).stat()
     except (OSError, ValueError) as error:
         raise ImageError(f"{os.path.basename(path)}: the file is gone") from error  # noqa: PTH119
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
         raise ImageError(f"{os.path.basename(path)}: not a regular file")  # noqa: PTH119
     return f"{status.st_mtime_ns:x}-{status.st_size:x}"

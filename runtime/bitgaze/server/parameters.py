@@ -1,7 +1,4 @@
-"""What the query of an address says, checked. Nothing in it is ignored.
-
-Knows text and what it may stand for; does not know who asks.
-"""
+"""The parameters in the query of an address, read and checked; unknown ones are errors."""
 
 import json
 from typing import Any
@@ -12,71 +9,71 @@ from starlette.requests import Request
 
 from bitgaze.server.answers import Refusal
 
-_SHOWN = 80  # characters of what was found, in a message
+_MAX_QUOTED = 80  # characters of a wrong value that its message quotes
 
 
-def arguments(request: Request, *known: str) -> dict[str, str]:
-    """Name to text.
+def parameters_of(request: Request, *known: str) -> dict[str, str]:
+    """The parameters of a request, name to text.
 
     Raises:
-        Refusal: a name that is not known, or is there twice.
+        Refusal: a parameter is unknown, or appears twice.
     """
-    given = dict(request.query_params)
-    if len(given) < len(request.query_params.multi_items()):
-        raise _refusal("An argument is given twice; give each once.")
-    if unknown := sorted(set(given) - set(known)):
-        expected = ", ".join(known) or "no arguments at all"
-        raise _refusal(f"{unknown[0][:_SHOWN]!r} means nothing here; expected {expected}.")
-    return given
+    parameters = dict(request.query_params)
+    if len(parameters) < len(request.query_params.multi_items()):
+        raise _refusal("A parameter appears twice; pass each once.")
+    if unknown := sorted(set(parameters) - set(known)):
+        expected = ", ".join(known) or "no parameters"
+        raise _refusal(f"Unknown parameter {unknown[0][:_MAX_QUOTED]!r}; expected {expected}.")
+    return parameters
 
 
-def integer(given: dict[str, str], name: str, low: int, high: int) -> int | None:
-    """A whole number from low to high, or None where there is none.
+def integer(parameters: dict[str, str], name: str, low: int, high: int) -> int | None:
+    """An integer from low to high, or None if the parameter is missing.
 
     Raises:
         Refusal: it is something else.
     """
-    if name not in given:
+    if name not in parameters:
         return None
-    text = given[name]
+    text = parameters[name]
     if text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high:
         return int(text)
-    raise _refusal(f"{name} is {text[:_SHOWN]!r}, expected an integer, {low} to {high}.")
+    raise _refusal(f"{name} is {text[:_MAX_QUOTED]!r}, expected an integer, {low} to {high}.")
 
 
-def needed(given: dict[str, str], name: str) -> str:
-    """The text of an argument that must be there.
-
-    Raises:
-        Refusal: it is not.
-    """
-    if name not in given:
-        raise _refusal(f"{name} is missing; give it as ?{name}=...")
-    return given[name]
-
-
-def boolean(given: dict[str, str], name: str) -> bool:
-    """Whether it is "true"; "false" where there is none.
+def required(parameters: dict[str, str], name: str) -> str:
+    """The text of a required parameter.
 
     Raises:
-        Refusal: it is something else.
+        Refusal: it is missing.
     """
-    text = given.get(name, "false")
+    if name not in parameters:
+        raise _refusal(f"{name} is missing; pass it as ?{name}=...")
+    return parameters[name]
+
+
+def boolean(parameters: dict[str, str], name: str) -> bool:
+    """Whether the parameter is "true"; False if it is missing.
+
+    Raises:
+        Refusal: it is neither "true" nor "false".
+    """
+    text = parameters.get(name, "false")
     if text not in ("true", "false"):
-        raise _refusal(f"{name} is {text[:_SHOWN]!r}, expected true or false.")
+        raise _refusal(f"{name} is {text[:_MAX_QUOTED]!r}, expected true or false.")
     return text == "true"
 
 
-def condition(given: dict[str, str]) -> dict[str, Any] | None:
-    """The `where` of a search, as far as it is a JSON object; the gallery checks the rest.
+def condition(parameters: dict[str, str]) -> dict[str, Any] | None:
+    """The parameter `where` as a JSON object; the gallery checks what is in it.
 
     Raises:
-        Refusal: it is not.
+        Refusal: it is not a JSON object.
     """
-    if "where" not in given:
+    if "where" not in parameters:
         return None
     try:
-        where = json.loads(given["where"])
+        where = json.loads(parameters["where"])
     except (ValueError, RecursionError):
         where = None
     if not isinstance(where, dict):
@@ -88,7 +85,7 @@ def code_from(text: str, bits: int) -> NDArray[np.uint8]:
     """A code, uint8, (bits // 8,), from its hexadecimal digits.
 
     Raises:
-        Refusal: these are not as many digits as a code has.
+        Refusal: the text is not a code of this length.
     """
     try:
         code = np.frombuffer(bytes.fromhex(text), np.uint8)
@@ -97,8 +94,8 @@ def code_from(text: str, bits: int) -> NDArray[np.uint8]:
     if len(text) == bits // 4 and len(code) == bits // 8:
         return code
     raise _refusal(
-        f"code is {text[:_SHOWN]!r}, expected {bits // 4} hexadecimal digits, as a search by "
-        "image gives them."
+        f"code is {text[:_MAX_QUOTED]!r}, expected {bits // 4} hexadecimal digits, as a search by "
+        "image returns them."
     )
 
 

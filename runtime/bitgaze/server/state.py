@@ -1,7 +1,4 @@
-"""What all requests share: the gallery, what a request may ask for, and how many work at a time.
-
-Knows the gallery and threads. Does not know what is asked.
-"""
+"""What all requests share: the gallery, their limits, and the threads that do the work."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,17 +14,17 @@ from bitgaze.server.answers import Refusal
 
 T = TypeVar("T")
 
-MOST_HITS = 200
+MAX_HITS = 200
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may ask for.
+    """The limits of a request.
 
     Attributes:
-        upload_bytes: of a request's body.
-        upload_seconds: from a request's head to the last byte of its body.
-        pixels: of an uploaded image.
+        upload_bytes: maximum size of a request's body.
+        upload_seconds: maximum time from a request's head to the last byte of its body.
+        pixels: maximum number of pixels of an uploaded image.
     """
 
     upload_bytes: int = 32_000_000
@@ -38,27 +35,27 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-class Serving:
-    """The gallery, and how much may be done with it at a time."""
+class ServerState:
+    """A gallery and its limits, and how many threads may work on it at a time."""
 
     def __init__(self, gallery: Gallery, limits: Limits) -> None:
         self.gallery, self.limits = gallery, limits
-        self._encodes = CapacityLimiter(available_cores())
-        self._reads = CapacityLimiter(4 * available_cores())
+        self._encoding_threads = CapacityLimiter(available_cores())
+        self._reading_threads = CapacityLimiter(4 * available_cores())
 
-    async def encoding(self, work: Callable[[], T]) -> T:
-        """In a thread, with few others: what decodes an upload or runs the network."""
-        return await to_thread.run_sync(work, limiter=self._encodes)
+    async def run_encoding(self, work: Callable[[], T]) -> T:
+        """Run work that decodes an upload or runs the network, in one of a few threads."""
+        return await to_thread.run_sync(work, limiter=self._encoding_threads)
 
-    async def reading(self, work: Callable[[], T]) -> T:
-        """In a thread: what reads the gallery or a small image."""
-        return await to_thread.run_sync(work, limiter=self._reads)
+    async def run_reading(self, work: Callable[[], T]) -> T:
+        """Run work that reads the gallery or a small image, in one of more threads."""
+        return await to_thread.run_sync(work, limiter=self._reading_threads)
 
 
-def serving_of(request: Request) -> Serving:
-    """What the application of a request shares."""
-    serving: Serving = request.app.state.serving
-    return serving
+def state_of(request: Request) -> ServerState:
+    """The state of the application that a request belongs to."""
+    state: ServerState = request.app.state.server
+    return state
 
 
 def item_of(gallery: Gallery, key: str) -> Item:
@@ -71,20 +68,20 @@ def item_of(gallery: Gallery, key: str) -> Item:
         return gallery.get(key)
     except KeyError as error:
         raise Refusal(
-            404, "no_such_item", f"The gallery holds no item {key!r}; it may have been removed."
+            404, "no_such_item", f"The gallery has no item {key!r}; it may have been removed."
         ) from error
 
 
 def check_model(gallery: Gallery) -> None:
-    """Refuse what takes a model, where the gallery has none.
+    """Check that the gallery has a model.
 
     Raises:
-        Refusal: so it is.
+        Refusal: it stores codes without one.
     """
     if gallery.fingerprint is None:
         raise Refusal(
             409,
             "no_model",
-            "This gallery holds codes without a model: it can be searched from its items, by key, "
-            "not by an image.",
+            "This gallery stores codes without a model: search it by the key of an item, or by a "
+            "code, not by an image.",
         )

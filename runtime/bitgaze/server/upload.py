@@ -1,7 +1,6 @@
-"""An image out of a request, within limits of bytes, pixels and time.
+"""Reads an uploaded image from a request, within limits of bytes, pixels and time.
 
-What comes in is kept in a temporary file while it arrives: many slow uploads at once take disk, not
-memory. Knows HTTP bodies; does not know what becomes of the image.
+Bytes go to a temporary file as they arrive: many slow uploads at once take disk, not memory.
 """
 
 from collections.abc import AsyncIterator
@@ -18,45 +17,46 @@ from starlette.types import Message
 from bitgaze.encoding.images import dimensions
 from bitgaze.server.answers import Refusal
 
-_IN_MEMORY = 1 << 20
-# A JPEG of a few kilobytes can ask a decoder to go over the whole image a hundred thousand times.
-# What cameras and programs write does so about ten times.
-_START_OF_SCAN, _MOST_SCANS = b"\xff\xda", 100
+_MAX_IN_MEMORY = 1 << 20  # bytes; the rest of an upload goes to disk
+# A JPEG of a few kilobytes can make a decoder go over the whole image a hundred thousand times.
+# Cameras and programs write about ten scans.
+_START_OF_SCAN, _MAX_SCANS = b"\xff\xda", 100
 
 
 @asynccontextmanager
-async def received(
+async def uploaded_file(
     request: Request, max_bytes: int, max_seconds: float
 ) -> AsyncIterator[UploadFile]:
     """The one file of a request: its body, or the part `file` of a form.
 
     Args:
-        request: with a body that was not read yet.
-        max_bytes: of the whole body.
-        max_seconds: from now to its last byte.
+        request: a request whose body has not been read.
+        max_bytes: maximum size of the whole body.
+        max_seconds: maximum time from now to the last byte.
 
     Raises:
-        Refusal: too large, too slow, broken off, not of an image's type, or not one file.
+        Refusal: the upload is too large, too slow, incomplete, not of an image's type, or not one
+            file.
     """
-    incoming = _Incoming(request, max_bytes)
-    counted = Request(request.scope, incoming.receive)
+    body = _LimitedBody(request, max_bytes)
+    limited = Request(request.scope, body.receive)
     try:
         with anyio.fail_after(max_seconds):
-            upload = await _file_of(counted)
+            upload = await _read_file(limited)
     except Refusal:
         with anyio.move_on_after(max_seconds):
-            await incoming.discard()  # else the client meets a reset instead of the answer
+            await body.discard()  # otherwise the client sees a reset instead of the answer
         raise
     except TimeoutError:
         raise Refusal(
             408,
             "too_slow",
-            f"The image did not arrive within {max_seconds:g} s. Try a smaller copy, or a better "
+            f"The upload took more than {max_seconds:g} s. Try a smaller copy, or a better "
             "connection.",
             {"Connection": "close"},
         ) from None
     except ClientDisconnect:
-        raise Refusal(400, "broken_off", "The upload was broken off; send it again.") from None
+        raise Refusal(400, "broken_off", "The upload broke off; send it again.") from None
     try:
         yield upload
     finally:
@@ -64,11 +64,11 @@ async def received(
 
 
 def check_image(content: bytes, max_pixels: int) -> None:
-    """Refuse what would take a decoder too long or too much memory; nothing is decoded.
+    """Check, without decoding it, that an image takes no decoder too much time or memory.
 
     Raises:
-        Refusal: more pixels than allowed, or a JPEG of absurdly many scans.
-        ImageError: not an image.
+        Refusal: the image has too many pixels, or is a JPEG of absurdly many scans.
+        ImageError: it is not an image.
     """
     width, height = dimensions(content)
     if width * height > max_pixels:
@@ -78,17 +78,17 @@ def check_image(content: bytes, max_pixels: int) -> None:
             f"The image has {width} x {height} pixels, {width * height / 1e6:.0f} million; the "
             f"limit is {max_pixels / 1e6:.0f} million. Save a smaller copy and search with that.",
         )
-    if content.startswith(b"\xff\xd8") and content.count(_START_OF_SCAN) > _MOST_SCANS:
+    if content.startswith(b"\xff\xd8") and content.count(_START_OF_SCAN) > _MAX_SCANS:
         raise Refusal(
             422,
             "not_an_image",
-            f"This JPEG has more than {_MOST_SCANS} scans, as if made to keep a computer busy. "
-            "Save it anew and search with that.",
+            f"This JPEG has more than {_MAX_SCANS} scans, which would keep the server busy for too "
+            "long. Save it again as an ordinary JPEG and search with that.",
         )
 
 
-class _Incoming:
-    """The messages of a request, counted."""
+class _LimitedBody:
+    """The body of a request, refused when it grows too large."""
 
     def __init__(self, request: Request, max_bytes: int) -> None:
         self._request, self._max_bytes = request, max_bytes
@@ -97,7 +97,7 @@ class _Incoming:
 
     async def receive(self) -> Message:
         announced = self._request.headers.get("content-length", "0")
-        if int(announced) > self._max_bytes:  # digits, else the HTTP parser had refused it
+        if int(announced) > self._max_bytes:  # digits only: the HTTP parser has checked it
             raise self._refusal()
         message = await self._next()
         self._bytes += len(message.get("body", b""))
@@ -123,27 +123,28 @@ class _Incoming:
         )
 
 
-async def _file_of(request: Request) -> UploadFile:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
+async def _read_file(request: Request) -> UploadFile:
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type == "multipart/form-data":
         try:
             form = await request.form(max_files=1, max_fields=0)
-        except FormParserError as error:  # newer versions of Starlette say the same themselves
+        except FormParserError as error:  # newer versions of Starlette raise HTTPException instead
             raise Refusal(400, "bad_request", f"The form is broken: {error}") from error
         upload = form.get("file")
         if not isinstance(upload, UploadFile):
             await form.close()
             raise Refusal(400, "no_file", "The form has no file; expected one, named `file`.")
         return upload
-    if kind and kind != "application/octet-stream" and not kind.startswith("image/"):
+    is_binary = content_type in ("", "application/octet-stream")
+    if not is_binary and not content_type.startswith("image/"):
         raise Refusal(
             415,
             "wrong_type",
-            f"The body is {kind!r}, expected an image: image/jpeg or its like, "
+            f"The content type is {content_type!r}, expected that of an image, such as image/jpeg, "
             "application/octet-stream, or a form (multipart/form-data) with the image as `file`.",
         )
-    kept: Any = SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 (its reader closes it)
-    upload = UploadFile(kept, size=0)
+    spooled: Any = SpooledTemporaryFile(max_size=_MAX_IN_MEMORY)  # noqa: SIM115 (the caller closes)
+    upload = UploadFile(spooled, size=0)
     try:
         async with aclosing(request.stream()) as chunks:
             async for chunk in chunks:

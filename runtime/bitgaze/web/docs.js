@@ -1,27 +1,27 @@
-// The API as a page: what /api/openapi.json says, in tables.
+// The API as a page: the contents of /api/openapi.json as headings and tables.
 
 const docs = document.getElementById("docs");
 
-// Text with `code` in it; never as HTML.
+// Text between backticks becomes code; nothing is read as HTML.
 function element(name, text = "") {
   const made = document.createElement(name);
   made.append(...text.split("`").map((part, i) => (i % 2 ? element("code", part) : part)));
   return made;
 }
 
-// A reference leads to a part of the same document.
-function resolved(part, all) {
-  return part.$ref ? part.$ref.slice(2).split("/").reduce((here, name) => here[name], all) : part;
+// Follows a $ref within the document.
+function resolve(part, api) {
+  return part.$ref ? part.$ref.slice(2).split("/").reduce((node, name) => node[name], api) : part;
 }
 
 function table(head, rows) {
   const made = element("table");
-  const line = (cells, kind) => {
+  const makeRow = (cells, kind) => {
     const row = element("tr");
     row.append(...cells.map((cell) => element(kind, cell)));
     return row;
   };
-  made.append(line(head, "th"), ...rows.map((row) => line(row, "td")));
+  made.append(makeRow(head, "th"), ...rows.map((row) => makeRow(row, "td")));
   return made;
 }
 
@@ -31,26 +31,25 @@ function typeOf(parameter) {
   return `${schema.enum?.join(" or ") ?? schema.type}${range}`;
 }
 
-function show(path, method, what, all) {
-  const parts = [element("h2", `${method.toUpperCase()} ${path}`), element("p", what.description)];
-  if (what.parameters) {
-    parts.push(table(["argument", "type", "meaning"], what.parameters.map((given) => {
-      const parameter = resolved(given, all);
+function showOperation(path, method, operation, api) {
+  const parts = [element("h2", `${method.toUpperCase()} ${path}`), element("p", operation.description)];
+  if (operation.parameters) {
+    parts.push(table(["parameter", "type", "meaning"], operation.parameters.map((part) => {
+      const parameter = resolve(part, api);
       return [parameter.name, typeOf(parameter), parameter.description];
     })));
   }
-  if (what.requestBody) {
-    parts.push(element("p", `Body: ${Object.keys(what.requestBody.content).join(", ")}. ${what.requestBody.description}`));
-  }
-  parts.push(table(["status", "answer"], Object.entries(what.responses).map(([status, given]) => [status, resolved(given, all).description])));
+  const body = operation.requestBody;
+  if (body) parts.push(element("p", `Body: ${Object.keys(body.content).join(", ")}. ${body.description}`));
+  parts.push(table(["status", "answer"], Object.entries(operation.responses).map(([status, part]) => [status, resolve(part, api).description])));
   docs.append(...parts);
 }
 
 const answer = await fetch("/api/openapi.json");
 if (answer.ok) {
-  const all = await answer.json();
-  docs.append(element("p", all.info.description));
-  for (const [path, methods] of Object.entries(all.paths)) {
-    for (const [method, what] of Object.entries(methods)) show(path, method, what, all);
+  const api = await answer.json();
+  docs.append(element("p", api.info.description));
+  for (const [path, methods] of Object.entries(api.paths)) {
+    for (const [method, operation] of Object.entries(methods)) showOperation(path, method, operation, api);
   }
 } else docs.append(element("p", (await answer.json()).error.message));

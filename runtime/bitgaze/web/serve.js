@@ -1,54 +1,57 @@
-// The page of `bitgaze serve`. What is looked for stands in the address (?key= or ?code=, k, radius,
-// name, folder, m.FIELD), so that back, reload and bookmarks work; render() shows what it says.
+// The page of `bitgaze serve`. The address holds the whole search (?key= or ?code=, k, radius, name,
+// folder, m.FIELD), so back, reload and bookmarks work; render() shows what the address says.
 
-import { Failure, ask, load } from "/serve_ask.js";
-import { card, look, imageOf, pin, show } from "/serve_cards.js";
+import { RequestError, fetchJson, fetchSearch } from "/serve_api.js";
+import { imageOf, loadAttention, makeCard, pinAttention, showImage } from "/serve_cards.js";
+import { byId, clearMessage, lastPart, megabytes, setStatus, showMessage } from "/serve_dom.js";
 import { emptyFilters, readFilters, setUpFilters, showFilters, whereOf } from "/serve_filters.js";
-import { at, clearMessage, lastPart, megabytes, message, say } from "/serve_words.js";
 
-const FIRST = 24;
+const FIRST_HITS = 24;
 const TITLES = {
-  not_an_image: "This file cannot be read as a picture",
+  no_server: "The server does not answer",
+  not_an_image: "This file cannot be read as an image",
   too_large: "This file is too large",
-  too_many_pixels: "This picture is too large",
-  too_slow: "The picture took too long to arrive",
-  no_model: "This gallery takes no pictures",
-  no_such_item: "This picture is not in the gallery any more",
+  too_many_pixels: "This image is too large",
+  too_slow: "The upload took too long",
+  no_model: "This gallery has no model",
+  no_such_item: "This image is no longer in the gallery",
   gallery_unavailable: "The gallery cannot be read",
-  wrong_token: "This page asks for its token",
+  wrong_token: "This page requires a token",
 };
-let gallery; // facts from /api/gallery
-let browse; // items to start from, folders, fields
-let shown = { hits: [], k: FIRST }; // the last answer
-let retry = render;
-let ready; // that gallery and browse are there
-let started; // when what is on its way was asked for
+// Trying again does not help with these.
+const PERMANENT = ["too_large", "too_many_pixels", "not_an_image", "wrong_token", "no_model"];
 
-function prepared() {
-  const both = async () => {
-    [gallery, browse] = await Promise.all([load("/api/gallery"), load("/api/browse")]);
+let gallery; // from /api/gallery
+let browse; // from /api/browse: items to start from, folders, fields
+let loading; // promise of both
+let shown = { hits: [], k: FIRST_HITS }; // the last answer
+let retry = render;
+let started; // when the search in progress began
+
+function loadGallery() {
+  const loadBoth = async () => {
+    [gallery, browse] = await Promise.all([fetchJson("/api/gallery"), fetchJson("/api/browse")]);
     setUp();
   };
-  const again = (error) => {
-    ready = undefined;
+  return (loading ??= loadBoth().catch((error) => {
+    loading = undefined;
     throw error;
-  };
-  return (ready ??= both().catch(again));
+  }));
 }
 
 // ---- the address ------------------------------------------------------------------------------
 
-const place = () => new URLSearchParams(location.search);
+const readAddress = () => new URLSearchParams(location.search);
 
-function go(parameters, { replace = false } = {}) {
+function navigate(parameters, { replace = false } = {}) {
   const address = parameters.size ? `?${parameters}` : location.pathname;
   history[replace ? "replaceState" : "pushState"](null, "", address);
   return render();
 }
 
-function queryString(parameters, extra = {}) {
+function searchQuery(parameters, extra = {}) {
   const query = new URLSearchParams(extra);
-  query.set("k", parameters.get("k") ?? FIRST);
+  query.set("k", parameters.get("k") ?? FIRST_HITS);
   const where = whereOf(parameters, browse.fields);
   if (where) query.set("where", JSON.stringify(where));
   return query;
@@ -59,68 +62,68 @@ function queryString(parameters, extra = {}) {
 async function searchFile(file) {
   retry = () => searchFile(file);
   try {
-    await prepared();
+    await loadGallery();
     if (!gallery.items) return render();
-    if (gallery.fingerprint === null) throw new Failure("no_model", "It holds codes without a model. Start from one of its items.");
+    if (gallery.fingerprint === null) throw new RequestError("no_model", "It stores only codes. Start from one of its items instead.");
     const limit = gallery.limits.upload_bytes;
-    if (file.size > limit) throw new Failure("too_large", `${file.name} has ${megabytes(file.size)}, the limit is ${megabytes(limit)}. Save a smaller copy and search with that.`);
-    const parameters = place();
-    busy(`Searching for pictures like ${file.name}`);
-    const query = queryString(parameters, { images: "true" });
-    const answer = await ask(`/api/search?${query}`, {
+    if (file.size > limit) throw new RequestError("too_large", `${file.name} has ${megabytes(file.size)}, the limit is ${megabytes(limit)}. Save a smaller copy and search with that.`);
+    const parameters = readAddress();
+    startSearch(`Searching for images like ${file.name}`);
+    const query = searchQuery(parameters, { images: "true" });
+    const answer = await fetchSearch(`/api/search?${query}`, {
       method: "POST",
       headers: { "Content-Type": "application/octet-stream" },
       body: file,
     });
-    remember(answer.code, { name: file.name || "your picture", image: answer.image, attention: answer.attention });
+    storeQuery(answer.code, { name: file.name || "your image", image: answer.image, attention: answer.attention });
     parameters.delete("key");
     parameters.set("code", answer.code);
-    await go(parameters);
+    await navigate(parameters);
   } catch (error) {
-    fail(error);
+    showError(error);
   }
 }
 
-// Uploaded pictures, small, by their codes, for as long as the tab is open.
-function remember(code, query) {
+// Thumbnails of uploaded images, by code, for as long as the tab is open.
+function storeQuery(code, query) {
   try {
     sessionStorage.setItem(code, JSON.stringify(query));
   } catch {
-    sessionStorage.clear(); // full: the last one is worth more
+    sessionStorage.clear(); // full: keep the latest only
     sessionStorage.setItem(code, JSON.stringify(query));
   }
 }
 
-function queryOf(parameters) {
+function storedQuery(parameters) {
   const key = parameters.get("key");
   if (key !== null) return { name: lastPart(key) };
-  return JSON.parse(sessionStorage.getItem(parameters.get("code")) ?? "null") ?? { name: "a picture from before" };
+  return JSON.parse(sessionStorage.getItem(parameters.get("code")) ?? "null") ?? { name: "an earlier image" };
 }
 
 async function render() {
   retry = render;
-  const parameters = place();
+  const parameters = readAddress();
   try {
-    await prepared();
+    await loadGallery();
     if (!gallery.items) {
-      ready = undefined; // pictures may come
+      loading = undefined; // it may fill
       return showEmpty();
     }
     const isSearch = parameters.has("key") || parameters.has("code");
-    at("filters").hidden = !isSearch;
-    at("radius").value = parameters.get("radius") ?? gallery.bits;
+    byId("filters").hidden = !isSearch;
+    byId("radius").value = parameters.get("radius") ?? gallery.bits;
     showFilters(parameters, browse.fields);
     if (!isSearch) return showStart();
-    const query = queryOf(parameters);
-    busy(`Searching for pictures like ${query.name}`);
+    const query = storedQuery(parameters);
+    startSearch(`Searching for images like ${query.name}`);
     const [path, by] = parameters.has("key") ? ["/api/search", "key"] : ["/api/search/code", "code"];
-    const answer = await ask(`${path}?${queryString(parameters, { [by]: parameters.get(by) })}`);
-    shown = { ...answer, k: Number(parameters.get("k") ?? FIRST), ms: performance.now() - started };
+    const answer = await fetchSearch(`${path}?${searchQuery(parameters, { [by]: parameters.get(by) })}`);
+    shown = { ...answer, k: Number(parameters.get("k") ?? FIRST_HITS), ms: performance.now() - started };
     started = undefined;
     showQuery({ ...query, ...(answer.item && imageOf(answer.item)) });
     showHits();
   } catch (error) {
-    fail(error);
+    showError(error);
   }
 }
 
@@ -128,102 +131,103 @@ async function render() {
 
 function setUp() {
   const count = new Intl.NumberFormat("en").format(gallery.items);
-  at("gallery").textContent = `${count} ${gallery.items === 1 ? "picture" : "pictures"} in ${gallery.name}`;
-  document.querySelector(".ways").hidden = gallery.fingerprint === null; // codes, and no model
-  at("radius").max = gallery.bits / 2; // at half of the bits, pictures have nothing in common
+  byId("gallery").textContent = `${count} ${gallery.items === 1 ? "image" : "images"} in ${gallery.name}`;
+  document.querySelector(".choose").hidden = gallery.fingerprint === null; // no model to encode with
+  byId("radius").max = gallery.bits / 2; // unrelated images differ in about half of the bits
   setUpFilters(browse);
 }
 
 function showStart() {
   document.title = `bitgaze: ${gallery.name}`;
-  at("title").textContent = "Find pictures that look like yours";
+  byId("title").textContent = "Find images that look like yours";
   const isTouch = matchMedia("(hover: none)").matches;
-  say(`Choose a picture${isTouch ? "" : ", drop it anywhere, paste it"}, or start from one of these.`);
+  const how = isTouch ? "Choose an image" : "Choose, drop or paste an image";
+  setStatus(gallery.fingerprint === null ? "Start from one of these." : `${how}, or start from one of these.`);
   clearMessage();
-  at("query").hidden = true;
-  at("more").hidden = true;
-  at("hits").replaceChildren(...browse.items.map((item) => card(item, gallery.bits)));
+  byId("query").hidden = true;
+  byId("more").hidden = true;
+  byId("hits").replaceChildren(...browse.items.map((item) => makeCard(item, gallery.bits)));
 }
 
 function showEmpty() {
-  at("title").textContent = "This gallery is empty";
-  say("");
-  at("hits").replaceChildren();
-  message("Put pictures into it", `Run \`bitgaze index ~/Pictures -g ${gallery.name}\` in the folder where the gallery lies, with your own folder of pictures. Then look again.`, ["Look again", render]);
+  byId("title").textContent = "This gallery is empty";
+  setStatus("");
+  byId("hits").replaceChildren();
+  showMessage("Add some images", `Go to the folder of the gallery file and run \`bitgaze index ~/Pictures -g ${gallery.name}\`, with your own folder in place of ~/Pictures. Then check again.`, ["Check again", render]);
 }
 
 function showQuery(query) {
   document.title = `Like ${query.name} - bitgaze`;
-  at("title").textContent = `Pictures like ${query.name}`;
-  const figure = at("query");
+  byId("title").textContent = `Images like ${query.name}`;
+  const figure = byId("query");
   figure.hidden = false;
-  show(figure, query, `the picture that is looked for: ${query.name}`);
-  figure.classList.toggle("pinned", at("looks").checked);
-  if (at("looks").checked) look(figure);
+  showImage(figure, query, `your image: ${query.name}`);
+  figure.classList.toggle("pinned", byId("show-attention").checked);
+  if (byId("show-attention").checked) loadAttention(figure);
 }
 
 function showHits() {
   clearMessage();
-  at("hits").replaceChildren(...shown.hits.map((hit, i) => card(hit, gallery.bits, i + 1)));
-  if (at("looks").checked) pinAll(true);
-  nearEnough();
+  byId("hits").replaceChildren(...shown.hits.map((hit, i) => makeCard(hit, gallery.bits, i + 1)));
+  if (byId("show-attention").checked) pinAll(true);
+  applyRadius();
 }
 
-// The radius only hides what was found: moving it asks nothing of the server.
-function nearEnough() {
-  const slider = at("radius");
+// The radius hides hits on the page; moving it asks the server for nothing.
+function applyRadius() {
+  const slider = byId("radius");
   const isAny = Number(slider.value) >= Number(slider.max);
   const radius = isAny ? Infinity : Number(slider.value);
-  at("nearest").textContent = isAny ? "any distance" : `at most ${radius} bits differ`;
-  at("stranger").textContent = gallery.radius === null ? "" : `Up to ${gallery.radius} bits, one unrelated picture in 10,000 slips in.`;
-  slider.setAttribute("aria-valuetext", isAny ? "any distance" : `at most ${radius} bits differ`);
-  const cards = [...at("hits").children];
+  const text = isAny ? "any" : `${radius} bits`;
+  byId("radius-text").textContent = text;
+  slider.setAttribute("aria-valuetext", text);
+  byId("radius-hint").textContent = gallery.radius === null ? "" : `Within ${gallery.radius} bits, about 1 in 10,000 unrelated images slips through.`;
+  const cards = [...byId("hits").children];
   const near = shown.hits.filter((hit, i) => !(cards[i].hidden = hit.distance > radius));
-  at("more").hidden = near.length < shown.k || shown.k >= gallery.limits.hits;
+  byId("more").hidden = near.length < shown.k || shown.k >= gallery.limits.hits;
   const time = shown.ms < 1 ? "" : `, in ${Math.round(shown.ms)} ms`;
   if (near.length) {
     clearMessage();
-    say(`${near.length} ${near.length === 1 ? "picture" : "pictures"}, nearest first${time}`);
+    setStatus(`${near.length} ${near.length === 1 ? "image" : "images"}, nearest first${time}`);
   } else {
-    say("No pictures found.");
-    message("Nothing fits", shown.hits.length ? `The nearest picture differs in ${shown.hits[0].distance} bits. Allow more with "How near".` : "No picture passes the filters. Clear some of them.", shown.hits.length ? ["Any distance", anyDistance] : ["Clear filters", clearFilters]);
+    setStatus("No images found.");
+    if (shown.hits.length) showMessage(`Nothing within ${radius} bits`, `The nearest image differs in ${shown.hits[0].distance} bits. Raise the maximum distance to see it.`, ["Any distance", allowAnyDistance]);
+    else showMessage("Nothing found", "No image matches the filters.", ["Clear filters", clearFilters]);
   }
 }
 
 function pinAll(isPinned) {
-  for (const one of at("hits").children) pin(one, isPinned);
-  at("query").classList.toggle("pinned", isPinned);
-  if (isPinned && !at("query").hidden) look(at("query"));
+  for (const card of byId("hits").children) pinAttention(card, isPinned);
+  byId("query").classList.toggle("pinned", isPinned);
+  if (isPinned && !byId("query").hidden) loadAttention(byId("query"));
 }
 
-function busy(text) {
-  started ??= performance.now(); // an upload asks twice: by the picture, then by its code
-  say(text, true);
+function startSearch(status) {
+  started ??= performance.now(); // an upload makes two requests: by image, then by its code
+  setStatus(status, true);
 }
 
-function fail(error) {
+function showError(error) {
   if (error.name === "AbortError") return;
   started = undefined;
-  say("");
-  const again = retry;
-  const title = error.code === "no_server" ? "The server does not answer" : (TITLES[error.code] ?? "That did not work");
-  const isLasting = ["too_large", "too_many_pixels", "not_an_image", "wrong_token", "no_model"].includes(error.code);
-  message(title, error.message, isLasting ? null : ["Try again", again]);
-  if (!(error instanceof Failure)) throw error; // a mistake of this page: the console should tell
+  setStatus("");
+  const action = PERMANENT.includes(error.code) ? null : ["Try again", retry];
+  showMessage(TITLES[error.code] ?? "Something went wrong", error.message, action);
+  if (!(error instanceof RequestError)) throw error; // a bug in this page: let the console show it
 }
 
-// ---- what a person does -----------------------------------------------------------------------
+// ---- input ------------------------------------------------------------------------------------
 
-function take(files) {
+function searchFirst(files) {
   if (files.length) searchFile(files[0]);
-  else message("There is no picture in that", "Drop or paste a picture file, or choose one.");
+  else showMessage("There is no image in that", "Drop or paste an image file, or choose one.");
 }
 
-at("file").addEventListener("change", () => {
-  if (at("file").files.length) take(at("file").files);
-  at("file").value = ""; // the same file may be chosen again
+byId("file").addEventListener("change", () => {
+  if (byId("file").files.length) searchFirst(byId("file").files);
+  byId("file").value = ""; // so that the same file can be chosen again
 });
-let depth = 0; // dragenter and dragleave come for every element below the pointer
+let depth = 0; // dragenter and dragleave fire for every element under the pointer
 document.addEventListener("dragenter", () => document.body.classList.toggle("dropping", ++depth > 0));
 document.addEventListener("dragleave", () => document.body.classList.toggle("dropping", --depth > 0));
 document.addEventListener("dragover", (event) => event.preventDefault());
@@ -231,96 +235,96 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   depth = 0;
   document.body.classList.remove("dropping");
-  take(event.dataTransfer.files);
+  searchFirst(event.dataTransfer.files);
 });
 document.addEventListener("paste", (event) => {
   const isText = event.target.matches?.("input, select") && !event.clipboardData.files.length;
-  if (!isText) take(event.clipboardData.files);
+  if (!isText) searchFirst(event.clipboardData.files);
 });
 
-at("hits").addEventListener("click", async (event) => {
-  const go_ = event.target.closest(".go");
-  const look_ = event.target.closest(".look");
-  if (look_) pin(look_.closest("li"), look_.getAttribute("aria-pressed") !== "true");
-  if (!go_) return;
-  const parameters = place();
+byId("hits").addEventListener("click", async (event) => {
+  const search = event.target.closest(".search");
+  const eye = event.target.closest(".eye");
+  if (eye) pinAttention(eye.closest("li"), eye.getAttribute("aria-pressed") !== "true");
+  if (!search) return;
+  const parameters = readAddress();
   parameters.delete("code");
   parameters.delete("k");
-  parameters.set("key", go_.dataset.key);
-  await go(parameters);
-  at("title").focus({ preventScroll: true });
+  parameters.set("key", search.dataset.key);
+  await navigate(parameters);
+  byId("title").focus({ preventScroll: true });
   scrollTo({ top: 0 });
 });
-for (const [event, isLooking] of [["pointerover", true], ["pointerout", false]]) {
+for (const [event, isHovered] of [["pointerover", true], ["pointerout", false]]) {
   document.addEventListener(event, ({ target, pointerType }) => {
     const figure = pointerType === "mouse" && target.closest?.(".figure");
     if (!figure || figure.closest(".start")) return;
-    figure.classList.toggle("looking", isLooking);
-    if (isLooking) look(figure);
+    figure.classList.toggle("hovered", isHovered);
+    if (isHovered) loadAttention(figure);
   });
 }
-at("query").addEventListener("click", () => {
-  look(at("query"));
-  at("query").classList.toggle("pinned");
+byId("query").addEventListener("click", () => {
+  loadAttention(byId("query"));
+  byId("query").classList.toggle("pinned");
 });
-at("looks").addEventListener("change", () => pinAll(at("looks").checked));
-at("more").addEventListener("click", () => {
-  const parameters = place();
+byId("show-attention").addEventListener("change", () => pinAll(byId("show-attention").checked));
+byId("more").addEventListener("click", () => {
+  const parameters = readAddress();
   parameters.set("k", Math.min(2 * shown.k, gallery.limits.hits));
-  go(parameters, { replace: true });
+  navigate(parameters, { replace: true });
 });
 
-// Arrow keys go from picture to picture; Tab does, too.
-at("hits").addEventListener("keydown", (event) => {
+// Arrow keys move from image to image, as Tab does.
+byId("hits").addEventListener("keydown", (event) => {
   const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 0, ArrowUp: 0 };
-  if (!(event.key in steps) || !event.target.matches(".go")) return;
+  if (!(event.key in steps) || !event.target.matches(".search")) return;
   event.preventDefault();
-  const all = [...at("hits").querySelectorAll("li:not([hidden]) .go")];
-  const here = all.indexOf(event.target);
+  const all = [...byId("hits").querySelectorAll("li:not([hidden]) .search")];
+  const position = all.indexOf(event.target);
   const top = all[0].closest("li").offsetTop;
   const columns = all.filter((one) => one.closest("li").offsetTop === top).length;
   const step = steps[event.key] || (event.key === "ArrowDown" ? columns : -columns);
-  all[here + step]?.focus();
+  all[position + step]?.focus();
 });
 
-at("radius").addEventListener("input", nearEnough);
-at("radius").addEventListener("change", () => {
-  const parameters = place();
-  const isAny = Number(at("radius").value) >= Number(at("radius").max);
+byId("radius").addEventListener("input", applyRadius);
+byId("radius").addEventListener("change", () => {
+  const parameters = readAddress();
+  const isAny = Number(byId("radius").value) >= Number(byId("radius").max);
   if (isAny) parameters.delete("radius");
-  else parameters.set("radius", at("radius").value);
+  else parameters.set("radius", byId("radius").value);
   history.replaceState(null, "", `?${parameters}`);
 });
-function anyDistance() {
-  at("radius").value = at("radius").max;
-  at("radius").dispatchEvent(new Event("change"));
-  nearEnough();
+function allowAnyDistance() {
+  byId("radius").value = byId("radius").max;
+  byId("radius").dispatchEvent(new Event("change"));
+  applyRadius();
 }
 
-function filter() {
-  const parameters = place();
+function applyFilters() {
+  const parameters = readAddress();
   readFilters(parameters, browse.fields);
   parameters.delete("k");
-  go(parameters, { replace: true });
+  navigate(parameters, { replace: true });
 }
 function clearFilters() {
   emptyFilters();
-  filter();
+  applyFilters();
 }
 let typing;
-at("filters").addEventListener("input", (event) => {
+byId("filters").addEventListener("input", (event) => {
   if (!event.target.closest("details")) return;
   clearTimeout(typing);
-  typing = setTimeout(filter, event.target.matches("select") ? 0 : 250);
+  typing = setTimeout(applyFilters, event.target.matches("select") ? 0 : 250);
 });
-at("filters").addEventListener("submit", (event) => event.preventDefault());
-at("filters").addEventListener("reset", (event) => {
+byId("filters").addEventListener("submit", (event) => event.preventDefault());
+byId("filters").addEventListener("reset", (event) => {
   event.preventDefault();
   clearFilters();
 });
 
 addEventListener("popstate", () => {
-  document.activeElement?.blur(); // what somebody writes is left alone, but this is another page
+  document.activeElement?.blur(); // a control in use would keep its text, but this is another search
   render();
 });
 render();

@@ -1,86 +1,88 @@
-// A picture on the page: the card of a hit, its figure, and the attention over it.
+// An image on the page: the card of a hit, its figure, and the attention over the image.
 
-import { at, element, lastPart } from "/serve_words.js";
+import { byId, element, lastPart } from "/serve_dom.js";
 
-// `bits` and `rank` of a hit; without a rank the item is one to start from.
-export function card(item, bits, rank) {
-  const card = at("hit").content.cloneNode(true).firstElementChild;
+// `rank` is the hit's position, from 1; without it the card is an item to start from.
+export function makeCard(item, bits, rank) {
+  const card = byId("card").content.cloneNode(true).firstElementChild;
   const part = (name) => card.querySelector(`.${name}`);
-  const figure = part("figure");
-  show(figure, imageOf(item), "");
-  const [folder] = item.key.endsWith(item.name) ? [lastPart(item.key.slice(0, -item.name.length - 1))] : [""];
+  showImage(part("figure"), imageOf(item), "");
+  const isPath = item.key.endsWith(item.name);
   part("name").append(...(rank ? [element("b", "", rank)] : []), item.name);
   part("name").title = item.key;
-  part("folder").textContent = folder;
-  part("go").dataset.key = item.key;
-  part("look").setAttribute("aria-label", `Show where the model looked in ${item.name}`);
-  part("look").hidden = !item.has_image;
-  let words = "";
+  part("folder").textContent = isPath ? lastPart(item.key.slice(0, -item.name.length - 1)) : "";
+  part("search").dataset.key = item.key;
+  part("eye").setAttribute("aria-label", `Show where the model looked in ${item.name}`);
+  part("eye").hidden = !item.has_image;
+  let facts = "";
   if (rank) {
-    const share = Math.max(0, 1 - item.distance / (bits / 2));
+    // Unrelated images differ in about half of the bits.
+    const share = Math.max(0, 1 - (2 * item.distance) / bits);
     part("bar").style.setProperty("--share", `${100 * share}%`);
     part("distance").textContent = `${item.distance} of ${bits} bits differ`;
-    part("chances").append(...chances(item));
+    part("chances").append(...chancesOf(item));
     part("metadata").textContent = Object.entries(item.metadata).slice(0, 3).map(([n, v]) => `${n}: ${typeof v === "object" ? JSON.stringify(v) : v}`).join(" · ");
-    words = `, number ${rank}, ${part("distance").textContent}, ${[...part("chances").children].map((one) => one.textContent).join(", ")}`;
+    facts = [`, number ${rank}`, part("distance").textContent, ...[...part("chances").children].map((one) => one.textContent)].join(", ");
   } else card.classList.add("start");
-  part("go").setAttribute("aria-label", `Search for pictures like ${item.name}${words}`);
+  part("search").setAttribute("aria-label", `Search for images like ${item.name}${facts}`);
   return card;
 }
 
-// What the server says of a hit: words and a percentage, such as "same kind 80%".
-function chances(hit) {
-  return Object.entries(hit.chances).map(([words, chance]) => {
-    const part = element("span", words === "same image" && hit.same_image >= 0.5 ? "same" : "", `${words} `);
+// The server words the probabilities of a hit, such as "same kind" and "80%".
+function chancesOf(hit) {
+  return Object.entries(hit.chances).map(([name, chance]) => {
+    const isLikelySame = name === "same image" && hit.same_image >= 0.5;
+    const part = element("span", isLikelySame ? "likely" : "", `${name} `);
     part.append(element("b", "", chance));
     return part;
   });
 }
 
 export function imageOf(item) {
-  if (!item.has_image) return { gone: "added by hand, without a file" };
+  if (!item.has_image) return { reason: "added by hand: no file" };
   const query = `key=${encodeURIComponent(item.key)}`;
   return { image: `/api/thumbnail?${query}`, attention: `/api/attention?${query}` };
 }
 
-export function show(figure, { image, attention, gone = "not kept: choose it again to see it" }, words) {
+// `reason` says why there is no image.
+export function showImage(figure, { image, attention, reason = "no longer in this tab: choose it again to see it" }, alt) {
   const plain = figure.querySelector(".image");
   const heat = figure.querySelector(".attention");
-  const note = figure.querySelector(".gone");
-  const lose = (text) => {
+  const note = figure.querySelector(".no-image");
+  const showReason = (text) => {
     plain.hidden = true;
     note.hidden = false;
     note.textContent = text;
   };
-  figure.classList.remove("looking");
-  heat.classList.remove("there");
+  figure.classList.remove("hovered");
+  heat.classList.remove("loaded");
   heat.removeAttribute("src");
   heat.hidden = true;
   figure.dataset.attention = attention ?? "";
   plain.hidden = false;
   note.hidden = true;
-  plain.alt = words;
-  plain.onerror = () => lose("the file is gone or cannot be read");
+  plain.alt = alt;
+  plain.onerror = () => showReason("the file is gone or cannot be read");
   if (image) plain.src = image;
   else {
     plain.removeAttribute("src");
-    lose(gone);
+    showReason(reason);
   }
 }
 
-// The attention of a picture takes a run of the network: it is asked for when somebody looks.
-export function look(figure) {
+// Attention costs the server a run of the network, so it is loaded only when somebody wants it.
+export function loadAttention(figure) {
   const heat = figure.querySelector(".attention");
   if (heat.hasAttribute("src") || !figure.dataset.attention) return;
   heat.hidden = false;
-  heat.onload = () => heat.classList.add("there");
+  heat.onload = () => heat.classList.add("loaded");
   heat.onerror = () => (heat.hidden = true);
   heat.src = figure.dataset.attention;
 }
 
-export function pin(card, isPinned) {
+export function pinAttention(card, isPinned) {
   const figure = card.querySelector(".figure");
   figure.classList.toggle("pinned", isPinned);
-  figure.querySelector(".look").setAttribute("aria-pressed", isPinned);
-  if (isPinned) look(figure);
+  figure.querySelector(".eye").setAttribute("aria-pressed", isPinned);
+  if (isPinned) loadAttention(figure);
 }

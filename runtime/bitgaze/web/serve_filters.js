@@ -1,16 +1,16 @@
-// Filters: between the controls, the address and the API's `where`.
+// Filters: the page's controls, the address, and the `where` of the API.
 
-import { at, element } from "/serve_words.js";
+import { byId, element } from "/serve_dom.js";
 
-// The filters of the address as the API's `where`. In a pattern % and _ stand for anything, so
-// that a name with one finds a little more than it should, never less.
+// The filters in the address as a `where`. In a pattern, % and _ match anything, so a name that
+// contains one may match more than it should, but never less.
 export function whereOf(parameters, fields) {
   const where = {};
   const name = parameters.get("name");
   const folder = parameters.get("folder");
   if (name || folder) {
-    const inside = folder ? folder + (folder.includes("\\") ? "\\" : "/") : "";
-    where["@key"] = { like: `${inside}%${name ? `${name}%` : ""}` };
+    const prefix = folder ? folder + (folder.includes("\\") ? "\\" : "/") : "";
+    where["@key"] = { like: `${prefix}%${name ? `${name}%` : ""}` };
   }
   for (const field of fields) {
     const text = parameters.get(`m.${field.name}`);
@@ -26,12 +26,12 @@ export function whereOf(parameters, fields) {
 }
 
 export function setUpFilters({ folders, fields }) {
-  at("folders").hidden = !folders.length;
-  at("folder").replaceChildren(new Option("all", ""), ...folders.map((f) => new Option(f.name, f.path)));
-  at("fields").replaceChildren(...fields.map(fieldControl));
+  byId("folders").hidden = !folders.length;
+  byId("folder").replaceChildren(new Option("all", ""), ...folders.map((f) => new Option(f.name, f.path)));
+  byId("fields").replaceChildren(...fields.map(makeControl));
 }
 
-function fieldControl(field, position) {
+function makeControl(field, position) {
   const box = element("div", "field");
   const id = `field-${position}`;
   const input = (type, name) => Object.assign(element("input"), { type, name, step: "any", autocomplete: "off" });
@@ -41,9 +41,9 @@ function fieldControl(field, position) {
     [low.placeholder, high.placeholder] = field.values;
     low.setAttribute("aria-label", `${field.name}, from`);
     high.setAttribute("aria-label", `${field.name}, to`);
-    const pair = element("div", "span");
-    pair.append(low, high);
-    box.append(element("span", "label", field.name), pair);
+    const range = element("div", "number-range");
+    range.append(low, high);
+    box.append(element("span", "label", field.name), range);
     return box;
   }
   const control = field.kind === "choice" ? element("select") : input("search", field.name);
@@ -58,29 +58,29 @@ function fieldControl(field, position) {
   return box;
 }
 
-// What the address says, into the controls; not into the one in which somebody writes.
+// From the address to the controls. The control in use keeps what somebody is typing.
 export function showFilters(parameters, fields) {
   const set = (control, text) => {
     if (control !== document.activeElement) control.value = text;
   };
-  set(at("name"), parameters.get("name") ?? "");
-  set(at("folder"), parameters.get("folder") ?? "");
+  set(byId("name"), parameters.get("name") ?? "");
+  set(byId("folder"), parameters.get("folder") ?? "");
   for (const field of fields) {
     const text = parameters.get(`m.${field.name}`) ?? "";
     const texts = field.kind === "number" ? text.split("..") : [text];
     controlsOf(field.name).forEach((control, i) => set(control, texts[i] ?? ""));
   }
   const count = Object.keys(whereOf(parameters, fields) ?? {}).length;
-  at("active").textContent = count ? `(${count} set)` : "";
+  byId("filter-count").textContent = count ? `(${count} set)` : "";
 }
 
-const controlsOf = (name) => [...at("fields").querySelectorAll("input, select")].filter((c) => c.name === name);
+const controlsOf = (name) => [...byId("fields").querySelectorAll("input, select")].filter((c) => c.name === name);
 
-// What the controls say, into the address.
+// From the controls to the address.
 export function readFilters(parameters, fields) {
   const set = (name, value) => (value ? parameters.set(name, value) : parameters.delete(name));
-  set("name", at("name").value.trim());
-  set("folder", at("folder").value);
+  set("name", byId("name").value.trim());
+  set("folder", byId("folder").value);
   for (const field of fields) {
     const values = controlsOf(field.name).map((control) => control.value.trim());
     set(`m.${field.name}`, values.some(Boolean) ? values.join("..") : "");
@@ -88,5 +88,5 @@ export function readFilters(parameters, fields) {
 }
 
 export function emptyFilters() {
-  for (const control of at("filters").querySelectorAll("details input, details select")) control.value = "";
+  for (const control of byId("filters").querySelectorAll("details input, details select")) control.value = "";
 }
