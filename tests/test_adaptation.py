@@ -10,21 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from inside import move
+from quick import QuickEncoder
 
 from bitgaze import Gallery, GalleryCorrupt, GalleryError, Item
 from bitgaze.encoding.calibration import at_odds, calibrate
-from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
-from bitgaze.encoding.encoder import Encoded
-from bitgaze.encoding.images import Preprocess, load
-from bitgaze.errors import ImageError
 from bitgaze.gallery import adaptation
 from bitgaze.gallery import file_format as gallery_file
 from bitgaze.gallery import reencode as recoding
 from bitgaze.gallery.adaptation import Adaptation, carried_over, fit, pack
 from bitgaze.gallery.items import content_digest
 from conftest import smooth_image
+from galleries import BITS, execute
 
-BITS = 128
 COUNT = 70
 
 
@@ -127,42 +124,20 @@ class TestNumbers:
         assert list(carried) == sorted(carried, reverse=True)
 
 
-class Synthetic:
-    """The shipped model to a gallery, but its hash values are lopsided, and made in no time.
-
-    After each call the next of `hooks` is called, before it returns.
-    """
-
-    bits = BITS
+class Synthetic(QuickEncoder):
+    """A quick encoder that counts images, and calls the next of `hooks` before `encode` returns."""
 
     def __init__(self):
-        self.model = read_model(DEFAULT_MODEL)
-        self.fingerprint, self.contract = self.model.fingerprint, self.model.contract
+        super().__init__()
         self.encoded = 0
         self.hooks = []
-        random = np.random.default_rng(5)
-        self._weight = random.standard_normal((4 * 4 * 3, BITS))
-        self._bias = random.standard_normal(BITS) * 3
 
     def encode(self, sources, *, on_progress=None):
-        rows, errors = [], {}
-        for row, source in enumerate(sources):
-            try:
-                pixels = load(source, Preprocess(size=4)).ravel() / 255 - 0.5
-                rows.append(pixels @ self._weight + self._bias)
-            except ImageError as error:
-                errors[row] = error
-                rows.append(np.zeros(BITS))
-            if on_progress is not None:
-                on_progress(1)
-        self.encoded += len(rows)
-        hashes = np.array(rows, np.float32).reshape(-1, BITS)
-        codes = pack(hashes)
+        encoded = super().encode(sources, on_progress=on_progress)
+        self.encoded += len(encoded.codes)
         if self.hooks:
             self.hooks.pop(0)()
-        attention = np.zeros((len(rows), 7, 7), np.float32)
-        stable = np.abs(hashes) > self.contract.tolerance
-        return Encoded(codes, hashes, attention, errors, stable)
+        return encoded
 
 
 @pytest.fixture
@@ -388,7 +363,10 @@ def test_a_image_that_no_longer_can_be_read(gallery, folder):
     (folder / "p1.png").write_bytes(b"not an image")
     key = str(folder / "p1.png")
     digest = content_digest(key)
-    move(gallery, (key, key, replace(gallery.get(key).file, content=digest, size=13)))
+    move(
+        gallery,
+        (key, key, replace(gallery.get(key).file, content=digest, size=len(b"not an image"))),
+    )
     before = state(gallery)
     with pytest.raises(GalleryError, match=r"p1\.png: .*not an image.*sync first, or remove them"):
         gallery.adapt()
@@ -577,10 +555,7 @@ def test_a_damaged_adaptation(path, sql):
         gallery_file.write_adaptation(gallery._store._db, fit(lopsided(200)), None)
     with Gallery(path) as gallery:
         assert gallery.adaptation == fit(lopsided(200)).fingerprint
-        db = sqlite3.connect(path)
-        db.execute(sql)
-        db.commit()
-        db.close()
+        execute(path, sql)
         with pytest.raises(GalleryCorrupt, match=r"test\.bitgaze: info is damaged"):
             len(gallery)
     with pytest.raises(GalleryCorrupt, match=r"test\.bitgaze: info is damaged"):
@@ -600,7 +575,7 @@ def test_it_is_measured_what_distances_mean(gallery, folder):
     assert found.false_match[0] == pytest.approx(1 / 2416, rel=1e-5)
     assert found.false_match[BITS // 2] == pytest.approx(0.5, abs=0.2)
     hit = gallery.search(folder / "p1.png", k=1)[0]
-    assert hit.duplicate > 0.9
+    assert hit.same_image > 0.9
     assert gallery.radius(0.01) == found.radius(0.01)
     gallery.adapt(reset=True)
     assert gallery.calibration == model
@@ -637,7 +612,7 @@ def test_images_too_small_to_be_altered_are_not_measured(path):
         gallery.adapt(dot)
         assert gallery.adaptation is not None
         assert gallery.calibration is None
-        assert gallery.search(dot(5), k=1)[0].duplicate is None
+        assert gallery.search(dot(5), k=1)[0].same_image is None
 
 
 def test_an_adapted_gallery_that_was_emptied(gallery):

@@ -11,6 +11,7 @@ import pytest
 from bitgaze import Gallery, GalleryCorrupt, GalleryError, repair
 from bitgaze.gallery.file_format import FORMAT_VERSION
 from conftest import ROOT
+from galleries import execute
 
 # Written by the version of bitgaze that had format 1; never to be written again.
 OLD = ROOT / "tests" / "data" / "format-1.bitgaze"
@@ -52,17 +53,13 @@ def test_format_1_becomes_the_newest(old):
 
 
 def test_a_file_that_cannot_be_brought_up_to_date_stays_as_it_is(old):
-    with closing(sqlite3.connect(old)) as db:
-        db.execute("CREATE TABLE more(x)")
+    execute(old, "CREATE TABLE more(x)")
     before = old.read_bytes()
     with pytest.raises(GalleryCorrupt, match="its tables are not those of a gallery"):
         Gallery(old)
     assert old.read_bytes() == before
 
-    with closing(sqlite3.connect(old)) as db:
-        db.execute("DROP TABLE more")
-        db.execute("UPDATE item SET metadata = x'ff00' WHERE slot = 3")
-        db.commit()
+    execute(old, "DROP TABLE more", "UPDATE item SET metadata = x'ff00' WHERE slot = 3")
     with Gallery(old) as gallery, pytest.raises(GalleryCorrupt, match="slot 3"):
         gallery.get(str(list(expected_codes())[3]))
 
@@ -77,8 +74,7 @@ def test_format_1_where_nothing_can_be_written(old, monkeypatch):
 
 
 def test_a_newer_format_is_left_alone(old):
-    with closing(sqlite3.connect(old)) as db:
-        db.execute("PRAGMA user_version = 3")
+    execute(old, "PRAGMA user_version = 3")
     before = old.read_bytes()
     with pytest.raises(GalleryError, match="format 3, this version of bitgaze reads up to 2; upd"):
         Gallery(old)
@@ -86,9 +82,7 @@ def test_a_newer_format_is_left_alone(old):
 
 
 def test_repair_reads_the_newest_format_alone(old, tmp_path):
-    with closing(sqlite3.connect(old)) as db:
-        db.execute("UPDATE chunk SET crc = crc + 1")
-        db.commit()
+    execute(old, "UPDATE chunk SET crc = crc + 1")
     before = old.read_bytes()
     out = tmp_path / "out.bitgaze"
     with pytest.raises(GalleryError, match="format 1; `bitgaze info -g .*` brings it up to date"):
@@ -98,7 +92,6 @@ def test_repair_reads_the_newest_format_alone(old, tmp_path):
         Gallery(old)
     report = repair(old, out)
     assert (report.kept, len(report.lost), report.unreadable) == (0, 23, 0)
-    with closing(sqlite3.connect(old)) as db:
-        db.execute("PRAGMA user_version = 3")
+    execute(old, "PRAGMA user_version = 3")
     with pytest.raises(GalleryError, match="format 3, this version of bitgaze reads up to 2"):
         repair(old, tmp_path / "another.bitgaze")

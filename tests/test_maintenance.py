@@ -2,9 +2,7 @@
 
 import json
 import shutil
-import sqlite3
 import threading
-from contextlib import closing
 
 import numpy as np
 import pytest
@@ -21,10 +19,7 @@ from bitgaze import (
 from bitgaze.cli.main import main
 from bitgaze.gallery.file_format import CHUNK_CODES
 from conftest import smooth_image
-
-
-def codes(count, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (count, 16), np.uint8)
+from galleries import codes, execute
 
 
 @pytest.fixture
@@ -41,13 +36,6 @@ def folder(tmp_path, make_image):
     for n in range(6):
         make_image(f"photos/{n}.png", seed=n)
     return tmp_path / "photos"
-
-
-def damage(path, *statements):
-    with closing(sqlite3.connect(path)) as db:
-        for statement in statements:
-            db.execute(statement)
-        db.commit()
 
 
 def same(one, other):
@@ -82,7 +70,7 @@ def test_a_sound_gallery(path):
     ],
 )
 def test_damage_is_named(path, statement, message):
-    damage(path, statement)
+    execute(path, statement)
     before = path.read_bytes()
     found = verify_gallery(path)
     assert not found.is_sound
@@ -91,9 +79,9 @@ def test_damage_is_named(path, statement, message):
 
 
 def test_every_problem_is_named_up_to_twenty(path):
-    damage(path, "UPDATE item SET metadata = '{}' WHERE slot IN (3, 5)")
+    execute(path, "UPDATE item SET metadata = '{}' WHERE slot IN (3, 5)")
     assert len(verify_gallery(path).problems) == 2
-    damage(path, "UPDATE item SET metadata = '{}' WHERE slot < 1000")
+    execute(path, "UPDATE item SET metadata = '{}' WHERE slot < 1000")
     assert len(verify_gallery(path).problems) == 20
 
 
@@ -124,7 +112,7 @@ def test_a_sound_gallery_repaired_is_the_same(path, tmp_path):
 def test_what_is_damaged_is_left_out_and_named(path, tmp_path):
     with Gallery(path) as gallery:
         kept = {key: gallery.get(key).code for key in gallery}
-    damage(
+    execute(
         path,
         "UPDATE item SET metadata = '{}' WHERE slot = 7",
         "DELETE FROM item WHERE slot = 8",
@@ -157,7 +145,7 @@ def test_damaged_codes_are_made_again_from_the_images(tmp_path, folder, is_adapt
         if is_adapted:
             gallery.adapt()
     shutil.copy(path, tmp_path / "sound.bitgaze")
-    damage(path, "UPDATE chunk SET codes = zeroblob(96)")
+    execute(path, "UPDATE chunk SET codes = zeroblob(96)")
     (folder / "1.png").write_bytes((folder / "2.png").read_bytes())
     (folder / "3.png").unlink()
     report = repair(path, tmp_path / "new.bitgaze")
@@ -183,7 +171,7 @@ def test_a_gallery_of_own_codes_is_repaired_without_a_model(tmp_path):
     assert report.kept == 5
     with Gallery(tmp_path / "new.bitgaze") as new:
         assert (new.bits, new.fingerprint) == (64, None)
-    damage(tmp_path / "own.bitgaze", "UPDATE chunk SET crc = 0")
+    execute(tmp_path / "own.bitgaze", "UPDATE chunk SET crc = 0")
     report = repair(tmp_path / "own.bitgaze", tmp_path / "newer.bitgaze")
     assert report.lost["3"] == "its code is damaged, and its model was not given"
 
@@ -198,7 +186,7 @@ def test_what_cannot_be_repaired(path, tmp_path, encoder):
         pass
     with pytest.raises(FingerprintMismatch, match="not of 'general-128'"):
         repair(tmp_path / "own.bitgaze", out, encoder=encoder)
-    damage(path, "UPDATE info SET value = 64 WHERE name = 'bits'")
+    execute(path, "UPDATE info SET value = 64 WHERE name = 'bits'")
     with pytest.raises(GalleryCorrupt, match="info is damaged"):
         repair(path, out)
     path.write_bytes(b"nothing" * 1000)
@@ -328,7 +316,7 @@ def test_the_commands(path, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == f"{before - path.stat().st_size:,} bytes freed\n"
     assert main(["backup", "copy.bitgaze", "-g", "g.bitgaze"]) == 2
     assert "exists already" in capsys.readouterr().err
-    damage(path, "UPDATE item SET metadata = '{}' WHERE slot = 7", "UPDATE chunk SET crc = 0")
+    execute(path, "UPDATE item SET metadata = '{}' WHERE slot = 7", "UPDATE chunk SET crc = 0")
     assert main(["verify", "-g", "g.bitgaze"]) == 1
     assert "damaged: g.bitgaze: chunk 0" in (out := capsys.readouterr().out)
     assert "`bitgaze repair NEW -g g.bitgaze` saves" in out
@@ -336,9 +324,9 @@ def test_the_commands(path, tmp_path, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["sound"] is False
     assert main(["repair", "new.bitgaze", "-g", "g.bitgaze"]) == 1
     out, err = capsys.readouterr()
-    assert out == ("0 kept, 0 encoded anew, 4999 lost, 1 unreadable\nnew.bitgaze: 0 images\n")
+    assert out == ("0 kept, 0 re-encoded, 4999 lost, 1 unreadable\nnew.bitgaze: 0 images\n")
     assert "lost k0: its code is damaged" in err
-    assert "`bitgaze index` brings back" in err
+    assert "`bitgaze index` restores items" in err
     assert main(["repair", "newer.bitgaze", "-g", "copy.bitgaze", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kept"] == 5000
 

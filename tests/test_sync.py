@@ -13,6 +13,7 @@ from bitgaze import Gallery, GalleryError, Item
 from bitgaze.encoding.images import printable
 from bitgaze.gallery.sync import ingest as intake
 from conftest import smooth_image
+from galleries import touch
 
 
 @pytest.fixture
@@ -24,20 +25,8 @@ def folder(tmp_path):
     return root
 
 
-@pytest.fixture
-def gallery(tmp_path):
-    with Gallery(tmp_path / "test.bitgaze") as opened:
-        yield opened
-
-
 def names(gallery):
     return sorted(Path(key).name for key in gallery)
-
-
-def later(path):
-    """Move the modification time on, as an edit would."""
-    state = path.stat()
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1_000_000_000))
 
 
 def encodes_nothing(gallery, monkeypatch):
@@ -73,7 +62,7 @@ def test_a_changed_image_is_encoded_again_and_keeps_its_metadata(gallery, folder
     item = gallery.get(key)
     gallery.upsert([type(item)(key, item.code, {"album": 1}, item.file)])
     smooth_image(9).save(folder / "a.png")
-    later(folder / "a.png")
+    touch(folder / "a.png")
     report = gallery.sync(folder)
     assert report.updated == [key]
     assert report.unchanged == 2
@@ -83,7 +72,7 @@ def test_a_changed_image_is_encoded_again_and_keeps_its_metadata(gallery, folder
 
 def test_a_touched_image_is_not_encoded_again(gallery, folder, monkeypatch):
     gallery.sync(folder)
-    later(folder / "a.png")
+    touch(folder / "a.png")
     encodes_nothing(gallery, monkeypatch)
     assert gallery.sync(folder).unchanged == 3
     monkeypatch.setattr("bitgaze.gallery.sync.ingest._digest", None)
@@ -413,7 +402,7 @@ def test_no_model_is_read_when_nothing_is_encoded(gallery, folder, monkeypatch):
         assert reopened.sync(folder).unchanged == 3
         (folder / "a.png").rename(folder / "renamed.png")
         (folder / "b.jpg").unlink()
-        later(folder / "sub" / "c.webp")
+        touch(folder / "sub" / "c.webp")
         report = reopened.sync(folder)
         assert (len(report.moved), len(report.removed), report.unchanged) == (1, 1, 1)
 
@@ -453,10 +442,10 @@ def test_a_key_of_ones_own_survives_touch_and_change(gallery, folder):
     gallery.sync(folder)
     item = gallery.get(str(folder / "a.png"))
     move(gallery, (item.key, "my name", item.file))
-    later(folder / "a.png")
+    touch(folder / "a.png")
     assert gallery.sync(folder).unchanged == 3
     smooth_image(13).save(folder / "a.png")
-    later(folder / "a.png")
+    touch(folder / "a.png")
     assert gallery.sync(folder).updated == ["my name"]
     (folder / "a.png").rename(folder / "b.jpg")
     assert gallery.sync(folder).moved == [(str(folder / "a.png"), str(folder / "b.jpg"))]
@@ -485,7 +474,7 @@ def other(gallery, encoder):
 def test_an_item_that_is_removed_during_a_sync_is_added_again(gallery, other, folder, monkeypatch):
     gallery.sync(folder)
     smooth_image(9).save(folder / "a.png")
-    later(folder / "a.png")
+    touch(folder / "a.png")
     meanwhile(gallery, monkeypatch, lambda: other.remove(*list(other)))
     report = gallery.sync(folder)
     assert report.added == [str(folder / "a.png")]

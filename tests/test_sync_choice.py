@@ -8,16 +8,11 @@ from pathlib import Path
 import pytest
 from inside import move
 
-from bitgaze import Gallery, GalleryError
+from bitgaze import GalleryError
 from bitgaze.gallery.items import content_digest as digest
 from bitgaze.gallery.sync.patterns import Choice
 from conftest import smooth_image
-
-
-@pytest.fixture
-def gallery(tmp_path):
-    with Gallery(tmp_path / "test.bitgaze") as opened:
-        yield opened
+from galleries import touch
 
 
 def fill(root, *names, seed=0):
@@ -255,11 +250,6 @@ def test_metadata_that_is_none(gallery, tmp_path, wrong, message):
     assert len(gallery) == 0
 
 
-def later(path):
-    state = path.stat()
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1_000_000_000))
-
-
 def nothing(root, gallery):
     pass
 
@@ -268,7 +258,7 @@ def everything(root, gallery):
     (root / "a.png").rename(root / "new.png")
     smooth_image(30).save(root / "a.png")
     smooth_image(31).save(root / "b.png")
-    later(root / "c.png")
+    touch(root / "c.png")
     (root / "d.png").unlink()
     (root / "e.png").rename(root / "f.png")
     smooth_image(32).save(root / "sub" / "g.png")
@@ -327,7 +317,7 @@ def test_comparing_is_shown_too(gallery, tmp_path):
     root = fill(tmp_path / "photos", "a.png", "b.png", "c.png")
     gallery.sync(root)
     for name in ("a.png", "b.png", "c.png"):
-        later(root / name)
+        touch(root / name)
     smooth_image(9).save(root / "d.png")
     shown = []
     gallery.sync(root, on_progress=lambda done, total: shown.append((done, total)))
@@ -339,7 +329,7 @@ def test_comparing_goes_on_where_it_was_interrupted(gallery, tmp_path, monkeypat
     root = fill(tmp_path / "photos", *(f"{number:02}.png" for number in range(40)))
     gallery.sync(root)
     for path in root.iterdir():
-        later(path)
+        touch(path)
 
     def interrupt(done, total):
         if done == 35:

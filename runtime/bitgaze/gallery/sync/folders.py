@@ -97,7 +97,7 @@ class _Walk:
             identity = (status.st_dev, status.st_ino)
             if identity in self._folders:
                 if self._folders[identity] != folder:  # else given, and in another that is given
-                    self._skip(folder, "folder")
+                    self._skip(folder, "a folder")
                 return []
             self._folders[identity] = folder
             with os.scandir(folder) as listing:
@@ -121,7 +121,7 @@ class _Walk:
             self._fail(path, error.strerror or str(error))
             return
         if (status.st_dev, status.st_ino) in self._files:
-            self._skip(path, "image")
+            self._skip(path, "an image")
         else:
             self._take(path, status)
 
@@ -151,7 +151,7 @@ class _Walk:
         self._files.add((status.st_dev, status.st_ino))
 
     def _skip(self, path: str, kind: str) -> None:
-        self.found.skipped[printable(path)] = f"a link to a {kind} that is looked at already"
+        self.found.skipped[printable(path)] = f"a link to {kind} that is looked at already"
 
     def _fail(self, path: str, reason: str) -> None:
         self.found.failed[printable(path)] = reason
