@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgaze.errors import GalleryCorrupt
-from bitgaze.gallery.filters import RANGES, Condition, like
+from bitgaze.gallery.filters import RANGE_OPERATORS, Condition, like
 from bitgaze.hamming import HammingIndex
 
 # In the order of `item_crc`.
@@ -282,7 +282,7 @@ def keys_that_match(db: sqlite3.Connection, condition: Condition, count: int) ->
     for operand in operands:
         if not isinstance(operand, str):
             continue  # a key is a text
-        if operator in RANGES:
+        if operator in RANGE_OPERATORS:
             # From the items, byte by byte, as UTF-8 sorts: that each key is found in the index
             # does not say that nothing else is there. The operator is one of these, the operand a
             # parameter.
