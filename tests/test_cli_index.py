@@ -54,7 +54,7 @@ def test_patterns(here, capsys):
     assert out.startswith("1 added, 0 updated, 0 moved, 0 removed, 1 unchanged")
     assert "\n2 left alone: their images are hidden, or the patterns exclude them\n" in out
     assert main(["index", "one", "--exclude", ""]) == 2
-    assert "exclude: '' is no pattern" in capsys.readouterr().err
+    assert "exclude: '' matches nothing" in capsys.readouterr().err
 
 
 def test_metadata(here):
@@ -137,7 +137,7 @@ def test_many_links_are_named_in_json_only(here, capsys):
     assert main(["index", "one"]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 11
-    again = "a link to an image that is looked at already"
+    again = "a link to an image that was found elsewhere"
     assert lines[0] == f"bitgaze: skipped {here}/one/link00.png: {again}"
     assert lines[10] == "bitgaze: skipped 2 more; --json names all"
     assert main(["index", "one", "--json"]) == 0
@@ -176,8 +176,8 @@ def test_interrupted_while_encoding(many, monkeypatch, capsys):
         assert main(["index", "many"]) == 130
     assert capsys.readouterr() == (
         "",
-        "bitgaze: interrupted: 32 of 66 images are done and kept, 34 are left; the next run goes "
-        "on from there\n",
+        "bitgaze: interrupted: 32 of 66 images are done and saved, 34 are left; run it again "
+        "to continue\n",
     )
     assert len(items()) == 32
     assert main(["index", "many"]) == 0

@@ -1,4 +1,4 @@
-"""What a gallery is for: add, search, change and remove items, one by one and in transactions."""
+"""Everyday use of a gallery: add, search, change and remove items, alone and in transactions."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +16,7 @@ from conftest import smooth_image
 from galleries import codes, items
 
 
-def test_a_image_is_found_by_path_bytes_image_array_and_key(gallery, make_image):
+def test_search_accepts_path_bytes_image_array_and_key(gallery, make_image):
     for seed in range(5):
         gallery.add(f"p{seed}", smooth_image(seed), {"seed": seed})
     file = make_image("query.png", seed=3)
@@ -37,7 +37,7 @@ def test_a_image_is_found_by_path_bytes_image_array_and_key(gallery, make_image)
         assert hits[1].distance > 0
 
 
-def test_everything_is_there_after_reopening(path):
+def test_items_persist_across_reopening(path):
     stored = items(CHUNK_CODES + 5)
     with Gallery(path) as gallery:
         gallery.upsert(stored)
@@ -48,10 +48,10 @@ def test_everything_is_there_after_reopening(path):
             found = gallery.get(item.key)
             assert np.array_equal(found.code, item.code)
             assert found.metadata == item.metadata
-    assert [p.name for p in path.parent.iterdir()] == [path.name]  # one file, nothing beside it
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # one file, and no log
 
 
-def test_search_is_exact_and_radius_cuts(gallery):
+def test_search_is_exact_and_respects_the_radius(gallery):
     stored = items(500)
     gallery.upsert(stored)
     query = codes(1, seed=9)[0]
@@ -68,7 +68,7 @@ def test_search_is_exact_and_radius_cuts(gallery):
     assert len(gallery.search_code(query, k=1000)) == 500
 
 
-def test_a_key_is_text(gallery):
+def test_keys_must_be_strings(gallery):
     gallery.upsert([Item("5", codes(1)[0])])
     for use in (
         gallery.get,
@@ -79,13 +79,13 @@ def test_a_key_is_text(gallery):
         lambda key: gallery.upsert([Item(key, codes(1)[0])]),
     ):
         for key in (5, b"5", None, Path("5")):
-            with pytest.raises(TypeError, match=f"a key is a str, not {type(key).__name__}"):
+            with pytest.raises(TypeError, match=f"key must be a str, got {type(key).__name__}"):
                 use(key)
             assert key not in gallery
     assert list(gallery) == ["5"]
 
 
-def test_an_empty_gallery(gallery):
+def test_an_empty_gallery_has_no_hits(gallery):
     assert len(gallery) == 0
     assert list(gallery) == []
     assert gallery.search(smooth_image(1)) == []
@@ -94,7 +94,7 @@ def test_an_empty_gallery(gallery):
 
 
 @given(st.lists(st.tuples(st.sampled_from(["upsert", "remove", "move"]), st.integers(0, 11))))
-def test_any_sequence_of_changes_equals_a_dictionary(tmp_path_factory, steps):
+def test_any_sequence_of_changes_behaves_like_a_dict(tmp_path_factory, steps):
     path = tmp_path_factory.mktemp("model") / "g.bitgaze"
     expected = {}
     with Gallery(path) as gallery:
@@ -113,7 +113,7 @@ def test_any_sequence_of_changes_equals_a_dictionary(tmp_path_factory, steps):
             else:
                 target = f"k{(which + 1) % 12}"
                 if target in expected:
-                    with pytest.raises(GalleryError, match="is taken"):
+                    with pytest.raises(GalleryError, match="already in use"):
                         move(gallery, (key, target, None))
                 else:
                     move(gallery, (key, target, None))
@@ -130,7 +130,7 @@ def test_any_sequence_of_changes_equals_a_dictionary(tmp_path_factory, steps):
 def test_a_failed_change_changes_nothing(gallery):
     gallery.upsert(items(3))
     before = gallery.search_code(codes(1)[0])
-    bad = [
+    invalid = [
         (TypeError, [Item("new", codes(1)[0]), Item("x", codes(1)[0], {"a": object()})]),
         (ValueError, [Item("new", codes(1)[0]), Item("x", codes(1)[0][:8])]),
         (TypeError, [Item("new", codes(1)[0]), Item("x", codes(1)[0].astype(int))]),
@@ -140,7 +140,7 @@ def test_a_failed_change_changes_nothing(gallery):
         (TypeError, [Item("new", codes(1)[0]), Item(5, codes(1)[0])]),
         (ValueError, [Item("new", codes(1)[0]), Item("x", codes(1)[0], {"a": float("nan")})]),
     ]
-    for error, batch in bad:
+    for error, batch in invalid:
         with pytest.raises(error):
             gallery.upsert(batch)
         assert gallery.search_code(codes(1)[0]) == before
@@ -150,16 +150,18 @@ def test_a_failed_change_changes_nothing(gallery):
     assert "item 0" in gallery
 
 
-def test_add_refuses_a_taken_key_and_a_broken_image(gallery):
+def test_add_rejects_a_key_in_use_and_a_broken_image(gallery):
     gallery.add("a", smooth_image(1))
-    with pytest.raises(GalleryError, match="key 'a' is taken; remove it first"):
+    with pytest.raises(
+        GalleryError, match="key 'a' is already in use; choose another or remove the item"
+    ):
         gallery.add("a", smooth_image(2))
     with pytest.raises(ImageError, match="not an image"):
         gallery.add("b", b"broken")
     assert list(gallery) == ["a"]
 
 
-def test_a_transaction_is_kept_whole_or_not_at_all(path):
+def test_a_transaction_is_atomic(path):
     with Gallery(path) as gallery, Gallery(path) as other:
         gallery.upsert(items(3))
         with gallery.transaction():
@@ -178,16 +180,16 @@ def test_a_transaction_is_kept_whole_or_not_at_all(path):
 
         with pytest.raises(KeyError, match="none"):
             fail()
-        with pytest.raises(GalleryError, match="failed; it was undone"):
+        with pytest.raises(GalleryError, match="rolled back, because a call inside it failed"):
             fail(caught=KeyError)
         with pytest.raises(UnicodeDecodeError), gallery.transaction():
-            b"\xff".decode()  # not the file's: it stays what it is
+            b"\xff".decode()  # not an error of the file, so it is not translated
         for reader in (gallery, other):
             assert list(reader) == ["item 2", "item 1", "new"]
             assert gallery.search_code(codes(1, seed=5)[0], k=1)[0].key == "new"
 
 
-def test_items_change_places(gallery):
+def test_items_can_swap_keys(gallery):
     gallery.upsert(items(3))
     before = {key: gallery.get(key) for key in gallery}
     move(gallery, ("item 0", "item 1", None), ("item 1", "item 0", None), ("item 2", "new", None))
@@ -205,7 +207,7 @@ def test_items_change_places(gallery):
         assert list(gallery) == ["item 1", "item 0", "new"]
 
 
-def test_a_removed_item_leaves_no_byte_behind(path):
+def test_a_removed_item_leaves_no_bytes_in_the_file(path):
     stored = items(20)
     with Gallery(path) as gallery:
         gallery.upsert(stored)
@@ -218,7 +220,7 @@ def test_a_removed_item_leaves_no_byte_behind(path):
     assert codes(1, seed=78)[0].tobytes() in content
 
 
-def test_a_removed_item_leaves_no_byte_in_the_log(path):
+def test_a_removed_item_leaves_no_bytes_in_the_log(path):
     def is_found():
         return any(b"the secret" in file.read_bytes() for file in path.parent.iterdir())
 
@@ -231,7 +233,7 @@ def test_a_removed_item_leaves_no_byte_in_the_log(path):
         assert not is_found()
         assert len(reader) == 20
         writer.upsert([secret])
-        with reader._store.reading():  # its snapshot is in the log: the bytes cannot go yet
+        with reader._store.reading():  # its snapshot needs the log, so the bytes stay for now
             assert secret.key in reader
             writer.remove(secret.key)
             assert secret.key in reader
@@ -240,7 +242,7 @@ def test_a_removed_item_leaves_no_byte_in_the_log(path):
         assert len(reader) == 19
 
 
-def test_arguments_out_of_range(gallery, tmp_path):
+def test_invalid_arguments_are_rejected(gallery, tmp_path):
     gallery.upsert(items(3))
     with pytest.raises(ValueError, match="k"):
         gallery.search("item 0", k=0)
@@ -250,21 +252,21 @@ def test_arguments_out_of_range(gallery, tmp_path):
         gallery.search("no such key or file")
     with pytest.raises(KeyError, match="no item 'x'"):
         gallery.get("x")
-    with pytest.raises(GalleryError, match="no such gallery; `bitgaze index"):
+    with pytest.raises(GalleryError, match="no such gallery; create it with `bitgaze index"):
         Gallery(tmp_path / "none.bitgaze", create=False)
     assert not (tmp_path / "none.bitgaze").exists()
-    with pytest.raises(GalleryError, match="there is no folder"):
+    with pytest.raises(GalleryError, match="none does not exist; create it first"):
         Gallery(tmp_path / "none" / "a.bitgaze")
 
 
-def test_a_closed_gallery(path):
+def test_a_closed_gallery_raises(path):
     gallery = Gallery(path)
     gallery.close()
     with pytest.raises(GalleryError, match="closed"):
         len(gallery)
 
 
-def test_any_name_is_a_files(tmp_path, monkeypatch):
+def test_every_name_is_taken_as_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in (
         ":memory:",

@@ -1,4 +1,4 @@
-"""Several connections, threads and processes that use one gallery at once."""
+"""Connections, threads and processes that use one gallery at the same time."""
 
 import multiprocessing
 import sqlite3
@@ -12,8 +12,8 @@ from conftest import smooth_image
 from galleries import codes, items
 
 
-def test_a_new_gallery_waits_for_another_that_writes_to_the_same_file(path):
-    """What one of two processes that make a gallery at once does to the other."""
+def test_creating_a_gallery_waits_for_another_writer(path):
+    """As when two processes create the same gallery at the same time."""
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     end = threading.Timer(0.2, other.execute, ["ROLLBACK"])
@@ -24,11 +24,11 @@ def test_a_new_gallery_waits_for_another_that_writes_to_the_same_file(path):
     other.close()
 
 
-def test_of_threads_that_add_one_key_one_wins(path, encoder):
+def test_one_of_several_threads_that_add_the_same_key_wins(path, encoder):
     everyone = threading.Barrier(4)
 
     class Slow:
-        """An encoder that returns when all threads have begun to encode."""
+        """An encoder that returns once all threads are encoding."""
 
         model, fingerprint = encoder.model, encoder.fingerprint
 
@@ -56,7 +56,7 @@ def test_of_threads_that_add_one_key_one_wins(path, encoder):
         assert gallery.get("same").metadata == {"number": winner}
 
 
-def test_another_connection_sees_each_commit(path):
+def test_each_connection_sees_the_commits_of_others(path):
     with Gallery(path) as writer, Gallery(path) as reader:
         writer.upsert(items(3))
         assert len(reader) == 3
@@ -68,7 +68,7 @@ def test_another_connection_sees_each_commit(path):
         assert len(writer) == 3
 
 
-def test_two_writers_do_not_lose_each_others_items(path):
+def test_two_writers_keep_each_others_items(path):
     with Gallery(path) as one, Gallery(path) as two:
         for i in range(20):
             (one, two)[i % 2].upsert([Item(f"k{i}", codes(1, seed=i)[0])])
@@ -84,7 +84,7 @@ def _write(path: Path, name: str) -> None:
             gallery.upsert([Item(f"{name}{i}", codes(1, seed=i)[0])])
 
 
-def test_processes_that_create_and_write_at_once(path):
+def test_processes_can_create_and_write_concurrently(path):
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_write, args=(path, name)) for name in "ab"]
     for worker in workers:
@@ -96,18 +96,18 @@ def test_processes_that_create_and_write_at_once(path):
         assert len(gallery) == 50
 
 
-def test_threads_search_while_one_writes(path):
+def test_threads_can_search_during_writes(path):
     with Gallery(path) as gallery:
         gallery.upsert(items(200))
         wrong = []
 
-        def look():
+        def search():
             for i in range(100):
                 hit = gallery.search(f"item {i}", k=1)[0]
                 if (hit.key, hit.distance) != (f"item {i}", 0):
                     wrong.append(hit)
 
-        threads = [threading.Thread(target=look) for _ in range(3)]
+        threads = [threading.Thread(target=search) for _ in range(3)]
         for thread in threads:
             thread.start()
         for i in range(50):

@@ -1,4 +1,4 @@
-"""Files that are damaged or not galleries: every answer is right, or a typed error is raised."""
+"""Damaged and foreign files: every answer is correct, or a typed error is raised."""
 
 import sqlite3
 from contextlib import closing
@@ -14,29 +14,29 @@ from galleries import BITS, codes, execute, items
 
 
 def tables(value, bits=BITS):
-    """A calibration as the file holds it, the same value everywhere."""
+    """A calibration as stored in the file, with the same value at every distance."""
     row = ", ".join([str(value)] * (bits + 1))
     return f'{{"duplicate": [{row}], "kind": [], "false_match": [{row}]}}'
 
 
-def test_foreign_files_are_left_alone(tmp_path):
+def test_foreign_files_are_not_changed(tmp_path):
     text = tmp_path / "text.bitgaze"
-    text.write_text("this is not a database, whatever its name says" * 100)
+    text.write_text("this is not a database, in spite of its name" * 100)
     with pytest.raises(GalleryCorrupt, match=r"text\.bitgaze: not a gallery"):
         Gallery(text)
     foreign = tmp_path / "foreign.db"
     execute(foreign, "CREATE TABLE mine(x)")
     before = foreign.read_bytes()
-    with pytest.raises(GalleryError, match="an SQLite file, but not a bitgaze gallery"):
+    with pytest.raises(GalleryError, match="is an SQLite file, but not a bitgaze gallery"):
         Gallery(foreign)
     assert foreign.read_bytes() == before
 
 
 @pytest.mark.parametrize("mark", ["application_id = 1", "application_id = -1", "user_version = 7"])
-def test_a_foreign_file_without_tables_is_left_alone(path, mark):
+def test_foreign_files_without_tables_are_not_changed(path, mark):
     execute(path, f"PRAGMA {mark}")
     before = path.read_bytes()
-    with pytest.raises(GalleryError, match="an SQLite file, but not a bitgaze gallery"):
+    with pytest.raises(GalleryError, match="is an SQLite file, but not a bitgaze gallery"):
         Gallery(path)
     assert path.read_bytes() == before
 
@@ -52,13 +52,19 @@ def test_an_empty_file_becomes_a_gallery(path):
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("PRAGMA user_version = 3", "gallery format 3, this version of bitgaze reads up to 2"),
-        ("PRAGMA user_version = 0", "gallery format 0; the first one is 1"),
-        ("PRAGMA user_version = -1", "gallery format -1; the first one is 1"),
-        ("UPDATE info SET value = 12 WHERE name = 'bits'", "info is damaged"),
-        ("UPDATE info SET value = 'x' WHERE name = 'calibration'", "info is damaged"),
+        (
+            "PRAGMA user_version = 3",
+            "gallery format 3, but this version of bitgaze reads formats up to 2",
+        ),
+        ("PRAGMA user_version = 0", "gallery format 0, expected at least 1"),
+        ("PRAGMA user_version = -1", "gallery format -1, expected at least 1"),
+        ("UPDATE info SET value = 12 WHERE name = 'bits'", "the info table is damaged"),
+        ("UPDATE info SET value = 'x' WHERE name = 'calibration'", "the info table is damaged"),
         *(
-            (f"UPDATE info SET value = '{table}' WHERE name = 'calibration'", "info is damaged")
+            (
+                f"UPDATE info SET value = '{table}' WHERE name = 'calibration'",
+                "the info table is damaged",
+            )
             for table in (
                 "[]",
                 "7",
@@ -69,29 +75,35 @@ def test_an_empty_file_becomes_a_gallery(path):
                 "[" * 9999,
             )
         ),
-        ("UPDATE info SET value = 5 WHERE name = 'model'", "test.bitgaze: info is damaged"),
-        ("UPDATE info SET value = x'ff' WHERE name = 'model'", "info is damaged: .*model is b"),
-        ("DELETE FROM info WHERE name = 'model'", "info is damaged"),
-        ("DELETE FROM info WHERE name = 'fingerprint'", "info is damaged"),
+        (
+            "UPDATE info SET value = 5 WHERE name = 'model'",
+            "test.bitgaze: the info table is damaged",
+        ),
+        (
+            "UPDATE info SET value = x'ff' WHERE name = 'model'",
+            "info table is damaged: .*model is b",
+        ),
+        ("DELETE FROM info WHERE name = 'model'", "the info table is damaged"),
+        ("DELETE FROM info WHERE name = 'fingerprint'", "the info table is damaged"),
         ("UPDATE info SET value = 64 WHERE name = 'bits'", "5000 items|damaged|missing"),
         ("UPDATE chunk SET codes = zeroblob(length(codes)) WHERE n = 0", "chunk 0 .* is damaged"),
         ("UPDATE chunk SET codes = x'00' WHERE n = 1", "chunk 1 .* is damaged"),
         ("UPDATE chunk SET codes = 'text' WHERE n = 1", "chunk 1 .* is damaged"),
         ("DELETE FROM chunk WHERE n = 0", "chunk 0 .* is missing"),
-        ("DELETE FROM chunk WHERE n = 1", "5000 items, but 4096 codes"),
-        ("DELETE FROM item WHERE slot = 7", "4999 items, but 5000 codes"),
+        ("DELETE FROM chunk WHERE n = 1", "5000 items but 4096 codes"),
+        ("DELETE FROM item WHERE slot = 7", "4999 items but 5000 codes"),
         ("UPDATE item SET slot = 9999 WHERE slot = 7", "5000 items"),
-        ("DROP TABLE chunk", "its tables are not those of a gallery"),
-        ("DROP TABLE item", "its tables are not those"),
-        ("CREATE TABLE more(x)", "its tables are not those"),
-        ("CREATE TRIGGER x AFTER INSERT ON item BEGIN DELETE FROM chunk; END", "its tables are"),
-        ("UPDATE info SET value = 'y' WHERE name = 'model'", "checksum is of other entries"),
+        ("DROP TABLE chunk", "the tables are not those of a gallery"),
+        ("DROP TABLE item", "the tables are not those"),
+        ("CREATE TABLE more(x)", "the tables are not those"),
+        ("CREATE TRIGGER x AFTER INSERT ON item BEGIN DELETE FROM chunk; END", "the tables are"),
+        ("UPDATE info SET value = 'y' WHERE name = 'model'", "checksum does not match the entries"),
         (f"UPDATE info SET value = '{tables(0.25)}' WHERE name = 'calibration'", "checksum"),
         ("UPDATE info SET value = 'x' WHERE name = 'fingerprint'", "checksum"),
-        ("DELETE FROM info WHERE name = 'crc'", "info is damaged: KeyError"),
+        ("DELETE FROM info WHERE name = 'crc'", "info table is damaged: KeyError"),
     ],
 )
-def test_a_damaged_gallery_gives_a_typed_error(path, sql, message):
+def test_a_damaged_gallery_raises_a_typed_error(path, sql, message):
     with Gallery(path) as gallery:
         gallery.upsert(items(5000))
     execute(path, sql)
@@ -112,7 +124,7 @@ def test_a_damaged_gallery_gives_a_typed_error(path, sql, message):
         "crc = crc + 1",
     ],
 )
-def test_a_damaged_item_gives_a_typed_error_when_it_is_read(path, damage):
+def test_reading_a_damaged_item_raises_a_typed_error(path, damage):
     with Gallery(path) as gallery:
         gallery.upsert(items(3))
     execute(path, f"UPDATE item SET {damage} WHERE slot = 1")
@@ -125,18 +137,18 @@ def test_a_damaged_item_gives_a_typed_error_when_it_is_read(path, damage):
             lambda opened: files(opened, "/"),
         ):
             with pytest.raises(
-                GalleryCorrupt, match=r"test\.bitgaze: (the item in slot 1|its text)"
+                GalleryCorrupt, match=r"test\.bitgaze: (the item in slot 1|text in the file)"
             ):
                 use(gallery)
         if not damage.startswith("key"):
             for use in (gallery.get, gallery.search):
                 with pytest.raises(GalleryCorrupt, match="the item in slot 1 is damaged"):
                     use("item 1")
-            gallery.remove("item 1")  # what cannot be read can still be removed
+            gallery.remove("item 1")  # a damaged item can still be removed
             assert len(gallery.search("item 0")) == 2
 
 
-def test_a_damaged_item_does_not_come_out_whole_when_it_changes_its_slot(path):
+def test_a_damaged_item_stays_damaged_when_its_slot_changes(path):
     with Gallery(path) as gallery:
         gallery.upsert(items(3))
     execute(path, "UPDATE item SET metadata = '{}' WHERE slot = 2")
@@ -148,7 +160,7 @@ def test_a_damaged_item_does_not_come_out_whole_when_it_changes_its_slot(path):
         assert list(gallery) == ["item 0", "item 1"]
 
 
-def test_a_damaged_item_is_named_among_many(path):
+def test_the_error_names_the_damaged_item_among_many(path):
     with Gallery(path) as gallery:
         gallery.upsert(items(9000))
     execute(path, "UPDATE item SET size = 3 WHERE slot = 8000")
@@ -160,18 +172,18 @@ def test_a_damaged_item_is_named_among_many(path):
             gallery.search_code(codes(1)[0], where={"i": 5})
 
 
-def test_a_schema_that_is_no_text_gives_a_typed_error(path):
+def test_a_schema_that_is_not_text_raises_a_typed_error(path):
     Gallery(path).close()
     execute(
         path,
         "PRAGMA writable_schema = ON",
         "UPDATE sqlite_schema SET sql = CAST(sql AS BLOB) WHERE name = 'chunk'",
     )
-    with pytest.raises(GalleryCorrupt, match="its tables are not those of a gallery"):
+    with pytest.raises(GalleryCorrupt, match="the tables are not those of a gallery"):
         Gallery(path)
 
 
-def test_a_length_that_no_memory_holds_gives_a_typed_error(path, monkeypatch):
+def test_an_absurd_length_raises_a_typed_error(path, monkeypatch):
     with Gallery(path) as gallery:
         gallery.upsert(items(3))
 
@@ -179,7 +191,7 @@ def test_a_length_that_no_memory_holds_gives_a_typed_error(path, monkeypatch):
             raise MemoryError  # as sqlite3 does
 
         monkeypatch.setattr("bitgaze.gallery.items.read_item", fail)
-        with pytest.raises(GalleryCorrupt, match="damaged lengths, or too little memory"):
+        with pytest.raises(GalleryCorrupt, match="a length is damaged, or memory is too small"):
             gallery.get("item 1")
         monkeypatch.undo()
         with pytest.raises(GalleryError, match="too big"):
@@ -187,7 +199,7 @@ def test_a_length_that_no_memory_holds_gives_a_typed_error(path, monkeypatch):
         assert gallery.get("item 1").metadata == {"i": 1}
 
 
-def test_a_truncated_file_gives_a_typed_error(path):
+def test_a_truncated_file_raises_a_typed_error(path):
     with Gallery(path) as gallery:
         gallery.upsert(items(5000))
     content = path.read_bytes()
@@ -197,7 +209,7 @@ def test_a_truncated_file_gives_a_typed_error(path):
             Gallery(path)
 
 
-def test_any_damage_gives_a_right_answer_or_a_typed_error(path):
+def test_random_damage_gives_correct_answers_or_typed_errors(path):
     stored = items(300)
     with Gallery(path) as gallery:
         gallery.upsert(stored)
@@ -208,7 +220,7 @@ def test_any_damage_gives_a_right_answer_or_a_typed_error(path):
         damaged = bytearray(content)
         for position in random.integers(0, len(damaged), random.integers(1, 5)):
             damaged[position] ^= 1 << random.integers(8)
-        # Two bytes at least: SQLite takes a single one for nothing.
+        # At least two bytes: SQLite treats a file of one byte as empty.
         path.write_bytes(
             damaged[: random.integers(2, len(damaged))] if refused % 4 == 3 else damaged
         )
@@ -226,7 +238,7 @@ def test_any_damage_gives_a_right_answer_or_a_typed_error(path):
     assert 0 < refused < 150
 
 
-def test_a_damaged_key_index_gives_a_typed_error(path):
+def test_a_damaged_key_index_raises_a_typed_error(path):
     with Gallery(path) as gallery:
         gallery.upsert(items(3))
     with closing(sqlite3.connect(path)) as db:
@@ -237,7 +249,7 @@ def test_a_damaged_key_index_gives_a_typed_error(path):
     content = bytearray(path.read_bytes())
     start = (page - 1) * page_bytes
     index = content[start : start + page_bytes]
-    # The index says "item 2" for item 1, and nothing for "item 2" itself.
+    # The index has "item 2" for item 1, and no entry for the real "item 2".
     index = index.replace(b"item 2", b"item 3").replace(b"item 1", b"item 2")
     content[start : start + page_bytes] = index
     path.write_bytes(content)
@@ -245,25 +257,25 @@ def test_a_damaged_key_index_gives_a_typed_error(path):
         assert gallery.get("item 0").metadata == {"i": 0}
         for key in ("item 1", "item 2"):
             for use in (gallery.get, gallery.remove):
-                with pytest.raises(GalleryCorrupt, match="its key index is damaged"):
+                with pytest.raises(GalleryCorrupt, match="the key index is damaged"):
                     use(key)
         assert len(gallery) == 3
         for use in (
-            lambda: "item 4" in gallery,  # who knows
+            lambda: "item 4" in gallery,  # cannot be known
             lambda: gallery.get("item 4"),
             lambda: gallery.search("item 4"),
             lambda: gallery.add("item 4", smooth_image(1)),
             lambda: gallery.upsert([Item("item 4", codes(1)[0])]),
             lambda: item_of_file(gallery, "/item 4"),
         ):
-            with pytest.raises(GalleryCorrupt, match="its key index is damaged"):
+            with pytest.raises(GalleryCorrupt, match="the key index is damaged"):
                 use()
         assert len(gallery) == 3
 
 
 @pytest.mark.parametrize("key", ["plain", "nul\0in it", "größe \u212a", "", "None", "7"])
-def test_what_is_read_in_bulk_has_the_checksum_that_was_written(path, key):
-    """SQLite joins a row's columns as Python does, whatever is in them."""
+def test_checksums_in_bulk_reads_match_those_written(path, key):
+    """SQLite joins the columns of a row to the same bytes as Python, whatever their content."""
     path_bytes = b"/odd \xff\x00 path"
     state = FileState(path_bytes, 2**60, -5, 0, bytes(range(16)))
     with Gallery(path) as gallery:

@@ -1,4 +1,4 @@
-"""A gallery and the model that made its codes: fingerprints, calibration, when a model is read."""
+"""The model of a gallery: fingerprints, calibration, and when the model is read."""
 
 import json
 import sqlite3
@@ -18,7 +18,7 @@ from galleries import BITS, items
 
 @pytest.fixture(scope="module")
 def other_encoder(tmp_path_factory):
-    """The shipped model with one bit of one weight changed: same shapes, another model."""
+    """The shipped model with one bit of a weight changed: the same shapes, another model."""
     content = bytearray(DEFAULT_MODEL.read_bytes())
     content[len(content) // 2] ^= 1
     path = tmp_path_factory.mktemp("other") / "other.onnx"
@@ -26,22 +26,24 @@ def other_encoder(tmp_path_factory):
     return Encoder(path)
 
 
-def test_codes_of_two_models_never_meet(path, other_encoder):
+def test_codes_of_two_models_are_never_mixed(path, other_encoder):
     with Gallery(path) as gallery:
         gallery.add("a", smooth_image(1))
-    with pytest.raises(FingerprintMismatch, match=r"are of model 'general-128' .*not of"):
+    with pytest.raises(
+        FingerprintMismatch, match=r"are from model 'general-128' .*not from model 'general-128'"
+    ):
         Gallery(path, encoder=other_encoder)
     theirs = path.with_name("other.bitgaze")
     with Gallery(theirs, encoder=other_encoder) as gallery:
         gallery.add("a", smooth_image(1))
-    with Gallery(theirs) as gallery:  # without a model: what needs none still works
+    with Gallery(theirs) as gallery:  # with the default model: calls that need no model still work
         assert gallery.search("a")[0].distance == 0
         for use in (
             lambda: gallery.search(smooth_image(1)),
             lambda: gallery.add("b", smooth_image(2)),
             lambda: gallery.adapt(lambda _: smooth_image(1)),
         ):
-            with pytest.raises(FingerprintMismatch, match="open it with the model that made it"):
+            with pytest.raises(FingerprintMismatch, match="open it with the model that made them"):
                 use()
         assert list(gallery) == ["a"]
 
@@ -54,7 +56,7 @@ def write_calibration(path, value):
 
 
 def calibration(kind=()):
-    """Tables that fall and rise by the same amount at every distance."""
+    """Tables that fall or rise linearly with distance."""
     return {
         "duplicate": [1 - distance / BITS for distance in range(BITS + 1)],
         "kind": list(kind),
@@ -62,23 +64,23 @@ def calibration(kind=()):
     }
 
 
-def test_probabilities_come_from_the_models_calibration(path):
+def test_probabilities_follow_the_calibration(path):
     with Gallery(path) as gallery:
         gallery.upsert(items(50))
         write_calibration(path, calibration())
         hits = gallery.search("item 0", k=50)
         assert hits[-1].distance > 40
         for hit in hits:
-            # The table says 1 - distance / 128 at even odds; here one in 50 may be the same.
+            # The table has 1 - distance / 128 at even odds; here, one item in 50 can match.
             expected = at_odds(1 - hit.distance / 128, 1 / 50)
             assert hit.same_image == pytest.approx(expected)
-            assert hit.same_kind is None  # there were no labels
+            assert hit.same_kind is None  # measured without labels
         write_calibration(path, calibration(kind=[0.95] * (BITS + 1)))
         for hit in gallery.search("item 0", k=50):
-            assert hit.same_kind == pytest.approx(0.5)  # of one in twenty
+            assert hit.same_kind == pytest.approx(0.5)  # prior odds are one in twenty
 
 
-def test_a_radius_for_a_rate_of_false_matches(path):
+def test_radius_for_a_false_match_rate(path):
     with Gallery(path) as gallery:
         write_calibration(path, calibration())
         assert gallery.radius(0.1) == gallery.calibration.radius(0.1) == 11
@@ -89,25 +91,27 @@ def test_a_radius_for_a_rate_of_false_matches(path):
             gallery.radius(1)
 
 
-def test_without_a_calibration_nothing_is_told_of_distances(path):
+def test_without_a_calibration_there_are_no_probabilities(path):
     with Gallery(path) as gallery:
         gallery.upsert(items(5))
         write_calibration(path, None)
         assert gallery.calibration is None
         hit = gallery.search("item 0")[0]
         assert (hit.same_kind, hit.same_image) == (None, None)
-        with pytest.raises(GalleryError, match="does not say what distances mean.*or adapt"):
+        with pytest.raises(
+            GalleryError, match="has no calibration; use a calibrated model, or adapt"
+        ):
             gallery.radius()
 
 
-def test_a_missing_default_model_says_so(path, monkeypatch):
+def test_a_missing_default_model_is_reported(path, monkeypatch):
     monkeypatch.setattr("bitgaze.gallery.gallery.DEFAULT_MODEL", Path("/nowhere/general.onnx"))
     with pytest.raises(ModelError, match=r"general\.onnx: cannot read the model"):
         Gallery(path)
     assert not path.exists()
 
 
-def test_what_encodes_nothing_reads_no_model(path, monkeypatch):
+def test_the_model_is_read_only_to_encode(path, monkeypatch):
     with Gallery(path) as gallery:
         gallery.upsert(items(3))
     monkeypatch.setattr("bitgaze.gallery.gallery.read_model", None)  # calling it would raise

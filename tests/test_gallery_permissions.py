@@ -1,4 +1,4 @@
-"""Galleries in files and folders that may not be written or entered."""
+"""Galleries in read-only files and folders, and in folders without access."""
 
 import subprocess
 import sys
@@ -10,12 +10,12 @@ from galleries import codes, items
 
 
 def without_privileges(script, path):
-    """Run a script in a process that permissions bind, also if it is root's."""
+    """Run a script in a process that is bound by permissions, even if started by root."""
     prelude = """
 import ctypes, os, sys, numpy as np
 from pathlib import Path
 from bitgaze import Gallery, GalleryError, Item
-if os.geteuid() == 0:  # capset(2): none are left, of those that root has
+if os.geteuid() == 0:  # capset(2): drop all of root's capabilities
     assert ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522), (ctypes.c_uint32 * 6)()) == 0
 path = Path(sys.argv[1])
 code = np.zeros(16, np.uint8)
@@ -24,7 +24,7 @@ def refused(call, *arguments):
         call(*arguments)
     except GalleryError as error:
         return str(error)
-    raise AssertionError("nothing was refused")
+    raise AssertionError("no GalleryError was raised")
 """
     run = [sys.executable, "-c", prelude + script, path]
     done = subprocess.run(run, capture_output=True, text=True)
@@ -32,7 +32,7 @@ def refused(call, *arguments):
 
 
 @pytest.mark.parametrize(("file_mode", "folder_mode"), [(0o444, 0o755), (0o644, 0o555)])
-def test_a_gallery_that_may_only_be_read_is_searched(tmp_path, file_mode, folder_mode):
+def test_a_read_only_gallery_can_be_searched(tmp_path, file_mode, folder_mode):
     path = tmp_path / "archive" / "test.bitgaze"
     path.parent.mkdir()
     with Gallery(path) as gallery:
@@ -56,7 +56,7 @@ with Gallery(path) as reader:
         assert "new" in reader
     writer = Gallery(path)
     writer.upsert([Item("newer", code)])
-    path.parent.chmod(0o555)  # a writer is here, and stays
+    path.parent.chmod(0o555)  # while a writer has the gallery open
     with Gallery(path) as second:
         assert "newer" in second
 """
@@ -66,7 +66,7 @@ with Gallery(path) as reader:
         path.parent.chmod(0o755)
 
 
-def test_a_folder_that_may_not_be_entered(tmp_path):
+def test_a_folder_without_access_raises_a_typed_error(tmp_path):
     path = tmp_path / "private" / "test.bitgaze"
     path.parent.mkdir(mode=0)
     script = """
@@ -79,7 +79,7 @@ for create in (True, False):
         path.parent.chmod(0o755)
 
 
-def test_a_log_that_cannot_be_read_is_not_ignored(tmp_path):
+def test_an_unreadable_log_is_not_ignored(tmp_path):
     path = tmp_path / "archive" / "test.bitgaze"
     path.parent.mkdir()
     with Gallery(path) as gallery:
@@ -89,7 +89,7 @@ def test_a_log_that_cannot_be_read_is_not_ignored(tmp_path):
     path.with_name("test.bitgaze-wal").write_bytes(content[1])
     path.parent.chmod(0o555)
     script = """
-assert "changes in the log beside it" in refused(Gallery, path)
+assert "recent changes are in its log (test.bitgaze-wal)" in refused(Gallery, path)
 path.parent.chmod(0o755)
 assert len(Gallery(path)) == 3
 """
@@ -99,7 +99,7 @@ assert len(Gallery(path)) == 3
         path.parent.chmod(0o755)
 
 
-def test_a_reader_that_may_not_write_sees_a_writer_who_may(path, monkeypatch):
+def test_a_read_only_reader_sees_commits_of_a_writer(path, monkeypatch):
     with Gallery(path) as gallery:
         gallery.upsert(items(3))
 
@@ -123,7 +123,7 @@ def test_a_reader_that_may_not_write_sees_a_writer_who_may(path, monkeypatch):
         assert len(reader) == 4
 
 
-def test_a_gallery_that_may_only_be_read_is_saved_elsewhere(tmp_path):
+def test_a_read_only_gallery_can_be_backed_up_and_repaired_elsewhere(tmp_path):
     path = tmp_path / "archive" / "test.bitgaze"
     path.parent.mkdir()
     with Gallery(path) as gallery:

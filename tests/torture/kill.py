@@ -24,9 +24,9 @@ from quick import BITS, QuickEncoder, smooth_image, write_images
 from supervised import Violation, main
 
 from bitgaze import Gallery, Item
-from bitgaze.gallery import reencode as recoding
+from bitgaze.gallery import reencode
 from bitgaze.gallery.maintenance import verify_gallery
-from bitgaze.gallery.sync import ingest as intake
+from bitgaze.gallery.sync import ingest
 
 _PICTURES = 240
 _BY_HAND = 30
@@ -41,7 +41,7 @@ QUICK = QuickEncoder()
 @contextmanager
 def hurried() -> Iterator[None]:
     """Of `adapt` the transaction is what matters; and more commits than quick work would take."""
-    with patch.object(recoding, "_MAX_ALTERED", 5), patch.object(intake, "_MOST", 24):
+    with patch.object(reencode, "_MAX_ALTERED", 5), patch.object(ingest, "_MAX_BATCH", 24):
         yield
 
 

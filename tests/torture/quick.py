@@ -13,7 +13,7 @@ from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
 from bitgaze.encoding.encoder import Encoded
 from bitgaze.encoding.images import Preprocess, Source, load
 from bitgaze.errors import ImageError
-from bitgaze.gallery.adaptation import pack
+from bitgaze.hamming import pack
 
 BITS = 128
 _SIDE = 4
