@@ -1,5 +1,6 @@
-"""What tests of galleries share: items to store, and changes made behind a gallery's back."""
+"""Helpers for tests of galleries: items to store, and changes behind a gallery's back."""
 
+import multiprocessing
 import os
 import sqlite3
 from contextlib import closing
@@ -25,6 +26,17 @@ def execute(path, *statements):
         for statement in statements:
             db.execute(statement)
         db.commit()
+
+
+def run_processes(target, *arguments):
+    """Call a function in one process for each tuple of arguments, all at the same time."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=target, args=args) for args in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
 
 
 def touch(path):

@@ -1,4 +1,5 @@
-import multiprocessing
+"""Adaptations: fitting them to hash values, and `Gallery.adapt`."""
+
 import os
 import sqlite3
 from dataclasses import replace
@@ -19,7 +20,7 @@ from bitgaze.gallery.adaptation import Adaptation, carried_over, fit
 from bitgaze.gallery.items import content_digest
 from bitgaze.hamming import pack
 from conftest import smooth_image
-from galleries import BITS, execute
+from galleries import BITS, execute, run_processes
 
 COUNT = 70
 
@@ -401,10 +402,7 @@ def _die(path: Path) -> None:
 
 def test_a_process_killed_in_the_transaction_keeps_the_old_state(gallery, path):
     before = state(gallery)
-    worker = multiprocessing.get_context("spawn").Process(target=_die, args=(path,))
-    worker.start()
-    worker.join()
-    assert worker.exitcode == 9
+    assert run_processes(_die, (path,)) == [9]
     assert state(gallery) == before
     with Gallery(path) as again:
         assert state(again) == before
@@ -417,10 +415,7 @@ def _adapt(path: Path) -> None:
 
 def test_other_processes_see_the_adaptation_at_their_next_call(gallery, path, folder):
     assert gallery.search(folder / "p1.png", k=1)[0].distance == 0
-    worker = multiprocessing.get_context("spawn").Process(target=_adapt, args=(path,))
-    worker.start()
-    worker.join()
-    assert worker.exitcode == 0
+    assert run_processes(_adapt, (path,)) == [0]
     assert gallery.search(folder / "p1.png", k=1)[0].distance == 0
     assert gallery.adaptation is not None
     assert gallery.calibration is not None

@@ -1,3 +1,5 @@
+"""Attention overlays, and drawings of why an item is a hit."""
+
 import numpy as np
 import pytest
 from PIL import Image

@@ -1,6 +1,5 @@
 """Connections, threads and processes that use one gallery at the same time."""
 
-import multiprocessing
 import sqlite3
 import threading
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 
 from bitgaze import Gallery, GalleryError, Item
 from conftest import smooth_image
-from galleries import codes, items
+from galleries import codes, items, run_processes
 
 
 def test_creating_a_gallery_waits_for_another_writer(path):
@@ -85,13 +84,7 @@ def _write(path: Path, name: str) -> None:
 
 
 def test_processes_can_create_and_write_concurrently(path):
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_write, args=(path, name)) for name in "ab"]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0
+    assert run_processes(_write, (path, "a"), (path, "b")) == [0, 0]
     with Gallery(path) as gallery:
         assert len(gallery) == 50
 

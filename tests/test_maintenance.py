@@ -351,9 +351,8 @@ def test_a_new_file_contains_nothing_of_a_deleted_gallery(path, tmp_path, make):
     with Gallery(other) as gallery:
         gallery.upsert(Item(f"other{n}", code) for n, code in enumerate(codes(10, seed=1)))
         gallery.upsert([Item("last", codes(1, seed=2)[0])])
-        log = (
-            tmp_path / "out.bitgaze-wal"
-        )  # as left by a process that was killed, after its file was deleted
+        # As left by a process that was killed, after its file was deleted.
+        log = tmp_path / "out.bitgaze-wal"
         shutil.copy(f"{other}-wal", log)
         assert log.stat().st_size > 0
     with pytest.raises(GalleryError, match="out.bitgaze-wal: left over from a deleted gallery"):

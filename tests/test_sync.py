@@ -1,6 +1,5 @@
 """Sync of one folder: what it adds, updates, moves, removes and leaves alone."""
 
-import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ from bitgaze.encoding.images import printable
 from bitgaze.gallery.sync import ingest
 from bitgaze.gallery.sync.report import KEY_IN_USE
 from conftest import smooth_image
-from galleries import touch
+from galleries import run_processes, touch
 
 
 @pytest.fixture
@@ -53,9 +52,7 @@ def test_new_images_are_added_and_found(gallery, folder):
 def test_a_second_sync_opens_no_file(gallery, folder, monkeypatch):
     gallery.sync(folder)
     monkeypatch.setattr("bitgaze.gallery.sync.ingest._digest", None)  # calling it would raise
-    monkeypatch.setattr(
-        gallery._store, "writing", None
-    )  # and the gallery is not locked for writing
+    monkeypatch.setattr(gallery._store, "writing", None)  # nor is the gallery locked
     report = gallery.sync(folder)
     assert report.unchanged == 3
     assert [report.added, report.updated, report.moved, report.removed] == [[], [], [], []]
@@ -519,14 +516,8 @@ def test_processes_can_sync_one_folder_concurrently(tmp_path):
     folder.mkdir()
     for seed in range(80):
         smooth_image(seed, (16, 16)).save(folder / f"{seed:03}.png")
-    context = multiprocessing.get_context("spawn")
     path = tmp_path / "test.bitgaze"
-    workers = [context.Process(target=_sync, args=(path, folder)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0
+    assert run_processes(_sync, (path, folder), (path, folder)) == [0, 0]
     with Gallery(path) as gallery:
         assert len(gallery) == 80
         assert gallery.sync(folder).unchanged == 80
