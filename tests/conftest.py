@@ -83,3 +83,16 @@ def smooth_image(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
     """An image of smooth random colours, which survive JPEG and differ between seeds."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Path of a gallery that does not exist yet."""
+    return tmp_path / "test.bitgaze"
+
+
+@pytest.fixture
+def gallery(path: Path) -> Iterator[Gallery]:
+    """An empty gallery of the shipped model."""
+    with Gallery(path) as opened:
+        yield opened

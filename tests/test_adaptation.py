@@ -1,4 +1,5 @@
-import multiprocessing
+"""Adaptations: fitting them to hash values, and `Gallery.adapt`."""
+
 import os
 import sqlite3
 from dataclasses import replace
@@ -10,26 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from inside import move
+from quick import QuickEncoder
 
 from bitgaze import Gallery, GalleryCorrupt, GalleryError, Item
 from bitgaze.encoding.calibration import at_odds, calibrate
-from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
-from bitgaze.encoding.encoder import Encoded
-from bitgaze.encoding.images import Preprocess, load
-from bitgaze.errors import ImageError
-from bitgaze.gallery import adaptation
-from bitgaze.gallery import file_format as gallery_file
-from bitgaze.gallery import reencode as recoding
-from bitgaze.gallery.adaptation import Adaptation, carried_over, fit, pack
+from bitgaze.gallery import adaptation, file_format, reencode
+from bitgaze.gallery.adaptation import Adaptation, carried_over, fit
 from bitgaze.gallery.items import content_digest
+from bitgaze.hamming import pack
 from conftest import smooth_image
+from galleries import BITS, execute, run_processes
 
-BITS = 128
 COUNT = 70
 
 
 def lopsided(count, seed=0, bits=BITS):
-    """Hash values as a foreign domain gives them: few directions, most signs always the same."""
+    """Hash values as of images from another domain: few directions, most signs constant."""
     random = np.random.default_rng(seed)
     directions = np.random.default_rng(99).standard_normal((24, bits))
     bias = np.random.default_rng(98).standard_normal(bits) * 6
@@ -37,7 +34,7 @@ def lopsided(count, seed=0, bits=BITS):
 
 
 def entropy(codes):
-    """Bits that each bit of the codes tells, (bits,)."""
+    """Entropy of each bit of the codes, (bits,)."""
     share = np.clip(np.unpackbits(codes, axis=1).mean(axis=0), 1e-9, 1 - 1e-9)
     return -share * np.log2(share) - (1 - share) * np.log2(1 - share)
 
@@ -48,16 +45,16 @@ def few_steps(monkeypatch):
 
 
 @pytest.mark.usefixtures("few_steps")
-class TestNumbers:
-    def test_bits_are_balanced_where_they_were_not(self):
+class TestFit:
+    def test_fitting_balances_bits(self):
         hashes = lopsided(1000)
         assert entropy(pack(hashes)).mean() < 0.7
         adaptation = fit(hashes)
         assert entropy(pack(adaptation.apply(hashes))).mean() > 0.99
-        # On others of the domain, too.
+        # Also for other images of the domain.
         assert entropy(pack(adaptation.apply(lopsided(1000, seed=1)))).mean() > 0.98
 
-    def test_signs_lose_less_than_after_the_offset_alone(self):
+    def test_the_rotation_reduces_the_loss_of_signs(self):
         hashes = lopsided(1000)
         adaptation = fit(hashes)
 
@@ -66,14 +63,14 @@ class TestNumbers:
 
         assert lost(adaptation.apply(hashes)) < 0.9 * lost(hashes - adaptation.offset)
 
-    def test_distances_between_values_stay(self):
+    def test_distances_between_hash_values_are_preserved(self):
         hashes = lopsided(50)
         values = fit(hashes).apply(hashes)
         before = np.linalg.norm(hashes[:, None] - hashes[None], axis=2)
         after = np.linalg.norm(values[:, None] - values[None], axis=2)
         np.testing.assert_allclose(after, before, atol=1e-3)
 
-    def test_a_image_has_one_code_alone_and_among_others(self):
+    def test_codes_do_not_depend_on_the_batch(self):
         hashes = lopsided(400)
         adaptation = fit(hashes)
         together = pack(adaptation.apply(hashes))
@@ -81,7 +78,7 @@ class TestNumbers:
             assert np.array_equal(pack(adaptation.apply(hashes[row : row + 1]))[0], together[row])
 
     @pytest.mark.parametrize("bits", [8, 128])
-    def test_bytes_and_back(self, bits):
+    def test_round_trip_through_bytes(self, bits):
         adaptation = fit(lopsided(60, bits=bits))
         again = Adaptation.from_bytes(adaptation.to_bytes(), bits)
         assert np.array_equal(again.offset, adaptation.offset)
@@ -91,7 +88,7 @@ class TestNumbers:
         )
         assert again.fingerprint != fit(lopsided(60, seed=1, bits=bits)).fingerprint
 
-    def test_what_is_no_adaptation(self):
+    def test_invalid_adaptations_are_rejected(self):
         zero, one = np.zeros(8, np.float32), np.eye(8, dtype=np.float32)
         with pytest.raises(ValueError, match=r"rotation is float32 \(4, 8\), expected .* \(8, 8\)"):
             Adaptation(zero, one[:4])
@@ -101,7 +98,7 @@ class TestNumbers:
             with pytest.raises(ValueError, match="not orthogonal"):
                 Adaptation(zero, rotation)
         for bad in (np.nan, np.inf):
-            with pytest.raises(ValueError, match="offset is not all finite"):
+            with pytest.raises(ValueError, match="offset holds values that are not finite"):
                 Adaptation(zero + np.float32(bad), one)
         with pytest.raises(ValueError, match="288 bytes, expected 1088"):
             Adaptation.from_bytes(bytes(288), 16)
@@ -109,7 +106,7 @@ class TestNumbers:
             with pytest.raises(ValueError, match="at least one row of finite"):
                 fit(rows)
 
-    def test_codes_are_packed_as_the_model_does(self, encoder):
+    def test_codes_are_packed_as_by_the_model(self, encoder):
         encoded = encoder.encode([smooth_image(seed) for seed in range(4)])
         assert np.array_equal(pack(encoded.hashes), encoded.codes)
 
@@ -118,7 +115,7 @@ class TestNumbers:
         st.lists(st.floats(0, 1), min_size=9, max_size=9),
         st.lists(st.floats(0, 1), min_size=9, max_size=9),
     )
-    def test_a_probability_is_carried_to_the_distance_with_the_same_rate(self, kind, old, new):
+    def test_probabilities_are_carried_over_by_false_match_rate(self, kind, old, new):
         kind, old, new = sorted(kind, reverse=True), sorted(old), sorted(new)
         carried = carried_over(kind, old, new)
         for distance in range(9):
@@ -127,49 +124,27 @@ class TestNumbers:
         assert list(carried) == sorted(carried, reverse=True)
 
 
-class Synthetic:
-    """The shipped model to a gallery, but its hash values are lopsided, and made in no time.
-
-    After each call the next of `hooks` is called, before it returns.
-    """
-
-    bits = BITS
+class Synthetic(QuickEncoder):
+    """A quick encoder that counts images, and calls the next of `hooks` before `encode` returns."""
 
     def __init__(self):
-        self.model = read_model(DEFAULT_MODEL)
-        self.fingerprint, self.contract = self.model.fingerprint, self.model.contract
+        super().__init__()
         self.encoded = 0
         self.hooks = []
-        random = np.random.default_rng(5)
-        self._weight = random.standard_normal((4 * 4 * 3, BITS))
-        self._bias = random.standard_normal(BITS) * 3
 
     def encode(self, sources, *, on_progress=None):
-        rows, errors = [], {}
-        for row, source in enumerate(sources):
-            try:
-                pixels = load(source, Preprocess(size=4)).ravel() / 255 - 0.5
-                rows.append(pixels @ self._weight + self._bias)
-            except ImageError as error:
-                errors[row] = error
-                rows.append(np.zeros(BITS))
-            if on_progress is not None:
-                on_progress(1)
-        self.encoded += len(rows)
-        hashes = np.array(rows, np.float32).reshape(-1, BITS)
-        codes = pack(hashes)
+        encoded = super().encode(sources, on_progress=on_progress)
+        self.encoded += len(encoded.codes)
         if self.hooks:
             self.hooks.pop(0)()
-        attention = np.zeros((len(rows), 7, 7), np.float32)
-        stable = np.abs(hashes) > self.contract.tolerance
-        return Encoded(codes, hashes, attention, errors, stable)
+        return encoded
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """An adaptation need not be a good one where it is only kept and used."""
+    """Few steps, for tests that do not depend on the quality of the adaptation."""
     monkeypatch.setattr(adaptation, "_STEPS", 2)
-    monkeypatch.setattr(recoding, "_MAX_ALTERED", 7)
+    monkeypatch.setattr(reencode, "_MAX_ALTERED", 7)
 
 
 @pytest.fixture
@@ -198,7 +173,7 @@ def state(gallery):
 
 
 def is_consistent(gallery, folder):
-    """Whether every image has the code that the gallery gives it now."""
+    """Whether every stored code is the one that the gallery computes now."""
     return all(
         np.array_equal(gallery.get(str(file)).code, gallery.encode([file]).codes[0])
         for file in folder.iterdir()
@@ -209,7 +184,7 @@ def files_with(path, code):
     return [file.name for file in path.parent.glob(f"{path.name}*") if code in file.read_bytes()]
 
 
-def test_every_image_is_coded_anew_and_found(gallery, folder):
+def test_adapt_recomputes_every_code(gallery, folder):
     plain = gallery.encoder.encode([folder / "p3.png"])
     before, _ = state(gallery)
     assert gallery.adapt() == COUNT
@@ -222,13 +197,13 @@ def test_every_image_is_coded_anew_and_found(gallery, folder):
     assert is_consistent(gallery, folder)
     hit = gallery.search(folder / "p3.png", k=1)[0]
     assert (hit.key, hit.distance) == (str(folder / "p3.png"), 0)
-    # The adaptation in the file is the one that made these codes.
-    adaptation = gallery_file.read_info(gallery._store._db, gallery.path)["adaptation"]
+    # The file holds the adaptation that made these codes.
+    adaptation = file_format.read_info(gallery._store._db, gallery.path)["adaptation"]
     assert adaptation.fingerprint == fingerprint
     assert np.array_equal(pack(adaptation.apply(plain.hashes))[0], gallery.get(hit.key).code)
 
 
-def test_a_stable_bit_survives_what_another_machine_may_make_of_the_values(gallery, folder):
+def test_stable_bits_survive_deviations_within_the_tolerance(gallery, folder):
     gallery.adapt()
     encoded = gallery.encoder.encode(sorted(folder.iterdir()))
     adapted = gallery._adapted(encoded)
@@ -259,8 +234,8 @@ def test_reset_restores_every_code(gallery, folder, path):
         assert state(again) == before
 
 
-def test_the_shipped_model_and_back(path, folder, monkeypatch):
-    monkeypatch.setattr(recoding, "_MAX_ALTERED", 2)
+def test_adapt_and_reset_with_the_shipped_model(path, folder, monkeypatch):
+    monkeypatch.setattr(reencode, "_MAX_ALTERED", 2)
     with Gallery(path) as gallery:
         gallery.sync(folder)
         before = state(gallery)
@@ -271,7 +246,7 @@ def test_the_shipped_model_and_back(path, folder, monkeypatch):
         assert state(gallery) == before
 
 
-def test_adapting_again_learns_from_what_is_there_now(gallery, folder):
+def test_adapting_again_fits_to_the_present_images(gallery, folder):
     gallery.adapt()
     first = state(gallery)
     gallery.adapt()
@@ -285,7 +260,7 @@ def test_adapting_again_learns_from_what_is_there_now(gallery, folder):
     assert is_consistent(gallery, folder)
 
 
-def test_old_codes_leave_no_byte_behind(gallery, path):
+def test_old_codes_leave_no_bytes_behind(gallery, path):
     old = gallery.get(next(iter(gallery))).code.tobytes()
     assert files_with(path, old)
     gallery.adapt()
@@ -294,7 +269,7 @@ def test_old_codes_leave_no_byte_behind(gallery, path):
     assert files_with(path, new) == [path.name]
 
 
-def test_what_is_added_later_is_coded_alike(gallery, folder):
+def test_images_added_later_are_adapted_too(gallery, folder):
     gallery.adapt()
     smooth_image(500).save(folder / "new.png")
     assert gallery.sync(folder).added == [str(folder / "new.png")]
@@ -312,19 +287,21 @@ def test_what_is_added_later_is_coded_alike(gallery, folder):
     assert not encoded.codes[1].any()
 
 
-def test_too_few_images(path):
+def test_adapt_requires_enough_images(path):
     with Gallery(path, encoder=Synthetic()) as gallery:
         for seed in range(BITS // 2 - 1):
             gallery.add(f"p{seed}", smooth_image(seed))
         before = state(gallery)
-        with pytest.raises(GalleryError, match="63 different images are too few.* at least 64"):
+        with pytest.raises(
+            GalleryError, match="63 different images, but adapting .* requires at least 64"
+        ):
             gallery.adapt(lambda key: smooth_image(int(key[1:])))
         assert state(gallery) == before
         gallery.add("p63", smooth_image(63))
         assert gallery.adapt(lambda key: smooth_image(int(key[1:]))) == 64
 
 
-def test_one_image_many_times_is_one(gallery, folder):
+def test_copies_of_one_image_count_once(gallery, folder):
     for number in range(20):
         (folder / f"copy{number}.png").write_bytes((folder / "p0.png").read_bytes())
     gallery.sync(folder)
@@ -337,11 +314,11 @@ def test_one_image_many_times_is_one(gallery, folder):
         gallery.adapt()
 
 
-def test_items_added_by_hand_take_their_images_again(gallery):
+def test_items_added_by_hand_require_their_images(gallery):
     gallery.add("mine", smooth_image(800))
     gallery.add("too", smooth_image(801))
     before = state(gallery)
-    with pytest.raises(GalleryError, match=r"2 .*added by hand \(mine, too\).*images="):
+    with pytest.raises(GalleryError, match=r"2 items were added by hand \(mine, too\).*images="):
         gallery.adapt()
     with pytest.raises(KeyError, match="too"):
         gallery.adapt({"mine": smooth_image(800)}.__getitem__)
@@ -358,7 +335,7 @@ def test_items_added_by_hand_take_their_images_again(gallery):
     assert state(gallery) == before
 
 
-def test_a_image_that_is_not_what_it_was_stops_it_all(gallery, folder):
+def test_a_changed_image_stops_adapt(gallery, folder):
     before = state(gallery)
     kept = (folder / "p1.png").read_bytes()
 
@@ -372,10 +349,10 @@ def test_a_image_that_is_not_what_it_was_stops_it_all(gallery, folder):
     (folder / "p1.png").write_bytes(kept + b"more")
     refused("changed since")
     status = (folder / "p2.png").stat()
-    (folder / "p1.png").write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))  # of the same size
+    (folder / "p1.png").write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))  # the same size
     os.utime(folder / "p1.png", ns=(status.st_atime_ns, status.st_mtime_ns))
     refused("changed since")
-    (folder / "p1.png").write_bytes(kept)  # only its times are others
+    (folder / "p1.png").write_bytes(kept)  # only its times differ
     assert gallery.adapt() == COUNT
     for file in folder.iterdir():
         file.unlink()
@@ -384,11 +361,14 @@ def test_a_image_that_is_not_what_it_was_stops_it_all(gallery, folder):
     assert str(refusal.value).count("No such file") == 5
 
 
-def test_a_image_that_no_longer_can_be_read(gallery, folder):
+def test_an_unreadable_image_stops_adapt(gallery, folder):
     (folder / "p1.png").write_bytes(b"not an image")
     key = str(folder / "p1.png")
     digest = content_digest(key)
-    move(gallery, (key, key, replace(gallery.get(key).file, content=digest, size=13)))
+    move(
+        gallery,
+        (key, key, replace(gallery.get(key).file, content=digest, size=len(b"not an image"))),
+    )
     before = state(gallery)
     with pytest.raises(GalleryError, match=r"p1\.png: .*not an image.*sync first, or remove them"):
         gallery.adapt()
@@ -396,7 +376,7 @@ def test_a_image_that_no_longer_can_be_read(gallery, folder):
 
 
 @pytest.mark.parametrize("step", ["write_adaptation", "write_chunk"])
-def test_a_failure_in_the_transaction_leaves_the_old_state(gallery, path, step, monkeypatch):
+def test_a_failed_transaction_keeps_the_old_state(gallery, path, step, monkeypatch):
     gallery.adapt()
     for number in range(3):
         gallery.add(f"hand{number}", smooth_image(900 + number))
@@ -406,7 +386,7 @@ def test_a_failure_in_the_transaction_leaves_the_old_state(gallery, path, step, 
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(gallery_file, step, fail)
+        patch.setattr(file_format, step, fail)
         with pytest.raises(GalleryError, match="disk I/O error"):
             gallery.adapt(lambda key: smooth_image(900 + int(key[-1])))
     assert state(gallery) == before
@@ -415,17 +395,14 @@ def test_a_failure_in_the_transaction_leaves_the_old_state(gallery, path, step, 
 
 
 def _die(path: Path) -> None:
-    gallery_file.write_chunk = lambda *_: os._exit(9)
+    file_format.write_chunk = lambda *_: os._exit(9)
     with Gallery(path, encoder=Synthetic()) as gallery:
         gallery.adapt()
 
 
-def test_a_process_that_dies_in_the_transaction_leaves_the_old_state(gallery, path):
+def test_a_process_killed_in_the_transaction_keeps_the_old_state(gallery, path):
     before = state(gallery)
-    worker = multiprocessing.get_context("spawn").Process(target=_die, args=(path,))
-    worker.start()
-    worker.join()
-    assert worker.exitcode == 9
+    assert run_processes(_die, (path,)) == [9]
     assert state(gallery) == before
     with Gallery(path) as again:
         assert state(again) == before
@@ -436,12 +413,9 @@ def _adapt(path: Path) -> None:
         gallery.adapt()
 
 
-def test_another_process_sees_codes_and_adaptation_at_its_next_call(gallery, path, folder):
+def test_other_processes_see_the_adaptation_at_their_next_call(gallery, path, folder):
     assert gallery.search(folder / "p1.png", k=1)[0].distance == 0
-    worker = multiprocessing.get_context("spawn").Process(target=_adapt, args=(path,))
-    worker.start()
-    worker.join()
-    assert worker.exitcode == 0
+    assert run_processes(_adapt, (path,)) == [0]
     assert gallery.search(folder / "p1.png", k=1)[0].distance == 0
     assert gallery.adaptation is not None
     assert gallery.calibration is not None
@@ -450,7 +424,7 @@ def test_another_process_sees_codes_and_adaptation_at_its_next_call(gallery, pat
     assert is_consistent(gallery, folder)
 
 
-def test_what_others_write_while_it_encodes_is_coded_too(gallery, path, folder):
+def test_images_added_by_others_during_adapt_are_adapted(gallery, path, folder):
     with Gallery(path, encoder=Synthetic()) as other:
 
         def change():
@@ -466,7 +440,7 @@ def test_what_others_write_while_it_encodes_is_coded_too(gallery, path, folder):
             smooth_image(702).save(folder / "newer.png")
             assert len(other.sync(folder).added) == 1
 
-        # As it has encoded the images, their altered versions, and what came meanwhile.
+        # Called after encoding the images, their altered versions, and the newly added images.
         gallery.encoder.hooks = [lambda: None, change, change_again]
         encoded = gallery.encoder.encoded
         assert gallery.adapt() == COUNT + 1
@@ -477,7 +451,7 @@ def test_what_others_write_while_it_encodes_is_coded_too(gallery, path, folder):
             assert is_consistent(one, folder)
 
 
-def test_an_item_by_hand_replaced_meanwhile_is_read_again(gallery, path):
+def test_an_item_replaced_by_hand_during_adapt_is_read_again(gallery, path):
     gallery.add("mine", smooth_image(800))
     images = {"mine": smooth_image(800)}
 
@@ -494,7 +468,7 @@ def test_an_item_by_hand_replaced_meanwhile_is_read_again(gallery, path):
         assert other.search(smooth_image(801), k=1)[0].distance == 0
 
 
-def test_what_is_encoded_while_another_adapts_gets_the_new_code(gallery, path, folder):
+def test_images_encoded_while_another_process_adapts_are_adapted(gallery, path, folder):
     with Gallery(path, encoder=Synthetic()) as other:
         for seed, write in ((700, "add"), (701, "sync"), (702, "search")):
             is_adapted = gallery.adaptation is not None
@@ -514,7 +488,7 @@ def test_what_is_encoded_while_another_adapts_gets_the_new_code(gallery, path, f
         assert gallery.search(smooth_image(700), k=1)[0].distance == 0
 
 
-def test_inside_a_transaction(gallery, folder):
+def test_adapt_inside_a_transaction(gallery, folder):
     with gallery.transaction():
         gallery.adapt()
         gallery.add("new", smooth_image(600))
@@ -533,19 +507,17 @@ def test_inside_a_transaction(gallery, folder):
     assert is_consistent(gallery, folder)
 
 
-def test_many_images_are_learned_from_by_a_sample_and_coded_in_batches(
-    gallery, folder, monkeypatch
-):
-    monkeypatch.setattr(recoding, "_MAX_FITTED", 64)
-    monkeypatch.setattr(recoding, "_BATCH", 10)
-    monkeypatch.setattr(recoding, "_MAX_ALTERED", 3)
+def test_adapt_fits_to_a_sample_and_encodes_in_batches(gallery, folder, monkeypatch):
+    monkeypatch.setattr(reencode, "_MAX_FITTED", 64)
+    monkeypatch.setattr(reencode, "_BATCH", 10)
+    monkeypatch.setattr(reencode, "_MAX_ALTERED", 3)
     sizes = []
-    monkeypatch.setattr(recoding, "fit", lambda hashes: sizes.append(len(hashes)) or fit(hashes))
+    monkeypatch.setattr(reencode, "fit", lambda hashes: sizes.append(len(hashes)) or fit(hashes))
     progress = []
     encoded = gallery.encoder.encoded
     assert gallery.adapt(on_progress=lambda *now: progress.append(now)) == COUNT
     assert sizes == [64]
-    assert gallery.encoder.encoded - encoded == COUNT + 30  # no image twice
+    assert gallery.encoder.encoded - encoded == COUNT + 30  # each image once
     assert progress == [(n, COUNT + 30) for n in range(1, COUNT + 31)]
     assert is_consistent(gallery, folder)
 
@@ -557,7 +529,7 @@ def test_many_images_are_learned_from_by_a_sample_and_coded_in_batches(
         "UPDATE info SET value = x'' WHERE name = 'adaptation'",
         "UPDATE info SET value = 'text' WHERE name = 'adaptation'",
         "UPDATE info SET value = 7 WHERE name = 'adaptation'",
-        # The first value not a number; the last one 2; all 0; a low byte another.
+        # The first value NaN; the last one 2; all 0; a changed low byte.
         "UPDATE info SET value = CAST(x'0000c07f' || substr(value, 5) AS BLOB)"
         " WHERE name = 'adaptation'",
         "UPDATE info SET value = CAST(substr(value, 1, length(value) - 4) || x'00000040' AS BLOB)"
@@ -572,22 +544,19 @@ def test_many_images_are_learned_from_by_a_sample_and_coded_in_batches(
         "DELETE FROM info WHERE name = 'adapted_calibration'",
     ],
 )
-def test_a_damaged_adaptation(path, sql):
+def test_a_damaged_adaptation_raises_a_typed_error(path, sql):
     with Gallery(path) as gallery, gallery.transaction():
-        gallery_file.write_adaptation(gallery._store._db, fit(lopsided(200)), None)
+        file_format.write_adaptation(gallery._store._db, fit(lopsided(200)), None)
     with Gallery(path) as gallery:
         assert gallery.adaptation == fit(lopsided(200)).fingerprint
-        db = sqlite3.connect(path)
-        db.execute(sql)
-        db.commit()
-        db.close()
-        with pytest.raises(GalleryCorrupt, match=r"test\.bitgaze: info is damaged"):
+        execute(path, sql)
+        with pytest.raises(GalleryCorrupt, match=r"test\.bitgaze: the info table is damaged"):
             len(gallery)
-    with pytest.raises(GalleryCorrupt, match=r"test\.bitgaze: info is damaged"):
+    with pytest.raises(GalleryCorrupt, match=r"test\.bitgaze: the info table is damaged"):
         Gallery(path)
 
 
-def test_it_is_measured_what_distances_mean(gallery, folder):
+def test_adapt_measures_a_calibration(gallery, folder):
     model = gallery.encoder.contract.calibration
     assert gallery.calibration == model
     gallery.adapt()
@@ -596,24 +565,24 @@ def test_it_is_measured_what_distances_mean(gallery, folder):
     assert found.kind == carried_over(model.kind, model.false_match, found.false_match)
     assert found.duplicate[0] > 0.999
     assert found.duplicate[BITS // 2] < 0.5
-    # Of all pairs, one more than were seen: 70 * 69 / 2 + 1.
+    # One pair more than were seen: 70 * 69 / 2 + 1.
     assert found.false_match[0] == pytest.approx(1 / 2416, rel=1e-5)
     assert found.false_match[BITS // 2] == pytest.approx(0.5, abs=0.2)
     hit = gallery.search(folder / "p1.png", k=1)[0]
-    assert hit.duplicate > 0.9
+    assert hit.same_image > 0.9
     assert gallery.radius(0.01) == found.radius(0.01)
     gallery.adapt(reset=True)
     assert gallery.calibration == model
 
 
-def test_the_probability_of_a_kind_is_carried_over_and_back(gallery, path, folder):
+def test_kind_probabilities_are_carried_over_and_restored(gallery, path, folder):
     random = np.random.default_rng(0)
     model = calibrate([0], random.binomial(BITS, 0.2, 999), random.binomial(BITS, 0.4, 999), BITS)
     db = sqlite3.connect(path)
     tables = [f'"{name}": {list(getattr(model, name))}' for name in ("duplicate", "kind")]
     tables.append(f'"false_match": {list(model.false_match)}')
     db.execute("UPDATE info SET value = ? WHERE name = 'calibration'", [f"{{{', '.join(tables)}}}"])
-    gallery_file.seal_info(db)
+    file_format.seal_info(db)
     db.commit()
     db.close()
     assert gallery.calibration == model
@@ -627,7 +596,7 @@ def test_the_probability_of_a_kind_is_carried_over_and_back(gallery, path, folde
     assert gallery.calibration == model
 
 
-def test_images_too_small_to_be_altered_are_not_measured(path):
+def test_images_too_small_to_alter_give_no_calibration(path):
     def dot(key):
         return np.random.default_rng(int(key)).integers(0, 256, (4, 4, 3), dtype=np.uint8)
 
@@ -637,10 +606,10 @@ def test_images_too_small_to_be_altered_are_not_measured(path):
         gallery.adapt(dot)
         assert gallery.adaptation is not None
         assert gallery.calibration is None
-        assert gallery.search(dot(5), k=1)[0].duplicate is None
+        assert gallery.search(dot(5), k=1)[0].same_image is None
 
 
-def test_an_adapted_gallery_that_was_emptied(gallery):
+def test_an_emptied_gallery_stays_adapted_until_reset(gallery):
     gallery.adapt()
     gallery.remove(*gallery)
     gallery.add("one", smooth_image(5))
@@ -652,10 +621,10 @@ def test_an_adapted_gallery_that_was_emptied(gallery):
     assert gallery.search(smooth_image(5), k=1)[0].distance == 0
 
 
-def test_a_gallery_of_more_than_one_chunk(path, monkeypatch):
-    """Codes beyond the first chunk are replaced in the file too."""
+def test_adapt_replaces_codes_in_every_chunk(path, monkeypatch):
+    """Beyond the first chunk of codes, too."""
     monkeypatch.setattr("bitgaze.gallery.store.CHUNK_CODES", 32)
-    monkeypatch.setattr(gallery_file, "CHUNK_CODES", 32)
+    monkeypatch.setattr(file_format, "CHUNK_CODES", 32)
 
     def images(key):
         return smooth_image(int(key))

@@ -54,7 +54,7 @@ def test_include_and_exclude(here, capsys):
     assert out.startswith("1 added, 0 updated, 0 moved, 0 removed, 1 unchanged")
     assert "\n2 left unchanged: hidden, or excluded by a pattern\n" in out
     assert main(["index", "one", "--exclude", ""]) == 2
-    assert "exclude: '' is no pattern" in capsys.readouterr().err
+    assert "exclude: '' matches nothing" in capsys.readouterr().err
 
 
 def test_set_gives_new_images_metadata(here):
@@ -137,6 +137,8 @@ def test_many_skipped_links_are_listed_in_json_only(here, capsys):
     assert main(["index", "one"]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 11
+    again = "a link to an image that was found elsewhere"
+    assert lines[0] == f"bitgaze: skipped {here}/one/link00.png: {again}"
     assert lines[10] == "bitgaze: skipped 2 more; --json lists all"
     assert main(["index", "one", "--json"]) == 0
     skipped = json.loads(capsys.readouterr().out)["skipped"]
@@ -178,8 +180,8 @@ def test_an_interrupt_while_encoding_keeps_what_is_done(many, monkeypatch, capsy
         assert main(["index", "many"]) == 130
     assert capsys.readouterr() == (
         "",
-        "bitgaze: interrupted: 32 of 66 images are done and kept, 34 are left; the next run goes "
-        "on from there\n",
+        "bitgaze: interrupted: 32 of 66 images are done and saved, 34 are left; run it again "
+        "to continue\n",
     )
     assert len(items()) == 32
     assert main(["index", "many"]) == 0

@@ -1,4 +1,4 @@
-"""Groups of near-duplicates: against all pairs joined one by one, and which copy is the best."""
+"""Groups of near-duplicates, compared with joining all pairs naively, and the best copy of each."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from bitgaze.gallery.duplicates import near_groups
 
 
 def joined(codes, radius):
-    """Naive: every pair, and names handed on until nothing changes."""
+    """Naive: compares every pair, and spreads the smallest name until nothing changes."""
     distances = np.unpackbits(codes[:, None] ^ codes[None], axis=2).sum(axis=2, dtype=int)
     names = np.arange(len(codes))
     while True:
@@ -33,7 +33,7 @@ def joined(codes, radius):
 @given(
     st.integers(0, 60), st.sampled_from([8, 16, 72, 128]), st.integers(0, 30), st.integers(0, 2**32)
 )
-def test_groups_are_those_of_all_pairs(count, bits, radius, seed):
+def test_groups_equal_those_of_all_pairs(count, bits, radius, seed):
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, 4, (count, bits // 8), np.uint8)
     index = HammingIndex(bits)
@@ -41,7 +41,7 @@ def test_groups_are_those_of_all_pairs(count, bits, radius, seed):
     assert [group.tolist() for group in near_groups(index, radius)] == joined(codes, radius)
 
 
-def test_groups_over_several_blocks(monkeypatch):
+def test_groups_span_several_batches(monkeypatch):
     monkeypatch.setattr("bitgaze.gallery.duplicates._BLOCK", 7)
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 256, (200, 8), np.uint8)
@@ -67,7 +67,7 @@ def test_a_chain_is_one_group():
 
 @pytest.fixture
 def album(tmp_path, examples):
-    """Three images, one of them in four versions, one in two."""
+    """Three images: one in four versions, one in two."""
     folder = tmp_path / "album"
     folder.mkdir()
     large, other, third = (
@@ -76,7 +76,7 @@ def album(tmp_path, examples):
     )
     large.save(folder / "b-large.png")
     large.resize((160, 120)).save(folder / "a-small.png")
-    large.save(folder / "c-pressed.jpg", quality=40)
+    large.save(folder / "c-compressed.jpg", quality=40)
     large.save(folder / "d-copy.png")
     (folder / "d-copy.png").write_bytes((folder / "b-large.png").read_bytes())
     os.utime(folder / "d-copy.png", (1, 1))  # older than b-large
@@ -95,7 +95,7 @@ def test_the_best_copy_is_the_largest_then_the_oldest(album, tmp_path):
         gallery.sync(album)
         first, second = gallery.duplicates(radius=20)
         assert names(first) == ["d-copy.png", "b-large.png", *names(first)[2:]]
-        assert set(names(first)[2:]) == {"a-small.png", "c-pressed.jpg"}
+        assert set(names(first)[2:]) == {"a-small.png", "c-compressed.jpg"}
         assert names(second) == ["e.png", "f.webp"]
         best, same, *others = (first.best, *first.others)
         assert (best.distance, best.size, best.path) == (0, (320, 240), str(album / "d-copy.png"))
@@ -106,14 +106,14 @@ def test_the_best_copy_is_the_largest_then_the_oldest(album, tmp_path):
         (album / "d-copy.png").unlink()
         (album / "b-large.png").write_bytes(b"no longer an image")
         gone, *_ = gallery.duplicates(radius=20)
-        assert names(gone)[0] == "c-pressed.jpg"
+        assert names(gone)[0] == "c-compressed.jpg"
         sizes = {Path(m.key).name: (m.size, m.file_bytes) for m in gone.others}
         assert sizes["d-copy.png"] == (None, None)
-        assert sizes["b-large.png"] == (None, 19)
+        assert sizes["b-large.png"] == (None, len(b"no longer an image"))
         assert len(gallery) == 7  # nothing is deleted
 
 
-def test_the_radius_says_how_near(tmp_path):
+def test_groups_respect_the_radius(tmp_path):
     with Gallery(tmp_path / "g.bitgaze", bits=16) as gallery:
         assert gallery.duplicates(radius=3) == []
         for key, code in [("a", [0, 0]), ("b", [0, 3]), ("c", [255, 255]), ("d", [255, 255])]:
@@ -128,8 +128,8 @@ def test_the_radius_says_how_near(tmp_path):
         assert gallery.duplicates() == gallery.duplicates(radius=1)
 
 
-def test_altered_images_find_together_and_others_stay_apart(tmp_path, examples):
-    """Of real images, most of them drawings, which change more than photographs do."""
+def test_altered_images_are_grouped_with_their_originals_only(tmp_path, examples):
+    """With real images, mostly drawings, which change more than photographs."""
     folder = tmp_path / "photos"
     folder.mkdir()
     originals = [next(iter(sorted(subject.iterdir()))) for subject in sorted(examples.iterdir())]
@@ -151,7 +151,7 @@ def test_altered_images_find_together_and_others_stay_apart(tmp_path, examples):
     assert sizes == [3] * 12
 
 
-def test_the_command(album, tmp_path, capsys):
+def test_duplicates_on_the_command_line(album, tmp_path, capsys):
     path, page = str(tmp_path / "g.bitgaze"), tmp_path / "page.html"
     assert main(["index", str(album), "-g", path]) == 0
     capsys.readouterr()
@@ -176,7 +176,7 @@ def test_the_command(album, tmp_path, capsys):
     assert group["best"]["size"] == [320, 240]
 
 
-def test_the_command_where_nothing_is_found(tmp_path, capsys):
+def test_the_command_without_duplicates(tmp_path, capsys):
     path = str(tmp_path / "own.bitgaze")
     with Gallery(path, bits=16) as gallery:
         gallery.add_code("a", np.zeros(2, np.uint8))

@@ -1,3 +1,5 @@
+"""Attention overlays, and drawings of why an item is a hit."""
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,7 +13,7 @@ from conftest import smooth_image
 GREY = Image.new("RGB", (120, 80), (128, 128, 128))
 
 
-def test_heat_lies_where_the_attention_is():
+def test_heat_follows_attention():
     attention = np.zeros((4, 4), np.float32)
     attention[0, 3] = 1  # top right
     pixels = np.asarray(overlay(GREY, attention), int)
@@ -20,7 +22,7 @@ def test_heat_lies_where_the_attention_is():
     assert (pixels[75, 5] == 128).all()  # nothing there
 
 
-def test_strength_grows_with_attention():
+def test_heat_grows_with_attention():
     shades = [
         np.asarray(overlay(GREY, np.full((2, 2), strength, np.float32)), int)[40, 60]
         for strength in (0.0, 0.5, 1.0)
@@ -30,13 +32,13 @@ def test_strength_grows_with_attention():
     assert change[0] < change[1] < change[2]
 
 
-def test_a_image_is_not_changed_in_place():
+def test_overlay_does_not_change_its_input():
     image = GREY.copy()
     overlay(image, np.ones((2, 2), np.float32))
     assert image.tobytes() == GREY.tobytes()
 
 
-def test_attention_of_a_wrong_shape():
+def test_overlay_rejects_attention_of_another_shape():
     with pytest.raises(ValueError, match=r"shape \(1, 2, 2\), expected \(h, w\)"):
         overlay(GREY, np.ones((1, 2, 2), np.float32))
 
@@ -67,7 +69,7 @@ RED, EMPTY = (181, 67, 47), (228, 225, 220)
 
 
 def red_cells(drawing):
-    """How many bits are drawn as different: a red frame is 23 pixels wide, at its top."""
+    """The number of bits drawn as different, by their red frames, whose top edge is 23 pixels."""
     pixels = np.asarray(drawing)[330:]
     is_red = (pixels == RED).all(axis=2)
     tops = is_red & ~np.roll(is_red, 1, axis=0)
@@ -75,7 +77,7 @@ def red_cells(drawing):
     return int((lengths[::2] == 23).sum())
 
 
-def test_the_drawing_shows_both_images_and_every_bit_that_differs(gallery):
+def test_explain_draws_both_images_and_every_differing_bit(gallery):
     query = gallery.path.parent / "photos" / "0.png"
     for hit in gallery.search(query):
         drawing = gallery.explain(query, hit.key)
@@ -88,7 +90,7 @@ def test_the_drawing_shows_both_images_and_every_bit_that_differs(gallery):
     assert (np.asarray(drawing) == np.asarray(gallery.explain(query, key_of(gallery, 1)))).all()
 
 
-def test_the_attention_is_over_the_images(gallery, encoder):
+def test_explain_overlays_attention(gallery, encoder):
     path = key_of(gallery, 1)
     drawing = gallery.explain(path, path)
     plain = Image.open(path).convert("RGB").resize((400, 300))
@@ -102,7 +104,7 @@ def test_the_attention_is_over_the_images(gallery, encoder):
     assert change[hot].mean() > 3 * change[cold].mean()
 
 
-def test_what_is_stored_is_shown_where_the_file_has_gone(gallery):
+def test_explain_shows_stored_data_if_the_file_is_missing(gallery):
     for key in (key_of(gallery, 2), "by hand"):
         with_image = gallery.explain(key_of(gallery, 0), key_of(gallery, 2))
         (gallery.path.parent / "photos" / "2.png").unlink(missing_ok=True)
@@ -111,32 +113,32 @@ def test_what_is_stored_is_shown_where_the_file_has_gone(gallery):
         assert red_cells(drawing) == distance
         panel = colours(drawing, RIGHT)
         assert ((panel == EMPTY).all(axis=1)).mean() > 0.95
-        assert drawing.height > with_image.height - 1  # a line that says why
+        assert drawing.height > with_image.height - 1  # with a line that names the reason
 
 
-def test_a_file_that_is_another_image_now(gallery, make_image):
+def test_explain_notes_that_a_file_has_changed(gallery, make_image):
     before = gallery.explain(key_of(gallery, 0), key_of(gallery, 1))
     make_image("photos/1.png", seed=9, size=(200, 150))
     after = gallery.explain(key_of(gallery, 0), key_of(gallery, 1))
-    assert red_cells(after) == red_cells(before)  # of the stored code
-    assert after.height == before.height + 20  # a line says so
+    assert red_cells(after) == red_cells(before)  # those of the stored code
+    assert after.height == before.height + 20  # one more line of text
 
 
-def test_codes_of_ones_own_are_explained_too(tmp_path):
+def test_explain_works_on_own_codes(tmp_path):
     with Gallery(tmp_path / "own.bitgaze", bits=64) as gallery:
         gallery.add_code("a", np.zeros(8, np.uint8))
         gallery.add_code("b", np.array([255, 1, 0, 0, 0, 0, 0, 0], np.uint8))
         assert red_cells(gallery.explain("a", "b")) == 9
 
 
-def test_what_cannot_be_explained(gallery, tmp_path):
+def test_explain_rejects_unknown_keys_and_files(gallery, tmp_path):
     with pytest.raises(KeyError, match="no item 'nobody'"):
         gallery.explain(key_of(gallery, 0), "nobody")
     with pytest.raises(ImageError, match="No such file"):
         gallery.explain("nothing.png", "by hand")
 
 
-def test_the_command(gallery, tmp_path, monkeypatch, capsys):
+def test_explain_on_the_command_line(gallery, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for key in (key_of(gallery, 1), "photos/1.png", "by hand"):
         command = ["explain", "photos/0.png", key, "-g", "g.bitgaze", "-o", "out.png"]
@@ -150,7 +152,7 @@ def test_the_command(gallery, tmp_path, monkeypatch, capsys):
     assert "no/x.png: there is no folder" in capsys.readouterr().err
 
 
-def test_an_own_code_of_a_file(tmp_path, make_image):
+def test_explain_works_on_own_codes_with_files(tmp_path, make_image):
     path = make_image("a.png")
     state = FileState(bytes(path), 1, 1, 1, content_digest(str(path)))
     with Gallery(tmp_path / "own.bitgaze", bits=64) as gallery:

@@ -1,4 +1,4 @@
-"""Files of earlier formats are read for ever; files of later ones are left alone."""
+"""File formats: older ones are upgraded, newer ones are rejected and left unchanged."""
 
 import shutil
 import sqlite3
@@ -11,8 +11,9 @@ import pytest
 from bitgaze import Gallery, GalleryCorrupt, GalleryError, repair
 from bitgaze.gallery.file_format import FORMAT_VERSION
 from conftest import ROOT
+from galleries import execute
 
-# Written by the version of bitgaze that had format 1; never to be written again.
+# Written by the version of bitgaze that had format 1. Never regenerate it.
 OLD = ROOT / "tests" / "data" / "format-1.bitgaze"
 
 
@@ -31,7 +32,7 @@ def expected_codes():
     return {f"/photos/{n}.jpg": rng.integers(0, 256, 16, np.uint8) for n in range(24)}
 
 
-def test_format_1_becomes_the_newest(old):
+def test_format_1_is_upgraded(old):
     assert version(old) == 1
     codes = expected_codes()
     del codes["/photos/5.jpg"]
@@ -51,54 +52,55 @@ def test_format_1_becomes_the_newest(old):
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_a_file_that_cannot_be_brought_up_to_date_stays_as_it_is(old):
-    with closing(sqlite3.connect(old)) as db:
-        db.execute("CREATE TABLE more(x)")
+def test_a_failed_upgrade_leaves_the_file_unchanged(old):
+    execute(old, "CREATE TABLE more(x)")
     before = old.read_bytes()
-    with pytest.raises(GalleryCorrupt, match="its tables are not those of a gallery"):
+    with pytest.raises(GalleryCorrupt, match="the tables are not those of a gallery"):
         Gallery(old)
     assert old.read_bytes() == before
 
-    with closing(sqlite3.connect(old)) as db:
-        db.execute("DROP TABLE more")
-        db.execute("UPDATE item SET metadata = x'ff00' WHERE slot = 3")
-        db.commit()
+    execute(old, "DROP TABLE more", "UPDATE item SET metadata = x'ff00' WHERE slot = 3")
     with Gallery(old) as gallery, pytest.raises(GalleryCorrupt, match="slot 3"):
         gallery.get(str(list(expected_codes())[3]))
 
 
-def test_format_1_where_nothing_can_be_written(old, monkeypatch):
-    """As root everything can be written, so the system is asked through this function."""
+def test_format_1_in_a_read_only_folder_is_rejected(old, monkeypatch):
+    """Patches os.access, since root can write everything."""
     monkeypatch.setattr("os.access", lambda path, mode: False)
     before = old.read_bytes()
-    with pytest.raises(GalleryError, match="gallery format 1, which is brought up to date when"):
+    with pytest.raises(
+        GalleryError,
+        match="gallery format 1 and must be upgraded, but the file or its folder is read-only",
+    ):
         Gallery(old)
     assert old.read_bytes() == before
 
 
-def test_a_newer_format_is_left_alone(old):
-    with closing(sqlite3.connect(old)) as db:
-        db.execute("PRAGMA user_version = 3")
+def test_a_newer_format_is_rejected(old):
+    execute(old, "PRAGMA user_version = 3")
     before = old.read_bytes()
-    with pytest.raises(GalleryError, match="format 3, this version of bitgaze reads up to 2; upd"):
+    with pytest.raises(
+        GalleryError, match="format 3, but this version of bitgaze reads formats up to 2; upd"
+    ):
         Gallery(old)
     assert old.read_bytes() == before
 
 
-def test_repair_reads_the_newest_format_alone(old, tmp_path):
-    with closing(sqlite3.connect(old)) as db:
-        db.execute("UPDATE chunk SET crc = crc + 1")
-        db.commit()
+def test_repair_reads_only_the_newest_format(old, tmp_path):
+    execute(old, "UPDATE chunk SET crc = crc + 1")
     before = old.read_bytes()
     out = tmp_path / "out.bitgaze"
-    with pytest.raises(GalleryError, match="format 1; `bitgaze info -g .*` brings it up to date"):
+    with pytest.raises(
+        GalleryError, match="format 1; upgrade it with `bitgaze info -g .*`, then repair"
+    ):
         repair(old, out)
     assert old.read_bytes() == before
     with pytest.raises(GalleryCorrupt, match="chunk 0"):
         Gallery(old)
     report = repair(old, out)
     assert (report.kept, len(report.lost), report.unreadable) == (0, 23, 0)
-    with closing(sqlite3.connect(old)) as db:
-        db.execute("PRAGMA user_version = 3")
-    with pytest.raises(GalleryError, match="format 3, this version of bitgaze reads up to 2"):
+    execute(old, "PRAGMA user_version = 3")
+    with pytest.raises(
+        GalleryError, match="format 3, but this version of bitgaze reads formats up to 2"
+    ):
         repair(old, tmp_path / "another.bitgaze")

@@ -1,10 +1,8 @@
-"""Looking over a gallery, saving what can be of a damaged one, copies, room given back."""
+"""Verify, repair, backup and compact."""
 
 import json
 import shutil
-import sqlite3
 import threading
-from contextlib import closing
 
 import numpy as np
 import pytest
@@ -21,10 +19,7 @@ from bitgaze import (
 from bitgaze.cli.main import main
 from bitgaze.gallery.file_format import CHUNK_CODES
 from conftest import smooth_image
-
-
-def codes(count, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (count, 16), np.uint8)
+from galleries import codes, execute
 
 
 @pytest.fixture
@@ -43,15 +38,8 @@ def folder(tmp_path, make_image):
     return tmp_path / "photos"
 
 
-def damage(path, *statements):
-    with closing(sqlite3.connect(path)) as db:
-        for statement in statements:
-            db.execute(statement)
-        db.commit()
-
-
 def same(one, other):
-    """Whether two galleries hold the same items."""
+    """Whether two galleries hold equal items."""
     return set(one) == set(other) and all(
         (one.get(key).code == other.get(key).code).all()
         and (one.get(key).metadata, one.get(key).file)
@@ -63,7 +51,7 @@ def same(one, other):
 # verify
 
 
-def test_a_sound_gallery(path):
+def test_a_sound_gallery_has_no_problems(path):
     found = verify_gallery(path)
     assert (found.items, found.problems, found.is_sound) == (5000, (), True)
 
@@ -77,12 +65,12 @@ def test_a_sound_gallery(path):
         ),
         ("UPDATE item SET key = x'ff' WHERE slot = 3", "item in slot 3 is damaged"),
         ("UPDATE chunk SET codes = x'00' WHERE n = 1", "chunk 1 of the codes is damaged"),
-        ("UPDATE info SET value = 'x' WHERE name = 'model'", "info is damaged"),
-        ("CREATE TABLE more(x)", "its tables are not those"),
+        ("UPDATE info SET value = 'x' WHERE name = 'model'", "the info table is damaged"),
+        ("CREATE TABLE more(x)", "the tables are not those"),
     ],
 )
-def test_damage_is_named(path, statement, message):
-    damage(path, statement)
+def test_verify_names_the_damage(path, statement, message):
+    execute(path, statement)
     before = path.read_bytes()
     found = verify_gallery(path)
     assert not found.is_sound
@@ -90,25 +78,25 @@ def test_damage_is_named(path, statement, message):
     assert path.read_bytes() == before
 
 
-def test_every_problem_is_named_up_to_twenty(path):
-    damage(path, "UPDATE item SET metadata = '{}' WHERE slot IN (3, 5)")
+def test_verify_names_at_most_twenty_problems(path):
+    execute(path, "UPDATE item SET metadata = '{}' WHERE slot IN (3, 5)")
     assert len(verify_gallery(path).problems) == 2
-    damage(path, "UPDATE item SET metadata = '{}' WHERE slot < 1000")
+    execute(path, "UPDATE item SET metadata = '{}' WHERE slot < 1000")
     assert len(verify_gallery(path).problems) == 20
 
 
-def test_no_gallery_at_all(tmp_path):
+def test_verify_of_a_missing_or_foreign_file(tmp_path):
     with pytest.raises(GalleryError, match="no such gallery"):
         verify_gallery(tmp_path / "none.bitgaze")
     (tmp_path / "text.bitgaze").write_text("not a gallery at all" * 100)
     found = verify_gallery(tmp_path / "text.bitgaze")
-    assert "not a gallery, or a damaged one" in found.problems[0]
+    assert "not a gallery, or damaged" in found.problems[0]
 
 
 # repair
 
 
-def test_a_sound_gallery_repaired_is_the_same(path, tmp_path):
+def test_repairing_a_sound_gallery_copies_it(path, tmp_path):
     report = repair(path, tmp_path / "new.bitgaze")
     assert (report.kept, report.encoded, report.lost, report.unreadable) == (5000, [], {}, 0)
     with Gallery(path) as old, Gallery(tmp_path / "new.bitgaze") as new:
@@ -121,10 +109,10 @@ def test_a_sound_gallery_repaired_is_the_same(path, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["g.bitgaze", "new.bitgaze"]
 
 
-def test_what_is_damaged_is_left_out_and_named(path, tmp_path):
+def test_repair_leaves_out_and_names_damaged_items(path, tmp_path):
     with Gallery(path) as gallery:
         kept = {key: gallery.get(key).code for key in gallery}
-    damage(
+    execute(
         path,
         "UPDATE item SET metadata = '{}' WHERE slot = 7",
         "DELETE FROM item WHERE slot = 8",
@@ -137,7 +125,10 @@ def test_what_is_damaged_is_left_out_and_named(path, tmp_path):
     assert path.read_bytes() == before
     assert report.unreadable == 2
     assert set(report.lost) == {f"k{n}" for n in range(CHUNK_CODES, 5000)}
-    assert "code is damaged, and of its image: it was added by hand" in report.lost["k4999"]
+    assert (
+        "code is damaged, and its image cannot be encoded again: added by hand"
+        in report.lost["k4999"]
+    )
     assert report.kept == CHUNK_CODES - 2
     assert verify_gallery(tmp_path / "new.bitgaze").is_sound
     with Gallery(tmp_path / "new.bitgaze") as new:
@@ -147,8 +138,8 @@ def test_what_is_damaged_is_left_out_and_named(path, tmp_path):
 
 
 @pytest.mark.parametrize("is_adapted", [False, True])
-def test_damaged_codes_are_made_again_from_the_images(tmp_path, folder, is_adapted, monkeypatch):
-    monkeypatch.setattr("bitgaze.gallery.reencode.fewest", lambda bits: 4)
+def test_repair_encodes_images_with_damaged_codes_again(tmp_path, folder, is_adapted, monkeypatch):
+    monkeypatch.setattr("bitgaze.gallery.reencode.min_images", lambda bits: 4)
     path = tmp_path / "g.bitgaze"
     with Gallery(path) as gallery:
         gallery.sync(folder)
@@ -157,14 +148,16 @@ def test_damaged_codes_are_made_again_from_the_images(tmp_path, folder, is_adapt
         if is_adapted:
             gallery.adapt()
     shutil.copy(path, tmp_path / "sound.bitgaze")
-    damage(path, "UPDATE chunk SET codes = zeroblob(96)")
+    execute(path, "UPDATE chunk SET codes = zeroblob(96)")
     (folder / "1.png").write_bytes((folder / "2.png").read_bytes())
     (folder / "3.png").unlink()
     report = repair(path, tmp_path / "new.bitgaze")
     assert report.encoded == [str(folder / f"{n}.png") for n in (0, 2, 4, 5)]
     assert report.lost == {
-        str(folder / "1.png"): "its code is damaged, and of its image: changed since",
-        str(folder / "3.png"): "its code is damaged, and of its image: No such file or directory",
+        str(folder / "1.png"): "its code is damaged, and its image cannot be encoded again: "
+        "changed since it was added",
+        str(folder / "3.png"): "its code is damaged, and its image cannot be encoded again: "
+        "No such file or directory",
     }
     with Gallery(tmp_path / "sound.bitgaze") as old, Gallery(tmp_path / "new.bitgaze") as new:
         assert new.adaptation == old.adaptation
@@ -175,7 +168,7 @@ def test_damaged_codes_are_made_again_from_the_images(tmp_path, folder, is_adapt
         assert len(new) == 4
 
 
-def test_a_gallery_of_own_codes_is_repaired_without_a_model(tmp_path):
+def test_repair_of_own_codes_needs_no_model(tmp_path):
     with Gallery(tmp_path / "own.bitgaze", bits=64) as gallery:
         for n, code in enumerate(codes(5)[:, :8]):
             gallery.add_code(str(n), np.ascontiguousarray(code))
@@ -183,40 +176,42 @@ def test_a_gallery_of_own_codes_is_repaired_without_a_model(tmp_path):
     assert report.kept == 5
     with Gallery(tmp_path / "new.bitgaze") as new:
         assert (new.bits, new.fingerprint) == (64, None)
-    damage(tmp_path / "own.bitgaze", "UPDATE chunk SET crc = 0")
+    execute(tmp_path / "own.bitgaze", "UPDATE chunk SET crc = 0")
     report = repair(tmp_path / "own.bitgaze", tmp_path / "newer.bitgaze")
     assert report.lost["3"] == "its code is damaged, and its model was not given"
 
 
-def test_what_cannot_be_repaired(path, tmp_path, encoder):
+def test_repair_raises_if_nothing_can_be_recovered(path, tmp_path, encoder):
     out = tmp_path / "new.bitgaze"
     with pytest.raises(GalleryError, match="no such gallery"):
         repair(tmp_path / "none.bitgaze", out)
-    with pytest.raises(GalleryError, match=r"g\.bitgaze: exists already; repair makes a new file"):
+    with pytest.raises(
+        GalleryError, match=r"g\.bitgaze: already exists; repair needs the name of a new file"
+    ):
         repair(path, path)
     with Gallery(tmp_path / "own.bitgaze", bits=64):
         pass
-    with pytest.raises(FingerprintMismatch, match="not of 'general-128'"):
+    with pytest.raises(FingerprintMismatch, match="not from model 'general-128'"):
         repair(tmp_path / "own.bitgaze", out, encoder=encoder)
-    damage(path, "UPDATE info SET value = 64 WHERE name = 'bits'")
-    with pytest.raises(GalleryCorrupt, match="info is damaged"):
+    execute(path, "UPDATE info SET value = 64 WHERE name = 'bits'")
+    with pytest.raises(GalleryCorrupt, match="the info table is damaged"):
         repair(path, out)
     path.write_bytes(b"nothing" * 1000)
-    with pytest.raises(GalleryCorrupt, match="not a gallery, or a damaged one"):
+    with pytest.raises(GalleryCorrupt, match="not a gallery, or damaged"):
         repair(path, out)
     with pytest.raises(GalleryError, match="no/folder"):
         repair(tmp_path / "own.bitgaze", tmp_path / "no/folder/new.bitgaze")
     assert not out.exists()
 
 
-def test_pages_of_rubbish(path, tmp_path):
-    """Whatever pages are lost: what comes out is right, and most comes out."""
+def test_repair_recovers_most_items_after_losing_a_page(path, tmp_path):
+    """Whichever page is overwritten, the recovered items are correct, and they are most."""
     with Gallery(path) as gallery:
         sound = {key: (gallery.get(key).code, gallery.get(key).metadata) for key in gallery}
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
     pages = len(whole) // 4096
-    most = 0
+    most_kept = 0
     for case in range(12):
         page = int(rng.integers(1, pages))
         path.write_bytes(whole[: page * 4096] + rng.bytes(4096) + whole[(page + 1) * 4096 :])
@@ -232,14 +227,14 @@ def test_pages_of_rubbish(path, tmp_path):
                 item = new.get(key)
                 assert (item.code == sound[key][0]).all()
                 assert item.metadata == sound[key][1]
-            most = max(most, len(new))
-    assert most > 4800
+            most_kept = max(most_kept, len(new))
+    assert most_kept > 4800
 
 
 # backup, compact
 
 
-def test_a_backup_is_the_gallery_as_it_was(path, tmp_path):
+def test_a_backup_is_a_snapshot(path, tmp_path):
     copy = tmp_path / "copy.bitgaze"
     with Gallery(path) as gallery:
         gallery.add("new", smooth_image(3))
@@ -249,15 +244,17 @@ def test_a_backup_is_the_gallery_as_it_was(path, tmp_path):
             assert len(copied) == 5001
             copied.remove("new")
             assert same(copied, gallery)
-        with pytest.raises(GalleryError, match="exists already; a backup makes a new file"):
+        with pytest.raises(
+            GalleryError, match="already exists; a backup needs the name of a new file"
+        ):
             gallery.backup(copy)
-        with pytest.raises(GalleryError, match=r"copy\.bitgaze: there is no folder"):
+        with pytest.raises(GalleryError, match=r"copy\.bitgaze: the folder .*such does not exist"):
             gallery.backup(tmp_path / "no/such/copy.bitgaze")
     assert verify_gallery(copy).is_sound
 
 
-def test_a_backup_while_another_writes(path, tmp_path):
-    """Each copy is the state between two commits, in each of which two items came."""
+def test_backup_during_writes(path, tmp_path):
+    """Each copy is the state between two commits, each of which adds two items."""
     is_done = threading.Event()
 
     def write():
@@ -282,7 +279,7 @@ def test_a_backup_while_another_writes(path, tmp_path):
             }
 
 
-def test_compact_gives_room_back(path):
+def test_compact_shrinks_the_file(path):
     with Gallery(path) as gallery:
         gallery.remove(*(f"k{n}" for n in range(1000, 5000)))
         before = path.stat().st_size
@@ -295,18 +292,18 @@ def test_compact_gives_room_back(path):
     assert verify_gallery(path).is_sound
 
 
-def test_what_is_in_the_log_is_not_freed(tmp_path):
+def test_the_log_does_not_count_as_freed(tmp_path):
     with Gallery(tmp_path / "g.bitgaze", bits=64) as gallery:
         gallery.upsert(Item(f"k{n}", code[:8].copy()) for n, code in enumerate(codes(3000)))
         assert 0 <= gallery.compact() < 100_000
 
 
-def test_compact_waits_for_a_writer_and_says_so(path):
+def test_compact_waits_for_a_writer(path):
     with Gallery(path) as writer, Gallery(path, timeout_s=0.1) as gallery:
         with writer.transaction():
             writer.remove("k1")
             with pytest.raises(
-                GalleryError, match=r"writing for 0\.1 s; try again, or wait longer"
+                GalleryError, match=r"still writing after 0\.1 s; try again, or wait longer"
             ):
                 gallery.compact()
         assert len(gallery) == 4999
@@ -315,7 +312,7 @@ def test_compact_waits_for_a_writer_and_says_so(path):
 # On the command line
 
 
-def test_the_commands(path, tmp_path, capsys, monkeypatch):
+def test_maintenance_on_the_command_line(path, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for command, text in [
         (["verify"], "sound: 5000 items and their codes are as they were written\n"),
@@ -327,8 +324,8 @@ def test_the_commands(path, tmp_path, capsys, monkeypatch):
     assert main(["compact", "-g", "g.bitgaze"]) == 0
     assert capsys.readouterr().out == f"{before - path.stat().st_size:,} bytes freed\n"
     assert main(["backup", "copy.bitgaze", "-g", "g.bitgaze"]) == 2
-    assert "exists already" in capsys.readouterr().err
-    damage(path, "UPDATE item SET metadata = '{}' WHERE slot = 7", "UPDATE chunk SET crc = 0")
+    assert "already exists" in capsys.readouterr().err
+    execute(path, "UPDATE item SET metadata = '{}' WHERE slot = 7", "UPDATE chunk SET crc = 0")
     assert main(["verify", "-g", "g.bitgaze"]) == 1
     assert "damaged: g.bitgaze: chunk 0" in (out := capsys.readouterr().out)
     assert "`bitgaze repair NEW -g g.bitgaze` saves" in out
@@ -336,9 +333,9 @@ def test_the_commands(path, tmp_path, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["sound"] is False
     assert main(["repair", "new.bitgaze", "-g", "g.bitgaze"]) == 1
     out, err = capsys.readouterr()
-    assert out == ("0 kept, 0 encoded anew, 4999 lost, 1 unreadable\nnew.bitgaze: 0 images\n")
+    assert out == ("0 kept, 0 re-encoded, 4999 lost, 1 unreadable\nnew.bitgaze: 0 images\n")
     assert "lost k0: its code is damaged" in err
-    assert "`bitgaze index` brings back" in err
+    assert "`bitgaze index` restores items" in err
     assert main(["repair", "newer.bitgaze", "-g", "copy.bitgaze", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kept"] == 5000
 
@@ -349,18 +346,19 @@ def copied(path, out):
 
 
 @pytest.mark.parametrize("make", [copied, repair])
-def test_nothing_of_another_gallery_comes_into_a_new_one(path, tmp_path, make):
+def test_a_new_file_contains_nothing_of_a_deleted_gallery(path, tmp_path, make):
     out, other = tmp_path / "out.bitgaze", tmp_path / "other.bitgaze"
     with Gallery(other) as gallery:
         gallery.upsert(Item(f"other{n}", code) for n, code in enumerate(codes(10, seed=1)))
         gallery.upsert([Item("last", codes(1, seed=2)[0])])
-        log = tmp_path / "out.bitgaze-wal"  # as of a process that was killed, and a file removed
+        # As left by a process that was killed, after its file was deleted.
+        log = tmp_path / "out.bitgaze-wal"
         shutil.copy(f"{other}-wal", log)
         assert log.stat().st_size > 0
-    with pytest.raises(GalleryError, match="out.bitgaze-wal: left by a gallery"):
+    with pytest.raises(GalleryError, match="out.bitgaze-wal: left over from a deleted gallery"):
         make(path, out)
     log.unlink()
-    leftover = tmp_path / ".bitgaze-killed"  # of one that was killed
+    leftover = tmp_path / ".bitgaze-killed"  # left by a process that was killed
     leftover.mkdir()
     shutil.copy(other, leftover / "unfinished")
     make(path, out)
@@ -369,7 +367,7 @@ def test_nothing_of_another_gallery_comes_into_a_new_one(path, tmp_path, make):
     assert sorted(file.name for file in tmp_path.glob("out*")) == ["out.bitgaze"]
 
 
-def test_two_that_make_the_same_file(path, tmp_path):
+def test_threads_can_create_the_same_backup(path, tmp_path):
     out = tmp_path / "out.bitgaze"
     outcomes = []
 
@@ -386,6 +384,7 @@ def test_two_that_make_the_same_file(path, tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
+    Gallery(path).close()  # connections that close at the same time can leave the log behind
     assert len(outcomes) == 4
     assert "made" in outcomes
     assert verify_gallery(out).is_sound

@@ -1,3 +1,5 @@
+"""Asymmetric ranking: the order of near codes by the query's hash values."""
+
 import math
 
 import numpy as np
@@ -19,7 +21,7 @@ def naive_score(values, code):
 
 
 @pytest.mark.parametrize("bits", [8, 64, 128, 1024])
-def test_scores_against_their_definition(bits):
+def test_scores_match_their_definition(bits):
     random = np.random.default_rng(bits)
     values = random.standard_normal(bits).astype(np.float32)
     values[0] = 0
@@ -31,7 +33,7 @@ def test_scores_against_their_definition(bits):
     assert asymmetric_scores(values, codes[:0]).shape == (0,)
 
 
-def test_equal_codes_have_equal_scores_wherever_they_stand():
+def test_equal_codes_have_equal_scores():
     values = np.random.default_rng(1).standard_normal(BITS).astype(np.float32)
     codes = clustered_codes(50, BITS // 8)[np.random.default_rng(2).integers(0, 50, 999)]
     scores = asymmetric_scores(values, codes)
@@ -46,7 +48,7 @@ def query(encoder):
 
 @pytest.fixture
 def gallery(tmp_path, encoder, query):
-    """400 items around the query, many of them equally far, some of them equal."""
+    """400 items around the query, with many equal distances and some equal codes."""
     random = np.random.default_rng(7)
     flips = np.bitwise_and.reduce(random.integers(0, 256, (3, 380, BITS // 8), dtype=np.uint8))
     codes = query.codes ^ flips
@@ -67,7 +69,7 @@ def naive_ranking(gallery, query, k, candidates=None, radius=BITS):
 
 
 @pytest.mark.parametrize(("k", "candidates"), [(1, 100), (10, 100), (20, 200), (40, 400)])
-def test_the_nearest_are_ordered_by_hash_values(gallery, query, k, candidates):
+def test_the_nearest_candidates_are_ordered_by_score(gallery, query, k, candidates):
     hits = gallery.search(smooth_image(3), k, ranking="asymmetric")
     expected = naive_ranking(gallery, query, k, candidates)
     assert [(hit.key, hit.distance) for hit in hits] == expected
@@ -75,7 +77,7 @@ def test_the_nearest_are_ordered_by_hash_values(gallery, query, k, candidates):
         assert hits != gallery.search(smooth_image(3), k)
 
 
-def test_all_within_the_radius_are_candidates(gallery, query):
+def test_all_items_within_the_radius_are_candidates(gallery, query):
     distances = [hit.distance for hit in gallery.search(smooth_image(3), 400)]
     radius = distances[250]
     hits = gallery.search(smooth_image(3), 5, radius=radius, ranking="asymmetric")
@@ -89,8 +91,8 @@ def test_all_within_the_radius_are_candidates(gallery, query):
     }
 
 
-def test_a_key_has_no_hash_values(gallery):
-    with pytest.raises(ValueError, match="'item 3' is a key: .*give the image"):
+def test_invalid_rankings_are_rejected(gallery):
+    with pytest.raises(ValueError, match="'item 3' is a key: .*pass the image"):
         gallery.search("item 3", ranking="asymmetric")
     with pytest.raises(ValueError, match=r"ranking is 'cosine', expected one of \('hamming', 'asy"):
         gallery.search(smooth_image(3), ranking="cosine")

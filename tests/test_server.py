@@ -290,7 +290,7 @@ def test_page_files_have_strict_headers(client):
         ({"where": "{"}, "where is not a JSON object"),
         ({"where": "[" * 20_000}, "where is not a JSON object"),
         ({"where": '{"year": {"near": 3}}'}, "operator 'near'"),
-        ({"where": '{"year": {">": null}}'}, "expected a number or a text"),
+        ({"where": '{"year": {">": null}}'}, "expected a number or a string"),
         ({"K": "3"}, "Unknown parameter 'K'; expected key, k, radius, where"),
     ],
 )

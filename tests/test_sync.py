@@ -1,4 +1,5 @@
-import multiprocessing
+"""Sync of one folder: what it adds, updates, moves, removes and leaves alone."""
+
 import os
 import shutil
 from pathlib import Path
@@ -11,8 +12,10 @@ from PIL import Image
 
 from bitgaze import Gallery, GalleryError, Item
 from bitgaze.encoding.images import printable
-from bitgaze.gallery.sync import ingest as intake
+from bitgaze.gallery.sync import ingest
+from bitgaze.gallery.sync.report import KEY_IN_USE
 from conftest import smooth_image
+from galleries import run_processes, touch
 
 
 @pytest.fixture
@@ -24,20 +27,8 @@ def folder(tmp_path):
     return root
 
 
-@pytest.fixture
-def gallery(tmp_path):
-    with Gallery(tmp_path / "test.bitgaze") as opened:
-        yield opened
-
-
 def names(gallery):
     return sorted(Path(key).name for key in gallery)
-
-
-def later(path):
-    """Move the modification time on, as an edit would."""
-    state = path.stat()
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1_000_000_000))
 
 
 def encodes_nothing(gallery, monkeypatch):
@@ -58,10 +49,10 @@ def test_new_images_are_added_and_found(gallery, folder):
     assert hit.distance == 0
 
 
-def test_a_second_sync_opens_nothing(gallery, folder, monkeypatch):
+def test_a_second_sync_opens_no_file(gallery, folder, monkeypatch):
     gallery.sync(folder)
     monkeypatch.setattr("bitgaze.gallery.sync.ingest._digest", None)  # calling it would raise
-    monkeypatch.setattr(gallery._store, "writing", None)  # nor is the file locked for writing
+    monkeypatch.setattr(gallery._store, "writing", None)  # nor is the gallery locked
     report = gallery.sync(folder)
     assert report.unchanged == 3
     assert [report.added, report.updated, report.moved, report.removed] == [[], [], [], []]
@@ -73,7 +64,7 @@ def test_a_changed_image_is_encoded_again_and_keeps_its_metadata(gallery, folder
     item = gallery.get(key)
     gallery.upsert([type(item)(key, item.code, {"album": 1}, item.file)])
     smooth_image(9).save(folder / "a.png")
-    later(folder / "a.png")
+    touch(folder / "a.png")
     report = gallery.sync(folder)
     assert report.updated == [key]
     assert report.unchanged == 2
@@ -83,7 +74,7 @@ def test_a_changed_image_is_encoded_again_and_keeps_its_metadata(gallery, folder
 
 def test_a_touched_image_is_not_encoded_again(gallery, folder, monkeypatch):
     gallery.sync(folder)
-    later(folder / "a.png")
+    touch(folder / "a.png")
     encodes_nothing(gallery, monkeypatch)
     assert gallery.sync(folder).unchanged == 3
     monkeypatch.setattr("bitgaze.gallery.sync.ingest._digest", None)
@@ -103,14 +94,14 @@ def test_a_renamed_image_is_not_encoded_again(gallery, folder, monkeypatch):
 
 
 def name_items(gallery):
-    """Give every item its file's present name as metadata."""
+    """Store the present name of every item's file as its metadata."""
     for key in list(gallery):
         item = gallery.get(key)
         gallery.upsert([Item(key, item.code, {"was": Path(item.path).name}, item.file)])
 
 
 def origins(gallery):
-    """Present name to the name that the item had when `name_items` ran."""
+    """Present name of each file to its name when `name_items` ran."""
     return {Path(key).name: gallery.get(key).metadata.get("was") for key in gallery}
 
 
@@ -151,7 +142,7 @@ def test_an_item_follows_its_image(
     assert gallery.sync(tmp_path).unchanged == len(gallery)
 
 
-def test_a_new_image_under_an_old_name_is_new(gallery, folder):
+def test_a_new_image_under_an_old_name_gets_a_new_item(gallery, folder):
     gallery.sync(folder)
     name_items(gallery)
     (folder / "a.png").rename(folder / "kept.png")
@@ -167,7 +158,7 @@ def test_a_new_image_under_an_old_name_is_new(gallery, folder):
     }
 
 
-def test_equal_images_that_are_renamed_keep_an_item_each(gallery, folder, monkeypatch):
+def test_renamed_equal_images_keep_their_items(gallery, folder, monkeypatch):
     shutil.copy(folder / "a.png", folder / "a2.png")
     gallery.sync(folder)
     name_items(gallery)
@@ -179,7 +170,7 @@ def test_equal_images_that_are_renamed_keep_an_item_each(gallery, folder, monkey
     assert origins(gallery)["x2.png"] == "a2.png"
 
 
-def test_a_rename_to_a_key_taken_by_hand_waits(gallery, folder, monkeypatch):
+def test_a_rename_to_a_key_in_use_waits(gallery, folder, monkeypatch):
     gallery.sync(folder)
     name_items(gallery)
     key = str(folder / "renamed.png")
@@ -187,7 +178,7 @@ def test_a_rename_to_a_key_taken_by_hand_waits(gallery, folder, monkeypatch):
     (folder / "a.png").rename(folder / "renamed.png")
     for _ in range(2):
         report = gallery.sync(folder)
-        assert report.failed == {key: "the gallery holds another item under this key"}
+        assert report.failed == {key: KEY_IN_USE}
         assert report.removed == []
     move(gallery, (key, "by hand", None))
     encodes_nothing(gallery, monkeypatch)
@@ -195,7 +186,7 @@ def test_a_rename_to_a_key_taken_by_hand_waits(gallery, folder, monkeypatch):
     assert gallery.get(key).metadata == {"was": "a.png"}
 
 
-def test_images_of_one_size_and_time_change_places(gallery, tmp_path):
+def test_swapped_images_of_equal_size_and_time_are_noticed(gallery, tmp_path):
     for seed, name in enumerate("ab"):
         smooth_image(seed).save(tmp_path / f"{name}.bmp")
         os.utime(tmp_path / f"{name}.bmp", ns=(10**18, 10**18))
@@ -209,7 +200,7 @@ def test_images_of_one_size_and_time_change_places(gallery, tmp_path):
 
 def test_a_folder_restored_from_a_copy_is_read_once(gallery, folder, tmp_path, monkeypatch):
     gallery.sync(folder)
-    shutil.copytree(folder, tmp_path / "backup")  # with its times
+    shutil.copytree(folder, tmp_path / "backup")  # keeps modification times
     shutil.rmtree(folder)
     (tmp_path / "backup").rename(folder)
     encodes_nothing(gallery, monkeypatch)
@@ -226,9 +217,9 @@ def test_a_removed_image_is_removed(gallery, folder):
     assert names(gallery) == ["a.png", "c.webp"]
 
 
-def test_items_added_by_hand_and_other_folders_stay(gallery, folder, tmp_path):
+def test_items_added_by_hand_and_of_other_folders_stay(gallery, folder, tmp_path):
     gallery.add("by hand", smooth_image(7))
-    other = tmp_path / "photos2"  # its name begins like the other's
+    other = tmp_path / "photos2"  # the other folder's name is a prefix
     other.mkdir()
     smooth_image(8).save(other / "d.png")
     gallery.sync(other)
@@ -238,15 +229,15 @@ def test_items_added_by_hand_and_other_folders_stay(gallery, folder, tmp_path):
     assert names(gallery) == ["b.jpg", "by hand", "c.webp", "d.png"]
 
 
-def test_a_key_taken_by_hand_is_not_overwritten(gallery, folder):
+def test_an_item_added_by_hand_is_not_overwritten(gallery, folder):
     key = str(folder / "a.png")
     gallery.add(key, smooth_image(7), {"mine": True})
     report = gallery.sync(folder)
-    assert report.failed == {key: "the gallery holds another item under this key"}
+    assert report.failed == {key: KEY_IN_USE}
     assert gallery.get(key).metadata == {"mine": True}
 
 
-def test_broken_images_are_named_and_disturb_nobody(gallery, folder, encoder, examples):
+def test_broken_images_are_reported_and_others_indexed(gallery, folder, encoder, examples):
     photograph = Image.open(examples / "birds" / "owl.jpg").convert("RGB")
     good = {
         "upright.jpg": photograph,
@@ -275,8 +266,8 @@ def test_broken_images_are_named_and_disturb_nobody(gallery, folder, encoder, ex
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "loop.jpg").symlink_to("loop.jpg")
     (folder / "sub" / "up").symlink_to("..", target_is_directory=True)
-    (folder / "notes.txt").write_text("left alone")
-    (folder / ".hidden.jpg").write_text("left alone")
+    (folder / "notes.txt").write_text("not indexed")
+    (folder / ".hidden.jpg").write_text("not indexed")
 
     report = gallery.sync(folder)
     assert sorted(Path(path).name for path in report.failed) == [
@@ -294,7 +285,7 @@ def test_broken_images_are_named_and_disturb_nobody(gallery, folder, encoder, ex
             *("animated.gif", "inside.png", r"not-utf8-\xff.png"),
         ]
     )
-    for key in gallery:  # every row is its own image's, whatever failed beside it
+    for key in gallery:  # failures must not shift codes to other images
         code = encoder.encode([gallery.get(key).path]).codes[0]
         assert gallery.get(key).code.tobytes() == code.tobytes()
     distances = {Path(h.key).name: h.distance for h in gallery.search(photograph, k=3)}
@@ -304,7 +295,7 @@ def test_broken_images_are_named_and_disturb_nobody(gallery, folder, encoder, ex
     assert again.unchanged == len(gallery)
 
 
-def test_a_image_that_broke_keeps_its_old_code(gallery, folder):
+def test_an_image_that_breaks_keeps_its_old_code(gallery, folder):
     gallery.sync(folder)
     code = gallery.get(str(folder / "a.png")).code.tobytes()
     (folder / "a.png").write_bytes(b"half copied")
@@ -313,12 +304,14 @@ def test_a_image_that_broke_keeps_its_old_code(gallery, folder):
     assert gallery.get(str(folder / "a.png")).code.tobytes() == code
 
 
-def test_an_emptied_folder_removes_nothing_unless_told_to(gallery, folder):
+def test_an_empty_folder_removes_items_only_with_allow_empty(gallery, folder):
     gallery.sync(folder)
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     gallery.add("by hand", smooth_image(7))
-    with pytest.raises(GalleryError, match="holds 3 from there; nothing was removed .*allow_empty"):
+    with pytest.raises(
+        GalleryError, match="holds 3 from this folder; nothing was removed .*allow_empty"
+    ):
         gallery.sync(folder)
     assert len(gallery) == 4
     report = gallery.sync(folder, allow_empty=True)
@@ -327,7 +320,7 @@ def test_an_emptied_folder_removes_nothing_unless_told_to(gallery, folder):
     assert gallery.sync(folder).removed == []
 
 
-def test_a_folder_that_cannot_be_listed_keeps_its_items(gallery, folder, monkeypatch):
+def test_an_unreadable_folder_keeps_its_items(gallery, folder, monkeypatch):
     gallery.sync(folder)
     scandir = os.scandir
 
@@ -343,7 +336,7 @@ def test_a_folder_that_cannot_be_listed_keeps_its_items(gallery, folder, monkeyp
     assert len(gallery) == 3
 
 
-def test_a_linked_folder_is_looked_at_once(gallery, folder, tmp_path):
+def test_a_linked_folder_is_scanned_once(gallery, folder, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     smooth_image(11).save(outside / "linked.png")
@@ -354,7 +347,7 @@ def test_a_linked_folder_is_looked_at_once(gallery, folder, tmp_path):
     assert list(report.skipped) == [str(folder / "two")]
 
 
-def test_an_interrupted_sync_goes_on_where_it_stopped(gallery, tmp_path):
+def test_an_interrupted_sync_can_be_continued(gallery, tmp_path):
     folder = tmp_path / "many"
     folder.mkdir()
     for seed in range(40):
@@ -366,7 +359,7 @@ def test_an_interrupted_sync_goes_on_where_it_stopped(gallery, tmp_path):
         if done == 35:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="32 of 40 images are done and kept, 8 are left"):
+    with pytest.raises(KeyboardInterrupt, match="32 of 40 images are done and saved, 8 are left"):
         gallery.sync(folder, on_progress=interrupt)
     assert shown == [(done, 40) for done in range(1, 36)]
     assert len(gallery) == 32
@@ -375,14 +368,14 @@ def test_an_interrupted_sync_goes_on_where_it_stopped(gallery, tmp_path):
     assert len(report.added) == 8
 
 
-def test_a_commit_is_made_every_few_seconds(gallery, tmp_path, monkeypatch):
+def test_sync_commits_every_few_seconds(gallery, tmp_path, monkeypatch):
     for seed in range(150):
         smooth_image(seed, (8, 8)).save(tmp_path / f"{seed:03}.png")
     now = 0.0
 
     def encode(sources, on_progress):
         nonlocal now
-        now += 0.1 * len(sources)  # ten a second
+        now += 0.1 * len(sources)  # ten images per second
         sizes.append(len(sources))
         return original(sources, on_progress=on_progress)
 
@@ -394,13 +387,13 @@ def test_a_commit_is_made_every_few_seconds(gallery, tmp_path, monkeypatch):
     assert sum(sizes) == 150
 
 
-def test_a_pipe_is_named_and_not_opened(gallery, folder):
+def test_a_pipe_is_reported_and_not_opened(gallery, folder):
     gallery.sync(folder)
     (folder / "a.png").unlink()
     for name in ("a.png", "pipe.jpg"):
         os.mkfifo(folder / name)
     report = gallery.sync(folder)
-    reason = "not a file but a pipe, a socket or a device"
+    reason = "not a regular file but a pipe, a socket or a device"
     assert report.failed == {str(folder / name): reason for name in ("a.png", "pipe.jpg")}
     assert report.removed == []
 
@@ -413,22 +406,22 @@ def test_no_model_is_read_when_nothing_is_encoded(gallery, folder, monkeypatch):
         assert reopened.sync(folder).unchanged == 3
         (folder / "a.png").rename(folder / "renamed.png")
         (folder / "b.jpg").unlink()
-        later(folder / "sub" / "c.webp")
+        touch(folder / "sub" / "c.webp")
         report = reopened.sync(folder)
         assert (len(report.moved), len(report.removed), report.unchanged) == (1, 1, 1)
 
 
-def test_no_such_folder(gallery, tmp_path):
+def test_a_missing_folder_raises(gallery, tmp_path):
     with pytest.raises(GalleryError, match="none: not a folder"):
         gallery.sync(tmp_path / "none")
 
 
-def test_a_home_folder_is_understood(gallery, folder, monkeypatch):
+def test_a_tilde_is_expanded(gallery, folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder.parent))
     assert len(gallery.sync("~/photos").added) == 3
 
 
-def test_a_link_whose_target_is_gone_keeps_what_was_behind_it(gallery, folder, tmp_path):
+def test_a_broken_link_keeps_the_items_behind_it(gallery, folder, tmp_path):
     outside = tmp_path / "disk"
     outside.mkdir()
     smooth_image(11).save(outside / "linked.png")
@@ -441,22 +434,22 @@ def test_a_link_whose_target_is_gone_keeps_what_was_behind_it(gallery, folder, t
     assert "linked.png" in names(gallery)
 
 
-def test_names_that_print_alike_do_not_replace_each_other(gallery, folder):
+def test_files_with_equal_printable_names_do_not_replace_each_other(gallery, folder):
     os.rename(folder / "a.png", os.fsencode(folder) + b"/n\xff.png")
     smooth_image(12).save(folder / "n\\xff.png")
     report = gallery.sync(folder)
-    assert list(report.failed.values()) == ["the gallery holds another item under this key"]
+    assert list(report.failed.values()) == [KEY_IN_USE]
     assert len(report.added) == len(gallery) == 3
 
 
-def test_a_key_of_ones_own_survives_touch_and_change(gallery, folder):
+def test_a_renamed_key_survives_touch_change_and_move(gallery, folder):
     gallery.sync(folder)
     item = gallery.get(str(folder / "a.png"))
     move(gallery, (item.key, "my name", item.file))
-    later(folder / "a.png")
+    touch(folder / "a.png")
     assert gallery.sync(folder).unchanged == 3
     smooth_image(13).save(folder / "a.png")
-    later(folder / "a.png")
+    touch(folder / "a.png")
     assert gallery.sync(folder).updated == ["my name"]
     (folder / "a.png").rename(folder / "b.jpg")
     assert gallery.sync(folder).moved == [(str(folder / "a.png"), str(folder / "b.jpg"))]
@@ -464,7 +457,7 @@ def test_a_key_of_ones_own_survives_touch_and_change(gallery, folder):
     assert len(gallery) == 2
 
 
-def meanwhile(gallery, monkeypatch, act):
+def during_encoding(gallery, monkeypatch, act):
     """Run `act` while the next sync encodes."""
 
     def encode(sources, **_):
@@ -482,32 +475,32 @@ def other(gallery, encoder):
         yield opened
 
 
-def test_an_item_that_is_removed_during_a_sync_is_added_again(gallery, other, folder, monkeypatch):
+def test_an_item_removed_during_a_sync_is_added_again(gallery, other, folder, monkeypatch):
     gallery.sync(folder)
     smooth_image(9).save(folder / "a.png")
-    later(folder / "a.png")
-    meanwhile(gallery, monkeypatch, lambda: other.remove(*list(other)))
+    touch(folder / "a.png")
+    during_encoding(gallery, monkeypatch, lambda: other.remove(*list(other)))
     report = gallery.sync(folder)
     assert report.added == [str(folder / "a.png")]
     assert names(gallery) == ["a.png"]
     assert len(gallery.sync(folder).added) == 2
 
 
-def test_a_sync_beside_another_one_fails_nothing(gallery, other, folder, monkeypatch):
-    meanwhile(gallery, monkeypatch, lambda: other.sync(folder))
+def test_concurrent_syncs_do_not_fail(gallery, other, folder, monkeypatch):
+    during_encoding(gallery, monkeypatch, lambda: other.sync(folder))
     report = gallery.sync(folder)
     assert (report.unchanged, report.failed) == (3, {})
     name_items(gallery)
     (folder / "a.png").rename(folder / "renamed.png")
     (folder / "b.jpg").unlink()
-    digests = intake.read_digests
+    digests = ingest.read_digests
 
     def slow_digests(*arguments):
         monkeypatch.undo()
         other.sync(folder)
         return digests(*arguments)
 
-    monkeypatch.setattr(intake, "read_digests", slow_digests)
+    monkeypatch.setattr(ingest, "read_digests", slow_digests)
     report = gallery.sync(folder)
     assert (report.moved, report.removed, report.failed) == ([], [], {})
     assert origins(gallery) == {"renamed.png": "a.png", "c.webp": "c.webp"}
@@ -518,24 +511,18 @@ def _sync(path: Path, folder: Path) -> None:
         assert not gallery.sync(folder).failed
 
 
-def test_processes_that_sync_one_folder_at_once(tmp_path):
+def test_processes_can_sync_one_folder_concurrently(tmp_path):
     folder = tmp_path / "many"
     folder.mkdir()
     for seed in range(80):
         smooth_image(seed, (16, 16)).save(folder / f"{seed:03}.png")
-    context = multiprocessing.get_context("spawn")
     path = tmp_path / "test.bitgaze"
-    workers = [context.Process(target=_sync, args=(path, folder)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0
+    assert run_processes(_sync, (path, folder), (path, folder)) == [0, 0]
     with Gallery(path) as gallery:
         assert len(gallery) == 80
         assert gallery.sync(folder).unchanged == 80
 
 
-def test_printable_shows_bytes_that_are_not_text():
+def test_printable_escapes_bytes_that_are_not_text():
     assert printable(b"a\xff") == "a\\xff"
     assert printable("\u00fcber.jpg") == "\u00fcber.jpg"

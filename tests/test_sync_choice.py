@@ -1,4 +1,4 @@
-"""Sync with several folders, patterns, links, metadata for new images, progress, and dry runs."""
+"""Sync options: patterns, several folders, links, metadata for new images, progress, dry runs."""
 
 import os
 import shutil
@@ -8,16 +8,11 @@ from pathlib import Path
 import pytest
 from inside import move
 
-from bitgaze import Gallery, GalleryError
+from bitgaze import GalleryError
 from bitgaze.gallery.items import content_digest as digest
-from bitgaze.gallery.sync.patterns import Choice
+from bitgaze.gallery.sync.patterns import PathFilter
 from conftest import smooth_image
-
-
-@pytest.fixture
-def gallery(tmp_path):
-    with Gallery(tmp_path / "test.bitgaze") as opened:
-        yield opened
+from galleries import touch
 
 
 def fill(root, *names, seed=0):
@@ -33,13 +28,13 @@ def below(root, gallery):
 
 
 def contents(gallery):
-    """Everything the gallery holds."""
+    """Everything in the gallery, for comparison."""
     items = [gallery.get(key) for key in gallery]
     return [(item.key, item.code.tobytes(), item.metadata, item.file) for item in items]
 
 
 @pytest.mark.parametrize(
-    ("include", "exclude", "taken"),
+    ("include", "exclude", "accepted"),
     [
         ([], [], "a.png B.PNG c.jpg 2024/d.png 2024/raw/e.png raw/f.jpg 2024/raw/old/g.jpg"),
         (["*.png"], [], "a.png B.PNG 2024/d.png 2024/raw/e.png"),
@@ -59,25 +54,27 @@ def contents(gallery):
         (["2024"], ["2024"], ""),
     ],
 )
-def test_patterns(include, exclude, taken):
+def test_patterns_select_images(include, exclude, accepted):
     names = "a.png B.PNG c.jpg 2024/d.png 2024/raw/e.png raw/f.jpg 2024/raw/old/g.jpg"
     hidden = " .h.png 2024/.h/i.png"
-    choice = Choice(include, exclude)
-    assert [name for name in (names + hidden).split() if choice.takes(name)] == taken.split()
+    path_filter = PathFilter(include, exclude)
+    assert [
+        name for name in (names + hidden).split() if path_filter.accepts(name)
+    ] == accepted.split()
 
 
 @pytest.mark.parametrize(("include", "exclude"), [(["*.png"], []), ([], ["b"]), (["a/*"], ["c"])])
-def test_sync_takes_what_the_patterns_choose(gallery, tmp_path, include, exclude):
+def test_sync_includes_the_images_that_patterns_select(gallery, tmp_path, include, exclude):
     names = ["1.png", "2.jpg", "a/3.png", "a/c/4.png", "b/5.png", "b/a/6.jpg", "c/7.png"]
     root = fill(tmp_path / "photos", *names)
     gallery.sync(root, include=include, exclude=exclude)
-    choice = Choice(include, exclude)
-    chosen = [name for name in names if choice.takes(name)]
+    path_filter = PathFilter(include, exclude)
+    chosen = [name for name in names if path_filter.accepts(name)]
     assert 0 < len(chosen) < len(names)
     assert below(root, gallery) == chosen
 
 
-def test_a_folder_that_is_excluded_is_not_looked_into(gallery, tmp_path, monkeypatch):
+def test_an_excluded_folder_is_not_scanned(gallery, tmp_path, monkeypatch):
     root = fill(tmp_path / "photos", "a.png", "raw/b.png")
     scandir = os.scandir
 
@@ -90,7 +87,7 @@ def test_a_folder_that_is_excluded_is_not_looked_into(gallery, tmp_path, monkeyp
     assert (len(report.added), report.failed) == (1, {})
 
 
-def test_what_patterns_leave_out_stays_as_it_is(gallery, tmp_path):
+def test_items_of_excluded_images_stay(gallery, tmp_path):
     root = fill(tmp_path / "photos", "a.png", "b.jpg", "c.png", "raw/d.png")
     gallery.sync(root)
     before = contents(gallery)
@@ -103,7 +100,7 @@ def test_what_patterns_leave_out_stays_as_it_is(gallery, tmp_path):
     assert (report.unchanged, report.excluded, len(report.removed)) == (2, 0, 2)
 
 
-def test_hidden_images_of_a_folder_that_was_named_stay(gallery, tmp_path):
+def test_items_of_a_hidden_folder_stay(gallery, tmp_path):
     root = fill(tmp_path / "photos", "a.png", ".private/b.png")
     gallery.sync(root / ".private")
     assert below(root, gallery) == [".private/b.png"]
@@ -114,18 +111,18 @@ def test_hidden_images_of_a_folder_that_was_named_stay(gallery, tmp_path):
 
 
 @pytest.mark.parametrize("argument", ["include", "exclude"])
-def test_patterns_that_are_none(gallery, tmp_path, argument):
+def test_invalid_patterns_are_rejected(gallery, tmp_path, argument):
     for wrong, error, message in (
-        ("*.png", TypeError, "put a single one into a list"),
-        ([1], TypeError, "a pattern is a str, not int"),
-        ([""], ValueError, "'' is no pattern"),
-        (["/"], ValueError, "'/' is no pattern"),
+        ("*.png", TypeError, "must be a list of patterns, got a str"),
+        ([1], TypeError, "patterns must be str, got int"),
+        ([""], ValueError, "'' matches nothing; use"),
+        (["/"], ValueError, "'/' matches nothing; use"),
     ):
         with pytest.raises(error, match=f"{argument}.*{message}"):
             gallery.sync(tmp_path, **{argument: wrong})
 
 
-def test_several_folders(gallery, tmp_path):
+def test_sync_of_several_folders(gallery, tmp_path):
     one = fill(tmp_path / "one", "a.png")
     two = fill(tmp_path / "two", "b.png", seed=5)
     assert len(gallery.sync(one, two).added) == 2
@@ -139,7 +136,7 @@ def test_several_folders(gallery, tmp_path):
     assert report.added == [str(two / "d.png")]
 
 
-def test_no_folder_and_one_that_is_missing(gallery, tmp_path):
+def test_no_folder_or_a_missing_one_raises(gallery, tmp_path):
     root = fill(tmp_path / "photos", "a.png")
     with pytest.raises(ValueError, match="no folder given"):
         gallery.sync()
@@ -149,7 +146,7 @@ def test_no_folder_and_one_that_is_missing(gallery, tmp_path):
 
 
 @pytest.mark.parametrize("is_emptied", [False, True])
-def test_a_image_moves_from_folder_to_folder(gallery, tmp_path, is_emptied):
+def test_an_image_can_move_between_folders(gallery, tmp_path, is_emptied):
     one = fill(tmp_path / "one", "a.png", *([] if is_emptied else ["stays.png"]))
     two = fill(tmp_path / "two", "b.png", seed=5)
     gallery.sync(one, two, metadata=lambda path: {"was": path})
@@ -162,7 +159,7 @@ def test_a_image_moves_from_folder_to_folder(gallery, tmp_path, is_emptied):
     assert {row[1] for row in contents(gallery)} == {row[1] for row in before}
 
 
-def test_one_of_several_folders_that_is_empty_removes_nothing(gallery, tmp_path):
+def test_one_empty_folder_among_several_removes_nothing(gallery, tmp_path):
     one = fill(tmp_path / "one", "a.png", "b.png")
     two = fill(tmp_path / "two", "c.png", seed=5)
     gallery.sync(one, two)
@@ -170,7 +167,7 @@ def test_one_of_several_folders_that_is_empty_removes_nothing(gallery, tmp_path)
     (one / "b.png").unlink()
     before = contents(gallery)
     for dry_run in (True, False):
-        with pytest.raises(GalleryError, match="one: no image found, .* holds 1 from there"):
+        with pytest.raises(GalleryError, match="one: no images found, .* holds 1 from this folder"):
             gallery.sync(one, two, dry_run=dry_run)
     assert contents(gallery) == before
     report = gallery.sync(one, two, allow_empty=True)
@@ -178,10 +175,10 @@ def test_one_of_several_folders_that_is_empty_removes_nothing(gallery, tmp_path)
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_folders_that_lie_in_one_another(gallery, tmp_path, order):
+def test_folders_can_be_nested(gallery, tmp_path, order):
     root = fill(tmp_path / "photos", "a.png", "sub/b.png", "sub/raw/c.png", "raw/d.png")
     folders = [root, root / "sub", root / "raw", root][::order]
-    # A pattern means the folder that was given, the innermost one.
+    # Patterns are relative to the innermost folder that was given.
     report = gallery.sync(*folders, exclude=["sub/raw", "raw"])
     assert report.skipped == {}
     assert below(root, gallery) == ["a.png", "raw/d.png", "sub/b.png"]
@@ -190,17 +187,17 @@ def test_folders_that_lie_in_one_another(gallery, tmp_path, order):
     assert (report.unchanged, report.excluded) == (1, 2)
 
 
-def test_a_folder_given_under_two_names_is_taken_once(gallery, tmp_path):
+def test_a_folder_given_under_two_names_is_scanned_once(gallery, tmp_path):
     root = fill(tmp_path / "photos", "a.png", "sub/b.png")
     link = tmp_path / "link"
     link.symlink_to(root, target_is_directory=True)
     for folders in ((link, root), (root, link)):
         report = gallery.sync(*folders)
-        assert report.skipped == {str(link): "a link to a folder that is looked at already"}
+        assert report.skipped == {str(link): "a link to a folder that was found elsewhere"}
         assert below(root, gallery) == ["a.png", "sub/b.png"]
 
 
-def test_links_to_images_are_taken_once(gallery, tmp_path):
+def test_an_image_with_several_links_is_indexed_once(gallery, tmp_path):
     root = fill(tmp_path / "photos", "z/a.png")
     outside = fill(tmp_path / "outside", "b.png", seed=5) / "b.png"
     (root / "album.png").symlink_to(root / "z" / "a.png")
@@ -208,56 +205,51 @@ def test_links_to_images_are_taken_once(gallery, tmp_path):
     (root / "two.png").symlink_to(outside)
     (root / "gone.png").symlink_to(tmp_path / "none.png")
     report = gallery.sync(root)
-    again = "a link to an image that is looked at already"
+    again = "a link to an image that was found elsewhere"
     assert report.skipped == {str(root / name): again for name in ("album.png", "two.png")}
     assert list(report.failed) == [str(root / "gone.png")]
     assert below(root, gallery) == ["one.png", "z/a.png"]
     assert gallery.sync(root).unchanged == 2
 
 
-def test_metadata_for_new_images_only(gallery, tmp_path):
+def test_metadata_is_requested_for_new_images_only(gallery, tmp_path):
     root = fill(tmp_path / "photos", "a.png", "b.png", "c.png")
-    (root / "broken.png").write_text("no image")
-    asked = []
+    (root / "broken.png").write_text("not an image")
+    requested = []
 
     def album(path):
-        asked.append(path)
+        requested.append(path)
         return None if path.endswith("b.png") else {"album": Path(path).stem, "n": [1, None]}
 
     gallery.sync(root, metadata=album)
-    assert asked == [str(root / name) for name in ("a.png", "b.png", "c.png")]
+    assert requested == [str(root / name) for name in ("a.png", "b.png", "c.png")]
     found = {name: gallery.get(str(root / f"{name}.png")).metadata for name in "abc"}
     assert found == {
         "a": {"album": "a", "n": [1, None]},
         "b": {},
         "c": {"album": "c", "n": [1, None]},
     }
-    asked.clear()
+    requested.clear()
     smooth_image(8).save(root / "a.png")
     (root / "b.png").rename(root / "d.png")
     report = gallery.sync(root, metadata=album)
-    assert (len(report.updated), len(report.moved), asked) == (1, 1, [])
+    assert (len(report.updated), len(report.moved), requested) == (1, 1, [])
     assert gallery.get(str(root / "a.png")).metadata == {"album": "a", "n": [1, None]}
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["album"], "is list, expected a dict or None"),
-        ({"x": {1}}, "is no JSON object: .*set is not JSON"),
-        ({"x": float("nan")}, "is no JSON object"),
+        (["album"], "must be a dict or None, got list"),
+        ({"x": {1}}, "cannot be represented in JSON: .*set is not JSON"),
+        ({"x": float("nan")}, "cannot be represented in JSON"),
     ],
 )
-def test_metadata_that_is_none(gallery, tmp_path, wrong, message):
+def test_invalid_metadata_is_rejected(gallery, tmp_path, wrong, message):
     root = fill(tmp_path / "photos", "a.png")
     with pytest.raises(TypeError, match=f"metadata of .*a.png {message}"):
         gallery.sync(root, metadata=lambda path: wrong)
     assert len(gallery) == 0
-
-
-def later(path):
-    state = path.stat()
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1_000_000_000))
 
 
 def nothing(root, gallery):
@@ -268,19 +260,19 @@ def everything(root, gallery):
     (root / "a.png").rename(root / "new.png")
     smooth_image(30).save(root / "a.png")
     smooth_image(31).save(root / "b.png")
-    later(root / "c.png")
+    touch(root / "c.png")
     (root / "d.png").unlink()
     (root / "e.png").rename(root / "f.png")
     smooth_image(32).save(root / "sub" / "g.png")
 
 
-def places(root, gallery):
+def swapped(root, gallery):
     (root / "a.png").rename(root / "t")
     (root / "b.png").rename(root / "a.png")
     (root / "t").rename(root / "b.png")
 
 
-def keys_taken(root, gallery):
+def keys_in_use(root, gallery):
     gallery.add(str(root / "new.png"), smooth_image(40))
     gallery.add(str(root / "moved.png"), smooth_image(41))
     smooth_image(42).save(root / "new.png")
@@ -293,41 +285,41 @@ def own_key(root, gallery):
     smooth_image(43).save(root / "a.png")
 
 
-def alike(root, gallery):
+def equal_names(root, gallery):
     for name in (b"/n\xff.png", b"/n\\xff.png"):
         smooth_image(44).save(tmp := root / "tmp.png")
         os.rename(tmp, os.fsencode(root) + name)
 
 
-@pytest.mark.parametrize("act", [nothing, everything, places, keys_taken, own_key, alike])
-def test_a_dry_run_foretells_and_changes_nothing(gallery, tmp_path, monkeypatch, act):
+@pytest.mark.parametrize("act", [nothing, everything, swapped, keys_in_use, own_key, equal_names])
+def test_a_dry_run_predicts_the_report_and_changes_nothing(gallery, tmp_path, monkeypatch, act):
     names = ["a.png", "b.png", "c.png", "d.png", "e.png", "f.png", "sub/h.png"]
     root = fill(tmp_path / "photos", *names)
     gallery.sync(root)
     act(root, gallery)
     before = contents(gallery)
     with monkeypatch.context() as patched:
-        patched.setattr(gallery._store, "writing", None)  # the file is not locked for writing
+        patched.setattr(gallery._store, "writing", None)  # the gallery is not locked for writing
         patched.setattr(gallery, "transaction", None)
         patched.setattr(gallery.encoder, "encode", None)
-        foretold = gallery.sync(root, dry_run=True, metadata=pytest.fail)
+        predicted = gallery.sync(root, dry_run=True, metadata=pytest.fail)
     assert contents(gallery) == before
-    assert asdict(foretold) == asdict(gallery.sync(root))
+    assert asdict(predicted) == asdict(gallery.sync(root))
     assert gallery.sync(root, dry_run=True).added == []
 
 
-def test_a_dry_run_of_an_empty_gallery(gallery, tmp_path):
+def test_a_dry_run_on_an_empty_gallery(gallery, tmp_path):
     root = fill(tmp_path / "photos", "a.png", "b.png")
-    foretold = gallery.sync(root, dry_run=True)
-    assert foretold.added == [str(root / name) for name in ("a.png", "b.png")]
+    predicted = gallery.sync(root, dry_run=True)
+    assert predicted.added == [str(root / name) for name in ("a.png", "b.png")]
     assert len(gallery) == 0
 
 
-def test_comparing_is_shown_too(gallery, tmp_path):
+def test_progress_includes_comparing(gallery, tmp_path):
     root = fill(tmp_path / "photos", "a.png", "b.png", "c.png")
     gallery.sync(root)
     for name in ("a.png", "b.png", "c.png"):
-        later(root / name)
+        touch(root / name)
     smooth_image(9).save(root / "d.png")
     shown = []
     gallery.sync(root, on_progress=lambda done, total: shown.append((done, total)))
@@ -335,11 +327,11 @@ def test_comparing_is_shown_too(gallery, tmp_path):
     assert shown[-1] == (1, 1)
 
 
-def test_comparing_goes_on_where_it_was_interrupted(gallery, tmp_path, monkeypatch):
+def test_interrupted_comparing_can_be_continued(gallery, tmp_path, monkeypatch):
     root = fill(tmp_path / "photos", *(f"{number:02}.png" for number in range(40)))
     gallery.sync(root)
     for path in root.iterdir():
-        later(path)
+        touch(path)
 
     def interrupt(done, total):
         if done == 35:

@@ -1,4 +1,4 @@
-"""Crashes, damage, full disks and many readers, a few cases each; tests/torture/ runs thousands."""
+"""A few cases of each torture test: damage, crashes, full disks, concurrent readers."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from conftest import ROOT
 TORTURE = ROOT / "tests" / "torture"
 
 
-def test_damaged_galleries_give_right_answers_or_typed_errors():
+def test_damaged_galleries_give_correct_answers_or_typed_errors():
     words = damage_gallery.damage_galleries(range(150), jobs=2)
     assert words.total() == 165
     assert words["log read in part"] > 3
@@ -26,17 +26,17 @@ def test_damaged_galleries_give_right_answers_or_typed_errors():
     assert words["not opened"] > 10
 
 
-def test_damaged_images_give_pixels_or_typed_errors_and_bombs_are_refused():
+def test_damaged_images_give_pixels_or_typed_errors():
     words = damage_images.damage_images(range(600), jobs=2)
     assert words["read"] > 100
     assert words["refused"] > 100
     assert words["bombs refused"] >= 12
 
 
-def test_nothing_reported_is_lost_when_processes_are_killed():
+def test_killed_processes_lose_nothing_they_reported():
     words = kill.kill(range(20), jobs=1)
     assert words.total() == 20
-    assert len(words) >= 5  # each kind of work, some of them half done
+    assert len(words) >= 5  # each kind of work, and some of it half done
 
 
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
@@ -46,12 +46,12 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     assert any("refused" in word for word in words)
 
 
-def test_every_answer_is_of_one_commit_while_another_process_writes():
+def test_readers_see_single_commits_while_another_process_writes():
     assert "8 readers" in readers.readers(3)
 
 
-def test_what_was_removed_is_not_in_the_bytes():
-    # Without compacting as it closes, a copy of a row is left in the last.
+def test_removed_data_are_not_in_the_bytes():
+    # Without compaction on close, the last case leaves a copy of a row.
     assert removed.remove(range(164, 169), jobs=1) == {"clean": 5}
 
 
@@ -91,13 +91,13 @@ def raise_(seed):
         ("raise_", 9, "(?s)seed 3: .*ZeroDivisionError"),
     ],
 )
-def test_what_goes_wrong_is_seen_and_has_a_seed(case, count, message):
+def test_violations_are_reported_with_their_seed(case, count, message):
     with pytest.raises(supervised.Violation, match=message):
         supervised.run(_Make(case), range(count), seconds=1, peak_mb=30, growth_mb=20)
 
 
 class _Make:
-    """What a child calls to make its case, by name."""
+    """Makes a case by name in a child process."""
 
     def __init__(self, name):
         self.name = name
@@ -107,16 +107,16 @@ class _Make:
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "said"),
+    ("script", "arguments", "expected"),
     [
         ("damage_images.py", ["--count", "30", "--jobs", "1"], "cases from seed 0: "),
         ("readers.py", ["--seconds", "0.5"], " answers to 8 readers"),
     ],
 )
-def test_the_scripts_print_one_line(script, arguments, said):
+def test_the_scripts_print_one_line(script, arguments, expected):
     done = subprocess.run(
         [sys.executable, TORTURE / script, *arguments], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert said in done.stdout
+    assert expected in done.stdout
     assert done.stdout.count("\n") == 1

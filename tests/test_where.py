@@ -1,4 +1,4 @@
-"""Conditions on metadata: what they mean, against plain Python, and what they refuse."""
+"""Conditions on metadata, compared with plain Python, and the arguments they reject."""
 
 import json
 import random
@@ -32,13 +32,13 @@ def equal(value, wanted):
     return value == wanted
 
 
-def fulfils(value, operator, operand):
-    """What the documentation says, word by word."""
+def meets(value, operator, operand):
+    """What the documentation says, written out in Python."""
     if operator == "!=":
-        return not fulfils(value, "in", [operand])
+        return not meets(value, "in", [operand])
     value = None if value is ABSENT else value
     if isinstance(value, list):
-        return any(not isinstance(e, list) and fulfils(e, operator, operand) for e in value)
+        return any(not isinstance(e, list) and meets(e, operator, operand) for e in value)
     if isinstance(value, dict):
         return False
     if operator == "in":
@@ -70,16 +70,16 @@ def columns(values):
 
 
 @given(st.lists(st.one_of(VALUES, st.just(ABSENT)), max_size=12), st.lists(SCALARS, max_size=3))
-def test_equality_and_in(values, wanted):
+def test_in_matches_equal_values(values, wanted):
     (condition,) = conditions({"f": {"in": wanted}})
-    expected = [fulfils(value, "in", wanted) for value in values]
+    expected = [meets(value, "in", wanted) for value in values]
     assert columns(values).matches(condition).tolist() == expected
 
 
 @given(st.lists(st.one_of(VALUES, st.just(ABSENT)), max_size=12), SCALARS)
-def test_not_equal(values, wanted):
+def test_not_equal_negates_equality(values, wanted):
     (condition,) = conditions({"f": {"!=": wanted}})
-    expected = [fulfils(value, "!=", wanted) for value in values]
+    expected = [meets(value, "!=", wanted) for value in values]
     assert columns(values).matches(condition).tolist() == expected
 
 
@@ -88,19 +88,19 @@ def test_not_equal(values, wanted):
     st.sampled_from(["<", "<=", ">", ">="]),
     SCALARS.filter(lambda v: v is not None and not isinstance(v, bool)),
 )
-def test_ranges(values, operator, operand):
+def test_ranges_compare_within_one_type(values, operator, operand):
     (condition,) = conditions({"f": {operator: operand}})
-    expected = [fulfils(value, operator, operand) for value in values]
+    expected = [meets(value, operator, operand) for value in values]
     assert columns(values).matches(condition).tolist() == expected
 
 
 @given(st.text("aAb%_\n\u212akKé.*", max_size=6), st.text("aAb%_\n\u212akK.*", max_size=5))
-def test_like_is_that_of_sqlite(text, pattern):
+def test_like_matches_as_in_sqlite(text, pattern):
     assert bool(like(pattern)(text)) == sqlite_like(text, pattern)
 
 
-def test_like_tries_no_place_twice():
-    # Else it would not end: 30 wildcards have more than 10^30 ways to fall on 200 letters.
+def test_like_does_not_backtrack():
+    # Backtracking would not end: 30 wildcards can match 200 letters in more than 10^30 ways.
     assert not like("%a" * 30 + "%b")("a" * 200)
     assert like("%a" * 30 + "%b")("a" * 200 + "b")
 
@@ -108,27 +108,31 @@ def test_like_tries_no_place_twice():
 @pytest.mark.parametrize(
     ("where", "error", "message"),
     [
-        ("album", TypeError, "where is a dict, not str"),
-        ("", TypeError, "where is a dict, not str"),
-        ([], TypeError, "where is a dict, not list"),
-        ({1: 2}, TypeError, "a field of where is a str, not int"),
-        ({"f": {}}, ValueError, r"where\['f'\] is empty, expected in, !="),
-        ({"f": {"==": 1}}, ValueError, "has operator '==', expected in, !=, like"),
-        ({"f": [1, 2]}, ValueError, r'one of several is \{"in": \[...\]\}'),
+        ("album", TypeError, "where must be a dict, got str"),
+        ("", TypeError, "where must be a dict, got str"),
+        ([], TypeError, "where must be a dict, got list"),
+        ({1: 2}, TypeError, "fields of where must be str, got int"),
+        ({"f": {}}, ValueError, r"where\['f'\] has no operator, expected one of in, !="),
+        ({"f": {"==": 1}}, ValueError, "has operator '==', expected one of in, !=, like"),
+        ({"f": [1, 2]}, ValueError, r'one of several values, use \{"in": \[...\]\}'),
         ({"f": {"in": "abc"}}, ValueError, "'abc', expected a list of values"),
         ({"f": {"in": 3}}, ValueError, "expected a list of values"),
-        ({"f": {"in": [[1]]}}, ValueError, "compared to"),
-        ({"f": {"<": None}}, ValueError, "expected a number or a text"),
-        ({"f": {"<": True}}, ValueError, "expected a number or a text"),
-        ({"f": {"like": 3}}, ValueError, "expected a text in which %"),
+        ({"f": {"in": [[1]]}}, ValueError, "compared with"),
+        ({"f": {"<": None}}, ValueError, "expected a number or a string"),
+        ({"f": {"<": True}}, ValueError, "expected a number or a string"),
+        ({"f": {"like": 3}}, ValueError, "expected a string in which %"),
         ({"f": float("nan")}, ValueError, "NaN"),
         ({"f": {">": float("nan")}}, ValueError, "NaN"),
-        ({"f": {"like": "a\0%"}}, ValueError, "no zero among them"),
-        ({"@key": {"like": "%a" * 30_000}}, ValueError, "has 60,000 characters, expected at most"),
-        ({"f": object()}, ValueError, "expected a text, a number"),
+        ({"f": {"like": "a\0%"}}, ValueError, "must not contain a NUL character"),
+        (
+            {"@key": {"like": "%a" * 30_000}},
+            ValueError,
+            "has 60,000 bytes in UTF-8, expected at most 50,000",
+        ),
+        ({"f": object()}, ValueError, "expected a string, a number"),
     ],
 )
-def test_what_says_nothing_is_refused(where, error, message, tmp_path):
+def test_invalid_conditions_are_rejected(where, error, message, tmp_path):
     with Gallery(tmp_path / "g.bitgaze", bits=8) as gallery:
         gallery.add_code("a", np.zeros(1, np.uint8))
         with pytest.raises(error, match=message):
@@ -157,7 +161,7 @@ def keys(gallery, where, **options):
     return {hit.key for hit in gallery.search_code(CODE, k=1000, where=where, **options)}
 
 
-def test_all_conditions_hold(shop):
+def test_all_conditions_must_hold(shop):
     assert keys(shop, {"shelf": "s1"}) == {f"{n:02}" for n in range(1, 60, 3)}
     where = {"shelf": "s1", "price": {">=": 10, "<": 20}}
     assert keys(shop, where) == {"10", "13", "16", "19"}
@@ -166,7 +170,7 @@ def test_all_conditions_hold(shop):
 
 
 @pytest.mark.parametrize("name", ['odd "name"', "größe", "", "$", "a.b", "[0]", "1", "a\\b", "x y"])
-def test_a_field_may_have_any_name(shop, name):
+def test_a_field_can_have_any_name(shop, name):
     shop.set_metadata("05", {name: "here"})
     shop.set_metadata("06", {name: ["not", "here"]})
     assert keys(shop, {name: "here"}) == {"05", "06"}
@@ -175,7 +179,7 @@ def test_a_field_may_have_any_name(shop, name):
         assert keys(again, {name: "here"}) == {"05", "06"}
 
 
-def test_the_key_is_a_field_too(shop):
+def test_conditions_on_the_key(shop):
     assert keys(shop, {"@key": "07"}) == {"07"}
     assert keys(shop, {"@key": {"like": "1_"}}) == {f"{n}" for n in range(10, 20)}
     assert keys(shop, {"@key": {">=": "58"}}) == {"58", "59"}
@@ -186,7 +190,7 @@ def test_the_key_is_a_field_too(shop):
     assert len(keys(shop, {"@key": {"!=": "\ud800"}})) == 60
 
 
-def test_hits_are_the_nearest_of_those_allowed(shop):
+def test_hits_are_the_nearest_among_matching_items(shop):
     every = shop.search_code(CODE, k=60)
     allowed = [hit for hit in every if hit.metadata["shelf"] == "s2"]
     assert shop.search_code(CODE, k=5, where={"shelf": "s2"}) == allowed[:5]
@@ -198,8 +202,8 @@ def test_hits_are_the_nearest_of_those_allowed(shop):
     assert batch == [shop.search_code(code, k=4, where={"shelf": "s2"}) for code in codes]
 
 
-def test_changes_are_seen_at_once(shop):
-    """Whatever the order of reading and writing, as if the field were read anew."""
+def test_filters_see_changes_immediately(shop):
+    """In any order of reads and writes, as if the field were read again each time."""
     rng = random.Random(0)
     other = Gallery(shop.path)
     for step in range(200):
@@ -221,7 +225,7 @@ def test_changes_are_seen_at_once(shop):
     other.close()
 
 
-def test_many_changes_and_a_transaction_undone(shop, monkeypatch):
+def test_filters_follow_many_changes_and_a_rollback(shop, monkeypatch):
     monkeypatch.setattr("bitgaze.gallery.store._MAX_CHANGED", 3)
     before = keys(shop, {"shelf": "s1"})
 
@@ -230,22 +234,22 @@ def test_many_changes_and_a_transaction_undone(shop, monkeypatch):
             for n in range(20):
                 shop.set_metadata(f"{n:02}", {"shelf": "s1"})
             assert len(keys(shop, {"shelf": "s1"})) > len(before)
-            raise RuntimeError("undo")
+            raise RuntimeError("roll back")
 
-    with pytest.raises(RuntimeError, match="undo"):
+    with pytest.raises(RuntimeError, match="roll back"):
         change_and_fail()
     assert keys(shop, {"shelf": "s1"}) == before
 
 
-def test_few_fields_are_kept(shop, monkeypatch):
-    """A server is asked for any: memory must not grow with their number."""
+def test_the_number_of_cached_fields_is_limited(shop, monkeypatch):
+    """Clients of a server can filter by any field: memory must not grow with their number."""
     read, read_field = [], items.read_field
 
-    def noted(*arguments):
+    def recorded(*arguments):
         read.append(arguments[-1])
         return read_field(*arguments)
 
-    monkeypatch.setattr("bitgaze.gallery.items.read_field", noted)
+    monkeypatch.setattr("bitgaze.gallery.items.read_field", recorded)
     expected = {f"{n:02}" for n in range(1, 60, 3)}
     names = [f"field {n}" for n in range(63)]
     for name in ["shelf", *names]:
@@ -260,7 +264,7 @@ def test_few_fields_are_kept(shop, monkeypatch):
 # On the command line
 
 
-def test_the_command(tmp_path, make_image, capsys):
+def test_where_on_the_command_line(tmp_path, make_image, capsys):
     path = tmp_path / "g.bitgaze"
     keys = [str(make_image(f"photos/{n}.png", seed=n)) for n in range(4)]
     with Gallery(path) as gallery:
@@ -288,22 +292,22 @@ def test_the_command(tmp_path, make_image, capsys):
         ("=3", "expected FIELD=VALUE"),
         ("year==2021", "expected FIELD=VALUE"),
         ("year>>2021", "expected FIELD=VALUE"),
-        ("year>[1]", "expected a number or a text"),
-        ("year<null", "expected a number or a text"),
+        ("year>[1]", "expected a number or a string"),
+        ("year<null", "expected a number or a string"),
     ]:
         assert main(["search", keys[0], "-g", str(path), "--where", condition]) == 2
         assert message in capsys.readouterr().err
 
 
-def test_a_key_is_compared_as_other_texts_are(shop):
-    """Whatever is in it: the same conditions, asked of a field that holds the key."""
+def test_keys_compare_like_other_strings(shop):
+    """Each condition finds the same items on the key as on a field that holds a copy of it."""
     keys_ = ["img", "img\0x", "IMG 2", "i\0", "\ue000", "\U0001f600", "z"]
     with shop.transaction():
         for key in keys_:
             shop.add_code(key, CODE, {"copy": key})
     operands = ["%x", "img", "img_x", "i%", "%", "\ud800", "\ud800%", "m", "i\ue000"]
-    asked = [{op: text} for op in ("like", "<", "<=", ">", ">=") for text in operands]
-    asked += [{"in": operands}, {"!=": "img"}]
-    for condition in asked:
+    tried = [{op: text} for op in ("like", "<", "<=", ">", ">=") for text in operands]
+    tried += [{"in": operands}, {"!=": "img"}]
+    for condition in tried:
         by_copy = keys(shop, {"copy": condition, "@key": {"in": keys_}})
         assert keys(shop, {"@key": condition}) & set(keys_) == by_copy, condition

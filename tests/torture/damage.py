@@ -1,6 +1,6 @@
-"""Ways to damage a file's bytes: flipped bits, cut ends, extreme lengths, pages in wrong places.
+"""Ways to damage a file's bytes: flipped bits, truncation, extreme lengths, misplaced pages.
 
-Knows bytes, and where SQLite keeps lengths. Does not know what a file means.
+Works on bytes alone, and uses only where SQLite keeps its lengths.
 """
 
 import struct
@@ -25,52 +25,52 @@ Random = np.random.Generator
 
 
 def flip_bits(content: bytearray, random: Random) -> None:
-    """One to four bits, anywhere."""
+    """Flip one to four bits anywhere."""
     for position in random.integers(0, len(content), random.integers(1, 5)):
         content[position] ^= 1 << int(random.integers(8))
 
 
 def flip_in_front(content: bytearray, random: Random) -> None:
-    """One to four bits of the first 300 bytes, where most formats say what follows."""
+    """Flip one to four bits of the first 300 bytes, where most formats have their headers."""
     for position in random.integers(0, min(300, len(content)), random.integers(1, 5)):
         content[position] ^= 1 << int(random.integers(8))
 
 
 def cut(content: bytearray, random: Random) -> None:
-    """The end is missing."""
+    """Truncate the end."""
     del content[int(random.integers(len(content))) :]
 
 
 def cut_out(content: bytearray, random: Random) -> None:
-    """A piece in the middle is missing."""
+    """Remove a piece from the middle."""
     start = int(random.integers(len(content)))
     del content[start : start + int(random.integers(1, 5000))]
 
 
 def append(content: bytearray, random: Random) -> None:
-    """Something else comes behind it."""
+    """Append random bytes."""
     content += random.bytes(int(random.integers(1, 9000)))
 
 
 def overwrite(content: bytearray, random: Random) -> None:
-    """Noise over a piece of it."""
+    """Overwrite a piece with noise."""
     start = int(random.integers(len(content)))
     noise = random.bytes(int(random.integers(1, 600)))
     content[start : start + len(noise)] = noise[: len(content) - start]
 
 
 def put_extreme(content: bytearray, random: Random) -> None:
-    """A number set to an extreme, anywhere."""
+    """Set a number anywhere to an extreme value."""
     _put(content, int(random.integers(len(content))), random)
 
 
 def put_extreme_in_front(content: bytearray, random: Random) -> None:
-    """A number of the first 300 bytes set to an extreme."""
+    """Set a number in the first 300 bytes to an extreme value."""
     _put(content, int(random.integers(min(300, len(content)))), random)
 
 
 def put_extreme_length(content: bytearray, random: Random) -> None:
-    """A length, count or pointer of an SQLite page set to an extreme."""
+    """Set a length, count or pointer of an SQLite page to an extreme value."""
     page = _page(content)
     start = int(random.integers(len(content) // page)) * page
     header = start + (100 if start == 0 else 0)
@@ -84,32 +84,32 @@ def put_extreme_length(content: bytearray, random: Random) -> None:
         _put(content, min(cell, len(content) - 1), random)
         return
     (offset,) = struct.unpack_from(">H", content, cell)
-    # Of a cell: length, row number, and the lengths of its columns.
+    # A cell starts with its length, its row number, and the lengths of its columns.
     _put(content, min(start + offset + int(random.integers(14)), len(content) - 1), random)
 
 
 def change_number(content: bytearray, random: Random) -> None:
-    """A byte made a little more or less."""
+    """Change a byte by up to 2."""
     position = int(random.integers(len(content)))
     content[position] = (content[position] + int(random.integers(-2, 3))) % 256
 
 
 def blank_page(content: bytearray, random: Random) -> None:
-    """Zeros where a page was, as after a write that a disk forgot."""
+    """Zero a page, as after a write that the disk lost."""
     page = _page(content)
     start = int(random.integers(len(content) // page)) * page
     content[start : start + page] = bytes(page)
 
 
 def copy_page(content: bytearray, random: Random) -> None:
-    """A page where another one was."""
+    """Overwrite a page with a copy of another."""
     page = _page(content)
     source, target = (int(n) * page for n in random.integers(len(content) // page, size=2))
     content[target : target + page] = content[source : source + page]
 
 
 def swap_pages(content: bytearray, random: Random) -> None:
-    """Two pages in each other's place."""
+    """Swap two pages."""
     page = _page(content)
     a, b = (int(n) * page for n in random.integers(len(content) // page, size=2))
     first, second = content[a : a + page], content[b : b + page]
@@ -142,7 +142,7 @@ SQLITE = (
 def damaged(
     content: bytes, kinds: tuple[Callable[[bytearray, Random], None], ...], random: Random
 ) -> bytes:
-    """A copy with one kind of damage, or now and then two."""
+    """A copy with one kind of damage, occasionally two."""
     copy = bytearray(content)
     for _ in range(1 + (random.random() < 0.15)):
         if len(copy) > 1:

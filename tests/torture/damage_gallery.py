@@ -1,8 +1,8 @@
-"""Damaged galleries, met as a user would: every answer is right, or a typed error is raised.
+"""Damaged galleries: every answer through the public API is correct, or a typed error is raised.
 
     python tests/torture/damage_gallery.py --count 20000
 
-Knows what to ask of a gallery and when an answer is wrong. How to damage is damage.py's.
+damage.py has the ways to damage a file.
 """
 
 import sys
@@ -25,15 +25,15 @@ from bitgaze.errors import BitgazeError, GalleryError
 from bitgaze.gallery.items import FileState
 from bitgaze.gallery.maintenance import repair, verify_gallery
 
-_PICTURES = 80
-_FEW = 40
+_IMAGES = 80
+_SAMPLE = 40
 Answers = dict[str, Any]
 
 
 def galleries(folder: Path) -> list[Path]:
-    """Galleries to damage: by hand, of a folder, adapted, and of more than one chunk of codes."""
+    """Galleries to damage: filled by hand, synced, adapted, and with several chunks of codes."""
     images = folder / "images"
-    write_images(images, range(_PICTURES))
+    write_images(images, range(_IMAGES))
     random = np.random.default_rng(3)
     by_hand, synced, adapted, large = (
         folder / f"{name}.bitgaze" for name in ("by_hand", "synced", "adapted", "large")
@@ -49,10 +49,10 @@ def galleries(folder: Path) -> list[Path]:
     for path in (synced, adapted):
         with Gallery(path, encoder=QuickEncoder()) as gallery:
             gallery.sync(images)
-            gallery.add("by hand", smooth_image(_PICTURES), {"by": "hand"})
+            gallery.add("by hand", smooth_image(_IMAGES), {"by": "hand"})
             if path == adapted:
-                gallery.adapt(lambda _: smooth_image(_PICTURES))
-            # Not the times of this run, nor the name of its folder: a seed must repeat its case.
+                gallery.adapt(lambda _: smooth_image(_IMAGES))
+            # Without the times and the folder of this run, so that a seed reproduces its case.
             move(gallery, *map(_elsewhere, files(gallery, images).items()))
             gallery.compact()
     with Gallery(large, encoder=QuickEncoder()) as gallery:
@@ -67,7 +67,7 @@ def _elsewhere(held: tuple[str, FileState]) -> tuple[str, str, FileState]:
 
 
 def questions(keys: Sequence[str], folder: Path) -> dict[str, Callable[[Gallery], Any]]:
-    """What a user asks, by name; each gives what can be compared."""
+    """Questions to a gallery, by name; each returns a value that can be compared."""
     query = smooth_image(7)
     code = np.full(BITS // 8, 0x5A, np.uint8)
     asked: dict[str, Callable[[Gallery], Any]] = {
@@ -79,11 +79,11 @@ def questions(keys: Sequence[str], folder: Path) -> dict[str, Callable[[Gallery]
         "sync": lambda g: g.sync(folder, dry_run=True),
         "absent": lambda g: "no such key" in g,
         "search": lambda g: g.search(query, k=20),
-        "search_code": lambda g: g.search_code(code, k=_FEW),
-        "radius": lambda g: g.search_code(code, k=_FEW, radius=50),
-        "where": lambda g: g.search_code(code, k=_FEW, where={"album": "3"}),
-        "where not": lambda g: g.search_code(code, k=_FEW, where={"n": {"!=": 40}, "by": None}),
-        "where key": lambda g: g.search_code(code, k=_FEW, where={"@key": {">": keys[0]}}),
+        "search_code": lambda g: g.search_code(code, k=_SAMPLE),
+        "radius": lambda g: g.search_code(code, k=_SAMPLE, radius=50),
+        "where": lambda g: g.search_code(code, k=_SAMPLE, where={"album": "3"}),
+        "where not": lambda g: g.search_code(code, k=_SAMPLE, where={"n": {"!=": 40}, "by": None}),
+        "where key": lambda g: g.search_code(code, k=_SAMPLE, where={"@key": {">": keys[0]}}),
         "asymmetric": lambda g: g.search(query, k=5, ranking="asymmetric"),
     }
     for key in keys:
@@ -95,7 +95,7 @@ def questions(keys: Sequence[str], folder: Path) -> dict[str, Callable[[Gallery]
 
 
 def ask(path: Path, asked: dict[str, Callable[[Gallery], Any]]) -> Answers:
-    """The answers; GalleryError where one was refused; empty where it could not be opened."""
+    """The answers by question, GalleryError for those that raised it; {} if it does not open."""
     try:
         gallery = Gallery(path, encoder=QUICK, create=False)
     except GalleryError:
@@ -105,7 +105,7 @@ def ask(path: Path, asked: dict[str, Callable[[Gallery], Any]]) -> Answers:
 
 
 def write(path: Path) -> None:
-    """Change a gallery and change it back, or be refused."""
+    """Change a gallery and change it back, unless that raises GalleryError."""
     try:
         with Gallery(path, encoder=QUICK, create=False) as gallery, gallery.transaction():
             gallery.upsert([Item("new", np.zeros(BITS // 8, np.uint8), {"new": True})])
@@ -115,11 +115,11 @@ def write(path: Path) -> None:
 
 
 def wrong(answers: Answers, truth: Answers) -> str | None:
-    """The first answer that is neither right nor refused."""
+    """The first answer that is neither correct nor GalleryError, in words."""
     for name, answer in answers.items():
         if answer is not GalleryError and answer != truth[name]:
             pairs = [(answer, truth[name])]
-            if isinstance(answer, list):  # the first that differ say most
+            if isinstance(answer, list):  # show the first that differ
                 pairs = [pair for pair in zip_longest(*pairs[0]) if pair[0] != pair[1]]
             return f"{name}: {pairs[0][0]!r}, expected {pairs[0][1]!r}"
     return None
@@ -136,14 +136,14 @@ def make_case(sources: Sequence[Path], folder: Path) -> Case:
             everything.append({key: _plain(gallery.get(key)) for key in keys})
         assert _is_sound(path)
         random = np.random.default_rng(len(keys))
-        asked.append(questions(random.permutation(keys)[:_FEW].tolist(), folder / "images"))
+        asked.append(questions(random.permutation(keys)[:_SAMPLE].tolist(), folder / "images"))
         truths.append(ask(path, asked[-1]))
         assert not any(answer is GalleryError for answer in truths[-1].values())
     scratch = Path(tempfile.mkdtemp(dir=folder))
 
     def case(seed: int) -> str:
         random = np.random.default_rng(seed)
-        # The large one takes as long as ten others.
+        # The large one takes ten times as long.
         which = int(random.choice(len(sources), p=[0.35, 0.3, 0.3, 0.05]))
         path = scratch / "damaged.bitgaze"
         path.write_bytes(damaged(content[which], SQLITE, random))
@@ -176,7 +176,7 @@ def _is_sound(path: Path) -> bool:
 
 
 def _check_repaired(path: Path, everything: dict[str, tuple[Any, ...]], *, is_sound: bool) -> None:
-    """What can be repaired holds nothing else than what was there, and all of a sound one."""
+    """A repaired gallery holds only original items, and all of them if it was sound."""
     out = path.with_name("repaired.bitgaze")
     before = path.read_bytes()
     try:
@@ -196,7 +196,7 @@ def _check_repaired(path: Path, everything: dict[str, tuple[Any, ...]], *, is_so
 def make_log_case(folder: Path) -> Case:
     """A case of a gallery whose process was killed, and whose log (-wal) is damaged.
 
-    What SQLite then takes back are whole commits, the last ones.
+    SQLite then drops the last commits, each as a whole.
     """
     scratch = Path(tempfile.mkdtemp(dir=folder))
     path, log = scratch / "killed.bitgaze", scratch / "killed.bitgaze-wal"
@@ -207,7 +207,7 @@ def make_log_case(folder: Path) -> Case:
             gallery.upsert(Item(f"item {i}", codes[i], {"n": i}) for i in range(n, n + 10))
             states.append({key: _plain(gallery.get(key)) for key in gallery})
             if n == 0:
-                gallery.compact()  # the others are in the log alone
+                gallery.compact()  # the later commits are only in the log
         content, logged = path.read_bytes(), log.read_bytes()
 
     def case(seed: int) -> str:

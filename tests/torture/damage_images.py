@@ -1,8 +1,8 @@
-"""Damaged images and decompression bombs: pixels, or ImageError; no crash, no hang, no gigabytes.
+"""Damaged images and decompression bombs: pixels or ImageError, but no crash, hang or huge memory.
 
     python tests/torture/damage_images.py --count 20000
 
-Knows formats as Pillow writes them, and where they say how large an image is.
+Uses formats as Pillow writes them, and the fields where they store an image's size.
 """
 
 import io
@@ -22,13 +22,13 @@ from bitgaze.encoding.images import Preprocess, load
 from bitgaze.errors import ImageError
 
 _SMALL = Preprocess(size=32)
-# What the largest image that is read takes, if its damage says that it is one.
+# Memory of the largest image that is accepted, which a damaged size can claim to be.
 _PEAK_MB = 750
 _EXIF_ORIENTATION = 0x0112
 
 
 def images() -> dict[str, bytes]:
-    """An image in every format and variant, by name."""
+    """An image in each format and variant, by name."""
     random = np.random.default_rng(1)
     coarse = random.integers(0, 256, (6, 8, 4), dtype=np.uint8)
     rgba = Image.fromarray(coarse).resize((120, 90))
@@ -65,7 +65,7 @@ def images() -> dict[str, bytes]:
 
 
 def bombs() -> dict[str, bytes]:
-    """Small files that say they are enormous, by name, some of them at the limits of a format."""
+    """Small files that claim enormous sizes, by name; some at the limits of their format."""
     wide, high = 60_000, 60_000
     row = zlib.compress(bytes(1 + 3 * wide))
     header = struct.pack(">IIBBBBB", wide, high, 8, 2, 0, 0, 0)
@@ -89,7 +89,7 @@ def bombs() -> dict[str, bytes]:
             at for at in range(8, len(tiff) - 11) if tiff[at : at + 2] == struct.pack("<H", tag)
         )
         tiff[entry + 2 : entry + 12] = struct.pack("<HII", 4, 1, value)
-    # Lossless: 14 bits each for width and height less one.
+    # Lossless WebP: 14 bits each for width - 1 and height - 1.
     made = {"png": png, "jpeg": bytes(jpeg), "gif": bytes(gif), "bmp": bytes(bmp)}
     made |= {"tiff": bytes(tiff), "ppm": b"P6 60000 60000 255\n" + bytes(99)}
     if features.check("webp"):
@@ -102,7 +102,7 @@ def bombs() -> dict[str, bytes]:
 
 
 def make_case() -> Case:
-    """A case for `supervised.run`: as bytes or, now and then, as a file."""
+    """A case for `supervised.run`; passes bytes, or sometimes a file."""
     known = list(images().values())
     for content in known:
         load(content, _SMALL)
@@ -126,7 +126,7 @@ def make_case() -> Case:
 
 
 def make_bomb_case() -> Case:
-    """Of each bomb, that it is refused, whatever the program has set Pillow's own limit to."""
+    """A case in which a bomb is refused, also if the program has disabled Pillow's own limit."""
     known = list(bombs().items())
 
     def case(seed: int) -> str:

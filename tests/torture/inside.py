@@ -1,4 +1,4 @@
-"""Single steps of a gallery that it does not offer to its users, for tests of those steps."""
+"""Internal operations of a gallery, for tests of them."""
 
 import os
 
@@ -7,19 +7,19 @@ from bitgaze.gallery.items import FileState
 
 
 def move(gallery: Gallery, *moves: tuple[str, str, FileState | None]) -> None:
-    """Give items other keys and files, as `sync` does when files were renamed."""
+    """Change keys and files of items, as `sync` does after files were renamed."""
     with gallery._store.writing():
         gallery._store.move(moves)
 
 
 def files(gallery: Gallery, folder: str | os.PathLike[str]) -> dict[str, FileState]:
-    """Key to file of the items below a folder, given by its absolute path."""
+    """Key to file, for the items below a folder; the path is absolute."""
     prefix = os.fsencode(folder).rstrip(b"/") + b"/"
     with gallery._store.reading():
         return gallery._store.files((prefix,))
 
 
 def item_of_file(gallery: Gallery, path: str) -> Item | None:
-    """The item made from the file with this absolute path, or None."""
+    """The item that sync made from the file with this absolute path, or None."""
     with gallery._store.reading():
         return gallery._store.item_of_file(os.fsencode(path))

@@ -1,9 +1,9 @@
-"""Processes killed at random moments of their work: nothing that was reported as done is lost.
+"""Processes are killed at random moments: nothing that was reported as done is lost.
 
     python tests/torture/kill.py --count 300
 
-Each case starts a process on a copy of a gallery, kills it (SIGKILL), opens what it left, compares
-that with what the process had reported, and lets the work be finished.
+Each case starts a process on a copy of a gallery, kills it (SIGKILL), compares the gallery with
+what the process had reported, and finishes the work.
 """
 
 import multiprocessing
@@ -24,15 +24,15 @@ from quick import BITS, QuickEncoder, smooth_image, write_images
 from supervised import Violation, main
 
 from bitgaze import Gallery, Item
-from bitgaze.gallery import reencode as recoding
+from bitgaze.gallery import reencode
 from bitgaze.gallery.maintenance import verify_gallery
-from bitgaze.gallery.sync import ingest as intake
+from bitgaze.gallery.sync import ingest
 
-_PICTURES = 240
+_IMAGES = 240
 _BY_HAND = 30
 _NEW = 200
 State = dict[str, tuple[Any, ...]]
-# A process that forks without threads: what forks from a test would take its locks along.
+# The fork server has no threads; a process forked from a test would inherit its locks.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["kill"])
 QUICK = QuickEncoder()
@@ -40,13 +40,13 @@ QUICK = QuickEncoder()
 
 @contextmanager
 def hurried() -> Iterator[None]:
-    """Of `adapt` the transaction is what matters; and more commits than quick work would take."""
-    with patch.object(recoding, "_MAX_ALTERED", 5), patch.object(intake, "_MOST", 24):
+    """Make `adapt` spend less time outside its transaction, and `sync` commit more often."""
+    with patch.object(reencode, "_MAX_ALTERED", 5), patch.object(ingest, "_MAX_BATCH", 24):
         yield
 
 
 def state(path: Path) -> State:
-    """All items of a gallery, by key; raises where anything about it is wrong."""
+    """All items of a gallery, by key; raises if the gallery is not sound."""
     with Gallery(path, encoder=QUICK, create=False) as gallery:
         held = {key: _plain(gallery.get(key)) for key in gallery}
         assert len(held) == len(gallery)
@@ -59,16 +59,16 @@ class Scene:
     """A gallery, and a folder that has changed since it was synced.
 
     Attributes:
-        folder: of images.
-        start: the gallery before. Each case works on a copy.
-        synced: the gallery in line with the folder.
-        states: before, synced, and adapted after that.
+        folder: the images.
+        start: the gallery before the sync; each case works on a copy.
+        synced: the gallery after the sync.
+        states: items of the gallery "before" and "synced", and then "adapted".
     """
 
     def __init__(self, root: Path) -> None:
         self.folder, self.start = root / "images", root / "before.bitgaze"
         self.synced = root / "synced.bitgaze"
-        write_images(self.folder, range(_PICTURES))
+        write_images(self.folder, range(_IMAGES))
         with Gallery(self.start, encoder=QUICK) as gallery:
             gallery.sync(self.folder)
             for n in range(_BY_HAND):
@@ -87,8 +87,8 @@ class Scene:
         self.states["adapted"] = state(adapted)
 
     def _change_folder(self) -> None:
-        write_images(self.folder, range(_PICTURES, _PICTURES + _NEW))
-        for n in range(0, 40):  # another image under the name
+        write_images(self.folder, range(_IMAGES, _IMAGES + _NEW))
+        for n in range(0, 40):  # another image under the same name
             smooth_image(20_000 + n).save(_file(self.folder, n))
         for n in range(60, 80):
             Path(_file(self.folder, n)).rename(self.folder / f"renamed {n}.png")
@@ -100,14 +100,14 @@ Report = Callable[[Any], None]
 
 
 def sync(path: Path, folder: Path, seed: int, report: Report) -> None:
-    """Reports what another process could see of the new images: that must not go again."""
+    """Sync, and report how many new images another process sees: they must not disappear."""
     with Gallery(path, encoder=QUICK) as gallery, Gallery(path) as other:
 
-        def tell(done: int, total: int) -> None:
+        def count_new(done: int, total: int) -> None:
             if done % 15 == 0:
                 report(sum(key in other for key in _new_keys(folder)))
 
-        gallery.sync(folder, on_progress=tell)
+        gallery.sync(folder, on_progress=count_new)
         report("synced")
 
 
@@ -117,10 +117,10 @@ def check_sync(scene: Scene, held: State, reports: list[Any], seed: int) -> None
         assert item in (before.get(key), synced.get(key)), f"{key}: {item}"
     old, new = (_contents(items) for items in (before, synced))
     found = _contents(held)
-    assert old & new <= found, "an image that was there before and after is not there between"
+    assert old & new <= found, "an image of both states is missing in between"
     done = max((report for report in reports if report != "synced"), default=0)
     there = sum(key in held for key in _new_keys(scene.folder))
-    assert there >= done, f"{done} reported, {there} there"
+    assert there >= done, f"{done} images reported, {there} found"
     assert set(before) - set(held) <= set(before) - set(synced)
     assert "synced" not in reports or held == synced
 
@@ -199,7 +199,7 @@ _WORK = {
 
 @hurried()
 def kill(seeds: range, jobs: int) -> Counter[str]:
-    """Kill a process for each seed; the kinds of work take turns."""
+    """Kill a process for each seed, cycling through the kinds of work."""
     words: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
         scene = Scene(Path(name))
@@ -221,18 +221,18 @@ def _case(work: str, scene: Scene, path: Path, seed: int, seconds: float) -> str
     check = _WORK[work][1]
     check(scene, held, reports, seed)
     is_done = reports[-1:] == [{"sync": "synced", "adapt": "adapted"}.get(work)]
-    # Whoever comes after a killed process goes on from there.
+    # The next process continues after the killed one.
     if work in ("sync", "adapt"):
         _WORK[work][0](path, scene.folder, seed, lambda _: None)
         finished = scene.states["synced" if work == "sync" else "adapted"]
-        assert state(path) == finished, "not finished as if nothing had happened"
+        assert state(path) == finished, "the continued work ends in another state"
     return f"{work} " + ("done" if is_done else "begun" if held == before else "part done")
 
 
 def _run(
     work: str, scene: Scene, path: Path, seed: int, seconds: float | None
 ) -> tuple[list[Any], float]:
-    """What a process reported, and how long it lived; killed, if it takes as long as expected."""
+    """What a process reported, and how long it ran; with `seconds`, kills it within that time."""
     for name in ("", "-wal", "-shm"):
         path.with_name(path.name + name).unlink(missing_ok=True)
     shutil.copy(scene.synced if work == "adapt" else scene.start, path)
@@ -246,7 +246,7 @@ def _run(
     reports: list[Any] = []
     if seconds is not None:
         wait = float(random.uniform(0, seconds))
-        if random.random() < 0.5:  # just after a report, where a commit may be
+        if random.random() < 0.5:  # just after a report, close to a commit
             awaited = int(random.integers(1, 12))
             while len(reports) < awaited and process.is_alive():
                 if ours.poll(0.05):
@@ -274,7 +274,7 @@ def _child(pipe: Connection, work: str, path: Path, folder: Path, seed: int) -> 
 
 
 def _groups(keys: list[str], seed: int) -> list[list[str]]:
-    """Keys in groups of one to nine."""
+    """Random keys in groups of one to nine."""
     random = np.random.default_rng(seed)
     keys = random.permutation(sorted(keys))[:150].tolist()
     groups = []
@@ -288,7 +288,7 @@ def _groups(keys: list[str], seed: int) -> list[list[str]]:
 def _edits(
     keys: list[str], seed: int
 ) -> list[tuple[Callable[[Gallery], None], Callable[[State], None]]]:
-    """Changes of one item, to a gallery and to the model of one."""
+    """Changes of single items, each as applied to a gallery and to its model."""
     random = np.random.default_rng(seed)
     keys = random.permutation(sorted(keys)).tolist()
     edits: list[tuple[Callable[[Gallery], None], Callable[[State], None]]] = []
@@ -339,7 +339,7 @@ def _token(n: int) -> str:
 
 
 def _new_keys(folder: Path) -> list[str]:
-    return [_file(folder, n) for n in range(_PICTURES, _PICTURES + _NEW)]
+    return [_file(folder, n) for n in range(_IMAGES, _IMAGES + _NEW)]
 
 
 def _by_hand(key: str) -> Any:
@@ -347,6 +347,6 @@ def _by_hand(key: str) -> Any:
 
 
 if __name__ == "__main__":
-    import kill as module  # under the name that the children know
+    import kill as module  # by the name that child processes import
 
     sys.exit(main(__doc__.partition("\n")[0], "count", 300, module.kill))

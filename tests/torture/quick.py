@@ -1,7 +1,4 @@
-"""An encoder that takes no time, and small images: for tests that make galleries by the thousand.
-
-Knows the shipped model's identity and nothing of its network.
-"""
+"""A fast fake encoder and small images, for tests that create thousands of galleries."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,14 +10,14 @@ from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
 from bitgaze.encoding.encoder import Encoded
 from bitgaze.encoding.images import Preprocess, Source, load
 from bitgaze.errors import ImageError
-from bitgaze.gallery.adaptation import pack
+from bitgaze.hamming import pack
 
 BITS = 128
 _SIDE = 4
 
 
 class QuickEncoder:
-    """The shipped model to a gallery; its hash values are a random projection of 4 x 4 pixels."""
+    """Poses as the shipped model; its hash values are a random projection of 4 x 4 pixels."""
 
     bits = BITS
 
@@ -51,13 +48,13 @@ class QuickEncoder:
 
 
 def smooth_image(seed: int) -> Image.Image:
-    """16 x 16 pixels that differ between seeds."""
+    """A 16 x 16 image that differs between seeds."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((16, 16))
 
 
 def write_images(folder: Path, seeds: Iterable[int]) -> None:
-    """A PNG for each seed, named by it, in folders of 50."""
+    """Write a PNG per seed, named after it, in folders of 50."""
     for seed in seeds:
         path = folder / f"{seed // 50}" / f"p{seed:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

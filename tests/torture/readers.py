@@ -1,11 +1,10 @@
-"""One process writes, eight read: every answer is the state before or after a commit.
+"""One process writes while eight read: every answer is the state of a single commit.
 
     python tests/torture/readers.py --seconds 60
 
-The n-th commit gives every item metadata and a code that say n, and holds as many items as n says.
-A reader that sees two numbers in one answer, an older one than it saw before, one older than what
-was committed before it asked, or one newer than what was begun when it had its answer, has found a
-violation.
+The n-th commit stores n in every item's metadata and code, and leaves `count(n)` items. It is a
+violation if a reader sees two commits in one answer, an older commit than it saw before or than was
+committed before it asked, or a newer one than had begun when it got the answer.
 """
 
 import argparse
@@ -25,23 +24,23 @@ from bitgaze.gallery.maintenance import verify_gallery
 
 _BITS = 64
 _READERS = 8
-_FEWEST, _MOST = 20, 60
+_MIN_ITEMS, _MAX_ITEMS = 20, 60
 _CONTEXT = multiprocessing.get_context("spawn")
-Number = Synchronized  # of an int
+Number = Synchronized  # a shared int
 
 
 def count(n: int) -> int:
-    """How many items the n-th commit leaves."""
-    return _FEWEST + n * 7 % (_MOST - _FEWEST)
+    """The number of items after the n-th commit."""
+    return _MIN_ITEMS + n * 7 % (_MAX_ITEMS - _MIN_ITEMS)
 
 
 def code(n: int) -> np.ndarray:
-    """That all items of the n-th commit have."""
+    """The code of all items after the n-th commit."""
     return np.frombuffer(n.to_bytes(_BITS // 8, "little"), np.uint8)
 
 
 def write(path: Path, begun: Number, committed: Number, end: Any) -> None:
-    """Commit after commit: other codes and metadata, items more or fewer; now and then compact."""
+    """Commit new codes and metadata of more or fewer items, again and again; sometimes compact."""
     n = committed.value
     with Gallery(path, timeout_s=60) as gallery:
         while not end.is_set():
@@ -58,7 +57,7 @@ def write(path: Path, begun: Number, committed: Number, end: Any) -> None:
 def read(
     path: Path, begun: Number, committed: Number, end: Any, asked: Number, found: Any, seed: int
 ) -> None:
-    """Question after question, in random order."""
+    """Ask questions in random order."""
     random = np.random.default_rng(seed)
     latest = 0
     try:
@@ -71,7 +70,7 @@ def read(
             before = committed.value
             number, items = question(gallery)
             after = begun.value
-            # The second answer alone can be of several commits.
+            # The number of items alone can fit several commits.
             possible = [
                 n
                 for n in range(max(before, latest), after + 1)
@@ -90,12 +89,12 @@ def read(
         raise
 
 
-# Each gives the commit that its answer is of, and how many items there are; None: it cannot tell.
+# Each returns the commit of its answer and the number of items; None for what it does not show.
 Seen = tuple[int | None, int | None]
 
 
 def items_by_search(gallery: Gallery) -> Seen:
-    hits = gallery.search_code(np.zeros(_BITS // 8, np.uint8), k=2 * _MOST)
+    hits = gallery.search_code(np.zeros(_BITS // 8, np.uint8), k=2 * _MAX_ITEMS)
     numbers = {hit.metadata["n"] for hit in hits}
     (n,) = numbers
     assert {hit.distance for hit in hits} == {int(np.unpackbits(code(n)).sum())}
@@ -111,14 +110,14 @@ def one_item(gallery: Gallery) -> Seen:
 
 
 def by_key(gallery: Gallery) -> Seen:
-    hits = gallery.search("item 5", k=2 * _MOST)
+    hits = gallery.search("item 5", k=2 * _MAX_ITEMS)
     (n,) = {hit.metadata["n"] for hit in hits}
     assert all(hit.distance == 0 for hit in hits)
     return n, len(hits)
 
 
 def by_metadata(gallery: Gallery) -> Seen:
-    hits = gallery.search_code(code(0), k=2 * _MOST, where={"n": {">=": 0}})
+    hits = gallery.search_code(code(0), k=2 * _MAX_ITEMS, where={"n": {">=": 0}})
     (n,) = {hit.metadata["n"] for hit in hits}
     return n, len(hits)
 
@@ -144,10 +143,13 @@ _QUESTIONS: list[Callable[[Gallery], Seen]] = [
 
 
 def readers(seconds: float, seed: int = 0, number: int = _READERS) -> str:
-    """Write and read for so long; what was seen, in words.
+    """Write and read for some time.
+
+    Returns:
+        A summary in words.
 
     Raises:
-        AssertionError: a violation, or a process that failed.
+        AssertionError: a violation, or a failed process.
     """
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "shared.bitgaze"

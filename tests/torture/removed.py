@@ -1,9 +1,9 @@
-"""What was removed is not in the file's bytes, nor in those of the log beside it.
+"""Removed data are not in the bytes of the file, nor in those of its log.
 
     python tests/torture/removed.py --count 300
 
-Each case makes a gallery, changes it at random, and looks for the bytes of every key, code and
-piece of metadata that it no longer holds.
+Each case creates a gallery, changes it at random, and searches the files for every key, code and
+metadata value that it no longer holds.
 """
 
 import sys
@@ -36,8 +36,8 @@ def make_case(root: Path) -> Case:
                 assert len(gallery) == len(held)
                 if random.random() < 0.3:
                     gallery.compact()
-                    _look(folder, gone, "compacted")
-        _look(folder, gone, "closed")
+                    _check_gone(folder, gone, "compacted")
+        _check_gone(folder, gone, "closed")
         for file in folder.iterdir():
             file.unlink()
         return "clean"
@@ -48,7 +48,7 @@ def make_case(root: Path) -> Case:
 def _change(
     gallery: Gallery, held: dict[str, Item], gone: dict[str, bytes], random: np.random.Generator
 ) -> None:
-    """One call, and what it did to what is held and to what must be gone."""
+    """Make one change, and update the expected items (`held`) and removed bytes (`gone`)."""
     some = random.permutation(sorted(held))[: int(random.integers(1, 60))].tolist()
     match int(random.integers(6)):
         case 0 | 1:
@@ -59,7 +59,7 @@ def _change(
             gallery.remove(*some)
             for key in some:
                 _forget(gone, held.pop(key))
-        case 3 if some:  # other codes and metadata
+        case 3 if some:  # new codes and metadata
             new = [Item(key, *_code_and_metadata(random)) for key in some]
             gallery.upsert(new)
             for item in new:
@@ -79,8 +79,8 @@ def _change(
             gone[f"metadata of {old.key}"] = old.metadata["m"].encode()
 
 
-def _look(folder: Path, gone: dict[str, bytes], when: str) -> None:
-    """The files hold none of these; only the beginning of each is looked for, in one pass each."""
+def _check_gone(folder: Path, gone: dict[str, bytes], when: str) -> None:
+    """Check that no file contains any of the removed bytes."""
     for file in folder.iterdir():
         content = file.read_bytes()
         for name, secret in gone.items():
@@ -101,7 +101,7 @@ def _item(random: np.random.Generator) -> Item:
 
 def _code_and_metadata(random: np.random.Generator) -> tuple[np.ndarray, dict[str, str]]:
     code = random.integers(0, 256, BITS // 8, dtype=np.uint8)
-    # Now and then so long that it takes pages of its own.
+    # Sometimes so long that it needs overflow pages.
     length = 3000 if random.random() < 0.03 else int(random.integers(8, 60))
     return code, {"m": random.bytes(length).hex()}
 

@@ -1,9 +1,9 @@
-"""A full disk and one that can only be read: typed errors, and nothing lost that was reported.
+"""A full disk and a read-only one: typed errors, and nothing is lost that was reported as done.
 
     python tests/torture/storage.py --count 100
 
-Where it may mount (root, on Linux) the disk is a small tmpfs; elsewhere files are limited in size,
-which fails in the same places. Each case leaves room for another part of the work.
+If mounting is possible (root on Linux), the disk is a small tmpfs. Otherwise the size of files is
+limited, which fails in the same places. Each case leaves room for a different part of the work.
 """
 
 import os
@@ -40,8 +40,8 @@ def _repair(path: Path, folder: Path, seed: int, report: Callable[[object], obje
 
 
 def _check_repair(scene: Scene, held: State, reports: list[Any], seed: int) -> None:
-    for one in (held, *map(state, reports)):
-        assert one == scene.states["before"]
+    for items in (held, *map(state, reports)):
+        assert items == scene.states["before"]
 
 
 _WORK = {
@@ -54,7 +54,7 @@ _WORK = {
 
 
 def make_case(root: Path) -> Case:
-    """A case for `supervised.run`: the kinds of work take turns."""
+    """A case for `supervised.run` that cycles through the kinds of work."""
     folder = Path(tempfile.mkdtemp(dir=root))
     scene = Scene(folder)
     disk = folder / "disk"
@@ -82,10 +82,10 @@ def make_case(root: Path) -> Case:
                     with Gallery(path, encoder=QUICK, create=False) as gallery:
                         assert len(gallery) == len(list(gallery))
                 except GalleryError as error:
-                    word += ", not to be read until there is room"
+                    word += ", unreadable until there is room"
                     _check_full(error)
             check(scene, state(path), reports, seed)
-            with Gallery(path, encoder=QUICK) as gallery:  # now that there is room
+            with Gallery(path, encoder=QUICK) as gallery:  # after the disk has room again
                 gallery.sync(scene.folder)
             if name == "sync":
                 assert state(path) == scene.states["synced"]
@@ -97,13 +97,13 @@ def make_case(root: Path) -> Case:
 
 
 def _check_full(error: GalleryError) -> None:
-    """A user is told what to do about it; a limit of a file's size has other names."""
+    """The message names the cause; a limit of the file size raises other errors."""
     if can_mount() and "the disk is full" not in str(error):
-        raise AssertionError("another error than that the disk is full") from error
+        raise AssertionError("the message does not say that the disk is full") from error
 
 
 def _read_only(scene: Scene, path: Path) -> None:
-    """Whatever is asked of it is answered; whatever would change it is refused, and does not."""
+    """Reads work; writes raise GalleryError and change nothing."""
     disk = path.parent
     with _disk(disk):
         shutil.copy(scene.start, path)
@@ -124,7 +124,7 @@ def _read_only(scene: Scene, path: Path) -> None:
                     change()
                 except GalleryError:
                     continue
-                raise AssertionError("a change of a file that cannot be written was not refused")
+                raise AssertionError("a write to a read-only file raised no error")
         assert state(path) == scene.states["before"]
         assert path.read_bytes() == before
         assert [file.name for file in disk.iterdir()] == [path.name]
@@ -132,7 +132,7 @@ def _read_only(scene: Scene, path: Path) -> None:
 
 @contextmanager
 def _disk(folder: Path) -> Iterator[None]:
-    """A file system of its own in a folder, if that can be had."""
+    """Mount a separate file system on a folder, if possible."""
     if not can_mount():
         yield
         return
@@ -146,7 +146,7 @@ def _disk(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _full(disk: Path, left: int) -> Iterator[None]:
-    """So many bytes left on the disk; or else, files that may grow by so many."""
+    """Leave `left` bytes free on the disk, or else limit the size of files."""
     if can_mount():
         ballast = disk / "ballast"
         with ballast.open("wb") as file:
@@ -167,7 +167,7 @@ def _full(disk: Path, left: int) -> Iterator[None]:
 
 
 def can_mount() -> bool:
-    """Whether file systems can be mounted here."""
+    """Whether this process can mount file systems."""
     if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("mount") is None:
         return False
     if not _MOUNTS:

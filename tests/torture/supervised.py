@@ -1,6 +1,6 @@
-"""Many cases in a child process: a crash, a hang or growing memory is seen, and whose it was.
+"""Run many cases in child processes, and report crashes, hangs and memory growth with the seed.
 
-Knows processes. Does not know what a case is: a function from a seed to a word for the summary.
+A case is a function from a seed to a word for the summary.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from multiprocessing.connection import Connection, wait
 Case = Callable[[int], str]
 
 _WARM_CASES = 200
-# A runaway allocation ends the case, not the machine.
+# A runaway allocation must end the case, not the machine.
 _ADDRESS_SPACE = 8 << 30
 _PAGE_MB = resource.getpagesize() / 2**20
 
 
 class Violation(Exception):
-    """What must not happen, and the seed that repeats it."""
+    """A case that failed, with the seed that reproduces it."""
 
 
 def run(
@@ -43,18 +43,18 @@ def run(
     """Run a case for each seed.
 
     Args:
-        make_case: called once in each child, makes the case. A plain function, or a partial of one.
-        seeds: of the cases.
-        jobs: children at once.
-        seconds: that one case may take.
-        peak_mb: what a single case may add to the largest resident memory so far.
-        growth_mb: what all cases after the first few may add to the resident memory.
+        make_case: called once in each child, returns the case; must be picklable.
+        seeds: one for each case.
+        jobs: number of child processes.
+        seconds: time limit of a case.
+        peak_mb: maximum growth of the peak resident memory by a single case.
+        growth_mb: maximum growth of the resident memory by all cases after the first few.
 
     Returns:
-        How often each word was given.
+        How often each word was returned.
 
     Raises:
-        Violation: a case raised, crashed, hung, or took too much memory.
+        Violation: a case raised, crashed, hung, or used too much memory.
     """
     context = multiprocessing.get_context("spawn")
     words: Counter[str] = Counter()
@@ -104,7 +104,7 @@ def _child(
     peak_mb: float,
     growth_mb: float,
 ) -> None:
-    # Decoders complain there; what faulthandler has to say must be seen.
+    # Hide what decoders print to stderr, but keep the stacks of faulthandler.
     stacks = os.fdopen(os.dup(2), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     faulthandler.enable(stacks)
@@ -137,7 +137,7 @@ def _child(
 
 def _peak_mb() -> float:
     try:
-        # Not getrusage: on Linux a child's begins with its parent's.
+        # Not getrusage: on Linux, a child's peak starts at its parent's.
         with open("/proc/self/status") as file:  # noqa: PTH123
             line = next(line for line in file if line.startswith("VmHWM"))
         return int(line.split()[1]) / 2**10
@@ -147,27 +147,29 @@ def _peak_mb() -> float:
 
 
 def _resident_mb() -> float:
-    """What is in use; what was freed goes back to the system first, where the C library can."""
+    """Resident memory, after returning freed memory to the system if the C library can."""
     gc.collect()
     with suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     try:
         with open("/proc/self/statm") as file:  # noqa: PTH123
             return int(file.read().split()[1]) * _PAGE_MB
-    except OSError:  # not Linux: the peak is the next best
+    except OSError:  # not Linux: use the peak instead
         return _peak_mb()
 
 
 def main(
     description: str, count_name: str, default: int, work: Callable[[range, int], Counter[str]]
 ) -> int:
-    """A script's command line: how many, from which seed on, in how many processes.
+    """Run a script: parse the number of cases, the first seed and the number of processes.
 
-    Prints one line; gives 1 at a violation.
+    Prints one line; returns 1 after a violation, else 0.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(f"--{count_name}", type=int, default=default, dest="count")
-    parser.add_argument("--seed", type=int, default=0, help="of the first case; the others follow")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the first case; the others count up from it"
+    )
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
     arguments = parser.parse_args()
     seeds = range(arguments.seed, arguments.seed + arguments.count)

@@ -1,8 +1,9 @@
-"""Codes fitted to a collection of images: an offset and a rotation of a model's hash values.
+"""Adaptation: fits codes to a collection of images, by an offset and a rotation of hash values.
 
-A model's bits are balanced on the images it was made with. On others many hash values have one
-sign nearly always, and their bits say nothing. Moved to the mean of one's own images and turned
-so that signs lose little (ITQ: Gong and Lazebnik, CVPR 2011), they do. Knows numbers only.
+A model's bits are balanced on the images it was made with. On other images many hash values nearly
+always have the same sign, and their bits carry no information. Subtracting the collection's mean
+and rotating so that taking signs loses little (ITQ: Gong and Lazebnik, CVPR 2011) balances them
+again. Works on arrays alone.
 """
 
 import hashlib
@@ -12,26 +13,26 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bitgaze.encoding.calibration import Calibration
-from bitgaze.encoding.encoder import Encoded
+from bitgaze.encoding.encoder import Encoded, Encoder
 from bitgaze.hamming import pack
 
-# 20 gave Fashion-MNIST .004 less mAP, 100 gave .002 more.
+# On Fashion-MNIST, 20 steps cost .004 mAP, and 100 gained .002.
 _STEPS = 50
-# What float32 and a sum over at most 1024 bits can be off.
-_ORTHOGONAL_WITHIN = 1e-4
+# Rounding error of float32 sums over up to 1024 bits.
+_MAX_ORTHOGONALITY_ERROR = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
 class Adaptation:
-    """What a gallery does to hash values before their signs become a code.
+    """The transformation of hash values whose signs are a gallery's codes.
 
     Attributes:
-        offset: float32, (bits,), taken off first.
-        rotation: float32, (bits, bits), orthogonal; values are rows and are multiplied from the
+        offset: float32, (bits,), subtracted first.
+        rotation: float32, (bits, bits), orthogonal; hash values are rows and multiply it from the
             left.
 
     Raises:
-        ValueError: other types or shapes, a number that is not finite, or a rotation that is not
+        ValueError: another dtype or shape, a value that is not finite, or a rotation that is not
             orthogonal.
     """
 
@@ -45,10 +46,10 @@ class Adaptation:
             if array.dtype != np.float32 or array.shape != shape:
                 raise ValueError(f"{name} is {array.dtype} {array.shape}, expected float32 {shape}")
             if not np.isfinite(array).all():
-                raise ValueError(f"{name} is not all finite numbers")
-        with np.errstate(all="ignore"):  # what overflows is not orthogonal either
+                raise ValueError(f"{name} holds values that are not finite")
+        with np.errstate(all="ignore"):  # a rotation that overflows is not orthogonal either
             error = np.abs(self.rotation.T @ self.rotation - np.eye(bits, dtype=np.float32)).max()
-        if not error < _ORTHOGONAL_WITHIN:
+        if not error < _MAX_ORTHOGONALITY_ERROR:
             raise ValueError("rotation is not orthogonal")
 
     @classmethod
@@ -56,92 +57,103 @@ class Adaptation:
         """Reads what `to_bytes` wrote.
 
         Raises:
-            ValueError: another length, or numbers that are no adaptation's.
+            ValueError: the wrong number of bytes, or values that are not an adaptation.
         """
         if len(content) != 4 * bits * (bits + 1):
-            raise ValueError(f"{len(content)} bytes, expected {4 * bits * (bits + 1)}")
+            raise ValueError(
+                f"adaptation has {len(content)} bytes, expected {4 * bits * (bits + 1)}"
+            )
         values = np.frombuffer(content, "<f4").astype(np.float32)
         return cls(values[:bits], values[bits:].reshape(bits, bits))
 
     def to_bytes(self) -> bytes:
-        """Offset, then rotation by rows, float32, little-endian."""
+        """The offset, then the rotation row by row, as little-endian float32."""
         return self.offset.astype("<f4").tobytes() + self.rotation.astype("<f4").tobytes()
 
     @property
     def fingerprint(self) -> str:
-        """Identity, 64 hex digits: SHA-256 of the bytes."""
+        """Identity, 64 hex digits: SHA-256 of `to_bytes`."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def apply(self, hashes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Hash values of the model to those of the adapted codes: float32, (n, bits) both."""
-        # In float64, rounding cannot be seen in a sign: an image alone and the same in a batch
-        # are multiplied in another order.
+        """Transforms the model's hash values; float32, (n, bits), in and out."""
+        # In float64, so that rounding does not flip signs: an image alone and the same image in a
+        # batch are multiplied in a different order.
         values = (hashes - self.offset.astype(np.float64)) @ self.rotation.astype(np.float64)
         return values.astype(np.float32)
 
-    def codes(self, hashes: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Hash values of the model, float32, (n, bits), to adapted codes, uint8, (n, bits // 8)."""
-        return pack(self.apply(hashes))
-
 
 def fit(hashes: NDArray[np.float32]) -> Adaptation:
-    """The adaptation to the images with these hash values; the same for the same values.
+    """Fits an adaptation to the images with these hash values; deterministic.
 
     Args:
-        hashes: float32, (n, bits), as the model gives them. How many it takes is the caller's to
-            know.
+        hashes: float32, (n, bits), from the model. The caller decides how many are enough.
 
     Raises:
         ValueError: no rows, or a value that is not finite.
     """
     if not len(hashes) or not np.isfinite(hashes).all():
-        raise ValueError("an adaptation is fitted to at least one row of finite hash values")
+        raise ValueError("fitting an adaptation requires at least one row of finite hash values")
     points = hashes.astype(np.float64)
     offset = points.mean(axis=0).astype(np.float32)
     points -= offset
-    # From the model's own directions on: they are as good a start as principal axes or chance, and
-    # with few images a better one.
+    # Start from the model's own axes: as good as principal axes or a random rotation, and better
+    # with few images.
     rotation = np.eye(points.shape[1])
-    before = np.zeros_like(points)
+    previous = np.zeros_like(points)
     for _ in range(_STEPS):
         signs = np.where(points @ rotation > 0, 1.0, -1.0)
-        if np.array_equal(signs, before):  # with few images soon
+        if np.array_equal(signs, previous):  # converges early with few images
             break
-        before = signs
+        previous = signs
         left, _, right = np.linalg.svd(points.T @ signs)
         rotation = left @ right
     return Adaptation(offset, rotation.astype(np.float32))
 
 
-def adapted(encoded: Encoded, adaptation: Adaptation | None, tolerance: float) -> Encoded:
-    """What a model says of images, with the codes and hash values of an adapted gallery.
+def adapted_codes(hashes: NDArray[np.float32], adaptation: Adaptation | None) -> NDArray[np.uint8]:
+    """A gallery's codes from the model's hash values.
 
     Args:
-        encoded: by the model.
-        adaptation: of the gallery; None leaves everything as it is.
-        tolerance: of the model's hash values, see `Contract`.
+        hashes: float32, (n, bits), from the model.
+        adaptation: the gallery's; None for the model's own codes.
+
+    Returns:
+        uint8, (n, bits // 8).
+    """
+    return pack(hashes if adaptation is None else adaptation.apply(hashes))
+
+
+def adapted(encoded: Encoded, adaptation: Adaptation | None, encoder: Encoder) -> Encoded:
+    """A model's result with the codes and hash values of an adapted gallery.
+
+    Args:
+        encoded: the result of `encoder`.
+        adaptation: the gallery's; None returns `encoded` unchanged.
+        encoder: the gallery's model.
     """
     if adaptation is None:
         return encoded
     hashes = adaptation.apply(encoded.hashes)
-    # What each value can be off by, when all that it is a sum of are.
-    stable = np.abs(hashes) > tolerance * np.abs(adaptation.rotation).sum(axis=0)
+    # The error bound of each rotated value, if every value in its sum is off by the tolerance.
+    error = encoder.contract.tolerance * np.abs(adaptation.rotation).sum(axis=0)
+    stable = np.abs(hashes) > error
     unread = list(encoded.errors)
     hashes[unread], stable[unread] = 0, False
     return replace(encoded, codes=pack(hashes), hashes=hashes, stable=stable)
 
 
 def carried_over(kind: ArrayLike, from_rates: ArrayLike, to_rates: ArrayLike) -> tuple[float, ...]:
-    """A table of probabilities by distance, for codes whose distances mean something else.
+    """Transfers a table of probabilities by distance to codes with other distances.
 
-    A distance takes the probability of the one that as many unrelated pairs are within. Where the
-    new rates are too high, because related pairs were taken for unrelated ones, it is too low.
+    Each distance takes the probability of the old distance with the same false-match rate. Where
+    the new rates are too high, because related pairs were counted as unrelated, the result is too
+    low.
 
     Args:
-        kind: (bits + 1,), never rises with distance.
-        from_rates: (bits + 1,): share of unrelated pairs that are as near or nearer, where `kind`
-            holds.
-        to_rates: the same, where the result is to hold.
+        kind: (bits + 1,), probabilities by old distance, never rising.
+        from_rates: (bits + 1,), share of unrelated pairs at each old distance or nearer.
+        to_rates: (bits + 1,), the same by new distance.
     """
     table = np.asarray(kind, np.float64)
     distances = np.searchsorted(np.asarray(from_rates), np.asarray(to_rates), side="left")
@@ -149,7 +161,7 @@ def carried_over(kind: ArrayLike, from_rates: ArrayLike, to_rates: ArrayLike) ->
 
 
 def with_kind_of(calibration: Calibration, model: Calibration | None) -> Calibration:
-    """A calibration without labels, with the model's probabilities of the same kind."""
+    """A calibration measured without labels, completed with the model's `kind` probabilities."""
     if model is None or not model.kind:
         return calibration
     kind = carried_over(model.kind, model.false_match, calibration.false_match)

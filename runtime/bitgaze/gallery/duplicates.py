@@ -1,6 +1,6 @@
-"""Groups of near-duplicates: all pairs of a gallery's codes within a radius, joined.
+"""Duplicates: groups of items joined by pairs of codes within a radius, by exact comparison.
 
-Knows codes, items and the headers of image files. Changes and deletes nothing.
+Reads image files' headers to choose the best copy; changes and deletes nothing.
 """
 
 import os
@@ -13,24 +13,25 @@ from numpy.typing import NDArray
 from bitgaze.encoding.images import dimensions
 from bitgaze.errors import ImageError
 from bitgaze.gallery.items import Item
+from bitgaze.gallery.search import code_distances
 from bitgaze.gallery.store import Store
 from bitgaze.hamming import HammingIndex
 
-# Queries at a time: enough for a batch to be fast, few enough for what it finds among near-copies
-# (each at most all codes) to stay in memory.
+# Queries per batch: enough to be fast, few enough to hold their results in memory, which among
+# near-copies can be all codes for each query.
 _BLOCK = 256
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """One member of a group.
+    """One member of a group of near-duplicates.
 
     Attributes:
-        key: of the item.
-        distance: Hamming distance to the best copy's code.
-        path: of the item's file, or None for an item added by hand.
-        size: (width, height) of the image in pixels, as stored; None where it cannot be read.
-        file_bytes: of the file; None where it is gone.
+        key: the item's key.
+        distance: Hamming distance to the code of the best copy; 0 for the best copy.
+        path: path of the item's file; None for an item added by hand.
+        size: (width, height) of the image in the file, in pixels; None if it cannot be read.
+        file_bytes: size of the file; None if the file is missing.
     """
 
     key: str
@@ -42,13 +43,12 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Images that are near to each other, or joined by others that are.
+    """Near-duplicates: each is within the radius of at least one other member.
 
     Attributes:
-        best: the copy to keep: the one of the most pixels; of these the largest file; then the
-            oldest file; then the first that the gallery got. One without a readable file comes
-            after all that have one.
-        others: by ascending distance to the best one, then as for `best`.
+        best: the copy to keep: the one with the most pixels; ties by largest file, then oldest
+            file, then order in the gallery. Items without a readable file come last.
+        others: the other members, by ascending distance to the best; ties as for `best`.
     """
 
     best: Duplicate
@@ -56,9 +56,9 @@ class DuplicateGroup:
 
 
 def default_radius(bits: int) -> int:
-    """How many bits near-duplicates may differ in, where nobody says; see `Gallery.duplicates`.
+    """The default radius of `Gallery.duplicates` for codes of this length.
 
-    At 8 bits of 128 it would be 86 % of the smaller ones; at 12, five groups that are none.
+    Of 128 bits: a radius of 8 finds only 86 % of the resized copies; 12 makes five wrong groups.
     """
     return bits // 12
 
@@ -66,12 +66,12 @@ def default_radius(bits: int) -> int:
 def find_duplicates(
     store: Store, radius: int, on_progress: Callable[[int, int], None] | None
 ) -> list[DuplicateGroup]:
-    """The groups of a gallery, in the order of each group's first item.
+    """The groups of near-duplicates in a gallery, ordered by their first item.
 
     Args:
         store: the gallery's file; inside `reading`.
-        radius: Hamming distance up to which two items are joined.
-        on_progress: called with (done, total) codes.
+        radius: maximum Hamming distance of two items that are joined.
+        on_progress: called with (done, total) distinct codes.
     """
     groups = near_groups(store.index, radius, on_progress)
     return [_group([store.item(int(slot)) for slot in slots]) for slots in groups]
@@ -80,25 +80,25 @@ def find_duplicates(
 def near_groups(
     index: HammingIndex, radius: int, on_progress: Callable[[int, int], None] | None = None
 ) -> list[NDArray[np.int64]]:
-    """Ids of codes that are joined by pairs within a radius; exact, every pair is looked at.
+    """Connected components of codes, joined by pairs within a radius; compares every pair.
 
     Args:
         index: the codes.
-        radius: Hamming distance, at least 0.
-        on_progress: called with (done, total) different codes.
+        radius: maximum Hamming distance of a pair, at least 0.
+        on_progress: called with (done, total) distinct codes.
 
     Returns:
-        Of each group of two and more its ids, ascending; groups by their first id.
+        The ids of each group of at least two, int64, ascending; groups by their first id.
     """
-    codes, code_of = _different(index[:])
-    # Parents of a forest; a root is the smallest of its tree.
+    codes, code_of = _distinct(index[:])
+    # A forest as parent pointers; each root is the smallest id of its tree.
     parent = np.arange(len(codes))
-    before = HammingIndex(index.bits)
-    before.reserve(len(codes))
+    searched = HammingIndex(index.bits)
+    searched.reserve(len(codes))
     for start in range(0, len(codes), _BLOCK):
         block = codes[start : start + _BLOCK]
-        before.add(block)  # each pair is met once, when the second of it comes
-        lims, _, near = before.range_search(block, radius)
+        searched.add(block)  # finds each pair once, when its second code is added
+        lims, _, near = searched.range_search(block, radius)
         ids = np.repeat(np.arange(start, start + len(block)), np.diff(lims))
         _join(parent, ids, near)
         if on_progress is not None:
@@ -110,26 +110,26 @@ def near_groups(
     return sorted(groups, key=lambda group: int(group[0]))
 
 
-def _different(codes: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Codes without repetition, and for each given one its row there.
+def _distinct(codes: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The distinct codes, and the row of each given code among them.
 
-    A thousand black frames are a thousand equal codes, and half a million pairs.
+    A thousand black frames would be half a million pairs of equal codes.
     """
     if not len(codes):
         return codes, np.zeros(0, np.int64)
-    whole = codes.view(np.dtype((np.void, codes.shape[1])))[:, 0]
-    _, first, code_of = np.unique(whole, return_index=True, return_inverse=True)
+    as_scalars = codes.view(np.dtype((np.void, codes.shape[1])))[:, 0]
+    _, first, code_of = np.unique(as_scalars, return_index=True, return_inverse=True)
     return codes[first], code_of
 
 
 def _join(parent: NDArray[np.int64], one: NDArray[np.int64], other: NDArray[np.int64]) -> None:
-    """Join the trees of pairs."""
+    """Joins the trees of each pair."""
     while len(one):
         one, other = _roots(parent, one), _roots(parent, other)
         apart = one != other
         one, other = one[apart], other[apart]
-        # The smaller root becomes the parent; where several do, one is taken and the rest stay for
-        # the next round.
+        # The smaller root becomes the parent. If a root has several pairs, one assignment wins, and
+        # the others are left for the next round.
         parent[np.maximum(one, other)] = np.minimum(one, other)
 
 
@@ -140,48 +140,47 @@ def _roots(parent: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int6
         if (above == roots).all():
             break
         roots = above
-    parent[ids] = roots  # shorter next time
+    parent[ids] = roots  # path compression
     return roots
 
 
 def _group(items: list[Item]) -> DuplicateGroup:
-    members = [(_facts(item), item) for item in items]
-    ranked = sorted(range(len(items)), key=lambda n: _preference(*members[n]))
-    best = items[ranked[0]]
-
-    def member(n: int) -> Duplicate:
-        facts, item = members[n]
-        distance = int(np.unpackbits(item.code ^ best.code).sum())
-        return Duplicate(item.key, distance, item.path, facts.size, facts.file_bytes)
-
-    others = sorted((member(n) for n in ranked[1:]), key=lambda other: other.distance)
-    return DuplicateGroup(member(ranked[0]), tuple(others))
+    candidates = sorted(((_file_info(item), item) for item in items), key=_preference)
+    best = candidates[0][1]
+    distances = code_distances(np.array([item.code for _, item in candidates]), best.code)
+    members = [
+        Duplicate(item.key, distance, item.path, info.size, info.file_bytes)
+        for distance, (info, item) in zip(distances.tolist(), candidates, strict=True)
+    ]
+    others = sorted(members[1:], key=lambda member: member.distance)
+    return DuplicateGroup(members[0], tuple(others))
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """What an image's file says of itself."""
+class _FileInfo:
+    """What is known of an item's image file."""
 
     size: tuple[int, int] | None
     file_bytes: int | None
     mtime_ns: int
 
 
-def _facts(item: Item) -> _Facts:
+def _file_info(item: Item) -> _FileInfo:
     if item.path is None:
-        return _Facts(None, None, 0)
+        return _FileInfo(None, None, 0)
     try:
         status = os.stat(item.path)  # noqa: PTH116 (surrogates)
-        return _Facts(dimensions(item.path), status.st_size, status.st_mtime_ns)
+        return _FileInfo(dimensions(item.path), status.st_size, status.st_mtime_ns)
     except OSError:
-        return _Facts(None, None, 0)
+        return _FileInfo(None, None, 0)
     except ImageError:
-        return _Facts(None, status.st_size, status.st_mtime_ns)
+        return _FileInfo(None, status.st_size, status.st_mtime_ns)
 
 
-def _preference(facts: _Facts, item: Item) -> tuple[bool, int, int, int]:
-    """Smaller is better."""
-    if facts.size is None:
+def _preference(candidate: tuple[_FileInfo, Item]) -> tuple[bool, int, int, int]:
+    """Sort key: the best copy first."""
+    info, _ = candidate
+    if info.size is None:
         return True, 0, 0, 0
-    width, height = facts.size
-    return False, -width * height, -(facts.file_bytes or 0), facts.mtime_ns
+    width, height = info.size
+    return False, -width * height, -(info.file_bytes or 0), info.mtime_ns

@@ -1,7 +1,4 @@
-"""Why an image is a hit: attention laid over it and the query, and the bits that differ.
-
-Knows images, maps and codes, and asks the gallery for them. Does not know pages.
-"""
+"""Explain a hit: draw query and hit with their attention maps, and the bits that differ."""
 
 import json
 import os
@@ -17,27 +14,28 @@ from bitgaze.encoding.encoder import Encoded
 from bitgaze.encoding.heatmap import overlay
 from bitgaze.encoding.images import Source, printable, upright
 from bitgaze.errors import ImageError
-from bitgaze.gallery.items import Item, changed
-from bitgaze.gallery.search import hit
+from bitgaze.gallery.items import Item, reason_changed
+from bitgaze.gallery.search import code_distances, encode_one, hit
 from bitgaze.gallery.store import Store
 
 Encode = Callable[[Iterable[Source]], Encoded]
 
-# Of the drawing, in pixels.
+# Layout, in pixels.
 _MARGIN, _PANEL, _LINE = 24, (400, 300), 20
 _BITS_PER_ROW, _CELL, _GAP = 32, 18, 7
+# Text, secondary text, background, empty panels and zero bits, and differing bits.
 _INK, _SOFT, _PAPER, _EMPTY = "#1c1b22", "#6a6775", "#faf9f7", "#e4e1dc"
 _DIFFERENT = "#b5432f"
-_LONGEST_TEXT = 56
+_MAX_LINE_LENGTH = 56
 
 
 @dataclass(frozen=True)
 class _Side:
-    """The query, or the hit.
+    """One half of the drawing: the query, or the hit.
 
     Attributes:
-        image: with its attention over it; None where there is none to show.
-        lines: what is said below.
+        image: with its attention laid over it; None if it cannot be shown.
+        lines: text below the image.
         code: uint8, (bits // 8,).
     """
 
@@ -47,45 +45,50 @@ class _Side:
 
 
 def explain(store: Store, encode: Encode, query: Source, key: str) -> Image.Image:
-    """A drawing of why an item is as near to a query as it is; see `Gallery.explain`."""
+    """Draws why an item is near a query; see `Gallery.explain`.
+
+    Args:
+        store: the gallery's file.
+        encode: encodes images as the gallery does, see `Gallery.encode`.
+        query: an image, or the key of an item.
+        key: key of the hit.
+    """
     with store.reading():
-        slot = store.slot(key)
-        item = store.item(slot)
-        known = store.find(query) if isinstance(query, str) else None
-        asked = None if known is None else store.item(known)
+        item = store.item(store.slot(key))
+        query_slot = store.find(query) if isinstance(query, str) else None
+        query_item = None if query_slot is None else store.item(query_slot)
         calibration = store.calibration
-    has_model = bool(store.info["fingerprint"])
+        has_model = bool(store.info["fingerprint"])
     sides = (
-        _side_of_image(encode, query) if asked is None else _side_of_item(encode, has_model, asked),
-        _side_of_item(encode, has_model, item),
+        _image_side(encode, query)
+        if query_item is None
+        else _item_side(encode, has_model, query_item),
+        _item_side(encode, has_model, item),
     )
-    distance = int(np.unpackbits(sides[0].code ^ item.code).sum())
+    distance = int(code_distances(sides[0].code, item.code))
     with store.reading():
         found = hit(store, store.slot(key), distance, calibration)
-    facts = [f"{distance} of {store.index.bits} bits differ"]
+    facts = [f"{distance} of {8 * len(item.code)} bits differ"]
     facts += [f"{words} {chance}" for words, chance in found.chances.items()]
-    return _drawn(sides, ",  ".join(facts))
+    return _draw(sides, ",  ".join(facts))
 
 
-def _side_of_image(encode: Encode, query: Source) -> _Side:
-    encoded = encode([query])
-    if encoded.errors:
-        raise encoded.errors[0]
-    is_path = isinstance(query, str | os.PathLike)
-    name = Path(printable(query)).name if is_path else "the query"  # type: ignore[arg-type]
+def _image_side(encode: Encode, query: Source) -> _Side:
+    encoded = encode_one(encode, query)
+    name = Path(printable(query)).name if isinstance(query, str | os.PathLike) else "the query"
     image = overlay(_panel(query), encoded.attention[0])
     return _Side(image, (name,), encoded.codes[0])
 
 
-def _side_of_item(encode: Encode, has_model: bool, item: Item) -> _Side:
-    """With its image if there still is one, else with what is stored."""
+def _item_side(encode: Encode, has_model: bool, item: Item) -> _Side:
+    """An item, with its image if the file can still be read."""
     name = Path(item.key).name if item.file is not None else item.key
     lines = [name, *([json.dumps(item.metadata, ensure_ascii=False)] if item.metadata else [])]
     if item.file is None or item.path is None:
-        return _Side(None, (*lines, "added by hand: there is no file"), item.code)
-    reason = changed(item.file)
+        return _Side(None, (*lines, "added by hand, without a file"), item.code)
+    reason = reason_changed(item.file)
     if not has_model:
-        return _Side(None, (*lines, "codes of your own: no model to look with"), item.code)
+        return _Side(None, (*lines, "your own code: no model, so no attention"), item.code)
     try:
         encoded = encode([item.path])
         image = _panel(item.path)
@@ -94,7 +97,7 @@ def _side_of_item(encode: Encode, has_model: bool, item: Item) -> _Side:
     if encoded is None or encoded.errors:
         return _Side(None, (*lines, f"its file: {reason or 'cannot be read'}"), item.code)
     if reason is not None:
-        lines.append("its file is another now; the bits are of the old one")
+        lines.append("its file has changed; the bits are those of the old one")
     return _Side(overlay(image, encoded.attention[0]), tuple(lines), item.code)
 
 
@@ -102,7 +105,7 @@ def _panel(source: Source) -> Image.Image:
     return ImageOps.contain(upright(source, min(_PANEL)), _PANEL)
 
 
-def _drawn(sides: tuple[_Side, _Side], facts: str) -> Image.Image:
+def _draw(sides: tuple[_Side, _Side], facts: str) -> Image.Image:
     bits = [np.unpackbits(side.code).astype(bool) for side in sides]
     rows = -(-len(bits[0]) // _BITS_PER_ROW)
     lines = max(len(side.lines) for side in sides)
@@ -117,15 +120,15 @@ def _drawn(sides: tuple[_Side, _Side], facts: str) -> Image.Image:
         draw.rectangle((left, _MARGIN, *corner), fill=_EMPTY)
         if side.image is None:
             middle = ((left + corner[0]) // 2, (_MARGIN + corner[1]) // 2)
-            draw.text(middle, "no image", fill=_SOFT, font=font, anchor="mm")
+            draw.text(middle, "image not available", fill=_SOFT, font=font, anchor="mm")
         else:
-            space = [room - side for room, side in zip(_PANEL, side.image.size, strict=True)]
+            space = [room - used for room, used in zip(_PANEL, side.image.size, strict=True)]
             drawing.paste(side.image, (left + space[0] // 2, _MARGIN + space[1] // 2))
         for n, text in enumerate(side.lines):
             place = (left, corner[1] + 8 + n * _LINE)
             draw.text(place, _shortened(text), fill=_SOFT if n else _INK, font=font)
     draw.text((_MARGIN, below - _LINE), facts, fill=_INK, font=large)
-    legend = "the bits: dark 1, light 0; red where they differ: above the query's, below the hit's"
+    legend = "bits: dark 1, light 0; red if they differ: query's above, hit's below"
     draw.text((_MARGIN, below + 8), legend, fill=_SOFT, font=font)
     for n, (one, other) in enumerate(zip(*bits, strict=True)):
         row, column = divmod(n, _BITS_PER_ROW)
@@ -144,4 +147,4 @@ def _drawn(sides: tuple[_Side, _Side], facts: str) -> Image.Image:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 3]}..."
+    return text if len(text) <= _MAX_LINE_LENGTH else f"{text[: _MAX_LINE_LENGTH - 3]}..."

@@ -1,26 +1,28 @@
-"""The gallery's file: schema, identity, whose codes it holds, and the blobs that hold them.
+"""The gallery's file format: schema, version, description of the codes, and chunks of codes.
 
-Knows SQLite and bytes. Knows nothing of items' rows (items.py), transactions (store.py), images,
-models or searches (gallery.py).
+An SQLite file. items.py reads and writes the rows of items, store.py the transactions.
 
 Format 2 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 2, WAL journal):
-  info(name, value)   fingerprint, model, bits, calibration: of the model that made the codes, the
-      first two empty where no model did; and, if they are adapted to the gallery's images:
+  info(name, value)
+      fingerprint, model      of the model that made the codes; "" for the caller's own codes
+      bits                    length of a code
+      calibration             of the model, as JSON
+      crc                     CRC-32 of all other entries, see `_info_crc`
+    and if the codes are adapted to the gallery's images:
       adaptation              `Adaptation.to_bytes`
       adaptation_fingerprint  its SHA-256
-      adapted_calibration     as calibration, of the adapted codes
-      crc                     CRC-32 of all the others, see `_info_crc`
+      adapted_calibration     like calibration, for the adapted codes
   item(slot, key, path, size, mtime_ns, ctime_ns, content, metadata, crc)
-      slot      0 .. n-1 without a gap: the position of the item's code
-      path      bytes of the file's path for an item that sync looks after, else NULL;
-                with it size (bytes), mtime_ns, ctime_ns, and content (BLAKE2b, 16 bytes)
+      slot      0 .. n-1 without gaps: the position of the item's code
+      path      the file's path as bytes for an item that sync made, else NULL; so are
+                size (bytes), mtime_ns, ctime_ns, and content (BLAKE2b, 16 bytes)
       metadata  a JSON object
-      crc       CRC-32 of all the others, see `items.item_crc`
+      crc       CRC-32 of all other columns, see `items.item_crc`
   chunk(n, codes, crc)
-      codes     of the slots from n * 4096 on, 4096 of them or, in the last chunk, the rest
+      codes     of the 4096 slots from n * 4096 on; fewer in the last chunk
       crc       CRC-32 of codes
 
-Format 1 had no crc in info and item; a file of it becomes one of format 2 when it is opened.
+Format 1 had no crc in info and item. Opening such a file upgrades it to format 2.
 """
 
 import json
@@ -38,9 +40,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bitgaze.arguments import code_length
 from bitgaze.encoding.calibration import Calibration
-from bitgaze.encoding.contract import calibration_from
-from bitgaze.errors import GalleryCorrupt, GalleryError
+from bitgaze.encoding.contract import Model, calibration_from
+from bitgaze.errors import FingerprintMismatch, GalleryCorrupt, GalleryError
 from bitgaze.gallery.adaptation import Adaptation
 from bitgaze.gallery.items import COLUMNS, item_crc
 from bitgaze.hamming import HammingIndex
@@ -49,26 +52,26 @@ FORMAT_VERSION = 2
 CHUNK_CODES = 4096
 
 _APPLICATION_ID = int.from_bytes(b"bgaz", "big")
-# The largest of our own, an adaptation of 1024 bits, takes 4 MB. A damaged length may say 1 GB.
+# The largest valid value, an adaptation of 1024 bits, has 4 MB. A damaged length can claim 1 GB.
 _MAX_VALUE_BYTES = 64 << 20
 _ADAPTED = frozenset(["adaptation", "adaptation_fingerprint", "adapted_calibration"])
 _SCHEMA = (
     "CREATE TABLE info(name TEXT PRIMARY KEY, value) WITHOUT ROWID",
     "CREATE TABLE item(slot INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, path BLOB UNIQUE,"
     " size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, content BLOB, metadata TEXT NOT NULL,"
-    # SQLite checks no page of its own.
+    # SQLite has no checksums of its pages.
     " crc INTEGER NOT NULL)",
     "CREATE TABLE chunk(n INTEGER PRIMARY KEY, codes BLOB NOT NULL, crc INTEGER NOT NULL)",
 )
 _SCHEMA_1 = (_SCHEMA[0], _SCHEMA[1].replace(", crc INTEGER NOT NULL", ""), _SCHEMA[2])
 
 
-class ModelFacts(NamedTuple):
-    """Whose codes a gallery holds.
+class ModelInfo(NamedTuple):
+    """The model whose codes a gallery holds, as stored in a new file.
 
     Attributes:
-        fingerprint: of the model; "" where the caller makes the codes.
-        model: its name, or "".
+        fingerprint: of the model; "" for the caller's own codes.
+        model: name of the model; "" for the caller's own codes.
         bits: length of a code.
         calibration: of the model, or None.
     """
@@ -80,20 +83,20 @@ class ModelFacts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """What tells a file that nobody is writing from its later self."""
+class ImmutableState:
+    """State of a file opened as immutable, to notice if another process writes it after all."""
 
     inode: int
     size: int
     mtime_ns: int
 
 
-def find_frozen(path: Path) -> Frozen | None:
-    """The state of a file that can only be read and that nobody has open to write, else None.
+def immutable_state(path: Path) -> ImmutableState | None:
+    """The state of a read-only file that no process has open for writing; None for other files.
 
-    SQLite keeps a log and its index ("-wal", "-shm") beside a file, even to read it. Where it
-    cannot make them, it must be told that there will be no writer; one with more rights than we
-    have may still come, and then the index appears and the state changes.
+    Even to read a file, SQLite keeps a log and its index ("-wal", "-shm") next to it. If it cannot
+    create them, it has to open the file as immutable. A process with more rights can still write
+    the file later; then the index appears and the state changes.
     """
     if not path.exists() or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
         return None
@@ -101,42 +104,45 @@ def find_frozen(path: Path) -> Frozen | None:
     if index.exists() or (log.exists() and log.stat().st_size > 0):
         return None
     status = path.stat()
-    return Frozen(status.st_ino, status.st_size, status.st_mtime_ns)
+    return ImmutableState(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def connect(
     path: Path,
-    create_for: Callable[[], ModelFacts] | None,
+    model_info: Callable[[], ModelInfo] | None,
     timeout_s: float,
     *,
-    is_frozen: bool,
+    is_immutable: bool,
 ) -> sqlite3.Connection:
-    """Open a gallery file, or make an empty one. One that cannot be written opens to be read.
+    """Opens a gallery file, or creates an empty one. A file that is not writable opens read-only.
 
     Args:
         path: the file.
-        create_for: says whose codes a new file will hold; None: a missing file is an error.
-        timeout_s: how long to wait for another writer.
-        is_frozen: nobody writes; see `find_frozen`.
+        model_info: returns the model whose codes a new file will hold; None if a missing file is an
+            error.
+        timeout_s: how long to wait for another writer, in seconds.
+        is_immutable: no process writes the file; see `immutable_state`.
 
     Raises:
-        GalleryError: missing, not a gallery, locked, or of a newer format.
-        GalleryCorrupt: not an SQLite file, or a damaged one.
+        GalleryError: the file is missing, not a gallery, locked, or of a newer format.
+        GalleryCorrupt: the file is damaged, or not an SQLite file.
     """
-    if create_for is None and not path.exists():
-        raise GalleryError(f"{path}: no such gallery; `bitgaze index FOLDER -g {path}` makes one")
+    if model_info is None and not path.exists():
+        raise GalleryError(
+            f"{path}: no such gallery; create it with `bitgaze index FOLDER -g {path}`"
+        )
     if path.is_dir():
         raise GalleryError(
-            f"{path}: a folder; a gallery is a file, for example {path / 'g.bitgaze'}"
+            f"{path}: is a folder, expected a gallery file such as {path / 'g.bitgaze'}"
         )
     if not path.parent.is_dir():
-        raise GalleryError(f"{path}: there is no folder {path.parent}")
-    # Before there is a file: a model that cannot be read must not leave an empty one.
-    facts = None if create_for is None or path.exists() else create_for()
+        raise GalleryError(f"{path}: the folder {path.parent} does not exist; create it first")
+    # Before the file exists: a model that cannot be read must not leave an empty file behind.
+    new_info = None if model_info is None or path.exists() else model_info()
     with translated_errors(path, timeout_s):
         db = sqlite3.connect(
-            # Absolute, so that ":memory:" is a file like any other.
-            path.absolute().as_uri() + ("?immutable=1" if is_frozen else ""),
+            # Absolute, so that ":memory:" names a file.
+            path.absolute().as_uri() + ("?immutable=1" if is_immutable else ""),
             uri=True,
             timeout=timeout_s,
             isolation_level=None,
@@ -144,12 +150,12 @@ def connect(
         )
         try:
             db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
-            # Removed keys and codes are overwritten with zeros, not only unlinked.
+            # Overwrite removed keys and codes with zeros instead of only unlinking them.
             db.execute("PRAGMA secure_delete = ON")
-            if create_for is not None and _is_new(db):
-                _create(db, facts or create_for(), timeout_s)
+            if model_info is not None and _is_new(db):
+                _create(db, new_info or model_info(), timeout_s)
             if check_version(db, path) == 1:
-                _migrate(db, path, is_frozen=is_frozen)
+                _migrate(db, path, is_immutable=is_immutable)
             _check_schema(db, path, _SCHEMA)
         except BaseException:
             db.close()
@@ -159,59 +165,62 @@ def connect(
 
 @contextmanager
 def new_file(out: Path, what: str) -> Iterator[Path]:
-    """Where to write a gallery that takes its name when it is whole, and leaves nothing else.
+    """A temporary path to write a gallery to; it is renamed to `out` on success, else deleted.
 
     Args:
-        out: the file, which must not exist.
-        what: makes it, for the message.
+        out: the new file; must not exist.
+        what: the operation, for messages.
 
     Raises:
-        GalleryError: it exists, or a log of an earlier file lies where it would be taken for its
-            own; or there is no such folder.
+        GalleryError: `out` exists, its folder does not, or a file next to it would be taken for its
+            log; or the disk is full.
     """
     if out.exists():
-        raise GalleryError(f"{out}: exists already; {what} makes a new file")
-    for log in _beside(out):
+        raise GalleryError(f"{out}: already exists; {what} needs the name of a new file")
+    for log in _log_files(out):
         if log.exists():
             raise GalleryError(
-                f"{log}: left by a gallery that is gone, and would change the new one; move it away"
+                f"{log}: left over from a deleted gallery and would corrupt the new one; delete it "
+                "or choose another name"
             )
     if not out.parent.is_dir():
-        raise GalleryError(f"{out}: there is no folder {out.parent}")
-    # A folder of its own: two that make the same file must not meet.
+        raise GalleryError(f"{out}: the folder {out.parent} does not exist; create it first")
+    # In a folder of its own, so that two processes can create the same file.
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(TemporaryDirectory(prefix=".bitgaze-", dir=out.parent))
         except OSError as error:
-            raise GalleryError(f"{out}: cannot be made: {error.strerror}") from error
+            raise GalleryError(f"{out}: cannot be created: {error.strerror}") from error
         unfinished = Path(folder) / "unfinished"
         yield unfinished
-        for log in _beside(unfinished):
-            # SQLite says nothing when it cannot write its log back as it closes.
+        for log in _log_files(unfinished):
+            # SQLite reports no error if it cannot checkpoint its log while closing.
             if log.exists() and log.stat().st_size > 0:
-                raise GalleryError(f"{out}: could not be written to its end; is the disk full?")
+                raise GalleryError(f"{out}: could not be written completely; is the disk full?")
         if out.exists():
-            raise GalleryError(f"{out}: exists by now; {what} makes a new file")
+            raise GalleryError(
+                f"{out}: was created by another process; {what} needs the name of a new file"
+            )
         try:
             unfinished.replace(out)
         except OSError as error:
-            raise GalleryError(f"{out}: cannot be made: {error.strerror}") from error
+            raise GalleryError(f"{out}: cannot be created: {error.strerror}") from error
 
 
-def _beside(path: Path) -> list[Path]:
-    """What SQLite would read as a part of a file."""
+def _log_files(path: Path) -> list[Path]:
+    """The files next to a database that SQLite reads as parts of it."""
     return [Path(f"{path}-{name}") for name in ("wal", "shm", "journal")]
 
 
 def read_info(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
-    """What the file says of its codes.
+    """Reads the description of the file's codes.
 
     Returns:
-        fingerprint, model, bits and calibration of the model; adaptation and adapted_calibration,
-        None where there are none.
+        The entries fingerprint, model, bits and calibration of the model, and adaptation and
+        adapted_calibration, which are None if the codes are not adapted.
 
     Raises:
-        GalleryCorrupt: an entry is missing or impossible, or not as it was written.
+        GalleryCorrupt: an entry is missing, invalid or damaged.
     """
     info: dict[str, Any] = dict(db.execute("SELECT name, value FROM info"))
     try:
@@ -219,7 +228,7 @@ def read_info(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
         for name, kind in (("fingerprint", str), ("model", str), ("bits", int)):
             if not isinstance(info[name], kind):
                 raise ValueError(f"{name} is {info[name]!r}, expected {kind.__name__}")
-        HammingIndex(info["bits"])
+        code_length(info["bits"])
         info["calibration"] = _calibration(info["calibration"], info["bits"])
         is_adapted = not _ADAPTED.isdisjoint(info)
         info["adaptation"] = _adaptation(info) if is_adapted else None
@@ -227,16 +236,41 @@ def read_info(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
             _calibration(info["adapted_calibration"], info["bits"]) if is_adapted else None
         )
         if info.pop("crc") != crc:
-            raise ValueError("its checksum is of other entries")
+            raise ValueError("the checksum does not match the entries")
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise GalleryCorrupt(f"{path}: info is damaged: {error!r}") from error
+        raise GalleryCorrupt(f"{path}: the info table is damaged: {error!r}") from error
     return info
+
+
+def origin(info: dict[str, Any]) -> str:
+    """Where the codes of a gallery with this info come from, in words for messages."""
+    if not info["fingerprint"]:
+        return "your own"
+    return f"from model {info['model']!r} ({info['fingerprint'][:12]})"
+
+
+def check_model(info: dict[str, Any], model: Model, path: Path) -> None:
+    """Checks that a model made the codes of the gallery with this info.
+
+    Raises:
+        FingerprintMismatch: it did not.
+    """
+    if model.fingerprint != info["fingerprint"]:
+        remedy = (
+            "open it with the model that made them, or index the images into a new gallery"
+            if info["fingerprint"]
+            else "open it without a model"
+        )
+        raise FingerprintMismatch(
+            f"{path}: its codes are {origin(info)}, not from model {model.contract.name!r} "
+            f"({model.fingerprint[:12]}) in {model.path}; {remedy}"
+        )
 
 
 def write_adaptation(
     db: sqlite3.Connection, adaptation: Adaptation | None, calibration: Calibration | None
 ) -> None:
-    """Store what was done to the codes, and what their distances mean; None: nothing was done."""
+    """Stores the adaptation of the codes and its calibration; None for the model's own codes."""
     db.executemany("DELETE FROM info WHERE name = ?", [(name,) for name in _ADAPTED])
     if adaptation is not None:
         info = {
@@ -249,17 +283,16 @@ def write_adaptation(
 
 
 def seal_info(db: sqlite3.Connection) -> None:
-    """Store the checksum of what `info` holds now."""
+    """Stores the checksum of the present entries of `info`."""
     crc = _info_crc(dict(db.execute("SELECT name, value FROM info")))
     db.execute("INSERT OR REPLACE INTO info VALUES ('crc', ?)", (crc,))
 
 
 def read_codes(db: sqlite3.Connection, path: Path, bits: int) -> HammingIndex:
-    """All codes, in order of slots.
+    """Reads all codes, in slot order.
 
     Raises:
-        GalleryCorrupt: a chunk is missing, of a wrong length or checksum, or codes and items do not
-            match one to one.
+        GalleryCorrupt: a chunk is missing or damaged, or codes and items do not match one to one.
     """
     index = HammingIndex(bits)
     code_bytes = bits // 8
@@ -267,18 +300,25 @@ def read_codes(db: sqlite3.Connection, path: Path, bits: int) -> HammingIndex:
     for expected_n, (n, codes, crc) in enumerate(chunks):
         if n != expected_n or len(index) != n * CHUNK_CODES:
             raise GalleryCorrupt(f"{path}: chunk {expected_n} of the codes is missing or too short")
-        is_sane = isinstance(codes, bytes) and 0 < len(codes) <= CHUNK_CODES * code_bytes
-        if not is_sane or len(codes) % code_bytes or zlib.crc32(codes) != crc:
+        chunk = verified_chunk(codes, crc, code_bytes)
+        if chunk is None or not 0 < len(chunk) <= CHUNK_CODES:
             raise GalleryCorrupt(f"{path}: chunk {n} of the codes is damaged")
-        index.add(np.frombuffer(codes, np.uint8).reshape(-1, code_bytes))
+        index.add(chunk)
     count, first, last = db.execute("SELECT count(*), min(slot), max(slot) FROM item").fetchone()
     if count != len(index) or (count and (first, last) != (0, count - 1)):
-        raise GalleryCorrupt(f"{path}: {count} items, but {len(index)} codes")
+        raise GalleryCorrupt(f"{path}: holds {count} items but {len(index)} codes")
     return index
 
 
+def verified_chunk(codes: Any, crc: Any, code_bytes: int) -> NDArray[np.uint8] | None:
+    """The codes of a row of `chunk`, uint8, (n, code_bytes); None if the row is damaged."""
+    if not isinstance(codes, bytes) or len(codes) % code_bytes or zlib.crc32(codes) != crc:
+        return None
+    return np.frombuffer(codes, np.uint8).reshape(-1, code_bytes)
+
+
 def write_chunk(db: sqlite3.Connection, n: int, codes: NDArray[np.uint8]) -> None:
-    """Store one chunk; without codes, delete it."""
+    """Writes a chunk of codes; an empty one is deleted."""
     if len(codes):
         blob = codes.tobytes()
         db.execute("INSERT OR REPLACE INTO chunk VALUES (?, ?, ?)", (n, blob, zlib.crc32(blob)))
@@ -286,29 +326,29 @@ def write_chunk(db: sqlite3.Connection, n: int, codes: NDArray[np.uint8]) -> Non
         db.execute("DELETE FROM chunk WHERE n = ?", (n,))
 
 
-def write_back(db: sqlite3.Connection, timeout_s: float) -> None:
-    """Empty the log beside the file, unless another connection is reading or writing just now."""
+def checkpoint(db: sqlite3.Connection, timeout_s: float) -> None:
+    """Writes the log ("-wal") back into the file and empties it, unless the file is in use."""
     db.execute("PRAGMA busy_timeout = 0")
     try:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # says "busy" in its row, not as an error
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # returns "busy" in a row, raises no error
     finally:
         db.execute(f"PRAGMA busy_timeout = {timeout_s * 1000:.0f}")
 
 
 def data_version(db: sqlite3.Connection) -> int:
-    """A number that changes when another connection has committed."""
+    """A number that changes whenever another connection commits."""
     return int(db.execute("PRAGMA data_version").fetchone()[0])
 
 
 @contextmanager
 def translated_errors(path: Path, timeout_s: float) -> Iterator[None]:
-    """Errors of SQLite and the system as GalleryError and GalleryCorrupt, naming the file."""
+    """Turns errors of SQLite and the system into GalleryError and GalleryCorrupt with the path."""
     try:
         yield
-    except UnicodeDecodeError as error:  # text of the file, or of SQLite's message that quotes it
-        raise GalleryCorrupt(f"{path}: its text is damaged: {error}") from error
-    except MemoryError as error:  # SQLite's, too, where a length in the file is absurd
-        raise GalleryCorrupt(f"{path}: damaged lengths, or too little memory for it") from error
+    except UnicodeDecodeError as error:  # text of the file, or an SQLite message that quotes it
+        raise GalleryCorrupt(f"{path}: text in the file is damaged: {error}") from error
+    except MemoryError as error:  # SQLite raises it too, for an absurd length in the file
+        raise GalleryCorrupt(f"{path}: a length is damaged, or memory is too small") from error
     except OSError as error:
         raise GalleryError(f"{path}: {error.strerror}") from error
     except sqlite3.Error as error:
@@ -316,34 +356,35 @@ def translated_errors(path: Path, timeout_s: float) -> Iterator[None]:
         full_code = getattr(error, "sqlite_errorcode", 0)
         code = full_code & 0xFF
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise GalleryCorrupt(f"{path}: not a gallery, or a damaged one: {error}") from error
+            raise GalleryCorrupt(f"{path}: not a gallery, or damaged: {error}") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise GalleryError(
-                f"{path}: another process has been writing for {timeout_s:g} s; try again, or wait "
-                "longer (timeout_s)"
+                f"{path}: another process is still writing after {timeout_s:g} s; try again, or "
+                "wait longer with timeout_s"
             ) from error
         if code == sqlite3.SQLITE_FULL or full_code == sqlite3.SQLITE_IOERR_SHMSIZE:
             raise GalleryError(
-                f"{path}: the disk is full; even to be read, a gallery needs 32 KB beside it"
+                f"{path}: the disk is full; free some space (32 KB are needed even for reading)"
             ) from error
         if full_code == sqlite3.SQLITE_CONSTRAINT_UNIQUE and "item.path" in str(error):
-            raise GalleryError(f"{path}: an item's file belongs to another key") from error
+            raise GalleryError(f"{path}: an item's file belongs to another item") from error
         if code == sqlite3.SQLITE_READONLY:
             raise GalleryError(f"{path}: the file or its folder is read-only") from error
         if code == sqlite3.SQLITE_CANTOPEN and Path(f"{path}-wal").exists():
             raise GalleryError(
-                f"{path}: changes in the log beside it (-wal) cannot be read where the folder is "
-                "read-only; open the gallery once where it can be written"
+                f"{path}: recent changes are in its log ({path.name}-wal), which cannot be read in "
+                "a read-only folder; open the gallery once where the folder is writable"
             ) from error
         if code == sqlite3.SQLITE_CANTOPEN:
             raise GalleryError(
-                f"{path}: cannot be opened or made; see who may write to it and to its folder"
+                f"{path}: cannot be opened or created; check the permissions of the file and its "
+                "folder"
             ) from error
         raise GalleryError(f"{path}: {error}") from error
 
 
 def _info_crc(info: dict[str, Any]) -> int:
-    """CRC-32 of the entries in order of names: name and value, UTF-8, a zero byte behind each."""
+    """CRC-32 of the entries sorted by name: name and value as UTF-8, a zero byte after each."""
     crc = 0
     for name, value in sorted(info.items()):
         if name != "crc":
@@ -355,7 +396,7 @@ def _info_crc(info: dict[str, Any]) -> int:
 def _calibration(text: str, bits: int) -> Calibration | None:
     calibration = calibration_from(json.loads(text))
     if calibration is not None and calibration.bits != bits:
-        raise ValueError(f"calibration is for {calibration.bits} bits")
+        raise ValueError(f"calibration is for {calibration.bits} bits, expected {bits}")
     return calibration
 
 
@@ -370,27 +411,28 @@ def _adaptation(info: dict[str, Any]) -> Adaptation:
 
 
 def _is_new(db: sqlite3.Connection) -> bool:
-    """Whether nobody has put anything into the file, not even a mark of whose it is."""
+    """Whether the file is empty: it has no tables, and no application id or version."""
     tables = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     return not tables and not any(_identity(db))
 
 
 def _identity(db: sqlite3.Connection) -> tuple[int, int]:
-    """Application id and version of the format."""
+    """Application id and format version."""
     application_id, version = (
         db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
     )
     return application_id, version
 
 
-def _create(db: sqlite3.Connection, facts: ModelFacts, timeout_s: float) -> None:
-    _use_log(db, timeout_s)
+def _create(db: sqlite3.Connection, model_info: ModelInfo, timeout_s: float) -> None:
+    _enable_wal(db, timeout_s)
     db.execute("BEGIN IMMEDIATE")
-    if _is_new(db):  # still, now that nobody else writes
+    if _is_new(db):  # checked again under the write lock
         for statement in _SCHEMA:
             db.execute(statement)
-        info = facts._asdict() | {
-            "calibration": json.dumps(facts.calibration and asdict(facts.calibration))
+        calibration = model_info.calibration
+        info = model_info._asdict() | {
+            "calibration": json.dumps(calibration and asdict(calibration))
         }
         db.executemany("INSERT INTO info VALUES (?, ?)", info.items())
         seal_info(db)
@@ -399,8 +441,8 @@ def _create(db: sqlite3.Connection, facts: ModelFacts, timeout_s: float) -> None
     db.execute("COMMIT")
 
 
-def _use_log(db: sqlite3.Connection, timeout_s: float) -> None:
-    """Turn WAL on; unlike elsewhere, SQLite does not wait for another that does the same."""
+def _enable_wal(db: sqlite3.Connection, timeout_s: float) -> None:
+    """Turns WAL on; for this statement SQLite ignores the timeout, so it is implemented here."""
     give_up = time.monotonic() + timeout_s
     while True:
         try:
@@ -415,42 +457,42 @@ def _use_log(db: sqlite3.Connection, timeout_s: float) -> None:
 
 
 def check_version(db: sqlite3.Connection, path: Path) -> int:
-    """The version of the format, 1 to `FORMAT_VERSION`.
+    """Checks that the file is a gallery, and returns its format version, 1 to `FORMAT_VERSION`.
 
     Raises:
-        GalleryError: not a gallery, or of a newer format.
-        GalleryCorrupt: there is no such version.
+        GalleryError: the file is not a gallery, or of a newer format.
+        GalleryCorrupt: the version is below 1.
     """
     application_id, version = _identity(db)
     if application_id != _APPLICATION_ID:
-        raise GalleryError(f"{path}: an SQLite file, but not a bitgaze gallery")
+        raise GalleryError(f"{path}: is an SQLite file, but not a bitgaze gallery")
     if version < 1:
-        raise GalleryCorrupt(f"{path}: gallery format {version}; the first one is 1")
+        raise GalleryCorrupt(f"{path}: has gallery format {version}, expected at least 1")
     if version > FORMAT_VERSION:
         raise GalleryError(
-            f"{path}: gallery format {version}, this version of bitgaze reads up to "
-            f"{FORMAT_VERSION}; update bitgaze"
+            f"{path}: has gallery format {version}, but this version of bitgaze reads formats up "
+            f"to {FORMAT_VERSION}; update bitgaze"
         )
     return version
 
 
 def _check_schema(db: sqlite3.Connection, path: Path, schema: tuple[str, ...]) -> None:
-    # Nothing else, either: a trigger would run when we write, a view could answer for a table.
+    # Nothing may be added either: a trigger would run on writes, a view could replace a table.
     found = [sql for (sql,) in db.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")]
     if sorted(map(str, found)) != sorted(schema) or db.execute("PRAGMA auto_vacuum").fetchone()[0]:
-        raise GalleryCorrupt(f"{path}: its tables are not those of a gallery")
+        raise GalleryCorrupt(f"{path}: the tables are not those of a gallery")
 
 
-def _migrate(db: sqlite3.Connection, path: Path, *, is_frozen: bool) -> None:
-    """Make a file of format 1 one of format 2, in one transaction: checksums of items and info."""
-    if is_frozen:
+def _migrate(db: sqlite3.Connection, path: Path, *, is_immutable: bool) -> None:
+    """Upgrades format 1 to format 2 in one transaction: adds checksums to items and info."""
+    if is_immutable:
         raise GalleryError(
-            f"{path}: gallery format 1, which is brought up to date when it is opened where it can "
-            "be written; here the file or its folder is read-only"
+            f"{path}: has gallery format 1 and must be upgraded, but the file or its folder is "
+            "read-only; open it once where both are writable"
         )
     db.execute("BEGIN IMMEDIATE")
     try:
-        if _identity(db)[1] == 1:  # still, now that nobody else writes
+        if _identity(db)[1] == 1:  # checked again under the write lock
             _check_schema(db, path, _SCHEMA_1)
             db.execute(f"CREATE TEMP TABLE old AS SELECT {COLUMNS} FROM item")
             db.execute("DROP TABLE item")

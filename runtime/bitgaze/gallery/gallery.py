@@ -1,7 +1,7 @@
-"""The gallery: items, their codes, and the one model that the codes belong to.
+"""Gallery: the public face of the gallery's operations, over one store.
 
-Searches by key, code or image. Does not know transactions (store.py) or the file's format
-(gallery_file.py), walk folders (sync.py), read images again (recoding.py) or draw (explain.py).
+Each method checks its arguments, opens a snapshot or a transaction, and leaves the work to the
+module of the operation: search.py, sync/, reencode.py, duplicates.py, explain.py.
 """
 
 import os
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,19 +22,19 @@ from bitgaze.encoding.calibration import Calibration
 from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
 from bitgaze.encoding.encoder import Encoded, Encoder
 from bitgaze.encoding.images import Source
-from bitgaze.errors import FingerprintMismatch, GalleryError, ImageError
+from bitgaze.errors import FingerprintMismatch, GalleryError
 from bitgaze.gallery.adaptation import Adaptation, adapted
 from bitgaze.gallery.duplicates import DuplicateGroup, default_radius, find_duplicates
 from bitgaze.gallery.explain import explain
-from bitgaze.gallery.file_format import ModelFacts
+from bitgaze.gallery.file_format import ModelInfo, check_model, origin
 from bitgaze.gallery.filters import conditions
 from bitgaze.gallery.items import Item
-from bitgaze.gallery.search import Hit, SearchParams, nearest, ranked
+from bitgaze.gallery.reencode import reencode
+from bitgaze.gallery.search import Hit, Ranking, SearchParams, encode_one, nearest, search
 from bitgaze.gallery.store import Store
 from bitgaze.gallery.sync.report import SyncReport
 from bitgaze.gallery.sync.sync import sync
 
-Ranking = Literal["hamming", "asymmetric"]
 Where = Mapping[str, Any]
 
 # SQLite counts milliseconds in 31 bits.
@@ -42,27 +42,31 @@ _MAX_TIMEOUT_S = 1e6
 
 
 class Gallery:
-    """Images' codes in one file: add to it, search it, keep it.
+    """A searchable collection of images in one file: a key, a code and metadata for each image.
 
-    The codes are in memory and in the file; a change is in the file when the call returns. Any
-    number of processes may read while one writes, and each sees a commit at its next call. A file
-    that may only be read can be searched. Safe to use from several threads.
+    All codes come from one model, or are your own. They are held in memory and in the file; when a
+    call returns, its change is in the file. Any number of processes can read while one writes; each
+    sees a commit at its next call. A read-only file can be searched. Safe to use from several
+    threads.
 
     Args:
-        path: the file, by custom `*.bitgaze`.
-        encoder: the model; by default the one that comes with bitgaze, read when first needed: to
-            make a file, or to encode.
-        bits: instead of a model: the gallery holds codes of your own, of so many bits (a multiple
-            of 8, up to 1024): pHash, PDQ, ... `add_code` and `search_code` work with them.
-        create: make the file where there is none; with False a missing file is an error.
-        timeout_s: how long to wait for another process that is writing, in seconds.
+        path: the gallery's file, usually named `*.bitgaze`.
+        encoder: the model that encodes images; defaults to the one that comes with bitgaze, which
+            is read only when needed: to create a file, or to encode.
+        bits: instead of a model: the gallery stores your own codes of this length in bits, a
+            multiple of 8 up to 1024, such as pHash or PDQ; use `add_code` and `search_code`.
+        create: create the file if it does not exist; if False, a missing file is an error.
+        timeout_s: how long to wait for another process that is writing, in seconds, at least 0.
 
     Raises:
-        GalleryError: no such file or folder, not a gallery, locked, or of a newer format.
+        GalleryError: the file or its folder does not exist, or the file is not a gallery, locked,
+            or of a newer format.
         GalleryCorrupt: the file is damaged.
-        FingerprintMismatch: the gallery's codes are of another model than `encoder`, or not your
-            own of so many `bits`.
-        ValueError: `bits` that no code has, or beside an encoder; `timeout_s` below 0.
+        FingerprintMismatch: the gallery's codes are not from `encoder`, or not your own codes of
+            `bits` bits.
+        TypeError: `bits` is not an integer.
+        ValueError: both `encoder` and `bits` are given, `bits` is not a valid length, or
+            `timeout_s` is out of range.
     """
 
     def __init__(
@@ -75,7 +79,7 @@ class Gallery:
         timeout_s: float = 5.0,
     ) -> None:
         if encoder is not None and bits is not None:
-            raise ValueError("give an encoder or bits, not both: the encoder tells the bits")
+            raise ValueError("pass an encoder or bits, not both: an encoder's codes have its bits")
         if bits is not None:
             bits = code_length(bits)
         if not 0 <= timeout_s <= _MAX_TIMEOUT_S:
@@ -84,23 +88,23 @@ class Gallery:
         self._encoder = encoder
         self._encoder_lock = threading.Lock()
 
-        def facts() -> ModelFacts:
+        def model_info() -> ModelInfo:
             if bits is not None:
-                return ModelFacts("", "", bits, None)
+                return ModelInfo("", "", bits, None)
             model = encoder.model if encoder is not None else read_model(DEFAULT_MODEL)
             contract = model.contract
-            return ModelFacts(model.fingerprint, contract.name, contract.bits, contract.calibration)
+            return ModelInfo(model.fingerprint, contract.name, contract.bits, contract.calibration)
 
-        self._store = Store(self.path, facts if create else None, timeout_s)
+        self._store = Store(self.path, model_info if create else None, timeout_s)
         try:
             with self._store.reading():
                 if encoder is not None:
-                    self._check_fingerprint(encoder)
+                    check_model(self._store.info, encoder.model, self.path)
                 if bits is not None and (self.fingerprint or self.bits != bits):
-                    whose = f"of model {self.model_name!r}" if self.fingerprint else "your own"
                     raise FingerprintMismatch(
-                        f"{self.path}: its codes are {whose} and have {self.bits} bits, expected "
-                        f"your own of {bits} bits; open it without bits, or make another"
+                        f"{self.path}: its codes are {origin(self._store.info)} and have "
+                        f"{self.bits} bits, expected your own codes of {bits} bits; open it "
+                        "without bits, or create another gallery"
                     )
         except BaseException:
             self._store.close()
@@ -108,24 +112,24 @@ class Gallery:
 
     @property
     def bits(self) -> int:
-        """Length of the codes."""
+        """Length of a code in bits."""
         return self._store.index.bits
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the model that made the codes; None if they are your own."""
+        """Fingerprint of the model that made the codes, 64 hex digits; None for your own codes."""
         return self._store.info["fingerprint"] or None
 
     @property
     def model_name(self) -> str | None:
-        """Name of the model that made the codes; None if they are your own."""
+        """Name of the model that made the codes; None for your own codes."""
         return self._store.info["model"] or None
 
     @property
     def adaptation(self) -> str | None:
-        """Fingerprint of what `adapt` did to the codes, 64 hex digits; None if it did nothing.
+        """Fingerprint of the adaptation by `adapt`, 64 hex digits; None for the model's own codes.
 
-        Only codes with the same `fingerprint` and the same adaptation can be compared.
+        Codes can only be compared if both their `fingerprint` and their adaptation are equal.
         """
         with self._store.reading():
             adaptation: Adaptation | None = self._store.info["adaptation"]
@@ -133,26 +137,26 @@ class Gallery:
 
     @property
     def calibration(self) -> Calibration | None:
-        """What distances mean: by `adapt` where it was called, else as the model says, or None."""
+        """What distances mean, measured by `adapt` or else by the model; None if not measured."""
         with self._store.reading():
             return self._store.calibration
 
     @property
     def encoder(self) -> Encoder:
-        """The model that encodes images for this gallery.
+        """The model that encodes images for this gallery; loads the default one if none was given.
 
         Raises:
-            FingerprintMismatch: none was given, and the default one did not make these codes.
+            FingerprintMismatch: none was given, and the default model did not make these codes.
         """
         with self._encoder_lock:
             if self._encoder is None:
                 if self.fingerprint is None:
                     raise FingerprintMismatch(
-                        f"{self.path}: holds codes of your own and no model, so it takes codes "
-                        "(add_code, search_code) and keys, not images"
+                        f"{self.path}: holds your own codes and has no model, so it cannot encode "
+                        "images; use add_code, search_code and keys"
                     )
                 encoder = Encoder()
-                self._check_fingerprint(encoder)
+                check_model(self._store.info, encoder.model, self.path)
                 self._encoder = encoder
             return self._encoder
 
@@ -165,7 +169,10 @@ class Gallery:
             return isinstance(key, str) and self._store.find(key) is not None
 
     def __iter__(self) -> Iterator[str]:
-        """The keys, in the order of their slots, as of this call."""
+        """All keys as of this call, in the gallery's order.
+
+        New items come last; the last item takes the place of a removed one.
+        """
         with self._store.reading():
             return iter(self._store.keys())
 
@@ -173,8 +180,8 @@ class Gallery:
         """The item with this key.
 
         Raises:
-            KeyError: there is none.
-            TypeError: a key that is not a str.
+            KeyError: no item has this key.
+            TypeError: the key is not a str.
             GalleryCorrupt: the file is damaged.
         """
         with self._store.reading():
@@ -190,71 +197,46 @@ class Gallery:
         exclude_self: bool = False,
         ranking: Ranking = "hamming",
     ) -> list[Hit]:
-        """The nearest items, exact.
+        """Finds the items nearest to an image; exact.
 
         Args:
-            query: an image as `bitgaze.encoding.images.load` takes it, or the key of an item. A str
-                that is a key is taken as one, else as a path.
-            k: at most so many hits, at least 1.
-            radius: leave out what is farther than this Hamming distance.
-            where: only among items whose metadata fulfil this, all of it: field to a value, or to
-                operators: `{"album": "2024", "year": {">=": 2020, "<": 2024}}`. The operators are
-                <, <=, >, >=, !=, in (a list), and like (a text with % for any characters and _ for
-                one). A list in metadata fulfils what one of its elements does; a field that is
-                absent equals None; "@key" stands for the key. The first search by a field reads it
-                from all items, which takes seconds for a million; the next are fast.
-            exclude_self: leave out the item whose key `query` is, or whose file it is a path of.
-            ranking: "hamming" orders by distance. "asymmetric" orders the nearest by distance (all
-                within `radius`, or else 10 k of them, and 100 at least) by the sum of the query's
-                absolute hash values over the bits that differ: a bit that the query nearly had
-                counts little. It finds more, and needs the image, not a key.
+            query: an image as `bitgaze.encoding.images.load` takes it, or the key of an item. A
+                str that is a key is taken as a key, otherwise as a path.
+            k: maximum number of hits, at least 1.
+            radius: maximum Hamming distance, at least 0; None for no limit.
+            where: conditions that an item's metadata must meet, all of them. Maps a field to a
+                value, or to operators: `{"album": "2024", "year": {">=": 2020, "<": 2024}}`. The
+                operators are <, <=, >, >=, !=, in (a list of values), and like (a pattern in which
+                % matches any characters and _ matches one). A list in metadata meets a condition if
+                one of its elements does; an absent field equals None; "@key" stands for the key.
+                The first search by a field reads it from all items, which takes seconds for a
+                million; later ones are fast.
+            exclude_self: leave out the item with the key `query`, or made from the file `query`.
+            ranking: "hamming" orders by distance. "asymmetric" takes the nearest by distance (all
+                within `radius`; without one 10 k, but at least 100) and orders them by the sum of
+                the query's absolute hash values over the bits that differ, so that a bit which was
+                close to flipping counts little. It finds more, and requires the image, not a key.
 
         Returns:
-            Hits by ascending distance, or by that sum; what is equal, by distance and then in the
-            gallery's order, that of `iter(gallery)`.
+            Hits by ascending distance or, with "asymmetric", by that sum; ties by distance, then in
+            the order of `iter(gallery)`.
 
         Raises:
             ImageError: the query cannot be read.
-            FingerprintMismatch: the query would be encoded by another model.
-            TypeError: k or radius is not an integer, or the query is no image.
-            ValueError: k below 1, radius below 0, another ranking, a key to be ranked
-                "asymmetric", a `where` that says nothing sensible, or `exclude_self` with a query
-                that is neither key nor path.
+            FingerprintMismatch: the encoder is not the gallery's model.
+            TypeError: k or radius is not an integer, or the query is not an image.
+            ValueError: k is below 1, radius below 0, the ranking unknown, the query of an
+                asymmetric ranking a key, `where` invalid, or `exclude_self` used with a query that
+                is neither key nor path.
         """
-        if ranking not in get_args(Ranking):
-            raise ValueError(f"ranking is {ranking!r}, expected one of {get_args(Ranking)}")
-        params = SearchParams(k, radius, conditions({} if where is None else where))
-        if isinstance(query, str):
-            with self._store.reading():  # one snapshot: codes of two adaptations must not meet
-                if self._store.has(query):
-                    if ranking == "asymmetric":
-                        raise ValueError(
-                            f"{query!r} is a key: of an item only the code is kept, and an "
-                            "asymmetric ranking takes hash values; give the image, or rank by "
-                            "hamming"
-                        )
-                    slot = self._store.slot(query)
-                    codes = self._store.item(slot).code[None]
-                    return nearest(self._store, codes, params, slot if exclude_self else None)[0]
-        if exclude_self and not isinstance(query, str | os.PathLike):
-            raise ValueError(
-                f"exclude_self takes a key or a path, not {type(query).__name__}: bytes and pixels "
-                "do not tell which item they are"
-            )
-        try:
-            encoded = self._encode(query)
-        except ImageError:
-            if isinstance(query, str):
-                _ = query in self  # raises where a damaged index has hidden the key
-            raise
-        with self._store.reading():
-            encoded = self._adapted(encoded)
-            exclude_slot = None
-            if exclude_self and isinstance(query, str | os.PathLike):
-                exclude_slot = self._slot_of_file(query)
-            if ranking == "hamming":
-                return nearest(self._store, encoded.codes, params, exclude_slot)[0]
-            return ranked(self._store, encoded.codes[0], encoded.hashes[0], params, exclude_slot)
+        return search(
+            self._store,
+            lambda: self.encoder,
+            query,
+            SearchParams(k, radius, conditions(where)),
+            ranking=ranking,
+            exclude_self=exclude_self,
+        )
 
     def search_code(
         self,
@@ -264,11 +246,21 @@ class Gallery:
         radius: int | None = None,
         where: Where | None = None,
     ) -> list[Hit]:
-        """As `search`, with a code of this gallery, as `encode` gives it: uint8, (bits // 8,).
+        """Finds the items nearest to a code; like `search`.
+
+        Args:
+            code: from `encode`, or your own: uint8, (bits // 8,).
+            k: maximum number of hits, at least 1.
+            radius: as for `search`.
+            where: as for `search`.
+
+        Returns:
+            Hits by ascending distance; ties in the order of `iter(gallery)`.
 
         Raises:
-            TypeError: a code that is not uint8.
-            ValueError: a code of another length, and as for `search`.
+            TypeError: the code is not a uint8 array, or k or radius is not an integer.
+            ValueError: the code has another length, k is below 1, radius below 0, or `where`
+                invalid.
         """
         check_array(code, "code")
         return self.search_codes(code[None], k, radius=radius, where=where)[0]
@@ -281,112 +273,133 @@ class Gallery:
         radius: int | None = None,
         where: Where | None = None,
     ) -> list[list[Hit]]:
-        """As `search`, with many queries at once, which is faster than one after the other.
+        """Finds the items nearest to each of many codes, faster than one search after the other.
 
         Args:
-            codes: of this gallery, as `encode` gives them: uint8, (q, bits // 8).
-            k: at most so many hits each.
+            codes: from `encode`, or your own: uint8, (q, bits // 8).
+            k: maximum number of hits per code, at least 1.
             radius: as for `search`.
             where: as for `search`.
 
         Returns:
-            The hits of each query, in the order of `codes`.
+            The hits of each code, in the order of `codes`; see `search_code`.
 
         Raises:
-            TypeError: codes that are not uint8.
-            ValueError: codes of another length, and as for `search`.
+            TypeError: codes is not a uint8 array, or k or radius is not an integer.
+            ValueError: the codes have another length, k is below 1, radius below 0, or `where`
+                invalid.
         """
-        params = SearchParams(k, radius, conditions({} if where is None else where))
+        params = SearchParams(k, radius, conditions(where))
         with self._store.reading():
             return nearest(self._store, codes, params)
 
     def radius(self, false_match_rate: float = 1e-4) -> int:
-        """The largest radius at which at most this share of unrelated images is found.
+        """The largest radius whose false-match rate does not exceed a limit.
 
         Args:
-            false_match_rate: above 0, below 1; times the number of items, it is how many strangers
-                a search brings up.
+            false_match_rate: share of unrelated images within the radius, above 0 and below 1.
+                Multiplied by the number of items, it is the expected number of false matches per
+                search.
+
+        Returns:
+            A Hamming distance, 0..bits.
 
         Raises:
-            GalleryError: nothing is known of distances: codes of your own, or a model without a
-                calibration, and `adapt` was not called.
-            ValueError: a rate outside that, or smaller than what was measured can tell.
+            GalleryError: there is no calibration: the codes are your own, or the model has none and
+                `adapt` was not called.
+            ValueError: the rate is out of range, or below the lowest rate that was measured.
         """
         calibration = self.calibration
         if calibration is None:
             if self.model_name is None:
                 raise GalleryError(
-                    f"{self.path}: codes of your own do not say what distances mean; choose a "
-                    "radius by those of pairs that you know"
+                    f"{self.path}: your own codes have no calibration; choose a radius from the "
+                    "distances of pairs that you know"
                 )
             raise GalleryError(
-                f"{self.path}: model {self.model_name!r} does not say what distances mean; take a "
-                "model that was calibrated, or adapt the gallery, which measures it"
+                f"{self.path}: model {self.model_name!r} has no calibration; use a calibrated "
+                "model, or adapt the gallery, which measures one"
             )
         return calibration.radius(false_match_rate)
 
     def encode(self, sources: Iterable[Source]) -> Encoded:
-        """Images as this gallery codes them, for `search_code`, `upsert`, or work of your own.
+        """Encodes images to codes of this gallery, for `search_code`, `upsert` or your own use.
 
-        As `Encoder.encode`; in a gallery that was adapted, codes and hash values are the adapted
-        ones, and of no use to others.
+        Like `Encoder.encode`, but in an adapted gallery codes and hash values are adapted, and only
+        comparable with those of this gallery.
+
+        Args:
+            sources: images as `bitgaze.encoding.images.load` takes them.
+
+        Returns:
+            One row per image, in order; unreadable images are listed in `errors`.
+
+        Raises:
+            FingerprintMismatch: the encoder is not the gallery's model.
+            TypeError: a single image instead of several, or a source that is not an image.
         """
         return self._adapted(self.encoder.encode(sources))
 
     def add(self, key: str, image: Source, metadata: Mapping[str, Any] | None = None) -> None:
-        """Encode one image and keep its code under a key of your own.
+        """Encodes an image and stores its code under a new key.
 
-        For a folder of images `sync` is faster, and remembers the files.
+        For a folder of images, use `sync`: it is faster and tracks the files.
 
         Args:
-            key: any text that is not taken yet.
+            key: any string that is not in use yet.
             image: as `bitgaze.encoding.images.load` takes it.
-            metadata: a dict that JSON can hold; `where` looks at it, and hits bring it along.
+            metadata: a JSON object as a dict; hits include it, and `where` filters by it.
 
         Raises:
-            GalleryError: the key is taken, or the file cannot be written.
+            GalleryError: the key is in use, or the file cannot be written.
             ImageError: the image cannot be read.
-            TypeError: a key that is not a str, or metadata that JSON cannot hold.
+            FingerprintMismatch: the encoder is not the gallery's model.
+            TypeError: the key is not a str, or JSON cannot represent the metadata.
+            ValueError: the key is not valid Unicode, or the metadata hold NaN or infinity.
         """
         with self._store.reading():
             self._store.check_free(key)  # before the work of encoding
-        encoded = self._encode(image)
+        encoded = encode_one(self.encoder.encode, image)
         with self.transaction():
-            self._store.check_free(key)  # now that nobody else writes
-            self.upsert([Item(key, self._adapted(encoded).codes[0], _object(metadata))])
+            self._store.check_free(key)  # again, under the write lock
+            self.upsert([Item(key, self._adapted(encoded).codes[0], _as_dict(metadata))])
 
     def add_code(
         self, key: str, code: NDArray[np.uint8], metadata: Mapping[str, Any] | None = None
     ) -> None:
-        """Keep a code under a key of your own; as `add`, without an image.
+        """Stores a code under a new key; like `add`, without an image.
 
         Args:
-            key: any text that is not taken yet.
-            code: of this gallery, as `encode` gives it, or your own: uint8, (bits // 8,).
-            metadata: a dict that JSON can hold; `where` looks at it, and hits bring it along.
+            key: any string that is not in use yet.
+            code: from `encode`, or your own: uint8, (bits // 8,).
+            metadata: a JSON object as a dict; hits include it, and `where` filters by it.
 
         Raises:
-            GalleryError: the key is taken, or the file cannot be written.
-            TypeError: a key that is not a str, a code that is not uint8, or metadata that JSON
-                cannot hold.
-            ValueError: a code of another length, or a key that is not valid Unicode.
+            GalleryError: the key is in use, or the file cannot be written.
+            TypeError: the key is not a str, the code is not a uint8 array, or JSON cannot represent
+                the metadata.
+            ValueError: the code has another length, the key is not valid Unicode, or the metadata
+                hold NaN or infinity.
         """
         with self.transaction():
             self._store.check_free(key)
-            self.upsert([Item(key, code, _object(metadata))])
+            self.upsert([Item(key, code, _as_dict(metadata))])
 
     def upsert(self, items: Iterable[Item]) -> None:
-        """Keep these items; one whose key is taken replaces the old one. All of them or none.
+        """Stores items, replacing those with the same keys; all of them or, after an error, none.
 
-        Their codes are of this gallery, as `encode` gives them. What an item does not say is gone:
-        to change one that sync looks after, without cutting it from its file, begin with
-        `dataclasses.replace(gallery.get(key), ...)`.
+        An item replaces everything that was stored under its key. To change one that sync made
+        without detaching it from its file, start with `dataclasses.replace(gallery.get(key), ...)`.
+
+        Args:
+            items: with codes from `encode`, or your own.
 
         Raises:
-            GalleryError: the file cannot be written, or an item's file belongs to another key.
-            TypeError: a key that is not a str, a code that is not uint8, metadata that JSON cannot
-                hold, or a file that is not as `FileState` says.
-            ValueError: a code of another length, or a key that is not valid Unicode.
+            GalleryError: the file cannot be written, or an item's file belongs to another item.
+            TypeError: a key is not a str, a code is not a uint8 array, JSON cannot represent the
+                metadata, or a file is not a valid `FileState`.
+            ValueError: a code has another length, a key is not valid Unicode, or metadata hold NaN
+                or infinity.
         """
         items = list(items)
         if not items:
@@ -396,30 +409,35 @@ class Gallery:
                 self._store.put(item)
 
     def set_metadata(self, key: str, metadata: Mapping[str, Any]) -> None:
-        """Give an item other metadata, in place of all that it has.
+        """Replaces all of an item's metadata.
+
+        Args:
+            key: of the item.
+            metadata: a JSON object as a dict; {} removes all metadata.
 
         Raises:
-            KeyError: an unknown key.
-            TypeError: a key that is not a str, or metadata that JSON cannot hold.
+            KeyError: no item has this key.
+            TypeError: the key is not a str, or JSON cannot represent the metadata.
+            ValueError: the metadata hold NaN or infinity.
             GalleryError: the file cannot be written.
         """
-        if metadata is None:  # nothing given is not nothing to keep
-            raise TypeError("metadata is a dict, not NoneType; {} takes all away")
+        if metadata is None:
+            raise TypeError("metadata must be a dict, got NoneType; pass {} to remove all metadata")
         with self._store.writing():
             item = self._store.item(self._store.slot(key))
-            self._store.put(replace(item, metadata=_object(metadata)))
+            self._store.put(replace(item, metadata=_as_dict(metadata)))
 
     def remove(self, *keys: str) -> None:
-        """Forget these items, all or none; their keys and codes are overwritten in the file.
+        """Removes items and overwrites their keys and codes in the file; all items or none.
 
-        If another process is reading or writing at that moment, the log beside the file may hold
-        them until the next removal, or until nobody has the gallery open. Copies that SQLite made
-        of a row when it moved it are in the file until `compact`, which `close` does, too, in a
+        If another process is reading or writing at that moment, the log next to the file may keep
+        the removed bytes until the next removal, or until no process has the gallery open. Copies
+        that SQLite left when it moved rows stay in the file until `compact`; `close` compacts a
         file of up to 64 MB.
 
         Raises:
-            KeyError: an unknown key.
-            TypeError: a key that is not a str.
+            KeyError: no item has one of the keys.
+            TypeError: a key is not a str.
             GalleryError: the file cannot be written.
         """
         if not keys:
@@ -429,13 +447,13 @@ class Gallery:
                 self._store.delete(key)
 
     def rename(self, key: str, new_key: str) -> None:
-        """Give an item another key. One that sync looks after still follows its file.
+        """Changes an item's key. An item that sync made still follows its file.
 
         Raises:
-            KeyError: no item has that key.
-            TypeError: a key that is not a str.
-            GalleryError: the new key is taken, or the file cannot be written.
-            ValueError: a new key that is not valid Unicode.
+            KeyError: no item has the old key.
+            TypeError: a key is not a str.
+            GalleryError: the new key is in use, or the file cannot be written.
+            ValueError: the new key is not valid Unicode.
         """
         with self._store.writing():
             self._store.move([(key, new_key, self.get(key).file)])
@@ -450,11 +468,56 @@ class Gallery:
         allow_empty: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> SyncReport:
-        """Make the gallery match the images below folders: add, update, rename, remove.
+        """Makes the gallery match the images below folders, by adding, updating and removing items.
 
-        Only what has changed since the last time is read. Keys are absolute paths; items added by
-        hand, and those of other folders, stay as they are. `bitgaze.sync.sync` says what each
-        argument does and what is raised.
+        An image is a file whose name ends in one of `bitgaze.encoding.images.SUFFIXES`; names that
+        start with a dot are left out. Its key is its absolute path as text. Links are followed, and
+        each folder and each image counts once. Items added by hand, and items of other folders, are
+        not changed.
+
+        Sync does not open files whose size and times (modification and change) are unchanged, and
+        does not encode files whose content is unchanged. An item follows its image when it is
+        renamed, moved to another of the folders, or swapped with another image. If a file becomes
+        another image, its item keeps its metadata.
+
+        Sync commits every few seconds; after an interruption, the next call continues. Other
+        processes can write in the meantime.
+
+        A pattern matches an image if it matches the image itself or a folder that contains it: by
+        name or, if the pattern contains a "/", by path relative to the given folder, with or
+        without a leading "/". "*.png" matches every PNG, "thumbs" everything below any folder of
+        that name, "2024/*.jpg" every JPEG below 2024, "*/raw/*" everything below any folder raw.
+        `*` matches any characters, including "/"; `?` matches one character; `[abc]` matches one of
+        these. Case and a trailing "/" are ignored. Items whose images the patterns leave out are
+        not changed, even if their files are changed or missing.
+
+        Args:
+            folders: to search recursively; one may contain another.
+            include: patterns; only images that match one are included. Empty: all images.
+            exclude: patterns; images that match one are left out.
+            metadata: returns a new image's metadata by its path: a JSON object as a dict, or None
+                for none. Not called for images that the gallery already holds. Its exceptions end
+                the sync.
+            dry_run: write and encode nothing, and report what a sync would do. Reads only files
+                that may have been renamed, so images that cannot be read or decoded are not
+                reported.
+            allow_empty: allow a folder without images; all items from it are then removed.
+            on_progress: called with (done, total) images, first while changed files are compared,
+                if there are any, and again from the start while images are encoded.
+
+        Returns:
+            What was done.
+
+        Raises:
+            GalleryError: a folder does not exist; or it has no images although items from it would
+                be removed (as if its disk were not mounted; without `allow_empty`, nothing is
+                changed); or the file cannot be written.
+            FingerprintMismatch: an image has to be encoded, and the encoder is not the gallery's
+                model.
+            KeyboardInterrupt: Ctrl-C; while images are encoded, its text says how many are done and
+                how many are left.
+            TypeError: a pattern is not a str, or metadata is not a JSON object.
+            ValueError: no folder is given, or a pattern is empty.
         """
         return sync(
             self._store,
@@ -475,43 +538,42 @@ class Gallery:
         reset: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Code the gallery's images anew, in a way that is fitted to them.
+        """Recomputes the gallery's codes, adapted to its images.
 
-        A model's bits are balanced on the images it was made with; on others many say little.
-        This learns from the gallery's own images, without labels, where to cut and how to turn
-        their hash values, and measures what distances then mean. From then on every image that
-        is added or searched for is coded so. The more images the better; repeat it when the
+        A model's bits are balanced on the images it was made with; on others many carry little
+        information. This learns an offset and a rotation of hash values from the gallery's own
+        images, without labels, and measures what distances then mean. Images added or searched for
+        later are encoded in the same way. More images give a better adaptation; repeat it when the
         gallery has grown to several times its size.
 
-        All images are read and encoded again, and 200 of them in ten altered versions each. The
-        codes change in one transaction at the end, the old ones are overwritten as by `remove`.
-        Others may write meanwhile. If an image cannot be read as it was when it was added, nothing
-        is changed.
+        Reads and encodes all images again, and 200 of them in ten altered versions each. Replaces
+        the codes in one transaction at the end, and overwrites the old ones as `remove` does. Other
+        processes can write in the meantime. If an image is missing or changed, nothing is changed.
 
-        `calibration` is measured too: `duplicate` with the altered versions, `false_match` on pairs
-        of the gallery's images. Some of those may be related, so the true rates are lower. What
-        cannot be told without labels, `kind`, is carried over from the model's: a distance takes
-        the probability that the model gives where as many unrelated pairs are as near.
+        The new `calibration` takes `duplicate` from the altered versions, and `false_match` from
+        pairs of the gallery's images; some of these may be related, so the true rates are lower.
+        `kind`, which requires labels, is carried over from the model's calibration: each distance
+        takes the model's probability at the distance with the same false-match rate.
 
         Args:
-            images: gives the image of an item that was added by hand, by its key:
-                `lambda key: folder / key`, or `images.__getitem__` of a dict.
-            reset: undo it: codes and calibration as the model itself gives them.
+            images: returns the image of an item added by hand, by its key:
+                `lambda key: folder / key`, or `images.__getitem__` of a dict. Required if the
+                gallery has such items.
+            reset: return to the model's own codes and calibration.
             on_progress: called with (done, total) images as they are encoded.
 
         Returns:
-            How many items were coded anew: all, or 0 if there was nothing to undo.
+            The number of items whose codes were recomputed: all, or 0 if there was nothing to
+            reset.
 
         Raises:
-            GalleryError: there are fewer than bits / 2 different images; an image is gone,
-                changed or unreadable, or not given; or the file cannot be written.
-            FingerprintMismatch: the encoder is of another model than the codes.
+            GalleryError: there are fewer than bits / 2 different images; an image is missing,
+                changed, unreadable or not given; or the file cannot be written.
+            FingerprintMismatch: the encoder is not the gallery's model.
         """
-        from bitgaze.gallery.reencode import recode
-
         if reset and self.adaptation is None:
             return 0
-        return recode(self._store, self.encoder, images, reset=reset, on_progress=on_progress)
+        return reencode(self._store, self.encoder, images, reset=reset, on_progress=on_progress)
 
     def duplicates(
         self,
@@ -519,91 +581,96 @@ class Gallery:
         *,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[DuplicateGroup]:
-        """Groups of images that are nearly the same; exact: every pair is looked at.
+        """Finds groups of near-duplicates; exact, by comparing every pair. Deletes nothing.
 
-        Two items within the radius are in one group, and so is what is near to either: a row of
-        images of which each is like the next may join what is unlike. Nothing is deleted.
+        Items within the radius of each other are in one group, together with everything within the
+        radius of either. A chain of similar images can therefore join dissimilar ones.
 
         Args:
-            radius: Hamming distance; by default bits / 12. The general model's 10 bits found 98 %
-                of 125 photographs again that were made smaller, 96 % saved anew, 86 % cropped; of
-                807 different images they joined two, both of a cat.
-            on_progress: called with (done, total) different codes; it cannot write to the gallery.
+            radius: maximum Hamming distance of two items that are joined; defaults to bits / 12.
+                With the general model, whose default is 10 bits, 125 photographs were joined with
+                98 % of their resized copies, 96 % of the recompressed and 86 % of the cropped ones;
+                among 807 different images, two were joined, both of a cat.
+            on_progress: called with (done, total) distinct codes; must not write to the gallery.
 
         Returns:
-            Groups of two and more, in the order of each one's first item.
+            Groups of at least two, ordered by their first item.
 
         Raises:
-            TypeError: radius is no integer.
-            ValueError: radius below 0.
+            TypeError: radius is not an integer.
+            ValueError: radius is below 0.
         """
         radius = default_radius(self.bits) if radius is None else radius_within(radius)
         with self._store.reading():
             return find_duplicates(self._store, radius, on_progress)
 
     def explain(self, query: Source, key: str) -> Image.Image:
-        """A drawing of why an item is as near to a query as it is.
+        """Draws why an item is near a query.
 
-        Both images with the network's attention over them, what the distance means, and their
-        codes bit by bit. Where the item's file has gone, what is stored of it is shown.
+        The drawing shows both images with the network's attention, what their distance means, and
+        their codes bit by bit. If the item's file is missing, it shows the stored data instead.
 
         Args:
-            query: an image as `search` takes it, or a key.
-            key: of the item.
+            query: an image as `search` takes it, or the key of an item.
+            key: key of the item to compare with.
 
         Returns:
-            An RGB image, 872 pixels wide: `.save("why.png")`.
+            An RGB image, 872 pixels wide; save it with `.save("why.png")`.
 
         Raises:
-            KeyError: no item has that key.
+            KeyError: no item has this key.
             ImageError: the query cannot be read.
+            FingerprintMismatch: the encoder is not the gallery's model.
         """
         return explain(self._store, self.encode, query, key)
 
     def compact(self) -> int:
-        """Give the room of what was removed back to the disk; items and codes stay as they are.
+        """Returns the space of removed items to the disk; items and codes do not change.
 
-        Needs as much free disk as the gallery takes, and nobody else writing.
+        Requires as much free disk space as the gallery has, and no other writer.
 
         Returns:
-            How many bytes smaller the file became.
+            By how many bytes the file shrank.
 
         Raises:
-            GalleryError: the file cannot be written, the disk is full, or in a transaction.
+            GalleryError: the file cannot be written, the disk is full, or a transaction is open.
         """
         return self._store.compact()
 
     def backup(self, path: str | os.PathLike[str]) -> None:
-        """Copy the gallery as it is at this moment; others may read and write meanwhile.
+        """Copies a snapshot of the gallery to a new file; others can read and write meanwhile.
 
         Args:
-            path: the new file, itself a gallery; it must not exist.
+            path: the new gallery file; must not exist.
 
         Raises:
-            GalleryError: it exists, or cannot be written, or in a transaction.
+            GalleryError: `path` exists or cannot be written, or a transaction is open.
         """
         self._store.backup(Path(path).expanduser())
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Several calls as one change: the file gets all of them or, after an exception, none.
+        """Makes several calls atomic: an exception rolls back all of them.
 
-        What is read inside is not changed by others before the end. Other writers, and other
-        threads, wait meanwhile: encode before, not inside.
+        Use as `with gallery.transaction():`. Others cannot change what you read inside. Other
+        writers and other threads have to wait, so encode images before, not inside.
 
         Raises:
-            GalleryError: the file cannot be written, or a call inside failed and its exception was
-                caught there; later writes inside are refused as well.
+            GalleryError: the file cannot be written; or a call inside failed and its exception was
+                caught inside, after which all later writes in the transaction fail too.
         """
         with self._store.transaction():
             yield
 
     def close(self) -> None:
-        """Release the file. Later calls raise GalleryError.
+        """Closes the file. Later calls raise GalleryError.
 
-        After a removal, a rename or other metadata it compacts a file of up to 64 MB first, unless
-        that fails: what was removed is then in none of its bytes. A larger one is left to you, to
-        `compact`.
+        After items were removed, renamed or given other metadata, first compacts a file of up to
+        64 MB, so that no removed byte is left in it; errors of that are ignored. Call `compact` for
+        larger files.
+
+        Raises:
+            GalleryError: a transaction is open.
         """
         self._store.close()
 
@@ -618,50 +685,18 @@ class Gallery:
     ) -> None:
         self.close()
 
-    def _check_fingerprint(self, encoder: Encoder) -> None:
-        if encoder.fingerprint != self.fingerprint:
-            whose = (
-                "your own, and no model's"
-                if self.fingerprint is None
-                else f"of model {self.model_name!r} ({self.fingerprint[:12]})"
-            )
-            raise FingerprintMismatch(
-                f"{self.path}: its codes are {whose}, not of {encoder.contract.name!r} "
-                f"({encoder.fingerprint[:12]}) in {encoder.model.path}; "
-                "open it with the model that made it, or index the images into a new gallery"
-            )
-
-    def _encode(self, image: Source) -> Encoded:
-        """The model's result for one image, before adaptation."""
-        encoded = self.encoder.encode([image])
-        if encoded.errors:
-            raise encoded.errors[0]
-        return encoded
-
     def _adapted(self, encoded: Encoded) -> Encoded:
-        """The model's result with the codes and hash values of this gallery as it is now.
+        """The encoder's result with this gallery's adaptation.
 
-        Another process may adapt the gallery at any time: call it inside the same snapshot or
+        Another process can adapt the gallery at any time: call this inside the snapshot or
         transaction that uses the codes.
         """
         with self._store.reading():
-            adaptation: Adaptation | None = self._store.info["adaptation"]
-        if adaptation is None:  # an encoder is not needed, and may be absent
-            return encoded
-        return adapted(encoded, adaptation, self.encoder.contract.tolerance)
-
-    def _slot_of_file(self, path: str | os.PathLike[str]) -> int | None:
-        """The slot of the item that sync made from a file, or None."""
-        # As sync names it, or where links lead.
-        for absolute in (os.path.abspath, os.path.realpath):
-            item = self._store.item_of_file(absolute(os.fsencode(path)))
-            if item is not None:
-                return self._store.slot(item.key)
-        return None
+            return adapted(encoded, self._store.info["adaptation"], self.encoder)
 
 
-def _object(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Metadata as given, None for nothing."""
+def _as_dict(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The metadata argument as a dict; empty for None."""
     if metadata is not None and not isinstance(metadata, Mapping):
-        raise TypeError(f"metadata is a dict, not {type(metadata).__name__}: {metadata!r}")
+        raise TypeError(f"metadata must be a dict, got {type(metadata).__name__}: {metadata!r}")
     return dict(metadata or {})

@@ -1,7 +1,6 @@
-"""Items in a gallery's file: what one is, and its row.
+"""Items of a gallery: what an item is, and how it is stored as a row.
 
-Knows the table `item` and its SQL. Does not know codes in chunks (gallery_file.py), transactions
-(store.py) or images.
+All SQL on the table `item` is here. file_format.py has the other tables, store.py the transactions.
 """
 
 import hashlib
@@ -20,13 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgaze.errors import GalleryCorrupt
-from bitgaze.gallery.filters import RANGES, Condition, like
+from bitgaze.gallery.filters import RANGE_OPERATORS, Condition, like
 from bitgaze.hamming import HammingIndex
 
-# In the order of `item_crc`.
+# In the order of the arguments of `item_crc`.
 COLUMNS = "slot, key, metadata, path, size, mtime_ns, ctime_ns, content"
-# Those that SQLite makes for UNIQUE columns.
+# The indexes that SQLite creates for UNIQUE columns.
 _INDEXES = {"key": "sqlite_autoindex_item_1", "path": "sqlite_autoindex_item_2"}
+
+CHANGED = "changed since it was added"
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ class FileState:
     """The file that an item was made from, as sync last saw it.
 
     Attributes:
-        path: bytes of the absolute path, as the operating system gives them.
+        path: absolute path, as the operating system's bytes.
         size: in bytes.
         mtime_ns: modification time in nanoseconds.
-        ctime_ns: as `os.stat` gives it. Most file systems change it also when a file is renamed;
-            a copy does not have its original's.
-        content: BLAKE2b digest of the file, 16 bytes.
+        ctime_ns: change time in nanoseconds, as in `os.stat`. On most file systems a rename changes
+            it too, and a copy does not keep it.
+        content: BLAKE2b digest of the file's bytes, 16 bytes.
     """
 
     path: bytes
@@ -51,13 +52,13 @@ class FileState:
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a gallery.
+    """One entry of a gallery: an image's key, code and metadata, without its pixels.
 
     Attributes:
-        key: unique name; for an item that sync looks after, the file's path as text.
+        key: unique name. Sync uses the file's path as text.
         code: uint8, (bits // 8,).
-        metadata: a dict that JSON can hold.
-        file: where sync found it, or None for an item added by hand.
+        metadata: a JSON object as a dict.
+        file: the file that sync made the item from; None for an item added by hand.
     """
 
     key: str
@@ -67,17 +68,17 @@ class Item:
 
     @property
     def path(self) -> str | None:
-        """Path of the file, fit for `open`, or None for an item added by hand."""
+        """Path of the file, ready for `open`; None for an item added by hand."""
         return None if self.file is None else os.fsdecode(self.file.path)
 
 
-class ItemImage(NamedTuple):
-    """What an item's code was made from.
+class ImageRef(NamedTuple):
+    """A reference to the image that an item's code was made from.
 
     Attributes:
-        key: of the item.
-        file: where sync found it, or None for an item added by hand.
-        identity: 16 bytes; where they are equal, so are the images.
+        key: the item's key.
+        file: the file that sync made the item from; None for an item added by hand.
+        identity: 16 bytes; equal for equal images.
     """
 
     key: str
@@ -86,8 +87,8 @@ class ItemImage(NamedTuple):
 
 
 _INDEXED_TYPES = {"key": str, "path": bytes}
-# What `item_crc` is of; NULL where a column is of another type than it should.
-_CONTENTS = (
+# The bytes that `item_crc` covers, joined by SQLite; NULL if a column has the wrong type.
+_CRC_INPUT = (
     "CASE WHEN typeof(key) = 'text' AND typeof(metadata) = 'text' AND (path IS NULL OR"
     " typeof(path) = 'blob' AND typeof(content) = 'blob' AND typeof(size) = 'integer'"
     " AND typeof(mtime_ns) = 'integer' AND typeof(ctime_ns) = 'integer') THEN CAST("
@@ -95,9 +96,9 @@ _CONTENTS = (
     " || ifnull(mtime_ns, 'None') || x'00' || ifnull(ctime_ns, 'None') || x'00'"
     " || ifnull(path, '') || x'00' || ifnull(content, '') AS BLOB) END"
 )
-_ROWS = 4096
+_BATCH_ROWS = 4096
 _SURROGATES = re.compile("[\ud800-\udfff]")
-# SQLite's JSON paths have no escapes, json.dumps writes some.
+# Names that json.dumps writes without escapes, which SQLite's JSON paths do not support.
 _PLAIN_NAME = re.compile(r"[ !#-\[\]-~]*")
 
 # (slot, key, metadata as JSON, file)
@@ -105,61 +106,65 @@ Row: TypeAlias = tuple[int, str, str, FileState | None]
 
 
 def read_items(db: sqlite3.Connection, path: Path, count: int) -> Iterator[Row]:
-    """(slot, key, metadata as JSON, file) of every item, in order of slots.
+    """Reads (slot, key, metadata as JSON, file) of every item, in slot order.
 
     Raises:
-        GalleryCorrupt: there are not `count` of them, or one is not as it was written.
+        GalleryCorrupt: the number of items is not `count`, or an item is damaged.
     """
-    for slot, key, metadata, *state in _whole_rows(db, path, count, COLUMNS):
+    for slot, key, metadata, *state in _verified_rows(db, path, count, COLUMNS):
         yield slot, key, metadata, None if state[0] is None else FileState(*state)
 
 
 def check_items(db: sqlite3.Connection, path: Path, count: int) -> None:
-    """See that every item is as it was written: 2 s for a million.
+    """Verifies the checksum of every item; takes 2 s for a million.
 
     Raises:
-        GalleryCorrupt: there are not `count` of them, or one is not.
+        GalleryCorrupt: the number of items is not `count`, or an item is damaged.
     """
-    for _ in _whole_rows(db, path, count, "NULL"):
+    for _ in _verified_rows(db, path, count, "NULL"):
         pass
 
 
-def _whole_rows(
+def _verified_rows(
     db: sqlite3.Connection, path: Path, count: int, columns: str
 ) -> Iterator[tuple[Any, ...]]:
-    """Some columns of every item, in order of slots, once all of each row is as it was written.
+    """Some columns of every item, in slot order, after verifying the whole row's checksum.
 
-    A few thousand rows at a time, since Python takes longer for a step than for a checksum: 1 us an
-    item.
+    Works on thousands of rows at a time, since a step of Python takes longer than a checksum: 1 us
+    per item.
     """
     rows = db.execute(
-        f"SELECT {columns}, slot, crc, {_CONTENTS} FROM item NOT INDEXED ORDER BY slot"
+        f"SELECT {columns}, slot, crc, {_CRC_INPUT} FROM item NOT INDEXED ORDER BY slot"
     )
     first = 0
-    while batch := rows.fetchmany(_ROWS):
-        *wanted, slots, crcs, contents = zip(*batch, strict=True)
-        is_whole = (
+    while batch := rows.fetchmany(_BATCH_ROWS):
+        *selected, slots, crcs, contents = zip(*batch, strict=True)
+        is_intact = (
             slots == tuple(range(first, first + len(batch)))
             and None not in contents
             and tuple(map(zlib.crc32, contents)) == crcs
         )
-        if not is_whole:
+        if not is_intact:
             for slot in range(first, first + len(batch)):
-                _checked(path, _read_row(db, path, slot))  # says which
+                _verified(path, _read_row(db, path, slot))  # the error names the damaged item
             raise GalleryCorrupt(f"{path}: items from slot {first} on are damaged")
         first += len(batch)
-        yield from zip(*wanted, strict=True)
+        yield from zip(*selected, strict=True)
     if first != count:
-        raise GalleryCorrupt(f"{path}: {first} items, but {count} codes")
+        raise GalleryCorrupt(f"{path}: holds {first} items but {count} codes")
 
 
 def find_slot(db: sqlite3.Connection, key: str) -> int | None:
-    """The slot of the item with this key, or None."""
+    """The slot of the item with this key, or None.
+
+    Raises:
+        TypeError: the key is not a str.
+    """
     if not isinstance(key, str):  # SQLite would find "5" for 5
-        raise TypeError(f"a key is a str, not {type(key).__name__}: {key!r}")
+        raise TypeError(f"key must be a str, got {type(key).__name__}: {key!r}")
     try:
         row = db.execute("SELECT slot FROM item WHERE key = ?", (key,)).fetchone()
-    except UnicodeEncodeError:  # half of a surrogate pair: no key holds one, a path may
+    except UnicodeEncodeError:  # a lone surrogate: possible in a path, but not in a stored key
         return None
     return None if row is None else int(row[0])
 
@@ -177,81 +182,83 @@ def find_file(db: sqlite3.Connection, path: bytes) -> int | None:
 
 
 def check_indexes(db: sqlite3.Connection, path: Path) -> None:
-    """See that keys and paths are found: that what is not found is not there.
+    """Verifies the indexes of keys and paths, so that a failed lookup means a missing item.
 
-    An index is in order, and holds what the items hold: then each is found.
+    Lookups are reliable if each index is sorted and holds exactly the items' values.
 
     Raises:
-        GalleryCorrupt: one is not.
+        GalleryCorrupt: an index is damaged.
     """
     for column, index in _INDEXES.items():
         query = f"SELECT {column}, slot FROM item {{}} WHERE {column} IS NOT NULL"
         count = total = 0
         last: tuple[Any, ...] = ()
         rows = db.execute(query.format(f"INDEXED BY {index}") + f" ORDER BY {column}")
-        while batch := rows.fetchmany(_ROWS):
+        while batch := rows.fetchmany(_BATCH_ROWS):
             values = [*last, *(value for value, _ in batch)]
-            # Of another type it cannot be compared, and should not be there.
-            is_sane = set(map(type, values)) == {_INDEXED_TYPES[column]}
-            if not is_sane or not all(map(operator.lt, values, values[1:])):
-                raise GalleryCorrupt(f"{path}: its {column} index is damaged near {values[0]!r}")
+            # A value of another type does not belong here and cannot be compared.
+            has_one_type = set(map(type, values)) == {_INDEXED_TYPES[column]}
+            if not has_one_type or not all(map(operator.lt, values, values[1:])):
+                raise GalleryCorrupt(f"{path}: the {column} index is damaged near {values[0]!r}")
             last = (values[-1],)
             count += len(batch)
             total += sum(map(hash, batch))
         rows = db.execute(query.format("NOT INDEXED"))
-        while batch := rows.fetchmany(_ROWS):
+        while batch := rows.fetchmany(_BATCH_ROWS):
             count -= len(batch)
             total -= sum(map(hash, batch))
         if count or total:
-            raise GalleryCorrupt(f"{path}: its {column} index is damaged: it holds other items")
+            raise GalleryCorrupt(
+                f"{path}: the {column} index is damaged: it does not match the items"
+            )
 
 
 def read_item(db: sqlite3.Connection, path: Path, slot: int, code: NDArray[np.uint8]) -> Item:
-    """The item in a slot that is known to be taken; its code comes from the index.
+    """The item in an occupied slot; the caller supplies its code.
 
     Raises:
-        GalleryCorrupt: it is not as it was written.
+        GalleryCorrupt: the item is missing or damaged.
     """
-    found, key, text, file = _checked(path, _read_row(db, path, slot))
+    found, key, text, file = _verified(path, _read_row(db, path, slot))
     try:
         metadata = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise GalleryCorrupt(f"{path}: metadata of item {key!r} is damaged: {error}") from error
+        raise GalleryCorrupt(f"{path}: the metadata of {key!r} is damaged: {error}") from error
     if found != slot or not isinstance(metadata, dict):
         raise GalleryCorrupt(f"{path}: the item in slot {slot} is damaged: {key!r}, {metadata!r}")
     return Item(key, code, metadata, file)
 
 
-def read_images(db: sqlite3.Connection, path: Path, codes: HammingIndex) -> list[ItemImage]:
-    """Of every item, in order of slots, what its code was made from.
+def read_image_refs(db: sqlite3.Connection, path: Path, codes: HammingIndex) -> list[ImageRef]:
+    """A reference to every item's image, in slot order.
 
     Args:
-        db: the gallery.
-        path: of its file, for messages.
-        codes: of all items.
+        db: connection to the gallery.
+        path: the gallery's file, for messages.
+        codes: codes of all items.
 
     Raises:
-        GalleryCorrupt: an item is missing, or not as it was written.
+        GalleryCorrupt: an item is missing or damaged.
     """
-    images: list[ItemImage] = []
+    refs: list[ImageRef] = []
     for slot, key, _, file in read_items(db, path, len(codes)):
-        # Of an image that only the caller knows, another code tells that it is another.
+        # Without a file, a replaced image is only visible by its new code.
         identity = (
             hashlib.blake2b(key.encode() + codes[slot].tobytes(), digest_size=16).digest()
             if file is None
             else file.content
         )
-        images.append(ItemImage(key, file, identity))
-    return images
+        refs.append(ImageRef(key, file, identity))
+    return refs
 
 
 def read_field(db: sqlite3.Connection, path: Path, name: str) -> Iterator[str | None]:
-    """Of every item, in order of slots, what its metadata has under a name, as JSON, or None.
+    """A metadata field of every item as JSON, or None if absent; in slot order.
 
-    Trusts the items, so `check_items` comes before.
+    Trusts the items: call `check_items` first.
 
     Raises:
-        GalleryCorrupt: metadata that is no JSON object.
+        GalleryCorrupt: an item's metadata is not a JSON object.
     """
     try:
         if _PLAIN_NAME.fullmatch(name):
@@ -259,43 +266,42 @@ def read_field(db: sqlite3.Connection, path: Path, name: str) -> Iterator[str | 
             for (text,) in db.execute(query, (f'$."{name}"',)):
                 yield text
             return
-        # SQLite's paths have no escapes.
         for (text,) in db.execute("SELECT metadata FROM item NOT INDEXED ORDER BY slot"):
             metadata = json.loads(text)
             yield json.dumps(metadata[name]) if name in metadata else None
     except sqlite3.OperationalError as error:
         if "JSON" not in str(error):
             raise
-        raise GalleryCorrupt(f"{path}: metadata of an item is damaged: {error}") from error
+        raise GalleryCorrupt(f"{path}: an item's metadata is damaged: {error}") from error
     except (ValueError, TypeError, RecursionError) as error:
-        raise GalleryCorrupt(f"{path}: metadata of an item is damaged: {error}") from error
+        raise GalleryCorrupt(f"{path}: an item's metadata is damaged: {error}") from error
 
 
-def keys_that_match(db: sqlite3.Connection, condition: Condition, count: int) -> NDArray[np.bool_]:
-    """Which of so many items have a key that fulfils a condition: bool, (count,), by slot.
+def match_keys(db: sqlite3.Connection, condition: Condition, count: int) -> NDArray[np.bool_]:
+    """Which of `count` items have a key that meets a condition: bool, (count,), by slot.
 
-    Trusts the items and their index, so `check_items` and `check_indexes` come before.
+    Trusts the items and the key index: call `check_items` and `check_indexes` first.
     """
     matches = np.zeros(count, bool)
     operands = condition.operand if condition.operator == "in" else (condition.operand,)
     operator = "=" if condition.operator in ("in", "!=") else condition.operator
     for operand in operands:
         if not isinstance(operand, str):
-            continue  # a key is a text
-        if operator in RANGES:
-            # From the items, byte by byte, as UTF-8 sorts: that each key is found in the index
-            # does not say that nothing else is there. The operator is one of these, the operand a
-            # parameter.
+            continue  # keys are strings
+        if operator in RANGE_OPERATORS:
+            # Scans the items: an index in which every key is found may still hold others. Compares
+            # bytes, since UTF-8 sorts by code point. The operator is one of RANGE_OPERATORS, and
+            # the operand is a parameter.
             rows: Iterable[tuple[int]] = db.execute(
                 f"SELECT slot FROM item NOT INDEXED WHERE CAST(key AS BLOB) {operator} ?",
                 (operand.encode(errors="surrogatepass"),),
             )
         elif _SURROGATES.search(operand):
-            continue  # a key is valid Unicode
+            continue  # keys are valid Unicode
         elif operator == "=":
             rows = db.execute("SELECT slot FROM item WHERE key = ?", (operand,))
         else:
-            # SQLite's LIKE ends at a zero.
+            # SQLite's LIKE stops at a NUL.
             matches_pattern = like(operand)
             found = db.execute(
                 "SELECT slot, key FROM item NOT INDEXED WHERE key LIKE ?"
@@ -304,37 +310,42 @@ def keys_that_match(db: sqlite3.Connection, condition: Condition, count: int) ->
             )
             rows = ((slot,) for slot, key in found if "\0" not in key or matches_pattern(key))
         slots = np.fromiter((slot for (slot,) in rows), np.int64)
-        matches[slots[(slots >= 0) & (slots < count)]] = True  # a damaged index may hold any
+        matches[slots[(slots >= 0) & (slots < count)]] = True  # a damaged index can hold any number
     return ~matches if condition.operator == "!=" else matches
 
 
 def content_digest(path: str | bytes) -> bytes:
-    """What `FileState.content` holds of a file.
+    """Digest of a file, as in `FileState.content`; `path` as in `FileState.path` or as text.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with open(path, "rb") as file:  # noqa: PTH123
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
 
 
-def changed(file: FileState) -> str | None:
-    """Why a file is not the image that it was, or None if it is; reads all of it."""
+def reason_changed(file: FileState) -> str | None:
+    """Why a file no longer holds the item's image; None if it still does. Reads the whole file."""
     try:
         digest = content_digest(file.path)
     except OSError as error:
         return error.strerror or str(error)
-    return None if digest == file.content else "changed since"
+    return None if digest == file.content else CHANGED
 
 
 def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
-    """Put an item into a slot; its code goes to `write_chunk`."""
-    item.key.encode()  # SQLite would store half of a surrogate pair and never give it back
+    """Writes an item's row into a slot; `file_format.write_chunk` writes its code.
+
+    Raises:
+        TypeError: metadata that is not a JSON object, or a file that is not a valid `FileState`.
+        ValueError: a key with a lone surrogate, or metadata that JSON cannot represent.
+    """
+    item.key.encode()  # SQLite would store a lone surrogate and could not read it back
     file = item.file
-    if not _is_sane(file):
+    if not _is_valid(file):
         raise TypeError(
-            f"file of {item.key!r} is {file}, expected a path and a content of bytes, and three "
-            "integers of at most 64 bits"
+            f"file of {item.key!r} is {file}, expected path and content as bytes, and size, "
+            "mtime_ns and ctime_ns as integers of at most 64 bits"
         )
     state = (
         (None,) * 5
@@ -343,7 +354,7 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
     )
     row = (slot, item.key, _metadata_text(item), *state)
     db.execute(
-        # Not INSERT OR REPLACE: a path that another key owns must raise, not delete that item.
+        # Not INSERT OR REPLACE: a path that belongs to another item must raise, not delete it.
         f"INSERT INTO item({COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT(slot) DO UPDATE SET key = excluded.key, metadata = excluded.metadata,"
         " path = excluded.path, size = excluded.size, mtime_ns = excluded.mtime_ns,"
@@ -352,50 +363,52 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
     )
 
 
-def has_metadata_of(db: sqlite3.Connection, slot: int, item: Item) -> bool:
-    """Whether the item in a slot has just the metadata of this one."""
+def has_same_metadata(db: sqlite3.Connection, slot: int, item: Item) -> bool:
+    """Whether the stored item in a slot has the same metadata as `item`."""
     query = "SELECT 1 FROM item WHERE slot = ? AND metadata = ?"
     return db.execute(query, (slot, _metadata_text(item))).fetchone() is not None
 
 
 def _metadata_text(item: Item) -> str:
     if not isinstance(item.metadata, dict):
-        raise TypeError(f"metadata of {item.key!r} is a dict, not {type(item.metadata).__name__}")
+        raise TypeError(
+            f"metadata of {item.key!r} must be a dict, got {type(item.metadata).__name__}"
+        )
     for name in item.metadata:
-        if not isinstance(name, str):  # JSON would make 1 and "1" the same
+        if not isinstance(name, str):  # JSON would turn 1 and "1" into the same name
             raise TypeError(
-                f"metadata of {item.key!r} that JSON cannot hold: its names are str, not "
+                f"field names in metadata of {item.key!r} must be str, got "
                 f"{type(name).__name__}: {name!r}"
             )
     try:
         return json.dumps(item.metadata, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"metadata of {item.key!r} that JSON cannot hold: {error}") from error
+        raise kind(f"metadata of {item.key!r} cannot be represented in JSON: {error}") from error
 
 
 def release_key(db: sqlite3.Connection, slot: int) -> None:
-    """Free the key and the path of an item that `write_item` is about to give others."""
-    # A blob equals no text: until then, no other item's key is in the way.
+    """Frees an item's key and path, before `write_item` gives it new ones."""
+    # A blob equals no text, so the placeholder collides with no item's key.
     db.execute("UPDATE item SET key = CAST(slot AS BLOB), path = NULL WHERE slot = ?", (slot,))
 
 
 def delete_item(db: sqlite3.Connection, path: Path, slot: int, last: int) -> None:
-    """Empty a slot, and move the item in the last slot there: slots have no gaps.
+    """Deletes the item in a slot and moves the last item there, since slots have no gaps.
 
     Raises:
-        GalleryCorrupt: the last item is not as it was written; it must not come out whole.
+        GalleryCorrupt: the last item is damaged; moving it would give it a valid checksum.
     """
     db.execute("DELETE FROM item WHERE slot = ?", (slot,))
     if slot != last:
         row = _read_row(db, path, last)
-        _checked(path, row)
+        _verified(path, row)
         crc = item_crc(slot, *row[1:-1])
         db.execute("UPDATE item SET slot = ?, crc = ? WHERE slot = ?", (slot, crc, last))
 
 
 def _read_row(db: sqlite3.Connection, path: Path, slot: int) -> tuple[Any, ...]:
-    """`COLUMNS` and crc of the item in a slot that is known to be taken."""
+    """`COLUMNS` and crc of the item in an occupied slot."""
     row = db.execute(f"SELECT {COLUMNS}, crc FROM item WHERE slot = ?", (slot,)).fetchone()
     if row is None:
         raise GalleryCorrupt(f"{path}: the item in slot {slot} is missing")
@@ -403,14 +416,14 @@ def _read_row(db: sqlite3.Connection, path: Path, slot: int) -> tuple[Any, ...]:
     return found
 
 
-def _checked(path: Path, row: tuple[Any, ...]) -> Row:
-    """(slot, key, metadata, file) of a row of `COLUMNS` and crc."""
+def _verified(path: Path, row: tuple[Any, ...]) -> Row:
+    """(slot, key, metadata, file) of a row of `COLUMNS` and crc, after verifying its checksum."""
     *values, crc = row
     slot, key, metadata, *state = values
     file = None if state[0] is None else FileState(*state)
-    # Whoever means harm can also write a checksum.
-    is_sane = isinstance(key, str) and isinstance(metadata, str) and _is_sane(file)
-    if not is_sane or item_crc(*values) != crc:
+    # Types too: a file made with malice has valid checksums.
+    is_valid = isinstance(key, str) and isinstance(metadata, str) and _is_valid(file)
+    if not is_valid or item_crc(*values) != crc:
         raise GalleryCorrupt(f"{path}: the item in slot {slot} is damaged: {key!r}, {file}")
     return slot, key, metadata, file
 
@@ -425,19 +438,19 @@ def item_crc(
     ctime_ns: int | None,
     content: bytes | None,
 ) -> int:
-    """CRC-32 of the columns, UTF-8: each but the last with a zero byte behind it, NULL as "None".
+    """CRC-32 of the columns as UTF-8, each but the last followed by a zero byte.
 
-    A path and a content that are NULL are empty.
+    The order is that of `_CRC_INPUT`. NULL is "None" for a number, and empty for path and content.
     """
     text = f"{slot}\0{key}\0{metadata}\0{size}\0{mtime_ns}\0{ctime_ns}\0"
     return zlib.crc32(b"%b%b\0%b" % (text.encode(), path or b"", content or b""))
 
 
-def _is_sane(file: FileState | None) -> bool:
+def _is_valid(file: FileState | None) -> bool:
     return file is None or (
         isinstance(file.path, bytes)
         and isinstance(file.content, bytes)
-        # Not True, which is an int, but comes back as 1.
+        # `type`, since True is an int too and would be read back as 1.
         and all(
             type(n) is int and -(2**63) <= n < 2**63
             for n in (file.size, file.mtime_ns, file.ctime_ns)

@@ -1,7 +1,4 @@
-"""A gallery's images, read again to be coded anew: with an adaptation, or without one.
-
-Knows items' files, the encoder, and what to learn from hash values. Does not know searches.
-"""
+"""Re-encode a gallery's images: fit an adaptation to them, or return to the model's own codes."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -18,35 +15,35 @@ from bitgaze.encoding.calibration import Calibration, calibrate
 from bitgaze.encoding.encoder import Encoder
 from bitgaze.encoding.images import Source, upright
 from bitgaze.errors import GalleryError, ImageError
-from bitgaze.gallery.adaptation import Adaptation, fit, with_kind_of
-from bitgaze.gallery.items import ItemImage, changed
+from bitgaze.gallery.adaptation import Adaptation, adapted_codes, fit, with_kind_of
+from bitgaze.gallery.items import CHANGED, ImageRef, reason_changed
+from bitgaze.gallery.search import code_distances
 from bitgaze.gallery.store import Store
-from bitgaze.hamming import pack
 
-# Images to learn from, and at a time: what is held of the images' hash values. On CIFAR-10 and
-# Fashion-MNIST each doubling still gained, 4,096 images .006 more than 2,048.
+# Images to fit an adaptation to; their hash values are held in memory. On CIFAR-10 and
+# Fashion-MNIST each doubling still gained: 4,096 images had .006 more mAP than 2,048.
 _MAX_FITTED = 20_000
+# Images encoded at a time.
 _BATCH = 512
-# Altered, ten ways each: 2,000 pairs, as many encodings.
+# Images to alter in ten ways each: 2,000 encodings, and as many pairs of duplicates.
 _MAX_ALTERED = 200
-# Of these all pairs are unrelated ones: 2 million.
-_MAX_STRANGERS = 2_000
-_LONGEST_ALTERED_PX = 1024
-_SHORTEST_ALTERED_PX = 8
+# Images whose pairs count as unrelated: 2 million pairs.
+_MAX_UNRELATED = 2_000
+# Sides of an image to be altered.
+_MAX_ALTERED_PX, _MIN_ALTERED_PX = 1024, 8
 _MAX_NAMED = 5
 
 
-def fewest(bits: int) -> int:
-    """Images that it takes to adapt codes of so many bits.
+def min_images(bits: int) -> int:
+    """How many different images fitting an adaptation to codes of this length requires.
 
-    Measured at 128 bits. On images like those that the model was made with, where there is least
-    to gain: 8 of them cost mAP .002 in the mean, 32 gained in each of eight samples, 64 gained
-    .010 and more.
+    Measured at 128 bits, on images like those that the model was made with, which gain least: 8
+    images cost .002 mAP on average, 32 gained in each of eight samples, 64 gained .010 or more.
     """
     return bits // 2
 
 
-def recode(
+def reencode(
     store: Store,
     encoder: Encoder,
     images: Callable[[str], Source] | None,
@@ -54,48 +51,48 @@ def recode(
     reset: bool,
     on_progress: Callable[[int, int], None] | None,
 ) -> int:
-    """Code all items anew, as `Gallery.adapt` says.
+    """Recomputes the codes of all items; see `Gallery.adapt`.
 
     Args:
         store: the gallery's file.
         encoder: the gallery's model.
-        images: gives the image of an item added by hand, by its key.
-        reset: with the model's own codes, else adapted.
+        images: returns the image of an item added by hand, by its key.
+        reset: return to the model's own codes instead of adapting.
         on_progress: called with (done, total) images as they are encoded.
 
     Returns:
-        How many items.
+        The number of items.
     """
-    recoding = Recoding(store.path, encoder, images, on_progress)
+    reencoder = _Reencoder(store.path, encoder, images, on_progress)
     with store.reading():
-        item_images = store.images()
+        refs = store.image_refs()
         model_calibration = store.info["calibration"]
-    recoding.check(item_images)
+    reencoder.check(refs)
     if not reset:
-        recoding.learn(item_images, model_calibration)
+        reencoder.fit(refs, model_calibration)
     while True:
-        recoding.encode(item_images)
+        reencoder.encode(refs)
         with store.writing():
-            # Others may have written: what came or changed meanwhile takes another round.
-            item_images = store.images()
-            codes = recoding.codes(item_images)
+            # Images that others added or changed in the meantime take another round.
+            refs = store.image_refs()
+            codes = reencoder.codes(refs)
             if codes is not None:
-                store.recode(codes, recoding.adaptation, recoding.calibration)
+                store.replace_codes(codes, reencoder.adaptation, reencoder.calibration)
                 return len(codes)
 
 
-class Recoding:
-    """New codes for a gallery's images, by what identifies each.
+class _Reencoder:
+    """Computes new codes of a gallery's images and holds them by the images' identities.
 
     Args:
         gallery: path of the gallery, for messages.
         encoder: the gallery's model.
-        images: gives the image of an item added by hand, by its key.
+        images: returns the image of an item added by hand, by its key.
         on_progress: called with (done, total) images as they are encoded.
 
     Attributes:
-        adaptation: what `learn` found; None before, and then codes are the model's own.
-        calibration: what distances between the new codes mean, or None.
+        adaptation: set by `fit`; None for the model's own codes.
+        calibration: what distances between the adapted codes mean, or None.
     """
 
     def __init__(
@@ -111,137 +108,127 @@ class Recoding:
         self._encoder = encoder
         self._images = images
         self._on_progress = on_progress
-        self._codes: dict[bytes, bytes] = {}  # Image.identity to code
+        self._codes: dict[bytes, bytes] = {}  # by ImageRef.identity
         self._done = self._total = 0
 
-    def check(self, item_images: Sequence[ItemImage]) -> None:
-        """Find out early, without opening a file, that images are missing.
+    def check(self, refs: Sequence[ImageRef]) -> None:
+        """Finds missing images early, without opening a file.
 
         Raises:
-            GalleryError: images are gone, have another size than before, or are known to the
-                caller only, who does not give them.
+            GalleryError: images are missing or have another size than before, or items were added
+                by hand and `images` is None.
         """
-        by_hand = [item_image.key for item_image in item_images if item_image.file is None]
+        by_hand = [ref.key for ref in refs if ref.file is None]
         if by_hand and self._images is None:
-            raise self._ungiven(by_hand)
-        self._refuse({p.key: reason for p in item_images if (reason := _missing(p)) is not None})
+            raise self._images_required(by_hand)
+        self._refuse({ref.key: why for ref in refs if (why := _reason_missing(ref)) is not None})
 
-    def learn(
-        self, item_images: Sequence[ItemImage], model_calibration: Calibration | None
-    ) -> None:
-        """Fit the adaptation, and measure what distances between its codes mean.
+    def fit(self, refs: Sequence[ImageRef], model_calibration: Calibration | None) -> None:
+        """Fits the adaptation, and measures what distances between adapted codes mean.
 
         Args:
-            item_images: of the gallery.
-            model_calibration: of the model's own codes, if there is one.
+            refs: the gallery's images.
+            model_calibration: of the model's own codes, or None.
 
         Raises:
-            GalleryError: there are too few images, or one is not what it was.
+            GalleryError: there are too few images, or an image has changed.
         """
-        different = list({item_image.identity: item_image for item_image in item_images}.values())
-        need = fewest(self._encoder.bits)
-        if len(different) < need:
+        distinct = list({ref.identity: ref for ref in refs}.values())
+        required = min_images(self._encoder.bits)
+        if len(distinct) < required:
             raise GalleryError(
-                f"{self._gallery}: {len(different)} different images are too few to adapt to; "
-                f"codes of {self._encoder.bits} bits take at least {need}"
+                f"{self._gallery}: holds {len(distinct)} different images, but adapting codes of "
+                f"{self._encoder.bits} bits requires at least {required}; add more images"
             )
-        order = np.random.default_rng(0).permutation(len(different))[:_MAX_FITTED]
-        sample = [different[row] for row in order]
-        self._total = len(different) + 10 * min(len(sample), _MAX_ALTERED)
+        order = np.random.default_rng(0).permutation(len(distinct))[:_MAX_FITTED]
+        sample = [distinct[row] for row in order]
+        self._total = len(distinct) + 10 * min(len(sample), _MAX_ALTERED)
         hashes = np.concatenate(list(self._hashes(sample)))
         self.adaptation = fit(hashes)
-        codes = self.adaptation.codes(hashes)
-        self._keep(sample, codes)
-        self.calibration = self._calibrated(
-            self.adaptation, sample[:_MAX_ALTERED], codes, model_calibration
-        )
+        codes = adapted_codes(hashes, self.adaptation)
+        self._store_codes(sample, codes)
+        self.calibration = self._calibrate(sample[:_MAX_ALTERED], codes, model_calibration)
 
-    def encode(self, item_images: Sequence[ItemImage]) -> None:
-        """Code those images that are not coded yet.
+    def encode(self, refs: Sequence[ImageRef]) -> None:
+        """Computes the codes of images that have none yet.
 
         Raises:
-            GalleryError: one is not what it was.
+            GalleryError: an image has changed.
         """
-        todo = list({p.identity: p for p in item_images if p.identity not in self._codes}.values())
+        todo = list({ref.identity: ref for ref in refs if ref.identity not in self._codes}.values())
         self._total = self._done + len(todo)
-        for start, hashes in enumerate(self._hashes(todo)):
-            codes = pack(hashes) if self.adaptation is None else self.adaptation.codes(hashes)
-            self._keep(todo[start * _BATCH : (start + 1) * _BATCH], codes)
+        for n, hashes in enumerate(self._hashes(todo)):
+            batch = todo[n * _BATCH : (n + 1) * _BATCH]
+            self._store_codes(batch, adapted_codes(hashes, self.adaptation))
 
-    def codes(self, item_images: Sequence[ItemImage]) -> NDArray[np.uint8] | None:
-        """New codes of these images: uint8, (n, bits // 8); None if one is not coded yet."""
-        found = [self._codes.get(item_image.identity) for item_image in item_images]
+    def codes(self, refs: Sequence[ImageRef]) -> NDArray[np.uint8] | None:
+        """The new codes of images: uint8, (n, bits // 8); None if one is not encoded yet."""
+        found = [self._codes.get(ref.identity) for ref in refs]
         if None in found:
             return None
         packed = b"".join(code for code in found if code is not None)
         return np.frombuffer(packed, np.uint8).reshape(len(found), self._encoder.bits // 8)
 
-    def _keep(self, item_images: Sequence[ItemImage], codes: NDArray[np.uint8]) -> None:
-        for item_image, code in zip(item_images, codes, strict=True):
-            self._codes[item_image.identity] = code.tobytes()
+    def _store_codes(self, refs: Sequence[ImageRef], codes: NDArray[np.uint8]) -> None:
+        for ref, code in zip(refs, codes, strict=True):
+            self._codes[ref.identity] = code.tobytes()
 
-    def _hashes(self, item_images: Sequence[ItemImage]) -> Iterator[NDArray[np.float32]]:
-        """Hash values of the model, float32, (m, bits), batch by batch."""
-        for start in range(0, len(item_images), _BATCH):
-            batch = item_images[start : start + _BATCH]
-            # Codes must be of what the gallery says it holds, not of what lies there now.
+    def _hashes(self, refs: Sequence[ImageRef]) -> Iterator[NDArray[np.float32]]:
+        """The model's hash values, float32, (m, bits), in batches of `_BATCH` images."""
+        for start in range(0, len(refs), _BATCH):
+            batch = refs[start : start + _BATCH]
+            # A code must be of the image that the gallery holds, not of a newer one in its file.
             with ThreadPoolExecutor(available_cores()) as pool:
-                reasons = pool.map(_changed, batch)
-            self._refuse({p.key: why for p, why in zip(batch, reasons, strict=True) if why})
-            sources = [self._source(item_image) for item_image in batch]
+                reasons = pool.map(_reason_changed, batch)
+            self._refuse({ref.key: why for ref, why in zip(batch, reasons, strict=True) if why})
+            sources = [self._source(ref) for ref in batch]
             encoded = self._encoder.encode(sources, on_progress=self._advance)
             self._refuse({batch[row].key: str(error) for row, error in encoded.errors.items()})
             yield encoded.hashes
 
-    def _source(self, item_image: ItemImage) -> Source:
-        if item_image.file is not None:
-            return os.fsdecode(item_image.file.path)
+    def _source(self, ref: ImageRef) -> Source:
+        if ref.file is not None:
+            return os.fsdecode(ref.file.path)
         if self._images is None:
-            raise self._ungiven([item_image.key])
-        return self._images(item_image.key)
+            raise self._images_required([ref.key])
+        return self._images(ref.key)
 
-    def _calibrated(
+    def _calibrate(
         self,
-        adaptation: Adaptation,
-        item_images: Sequence[ItemImage],
+        refs: Sequence[ImageRef],
         codes: NDArray[np.uint8],
         model_calibration: Calibration | None,
     ) -> Calibration | None:
-        """The calibration, or None if no image is large enough to be altered.
+        """Measures the calibration; None if no image is large enough to be altered.
 
         Args:
-            adaptation: that made the codes.
-            item_images: to be altered.
-            codes: of those and others, in this order.
-            model_calibration: of the model's own codes, if there is one.
+            refs: images to alter.
+            codes: adapted codes of those images, followed by the codes of others.
+            model_calibration: of the model's own codes, or None.
         """
-        originals: list[int] = []
-        encoded = self._encoder.encode(
-            self._versions(item_images, originals), on_progress=self._advance
-        )
-        if not originals:
+        rows: list[int] = []
+        encoded = self._encoder.encode(self._altered(refs, rows), on_progress=self._advance)
+        if not rows:
             return None
-        versions = adaptation.codes(encoded.hashes)
-        duplicates = np.unpackbits(versions ^ codes[originals], axis=1).sum(axis=1, dtype=np.int64)
-        unrelated = _distances_of_pairs(codes[:_MAX_STRANGERS])
+        altered_codes = adapted_codes(encoded.hashes, self.adaptation)
+        duplicates = code_distances(altered_codes, codes[rows])
+        unrelated = _distances_of_pairs(codes[:_MAX_UNRELATED])
         measured = calibrate(duplicates, [], unrelated, self._encoder.bits)
         return with_kind_of(measured, model_calibration)
 
-    def _versions(
-        self, item_images: Sequence[ItemImage], originals: list[int]
-    ) -> Iterator[Image.Image]:
-        """Altered versions of images; to `originals` goes the row of the one each is of."""
-        for row, item_image in enumerate(item_images):
+    def _altered(self, refs: Sequence[ImageRef], rows: list[int]) -> Iterator[Image.Image]:
+        """Altered versions of images; appends to `rows` the position of each one's original."""
+        for row, ref in enumerate(refs):
             try:
-                image = upright(self._source(item_image), self._encoder.contract.preprocess.size)
+                image = upright(self._source(ref), self._encoder.contract.preprocess.size)
             except ImageError as error:
-                raise self._refusal({item_image.key: str(error)}) from error
-            # Ten versions of a panorama would be gigabytes.
-            image.thumbnail((_LONGEST_ALTERED_PX, _LONGEST_ALTERED_PX))
-            if min(image.size) < _SHORTEST_ALTERED_PX:
+                raise self._refusal({ref.key: str(error)}) from error
+            # Ten full-size versions of a panorama would take gigabytes.
+            image.thumbnail((_MAX_ALTERED_PX, _MAX_ALTERED_PX))
+            if min(image.size) < _MIN_ALTERED_PX:
                 continue
             for version in altered(image).values():
-                originals.append(row)
+                rows.append(row)
                 yield version
 
     def _advance(self, count: int) -> None:
@@ -249,11 +236,11 @@ class Recoding:
         if self._on_progress is not None:
             self._on_progress(self._done, self._total)
 
-    def _ungiven(self, keys: Sequence[str]) -> GalleryError:
+    def _images_required(self, keys: Sequence[str]) -> GalleryError:
         return GalleryError(
-            f"{self._gallery}: nothing was changed; {len(keys)} of its items were added by hand "
-            f"({_few(keys)}), and their images are needed again: adapt(images=...) takes a "
-            "function from key to image"
+            f"{self._gallery}: nothing was changed; {len(keys)} items were added by hand "
+            f"({_few(keys)}), and their images are required: pass a function from key to image, "
+            "adapt(images=...)"
         )
 
     def _refuse(self, reasons: dict[str, str]) -> None:
@@ -264,7 +251,7 @@ class Recoding:
         named = _few([f"{key}: {reason}" for key, reason in reasons.items()], "; ")
         return GalleryError(
             f"{self._gallery}: nothing was changed; {len(reasons)} of its images cannot be "
-            f"read as they were when they were added ({named}); sync first, or remove them"
+            f"encoded again ({named}); sync first, or remove them"
         )
 
 
@@ -274,24 +261,24 @@ def _few(texts: Sequence[str], separator: str = ", ") -> str:
 
 
 def _distances_of_pairs(codes: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Of every two of some codes, the distance."""
+    """Hamming distances of all pairs of codes."""
     signs = np.unpackbits(codes, axis=1).astype(np.float32) * 2 - 1
-    # Whole numbers up to 1024: exact in float32.
+    # Integers up to 1024 are exact in float32.
     products: NDArray[np.float32] = signs @ signs.T
     doubled = signs.shape[1] - products[np.triu_indices(len(codes), 1)]
     distances: NDArray[np.int64] = doubled.astype(np.int64) // 2
     return distances
 
 
-def _missing(item_image: ItemImage) -> str | None:
-    if item_image.file is None:
+def _reason_missing(ref: ImageRef) -> str | None:
+    if ref.file is None:
         return None
     try:
-        size = os.stat(item_image.file.path).st_size  # noqa: PTH116 (bytes)
+        size = os.stat(ref.file.path).st_size  # noqa: PTH116 (bytes)
     except OSError as error:
         return error.strerror or str(error)
-    return None if size == item_image.file.size else "changed since"
+    return None if size == ref.file.size else CHANGED
 
 
-def _changed(item_image: ItemImage) -> str | None:
-    return None if item_image.file is None else changed(item_image.file)
+def _reason_changed(ref: ImageRef) -> str | None:
+    return None if ref.file is None else reason_changed(ref.file)

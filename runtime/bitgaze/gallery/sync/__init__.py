@@ -1,1 +1,1 @@
-"""Folders of images -> gallery, incrementally."""
+"""Sync: makes a gallery match folders of images, incrementally."""

@@ -1,7 +1,6 @@
-"""Files into a gallery: their contents read, encoded, and committed every few seconds.
+"""Ingest: read files, encode them, and commit every few seconds.
 
-Knows files' contents, and when to commit. Does not know folders (folders.py), nor which files are
-to be read (sync.py).
+folders.py finds the files, and sync.py decides which ones to read.
 """
 
 import json
@@ -18,41 +17,45 @@ from bitgaze.gallery.adaptation import adapted
 from bitgaze.gallery.items import FileState, Item, content_digest
 from bitgaze.gallery.store import Store
 from bitgaze.gallery.sync.folders import State
-from bitgaze.gallery.sync.moves import Known, is_held
-from bitgaze.gallery.sync.report import KEY_TAKEN, SyncReport
+from bitgaze.gallery.sync.moves import SyncedItem, is_current
+from bitgaze.gallery.sync.report import KEY_IN_USE, SyncReport
 
-# Between two commits: what is lost at most when the process is killed. A commit costs 4 ms: of
-# 100,000 images without encoding, 64 a commit took .18 ms an image, 512 took .12.
+# Time between two commits, and so the work lost if the process is killed.
 _COMMIT_S = 3.0
-_FIRST_COMMIT, _FEWEST, _MOST, _MOST_READ = 32, 8, 512, 4096
+# Images per commit, which costs 4 ms: for 100,000 images, without encoding, 64 per commit took
+# .18 ms per image, and 512 took .12.
+_FIRST_BATCH, _MIN_BATCH, _MAX_BATCH = 32, 8, 512
+# Files per commit when only comparing digests.
+_MAX_COMPARED = 4096
 
 Progress = Callable[[int, int], None]
-GiveMetadata = Callable[[str], Mapping[str, Any] | None]
+MetadataOf = Callable[[str], Mapping[str, Any] | None]
 
 
 def compare(
     store: Store,
     paths: Sequence[str],
-    known: Mapping[str, Known],
+    synced: Mapping[str, SyncedItem],
     states: Mapping[str, State],
     report: SyncReport,
     on_progress: Progress | None,
     *,
     dry_run: bool,
 ) -> tuple[set[str], dict[str, bytes]]:
-    """Read files; where one was touched but holds what it held, its item gets its state.
+    """Digests files; if only the times of a file have changed, updates its item's file state.
 
     Args:
-        store: the gallery's file, to bring up to date.
-        paths: of the files.
-        known: path to item, where the gallery has one of the file.
-        states: of all files, by path.
-        report: to fill.
+        store: the gallery's file.
+        paths: files to compare.
+        synced: path to item, for the files that the gallery has an item of.
+        states: state of every file, by path.
+        report: receives failures and the number of unchanged files.
         on_progress: called with (done, total) files.
         dry_run: write nothing.
 
     Returns:
-        The paths of those; and path to digest of the others that can be read.
+        The paths of files whose content has not changed; and path to digest of the other files that
+        can be read.
     """
     touched: set[str] = set()
     digests: dict[str, bytes] = {}
@@ -64,14 +67,14 @@ def compare(
         if on_progress is not None:
             on_progress(done, len(paths))
 
-    for batch in _batches(paths, _MOST_READ):
+    for batch in _batches(paths, _MAX_COMPARED):
         read = read_digests(batch, report, advance)
-        same = [p for p, digest in read.items() if p in known and known[p].file.content == digest]
+        same = [p for p, digest in read.items() if p in synced and synced[p].file.content == digest]
         if same and not dry_run:
             with store.writing():
-                # An item that another process has changed since is in line with its file already.
-                same = [path for path in same if is_held(store, path, known[path])]
-                keys = [known[path].key for path in same]
+                # Items that another process has changed since are already up to date.
+                same = [path for path in same if is_current(store, path, synced[path])]
+                keys = [synced[path].key for path in same]
                 files = [FileState(os.fsencode(p), *states[p], read[p]) for p in same]
                 store.move(list(zip(keys, keys, files, strict=True)))
         touched.update(same)
@@ -83,7 +86,7 @@ def compare(
 def read_digests(
     paths: Sequence[str], report: SyncReport, advance: Callable[[], None] | None = None
 ) -> dict[str, bytes]:
-    """Path to digest; what cannot be read goes to the report instead."""
+    """Path to digest; files that cannot be read go to the report instead."""
     digests: dict[str, bytes] = {}
     pool = ThreadPoolExecutor(available_cores())
     try:
@@ -95,7 +98,7 @@ def read_digests(
             if advance is not None:
                 advance()
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for those not begun
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for pending files
     return digests
 
 
@@ -112,25 +115,25 @@ def ingest(
     todo: Sequence[str],
     states: Mapping[str, State],
     digests: Mapping[str, bytes],
-    metadata: GiveMetadata | None,
+    metadata: MetadataOf | None,
     report: SyncReport,
     on_progress: Progress | None,
 ) -> None:
-    """Encode images, and commit every few seconds.
+    """Encodes images, and commits every few seconds.
 
     Args:
-        store: the gallery's file, to put them into.
-        encoder: gives its model.
-        todo: paths.
-        states: of all of them, by path.
-        digests: path to digest, where it is known already.
-        metadata: gives that of a new image, by its path.
-        report: to fill.
+        store: the gallery's file.
+        encoder: returns the gallery's model; called once there is an image to encode.
+        todo: paths of the images.
+        states: state of each of them, by path.
+        digests: digests that are already known, by path.
+        metadata: returns the metadata of a new image, by its path.
+        report: receives what is done.
         on_progress: called with (done, total) images.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; its text says how many are done and how many are left.
-        TypeError: metadata that is no JSON object.
+        KeyboardInterrupt: Ctrl-C; its text says how many images are done and how many are left.
+        TypeError: metadata that is not a JSON object.
     """
     done = shown = 0
 
@@ -141,47 +144,47 @@ def ingest(
             on_progress(shown, len(todo))
 
     try:
-        for batch in _batches(todo, _MOST):
+        for batch in _batches(todo, _MAX_BATCH):
             with store.reading():
-                wanted = [path for path in batch if not _is_key_taken(store, path, report)]
-            new_digests = read_digests([path for path in wanted if path not in digests], report)
-            found = {path: digests.get(path) or new_digests.get(path) for path in wanted}
+                paths = [path for path in batch if not _is_key_in_use(store, path, report)]
+            new_digests = read_digests([path for path in paths if path not in digests], report)
+            batch_digests = {path: digests.get(path) or new_digests.get(path) for path in paths}
             files = [
                 FileState(os.fsencode(path), *states[path], digest)
-                for path, digest in found.items()
+                for path, digest in batch_digests.items()
                 if digest
             ]
             _encode(store, encoder, files, metadata, report, advance)
             done += len(batch)
-            if shown < done:  # some were not encoded
+            if shown < done:  # images that were not encoded
                 advance(done - shown)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
-            f"{done:,} of {len(todo):,} images are done and kept, {len(todo) - done:,} are left; "
-            "the next run goes on from there"
+            f"{done:,} of {len(todo):,} images are done and saved, {len(todo) - done:,} are left; "
+            "run it again to continue"
         ) from error
 
 
-def _batches(paths: Sequence[str], most: int) -> Iterator[Sequence[str]]:
-    """Parts that each keep the consumer busy for about `_COMMIT_S`."""
-    start, size = 0, _FIRST_COMMIT
+def _batches(paths: Sequence[str], max_size: int) -> Iterator[Sequence[str]]:
+    """Batches that each keep the consumer busy for about `_COMMIT_S`."""
+    start, size = 0, _FIRST_BATCH
     while start < len(paths):
         began = time.monotonic()
         yield paths[start : start + size]
         took_s = max(time.monotonic() - began, 1e-3)
         start += size
-        size = max(_FEWEST, min(most, int(size * _COMMIT_S / took_s)))
+        size = max(_MIN_BATCH, min(max_size, int(size * _COMMIT_S / took_s)))
 
 
 def _encode(
     store: Store,
     encoder: Callable[[], Encoder],
     files: Sequence[FileState],
-    metadata: GiveMetadata | None,
+    metadata: MetadataOf | None,
     report: SyncReport,
     advance: Callable[[int], None],
 ) -> None:
-    """Encode and commit some images, as new ones or in place of what their files were before."""
+    """Encodes and commits some images, as new items or in place of the items of their files."""
     if not files:
         return
     paths = [os.fsdecode(file.path) for file in files]
@@ -191,51 +194,55 @@ def _encode(
     with store.reading():
         new = [path for path in paths if store.item_of_file(os.fsencode(path)) is None]
     unread = {paths[row] for row in encoded.errors}
-    given = {path: _given(metadata, path) for path in new if metadata and path not in unread}
+    new_metadata = {path: _metadata_of(metadata, path) for path in new if path not in unread}
     with store.writing():
-        # As the gallery is now, not as it was.
-        encoded = adapted(encoded, store.info["adaptation"], model.contract.tolerance)
+        # With the adaptation as of this transaction.
+        encoded = adapted(encoded, store.info["adaptation"], model)
         for row, (path, file) in enumerate(zip(paths, files, strict=True)):
             name = printable(path)
             if row in encoded.errors:
                 report.failed[name] = str(encoded.errors[row]).removeprefix(f"{name}: ")
                 continue
-            if _is_key_taken(store, path, report):
+            if _is_key_in_use(store, path, report):
                 continue
-            held = store.item_of_file(file.path)
-            if held is None:
-                # It is there, unless the item was removed meanwhile.
-                own = given[path] if path in given else _given(metadata, path)
-                store.put(Item(name, encoded.codes[row], own, file))
+            old = store.item_of_file(file.path)
+            if old is None:
+                # Missing from new_metadata only if the item has been removed in the meantime.
+                values = (
+                    new_metadata[path] if path in new_metadata else _metadata_of(metadata, path)
+                )
+                store.put(Item(name, encoded.codes[row], values, file))
                 report.added.append(name)
                 continue
-            store.put(Item(held.key, encoded.codes[row], held.metadata, file))
-            if held.file is not None and held.file.content == file.content:
-                report.unchanged += 1  # another process has encoded it meanwhile
+            store.put(Item(old.key, encoded.codes[row], old.metadata, file))
+            if old.file is not None and old.file.content == file.content:
+                report.unchanged += 1  # another process has encoded it in the meantime
             else:
-                report.updated.append(held.key)
+                report.updated.append(old.key)
 
 
-def _is_key_taken(store: Store, path: str, report: SyncReport) -> bool:
-    """Whether a new image's key is another item's, which the report then says."""
+def _is_key_in_use(store: Store, path: str, report: SyncReport) -> bool:
+    """Whether another item has the key of a new image; if so, reports that."""
     is_new = store.item_of_file(os.fsencode(path)) is None
-    is_taken = is_new and store.find(printable(path)) is not None
-    if is_taken:
-        report.failed[printable(path)] = KEY_TAKEN
-    return is_taken
+    is_in_use = is_new and store.find(printable(path)) is not None
+    if is_in_use:
+        report.failed[printable(path)] = KEY_IN_USE
+    return is_in_use
 
 
-def _given(metadata: GiveMetadata | None, path: str) -> dict[str, Any]:
-    """A new image's metadata, checked here, where its path can be named."""
-    found = None if metadata is None else metadata(path)
-    if found is None:
+def _metadata_of(metadata: MetadataOf | None, path: str) -> dict[str, Any]:
+    """The metadata of a new image; checked here, so that the error names its path."""
+    values = None if metadata is None else metadata(path)
+    if values is None:
         return {}
-    if not isinstance(found, Mapping):
+    if not isinstance(values, Mapping):
         raise TypeError(
-            f"metadata of {printable(path)} is {type(found).__name__}, expected a dict or None"
+            f"metadata of {printable(path)} must be a dict or None, got {type(values).__name__}"
         )
     try:
-        json.dumps(dict(found), allow_nan=False)
+        json.dumps(dict(values), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"metadata of {printable(path)} is no JSON object: {error}") from error
-    return dict(found)
+        raise TypeError(
+            f"metadata of {printable(path)} cannot be represented in JSON: {error}"
+        ) from error
+    return dict(values)

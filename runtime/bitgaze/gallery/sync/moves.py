@@ -1,6 +1,6 @@
-"""Which items go where their images are now, and which have lost theirs.
+"""Moves: match items with renamed images by content, and find items whose images are gone.
 
-Knows items, paths and digests of files. Neither reads files nor writes (sync.py does).
+Plans only; sync.py reads the files and writes the gallery.
 """
 
 import os
@@ -14,8 +14,8 @@ from bitgaze.gallery.store import Store
 from bitgaze.gallery.sync.folders import State
 
 
-class Known(NamedTuple):
-    """An item that sync made, as the gallery held it when the folders were scanned."""
+class SyncedItem(NamedTuple):
+    """An item that sync made, as it was in the gallery when the sync started."""
 
     key: str
     file: FileState
@@ -23,16 +23,16 @@ class Known(NamedTuple):
 
 @dataclass
 class Plan:
-    """What is to be done without encoding.
+    """The changes that require no encoding.
 
     Attributes:
-        came_from: path to the path where its image was before.
-        moves: as `Gallery.move` takes them, of all in `came_from`.
-        removed: path to key, of items whose image is nowhere any more.
-        refused: paths whose images have come from elsewhere, but whose keys other items have.
+        old_paths: path of each moved image to its old path.
+        moves: (key, new key, new file) of each moved item, for `Store.move`.
+        removed: old path to key, for items whose image no longer exists.
+        refused: paths of moved images whose new keys other items have.
     """
 
-    came_from: dict[str, str] = field(default_factory=dict)
+    old_paths: dict[str, str] = field(default_factory=dict)
     moves: list[tuple[str, str, FileState | None]] = field(default_factory=list)
     removed: dict[str, str] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
@@ -40,21 +40,21 @@ class Plan:
 
 def plan_moves(
     store: Store,
-    unmatched: dict[str, Known],
+    unmatched: dict[str, SyncedItem],
     states: Mapping[str, State],
     digests: Mapping[str, bytes],
 ) -> Plan:
-    """Find for each unmatched item the file that holds its image now.
+    """Finds the file that now holds the image of each unmatched item.
 
     Args:
         store: the gallery's file; inside `reading` or `writing`.
-        unmatched: old path to item, of the files that are gone, or hold something else. Of equal
-            images, the first ones find their file first.
-        states: of all files, by path.
-        digests: path to digest, of every file that may hold one of their images.
+        unmatched: old path to item, for files that are missing or hold another image. Among items
+            with equal images, the first is matched first.
+        states: state of every image file, by path.
+        digests: digest of every file that may hold one of their images, by path.
     """
-    # An item that another process has changed since is in line with its file already.
-    unmatched = {path: old for path, old in unmatched.items() if is_held(store, path, old)}
+    # Items that another process has changed since are already up to date.
+    unmatched = {path: old for path, old in unmatched.items() if is_current(store, path, old)}
     by_content: dict[bytes, list[str]] = {}
     for path, old in reversed(unmatched.items()):
         by_content.setdefault(old.file.content, []).append(path)
@@ -66,27 +66,27 @@ def plan_moves(
             continue
         old_path = by_content[digest][-1]
         old_key = unmatched[old_path].key
-        # A key of one's own stays.
+        # A key that the user has chosen stays.
         key = printable(path) if old_key == printable(old_path) else old_key
         slot = store.find(key)
         is_taken = slot is not None and store.item(slot).path not in (path, old_path)
         if is_taken or key in new_keys:
             plan.refused.add(path)
             continue
-        plan.came_from[path] = by_content[digest].pop()
+        plan.old_paths[path] = by_content[digest].pop()
         new_keys.add(key)
         file = FileState(os.fsencode(path), *states[path], digest)
         plan.moves.append((old_key, key, file))
-    stay = {digests[path] for path in plan.refused}  # until the new keys are free
-    moved = set(plan.came_from.values())
+    refused = {digests[path] for path in plan.refused}  # their items wait until the key is free
+    moved = set(plan.old_paths.values())
     for path, old in unmatched.items():
-        is_gone = path not in states and old.file.content not in stay
-        if path not in moved and (is_gone or path in plan.came_from):
+        is_gone = path not in states and old.file.content not in refused
+        if path not in moved and (is_gone or path in plan.old_paths):
             plan.removed[path] = old.key
     return plan
 
 
-def is_held(store: Store, path: str, known: Known) -> bool:
-    """Whether the item of this file is still what it was."""
+def is_current(store: Store, path: str, synced: SyncedItem) -> bool:
+    """Whether the gallery still holds this item of a file unchanged."""
     item = store.item_of_file(os.fsencode(path))
-    return item is not None and (item.key, item.file) == known
+    return item is not None and (item.key, item.file) == synced

@@ -1,49 +1,45 @@
-"""Patterns that choose images by name and path.
-
-Knows texts. Does not look at the disk (folders.py does).
-"""
+"""Patterns: select images by name and relative path, without looking at the disk."""
 
 import fnmatch
 import re
 from collections.abc import Iterable
 
 
-class Choice:
-    """Which images are looked at, by paths relative to the folder.
+class PathFilter:
+    """Include and exclude patterns, applied to paths relative to the folder that is synced.
 
-    Hidden ones are not: a name on the way begins with a dot. A pattern matches an image if it
-    matches the image or a folder on the way to it: by its name or, if there is a "/" in the
-    pattern, by its relative path, with or without a "/" before it. `*` stands for any characters,
-    also "/"; `?` for one; `[abc]` for one of these. Case is ignored, and so is a "/" at the end.
+    Hidden files and folders, whose names start with a dot, are never accepted. `Gallery.sync`
+    describes patterns.
 
     Args:
-        include: images that match none of these are left out; no pattern: none is.
-        exclude: images that match one of these are left out.
+        include: patterns; only images that match one are accepted. Empty: all are.
+        exclude: patterns; images that match one are not accepted.
 
     Raises:
-        TypeError: a single text instead of several patterns, or a pattern that is no text.
+        TypeError: a single string instead of several, or a pattern that is not a string.
         ValueError: an empty pattern.
     """
 
     def __init__(self, include: Iterable[str], exclude: Iterable[str]) -> None:
         self._include = _compiled(include, "include")
         self._exclude = _compiled(exclude, "exclude")
-        # Included, excluded: of folders, by relative path.
+        # (included, excluded) of folders, by relative path.
         self._folders: dict[str, tuple[bool, bool]] = {"": (self._include is None, False)}
 
-    def takes(self, relative: str) -> bool:
-        """Whether the image at this relative path, with "/", is looked at."""
-        included, excluded = self._verdict(relative)
+    def accepts(self, relative: str) -> bool:
+        """Whether to include the image at this relative path (separated by "/")."""
+        included, excluded = self._match(relative)
         return included and not excluded
 
-    def enters(self, relative: str) -> bool:
-        """Whether any image below the folder at this relative path can be looked at."""
-        return not self._verdict(relative)[1]
+    def descends_into(self, relative: str) -> bool:
+        """Whether the folder at this relative path can hold images that are accepted."""
+        return not self._match(relative)[1]
 
-    def _verdict(self, relative: str) -> tuple[bool, bool]:
+    def _match(self, relative: str) -> tuple[bool, bool]:
+        """Whether include and exclude patterns match a path or a folder that contains it."""
         folder, _, name = relative.rpartition("/")
         if folder not in self._folders:
-            self._folders[folder] = self._verdict(folder)
+            self._folders[folder] = self._match(folder)
         included, excluded = self._folders[folder]
         if not included:
             included = _matches(self._include, relative, name)
@@ -52,19 +48,21 @@ class Choice:
         return included, excluded
 
 
-# For names, for paths.
+# Patterns for names, and patterns for relative paths.
 _Compiled = tuple[re.Pattern[str], re.Pattern[str]]
 
 
 def _compiled(patterns: Iterable[str], argument: str) -> _Compiled | None:
     if isinstance(patterns, str):
-        raise TypeError(f"{argument} takes several patterns; put a single one into a list")
+        raise TypeError(f"{argument} must be a list of patterns, got a str: [{patterns!r}]")
     trimmed: list[str] = []
     for pattern in patterns:
         if not isinstance(pattern, str):
-            raise TypeError(f"{argument}: a pattern is a str, not {type(pattern).__name__}")
+            raise TypeError(f"{argument}: patterns must be str, got {type(pattern).__name__}")
         if not pattern.strip("/"):
-            raise ValueError(f"{argument}: {pattern!r} is no pattern; everything is '*'")
+            raise ValueError(
+                f"{argument}: {pattern!r} matches nothing; use '*' to match all images"
+            )
         trimmed.append(pattern.rstrip("/"))
     if not trimmed:
         return None
@@ -74,8 +72,8 @@ def _compiled(patterns: Iterable[str], argument: str) -> _Compiled | None:
 
 
 def _joined(patterns: list[str]) -> re.Pattern[str]:
-    nothing = "(?!)"
-    return re.compile("|".join(map(fnmatch.translate, patterns)) or nothing, re.IGNORECASE)
+    match_nothing = "(?!)"
+    return re.compile("|".join(map(fnmatch.translate, patterns)) or match_nothing, re.IGNORECASE)
 
 
 def _matches(patterns: _Compiled | None, relative: str, name: str) -> bool:

@@ -1,26 +1,26 @@
-"""What a sync did. Knows nothing of how."""
+"""Report: what a sync did."""
 
 from dataclasses import dataclass, field
 
-KEY_TAKEN = "the gallery holds another item under this key"
+KEY_IN_USE = "another item in the gallery already has this key"
 
 
 @dataclass
 class SyncReport:
-    """What a sync did, or after a dry run would do. Every list is of paths as text, in order.
+    """What a sync did or, after a dry run, would do. Paths are text, and keys of items.
 
     Attributes:
         added: new images.
-        updated: images whose content had changed.
-        moved: (old, new) where an image was renamed, its item with it; found by content, not
-            encoded again.
-        removed: images that are no longer there, under any name.
-        unchanged: how many were left alone.
-        failed: path to reason, of what could not be read. An image that the gallery held before
-            keeps its old code; the next sync tries again.
-        skipped: path to reason, of links to what was looked at already.
-        excluded: how many items were left alone because their images are hidden, or the patterns
-            leave them out.
+        updated: images whose content changed.
+        moved: (old path, new path) of images that were renamed, recognised by content and not
+            encoded again; their items follow.
+        removed: images that no longer exist under any name.
+        unchanged: number of images that were already up to date.
+        failed: path to reason, for what could not be read. An image that the gallery already holds
+            keeps its old code, and the next sync tries again.
+        skipped: path to reason, for links to folders and images found elsewhere.
+        excluded: number of items left unchanged because their images are hidden or excluded by the
+            patterns.
     """
 
     added: list[str] = field(default_factory=list)
