@@ -70,7 +70,6 @@ _IN_MODULES = (
     "encoding.images.Preprocess",
     "encoding.calibration.Calibration",
     "encoding.contract.Model",
-    "gallery.sync.sync.sync",
     "gallery.items.FileState",
 )
 _SECTIONS = ("Args", "Attributes", "Raises", "Returns", "Yields")

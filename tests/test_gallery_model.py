@@ -85,7 +85,7 @@ def test_radius_for_a_false_match_rate(path):
         write_calibration(path, calibration())
         assert gallery.radius(0.1) == gallery.calibration.radius(0.1) == 11
         assert gallery.radius(false_match_rate=0.5) == 63
-        with pytest.raises(ValueError, match=r"rates from 0\.0078 on"):
+        with pytest.raises(ValueError, match=r"can resolve is 0\.0078"):
             gallery.radius()
         with pytest.raises(ValueError, match="above 0 and below 1"):
             gallery.radius(1)
