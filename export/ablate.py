@@ -22,22 +22,23 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from attention_hashing import protocols
-from attention_hashing.ablations import VARIANTS, Data, attention_of, learner
 from attention_hashing.backbones import has_published_weights, strides
-from attention_hashing.bootstrap import paired_bootstrap
 from attention_hashing.config import Config, new_network
-from attention_hashing.data import DataError, pictures_below
+from attention_hashing.data import protocols
+from attention_hashing.data.folders import pictures_below
+from attention_hashing.data.labelled import DataError
+from attention_hashing.data.scattered import SIDE
+from attention_hashing.evaluation.bootstrap import paired_bootstrap
+from attention_hashing.evaluation.distance_counts import levels
+from attention_hashing.evaluation.metrics import average_precision
+from attention_hashing.experiments.ablations import VARIANTS, Data, attention_of, learner
+from attention_hashing.experiments.pointing_game import covered, energy_inside, pointing_game
+from attention_hashing.experiments.results import print_section, write_section
+from attention_hashing.experiments.run_log import Row, Rows, check_arguments
+from attention_hashing.experiments.scattered_parts import ScatteredParts, parts
 from attention_hashing.features import FeatureExtractor, kept_maps
 from attention_hashing.heads import describe, fit_branch
-from attention_hashing.levels import levels
 from attention_hashing.methods import METHODS
-from attention_hashing.metrics import average_precision
-from attention_hashing.pointing import covered, energy_inside, pointing_game
-from attention_hashing.results import print_section, write_section
-from attention_hashing.rows import Row, Rows, check_arguments
-from attention_hashing.scattered import SIDE
-from attention_hashing.scattered_parts import ScatteredParts, parts
 from attention_hashing.training import train
 from bitgaze import ImageError
 
@@ -296,7 +297,7 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
         "wide. Each learns at the rate, of "
         f"{', '.join(f'{rate:g}' for rate in _RATES)}, that was best on {arguments.validation} "
         f"other scenes with seed {', '.join(map(str, tuned_with))}. What the variants are: "
-        "export/attention_hashing/ablations.py."
+        "export/attention_hashing/experiments/ablations.py."
     )
     head = ["variant", "rate", "mAP", f"minus {_BASELINE}", "minus explicit"]
     kind = "a trained backbone" if arguments.backbone_epochs else "a backbone as it was published"

@@ -24,18 +24,24 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from attention_hashing import protocols
 from attention_hashing.backbones import NAMES, has_published_weights, strides
 from attention_hashing.checkpoint import load_trained
 from attention_hashing.config import Config, new_network
-from attention_hashing.data import DataError, Labelled
+from attention_hashing.data import protocols
+from attention_hashing.data.labelled import DataError, Labelled
+from attention_hashing.experiments.comparison import REFERENCES, TUNED_AT_BITS, Study, run
+from attention_hashing.experiments.results import print_section, write_section
+from attention_hashing.experiments.run_log import Row, check_arguments
+from attention_hashing.experiments.tables import (
+    against_ours,
+    by_length,
+    of_backbones,
+    of_branch,
+    of_codes,
+)
 from attention_hashing.features import FeatureExtractor, kept_maps
-from attention_hashing.matrix import REFERENCES, TUNED_AT_BITS, Study, run
 from attention_hashing.methods import METHODS
 from attention_hashing.network import AttentionHashing
-from attention_hashing.results import print_section, write_section
-from attention_hashing.rows import Row, check_arguments
-from attention_hashing.tables import against_ours, by_length, of_backbones, of_branch, of_codes
 from bitgaze import ImageError
 from bitgaze.images import Preprocess
 

@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from attention_hashing.bootstrap import paired_bootstrap
-from attention_hashing.levels import Levels, levels
-from attention_hashing.measure import measure
-from attention_hashing.metrics import average_precision, by_radius
-from attention_hashing.report import difference, markdown, warnings
-from attention_hashing.split import Split, drawn, given, listed
+from attention_hashing.evaluation.bootstrap import paired_bootstrap
+from attention_hashing.evaluation.distance_counts import Levels, levels
+from attention_hashing.evaluation.measure import measure
+from attention_hashing.evaluation.metrics import average_precision, by_radius
+from attention_hashing.evaluation.report import difference, markdown, warnings
+from attention_hashing.evaluation.split import Split, drawn, given, listed
 from bitgaze import BitgazeError, Encoded, Encoder
 from bitgaze.contract import DEFAULT_MODEL
 from bitgaze.images import printable, upright
@@ -130,7 +130,7 @@ def _split(arguments: argparse.Namespace) -> Split:
 
 
 def _of_protocol(arguments: argparse.Namespace) -> Split:
-    from attention_hashing import protocols  # needs torch, as nothing else here does
+    from attention_hashing.data import protocols  # needs torch, as nothing else here does
 
     try:
         data = protocols.pictures(arguments.protocol, arguments.folder.resolve())
@@ -207,7 +207,7 @@ def _names(split: Split, arguments: argparse.Namespace) -> list[str]:
 def _write(
     out: Path, report: dict[str, Any], split: Split, encoded: Encoded, ranking: Levels
 ) -> None:
-    from attention_hashing import plots  # matplotlib, for a report alone
+    from attention_hashing.evaluation import plots  # matplotlib, for a report alone
 
     chosen = split.queries[_spread(len(split.queries), _SHOWN)]
     paths = [split.paths[position] for position in chosen]

@@ -12,8 +12,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from attention_hashing import general
-from attention_hashing.data import DataError, pictures_below, read
+from attention_hashing.data.folders import pictures_below
+from attention_hashing.data.labelled import DataError, read
+from attention_hashing.general import model as general
 from bitgaze import BitgazeError
 
 HERE = Path(__file__).parent

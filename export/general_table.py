@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from attention_hashing import general
-from attention_hashing.data import DataError, Labelled, pictures_below, read
-from attention_hashing.metrics import mean_by_code, mean_by_cosine
-from attention_hashing.results import write_section
+from attention_hashing.data.folders import pictures_below
+from attention_hashing.data.labelled import DataError, Labelled, read
+from attention_hashing.evaluation.metrics import mean_by_code, mean_by_cosine
+from attention_hashing.experiments.results import write_section
+from attention_hashing.general import model as general
 from bitgaze import BitgazeError, adaptation
 
 _QUERIES = 1000

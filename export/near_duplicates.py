@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from attention_hashing import general
-from attention_hashing.data import pictures_below
-from attention_hashing.results import write_section
+from attention_hashing.data.folders import pictures_below
+from attention_hashing.experiments.results import write_section
+from attention_hashing.general import model as general
 from bitgaze import BitgazeError, Encoder, HammingIndex
 from bitgaze.alterations import altered
 from bitgaze.cores import available_cores

@@ -16,9 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 import to_onnx
-from attention_hashing import half, onnx_file, precision, quantize, smaller
-from attention_hashing.data import DataError, read
-from attention_hashing.results import write_section
+from attention_hashing.data.labelled import DataError, read
+from attention_hashing.deployment import fidelity, onnx_file, quantize, reduced_precision
+from attention_hashing.experiments.results import write_section
 from bitgaze import BitgazeError
 
 _PICTURES, _QUERIES = 3000, 1000
@@ -34,7 +34,9 @@ def main() -> int:
     arguments = parser.parse_args()
     network, contract = to_onnx.general_model()
     try:
-        pixels = smaller.calibration_pixels(to_onnx.pictures(arguments.photos, "PHOTOS"), contract)
+        pixels = reduced_precision.calibration_pixels(
+            to_onnx.pictures(arguments.photos, "PHOTOS"), contract
+        )
         data = read(arguments.folder)
     except (BitgazeError, DataError, ValueError) as error:
         print(f"precision_table.py: {error}", file=sys.stderr)
@@ -46,7 +48,7 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         makers = {
-            "fp16": lambda: half.fp16(model),
+            "fp16": lambda: reduced_precision.fp16(model),
             **{
                 f"int8, {target}": lambda target=target: quantize.int8(
                     model, deployed, pixels, target
@@ -57,11 +59,11 @@ def main() -> int:
         made = {name: make() for name, make in tqdm(makers.items(), disable=None)}
         onnx_file.store_as_float16(model)
         reference = onnx_file.save(model, contract, Path(folder) / "float32.onnx")
-        expected = precision.encoded(reference, data)
+        expected = fidelity.encoded(reference, data)
         for name, graph in tqdm(made.items(), disable=None):
             onnx_file.store_as_float16(graph)
             encoder = onnx_file.save(graph, contract, Path(folder) / "smaller.onnx")
-            found = precision.compare(reference, expected, encoder, data, queries)
+            found = fidelity.compare(reference, expected, encoder, data, queries)
             if not rows:
                 rows.append(
                     [

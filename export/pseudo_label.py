@@ -20,11 +20,12 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from attention_hashing import data as datasets
-from attention_hashing import protocols
 from attention_hashing.checkpoint import load_trained
+from attention_hashing.data import protocols
+from attention_hashing.data.folders import pictures_below
+from attention_hashing.data.labelled import DataError, Labelled, check_readable, read
+from attention_hashing.data.lists import CLASSES, TRAIN
 from attention_hashing.features import FeatureExtractor
-from attention_hashing.lists import CLASSES, TRAIN
 from attention_hashing.network import AttentionHashing
 from bitgaze import ImageError
 from bitgaze.images import Preprocess
@@ -41,15 +42,13 @@ def main() -> int:
         labelled, unlabelled = _pictures(arguments)
         network, config, state = load_trained(arguments.checkpoint)
         _check_teacher(arguments, state, labelled)
-        everything = datasets.Labelled(
-            unlabelled, np.zeros(len(unlabelled), np.int64), labelled.classes
-        )
-        datasets.check_readable(everything, config.preprocess)
+        everything = Labelled(unlabelled, np.zeros(len(unlabelled), np.int64), labelled.classes)
+        check_readable(everything, config.preprocess)
         found = _probabilities(network, config.preprocess, unlabelled)
         sure = found.max(1) >= arguments.above
         arguments.out.mkdir(parents=True, exist_ok=True)
         _write(arguments.out, labelled, unlabelled, found.argmax(1), sure)
-    except (datasets.DataError, ImageError, ValueError, OSError) as error:
+    except (DataError, ImageError, ValueError, OSError) as error:
         print(f"pseudo_label.py: {error}", file=sys.stderr)
         return 2
     counts = np.bincount(found.argmax(1)[sure], minlength=len(labelled.classes))
@@ -80,7 +79,7 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _pictures(arguments: argparse.Namespace) -> tuple[datasets.Labelled, list[Path]]:
+def _pictures(arguments: argparse.Namespace) -> tuple[Labelled, list[Path]]:
     """The labelled ones, and the others without them."""
     if arguments.protocol:
         data = protocols.pictures(arguments.protocol, arguments.labelled)
@@ -89,8 +88,8 @@ def _pictures(arguments: argparse.Namespace) -> tuple[datasets.Labelled, list[Pa
         pictures = data.subset(drawn.database).pictures
         place = arguments.labelled
     else:
-        labelled = datasets.read(arguments.labelled)
-        pictures = datasets.pictures_below(arguments.unlabelled)
+        labelled = read(arguments.labelled)
+        pictures = pictures_below(arguments.unlabelled)
         place = arguments.unlabelled
     if not isinstance(labelled.pictures, list) or not isinstance(pictures, list):
         raise ValueError(f"{arguments.labelled}: a list names files; unpack it into class folders")
@@ -106,7 +105,7 @@ def _pictures(arguments: argparse.Namespace) -> tuple[datasets.Labelled, list[Pa
 
 
 def _check_teacher(
-    arguments: argparse.Namespace, state: dict[str, Any], labelled: datasets.Labelled
+    arguments: argparse.Namespace, state: dict[str, Any], labelled: Labelled
 ) -> None:
     """Raises a ValueError if it knows other classes, or may have seen a protocol's database."""
     if tuple(state["classes"]) != labelled.classes:
@@ -138,7 +137,7 @@ def _probabilities(
 
 def _write(
     out: Path,
-    labelled: datasets.Labelled,
+    labelled: Labelled,
     unlabelled: list[Path],
     labels: NDArray[np.intp],
     sure: NDArray[np.bool_],

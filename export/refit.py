@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from attention_hashing import data as datasets
-from attention_hashing import protocols
 from attention_hashing.checkpoint import CHECKPOINT, load_checkpoint, save_refitted
+from attention_hashing.data import protocols
+from attention_hashing.data.labelled import DataError, Labelled, check_readable, read
 from attention_hashing.features import FeatureExtractor
 from attention_hashing.heads import fit_layer
 from attention_hashing.methods import METHODS
@@ -39,7 +39,7 @@ def main() -> int:
         if not 0 <= seed < 2**32:
             raise ValueError(f"--seed {seed}: expected 0..{2**32 - 1}")
         labelled = _labelled(arguments, state)
-        datasets.check_readable(labelled, new.preprocess)
+        check_readable(labelled, new.preprocess)
         bar = tqdm(range(len(labelled)), "looking", unit="img", mininterval=1)
         extract = FeatureExtractor(network, new.preprocess)
         features = extract(bar, lambda at: labelled.pictures[at])
@@ -58,7 +58,7 @@ def main() -> int:
             "digest": labelled.digest(),
         }
         save_refitted(network, new, state, how, arguments.out)
-    except (datasets.DataError, ValueError, OSError) as error:
+    except (DataError, ValueError, OSError) as error:
         print(f"refit.py: {error}", file=sys.stderr)
         return 2
     codes = np.unique(np.packbits(layer.values(features) > 0, axis=1), axis=0)
@@ -91,12 +91,12 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _labelled(arguments: argparse.Namespace, state: dict[str, Any]) -> datasets.Labelled:
+def _labelled(arguments: argparse.Namespace, state: dict[str, Any]) -> Labelled:
     """Raises a ValueError if they are of other classes than the network's."""
     if arguments.protocol:
         labelled = protocols.training_pictures(arguments.protocol, arguments.labelled)
     else:
-        labelled = datasets.read(arguments.labelled)
+        labelled = read(arguments.labelled)
     if labelled.classes != tuple(state["classes"]):
         raise ValueError(
             f"{arguments.checkpoint} tells {', '.join(state['classes'])} apart, the pictures are "

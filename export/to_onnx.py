@@ -13,10 +13,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from attention_hashing import backbones, data, general, onnx_file, ort_format, smaller
+from attention_hashing import backbones
 from attention_hashing.checkpoint import load_checkpoint
+from attention_hashing.data import labelled
+from attention_hashing.data.folders import pictures_below
+from attention_hashing.deployment import onnx_file, ort_format, reduced_precision
+from attention_hashing.deployment.quantize import TARGETS
+from attention_hashing.general import model as general
 from attention_hashing.network import AttentionHashing
-from attention_hashing.quantize import TARGETS
 from bitgaze import BitgazeError, Contract, Encoder
 from bitgaze.contract import DEFAULT_MODEL, PRECISIONS
 
@@ -62,7 +66,7 @@ def main() -> int:
         if arguments.format == "ort":
             written.append(encoder.model.path.with_suffix(ort_format.SUFFIX))
             ort_format.write_ort(encoder, written[-1])
-    except (onnx_file.ExportError, data.DataError, BitgazeError, ValueError, OSError) as error:
+    except (onnx_file.ExportError, labelled.DataError, BitgazeError, ValueError, OSError) as error:
         print(f"to_onnx.py: {error}", file=sys.stderr)
         return 2
     for path in written:
@@ -106,7 +110,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 
 def pictures(folder: Path, option: str) -> list[Path]:
     """The pictures below a folder; a ValueError names the option if there are none."""
-    found = data.pictures_below(folder)
+    found = pictures_below(folder)
     if not found:
         raise ValueError(f"no pictures in {folder}; name a folder with {option}")
     return found
@@ -122,12 +126,12 @@ def _write(arguments: argparse.Namespace, checked: list[Path]) -> Encoder:
         out = out or Path("model.onnx")
     if arguments.precision == "fp32":
         return onnx_file.write_model(network, contract, checked, out)
-    check = data.read(arguments.check or EXAMPLES)
+    check = labelled.read(arguments.check or EXAMPLES)
     if arguments.precision == "fp16":
-        encoder, found = smaller.write_fp16(network, contract, checked, out, check)
+        encoder, found = reduced_precision.write_fp16(network, contract, checked, out, check)
     else:
         calibration = pictures(arguments.calibrate, "--calibrate")
-        encoder, found = smaller.write_int8(
+        encoder, found = reduced_precision.write_int8(
             network, contract, checked, out, check, calibration, arguments.target
         )
     print(f"{len(check)} pictures of {len(check.classes)} classes, float32 beside this")

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import torch
 
-from attention_hashing import data as datasets
-from attention_hashing import protocols
 from attention_hashing.backbones import NAMES, strides
+from attention_hashing.bfloat16 import fast_precision
 from attention_hashing.branch_file import BRANCH, StoredBranch, load_branch, save_branch
 from attention_hashing.checkpoint import CHECKPOINT, stored_config
 from attention_hashing.config import PRECISIONS, Config
-from attention_hashing.evaluation import neighbour_precision
+from attention_hashing.data import labelled, protocols
+from attention_hashing.evaluation.neighbours import neighbour_precision
 from attention_hashing.methods import METHODS
-from attention_hashing.training import fast_precision, train
+from attention_hashing.training import train
 
 _HOLDOUT = 0.1
 
@@ -45,7 +45,7 @@ def main() -> int:
             rest, held_out = everything.split(holdout, config.seed)
         else:
             rest, held_out = everything, None
-        datasets.check_readable(everything, config.preprocess)
+        labelled.check_readable(everything, config.preprocess)
         print(
             f"{len(everything.classes)} classes, {len(rest)} pictures to train on, "
             f"{len(held_out or ())} held out, {config.bits} bits, {config.backbone}, "
@@ -54,7 +54,7 @@ def main() -> int:
         arguments.out.mkdir(parents=True, exist_ok=True)
         network = train(rest, config, arguments.out, device, branch)
         save_branch(network, arguments.out / BRANCH, rest.classes, config.backbone)
-    except (datasets.DataError, ValueError, OSError) as error:
+    except (labelled.DataError, ValueError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     if not config.hash_epochs:
@@ -67,10 +67,10 @@ def main() -> int:
     return 0
 
 
-def _pictures(arguments: argparse.Namespace) -> datasets.Labelled:
+def _pictures(arguments: argparse.Namespace) -> labelled.Labelled:
     """All in the folder, or those of them that a protocol trains on."""
     if not arguments.protocol:
-        return datasets.read(arguments.folder)
+        return labelled.read(arguments.folder)
     return protocols.training_pictures(arguments.protocol, arguments.folder)
 
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from attention_hashing import ablations, heads
+from attention_hashing import heads
 from attention_hashing.attention import AttentionBranch
+from attention_hashing.experiments import ablations
+from attention_hashing.experiments.pointing_game import covered, energy_inside, pointing_game
 from attention_hashing.methods import METHODS
-from attention_hashing.pointing import covered, energy_inside, pointing_game
 
 CLASSES, CHANNELS, COUNT = 3, 8, 120
 

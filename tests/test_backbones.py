@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from attention_hashing import backbones, onnx_file, training
+from attention_hashing import backbones, training
 from attention_hashing.backbones import backbone, packages
 from attention_hashing.branch_file import load_branch, save_branch
 from attention_hashing.config import Config, new_network
-from attention_hashing.data import Labelled
+from attention_hashing.data.labelled import Labelled
+from attention_hashing.deployment import onnx_file
 from bitgaze import Contract
 from bitgaze.images import Preprocess
 from conftest import ROOT, picture

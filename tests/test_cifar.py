@@ -9,7 +9,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from attention_hashing import data as datasets
+from attention_hashing.data import labelled
 from bitgaze.images import Preprocess
 
 NAMES = ["airplane", "bird", "cat"]
@@ -74,8 +74,8 @@ def check(data):
 )
 def test_a_folder_as_published(tmp_path, name, files):
     folder = write(tmp_path / f"cifar-10-batches-{name}", files)
-    check(datasets.read(folder))
-    check(datasets.read(tmp_path))
+    check(labelled.read(folder))
+    check(labelled.read(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -85,18 +85,18 @@ def test_a_folder_as_published(tmp_path, name, files):
 )
 def test_an_archive_as_published(tmp_path, name, files):
     archive = pack(tmp_path / f"cifar-10-{name}.tar.gz", files)
-    check(datasets.read(archive))
-    check(datasets.read(tmp_path))
+    check(labelled.read(archive))
+    check(labelled.read(tmp_path))
     assert list(tmp_path.iterdir()) == [archive]
 
 
 def test_the_pictures_can_be_trained_on(tmp_path):
-    data = datasets.read(write(tmp_path / "cifar-10-batches-bin", binary_version()))
+    data = labelled.read(write(tmp_path / "cifar-10-batches-bin", binary_version()))
     assert len(data.digest()) == 64
-    image, hot = datasets.Views(data, Preprocess(32), epoch_seed=None)[4]
+    image, hot = labelled.Views(data, Preprocess(32), epoch_seed=None)[4]
     assert np.array_equal(image, PICTURES[4])
     assert hot.tolist() == [0, 1, 0]
-    assert datasets.Views(data, Preprocess(32), epoch_seed=1)[4][0].shape == (32, 32, 3)
+    assert labelled.Views(data, Preprocess(32), epoch_seed=1)[4][0].shape == (32, 32, 3)
 
 
 class Program:
@@ -108,8 +108,8 @@ def test_a_pickle_that_is_a_program_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     program = pickle.dumps(Program())
     folder = write(tmp_path / "cifar-10-batches-py", python_version() | {"data_batch_2": program})
-    with pytest.raises(datasets.DataError, match="damaged .it would call posix.mkdir"):
-        datasets.read(folder)
+    with pytest.raises(labelled.DataError, match="damaged .it would call posix.mkdir"):
+        labelled.read(folder)
     assert not (tmp_path / "it-ran").exists()
 
 
@@ -118,18 +118,18 @@ def test_damaged_or_missing_batches(tmp_path, files):
     folder = write(tmp_path / "cifar", files)
     third = next(p for p in folder.iterdir() if p.name.startswith("data_batch_3"))
     third.write_bytes(third.read_bytes()[:-1])
-    with pytest.raises(datasets.DataError, match="not CIFAR-10, or damaged"):
-        datasets.read(folder)
+    with pytest.raises(labelled.DataError, match="not CIFAR-10, or damaged"):
+        labelled.read(folder)
     third.unlink()
-    with pytest.raises(datasets.DataError, match="CIFAR-10 without 'data_batch_3"):
-        datasets.read(folder)
+    with pytest.raises(labelled.DataError, match="CIFAR-10 without 'data_batch_3"):
+        labelled.read(folder)
 
 
 def test_labels_without_a_class_and_a_broken_archive(tmp_path):
     files = binary_version() | {"batches.meta.txt": b"airplane\nbird\n"}
-    with pytest.raises(datasets.DataError, match=r"labels 0\.\.2, 2 classes"):
-        datasets.read(write(tmp_path / "cifar", files))
+    with pytest.raises(labelled.DataError, match=r"labels 0\.\.2, 2 classes"):
+        labelled.read(write(tmp_path / "cifar", files))
     archive = tmp_path / "cifar-10-python.tar.gz"
     archive.write_bytes(pack(tmp_path / "whole.tar.gz", python_version()).read_bytes()[:2000])
-    with pytest.raises(datasets.DataError, match="not an archive, or damaged"):
-        datasets.read(archive)
+    with pytest.raises(labelled.DataError, match="not an archive, or damaged"):
+        labelled.read(archive)

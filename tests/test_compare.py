@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from attention_hashing import heads, matrix, tables
+from attention_hashing import heads
+from attention_hashing.experiments import comparison, tables
+from attention_hashing.experiments.run_log import Rows
 from attention_hashing.features import kept_maps
 from attention_hashing.methods import METHODS
-from attention_hashing.rows import Rows
 
 CLASSES, CHANNELS = 4, 12
 
@@ -31,7 +32,9 @@ def study():
     maps, labels = made(0)
     training, queries, database = np.split(np.arange(240), [100, 140])
     everything = np.concatenate([training, database])
-    return matrix.Study("made", maps, labels, training, queries, {"a": database, "b": everything})
+    return comparison.Study(
+        "made", maps, labels, training, queries, {"a": database, "b": everything}
+    )
 
 
 def hot(labels):
@@ -95,8 +98,8 @@ def test_values_are_given_in_parts(monkeypatch):
 
 def test_a_run_ends_with_every_cell_and_goes_on_where_it_stopped(study, tmp_path, monkeypatch):
     names = ["ours", "dsh", "lsh", "class-id", "float"]
-    monkeypatch.setattr(matrix, "_in_parallel", serially)
-    rows = matrix.run([study], names, [8, 16], [0, 1], tmp_path)
+    monkeypatch.setattr(comparison, "_in_parallel", serially)
+    rows = comparison.run([study], names, [8, 16], [0, 1], tmp_path)
     assert {row["protocol"] for row in rows} == {"a", "b"}
     # Two methods in two forms, LSH, the class's number: 2 lengths, 2 seeds; float once.
     assert len(rows) == 2 * ((2 * 2 + 2) * 2 * 2 + 1)
@@ -110,7 +113,7 @@ def test_a_run_ends_with_every_cell_and_goes_on_where_it_stopped(study, tmp_path
     file = tmp_path / "rows.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[:-4]) + lines[-4][:20])  # killed in the middle of a line
-    again = matrix.run([study], names, [8, 16], [0, 1], tmp_path)
+    again = comparison.run([study], names, [8, 16], [0, 1], tmp_path)
     assert plain(again) == plain(rows)
 
 
@@ -119,15 +122,15 @@ def plain(rows):
 
 
 def test_a_cell_of_which_one_protocol_was_written_is_made_again(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(matrix, "_in_parallel", serially)
-    rows = matrix.run([study], ["lsh"], [8], [0, 1], tmp_path)
+    monkeypatch.setattr(comparison, "_in_parallel", serially)
+    rows = comparison.run([study], ["lsh"], [8], [0, 1], tmp_path)
     file = tmp_path / "rows.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     assert [json.loads(line)["protocol"] for line in lines] == ["a", "b", "a", "b"]
     file.write_text("".join(lines[:3]))  # killed between the two of the last cell
-    assert plain(matrix.run([study], ["lsh"], [8], [0, 1], tmp_path)) == plain(rows)
+    assert plain(comparison.run([study], ["lsh"], [8], [0, 1], tmp_path)) == plain(rows)
     file.write_text(file.read_text() + "".join(lines))  # as two runs in one folder leave it
-    assert plain(matrix.run([study], ["lsh"], [8], [0, 1], tmp_path)) == plain(rows)
+    assert plain(comparison.run([study], ["lsh"], [8], [0, 1], tmp_path)) == plain(rows)
 
 
 def test_rows_are_kept_when_a_line_was_cut_short(tmp_path, monkeypatch):
@@ -148,59 +151,59 @@ def test_rows_are_kept_when_a_line_was_cut_short(tmp_path, monkeypatch):
 def test_rates_that_were_not_tried_are_and_cells_of_another_rate_are_made_again(
     study, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(matrix, "_in_parallel", serially)
-    monkeypatch.setattr(matrix, "RATES", (3e-3,))
-    before = matrix.run([study], ["dsh"], [8], [0], tmp_path)
+    monkeypatch.setattr(comparison, "_in_parallel", serially)
+    monkeypatch.setattr(comparison, "RATES", (3e-3,))
+    before = comparison.run([study], ["dsh"], [8], [0], tmp_path)
     tried = []
-    fit_layer = matrix.fit_layer
-    monkeypatch.setattr(matrix, "fit_layer", lambda *a: tried.append(a[-1]) or fit_layer(*a))
-    monkeypatch.setattr(matrix, "RATES", (1e-6, 3e-3))
-    assert matrix.run([study], ["dsh"], [8], [0], tmp_path) == before
+    fit_layer = comparison.fit_layer
+    monkeypatch.setattr(comparison, "fit_layer", lambda *a: tried.append(a[-1]) or fit_layer(*a))
+    monkeypatch.setattr(comparison, "RATES", (1e-6, 3e-3))
+    assert comparison.run([study], ["dsh"], [8], [0], tmp_path) == before
     assert tried == [1e-6, 1e-6]  # of two forms; 3e-3 is better still, and its cells are there
     tried.clear()
-    monkeypatch.setattr(matrix, "RATES", (1e-6,))
-    after = matrix.run([study], ["dsh"], [8], [0], tmp_path)
+    monkeypatch.setattr(comparison, "RATES", (1e-6,))
+    after = comparison.run([study], ["dsh"], [8], [0], tmp_path)
     assert {row["rate"] for row in after} == {1e-6}
     assert tried == [1e-6, 1e-6]
     assert len(after) == len(before)
 
 
 def test_cells_run_in_processes(study, tmp_path):
-    rows = matrix.run([study], ["lsh"], [8], [0, 1], tmp_path)
+    rows = comparison.run([study], ["lsh"], [8], [0, 1], tmp_path)
     assert len(rows) == 4
 
 
 def serially(work, cells, more, studies, folder, rows, what):
-    matrix._features.cache_clear()
+    comparison._features.cache_clear()
     threads = torch.get_num_threads()
-    matrix._start(studies, folder)
+    comparison._start(studies, folder)
     for cell in cells:
         rows.add(work(cell, *more))
     torch.set_num_threads(threads)
 
 
 def test_rows_of_another_draw_are_not_taken(study, tmp_path):
-    matrix.run([study], ["lsh"], [8], [0], tmp_path)
-    other = matrix.Study(
+    comparison.run([study], ["lsh"], [8], [0], tmp_path)
+    other = comparison.Study(
         study.name, study.maps, study.labels, study.training[1:], study.queries, study.databases
     )
     assert other.key != study.key
-    rows = matrix.run([other], ["lsh"], [8], [0], tmp_path)
+    rows = comparison.run([other], ["lsh"], [8], [0], tmp_path)
     assert {row["study"] for row in rows} == {other.key}
 
 
 def test_rows_that_were_trained_in_another_way_are_not_taken(study, tmp_path, monkeypatch):
-    matrix.run([study], ["lsh"], [8], [0], tmp_path)
-    monkeypatch.setitem(matrix._RECIPE, "layer epochs", 7)
+    comparison.run([study], ["lsh"], [8], [0], tmp_path)
+    monkeypatch.setitem(comparison._RECIPE, "layer epochs", 7)
     with pytest.raises(ValueError, match=r"holds a run with layer epochs 30 \(now 7\)"):
-        matrix.run([study], ["lsh"], [8], [0], tmp_path)
+        comparison.run([study], ["lsh"], [8], [0], tmp_path)
 
 
 def test_a_folder_from_before_arguments_were_kept_is_taken(study, tmp_path):
-    matrix.run([study], ["lsh"], [8], [0], tmp_path)
+    comparison.run([study], ["lsh"], [8], [0], tmp_path)
     (tmp_path / "arguments.json").unlink()
     before = (tmp_path / "rows.jsonl").read_text()
-    matrix.run([study], ["lsh"], [8], [0], tmp_path)
+    comparison.run([study], ["lsh"], [8], [0], tmp_path)
     assert (tmp_path / "rows.jsonl").read_text() == before
     assert (tmp_path / "arguments.json").exists()
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from attention_hashing import data as datasets
-from attention_hashing import lists, split
+from attention_hashing.data import labelled, lists
+from attention_hashing.evaluation import split
 from bitgaze.images import Preprocess
 from conftest import ROOT, picture
 
@@ -88,8 +88,8 @@ def test_a_list_that_cannot_be_right(tmp_path, text, message):
     (tmp_path / "train.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=message):
         lists.read(tmp_path / "train.txt")
-    with pytest.raises(datasets.DataError, match=message):
-        datasets.read(tmp_path)
+    with pytest.raises(labelled.DataError, match=message):
+        labelled.read(tmp_path)
 
 
 def test_no_list(tmp_path):
@@ -102,12 +102,12 @@ def test_another_train_txt_leaves_class_folders_alone(tmp_path):
     for name in ("cats/1.png", "cats/2.png", "dogs/1.png", "dogs/2.png"):
         write(tmp_path, "unused.txt", {name: ""})
     (tmp_path / "train.txt").write_text("Pictures to train on.\n0.1 0 1\n")
-    assert datasets.read(tmp_path).classes == ("cats", "dogs")
+    assert labelled.read(tmp_path).classes == ("cats", "dogs")
 
 
 def test_training_data_with_one_label_each(tmp_path):
     lines = {f"{n}.png": "0 1" if n % 3 else "1 0" for n in range(6)}
-    data = datasets.read(write(tmp_path, "train.txt", lines))
+    data = labelled.read(write(tmp_path, "train.txt", lines))
     assert data.labels.dtype == np.int64
     assert data.labels.tolist() == [0, 1, 1, 0, 1, 1]
     assert data.hot().tolist() == [[1, 0], [0, 1], [0, 1], [1, 0], [0, 1], [0, 1]]
@@ -116,17 +116,17 @@ def test_training_data_with_one_label_each(tmp_path):
 def several(rows):
     rows = np.array(rows, bool)
     pictures = np.arange(len(rows), dtype=np.uint8)[:, None, None] * np.ones((8, 8), np.uint8)
-    return datasets.Labelled(pictures, rows, tuple("abcdef"[: rows.shape[1]]))
+    return labelled.Labelled(pictures, rows, tuple("abcdef"[: rows.shape[1]]))
 
 
 def test_training_data_with_several_labels_each(tmp_path):
-    data = datasets.read(write(tmp_path, "train.txt", SEVERAL))
+    data = labelled.read(write(tmp_path, "train.txt", SEVERAL))
     assert data.labels.dtype == bool
     assert data.counts().tolist() == [2, 2, 2]
     hot = data.hot()
     assert hot.dtype == np.float32
     assert hot.tolist() == [[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]]
-    image, row = datasets.Views(data, Preprocess(32), epoch_seed=3)[1]
+    image, row = labelled.Views(data, Preprocess(32), epoch_seed=3)[1]
     assert (image.dtype, image.shape) == (torch.uint8, (32, 32, 3))
     assert row.dtype == torch.float32
     assert row.tolist() == [1, 1, 0]
@@ -142,11 +142,11 @@ def test_the_digest_is_of_every_label():
 
 def test_training_data_of_several_labels_that_cannot_be_trained_on(tmp_path):
     write(tmp_path, "train.txt", {"a.jpg": "1", "b.jpg": "1"})
-    with pytest.raises(datasets.DataError, match="found 1 class, it takes at least 2"):
-        datasets.read(tmp_path)
+    with pytest.raises(labelled.DataError, match="found 1 class, it takes at least 2"):
+        labelled.read(tmp_path)
     write(tmp_path, "train.txt", {"a.jpg": "1 1", "b.jpg": "1 0"})
-    with pytest.raises(datasets.DataError, match="class '1' has 1 picture, it needs at least 2"):
-        datasets.read(tmp_path)
+    with pytest.raises(labelled.DataError, match="class '1' has 1 picture, it needs at least 2"):
+        labelled.read(tmp_path)
 
 
 def test_a_share_of_several_labels_leaves_every_class_a_picture():
@@ -205,7 +205,10 @@ def test_evaluate_takes_the_lists(tmp_path, monkeypatch, capsys):
 
 
 def test_lists_and_splits_need_no_torch():
-    script = "import sys; sys.modules['torch'] = None; from attention_hashing import lists, split"
+    script = (
+        "import sys; sys.modules['torch'] = None; "
+        "from attention_hashing.data import lists; from attention_hashing.evaluation import split"
+    )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "export", capture_output=True)
     assert done.returncode == 0, done.stderr
 
@@ -213,11 +216,11 @@ def test_lists_and_splits_need_no_torch():
 def test_training_and_measuring_on_several_labels_each(tmp_path):
     """Both stages, and what is measured after: what shares a label is right."""
     from attention_hashing import training
-    from attention_hashing.evaluation import neighbour_precision
-    from attention_hashing.metrics import mean_by_code
+    from attention_hashing.evaluation.metrics import mean_by_code
+    from attention_hashing.evaluation.neighbours import neighbour_precision
 
     lines = {f"{n}.png": "1 0 0" if n % 3 else "0 1 1" for n in range(16)}
-    data = datasets.read(write(tmp_path, "train.txt", lines))
+    data = labelled.read(write(tmp_path, "train.txt", lines))
     rest, held = data.split(0.25, seed=0)
     config = training.Config(
         bits=8, size=32, branch_epochs=1, hash_epochs=1, batch_size=8, hidden=8

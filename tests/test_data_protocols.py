@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from attention_hashing import data as datasets
-from attention_hashing import protocols
+from attention_hashing.data import labelled, protocols
 from conftest import picture
 from test_cifar import LABELS, PICTURES, binary_version, pack, python_version, write
 
@@ -18,7 +17,7 @@ def small():
     """Ten classes in a mixed order, 610 tiny pictures of each."""
     labels = np.random.default_rng(5).permutation(np.repeat(np.arange(10), A_CLASS))
     values = np.random.default_rng(6).integers(0, 256, (10 * A_CLASS, 2, 2, 3), dtype=np.uint8)
-    return datasets.Labelled(values, labels, tuple("abcdefghij"))
+    return labelled.Labelled(values, labels, tuple("abcdefghij"))
 
 
 def by_class(data, positions):
@@ -79,10 +78,10 @@ def test_a_draw_that_cannot_be(small):
     with pytest.raises(ValueError, match="protocol is 'mnist'"):
         protocols.pictures("mnist", None)
     few = small.subset(np.flatnonzero((small.labels != 3) | (np.cumsum(small.labels == 3) <= 600)))
-    with pytest.raises(datasets.DataError, match="class 'd' has 600 pictures, cifar10 takes more"):
+    with pytest.raises(labelled.DataError, match="class 'd' has 600 pictures, cifar10 takes more"):
         protocols.draw("cifar10", few, 0)
-    rows = datasets.Labelled(small.pictures, small.hot() > 0, small.classes)
-    with pytest.raises(datasets.DataError, match="every picture has to have one class"):
+    rows = labelled.Labelled(small.pictures, small.hot() > 0, small.classes)
+    with pytest.raises(labelled.DataError, match="every picture has to have one class"):
         protocols.draw("cifar10", rows, 0)
 
 
@@ -97,24 +96,24 @@ def test_a_split_is_kept(small, tmp_path):
 
     values = small.pictures.copy()
     values[17] ^= 1
-    other = datasets.Labelled(values, small.labels, small.classes)
-    with pytest.raises(datasets.DataError, match="split.json: a split of other pictures; give"):
+    other = labelled.Labelled(values, small.labels, small.classes)
+    with pytest.raises(labelled.DataError, match="split.json: a split of other pictures; give"):
         protocols.load(path, other)
     state = json.loads(path.read_text())
     path.write_text(json.dumps(state | {"format": 2}))
-    with pytest.raises(datasets.DataError, match="format 2, this version reads 1"):
+    with pytest.raises(labelled.DataError, match="format 2, this version reads 1"):
         protocols.load(path, small)
     state["queries"][5] += 1
     path.write_text(json.dumps(state))
-    with pytest.raises(datasets.DataError, match="damaged, its positions are not those"):
+    with pytest.raises(labelled.DataError, match="damaged, its positions are not those"):
         protocols.load(path, small)
     without = {key: value for key, value in state.items() if key != "training"}
     for text in ("", "[]", json.dumps(without), json.dumps(state | {"queries": [2**70]}), "\x00"):
         path.write_text(text)
-        with pytest.raises(datasets.DataError, match="split.json: not a split, or damaged"):
+        with pytest.raises(labelled.DataError, match="split.json: not a split, or damaged"):
             protocols.load(path, small)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(datasets.DataError, match="split.json: not a split, or damaged"):
+    with pytest.raises(labelled.DataError, match="split.json: not a split, or damaged"):
         protocols.load(path, small)
 
 
@@ -129,10 +128,10 @@ def test_cifar10_as_published_in_its_order(tmp_path, version):
         data = protocols._cifar10(place)
         assert np.array_equal(data.pictures, np.concatenate([PICTURES, PICTURES[:2]]))
         assert data.labels.tolist() == [*LABELS, *LABELS[:2]]
-        with pytest.raises(datasets.DataError, match=r"found \[5, 4, 3\] pictures.*6000 of each"):
+        with pytest.raises(labelled.DataError, match=r"found \[5, 4, 3\] pictures.*6000 of each"):
             protocols.pictures("cifar10", place)
     (folder / f"test_batch{end}").unlink()
-    with pytest.raises(datasets.DataError, match="CIFAR-10 without 'test_batch"):
+    with pytest.raises(labelled.DataError, match="CIFAR-10 without 'test_batch"):
         protocols.pictures("cifar10", folder)
 
 
@@ -152,9 +151,9 @@ def test_cifar10_in_class_folders(tmp_path, monkeypatch):
     assert data.pictures[20] == root / "test" / "class0" / "0000.jpg"
     assert protocols.pictures("cifar10", root).pictures == data.pictures
     (root / "test" / "class4").rename(root / "test" / "other")
-    with pytest.raises(datasets.DataError, match="train and test do not have the same class"):
+    with pytest.raises(labelled.DataError, match="train and test do not have the same class"):
         protocols.pictures("cifar10", tmp_path)
-    with pytest.raises(datasets.DataError, match="neither CIFAR-10 as published, nor train/"):
+    with pytest.raises(labelled.DataError, match="neither CIFAR-10 as published, nor train/"):
         protocols.pictures("cifar10", root / "train")
 
 
@@ -170,15 +169,15 @@ def test_fashion_mnist_in_its_order(tmp_path, monkeypatch):
     assert np.array_equal(data.pictures, values)
     assert data.labels.tolist() == labels.tolist()
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0")
-    with pytest.raises(datasets.DataError, match="t10k-labels-idx1-ubyte: not an IDX file"):
+    with pytest.raises(labelled.DataError, match="t10k-labels-idx1-ubyte: not an IDX file"):
         protocols.pictures("fashion-mnist", tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").rename(tmp_path / "t10k-labels-idx1-ubyte.gz")
-    with pytest.raises(datasets.DataError, match="ubyte.gz: not a gzip file, or damaged"):
+    with pytest.raises(labelled.DataError, match="ubyte.gz: not a gzip file, or damaged"):
         protocols.pictures("fashion-mnist", tmp_path)
 
 
 def test_fashion_mnist_where_it_is_installed():
-    folder = datasets.Path("/usr/share/datasets/fashion-mnist")
+    folder = labelled.Path("/usr/share/datasets/fashion-mnist")
     if not folder.is_dir():
         pytest.skip("Debian package dataset-fashion-mnist is not installed")
     split = protocols.draw("fashion-mnist", protocols.pictures("fashion-mnist", folder), 0)

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from attention_hashing import data as datasets
-from attention_hashing import protocols, scattered_parts
-from attention_hashing.backgrounds import photograph, prepared, textured
-from attention_hashing.scattered import Scattered
+from attention_hashing.data import labelled, protocols
+from attention_hashing.data.backgrounds import photograph, prepared, textured
+from attention_hashing.data.scattered import Scattered
+from attention_hashing.experiments import scattered_parts
 from bitgaze import ImageError
 from bitgaze.images import Preprocess
 from conftest import picture
@@ -176,7 +176,7 @@ def numbered_objects(count):
 
 
 def protocol(queries, training, database, count=60):
-    data = datasets.Labelled(numbered_objects(count), np.arange(count) % 4, CLASSES)
+    data = labelled.Labelled(numbered_objects(count), np.arange(count) % 4, CLASSES)
     return protocols.Protocol("cifar10", 0, data, *map(np.array, (queries, training, database)))
 
 
@@ -223,7 +223,7 @@ def test_objects_in_files(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(3)]
     for path, values in zip(paths, numbered_objects(3), strict=True):
         Image.fromarray(values).save(path)
-    data = datasets.Labelled(paths, np.arange(3), CLASSES)
+    data = labelled.Labelled(paths, np.arange(3), CLASSES)
     assert np.array_equal(scattered_parts.pixels(data), numbered_objects(3))
     picture(0, (40, 32)).save(paths[1])
     with pytest.raises(ValueError, match="1.png: 40 x 32 px, expected 32 x 32"):
@@ -232,7 +232,7 @@ def test_objects_in_files(tmp_path):
 
 def test_codes_of_scenes():
     from attention_hashing import training
-    from attention_hashing.evaluation import codes, neighbour_precision
+    from attention_hashing.evaluation.neighbours import codes, neighbour_precision
 
     config = training.Config(bits=8, size=32, batch_size=4, hidden=8)
     network = training.new_network(config, 4).eval()

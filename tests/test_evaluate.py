@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 import evaluate
-from attention_hashing import plots, report, split
-from attention_hashing.levels import Levels
-from attention_hashing.measure import measure
-from attention_hashing.metrics import by_radius
-from attention_hashing.split import drawn, given, read
+from attention_hashing.data.folders import LABELS, read
+from attention_hashing.evaluation import plots, report
+from attention_hashing.evaluation.distance_counts import Levels
+from attention_hashing.evaluation.measure import measure
+from attention_hashing.evaluation.metrics import by_radius
+from attention_hashing.evaluation.split import drawn, given
 from bitgaze import Encoder
 from conftest import ROOT
 
@@ -192,7 +193,7 @@ def test_labels_of_two_folders_are_one_list(folder, tmp_path):
     queries = tmp_path / "queries"
     queries.mkdir()
     shutil.copy(min((folder / "birds").iterdir()), queries / "a.jpg")
-    (queries / split.LABELS).write_text("a.jpg, windmills ,animals\n", encoding="utf-8")
+    (queries / LABELS).write_text("a.jpg, windmills ,animals\n", encoding="utf-8")
     pictures = given(folder, queries)
     assert pictures.classes == ("animals", "birds", "flowers", "vehicles", "windmills")
     (query,) = pictures.queries
@@ -218,7 +219,7 @@ def test_labels_of_two_folders_are_one_list(folder, tmp_path):
 def test_a_table_that_cannot_be_right(make_picture, tmp_path, table, message):
     make_picture("set.jpg")
     content = table if isinstance(table, bytes) else table.encode()
-    (tmp_path / split.LABELS).write_bytes(content)
+    (tmp_path / LABELS).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read(tmp_path)
 

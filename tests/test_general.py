@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from attention_hashing import general, unsupervised
-from attention_hashing.data import read
-from attention_hashing.distortions import cut_out, distorted, out_of_focus
+from attention_hashing.data.labelled import read
+from attention_hashing.general import model as general
+from attention_hashing.general import unsupervised
+from attention_hashing.general.distortions import cut_out, distorted, out_of_focus
 from bitgaze.images import load
 from conftest import picture
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from attention_hashing import checkpoint, provenance, training
-from attention_hashing import data as datasets
+from attention_hashing import bfloat16, checkpoint, provenance, training
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.backbones import efficientnet_lite0
 from attention_hashing.config import Config, new_network
+from attention_hashing.data import labelled
 from attention_hashing.methods import METHODS
 from attention_hashing.network import pack, pooled
 from bitgaze.images import Preprocess
@@ -46,7 +46,7 @@ def write_idx(folder, images, labels, opener=gzip.open, suffix=".gz"):
 
 
 def test_class_folders(class_folders):
-    data = datasets.read(class_folders)
+    data = labelled.read(class_folders)
     assert data.classes == ("blue", "red")
     assert len(data) == 24
     assert data.labels.tolist() == [0] * 12 + [1] * 12
@@ -61,7 +61,7 @@ def test_a_train_folder_is_taken_and_test_left_alone(class_folders, tmp_path):
     class_folders.rename(tmp_path / "both" / "train")
     (tmp_path / "both" / "test" / "green").mkdir(parents=True)
     picture(1).save(tmp_path / "both" / "test" / "green" / "1.png")
-    assert datasets.read(tmp_path / "both").classes == ("blue", "red")
+    assert labelled.read(tmp_path / "both").classes == ("blue", "red")
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -69,59 +69,59 @@ def test_idx_files(tmp_path, packed):
     images = np.random.default_rng(0).integers(0, 256, (6, 28, 28))
     options = {} if packed else {"opener": open, "suffix": ""}
     write_idx(tmp_path, images, np.array([0, 1, 2, 0, 1, 2]), **options)
-    data = datasets.read(tmp_path)
+    data = labelled.read(tmp_path)
     assert np.array_equal(data.pictures, images)
     assert data.labels.tolist() == [0, 1, 2, 0, 1, 2]
-    image, hot = datasets.Views(data, Preprocess(32), epoch_seed=None)[4]
+    image, hot = labelled.Views(data, Preprocess(32), epoch_seed=None)[4]
     assert image.shape == (32, 32, 3)
     assert hot.tolist() == [0, 1, 0]
 
 
 def test_fashion_mnist_where_it_is_installed():
-    folder = datasets.Path("/usr/share/datasets/fashion-mnist")
+    folder = labelled.Path("/usr/share/datasets/fashion-mnist")
     if not folder.is_dir():
         pytest.skip("Debian package dataset-fashion-mnist is not installed")
-    data = datasets.read(folder)
+    data = labelled.read(folder)
     assert len(data) == 60_000
     assert len(data.classes) == 10
     assert np.bincount(data.labels).tolist() == [6000] * 10
 
 
 def test_data_that_cannot_be_trained_on(tmp_path, class_folders):
-    with pytest.raises(datasets.DataError, match="none: not a folder"):
-        datasets.read(tmp_path / "none")
+    with pytest.raises(labelled.DataError, match="none: not a folder"):
+        labelled.read(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(datasets.DataError, match="found 0 class"):
-        datasets.read(tmp_path / "empty")
+    with pytest.raises(labelled.DataError, match="found 0 class"):
+        labelled.read(tmp_path / "empty")
     (tmp_path / "one" / "cats").mkdir(parents=True)
     picture(1).save(tmp_path / "one" / "cats" / "1.png")
-    with pytest.raises(datasets.DataError, match="found 1 class, it takes at least 2"):
-        datasets.read(tmp_path / "one")
+    with pytest.raises(labelled.DataError, match="found 1 class, it takes at least 2"):
+        labelled.read(tmp_path / "one")
     (tmp_path / "one" / "dogs").mkdir()
     picture(1).save(tmp_path / "one" / "dogs" / "1.png")
-    with pytest.raises(datasets.DataError, match="class 'cats' has 1 picture"):
-        datasets.read(tmp_path / "one")
+    with pytest.raises(labelled.DataError, match="class 'cats' has 1 picture"):
+        labelled.read(tmp_path / "one")
     (class_folders / "red" / "broken.png").write_text("text")
-    with pytest.raises(datasets.DataError, match=r"cannot be read.*\n.*broken\.png"):
-        datasets.check_readable(datasets.read(class_folders), Preprocess(32))
+    with pytest.raises(labelled.DataError, match=r"cannot be read.*\n.*broken\.png"):
+        labelled.check_readable(labelled.read(class_folders), Preprocess(32))
 
 
 def test_damaged_idx_files(tmp_path):
     images = np.zeros((4, 28, 28))
     write_idx(tmp_path, images, np.array([0, 1, 0]))
-    with pytest.raises(datasets.DataError, match="4 pictures, but 3 labels"):
-        datasets.read(tmp_path)
+    with pytest.raises(labelled.DataError, match="4 pictures, but 3 labels"):
+        labelled.read(tmp_path)
     path = tmp_path / "train-labels-idx1-ubyte.gz"
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1]))
-    with pytest.raises(datasets.DataError, match="not an IDX file"):
-        datasets.read(tmp_path)
+    with pytest.raises(labelled.DataError, match="not an IDX file"):
+        labelled.read(tmp_path)
     path.unlink()
-    with pytest.raises(datasets.DataError, match=r"neither train-labels-idx1-ubyte nor .*\.gz"):
-        datasets.read(tmp_path)
+    with pytest.raises(labelled.DataError, match=r"neither train-labels-idx1-ubyte nor .*\.gz"):
+        labelled.read(tmp_path)
 
 
 def test_held_out_pictures_come_from_every_class(class_folders):
-    data = datasets.read(class_folders)
+    data = labelled.read(class_folders)
     rest, held = data.split(0.25, seed=3)
     assert np.bincount(held.labels).tolist() == [3, 3]
     assert set(rest.pictures) | set(held.pictures) == set(data.pictures)
@@ -131,15 +131,15 @@ def test_held_out_pictures_come_from_every_class(class_folders):
 
 
 def test_random_views_depend_on_seed_and_position_alone(class_folders):
-    data = datasets.read(class_folders)
-    first = datasets.Views(data, Preprocess(32), epoch_seed=1)
-    again = datasets.Views(data, Preprocess(32), epoch_seed=1)
-    other = datasets.Views(data, Preprocess(32), epoch_seed=2)
+    data = labelled.read(class_folders)
+    first = labelled.Views(data, Preprocess(32), epoch_seed=1)
+    again = labelled.Views(data, Preprocess(32), epoch_seed=1)
+    other = labelled.Views(data, Preprocess(32), epoch_seed=2)
     order = [5, 0, 23]
     expected = [first[i][0] for i in reversed(order)][::-1]
     assert all(torch.equal(again[i][0], e) for i, e in zip(order, expected, strict=True))
     assert not torch.equal(other[5][0], first[5][0])
-    plain = datasets.Views(data, Preprocess(32), epoch_seed=None)
+    plain = labelled.Views(data, Preprocess(32), epoch_seed=None)
     assert not torch.equal(plain[5][0], first[5][0])
 
 
@@ -206,7 +206,7 @@ def weights(network):
 
 
 def test_each_stage_trains_its_own_layers(class_folders, tmp_path, monkeypatch):
-    data = datasets.read(class_folders)
+    data = labelled.read(class_folders)
     start = weights(new_network(TINY, 2))
     seen = []
     save = checkpoint.save
@@ -241,7 +241,7 @@ def test_a_method_learns_and_is_told_how_far_training_is(class_folders, tmp_path
 
     monkeypatch.setitem(METHODS, "greedyhash", Spy)
     config = dataclasses.replace(TINY, method="greedyhash")
-    training.train(datasets.read(class_folders), config, tmp_path, CPU)
+    training.train(labelled.read(class_folders), config, tmp_path, CPU)
     # 24 pictures in batches of 8, twice; none in stage 1.
     assert steps == pytest.approx([n / 6 for n in range(6)])
     assert not made[0].classify.equal(METHODS["greedyhash"](2, 16, 0).classify)
@@ -252,7 +252,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from attention_hashing import data, training
+from attention_hashing import training
+from attention_hashing.data import labelled
 from attention_hashing.config import Config
 from test_learning import SMALL
 batches, loss = [], training._loss
@@ -262,7 +263,7 @@ def until_killed(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return loss(*arguments)
 training._loss = until_killed
-training.train(data.read(Path(sys.argv[1])), SMALL, Path(sys.argv[2]), torch.device("cpu"))
+training.train(labelled.read(Path(sys.argv[1])), SMALL, Path(sys.argv[2]), torch.device("cpu"))
 """
 SMALL = dataclasses.replace(
     TINY, backbone="resnet18-small", stride=8, size=8, backbone_rate=1.0, precision="bfloat16"
@@ -271,7 +272,7 @@ SMALL = dataclasses.replace(
 
 def test_a_killed_process_ends_with_the_same_weights(class_folders, tmp_path):
     """From scratch, and in bfloat16."""
-    data = datasets.read(class_folders)
+    data = labelled.read(class_folders)
     for name in ("undisturbed", "killed"):
         (tmp_path / name).mkdir()
     expected = weights(training.train(data, SMALL, tmp_path / "undisturbed", CPU))
@@ -310,7 +311,7 @@ def test_bfloat16_is_the_backbones_alone(class_folders, tmp_path, monkeypatch):
         return network
 
     monkeypatch.setattr(training, "new_network", watched)
-    network = training.train(datasets.read(class_folders), SMALL, tmp_path, CPU)
+    network = training.train(labelled.read(class_folders), SMALL, tmp_path, CPU)
     rest = dict.fromkeys(("project", "normalise", "branch"), torch.float32)
     assert seen == {"backbone": torch.bfloat16, **rest}
     assert {p.dtype for p in network.parameters()} == {torch.float32}
@@ -318,11 +319,11 @@ def test_bfloat16_is_the_backbones_alone(class_folders, tmp_path, monkeypatch):
 
 def test_which_precision_is_fast(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert training.fast_precision(CPU, "resnet18-small") == "bfloat16"
-    assert training.fast_precision(CPU, "efficientnet-lite0") == "float32"
-    assert training.fast_precision(torch.device("cuda"), "efficientnet-lite0") == "bfloat16"
+    assert bfloat16.fast_precision(CPU, "resnet18-small") == "bfloat16"
+    assert bfloat16.fast_precision(CPU, "efficientnet-lite0") == "float32"
+    assert bfloat16.fast_precision(torch.device("cuda"), "efficientnet-lite0") == "bfloat16"
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    assert training.fast_precision(CPU, "resnet18-small") == "float32"
+    assert bfloat16.fast_precision(CPU, "resnet18-small") == "float32"
 
 
 def test_the_backbones_rate_is_a_factor():
@@ -359,7 +360,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     class_folders, tmp_path, monkeypatch, epoch, method
 ):
     config = dataclasses.replace(TINY, method=method)
-    data = datasets.read(class_folders)
+    data = labelled.read(class_folders)
     for name in ("undisturbed", "interrupted"):
         (tmp_path / name).mkdir()
     expected = weights(training.train(data, config, tmp_path / "undisturbed", CPU))
@@ -383,7 +384,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 
 
 def test_a_checkpoint_of_another_run_is_refused(class_folders, tmp_path):
-    data = datasets.read(class_folders)
+    data = labelled.read(class_folders)
     training.train(data, TINY, tmp_path, CPU)
     other = Config(**{**TINY.__dict__, "bits": 32})
     with pytest.raises(ValueError, match="is of another run .* or another --out"):
@@ -430,7 +431,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
 
 
 def test_a_checkpoint_from_before_there_were_methods_and_backbones(class_folders, tmp_path):
-    data = datasets.read(class_folders)
+    data = labelled.read(class_folders)
     expected = weights(training.train(data, TINY, tmp_path, CPU))
     path = tmp_path / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
@@ -462,22 +463,22 @@ def test_a_checkpoint_says_what_made_it(tmp_path, monkeypatch):
 def test_a_run_does_not_go_on_with_other_pictures(class_folders, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    training.train(datasets.read(class_folders), TINY, run, CPU)
+    training.train(labelled.read(class_folders), TINY, run, CPU)
     moved = class_folders.rename(tmp_path / "moved")  # the same pictures elsewhere
-    training.train(datasets.read(moved), TINY, run, CPU)
+    training.train(labelled.read(moved), TINY, run, CPU)
     picture(99, (33, 33)).save(moved / "red" / "3.png")
     with pytest.raises(ValueError, match="was trained on other pictures: .* or another --out"):
-        training.train(datasets.read(moved), TINY, run, CPU)
+        training.train(labelled.read(moved), TINY, run, CPU)
 
 
 def test_the_digest_of_arrays_is_of_their_content():
     pictures = np.zeros((4, 28, 28), np.uint8)
     labels = np.array([0, 1, 0, 1], np.int64)
-    digest = datasets.Labelled(pictures, labels, ("0", "1")).digest()
-    assert datasets.Labelled(pictures.copy(), labels, ("0", "1")).digest() == digest
-    assert datasets.Labelled(pictures, 1 - labels, ("0", "1")).digest() != digest
+    digest = labelled.Labelled(pictures, labels, ("0", "1")).digest()
+    assert labelled.Labelled(pictures.copy(), labels, ("0", "1")).digest() == digest
+    assert labelled.Labelled(pictures, 1 - labels, ("0", "1")).digest() != digest
     pictures[3, 5, 5] = 1
-    assert datasets.Labelled(pictures, labels, ("0", "1")).digest() != digest
+    assert labelled.Labelled(pictures, labels, ("0", "1")).digest() != digest
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ import pseudo_label
 import refit
 import to_onnx
 import train
-from attention_hashing import ablations, protocols, results, scattered_parts
-from attention_hashing import data as datasets
 from attention_hashing.checkpoint import load_trained
-from attention_hashing.data import Labelled
+from attention_hashing.data import labelled, protocols
+from attention_hashing.data.folders import pictures_below
+from attention_hashing.data.labelled import Labelled
+from attention_hashing.experiments import ablations, results, scattered_parts
 from bitgaze.images import Preprocess, load
 from conftest import picture
 
@@ -135,7 +136,7 @@ def test_compare_asks_for_every_set_before_it_reads_one(small, monkeypatch, tmp_
 def scenes(cifar, photos):
     """Those of test_ablate."""
     drawn = protocols.draw("cifar10", protocols.pictures("cifar10", cifar), 0)
-    return scattered_parts.parts(drawn, datasets.pictures_below(photos), (12, 48, 40, 20), 0)
+    return scattered_parts.parts(drawn, pictures_below(photos), (12, 48, 40, 20), 0)
 
 
 def test_ablate(small, monkeypatch, tmp_path, capsys):
@@ -376,7 +377,7 @@ def test_label_by_a_network(folders, taught, monkeypatch, tmp_path, capsys):
     arguments = [taught, folders, "--protocol", "cifar10", "--out", out]
     assert call(monkeypatch, pseudo_label, *arguments, "--above", 0) == 0
     assert "60 of 60 pictures got a label: " in capsys.readouterr().out
-    listed = datasets.read(out)
+    listed = labelled.read(out)
     assert listed.classes == tuple("abcdefghij")
     assert len(listed) == 120
     pictures = protocols.pictures("cifar10", folders)
@@ -388,7 +389,7 @@ def test_label_by_a_network(folders, taught, monkeypatch, tmp_path, capsys):
     # What it is not sure of stays out, and what has a label keeps it.
     assert call(monkeypatch, pseudo_label, *arguments, "--above", 1) == 0
     assert "0 of 60 pictures got a label" in capsys.readouterr().out
-    assert len(datasets.read(out)) == 60
+    assert len(labelled.read(out)) == 60
     # Of a folder, those that the labelled ones are among.
     few = tmp_path / "few"
     for name in "abcdefghij":
@@ -398,7 +399,7 @@ def test_label_by_a_network(folders, taught, monkeypatch, tmp_path, capsys):
     some = folders / "train"
     assert call(monkeypatch, pseudo_label, taught, few, some, "--out", out, "--above", 0) == 0
     assert "80 of 80 pictures" in capsys.readouterr().out
-    listed = datasets.read(out)
+    listed = labelled.read(out)
     assert len(listed) == 100
     given = dict(zip(listed.pictures, listed.labels, strict=True))
     for path in few.rglob("*.png"):

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attention_hashing import levels, metrics
-from attention_hashing.bootstrap import paired_bootstrap
-from attention_hashing.code_statistics import code_statistics
-from attention_hashing.levels import Levels
-from attention_hashing.metrics import average_precision, precision_among_first
+from attention_hashing.data.labels import is_relevant
+from attention_hashing.evaluation import distance_counts, metrics
+from attention_hashing.evaluation.bootstrap import paired_bootstrap
+from attention_hashing.evaluation.code_statistics import code_statistics
+from attention_hashing.evaluation.distance_counts import Levels, levels, unordered
+from attention_hashing.evaluation.metrics import average_precision, precision_among_first
 
 # Up to 6 items, each with a distance and whether it is relevant.
 ITEMS = st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=6)
@@ -33,8 +34,8 @@ def orders(items):
 def plain(relevant, top, over):
     """AP@R of one order, by its definition."""
     hits, total = 0, 0.0
-    for rank, is_relevant in enumerate(relevant[:top], start=1):
-        if is_relevant:
+    for rank, is_hit in enumerate(relevant[:top], start=1):
+        if is_hit:
             hits += 1
             total += hits / rank
     divisor = hits if over == "found" else min(top, sum(relevant))
@@ -153,13 +154,13 @@ def test_within_a_radius():
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("block", [1, 100, 10**6])
 def test_levels_are_counts_by_distance(several, block, monkeypatch):
-    monkeypatch.setattr(levels, "_BLOCK_PAIRS", block)
+    monkeypatch.setattr(distance_counts, "_BLOCK_PAIRS", block)
     generator = np.random.default_rng(0)
     codes = generator.integers(0, 256, (60, 2), np.uint8)
     labels = generator.random((60, 5)) < 0.3 if several else generator.integers(0, 3, 60)
     queries = np.arange(0, 60, 4)
-    found = levels.levels(codes[queries], labels[queries], codes, labels)
-    alone = levels.levels(codes[queries], labels[queries], codes, labels, exclude=queries)
+    found = levels(codes[queries], labels[queries], codes, labels)
+    alone = levels(codes[queries], labels[queries], codes, labels, exclude=queries)
     bits = np.unpackbits(codes, axis=1)
     for row, query in enumerate(queries):
         distances = (bits != bits[query]).sum(1)
@@ -175,22 +176,22 @@ def test_levels_are_counts_by_distance(several, block, monkeypatch):
 
 def test_labels_must_go_together():
     with pytest.raises(ValueError, match=r"shape \(2,\), those of the database \(3, 4\)"):
-        levels.is_relevant(np.zeros(2, int), np.zeros((3, 4), bool))
+        is_relevant(np.zeros(2, int), np.zeros((3, 4), bool))
     with pytest.raises(ValueError, match=r"shape \(2, 3\), those of the database \(3, 4\)"):
-        levels.is_relevant(np.zeros((2, 3), bool), np.zeros((3, 4), bool))
+        is_relevant(np.zeros((2, 3), bool), np.zeros((3, 4), bool))
     one = np.zeros((1, 1), np.uint8)
     with pytest.raises(ValueError, match="the database is empty"):
-        levels.levels(one, np.zeros(1, int), one[:0], np.zeros(0, int))
+        levels(one, np.zeros(1, int), one[:0], np.zeros(0, int))
 
 
 def test_equal_codes_are_a_random_order():
     codes, labels = np.zeros((9, 1), np.uint8), np.array([0, 0, 0, 1, 1, 1, 1, 1, 1])
     queries, database = np.array([0]), np.arange(1, 9)
-    found = levels.levels(codes[queries], labels[queries], codes[database], labels[database])
+    found = levels(codes[queries], labels[queries], codes[database], labels[database])
     items = [(0, bool(label == 0)) for label in labels[1:]]
     expected = np.mean([plain(order, 8, "possible") for order in orders(items)])
     assert metrics.mean_by_code(codes, labels, queries, database) == pytest.approx(expected)
-    assert average_precision(levels.unordered(found)).expected == pytest.approx(expected)
+    assert average_precision(unordered(found)).expected == pytest.approx(expected)
     # Each against all others: the query itself does not count.
     assert metrics.mean_by_code(codes, labels, queries) == pytest.approx(expected)
 
@@ -262,7 +263,7 @@ def test_the_bootstrap_is_paired_and_repeatable(monkeypatch):
     assert paired_bootstrap(first[order], second[order]).mean == pytest.approx(found.mean)
     assert paired_bootstrap(first, first) == (0, 0, 0, 1)
     assert paired_bootstrap(first + 0.1, first).low == pytest.approx(0.1)  # always better by .1
-    monkeypatch.setattr("attention_hashing.bootstrap._BLOCK", 1)
+    monkeypatch.setattr("attention_hashing.evaluation.bootstrap._BLOCK", 1)
     assert paired_bootstrap(first, second, 999, seed=3) == pytest.approx(found)
     with pytest.raises(ValueError, match=r"shapes \(50,\) and \(49,\)"):
         paired_bootstrap(first, second[1:])

@@ -9,7 +9,8 @@ import onnx
 import pytest
 import torch
 
-from attention_hashing import general, onnx_file
+from attention_hashing.deployment import onnx_file
+from attention_hashing.general import model as general
 from attention_hashing.network import Deployed
 from bitgaze import Contract
 from bitgaze.contract import DEFAULT_MODEL, read_model

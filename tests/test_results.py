@@ -6,7 +6,8 @@ import pytest
 
 import general_table
 import near_duplicates
-from attention_hashing import general, results
+from attention_hashing.experiments import results
+from attention_hashing.general import model as general
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_a_tie_with_another_picture_is_a_miss():
 def test_the_general_table(document, examples, monkeypatch, capsys):
     for name in ("_DISTORTED", "_OUT_OF_FOCUS", "_CUT_OUT"):
         monkeypatch.setattr(general, name, 0)
-    monkeypatch.setattr("attention_hashing.unsupervised._STEPS", 5)
+    monkeypatch.setattr("attention_hashing.general.unsupervised._STEPS", 5)
     monkeypatch.setattr(general_table, "_MOST_PICTURES", 60)
     monkeypatch.setattr("sys.argv", ["general_table.py", str(examples), str(examples)])
     assert general_table.main() == 0

@@ -13,7 +13,7 @@ import PIL
 import torch
 
 from attention_hashing.config import Config, new_network
-from attention_hashing.data import Labelled
+from attention_hashing.data.labelled import Labelled
 from attention_hashing.methods import Method
 from attention_hashing.network import AttentionHashing
 from attention_hashing.provenance import commit

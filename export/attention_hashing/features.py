@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from attention_hashing import onnx_file
+from attention_hashing.deployment import onnx_file
 from attention_hashing.network import AttentionHashing, pooled
 from bitgaze.cores import available_cores
 from bitgaze.images import Preprocess, Source, load

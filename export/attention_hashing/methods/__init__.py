@@ -1,7 +1,7 @@
 """Hashing methods by name: what `train.py --method` trains with. Knows no formula.
 
 Each is a `Method`: made from (classes, bits, seed), called as `loss(hash, labels, step)`. What
-takes no training is in references.py.
+takes no training is in experiments/baselines.py.
 """
 
 from attention_hashing.methods.centres import CSQ, DPN, MDSH, OrthoHash, Ours

@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from attention_hashing import cifar, idx, lists
-from attention_hashing.levels import Labels
+from attention_hashing.data import cifar, idx, lists
+from attention_hashing.data.folders import pictures_below
+from attention_hashing.data.labels import Labels
 from bitgaze import ImageError
-from bitgaze.images import SUFFIXES, Preprocess, load, upright
+from bitgaze.images import Preprocess, load, upright
 
 
 class DataError(Exception):
@@ -160,11 +161,6 @@ def read(folder: Path) -> Labelled:
         name = data.classes[int(counts.argmin())]
         raise DataError(f"{folder}: class {name!r} has {counts.min()} picture, it needs at least 2")
     return data
-
-
-def pictures_below(folder: Path) -> list[Path]:
-    """Every picture file in a folder and its folders, by name; empty if there is none."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
 
 
 def _read_any(folder: Path) -> Labelled:

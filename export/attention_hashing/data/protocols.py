@@ -21,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attention_hashing import cifar, idx
-from attention_hashing.data import DataError, Labelled, class_folders, numbered
+from attention_hashing.data import cifar, idx
+from attention_hashing.data.labelled import DataError, Labelled, class_folders, numbered
 
 _SETS = {"cifar10": 6000, "fashion-mnist": 7000}  # pictures a class, of 10 classes each
 _VARIANTS = ("", "-1", "-unseen")

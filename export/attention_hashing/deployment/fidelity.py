@@ -12,8 +12,8 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from attention_hashing.data import Labelled
-from attention_hashing.metrics import mean_by_code
+from attention_hashing.data.labelled import Labelled
+from attention_hashing.evaluation.metrics import mean_by_code
 from bitgaze import Encoded, Encoder
 from bitgaze.images import load
 

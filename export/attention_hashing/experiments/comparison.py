@@ -19,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from attention_hashing import references
-from attention_hashing.code_statistics import code_statistics
 from attention_hashing.config import Config
+from attention_hashing.evaluation.code_statistics import code_statistics
+from attention_hashing.evaluation.distance_counts import levels
+from attention_hashing.evaluation.metrics import average_precision, by_cosine, by_radius
+from attention_hashing.experiments import baselines
+from attention_hashing.experiments.run_log import Row, Rows, check_arguments
 from attention_hashing.heads import Described, Layer, describe, fit_branch, fit_layer
-from attention_hashing.levels import levels
 from attention_hashing.methods import METHODS
-from attention_hashing.metrics import average_precision, by_cosine, by_radius
-from attention_hashing.rows import Row, Rows, check_arguments
 from bitgaze.cores import available_cores
 
 REFERENCES = ("lsh", "pca-itq", "class-id", "float")
@@ -308,14 +308,14 @@ def _measured(cell: Cell, rates: dict[_OfRate, float]) -> list[Row]:
 def _values(study: Study, cell: Cell, seen: Described, rate: float | None) -> NDArray[np.floating]:
     training = seen.features[study.training]
     if cell.method == "class-id":
-        return references.class_id(seen.logits, cell.bits)
+        return baselines.class_id(seen.logits, cell.bits)
     features = _of_form(seen.features, cell.form)
     if cell.method in REFERENCES:
         own = _of_form(training, cell.form)
         fit = (
-            references.lsh(own, cell.bits, cell.seed)
+            baselines.lsh(own, cell.bits, cell.seed)
             if cell.method == "lsh"
-            else references.pca_itq(own, cell.bits)
+            else baselines.pca_itq(own, cell.bits)
         )
         weight, threshold = (part.astype(np.float32) for part in fit)
         return Layer(weight, threshold).values(features)

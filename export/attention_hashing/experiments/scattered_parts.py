@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from attention_hashing.data import Labelled
-from attention_hashing.protocols import Protocol
-from attention_hashing.scattered import OBJECT_SIDE, Scattered
+from attention_hashing.data.labelled import Labelled
+from attention_hashing.data.protocols import Protocol
+from attention_hashing.data.scattered import OBJECT_SIDE, Scattered
 from bitgaze.images import upright
 
 # Photographs of queries, training, database and validation.

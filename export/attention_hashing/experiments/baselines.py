@@ -7,7 +7,7 @@ ranks. Knows numbers only: features (n, d) of some layer, or a classifier's scor
 import numpy as np
 from numpy.typing import NDArray
 
-from attention_hashing.unsupervised import leading
+from attention_hashing.general.unsupervised import leading
 from bitgaze import adaptation
 
 Projection = tuple[NDArray[np.float64], NDArray[np.float64]]

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from attention_hashing.levels import Levels
-from attention_hashing.metrics import Ball
+from attention_hashing.evaluation.distance_counts import Levels
+from attention_hashing.evaluation.metrics import Ball
 from bitgaze.explain import overlay
 
 _DPI = 150

@@ -4,7 +4,6 @@ Knows files and names of labels. Does not open pictures, and needs no torch: wha
 model file, with the runtime alone.
 """
 
-import csv
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from attention_hashing import lists
-from attention_hashing.levels import Labels
-from bitgaze.images import SUFFIXES
-
-LABELS = "labels.csv"
+from attention_hashing.data import lists
+from attention_hashing.data.folders import read
+from attention_hashing.data.labels import Labels
 
 
 @dataclass(frozen=True)
@@ -48,12 +45,12 @@ def drawn(folder: Path, count: int, seed: int) -> Split:
     """Some pictures of a folder, drawn by a seed, are queries; all others are the database.
 
     Args:
-        folder: as `read` takes it.
+        folder: as `folders.read` takes it.
         count: of queries, at most; and at most half.
         seed: of the draw.
 
     Raises:
-        ValueError: as `read`.
+        ValueError: as `folders.read`.
     """
     pictures = read(folder)
     order = np.random.default_rng(seed).permutation(len(pictures))
@@ -65,7 +62,7 @@ def given(folder: Path, queries: Path) -> Split:
     """Every picture of one folder is a query; those of the other are the database.
 
     Raises:
-        ValueError: as `read`; or a picture is in both.
+        ValueError: as `folders.read`; or a picture is in both.
     """
     stored, asked = read(folder), read(queries)
     if both := stored.keys() & asked.keys():
@@ -103,51 +100,6 @@ def listed(folder: Path) -> Split | None:
         queries.classes,
         *np.split(np.arange(len(queries.paths) + len(database.paths)), [len(queries.paths)]),
     )
-
-
-def read(folder: Path) -> dict[Path, tuple[str, ...]]:
-    """Pictures and the names of their labels.
-
-    Args:
-        folder: holds one folder per class, pictures inside; or a file labels.csv with one line for
-            each picture, `path,label,label,...`, the path from the folder on.
-
-    Raises:
-        ValueError: no folder, no pictures, or a line of labels.csv that cannot be right.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: not a folder")
-    folder = folder.resolve()
-    table = folder / LABELS
-    if table.exists():
-        found = _read_table(table)
-    else:
-        paths = sorted(p for p in folder.glob("*/*") if p.suffix.lower() in SUFFIXES)
-        found = {path: (path.parent.name,) for path in paths}
-    if not found:
-        raise ValueError(f"{folder}: no pictures in class folders, and none named by a {LABELS}")
-    return found
-
-
-def _read_table(table: Path) -> dict[Path, tuple[str, ...]]:
-    found: dict[Path, tuple[str, ...]] = {}
-    try:
-        rows = list(csv.reader(table.read_text(encoding="utf-8-sig").splitlines(), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table}: not a table in UTF-8 ({error})") from error
-    for line, row in enumerate(rows, start=1):
-        name, *labels = (cell.strip() for cell in row) if row else ("",)
-        path = (table.parent / name).resolve()
-        if not any(row):
-            continue
-        if not labels or not all(labels):
-            raise ValueError(f"{table}, line {line}: expected path,label,label,... found {row}")
-        if not path.is_file():
-            raise ValueError(f"{table}, line {line}: there is no file {path}")
-        if path in found:
-            raise ValueError(f"{table}, line {line}: {name} has a line already; put labels in one")
-        found[path] = tuple(labels)
-    return found
 
 
 def _labels(names: list[tuple[str, ...]]) -> tuple[Labels, tuple[str, ...]]:

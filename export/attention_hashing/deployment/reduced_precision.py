@@ -1,7 +1,6 @@
 """A network to a model file in smaller arithmetic: made, measured beside float32, kept or refused.
 
-Knows the order of these steps. Does not know how a graph gets smaller (quantize, half), nor how it
-is measured (precision).
+How a graph comes to compute in 8-bit integers is in quantize.py, how it is measured in fidelity.py.
 """
 
 import tempfile
@@ -12,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnxruntime.quantization.onnx_model import ONNXModel
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from attention_hashing import half, onnx_file, precision, quantize
-from attention_hashing.data import Labelled
+from attention_hashing.data.labelled import Labelled
+from attention_hashing.deployment import fidelity, onnx_file, quantize
 from attention_hashing.network import AttentionHashing, Deployed
 from bitgaze import Contract, Encoder
 from bitgaze.images import load
@@ -33,7 +34,7 @@ def write_int8(
     check: Labelled,
     calibration: list[Path],
     target: str,
-) -> tuple[Encoder, precision.Comparison]:
+) -> tuple[Encoder, fidelity.Comparison]:
     """Write a model file that computes in 8-bit integers, unless that costs too much.
 
     Args:
@@ -80,14 +81,36 @@ def write_fp16(
     pictures: list[Path],
     out: Path,
     check: Labelled,
-) -> tuple[Encoder, precision.Comparison]:
+) -> tuple[Encoder, fidelity.Comparison]:
     """Write a model file that computes in float16; arguments and errors as for `write_int8`."""
 
     def convert(model: onnx.ModelProto, _: Deployed) -> onnx.ModelProto:
-        return half.fp16(model)
+        return fp16(model)
 
     contract = replace(contract, precision="fp16")
     return _write(network, contract, pictures, out, check, convert)
+
+
+def fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its convolutions in float16, for processors that compute so natively.
+
+    The normalisation of the input, the attention and the hash layer stay float32.
+
+    Args:
+        model: float32, batch normalisation folded.
+    """
+    halved = {node.name for node in quantize.convolutional_nodes(model)}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    half = convert_float_to_float16(
+        copy,
+        keep_io_types=True,
+        op_block_list=[],
+        node_block_list=[node.name for node in model.graph.node if node.name not in halved],
+    )
+    sorted_model = ONNXModel(half)
+    sorted_model.topological_sort()  # its casts stand at the end
+    return sorted_model.model
 
 
 def _write(
@@ -97,13 +120,13 @@ def _write(
     out: Path,
     check: Labelled,
     convert: Convert,
-) -> tuple[Encoder, precision.Comparison]:
+) -> tuple[Encoder, fidelity.Comparison]:
     deployed, model = onnx_file.graph(network, contract.preprocess.size)
     smaller = convert(model, deployed)
     for one in (model, smaller):
         onnx_file.store_as_float16(one)
     pixels = np.stack([load(one, contract.preprocess) for one in check.pictures])
-    tolerance = precision.tolerance(smaller, pixels)
+    tolerance = fidelity.tolerance(smaller, pixels)
     if tolerance > 1:
         raise onnx_file.ExportError(
             f"hash values differ by {tolerance:.2g} between two ways of computing, at most 1 is of "
@@ -115,8 +138,8 @@ def _write(
         onnx_file.compare(deployed, reference, pictures)
         contract = replace(contract, tolerance=tolerance)
         draft = onnx_file.save(smaller, contract, Path(folder) / "smaller.onnx")
-        expected = precision.encoded(reference, check)
-        found = precision.compare(reference, expected, draft, check)
+        expected = fidelity.encoded(reference, check)
+        found = fidelity.compare(reference, expected, draft, check)
         if excesses := found.excesses(is_sized=contract.precision == "int8"):
             raise onnx_file.ExportError(
                 f"{contract.precision} costs too much: {'; '.join(excesses)}; nothing was kept\n"

@@ -1,9 +1,8 @@
 """Retrieval quality from counts by distance, in which ties have no order.
 
-Knows levels (levels.py), neither models nor pictures. Hamming distances tie by the hundred, and
-what a sort makes of ties is luck, or worse, the order in which a set was stored. So every figure
-is given as its expectation over all orders of ties, and the worst and the best that an order could
-make of it.
+Hamming distances tie by the hundred, and how a sort breaks ties is luck, or worse, the order in
+which a set was stored. So every figure comes as its expectation over all orders of ties, with the
+worst and the best that an order can make of it. The counts come from distance_counts.py.
 """
 
 from functools import lru_cache
@@ -12,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attention_hashing.levels import Labels, Levels, is_relevant, levels
+from attention_hashing.data.labels import Labels, is_relevant
+from attention_hashing.evaluation.distance_counts import Levels, levels
 
 
 class Bounds(NamedTuple):

@@ -8,12 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from attention_hashing.data.labels import Labels, is_relevant
 from bitgaze import HammingIndex
 
 # Pairs looked at in one go: about 30 bytes each.
 _BLOCK_PAIRS = 2_000_000
-
-Labels = NDArray[np.int64] | NDArray[np.bool_]
 
 
 class Levels(NamedTuple):
@@ -26,32 +25,6 @@ class Levels(NamedTuple):
 
     items: NDArray[np.int64]
     relevant: NDArray[np.int64]
-
-
-def is_relevant(labels_of_queries: Labels, labels: Labels) -> NDArray[np.bool_]:
-    """Which items are relevant to which queries: those that share a label.
-
-    Args:
-        labels_of_queries: int64 (q,), one label each; or bool (q, classes), any number each.
-        labels: the same of the database, n of them.
-
-    Returns:
-        (q, n).
-
-    Raises:
-        ValueError: one has one label each and the other several, or another number of classes.
-    """
-    if labels_of_queries.shape[1:] != labels.shape[1:]:
-        raise ValueError(
-            f"labels of queries have shape {labels_of_queries.shape}, those of the database "
-            f"{labels.shape}: expected (q,) and (n,), or (q, classes) and (n, classes)"
-        )
-    found: NDArray[np.bool_]
-    if labels.ndim == 1:
-        found = labels_of_queries[:, None] == labels
-    else:  # in float32, whose product is the fast one
-        found = labels_of_queries.astype(np.float32) @ labels.astype(np.float32).T > 0
-    return found
 
 
 def levels(

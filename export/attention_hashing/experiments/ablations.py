@@ -33,10 +33,10 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import update_bn
 
 from attention_hashing.attention import AttentionBranch
+from attention_hashing.bfloat16 import multiplies_bfloat16
 from attention_hashing.heads import descend, fit_layer
 from attention_hashing.methods import Method
 from attention_hashing.network import AttentionHashing, pooled
-from attention_hashing.training import multiplies_bfloat16
 
 _CHUNK = 256
 _GUIDANCE_WEIGHT = 0.5  # as in training.py

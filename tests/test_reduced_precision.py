@@ -8,7 +8,8 @@ import pytest
 
 import precision_table
 import to_onnx
-from attention_hashing import precision, results, smaller
+from attention_hashing.deployment import fidelity, reduced_precision
+from attention_hashing.experiments import results
 from bitgaze import Encoder
 from bitgaze.contract import DEFAULT_MODEL, read_model
 
@@ -27,7 +28,7 @@ def few(examples, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _few_ranks(monkeypatch):
     """16 pictures have few ranks: the limit on mAP is for more of them."""
-    monkeypatch.setattr(precision, "MOST_LOSS", 0.1)
+    monkeypatch.setattr(fidelity, "MOST_LOSS", 0.1)
 
 
 def run(monkeypatch, *arguments):
@@ -53,7 +54,7 @@ def int8(folder, out):
 
 
 def test_int8_as_onnx_and_ort(few, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(precision, "MOST_FLIPS", 0.05)
+    monkeypatch.setattr(fidelity, "MOST_FLIPS", 0.05)
     assert run(monkeypatch, *int8(few, tmp_path / "small.onnx"), "--format", "ort") == 0
     text = capsys.readouterr().out
     assert "16 pictures of 4 classes" in text
@@ -79,7 +80,7 @@ def test_int8_as_onnx_and_ort(few, tmp_path, monkeypatch, capsys):
 def test_what_costs_too_much_is_refused_and_not_kept(few, tmp_path, monkeypatch, capsys):
     out = tmp_path / "half.onnx"
     out.write_bytes(b"before")
-    monkeypatch.setattr(precision, "MOST_FLIPS", -1.0)
+    monkeypatch.setattr(fidelity, "MOST_FLIPS", -1.0)
     command = ["--precision", "fp16", "--check", few, "--pictures", few, "--out", out]
     assert run(monkeypatch, *command) == 2
     error = capsys.readouterr().err
@@ -104,9 +105,9 @@ def test_fp16(few, tmp_path, monkeypatch, capsys):
 
 
 def test_the_limits():
-    fine = precision.Comparison(0.02, 0, (0.5, 0.41), (10, 6), (1, 2), 0)
+    fine = fidelity.Comparison(0.02, 0, (0.5, 0.41), (10, 6), (1, 2), 0)
     assert fine.excesses(is_sized=True) == []
-    bad = precision.Comparison(0.021, 0, (0.5, 0.39), (10, 6.1), (1, 2), 0)
+    bad = fidelity.Comparison(0.021, 0, (0.5, 0.39), (10, 6.1), (1, 2), 0)
     assert [words.split()[0] for words in bad.excesses(is_sized=True)] == ["2.10%", "mAP", "the"]
     assert len(bad.excesses(is_sized=False)) == 2
 
@@ -136,7 +137,7 @@ def test_arguments_that_do_not_fit(arguments, message, monkeypatch, capsys):
 
 def test_a_hundred_pictures_are_enough_to_calibrate_on(few):
     paths = sorted(few.glob("*/*")) * 20
-    pixels = smaller.calibration_pixels(paths, read_model(DEFAULT_MODEL).contract)
+    pixels = reduced_precision.calibration_pixels(paths, read_model(DEFAULT_MODEL).contract)
     assert pixels.shape == (100, 224, 224, 3)
 
 

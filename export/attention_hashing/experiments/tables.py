@@ -1,6 +1,6 @@
 """Tables of a comparison: means and deviations over seeds, and what is better than what.
 
-Knows rows of matrix.py. Measures nothing and writes no file.
+Knows rows of comparison.py. Measures nothing and writes no file.
 """
 
 from collections import defaultdict
@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attention_hashing.bootstrap import Difference, paired_bootstrap
-from attention_hashing.matrix import REFERENCES
-from attention_hashing.rows import Row
+from attention_hashing.evaluation.bootstrap import Difference, paired_bootstrap
+from attention_hashing.experiments.comparison import REFERENCES
+from attention_hashing.experiments.run_log import Row
 
 # Of matrix.FORMS: what each method is compared as. Ours is the guided network, others are as they
 # were published.

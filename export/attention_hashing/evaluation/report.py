@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from attention_hashing.measure import RADIUS
+from attention_hashing.evaluation.measure import RADIUS
 
 _LISTED = 10
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from attention_hashing.onnx_file import ExportError
+from attention_hashing.deployment.onnx_file import ExportError
 from bitgaze import Encoder
 from bitgaze.contract import METADATA_KEY
 from bitgaze.images import load

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attention_hashing.provenance import commit
 
-RESULTS = Path(__file__).parent.parent.parent / "docs" / "results.md"
+RESULTS = Path(__file__).parents[3] / "docs" / "results.md"
 _PACKAGES = ("onnxruntime", "torch", "numpy", "pillow")
 
 

@@ -7,11 +7,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from attention_hashing.config import Config
-from attention_hashing.data import Labelled
-from attention_hashing.levels import levels
-from attention_hashing.metrics import precision_among_first
+from attention_hashing.data.labelled import Labelled
+from attention_hashing.data.scattered import Scattered
+from attention_hashing.evaluation.distance_counts import levels
+from attention_hashing.evaluation.metrics import precision_among_first
 from attention_hashing.network import AttentionHashing
-from attention_hashing.scattered import Scattered
 
 
 def neighbour_precision(

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attention_hashing.code_statistics import code_statistics
-from attention_hashing.levels import Levels, unordered
-from attention_hashing.metrics import (
+from attention_hashing.evaluation.code_statistics import code_statistics
+from attention_hashing.evaluation.distance_counts import Levels, unordered
+from attention_hashing.evaluation.metrics import (
     Bounds,
     average_precision,
     by_radius,
     mean_by_cosine,
     precision_among_first,
 )
-from attention_hashing.split import Split
+from attention_hashing.evaluation.split import Split
 from bitgaze import Encoded
 
 # The usual ones of the literature.

@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.backbones import efficientnet_lite0
-from attention_hashing.data import Labelled
-from attention_hashing.distortions import cut_out, distorted, out_of_focus
+from attention_hashing.data.labelled import Labelled
+from attention_hashing.data.labels import is_relevant
 from attention_hashing.features import FeatureExtractor
-from attention_hashing.levels import is_relevant
+from attention_hashing.general.distortions import cut_out, distorted, out_of_focus
+from attention_hashing.general.unsupervised import fit_bits
 from attention_hashing.network import AttentionHashing
-from attention_hashing.unsupervised import fit_bits
 from bitgaze.alterations import altered
 from bitgaze.calibration import Calibration, false_match_rates, probabilities
 from bitgaze.contract import calibration_from

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from attention_hashing.backgrounds import photograph, prepared, textured
+from attention_hashing.data.backgrounds import photograph, prepared, textured
 from bitgaze.images import Preprocess, load
 
 SIDE = 128

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from attention_hashing.metrics import mean_by_code
-from attention_hashing.references import class_id, lsh, pca_itq
+from attention_hashing.evaluation.metrics import mean_by_code
+from attention_hashing.experiments.baselines import class_id, lsh, pca_itq
 from bitgaze.adaptation import pack
 
 

@@ -1,0 +1,1 @@
+"""What compare.py, ablate.py and the table scripts measure for docs/results.md."""
