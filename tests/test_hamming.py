@@ -7,8 +7,26 @@ from hypothesis import strategies as st
 
 import oracle
 from bitgaze import _hamming
-from bitgaze.hamming import HammingIndex
+from bitgaze.hamming import HammingIndex, pack
 from codes import FIXED, filled, random_codes, searches
+
+# pack
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_bit_is_set_where_its_value_is_above_0(dtype):
+    values = np.array([[1, 0, -0.0, -1, 1e-7, np.inf, -np.inf, np.nan], [-1] * 7 + [1]], dtype)
+    codes = pack(values)
+    assert (codes.dtype, codes.shape) == (np.uint8, (2, 1))
+    assert codes.flags.c_contiguous
+    assert codes.tolist() == [[0b10001100], [1]]
+    assert pack(np.zeros((0, 16), dtype)).shape == (0, 2)
+
+
+def test_packing_is_undone_by_unpackbits():
+    values = np.random.default_rng(0).standard_normal((50, 72))
+    np.testing.assert_array_equal(np.unpackbits(pack(values), axis=1), values > 0)
+
 
 # HammingIndex
 

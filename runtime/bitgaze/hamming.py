@@ -43,6 +43,18 @@ Method = Literal["scan", "mih"]
 _NO_IDS: NDArray[np.int64] = np.empty(0, np.int64)
 
 
+def pack(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """Codes of hash values, packed as a model packs them: a bit is set where its value is above 0.
+
+    Args:
+        values: float, (n, bits); bits a multiple of 8. 0 and NaN leave a bit unset.
+
+    Returns:
+        uint8, (n, bits // 8), C-contiguous; the first bit is the most significant of byte 0.
+    """
+    return np.packbits(values > 0, axis=1)
+
+
 @dataclass(frozen=True, slots=True)
 class _State:
     """What a search sees: taken once, at its beginning. Writers put another in its place."""
