@@ -25,8 +25,7 @@ from torch.nn.functional import interpolate
 from attention_hashing.backbones import has_published_weights, strides
 from attention_hashing.config import Config, new_network
 from attention_hashing.data import protocols
-from attention_hashing.data.folders import pictures_below
-from attention_hashing.data.labelled import DataError
+from attention_hashing.data.folders import images_below
 from attention_hashing.data.scattered import SIDE
 from attention_hashing.evaluation.bootstrap import paired_bootstrap
 from attention_hashing.evaluation.distance_counts import levels
@@ -41,6 +40,7 @@ from attention_hashing.heads import describe, fit_branch
 from attention_hashing.methods import METHODS
 from attention_hashing.training import train
 from bitgaze import ImageError
+from bitgaze.hamming import pack
 
 _DRAW = 0
 _BASELINE = "wide"
@@ -74,9 +74,7 @@ def main() -> int:
                 f"{arguments.backbone} has no published weights; give --backbone-epochs above 0"
             )
         data = protocols.pictures("cifar10", arguments.cifar10)
-        photos = pictures_below(arguments.photos)
-        if not photos:
-            raise DataError(f"{arguments.photos}: no photographs there")
+        photos = images_below(arguments.photos)
         scenes = parts(
             protocols.draw("cifar10", data, _DRAW),
             photos,
@@ -88,7 +86,7 @@ def main() -> int:
         rows = Rows(arguments.out / "rows.jsonl")
         for seed in arguments.seeds:
             _measure(seed, scenes, arguments, rows)
-    except (DataError, ImageError, ValueError, OSError) as error:
+    except (ImageError, ValueError, OSError) as error:
         print(f"ablate.py: {error}", file=sys.stderr)
         return 2
     _write(rows, arguments)
@@ -212,7 +210,7 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
         tried = {}
         for rate in [known_rates[variant]] if variant in known_rates else _RATES:
             method = METHODS["ours"](has.shape[1], arguments.bits, seed)
-            codes = np.packbits(learn(method, arguments.epochs, rate) > 0, axis=1)
+            codes = pack(learn(method, arguments.epochs, rate))
             tried[rate] = float(_scores(codes, has, validation, None).mean()), codes
         best = max(tried, key=lambda rate: tried[rate][0])
         if variant not in known_rates:

@@ -28,7 +28,7 @@ from attention_hashing.backbones import NAMES, has_published_weights, strides
 from attention_hashing.checkpoint import load_trained
 from attention_hashing.config import Config, new_network
 from attention_hashing.data import protocols
-from attention_hashing.data.labelled import DataError, Labelled
+from attention_hashing.data.labelled import Labelled
 from attention_hashing.experiments.comparison import REFERENCES, TUNED_AT_BITS, Study, run
 from attention_hashing.experiments.results import print_section, write_section
 from attention_hashing.experiments.run_log import Row, check_arguments
@@ -65,7 +65,7 @@ def main() -> int:
         studies = _studies(arguments)
         every = [study for some in studies.values() for study in some]
         rows = run(every, arguments.methods, arguments.bits, arguments.seeds, arguments.out)
-    except (DataError, ImageError, ValueError, OSError) as error:
+    except (ImageError, ValueError, OSError) as error:
         print(f"compare.py: {error}", file=sys.stderr)
         return 2
     if arguments.backbones == _DEFAULT:

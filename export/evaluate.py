@@ -132,10 +132,7 @@ def _split(arguments: argparse.Namespace) -> Split:
 def _of_protocol(arguments: argparse.Namespace) -> Split:
     from attention_hashing.data import protocols  # needs torch, as nothing else here does
 
-    try:
-        data = protocols.pictures(arguments.protocol, arguments.folder.resolve())
-    except protocols.DataError as error:
-        raise ValueError(str(error)) from error
+    data = protocols.pictures(arguments.protocol, arguments.folder.resolve())
     if not isinstance(data.pictures, list):
         raise ValueError(
             f"{arguments.folder}: its pictures are not files, which is what a model reads; give "

@@ -12,8 +12,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from attention_hashing.data.folders import pictures_below
-from attention_hashing.data.labelled import DataError, read
+from attention_hashing.data.folders import images_below
+from attention_hashing.data.labelled import read
 from attention_hashing.general import model as general
 from bitgaze import BitgazeError
 
@@ -33,12 +33,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--out", type=Path, default=HERE / "general.npz")
     arguments = parser.parse_args()
-    pictures = pictures_below(arguments.photos)
-    command = (
-        f"python export/fit_general.py PHOTOS --bits {arguments.bits} --seed {arguments.seed}"
-        f"  # {len(pictures)} photographs"
-    )
     try:
+        pictures = images_below(arguments.photos)
+        command = (
+            f"python export/fit_general.py PHOTOS --bits {arguments.bits} --seed {arguments.seed}"
+            f"  # {len(pictures)} photographs"
+        )
         general.check(arguments.bits, arguments.seed, len(pictures))
         kinds = read(arguments.kinds)
         extract = general.extractor()
@@ -46,7 +46,7 @@ def main() -> int:
         layer = general.fit(seen, arguments.bits, arguments.seed)
         calibration = general.calibration(extract, pictures, seen, kinds, layer)
         replace(layer, calibration=calibration, command=command).save(arguments.out)
-    except (BitgazeError, DataError, ValueError) as error:
+    except (BitgazeError, ValueError) as error:
         print(f"fit_general.py: {error}", file=sys.stderr)
         return 2
     print(f"wrote {arguments.out} from {len(pictures)} photographs")

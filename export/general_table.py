@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from attention_hashing.data.folders import pictures_below
-from attention_hashing.data.labelled import DataError, Labelled, read
+from attention_hashing.data.folders import images_below
+from attention_hashing.data.labelled import Labelled, read
 from attention_hashing.evaluation.metrics import mean_by_code, mean_by_cosine
 from attention_hashing.experiments.results import write_section
 from attention_hashing.general import model as general
 from bitgaze import BitgazeError, adaptation
+from bitgaze.hamming import pack
 
 _QUERIES = 1000
 _MOST_PICTURES = 10_000
@@ -36,14 +37,14 @@ def main() -> int:
     parser.add_argument("folders", type=Path, nargs="+")
     arguments = parser.parse_args()
     try:
-        photos = pictures_below(arguments.photos)
+        photos = images_below(arguments.photos)
         sets = {f"{f.parent.name}/{f.name}": _some(read(f)) for f in arguments.folders}
         shipped = general.Layer.load(_LAYER)
         bits = len(shipped.weight)
         general.check(bits, 0, len(photos))
         extract = general.extractor()
         seen = general.versions(extract, photos, 0)
-    except (BitgazeError, DataError, ValueError) as error:
+    except (BitgazeError, ValueError) as error:
         print(f"general_table.py: {error}", file=sys.stderr)
         return 2
     layers = {
@@ -62,11 +63,9 @@ def main() -> int:
         centred = mean_by_cosine(points - points[database].mean(0), data.labels, queries, database)
         for parts, layer in layers.items():
             values = layer.values(features)
-            plain = mean_by_code(adaptation.pack(values), data.labels, queries, database)
+            plain = mean_by_code(pack(values), data.labels, queries, database)
             fitted = adaptation.fit(values[database])
-            adapted = mean_by_code(
-                adaptation.pack(fitted.apply(values)), data.labels, queries, database
-            )
+            adapted = mean_by_code(pack(fitted.apply(values)), data.labels, queries, database)
             row = [name, parts, plain, adapted, cosine, centred]
             rows.append(
                 [

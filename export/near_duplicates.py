@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from attention_hashing.data.folders import pictures_below
+from attention_hashing.data.folders import images_below
 from attention_hashing.experiments.results import write_section
 from attention_hashing.general import model as general
 from bitgaze import BitgazeError, Encoder, HammingIndex
 from bitgaze.alterations import altered
 from bitgaze.cores import available_cores
+from bitgaze.hamming import pack
 from bitgaze.images import upright
 
 _PERCEPTUAL = {
@@ -47,8 +48,8 @@ def main() -> int:
     parser.add_argument("others", type=Path, nargs="+")
     arguments = parser.parse_args()
     try:
-        photos = _pictures(arguments.photos)
-        others = [path for folder in arguments.others for path in _pictures(folder)]
+        photos = images_below(arguments.photos)
+        others = [path for folder in arguments.others for path in images_below(folder)]
         names = list(altered(upright(photos[0], 8)))
         recall = {
             method: _recall(*coded, len(names))
@@ -71,13 +72,6 @@ def main() -> int:
     )
     write_section("near_duplicates.py", "Near-duplicates", text, ["alteration", *recall], rows)
     return 0
-
-
-def _pictures(folder: Path) -> list[Path]:
-    found = pictures_below(folder)
-    if not found:
-        raise ValueError(f"{folder}: no pictures")
-    return found
 
 
 def _versions(photos: list[Path]) -> Iterator[Image.Image]:
@@ -105,7 +99,7 @@ def _all_codes(photos: list[Path], others: list[Path], alterations: int) -> dict
     centre = features[: len(photos)].mean(0)
     planes = np.random.default_rng(0).standard_normal((len(scores), encoder.bits))
     plane_codes = [
-        np.packbits((part - centre) @ planes > 0, axis=1)
+        pack((part - centre) @ planes)
         for part in (features, extract(_versions(photos), lambda image: image) @ scores.T)
     ]
     found[f"LSH, {encoder.bits}"] = (plane_codes[0], plane_codes[1])

@@ -16,7 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 import to_onnx
-from attention_hashing.data.labelled import DataError, read
+from attention_hashing.data.folders import images_below
+from attention_hashing.data.labelled import read
 from attention_hashing.deployment import fidelity, onnx_file, quantize, reduced_precision
 from attention_hashing.experiments.results import write_section
 from bitgaze import BitgazeError
@@ -34,11 +35,9 @@ def main() -> int:
     arguments = parser.parse_args()
     network, contract = to_onnx.general_model()
     try:
-        pixels = reduced_precision.calibration_pixels(
-            to_onnx.pictures(arguments.photos, "PHOTOS"), contract
-        )
+        pixels = reduced_precision.calibration_pixels(images_below(arguments.photos), contract)
         data = read(arguments.folder)
-    except (BitgazeError, DataError, ValueError) as error:
+    except (BitgazeError, ValueError) as error:
         print(f"precision_table.py: {error}", file=sys.stderr)
         return 2
     order = np.random.default_rng(0).permutation(len(data))[:_PICTURES]

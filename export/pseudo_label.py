@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from attention_hashing.checkpoint import load_trained
 from attention_hashing.data import protocols
-from attention_hashing.data.folders import pictures_below
-from attention_hashing.data.labelled import DataError, Labelled, check_readable, read
+from attention_hashing.data.folders import images_below
+from attention_hashing.data.labelled import Labelled, check_readable, read
 from attention_hashing.data.lists import CLASSES, TRAIN
 from attention_hashing.features import FeatureExtractor
 from attention_hashing.network import AttentionHashing
@@ -48,7 +48,7 @@ def main() -> int:
         sure = found.max(1) >= arguments.above
         arguments.out.mkdir(parents=True, exist_ok=True)
         _write(arguments.out, labelled, unlabelled, found.argmax(1), sure)
-    except (DataError, ImageError, ValueError, OSError) as error:
+    except (ImageError, ValueError, OSError) as error:
         print(f"pseudo_label.py: {error}", file=sys.stderr)
         return 2
     counts = np.bincount(found.argmax(1)[sure], minlength=len(labelled.classes))
@@ -89,7 +89,7 @@ def _pictures(arguments: argparse.Namespace) -> tuple[Labelled, list[Path]]:
         place = arguments.labelled
     else:
         labelled = read(arguments.labelled)
-        pictures = pictures_below(arguments.unlabelled)
+        pictures = images_below(arguments.unlabelled)
         place = arguments.unlabelled
     if not isinstance(labelled.pictures, list) or not isinstance(pictures, list):
         raise ValueError(f"{arguments.labelled}: a list names files; unpack it into class folders")
@@ -100,7 +100,7 @@ def _pictures(arguments: argparse.Namespace) -> tuple[Labelled, list[Path]]:
     known = {path.resolve() for path in labelled.pictures}
     unlabelled = [path for path in pictures if path.resolve() not in known]
     if not unlabelled:
-        raise ValueError(f"{place}: no pictures there, or none but labelled ones")
+        raise ValueError(f"{place}: no images there but labelled ones")
     return labelled, unlabelled
 
 

@@ -19,10 +19,11 @@ from tqdm import tqdm
 
 from attention_hashing.checkpoint import CHECKPOINT, load_checkpoint, save_refitted
 from attention_hashing.data import protocols
-from attention_hashing.data.labelled import DataError, Labelled, check_readable, read
+from attention_hashing.data.labelled import Labelled, check_readable, read
 from attention_hashing.features import FeatureExtractor
 from attention_hashing.heads import fit_layer
 from attention_hashing.methods import METHODS
+from bitgaze.hamming import pack
 
 
 def main() -> int:
@@ -58,10 +59,10 @@ def main() -> int:
             "digest": labelled.digest(),
         }
         save_refitted(network, new, state, how, arguments.out)
-    except (DataError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"refit.py: {error}", file=sys.stderr)
         return 2
-    codes = np.unique(np.packbits(layer.values(features) > 0, axis=1), axis=0)
+    codes = np.unique(pack(layer.values(features)), axis=0)
     print(f"{len(labelled)} pictures have {len(codes)} different codes of {new.bits} bits")
     print(f"next: python export/to_onnx.py {arguments.out / CHECKPOINT}")
     return 0

@@ -16,7 +16,7 @@ from pathlib import Path
 from attention_hashing import backbones
 from attention_hashing.checkpoint import load_checkpoint
 from attention_hashing.data import labelled
-from attention_hashing.data.folders import pictures_below
+from attention_hashing.data.folders import images_below
 from attention_hashing.deployment import onnx_file, ort_format, reduced_precision
 from attention_hashing.deployment.quantize import TARGETS
 from attention_hashing.general import model as general
@@ -59,14 +59,14 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         _check_arguments(arguments)
-        checked = pictures(arguments.pictures, "--pictures")
+        checked = images_below(arguments.pictures)
         checked = checked[:: max(1, len(checked) // _CHECKED_PICTURES)][:_CHECKED_PICTURES]
         encoder = _write(arguments, checked)
         written = [encoder.model.path]
         if arguments.format == "ort":
             written.append(encoder.model.path.with_suffix(ort_format.SUFFIX))
             ort_format.write_ort(encoder, written[-1])
-    except (onnx_file.ExportError, labelled.DataError, BitgazeError, ValueError, OSError) as error:
+    except (onnx_file.ExportError, BitgazeError, ValueError, OSError) as error:
         print(f"to_onnx.py: {error}", file=sys.stderr)
         return 2
     for path in written:
@@ -108,14 +108,6 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         )
 
 
-def pictures(folder: Path, option: str) -> list[Path]:
-    """The pictures below a folder; a ValueError names the option if there are none."""
-    found = pictures_below(folder)
-    if not found:
-        raise ValueError(f"no pictures in {folder}; name a folder with {option}")
-    return found
-
-
 def _write(arguments: argparse.Namespace, checked: list[Path]) -> Encoder:
     out = arguments.out
     if arguments.checkpoint is None:
@@ -130,7 +122,7 @@ def _write(arguments: argparse.Namespace, checked: list[Path]) -> Encoder:
     if arguments.precision == "fp16":
         encoder, found = reduced_precision.write_fp16(network, contract, checked, out, check)
     else:
-        calibration = pictures(arguments.calibrate, "--calibrate")
+        calibration = images_below(arguments.calibrate)
         encoder, found = reduced_precision.write_int8(
             network, contract, checked, out, check, calibration, arguments.target
         )

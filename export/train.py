@@ -54,7 +54,7 @@ def main() -> int:
         arguments.out.mkdir(parents=True, exist_ok=True)
         network = train(rest, config, arguments.out, device, branch)
         save_branch(network, arguments.out / BRANCH, rest.classes, config.backbone)
-    except (labelled.DataError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     if not config.hash_epochs:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from attention_hashing.data import labelled
+from attention_hashing.data.errors import DataError
 from bitgaze.images import Preprocess
 
 NAMES = ["airplane", "bird", "cat"]
@@ -108,7 +109,7 @@ def test_a_pickle_that_is_a_program_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     program = pickle.dumps(Program())
     folder = write(tmp_path / "cifar-10-batches-py", python_version() | {"data_batch_2": program})
-    with pytest.raises(labelled.DataError, match="damaged .it would call posix.mkdir"):
+    with pytest.raises(DataError, match="damaged .it would call posix.mkdir"):
         labelled.read(folder)
     assert not (tmp_path / "it-ran").exists()
 
@@ -118,18 +119,18 @@ def test_damaged_or_missing_batches(tmp_path, files):
     folder = write(tmp_path / "cifar", files)
     third = next(p for p in folder.iterdir() if p.name.startswith("data_batch_3"))
     third.write_bytes(third.read_bytes()[:-1])
-    with pytest.raises(labelled.DataError, match="not CIFAR-10, or damaged"):
+    with pytest.raises(DataError, match="not CIFAR-10, or damaged"):
         labelled.read(folder)
     third.unlink()
-    with pytest.raises(labelled.DataError, match="CIFAR-10 without 'data_batch_3"):
+    with pytest.raises(DataError, match="CIFAR-10 without 'data_batch_3"):
         labelled.read(folder)
 
 
 def test_labels_without_a_class_and_a_broken_archive(tmp_path):
     files = binary_version() | {"batches.meta.txt": b"airplane\nbird\n"}
-    with pytest.raises(labelled.DataError, match=r"labels 0\.\.2, 2 classes"):
+    with pytest.raises(DataError, match=r"labels 0\.\.2, 2 classes"):
         labelled.read(write(tmp_path / "cifar", files))
     archive = tmp_path / "cifar-10-python.tar.gz"
     archive.write_bytes(pack(tmp_path / "whole.tar.gz", python_version()).read_bytes()[:2000])
-    with pytest.raises(labelled.DataError, match="not an archive, or damaged"):
+    with pytest.raises(DataError, match="not an archive, or damaged"):
         labelled.read(archive)

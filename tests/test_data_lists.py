@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from attention_hashing.data import labelled, lists
+from attention_hashing.data.errors import DataError
 from attention_hashing.evaluation import split
 from bitgaze.images import Preprocess
 from conftest import ROOT, picture
@@ -88,7 +89,7 @@ def test_a_list_that_cannot_be_right(tmp_path, text, message):
     (tmp_path / "train.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=message):
         lists.read(tmp_path / "train.txt")
-    with pytest.raises(labelled.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         labelled.read(tmp_path)
 
 
@@ -142,10 +143,10 @@ def test_the_digest_is_of_every_label():
 
 def test_training_data_of_several_labels_that_cannot_be_trained_on(tmp_path):
     write(tmp_path, "train.txt", {"a.jpg": "1", "b.jpg": "1"})
-    with pytest.raises(labelled.DataError, match="found 1 class, it takes at least 2"):
+    with pytest.raises(DataError, match="found 1 class, it takes at least 2"):
         labelled.read(tmp_path)
     write(tmp_path, "train.txt", {"a.jpg": "1 1", "b.jpg": "1 0"})
-    with pytest.raises(labelled.DataError, match="class '1' has 1 picture, it needs at least 2"):
+    with pytest.raises(DataError, match="class '1' has 1 picture, it needs at least 2"):
         labelled.read(tmp_path)
 
 

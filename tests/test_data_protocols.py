@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from attention_hashing.data import labelled, protocols
+from attention_hashing.data.errors import DataError
 from conftest import picture
 from test_cifar import LABELS, PICTURES, binary_version, pack, python_version, write
 
@@ -78,10 +79,10 @@ def test_a_draw_that_cannot_be(small):
     with pytest.raises(ValueError, match="protocol is 'mnist'"):
         protocols.pictures("mnist", None)
     few = small.subset(np.flatnonzero((small.labels != 3) | (np.cumsum(small.labels == 3) <= 600)))
-    with pytest.raises(labelled.DataError, match="class 'd' has 600 pictures, cifar10 takes more"):
+    with pytest.raises(DataError, match="class 'd' has 600 pictures, cifar10 takes more"):
         protocols.draw("cifar10", few, 0)
     rows = labelled.Labelled(small.pictures, small.hot() > 0, small.classes)
-    with pytest.raises(labelled.DataError, match="every picture has to have one class"):
+    with pytest.raises(DataError, match="every picture has to have one class"):
         protocols.draw("cifar10", rows, 0)
 
 
@@ -97,23 +98,23 @@ def test_a_split_is_kept(small, tmp_path):
     values = small.pictures.copy()
     values[17] ^= 1
     other = labelled.Labelled(values, small.labels, small.classes)
-    with pytest.raises(labelled.DataError, match="split.json: a split of other pictures; give"):
+    with pytest.raises(DataError, match="split.json: a split of other pictures; give"):
         protocols.load(path, other)
     state = json.loads(path.read_text())
     path.write_text(json.dumps(state | {"format": 2}))
-    with pytest.raises(labelled.DataError, match="format 2, this version reads 1"):
+    with pytest.raises(DataError, match="format 2, this version reads 1"):
         protocols.load(path, small)
     state["queries"][5] += 1
     path.write_text(json.dumps(state))
-    with pytest.raises(labelled.DataError, match="damaged, its positions are not those"):
+    with pytest.raises(DataError, match="damaged, its positions are not those"):
         protocols.load(path, small)
     without = {key: value for key, value in state.items() if key != "training"}
     for text in ("", "[]", json.dumps(without), json.dumps(state | {"queries": [2**70]}), "\x00"):
         path.write_text(text)
-        with pytest.raises(labelled.DataError, match="split.json: not a split, or damaged"):
+        with pytest.raises(DataError, match="split.json: not a split, or damaged"):
             protocols.load(path, small)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(labelled.DataError, match="split.json: not a split, or damaged"):
+    with pytest.raises(DataError, match="split.json: not a split, or damaged"):
         protocols.load(path, small)
 
 
@@ -128,10 +129,10 @@ def test_cifar10_as_published_in_its_order(tmp_path, version):
         data = protocols._cifar10(place)
         assert np.array_equal(data.pictures, np.concatenate([PICTURES, PICTURES[:2]]))
         assert data.labels.tolist() == [*LABELS, *LABELS[:2]]
-        with pytest.raises(labelled.DataError, match=r"found \[5, 4, 3\] pictures.*6000 of each"):
+        with pytest.raises(DataError, match=r"found \[5, 4, 3\] pictures.*6000 of each"):
             protocols.pictures("cifar10", place)
     (folder / f"test_batch{end}").unlink()
-    with pytest.raises(labelled.DataError, match="CIFAR-10 without 'test_batch"):
+    with pytest.raises(DataError, match="CIFAR-10 without 'test_batch"):
         protocols.pictures("cifar10", folder)
 
 
@@ -151,9 +152,9 @@ def test_cifar10_in_class_folders(tmp_path, monkeypatch):
     assert data.pictures[20] == root / "test" / "class0" / "0000.jpg"
     assert protocols.pictures("cifar10", root).pictures == data.pictures
     (root / "test" / "class4").rename(root / "test" / "other")
-    with pytest.raises(labelled.DataError, match="train and test do not have the same class"):
+    with pytest.raises(DataError, match="train and test do not have the same class"):
         protocols.pictures("cifar10", tmp_path)
-    with pytest.raises(labelled.DataError, match="neither CIFAR-10 as published, nor train/"):
+    with pytest.raises(DataError, match="neither CIFAR-10 as published, nor train/"):
         protocols.pictures("cifar10", root / "train")
 
 
@@ -169,10 +170,10 @@ def test_fashion_mnist_in_its_order(tmp_path, monkeypatch):
     assert np.array_equal(data.pictures, values)
     assert data.labels.tolist() == labels.tolist()
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0")
-    with pytest.raises(labelled.DataError, match="t10k-labels-idx1-ubyte: not an IDX file"):
+    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte: not an IDX file"):
         protocols.pictures("fashion-mnist", tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").rename(tmp_path / "t10k-labels-idx1-ubyte.gz")
-    with pytest.raises(labelled.DataError, match="ubyte.gz: not a gzip file, or damaged"):
+    with pytest.raises(DataError, match="ubyte.gz: not a gzip file, or damaged"):
         protocols.pictures("fashion-mnist", tmp_path)
 
 

@@ -17,8 +17,10 @@ from attention_hashing.attention import AttentionBranch
 from attention_hashing.backbones import efficientnet_lite0
 from attention_hashing.config import Config, new_network
 from attention_hashing.data import labelled
+from attention_hashing.data.errors import DataError
 from attention_hashing.methods import METHODS
 from attention_hashing.network import pack, pooled
+from bitgaze import hamming
 from bitgaze.images import Preprocess
 from conftest import ROOT, picture
 
@@ -88,35 +90,35 @@ def test_fashion_mnist_where_it_is_installed():
 
 
 def test_data_that_cannot_be_trained_on(tmp_path, class_folders):
-    with pytest.raises(labelled.DataError, match="none: not a folder"):
+    with pytest.raises(DataError, match="none: not a folder"):
         labelled.read(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(labelled.DataError, match="found 0 class"):
+    with pytest.raises(DataError, match="found 0 class"):
         labelled.read(tmp_path / "empty")
     (tmp_path / "one" / "cats").mkdir(parents=True)
     picture(1).save(tmp_path / "one" / "cats" / "1.png")
-    with pytest.raises(labelled.DataError, match="found 1 class, it takes at least 2"):
+    with pytest.raises(DataError, match="found 1 class, it takes at least 2"):
         labelled.read(tmp_path / "one")
     (tmp_path / "one" / "dogs").mkdir()
     picture(1).save(tmp_path / "one" / "dogs" / "1.png")
-    with pytest.raises(labelled.DataError, match="class 'cats' has 1 picture"):
+    with pytest.raises(DataError, match="class 'cats' has 1 picture"):
         labelled.read(tmp_path / "one")
     (class_folders / "red" / "broken.png").write_text("text")
-    with pytest.raises(labelled.DataError, match=r"cannot be read.*\n.*broken\.png"):
+    with pytest.raises(DataError, match=r"cannot be read.*\n.*broken\.png"):
         labelled.check_readable(labelled.read(class_folders), Preprocess(32))
 
 
 def test_damaged_idx_files(tmp_path):
     images = np.zeros((4, 28, 28))
     write_idx(tmp_path, images, np.array([0, 1, 0]))
-    with pytest.raises(labelled.DataError, match="4 pictures, but 3 labels"):
+    with pytest.raises(DataError, match="4 pictures, but 3 labels"):
         labelled.read(tmp_path)
     path = tmp_path / "train-labels-idx1-ubyte.gz"
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1]))
-    with pytest.raises(labelled.DataError, match="not an IDX file"):
+    with pytest.raises(DataError, match="not an IDX file"):
         labelled.read(tmp_path)
     path.unlink()
-    with pytest.raises(labelled.DataError, match=r"neither train-labels-idx1-ubyte nor .*\.gz"):
+    with pytest.raises(DataError, match=r"neither train-labels-idx1-ubyte nor .*\.gz"):
         labelled.read(tmp_path)
 
 
@@ -193,12 +195,12 @@ def test_attention_decides_the_local_feature():
     assert torch.equal(nowhere, torch.tensor([[2.0, 1.0, 0.0, 0.0]]))
 
 
-def test_bits_are_packed_as_numpy_packs_them():
+def test_the_exported_pack_agrees_with_the_one_in_numpy():
     values = torch.randn(50, 24)
     values[0, :3] = torch.tensor([0.0, -0.0, 1e-30])  # a bit is set above 0, not at it
     packed = pack(values, 2.0 ** torch.arange(7, -1, -1))
     assert packed.dtype == torch.uint8
-    assert np.array_equal(packed.numpy(), np.packbits(values.numpy() > 0, axis=1))
+    assert np.array_equal(packed.numpy(), hamming.pack(values.numpy()))
 
 
 def weights(network):
@@ -553,7 +555,7 @@ def test_the_scripts_from_pictures_to_a_searchable_gallery(class_folders, tmp_pa
         ),
         (["to_onnx.py", "--out", "no/x.onnx"], "to_onnx.py: no/x.onnx: there is no folder no"),
         (["to_onnx.py", "none.pt"], "to_onnx.py: .*none.pt"),
-        (["to_onnx.py", "--pictures", "no", "--out", "x.onnx"], "to_onnx.py: no pictures in no;"),
+        (["to_onnx.py", "--pictures", "no", "--out", "x.onnx"], "to_onnx.py: no: no images there"),
         (
             ["evaluate.py", "data", "--queries", "0"],
             "evaluate.py: queries is 0, expected at least 1",

@@ -16,7 +16,7 @@ import to_onnx
 import train
 from attention_hashing.checkpoint import load_trained
 from attention_hashing.data import labelled, protocols
-from attention_hashing.data.folders import pictures_below
+from attention_hashing.data.folders import images_below
 from attention_hashing.data.labelled import Labelled
 from attention_hashing.experiments import ablations, results, scattered_parts
 from bitgaze.images import Preprocess, load
@@ -136,7 +136,7 @@ def test_compare_asks_for_every_set_before_it_reads_one(small, monkeypatch, tmp_
 def scenes(cifar, photos):
     """Those of test_ablate."""
     drawn = protocols.draw("cifar10", protocols.pictures("cifar10", cifar), 0)
-    return scattered_parts.parts(drawn, pictures_below(photos), (12, 48, 40, 20), 0)
+    return scattered_parts.parts(drawn, images_below(photos), (12, 48, 40, 20), 0)
 
 
 def test_ablate(small, monkeypatch, tmp_path, capsys):
@@ -250,7 +250,7 @@ def test_ablate_without_photographs(photos, small, monkeypatch, tmp_path, capsys
     folder = tmp_path / photos
     arguments = ["--cifar10", tmp_path, "--photos", folder, "--out", tmp_path / "run"]
     assert call(monkeypatch, ablate, *arguments) == 2
-    assert f"{folder}: no photographs" in capsys.readouterr().err
+    assert f"{folder}: no images there" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -432,13 +432,13 @@ def test_mistakes_with_labels(folders, taught, monkeypatch, tmp_path, capsys):
     for arguments, message in (
         ([taught, folders, broken], "cut.png"),
         ([taught, several, folders], "pictures with several labels; this gives a picture one"),
-        ([taught, folders, folders / "train"], "train: no pictures there, or none but labelled"),
+        ([taught, folders, folders / "train"], "train: no images there but labelled"),
         (
             [all_of_it / "checkpoint.pt", folders, "--protocol", "cifar10"],
             "was trained on other pictures than those of cifar10; train it with train.py",
         ),
         ([taught, other, folders], "tells a, b, c, d, e, f, g, h, i, j apart, the labelled"),
-        ([taught, folders, tmp_path / "empty"], "empty: no pictures there"),
+        ([taught, folders, tmp_path / "empty"], "empty: no images there"),
         ([tmp_path / "none.pt", folders, folders], "none.pt"),
     ):
         assert call(monkeypatch, pseudo_label, *arguments, *out) == 2

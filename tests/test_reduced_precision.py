@@ -126,7 +126,7 @@ def test_the_limits():
         (["--layer", __file__], "--layer needs --out"),
         (
             ["--precision", "int8", "--target", "arm", "--calibrate", "none", "--out", "x.onnx"],
-            "no pictures in none; name a folder with --calibrate",
+            "none: no images there",
         ),
     ],
 )

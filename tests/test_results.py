@@ -65,7 +65,7 @@ def test_near_duplicates(document, tmp_path, examples, monkeypatch, capsys):
     (others / "none").mkdir()
     monkeypatch.setattr("sys.argv", ["near_duplicates.py", str(photos), str(others / "none")])
     assert near_duplicates.main() == 2
-    assert "none: no pictures" in capsys.readouterr().err
+    assert "none: no images there" in capsys.readouterr().err
 
 
 def test_a_tie_with_another_picture_is_a_miss():

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from attention_hashing.data.errors import DataError
+
 _PLACES = (
     "cifar-10-batches-bin",
     "cifar-10-batches-py",
@@ -52,7 +54,7 @@ def read(
         Pictures (n, 32, 32, 3), RGB; labels (n,); names of the classes.
 
     Raises:
-        ValueError: files are missing or damaged, or a pickle holds more than data.
+        DataError: files are missing or damaged, or a pickle holds more than data.
     """
     batches = _BATCHES[part]
     files = _unpacked(place, batches)
@@ -66,11 +68,11 @@ def read(
             parts = [_python(_data(files[batch])) for batch in batches]
         values, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     except KeyError as error:
-        raise ValueError(f"{place}: CIFAR-10 without {error.args[0]!r}") from error
+        raise DataError(f"{place}: CIFAR-10 without {error.args[0]!r}") from error
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise ValueError(f"{place}: not CIFAR-10, or damaged ({error})") from error
+        raise DataError(f"{place}: not CIFAR-10, or damaged ({error})") from error
     if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(names):
-        raise ValueError(f"{place}: labels {labels.min()}..{labels.max()}, {len(names)} classes")
+        raise DataError(f"{place}: labels {labels.min()}..{labels.max()}, {len(names)} classes")
     pictures = values.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(pictures), labels, tuple(names)
 
@@ -89,7 +91,7 @@ def _unpacked(place: Path, batches: list[str]) -> dict[str, bytes]:
                 if (name := Path(member.name).name) in wanted and member.isfile():
                     files[name] = archive.extractfile(member).read()  # type: ignore[union-attr]
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{place}: not an archive, or damaged ({error})") from error
+        raise DataError(f"{place}: not an archive, or damaged ({error})") from error
     return files
 
 

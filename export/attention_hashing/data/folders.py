@@ -6,14 +6,33 @@ Opens no image, and needs no torch: evaluate.py runs without it.
 import csv
 from pathlib import Path
 
+from attention_hashing.data.errors import DataError
 from bitgaze.images import SUFFIXES
 
 LABELS = "labels.csv"
 
 
-def pictures_below(folder: Path) -> list[Path]:
-    """Every picture file in a folder and its folders, by name; empty if there is none."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+def class_folders(root: Path) -> dict[Path, str]:
+    """Images and the names of their classes: one folder per class, images at any depth inside.
+
+    This is the one reader of class folders, so that training and evaluation see the same images.
+
+    Returns:
+        By class, then by path; empty if there is no image.
+    """
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    return {path: folder.name for folder in folders for path in _images(folder)}
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Every image file below a folder, at any depth, by path.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not (found := _images(folder)):
+        raise DataError(f"{folder}: no images there")
+    return found
 
 
 def read(folder: Path) -> dict[Path, tuple[str, ...]]:
@@ -24,20 +43,26 @@ def read(folder: Path) -> dict[Path, tuple[str, ...]]:
             each picture, `path,label,label,...`, the path from the folder on.
 
     Raises:
-        ValueError: no folder, no pictures, or a line of labels.csv that cannot be right.
+        DataError: no folder, no pictures, or a line of labels.csv that cannot be right.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: not a folder")
+        raise DataError(f"{folder}: not a folder")
     folder = folder.resolve()
     table = folder / LABELS
     if table.exists():
         found = _read_table(table)
     else:
-        paths = sorted(p for p in folder.glob("*/*") if p.suffix.lower() in SUFFIXES)
-        found = {path: (path.parent.name,) for path in paths}
+        train = folder / "train"
+        if train.is_dir() and not any(path.suffix.lower() in SUFFIXES for path in train.iterdir()):
+            raise DataError(f"{folder}: its classes are inside {train.name}/; name that folder")
+        found = {path: (name,) for path, name in class_folders(folder).items()}
     if not found:
-        raise ValueError(f"{folder}: no pictures in class folders, and none named by a {LABELS}")
+        raise DataError(f"{folder}: no pictures in class folders, and none named by a {LABELS}")
     return found
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
 def _read_table(table: Path) -> dict[Path, tuple[str, ...]]:
@@ -45,17 +70,17 @@ def _read_table(table: Path) -> dict[Path, tuple[str, ...]]:
     try:
         rows = list(csv.reader(table.read_text(encoding="utf-8-sig").splitlines(), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table}: not a table in UTF-8 ({error})") from error
+        raise DataError(f"{table}: not a table in UTF-8 ({error})") from error
     for line, row in enumerate(rows, start=1):
         name, *labels = (cell.strip() for cell in row) if row else ("",)
         path = (table.parent / name).resolve()
         if not any(row):
             continue
         if not labels or not all(labels):
-            raise ValueError(f"{table}, line {line}: expected path,label,label,... found {row}")
+            raise DataError(f"{table}, line {line}: expected path,label,label,... found {row}")
         if not path.is_file():
-            raise ValueError(f"{table}, line {line}: there is no file {path}")
+            raise DataError(f"{table}, line {line}: there is no file {path}")
         if path in found:
-            raise ValueError(f"{table}, line {line}: {name} has a line already; put labels in one")
+            raise DataError(f"{table}, line {line}: {name} has a line already; put labels in one")
         found[path] = tuple(labels)
     return found

@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from attention_hashing.data.errors import DataError
+
 _MAGIC_BYTES_UBYTE = b"\x00\x00\x08"
 
 
@@ -34,12 +36,12 @@ def read(
         Pictures (n, height, width), and labels (n,).
 
     Raises:
-        ValueError: files are missing or damaged, or do not go together.
+        DataError: files are missing or damaged, or do not go together.
     """
     pictures = _file(folder, f"{part}-images-idx3-ubyte", 3)
     labels = _file(folder, f"{part}-labels-idx1-ubyte", 1).astype(np.int64)
     if len(pictures) != len(labels):
-        raise ValueError(f"{folder}: {len(pictures)} pictures, but {len(labels)} labels")
+        raise DataError(f"{folder}: {len(pictures)} pictures, but {len(labels)} labels")
     return pictures, labels
 
 
@@ -51,11 +53,11 @@ def _file(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
         try:
             content = gzip.decompress(packed.read_bytes())
         except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{packed}: not a gzip file, or damaged ({error})") from error
+            raise DataError(f"{packed}: not a gzip file, or damaged ({error})") from error
     else:
-        raise ValueError(f"{folder}: neither {name} nor {name}.gz is there")
+        raise DataError(f"{folder}: neither {name} nor {name}.gz is there")
     magic, header = _MAGIC_BYTES_UBYTE + bytes([dimensions]), 4 + 4 * dimensions
     shape = tuple(np.frombuffer(content[4:header].ljust(header - 4, b"\0"), ">u4").tolist())
     if content[:4] != magic or len(content) != header + math.prod(shape):
-        raise ValueError(f"{folder / name}: not an IDX file of {dimensions} dimensions, or damaged")
+        raise DataError(f"{folder / name}: not an IDX file of {dimensions} dimensions, or damaged")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -18,15 +18,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from attention_hashing.data import cifar, idx, lists
-from attention_hashing.data.folders import pictures_below
+from attention_hashing.data import cifar, folders, idx, lists
+from attention_hashing.data.errors import DataError
 from attention_hashing.data.labels import Labels
 from bitgaze import ImageError
 from bitgaze.images import Preprocess, load, upright
-
-
-class DataError(Exception):
-    """Data that cannot be trained on; says what to change."""
 
 
 @dataclass(frozen=True)
@@ -167,16 +163,13 @@ def _read_any(folder: Path) -> Labelled:
     place = cifar.find(folder)
     if not place and not folder.is_dir():
         raise DataError(f"{folder}: not a folder")
-    try:
-        if place:
-            return Labelled(*cifar.read(place))
-        if idx.is_here(folder):
-            return numbered(*idx.read(folder, "train"))
-        if lists.is_list(folder / lists.TRAIN):
-            paths, hot, classes = lists.read(folder / lists.TRAIN)
-            return Labelled(paths, lists.labels(hot), classes)
-    except ValueError as error:
-        raise DataError(str(error)) from error
+    if place:
+        return Labelled(*cifar.read(place))
+    if idx.is_here(folder):
+        return numbered(*idx.read(folder, "train"))
+    if lists.is_list(folder / lists.TRAIN):
+        paths, hot, classes = lists.read(folder / lists.TRAIN)
+        return Labelled(paths, lists.labels(hot), classes)
     return class_folders(folder / "train" if (folder / "train").is_dir() else folder)
 
 
@@ -248,17 +241,11 @@ def _random_view(image: Image.Image, generator: np.random.Generator) -> Image.Im
 
 
 def class_folders(root: Path) -> Labelled:
-    """One folder per class, pictures inside: by class, then by name."""
-    pictures: list[Path] = []
-    labels: list[int] = []
-    classes: list[str] = []
-    for class_folder in sorted(p for p in root.iterdir() if p.is_dir()):
-        found = pictures_below(class_folder)
-        if found:
-            pictures += found
-            labels += [len(classes)] * len(found)
-            classes.append(class_folder.name)
-    return Labelled(pictures, np.array(labels, np.int64), tuple(classes))
+    """One folder per class, as `folders.class_folders` reads them."""
+    found = folders.class_folders(root)
+    position = {name: at for at, name in enumerate(dict.fromkeys(found.values()))}
+    labels = np.array([position[name] for name in found.values()], np.int64)
+    return Labelled(list(found), labels, tuple(position))
 
 
 def numbered(pictures: NDArray[np.uint8], labels: NDArray[np.int64]) -> Labelled:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from attention_hashing.data.errors import DataError
 from bitgaze.images import SUFFIXES
 
 TRAIN, TEST, DATABASE = "train.txt", "test.txt", "database.txt"
@@ -57,7 +58,7 @@ def read(path: Path, root: Path | None = None) -> Listed:
         root: what the paths in the list are relative to; the folder of the list if left out.
 
     Raises:
-        ValueError: no such file, no picture with a label, or a line that cannot be right.
+        DataError: no such file, no picture with a label, or a line that cannot be right.
     """
     root = (path.parent if root is None else root).resolve()
     rows: dict[Path, str] = {}
@@ -66,28 +67,28 @@ def read(path: Path, root: Path | None = None) -> Listed:
         where = f"{path}, line {number}"
         match = _LINE.fullmatch(line)
         if not match:
-            raise ValueError(f"{where}: expected `picture.jpg 0 1 ...`, found {line!r}")
+            raise DataError(f"{where}: expected `picture.jpg 0 1 ...`, found {line!r}")
         name, values = match[1], match[2].split()
         for column, value in enumerate(values, start=1):
             if value not in ("0", "1"):
-                raise ValueError(f"{where}: column {column} is {value!r}, expected 0 or 1")
+                raise DataError(f"{where}: column {column} is {value!r}, expected 0 or 1")
         columns = columns or len(values)
         if len(values) != columns:
-            raise ValueError(f"{where}: {len(values)} columns, the lines before have {columns}")
+            raise DataError(f"{where}: {len(values)} columns, the lines before have {columns}")
         picture = Path(os.path.normpath(root / name))
         row = "".join(values)
         if (before := rows.get(picture)) is not None:
             if before != row:
-                raise ValueError(f"{where}: {name} has a line already, with other labels")
+                raise DataError(f"{where}: {name} has a line already, with other labels")
             repeated += 1
             continue
         if not picture.is_file():
-            raise ValueError(f"{where}: there is no file {picture}")
+            raise DataError(f"{where}: there is no file {picture}")
         unlabelled += "1" not in row
         rows[picture] = row
     paths = [picture for picture, row in rows.items() if "1" in row]
     if not paths:
-        raise ValueError(f"{path}: no picture with a label in it")
+        raise DataError(f"{path}: no picture with a label in it")
     for count, what in ((unlabelled, "have no label"), (repeated, "repeat another")):
         if count:
             print(f"{path}: {count} lines {what}, and are left out", file=sys.stderr)
@@ -101,10 +102,10 @@ def _classes(path: Path, columns: int) -> tuple[str, ...]:
         return tuple(str(column) for column in range(columns))
     names = tuple(name for _, name in _lines(path))
     if len(names) != columns:
-        raise ValueError(f"{path}: {len(names)} classes, but the lists beside it have {columns}")
+        raise DataError(f"{path}: {len(names)} classes, but the lists beside it have {columns}")
     if len(set(names)) < columns:
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{path}: {twice!r} is there twice")
+        raise DataError(f"{path}: {twice!r} is there twice")
     return names
 
 
@@ -113,9 +114,9 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text in UTF-8 ({error})") from error
+        raise DataError(f"{path}: not a text in UTF-8 ({error})") from error
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from error
+        raise DataError(f"{path}: {error.strerror}") from error
     # Not splitlines(), which also parts at characters that a file name may have.
     lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), start=1))
     return [(number, line) for number, line in lines if line]

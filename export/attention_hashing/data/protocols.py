@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_hashing.data import cifar, idx
-from attention_hashing.data.labelled import DataError, Labelled, class_folders, numbered
+from attention_hashing.data.errors import DataError
+from attention_hashing.data.labelled import Labelled, class_folders, numbered
 
 _SETS = {"cifar10": 6000, "fashion-mnist": 7000}  # pictures a class, of 10 classes each
 _VARIANTS = ("", "-1", "-unseen")
@@ -92,10 +93,7 @@ def pictures(name: str, folder: Path) -> Labelled:
         ValueError: no such protocol.
     """
     base = _base(name)
-    try:
-        data = _cifar10(folder) if base == "cifar10" else _fashion_mnist(folder)
-    except ValueError as error:
-        raise DataError(str(error)) from error
+    data = _cifar10(folder) if base == "cifar10" else _fashion_mnist(folder)
     if (found := data.counts().tolist()) != [_SETS[base]] * 10:
         raise DataError(
             f"{folder}: found {found} pictures of the classes, {base} has {_SETS[base]} of each "
@@ -161,6 +159,8 @@ def load(path: Path, data: Labelled) -> Protocol:
         parts = Parts(*(np.array(state[part], np.int64) for part in Parts._fields))
         name, seed = str(state["name"]), int(state["seed"])
         digests = (state["sha256_of_positions"], state["sha256_of_pictures"])
+    except DataError:
+        raise
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise DataError(f"{path}: not a split, or damaged ({error!r})") from error
     if _digest(parts) != digests[0]:

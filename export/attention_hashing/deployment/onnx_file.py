@@ -22,6 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from attention_hashing.network import AttentionHashing, Deployed
 from bitgaze.contract import METADATA_KEY, Contract, Golden
 from bitgaze.encoder import Encoder
+from bitgaze.hamming import pack
 from bitgaze.images import load
 
 OPSET = 18
@@ -108,7 +109,7 @@ def compare(deployed: Deployed, encoder: Encoder, pictures: list[Path]) -> float
     flipped = np.unpackbits(found.codes, axis=1) != np.unpackbits(code, axis=1)
     if (flipped & (np.abs(values) > TOLERANCE)).any():
         raise ExportError(f"{int(flipped.sum())} bits differ from torch")
-    if not np.array_equal(found.codes, np.packbits(found.hashes > 0, axis=1)):
+    if not np.array_equal(found.codes, pack(found.hashes)):
         raise ExportError("the packed code is not the sign of the hash values")
     return difference
 

@@ -12,6 +12,7 @@ from attention_hashing.data.scattered import Scattered
 from attention_hashing.evaluation.distance_counts import levels
 from attention_hashing.evaluation.metrics import precision_among_first
 from attention_hashing.network import AttentionHashing
+from bitgaze.hamming import pack
 
 
 def neighbour_precision(
@@ -41,7 +42,7 @@ def codes(
     """Packed codes of plain views: uint8 (n, bits // 8)."""
     loader = DataLoader(data.views(config.preprocess, epoch_seed=None), config.batch_size)
     parts = [
-        np.packbits((network(image).hash > 0).numpy(), axis=1)
+        pack(network(image).hash.numpy())
         for image, _ in tqdm(loader, desc="encoding", unit="batch", mininterval=1)
     ]
     return np.concatenate(parts)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_hashing.data import lists
+from attention_hashing.data.errors import DataError
 from attention_hashing.data.folders import read
 from attention_hashing.data.labels import Labels
 
@@ -50,7 +51,7 @@ def drawn(folder: Path, count: int, seed: int) -> Split:
         seed: of the draw.
 
     Raises:
-        ValueError: as `folders.read`.
+        DataError: as `folders.read`.
     """
     pictures = read(folder)
     order = np.random.default_rng(seed).permutation(len(pictures))
@@ -62,11 +63,11 @@ def given(folder: Path, queries: Path) -> Split:
     """Every picture of one folder is a query; those of the other are the database.
 
     Raises:
-        ValueError: as `folders.read`; or a picture is in both.
+        DataError: as `folders.read`; or a picture is in both.
     """
     stored, asked = read(folder), read(queries)
     if both := stored.keys() & asked.keys():
-        raise ValueError(f"{min(both)} is a query and in the database: keep the folders apart")
+        raise DataError(f"{min(both)} is a query and in the database: keep the folders apart")
     labels, classes = _labels([*stored.values(), *asked.values()])
     positions = np.arange(len(stored) + len(asked))
     database, found = np.split(positions, [len(stored)])
@@ -79,19 +80,19 @@ def listed(folder: Path) -> Split | None:
     Those of test.txt are the queries, those of database.txt the database.
 
     Raises:
-        ValueError: as `lists.read`; one list without the other; or a picture is in both.
+        DataError: as `lists.read`; one list without the other; or a picture is in both.
     """
     asked, stored = folder / lists.TEST, folder / lists.DATABASE
     found = [path for path in (asked, stored) if lists.is_list(path)]
     if not found:
         return None
     if len(found) == 1:
-        raise ValueError(f"{found[0]}: it takes both {lists.TEST} and {lists.DATABASE}")
+        raise DataError(f"{found[0]}: it takes both {lists.TEST} and {lists.DATABASE}")
     queries, database = lists.read(asked), lists.read(stored)
     if both := set(queries.paths) & set(database.paths):
-        raise ValueError(f"{min(both)} is a query and in the database: keep the lists apart")
+        raise DataError(f"{min(both)} is a query and in the database: keep the lists apart")
     if len(queries.classes) != len(database.classes):
-        raise ValueError(
+        raise DataError(
             f"{asked} has {len(queries.classes)} columns, {stored} {len(database.classes)}"
         )
     return Split(

@@ -28,6 +28,7 @@ from attention_hashing.experiments.run_log import Row, Rows, check_arguments
 from attention_hashing.heads import Described, Layer, describe, fit_branch, fit_layer
 from attention_hashing.methods import METHODS
 from bitgaze.cores import available_cores
+from bitgaze.hamming import pack
 
 REFERENCES = ("lsh", "pca-itq", "class-id", "float")
 # Global features alone, as the methods were published; and with those that the branch guides.
@@ -282,7 +283,7 @@ def _best_rate(cell: Cell, tried: dict[_OfRate, dict[float, float]]) -> list[Row
     for rate in set(RATES) - set(found):
         method = METHODS[cell.method](hot.shape[1], cell.bits, cell.seed)
         layer = fit_layer(features[~held], hot[~held], method, _LAYER_EPOCHS, rate)
-        codes = _packed(layer.values(features[held]))
+        codes = pack(layer.values(features[held]))
         labels = study.labels[study.training][held]
         ranking = levels(codes, labels, codes, labels, exclude=np.arange(len(codes)))
         found[rate] = float(average_precision(ranking).expected.mean())
@@ -297,7 +298,7 @@ def _measured(cell: Cell, rates: dict[_OfRate, float]) -> list[Row]:
     if cell.method == "float":
         rows = [_of_float(study, name, seen) for name in study.databases]
     else:
-        codes = _packed(_values(study, cell, seen, rate))
+        codes = pack(_values(study, cell, seen, rate))
         rows = [_of_codes(study, name, codes) for name in study.databases]
     seconds = round(time.perf_counter() - start, 2)
     return [
@@ -349,7 +350,3 @@ def _of_float(study: Study, protocol: str, seen: Described) -> Row:
     mean = float(scores.mean())
     means = {"map": mean, "map_worst": mean, "map_best": mean}
     return {"protocol": protocol, **means, "queries": [round(float(one), 5) for one in scores]}
-
-
-def _packed(values: NDArray[np.floating]) -> NDArray[np.uint8]:
-    return np.packbits(values > 0, axis=1)
