@@ -9,7 +9,6 @@ the fit: it tells how near pictures of the same kind come.
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from attention_hashing.data.folders import images_below
@@ -45,7 +44,7 @@ def main() -> int:
         seen = general.versions(extract, pictures, arguments.seed)
         layer = general.fit(seen, arguments.bits, arguments.seed)
         calibration = general.calibration(extract, pictures, seen, kinds, layer)
-        replace(layer, calibration=calibration, command=command).save(arguments.out)
+        general.Fitted(layer, calibration, command).save(arguments.out)
     except (BitgazeError, ValueError) as error:
         print(f"fit_general.py: {error}", file=sys.stderr)
         return 2

@@ -39,8 +39,8 @@ def main() -> int:
     try:
         photos = images_below(arguments.photos)
         sets = {f"{f.parent.name}/{f.name}": _some(read(f)) for f in arguments.folders}
-        shipped = general.Layer.load(_LAYER)
-        bits = len(shipped.weight)
+        shipped = general.Fitted.load(_LAYER).layer
+        bits = len(shipped.threshold)
         general.check(bits, 0, len(photos))
         extract = general.extractor()
         seen = general.versions(extract, photos, 0)

@@ -48,7 +48,7 @@ def main() -> int:
         layer = fit_layer(
             features, labelled.hot(), method, arguments.epochs, arguments.learning_rate
         )
-        network.replace_hash_layer(layer.weight, layer.threshold)
+        network.replace_hash_layer(layer)
         arguments.out.mkdir(parents=True, exist_ok=True)
         how = {
             "method": name,

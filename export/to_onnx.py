@@ -135,8 +135,8 @@ def general_model(
     layer_file: Path = GENERAL_LAYER, name: str | None = None
 ) -> tuple[AttentionHashing, Contract]:
     """The general model's network, and its contract without golden examples."""
-    layer = general.Layer.load(layer_file)
-    network = general.with_layer(layer)
+    fitted = general.Fitted.load(layer_file)
+    network = general.with_layer(fitted.layer)
     return network, Contract(
         name=name or f"general-{network.bits}",
         bits=network.bits,
@@ -146,9 +146,9 @@ def general_model(
             "backbone": "EfficientNet-Lite0, ImageNet-1k",
             "attention": "the ImageNet classifier's class activation maps",
             "hash layer": "fitted without labels to photographs and distorted versions of them",
-            "command": layer.command,
+            "command": fitted.command,
         },
-        calibration=layer.calibration,
+        calibration=fitted.calibration,
     )
 
 

@@ -12,6 +12,7 @@ from attention_hashing.experiments import comparison, tables
 from attention_hashing.experiments.run_log import Rows
 from attention_hashing.features import kept_maps
 from attention_hashing.methods import METHODS
+from attention_hashing.network import HashLayer
 
 CLASSES, CHANNELS = 4, 12
 
@@ -88,7 +89,7 @@ def test_values_are_those_of_the_layers_that_were_trained(monkeypatch):
 
 def test_values_are_given_in_parts(monkeypatch):
     """All features of a set in float32 would take as much memory in each process again."""
-    layer = heads.Layer(np.eye(3, 8, dtype=np.float32), np.zeros(8, np.float32))
+    layer = HashLayer(np.eye(3, 8, dtype=np.float32), np.zeros(8, np.float32))
     features = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float16)
     whole = layer.values(features)
     monkeypatch.setattr(heads, "_CHUNK", 4)

@@ -25,7 +25,7 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def network():
-    return general.with_layer(general.Layer.load(ROOT / "export" / "general.npz"))
+    return general.with_layer(general.Fitted.load(ROOT / "export" / "general.npz").layer)
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_the_deployed_code_is_the_sign_of_torchs_values(network, encoder, some_p
 def test_the_fitted_layer_says_how_it_was_made():
     layer = Path(ROOT / "export" / "general.npz")
     assert layer.stat().st_size < 2_000_000
-    fitted = general.Layer.load(layer)
+    fitted = general.Fitted.load(layer)
     assert fitted.command.startswith("python export/fit_general.py")
     contract = read_model(DEFAULT_MODEL).contract
     assert contract.training["command"] == fitted.command

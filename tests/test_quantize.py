@@ -16,7 +16,7 @@ from conftest import ROOT
 
 @pytest.fixture(scope="module")
 def exported():
-    layer = general.Layer.load(ROOT / "export" / "general.npz")
+    layer = general.Fitted.load(ROOT / "export" / "general.npz").layer
     return onnx_file.graph(general.with_layer(layer), general.PREPROCESS.size)
 
 

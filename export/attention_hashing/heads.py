@@ -18,30 +18,12 @@ from torch.nn.functional import cross_entropy
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.config import Config
 from attention_hashing.methods import Method
-from attention_hashing.network import pooled
+from attention_hashing.network import HashLayer, pooled
 
 _BATCH = 64
 _WEIGHT_DECAY = 1e-2
 _BRANCH_RATE = 1e-3
 _CHUNK = 256  # pictures looked at in one go
-
-
-class Layer(NamedTuple):
-    """A hash layer: a bit is set where `features @ weight - threshold` is above 0.
-
-    Attributes:
-        weight: float32, (d, bits).
-        threshold: float32, (bits,).
-    """
-
-    weight: NDArray[np.float32]
-    threshold: NDArray[np.float32]
-
-    def values(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Hash values, (n, bits)."""
-        single = features.astype(np.float32, copy=False)
-        found: NDArray[np.float32] = single @ self.weight - self.threshold
-        return found
 
 
 class Described(NamedTuple):
@@ -102,7 +84,7 @@ def fit_layer(
     method: Method,
     epochs: int,
     rate: float,
-) -> Layer:
+) -> HashLayer:
     """Stage 2: a linear layer and batch normalisation, as the network ends.
 
     Features are brought to mean 0 and variance 1 first, which a linear layer can undo: it is the
@@ -133,7 +115,7 @@ def fit_layer(
         scale = normalise.weight / (normalise.running_var + normalise.eps).sqrt()
         weight = (project.weight / deviation * scale[:, None]).T
         threshold = mean @ weight + normalise.running_mean * scale - normalise.bias
-    return Layer(weight.contiguous().numpy(), threshold.numpy())
+    return HashLayer(weight.contiguous().numpy(), threshold.numpy())
 
 
 def descend(

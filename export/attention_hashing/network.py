@@ -23,6 +23,26 @@ class Hashed(NamedTuple):
     hash: Tensor
 
 
+class HashLayer(NamedTuple):
+    """A fitted hash layer: values are `(features @ weight - threshold) / sqrt(variance)`.
+
+    Attributes:
+        weight: float16 or float32, (d, bits).
+        threshold: float32, (bits,): a bit is set where `features @ weight` is above it.
+        variance: float32, (bits,), or one number for all bits; it scales values and changes no bit.
+    """
+
+    weight: NDArray[np.floating]
+    threshold: NDArray[np.float32]
+    variance: NDArray[np.float32] | float = 1.0
+
+    def values(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Hash values of features (n, d): float32 (n, bits)."""
+        single, weight = (part.astype(np.float32, copy=False) for part in (features, self.weight))
+        found: NDArray[np.float32] = (single @ weight - self.threshold) / np.sqrt(self.variance)
+        return found
+
+
 class AttentionHashing(nn.Module):
     """Image to hash values, with the attention that shaped them.
 
@@ -59,22 +79,15 @@ class AttentionHashing(nn.Module):
         x = (x - self.backbone.mean) * (1 / self.backbone.std)
         return self.backbone(x)
 
-    def replace_hash_layer(
-        self, weight: NDArray[np.float32], threshold: NDArray[np.float32]
-    ) -> None:
-        """Put in another hash layer: a bit is set where `pooled @ weight - threshold` is above 0.
-
-        Args:
-            weight: (2 * channels, bits), of any number of bits.
-            threshold: (bits,).
-        """
-        channels, bits = weight.shape
-        self.project = nn.Linear(channels, bits, bias=False)
+    def replace_hash_layer(self, layer: HashLayer) -> None:
+        """Put in a fitted hash layer, over 2 * channels features and of any number of bits."""
+        dimensions, bits = layer.weight.shape
+        self.project = nn.Linear(dimensions, bits, bias=False)
         self.normalise = nn.BatchNorm1d(bits).eval()
         with torch.no_grad():
-            self.project.weight.copy_(torch.from_numpy(weight.T))
-            self.normalise.bias.copy_(torch.from_numpy(-threshold))
-            self.normalise.running_var.fill_(1 - self.normalise.eps)
+            self.project.weight.copy_(torch.from_numpy(layer.weight.T))
+            self.normalise.running_mean.copy_(torch.from_numpy(layer.threshold))
+            self.normalise.running_var.copy_(torch.as_tensor(layer.variance))
 
     def hash(self, features: Tensor) -> Hashed:
         """The part after the backbone."""

@@ -25,8 +25,9 @@ from attention_hashing.evaluation.distance_counts import levels
 from attention_hashing.evaluation.metrics import average_precision, by_cosine, by_radius
 from attention_hashing.experiments import baselines
 from attention_hashing.experiments.run_log import Row, Rows, check_arguments
-from attention_hashing.heads import Described, Layer, describe, fit_branch, fit_layer
+from attention_hashing.heads import Described, describe, fit_branch, fit_layer
 from attention_hashing.methods import METHODS
+from attention_hashing.network import HashLayer
 from bitgaze.cores import available_cores
 from bitgaze.hamming import pack
 
@@ -319,7 +320,7 @@ def _values(study: Study, cell: Cell, seen: Described, rate: float | None) -> ND
             else baselines.pca_itq(own, cell.bits)
         )
         weight, threshold = (part.astype(np.float32) for part in fit)
-        return Layer(weight, threshold).values(features)
+        return HashLayer(weight, threshold).values(features)
     assert rate is not None
     hot = study.hot(study.training)
     method = METHODS[cell.method](hot.shape[1], cell.bits, cell.seed)

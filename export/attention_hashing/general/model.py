@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
@@ -25,7 +24,7 @@ from attention_hashing.data.labels import is_relevant
 from attention_hashing.features import FeatureExtractor
 from attention_hashing.general.distortions import cut_out, distorted, out_of_focus
 from attention_hashing.general.unsupervised import fit_bits
-from attention_hashing.network import AttentionHashing
+from attention_hashing.network import AttentionHashing, HashLayer
 from bitgaze.alterations import altered
 from bitgaze.calibration import Calibration, false_match_rates, probabilities
 from bitgaze.contract import calibration_from
@@ -44,40 +43,37 @@ Parts = Literal["both", "global", "local"]
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A fitted hash layer: `(features @ weight.T - mean) / sqrt(variance)`.
+class Fitted:
+    """A fitted hash layer, as it is kept.
 
     Attributes:
-        weight: float16, (bits, 2 * channels).
-        mean: float32, (bits,): the thresholds.
-        variance: float32, (bits,).
-        calibration: what distances between its codes mean, or None.
+        layer: over 2 * channels features; its weight is float16.
+        calibration: what distances between its codes mean.
         command: how it was made.
     """
 
-    weight: NDArray[np.float16]
-    mean: NDArray[np.float32]
-    variance: NDArray[np.float32]
-    calibration: Calibration | None = None
-    command: str = ""
+    layer: HashLayer
+    calibration: Calibration
+    command: str
 
     def save(self, path: Path) -> None:
-        """As .npz."""
-        stored = {**vars(self), "calibration": json.dumps(asdict(self)["calibration"])}
-        np.savez(path, **stored)
+        """Write an .npz file."""
+        np.savez(
+            path,
+            weight=self.layer.weight.T,
+            mean=self.layer.threshold,
+            variance=self.layer.variance,
+            calibration=json.dumps(asdict(self.calibration)),
+            command=self.command,
+        )
 
     @classmethod
-    def load(cls, path: Path) -> "Layer":
-        """What `save` wrote."""
+    def load(cls, path: Path) -> "Fitted":
+        """Read what `save` wrote."""
         with np.load(path) as stored:
+            layer = HashLayer(stored["weight"].T, stored["mean"], stored["variance"])
             calibration = calibration_from(json.loads(str(stored["calibration"])))
-            arrays = (stored[name] for name in ("weight", "mean", "variance"))
-            return cls(*arrays, calibration, str(stored["command"]))
-
-    def values(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Hash values of pooled features: (n, 2 * channels) to (n, bits)."""
-        output = features @ self.weight.T.astype(np.float32) - self.mean
-        return output / np.sqrt(self.variance)
+            return cls(layer, calibration, str(stored["command"]))
 
 
 def untrained(bits: int) -> AttentionHashing:
@@ -86,13 +82,10 @@ def untrained(bits: int) -> AttentionHashing:
     return AttentionHashing(backbone, AttentionBranch.from_classifier(weight, bias), bits).eval()
 
 
-def with_layer(layer: Layer) -> AttentionHashing:
+def with_layer(layer: HashLayer) -> AttentionHashing:
     """The general model with this hash layer."""
-    network = untrained(len(layer.weight))
-    with torch.no_grad():
-        network.project.weight.copy_(torch.from_numpy(layer.weight.astype(np.float32)))
-        network.normalise.running_mean.copy_(torch.from_numpy(layer.mean))
-        network.normalise.running_var.copy_(torch.from_numpy(layer.variance))
+    network = untrained(len(layer.threshold))
+    network.replace_hash_layer(layer)
     return network
 
 
@@ -161,7 +154,7 @@ def check(bits: int, seed: int, count: int) -> None:
         raise ValueError(f"{count} pictures for {bits} bits; it takes more than {bits}")
 
 
-def fit(seen: Versions, bits: int, seed: int, parts: Parts = "both") -> Layer:
+def fit(seen: Versions, bits: int, seed: int, parts: Parts = "both") -> HashLayer:
     """A hash layer for these photographs, and ones like them.
 
     Args:
@@ -177,17 +170,21 @@ def fit(seen: Versions, bits: int, seed: int, parts: Parts = "both") -> Layer:
     scores = class_scores(parts)
     points = seen.features.astype(np.float64) @ scores.T
     projection, threshold = fit_bits(points, seen.pictures, seen.same, bits, seed)
-    weight = (projection.T @ scores).astype(np.float64)  # (bits, 2 * channels)
+    weight = scores.T @ projection  # (2 * channels, bits)
     # Scaled so that float16 keeps its precision; batch normalisation takes the scale out again.
     scale = np.abs(weight).max()
     weight = (weight / scale).astype(np.float16)
-    output = seen.features[seen.same].astype(np.float64) @ weight.T.astype(np.float64)
+    output = seen.features[seen.same].astype(np.float64) @ weight.astype(np.float64)
     variance = output.var(0).astype(np.float32)
-    return Layer(weight, (threshold / scale).astype(np.float32), variance)
+    return HashLayer(weight, (threshold / scale).astype(np.float32), variance)
 
 
 def calibration(
-    extract: FeatureExtractor, pictures: list[Path], seen: Versions, kinds: Labelled, layer: Layer
+    extract: FeatureExtractor,
+    pictures: list[Path],
+    seen: Versions,
+    kinds: Labelled,
+    layer: HashLayer,
 ) -> Calibration:
     """What distances between codes mean, on pictures that the layer was not fitted to.
 
@@ -204,7 +201,7 @@ def calibration(
         kinds: labelled pictures that took no part in the fit.
         layer: fitted to all photographs.
     """
-    bits = len(layer.weight)
+    bits = len(layer.threshold)
     bar = tqdm(pictures, desc="alterations", unit="img", disable=None)
     changed = extract((v for path in bar for v in _alterations(path)), lambda version: version)
     changed = changed.reshape(len(pictures), -1, changed.shape[1])
