@@ -28,8 +28,8 @@ from attention_hashing.data import protocols
 from attention_hashing.data.folders import images_below
 from attention_hashing.data.scattered import SIDE
 from attention_hashing.evaluation.bootstrap import paired_bootstrap
-from attention_hashing.evaluation.distance_counts import levels
-from attention_hashing.evaluation.metrics import average_precision
+from attention_hashing.evaluation.distance_counts import levels_among
+from attention_hashing.evaluation.metrics import average_precision, mean_by_code
 from attention_hashing.experiments.ablations import VARIANTS, Data, attention_of, learner
 from attention_hashing.experiments.pointing_game import covered, energy_inside, pointing_game
 from attention_hashing.experiments.results import print_section, write_section
@@ -211,35 +211,19 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
         for rate in [known_rates[variant]] if variant in known_rates else _RATES:
             method = METHODS["ours"](has.shape[1], arguments.bits, seed)
             codes = pack(learn(method, arguments.epochs, rate))
-            tried[rate] = float(_scores(codes, has, validation, None).mean()), codes
+            own = codes[validation], has[validation], np.arange(len(validation))
+            tried[rate] = mean_by_code(*own), codes
         best = max(tried, key=lambda rate: tried[rate][0])
         if variant not in known_rates:
             found = {rate: score for rate, (score, _) in tried.items()}
             row = {"kind": "rate", "variant": variant, "seed": seed, "rate": best}
             rows.add([{**row, "validation": found}])
-        scores = _scores(tried[best][1], has, queries, database)
+        ranking = levels_among(tried[best][1], has, queries, database)
+        scores = average_precision(ranking).expected
         row = {"kind": "variant", "variant": variant, "seed": seed, "rate": best}
         print(f"seed {seed}, {variant}, rate {best}: mAP {scores.mean():.4f}", flush=True)
         precision = [round(float(score), 5) for score in scores]
         rows.add([{**row, "map": float(scores.mean()), "queries": precision}])
-
-
-def _scores(
-    codes: NDArray[np.uint8],
-    has: NDArray[np.bool_],
-    queries: NDArray[np.intp],
-    database: NDArray[np.intp] | None,
-) -> NDArray[np.float64]:
-    """Average precision of each query; without a database the other queries are it."""
-    others = queries if database is None else database
-    ranking = levels(
-        codes[queries],
-        has[queries],
-        codes[others],
-        has[others],
-        exclude=np.arange(len(queries)) if database is None else None,
-    )
-    return average_precision(ranking).expected
 
 
 def _pointing(attention: NDArray[np.float32], boxes: list[NDArray[np.float32]]) -> Row:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from attention_hashing.evaluation.bootstrap import paired_bootstrap
-from attention_hashing.evaluation.distance_counts import Levels, levels
+from attention_hashing.evaluation.distance_counts import Levels, levels_among
 from attention_hashing.evaluation.measure import measure
 from attention_hashing.evaluation.metrics import average_precision, by_radius
 from attention_hashing.evaluation.report import difference, markdown, warnings
@@ -154,9 +154,7 @@ def _encoded(encoder: Encoder, split: Split) -> Encoded:
 
 
 def _ranking(encoded: Encoded, split: Split) -> Levels:
-    codes, labels = encoded.codes, split.labels
-    queries, database = split.queries, split.database
-    return levels(codes[queries], labels[queries], codes[database], labels[database])
+    return levels_among(encoded.codes, split.labels, split.queries, split.database)
 
 
 def _described(encoder: Encoder) -> dict[str, Any]:

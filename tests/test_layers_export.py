@@ -21,7 +21,7 @@ ROWS = [
     {"checkpoint", "branch_file", "heads"},
     {"config"},
     {"network", "methods", "backbones", "data"},
-    {"attention", "bfloat16", "provenance"},
+    {"attention", "bfloat16", "descent", "provenance", "torch_file"},
 ]
 # One script that another builds on.
 SCRIPTS = {("precision_table", "to_onnx")}

@@ -8,10 +8,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 # Below this peak a map says nothing; keeps the division finite where no class has positive
 # evidence.
 _EPSILON = 1e-4
+# Of the branch's loss while the hash layer learns: it holds the backbone's maps in place.
+GUIDANCE_WEIGHT = 0.5
 
 
 class Guided(NamedTuple):
@@ -82,6 +85,16 @@ class AttentionBranch(nn.Module):
         expected = torch.einsum("bd,bdhw->bhw", p @ weight, context)
         expected = expected + (p @ self.classify.bias)[:, None, None]
         return Guided(logits, _normalise(expected))
+
+
+def classification_loss(logits: Tensor, one_hot: Tensor) -> Tensor:
+    """Cross-entropy of the branch; an image's labels weigh alike.
+
+    Args:
+        logits: (B, classes).
+        one_hot: (B, classes), 1 for each label of an image, at least one, and 0 elsewhere.
+    """
+    return cross_entropy(logits, one_hot / one_hot.sum(1, keepdim=True))
 
 
 def _normalise(evidence: Tensor) -> Tensor:

@@ -8,8 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from attention_hashing import torch_file
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.network import AttentionHashing
 
@@ -88,9 +87,7 @@ def save_branch(
         "hidden": branch.hidden,
         "branch": branch.state_dict(),
     }
-    draft = path.with_name(path.name + ".part")
-    torch.save(state, draft)
-    draft.replace(path)
+    torch_file.save(state, path)
 
 
 def load_branch(path: Path) -> StoredBranch:
@@ -100,20 +97,10 @@ def load_branch(path: Path) -> StoredBranch:
         FileNotFoundError: there is no such file.
         ValueError: not a branch of ours.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # torch raises zip, pickle and runtime errors of many classes
-        raise ValueError(f"{path}: not a branch of train.py ({error})") from error
-    for name, kind in _ENTRIES.items():
-        if not isinstance(state, dict) or not isinstance(state.get(name), kind):
-            raise ValueError(f"{path}: not a branch of train.py (it has no {name})")
+    state = torch_file.load(path, "branch")
+    torch_file.check_entries(state, _ENTRIES, path, "branch")
     branch = AttentionBranch(state["channels"], len(state["classes"]), state["hidden"])
-    try:
-        branch.load_state_dict(state["branch"])
-    except RuntimeError as error:
-        raise ValueError(f"{path}: its weights do not fit its description: {error}") from error
+    torch_file.load_weights(branch, state["branch"], path, "description")
     return StoredBranch(branch.eval(), state["backbone"], tuple(state["classes"]))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import PIL
 import torch
 
+from attention_hashing import torch_file
 from attention_hashing.config import Config, new_network
 from attention_hashing.data.labelled import Labelled
 from attention_hashing.methods import Method
@@ -83,7 +84,7 @@ def load_trained(path: Path) -> tuple[AttentionHashing, Config, dict[str, Any]]:
             f"{config.branch_epochs + config.hash_epochs}; run train.py again to finish it"
         )
     network = new_network(config, len(state["classes"]), pretrained=False)
-    _load_weights(network, state, path)
+    torch_file.load_weights(network, state["network"], path, "configuration")
     return network.eval(), config, state
 
 
@@ -123,7 +124,7 @@ def save(
         "method": method.state_dict(),
         "versions": _versions(),
     }
-    _write(state, run)
+    torch_file.save(state, run / CHECKPOINT)
 
 
 def save_refitted(
@@ -151,7 +152,7 @@ def save_refitted(
         "layer": how,
         "versions": _versions(),
     }
-    _write(state | new, run)
+    torch_file.save(state | new, run / CHECKPOINT)
 
 
 def resume(
@@ -189,16 +190,10 @@ def resume(
             f"{path} was trained on other pictures: since then files were added, removed, renamed "
             "or changed; give the same ones to go on with it, or another --out"
         )
-    _load_weights(network, state, path)
+    torch_file.load_weights(network, state["network"], path, "configuration")
     network.to(device)
     method.load_state_dict(state["method"])
     return int(state["epoch"]), state
-
-
-def _write(state: dict[str, Any], run: Path) -> None:
-    draft = run / (CHECKPOINT + ".part")
-    torch.save(state, draft)
-    draft.replace(run / CHECKPOINT)  # a kill leaves the old one or the new one, whole
 
 
 def _versions() -> dict[str, str | None]:
@@ -221,26 +216,11 @@ def _config(state: dict[str, Any], path: Path) -> Config:
         ) from error
 
 
-def _load_weights(network: AttentionHashing, state: dict[str, Any], path: Path) -> None:
-    try:
-        network.load_state_dict(state["network"])
-    except RuntimeError as error:
-        raise ValueError(f"{path}: its weights do not fit its configuration: {error}") from error
-
-
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # torch raises zip, pickle and runtime errors of many classes
-        raise ValueError(f"{path}: not a checkpoint of train.py ({error})") from error
-    state = state if isinstance(state, dict) else {}
+    state = torch_file.load(path, "checkpoint")
     if isinstance(config := state.get("config"), dict):
         if "method" not in config:
             state["method"] = {}  # there was one, of which nothing needs keeping
         state["config"] = _ONCE | config
-    for name, kind in _ENTRIES.items():
-        if not isinstance(state.get(name), kind):
-            raise ValueError(f"{path}: not a checkpoint of train.py (it has no {name})")
+    torch_file.check_entries(state, _ENTRIES, path, "checkpoint")
     return state

@@ -5,18 +5,17 @@ Learning over kept maps takes seconds where training the whole network takes hou
 can be compared with every other, at its own best learning rate, over several seeds.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from attention_hashing.attention import AttentionBranch
+from attention_hashing.attention import AttentionBranch, classification_loss
 from attention_hashing.config import Config
+from attention_hashing.descent import half_cosine, minimise
 from attention_hashing.methods import Method
 from attention_hashing.network import HashLayer, pooled
 
@@ -59,8 +58,7 @@ def fit_branch(
     data = torch.from_numpy(np.ascontiguousarray(maps)), torch.from_numpy(hot)
 
     def loss(features: Tensor, labels: Tensor, step: float) -> Tensor:
-        logits = branch(features.float()).logits
-        return cross_entropy(logits, labels / labels.sum(1, keepdim=True))
+        return classification_loss(branch(features.float()).logits, labels)
 
     descend([branch], loss, data, epochs, _BRANCH_RATE, seed)
     return branch.eval()
@@ -126,7 +124,16 @@ def descend(
     rate: float,
     seed: int,
 ) -> None:
-    """AdamW, a short warm-up, then half a cosine."""
+    """Train modules over features that do not change: AdamW, a warm-up, then half a cosine.
+
+    Args:
+        modules: whose parameters learn.
+        loss: of a batch of features, its labels, and the share of the steps that are done.
+        data: features (n, ...) and labels (n, ...).
+        epochs: at least 1.
+        rate: of learning, at the start.
+        seed: of the order.
+    """
     features, labels = data
     batch = min(_BATCH, len(features))
     steps_of_epoch = len(features) // batch
@@ -134,14 +141,13 @@ def descend(
     parameters = [one for module in modules for one in module.parameters()]
     optimiser = torch.optim.AdamW(parameters, rate, weight_decay=_WEIGHT_DECAY, fused=True)
     order = torch.Generator().manual_seed(seed)
-    for step in range(steps):
-        if step % steps_of_epoch == 0:
+
+    def losses() -> Iterator[Tensor]:
+        for epoch in range(epochs):
             shuffled = torch.randperm(len(features), generator=order)
-        start = step % steps_of_epoch * batch
-        chosen = shuffled[start : start + batch]
-        optimiser.param_groups[0]["lr"] = (
-            rate * min(1.0, 20 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        )
-        optimiser.zero_grad(set_to_none=True)
-        loss(features[chosen], labels[chosen], step / steps).backward()
-        optimiser.step()
+            for place in range(steps_of_epoch):
+                chosen = shuffled[place * batch : (place + 1) * batch]
+                step = (epoch * steps_of_epoch + place) / steps
+                yield loss(features[chosen], labels[chosen], step)
+
+    minimise(losses(), optimiser, half_cosine(optimiser, steps))

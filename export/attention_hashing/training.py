@@ -5,8 +5,8 @@ Knows the loop. Does not know where pictures come from (data/), what a hashing m
 (onnx_file.py).
 """
 
-import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,16 +15,16 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from attention_hashing import checkpoint
+from attention_hashing.attention import GUIDANCE_WEIGHT, classification_loss
 from attention_hashing.branch_file import StoredBranch
 from attention_hashing.config import Config, new_network
 from attention_hashing.data.labelled import Labelled
 from attention_hashing.data.scattered import Scattered
+from attention_hashing.descent import half_cosine, minimise
 from attention_hashing.methods import METHODS, Method
 from attention_hashing.network import AttentionHashing
 
 _STAGES = ("branch", "hash")
-# In stage 2 the branch is frozen, and its classification loss holds the backbone's maps in place.
-_GUIDANCE_WEIGHT = 0.5
 
 
 def train(
@@ -72,31 +72,46 @@ def train(
                 optimiser.load_state_dict(resumed["optimiser"])
                 scheduler.load_state_dict(resumed["scheduler"])
                 continue
-            epoch_seed = config.seed * 100_003 + epoch
-            views = data.views(config.preprocess, epoch_seed)
-            order = torch.Generator().manual_seed(epoch_seed)
-            loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-                views,
-                config.batch_size,
-                shuffle=True,
-                generator=order,
-                num_workers=min(4, (os.cpu_count() or 2) - 1),
-                drop_last=len(data) > config.batch_size,
-            )
+            loader = _loader(data, config, config.seed * 100_003 + epoch)
             _set_mode(network, stage, config.frozen_blocks)
             total = sum(epochs.values())
             bar = tqdm(loader, desc=f"epoch {epoch}/{total} ({stage})", unit="batch", mininterval=1)
-            for batch, (image, hot) in enumerate(bar):
-                step = (stage_epoch + batch / len(loader)) / epochs[stage]
-                pair = image.to(device), hot.to(device)
-                loss = _loss(network, method, config, stage, *pair, step)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
-                scheduler.step()
-                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+            losses = _losses(network, method, config, stage, bar, stage_epoch)
+            minimise(losses, optimiser, scheduler)
             checkpoint.save(network, method, config, data, digest, run, epoch, optimiser, scheduler)
     return network.cpu().eval()
+
+
+def _loader(
+    data: Labelled | Scattered, config: Config, epoch_seed: int
+) -> "DataLoader[tuple[Tensor, Tensor]]":
+    """An epoch's batches, in an order and with views that its seed decides."""
+    return DataLoader(
+        data.views(config.preprocess, epoch_seed),
+        config.batch_size,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(epoch_seed),
+        num_workers=min(4, (os.cpu_count() or 2) - 1),
+        drop_last=len(data) > config.batch_size,
+    )
+
+
+def _losses(
+    network: AttentionHashing,
+    method: Method,
+    config: Config,
+    stage: str,
+    bar: "tqdm[tuple[Tensor, Tensor]]",
+    done: int,
+) -> Iterator[Tensor]:
+    """One for each batch of `bar`, which shows them; `done` epochs of the stage lie behind it."""
+    epochs = config.branch_epochs if stage == "branch" else config.hash_epochs
+    device = next(network.parameters()).device
+    for batch, (image, one_hot) in enumerate(bar):
+        step = (done + batch / len(bar)) / epochs
+        loss = _loss(network, method, config, stage, image.to(device), one_hot.to(device), step)
+        yield loss
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
 
 
 def _loss(
@@ -105,20 +120,19 @@ def _loss(
     config: Config,
     stage: str,
     image: Tensor,
-    hot: Tensor,
+    one_hot: Tensor,
     step: float,
 ) -> Tensor:
-    """Of a batch: image uint8 (B, H, W, 3), hot float32 (B, classes), step in [0, 1]."""
+    """Of a batch: image uint8 (B, H, W, 3), one_hot float32 (B, classes), step in [0, 1]."""
     is_half = config.precision == "bfloat16"
     with torch.autocast(image.device.type, torch.bfloat16, enabled=is_half):
         features = network.features(image)
     features = features.float()
-    shares = hot / hot.sum(1, keepdim=True)  # of the labels of an image
     if stage == "branch":
-        return nn.functional.cross_entropy(network.branch(features).logits, shares)
+        return classification_loss(network.branch(features).logits, one_hot)
     hashed = network.hash(features)
-    guidance = nn.functional.cross_entropy(hashed.logits, shares)
-    return method(hashed.hash, hot, step) + _GUIDANCE_WEIGHT * guidance
+    guidance = classification_loss(hashed.logits, one_hot)
+    return method(hashed.hash, one_hot, step) + GUIDANCE_WEIGHT * guidance
 
 
 def _set_mode(network: AttentionHashing, stage: str, frozen_blocks: int) -> None:
@@ -150,10 +164,4 @@ def _optimiser(
     ]
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
     steps = max(1, epochs) * max(1, pictures // config.batch_size)
-    warmup = max(1, steps // 20)
-
-    def factor(step: int) -> float:
-        decay = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
-        return min(1.0, (step + 1) / warmup) * decay
-
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    return optimiser, half_cosine(optimiser, steps)

@@ -67,6 +67,29 @@ def levels(
     return Levels(np.concatenate(items), np.concatenate(relevant))
 
 
+def levels_among(
+    codes: NDArray[np.uint8],
+    labels: Labels,
+    queries: NDArray[np.intp],
+    database: NDArray[np.intp] | None = None,
+) -> Levels:
+    """Counts by distance, where queries and database are some of the same images.
+
+    Args:
+        codes: (n, bits // 8).
+        labels: n of them, as `is_relevant` takes them.
+        queries: positions among the n.
+        database: positions among the n, without those of the queries; None for all n but the
+            query itself.
+
+    Raises:
+        ValueError: as `levels`.
+    """
+    if database is None:
+        return levels(codes[queries], labels[queries], codes, labels, exclude=queries)
+    return levels(codes[queries], labels[queries], codes[database], labels[database])
+
+
 def unordered(ranking: Levels) -> Levels:
     """The same items as one great tie: what a random order, or one code for all, would have."""
     return Levels(*(counts.sum(1, keepdims=True) for counts in ranking))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_hashing.data.labels import Labels, is_relevant
-from attention_hashing.evaluation.distance_counts import Levels, levels
+from attention_hashing.evaluation.distance_counts import Levels, levels_among
 
 
 class Bounds(NamedTuple):
@@ -126,10 +126,7 @@ def mean_by_code(
         queries: positions among the n.
         database: positions among the n, without those of the queries; None for all but the query.
     """
-    if database is None:
-        found = levels(codes[queries], labels[queries], codes, labels, exclude=queries)
-    else:
-        found = levels(codes[queries], labels[queries], codes[database], labels[database])
+    found = levels_among(codes, labels, queries, database)
     return float(average_precision(found).expected.mean())
 
 

@@ -29,17 +29,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import update_bn
 
-from attention_hashing.attention import AttentionBranch
+from attention_hashing.attention import GUIDANCE_WEIGHT, AttentionBranch, classification_loss
 from attention_hashing.bfloat16 import multiplies_bfloat16
 from attention_hashing.heads import descend, fit_layer
 from attention_hashing.methods import Method
 from attention_hashing.network import AttentionHashing, pooled
 
 _CHUNK = 256
-_GUIDANCE_WEIGHT = 0.5  # as in training.py
 _SPREAD = 0.25  # of the Gaussian, as a share of the side
 _SIMAM_LAMBDA = 1e-4  # the paper's
 _VARIANCE_ADDED = 1e-6  # of features, before they are divided by their deviation
@@ -264,8 +262,8 @@ def _learned_together(
         if not how.is_guided:
             return method(network(maps.float()), labels, step)
         hashed = network.network.hash(maps.float())
-        guidance = cross_entropy(hashed.logits, labels / labels.sum(1, keepdim=True))
-        return method(hashed.hash, labels, step) + _GUIDANCE_WEIGHT * guidance
+        guidance = classification_loss(hashed.logits, labels)
+        return method(hashed.hash, labels, step) + GUIDANCE_WEIGHT * guidance
 
     maps = torch.from_numpy(np.ascontiguousarray(data.maps[data.training]))
     labels = torch.from_numpy(data.hot[data.training])

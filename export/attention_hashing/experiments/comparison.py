@@ -21,8 +21,13 @@ from tqdm import tqdm
 
 from attention_hashing.config import Config
 from attention_hashing.evaluation.code_statistics import code_statistics
-from attention_hashing.evaluation.distance_counts import levels
-from attention_hashing.evaluation.metrics import average_precision, by_cosine, by_radius
+from attention_hashing.evaluation.distance_counts import levels_among
+from attention_hashing.evaluation.metrics import (
+    average_precision,
+    by_cosine,
+    by_radius,
+    mean_by_code,
+)
 from attention_hashing.experiments import baselines
 from attention_hashing.experiments.run_log import Row, Rows, check_arguments
 from attention_hashing.heads import Described, describe, fit_branch, fit_layer
@@ -286,8 +291,7 @@ def _best_rate(cell: Cell, tried: dict[_OfRate, dict[float, float]]) -> list[Row
         layer = fit_layer(features[~held], hot[~held], method, _LAYER_EPOCHS, rate)
         codes = pack(layer.values(features[held]))
         labels = study.labels[study.training][held]
-        ranking = levels(codes, labels, codes, labels, exclude=np.arange(len(codes)))
-        found[rate] = float(average_precision(ranking).expected.mean())
+        found[rate] = mean_by_code(codes, labels, np.arange(len(codes)))
     return [{"kind": "rate", **cell._asdict(), "rate": _best(found), "held_out_map": found}]
 
 
@@ -329,8 +333,8 @@ def _values(study: Study, cell: Cell, seen: Described, rate: float | None) -> ND
 
 
 def _of_codes(study: Study, protocol: str, codes: NDArray[np.uint8]) -> Row:
-    queries, database = study.queries, study.databases[protocol]
-    ranking = levels(codes[queries], study.labels[queries], codes[database], study.labels[database])
+    database = study.databases[protocol]
+    ranking = levels_among(codes, study.labels, study.queries, database)
     precision, ball = average_precision(ranking), by_radius(ranking)
     return {
         "protocol": protocol,

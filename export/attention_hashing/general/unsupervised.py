@@ -12,10 +12,14 @@ Knows points (class scores of pictures) and which picture each is of; not how th
    cosine between the two photographs' means; and 1 where both are of one photograph.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from attention_hashing.descent import half_cosine, minimise
 from bitgaze import adaptation
 
 # Measured on sets that took no part (docs/lab-notes.md).
@@ -81,28 +85,27 @@ def _trained(
     threshold = torch.from_numpy(values.mean(0) / scale).float()  # (bits,)
     weight.requires_grad_()
     threshold.requires_grad_()
-    optimizer = torch.optim.Adam([weight, threshold], lr=_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
+    optimiser = torch.optim.Adam([weight, threshold], lr=_RATE)
     batch = min(_BATCH, len(points))
     inputs, picture = torch.from_numpy(points).float(), torch.from_numpy(pictures)
     generator = np.random.default_rng(seed)
     itself = torch.eye(batch, dtype=torch.bool)
-    for step in range(_STEPS):
-        rows = torch.from_numpy(generator.integers(0, len(points), batch))
-        slope = _FIRST_SLOPE + (_LAST_SLOPE - _FIRST_SLOPE) * step / _STEPS
-        soft = torch.tanh(slope * (inputs[rows] @ weight - threshold))  # (B, bits)
-        found = soft @ soft.T / soft.shape[1]  # (B, B)
-        of = picture[rows]
-        same = of[:, None] == of[None]
-        loss = (found - wanted[of][:, of]).square()[~same].mean()
-        if (pairs := same & ~itself).any():
-            loss = loss + _SAME_WEIGHT * (found[pairs] - 1).square().mean()
-        loss = loss + _BALANCE_WEIGHT * soft.mean(0).square().mean()
-        loss = loss + _STAY_WEIGHT * (weight - origin).square().sum() / origin.square().sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+
+    def losses() -> Iterator[Tensor]:
+        for step in range(_STEPS):
+            rows = torch.from_numpy(generator.integers(0, len(points), batch))
+            slope = _FIRST_SLOPE + (_LAST_SLOPE - _FIRST_SLOPE) * step / _STEPS
+            soft = torch.tanh(slope * (inputs[rows] @ weight - threshold))  # (B, bits)
+            found = soft @ soft.T / soft.shape[1]  # (B, B)
+            of = picture[rows]
+            same = of[:, None] == of[None]
+            loss = (found - wanted[of][:, of]).square()[~same].mean()
+            if (pairs := same & ~itself).any():
+                loss = loss + _SAME_WEIGHT * (found[pairs] - 1).square().mean()
+            loss = loss + _BALANCE_WEIGHT * soft.mean(0).square().mean()
+            yield loss + _STAY_WEIGHT * (weight - origin).square().sum() / origin.square().sum()
+
+    minimise(losses(), optimiser, half_cosine(optimiser, _STEPS, warm_up=0))
     return weight.detach().double().numpy(), threshold.detach().double().numpy()
 
 
