@@ -12,7 +12,6 @@ the same command goes on where it was. --results writes the tables into docs/res
 
 import argparse
 import sys
-from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from attention_hashing.evaluation.bootstrap import paired_bootstrap
 from attention_hashing.evaluation.distance_counts import levels_among
 from attention_hashing.evaluation.metrics import average_precision, mean_by_code
 from attention_hashing.experiments.ablations import VARIANTS, Data, attention_of, learner
+from attention_hashing.experiments.arguments import check_lengths, check_unique
 from attention_hashing.experiments.pointing_game import covered, energy_inside, pointing_game
 from attention_hashing.experiments.results import print_section, write_section
 from attention_hashing.experiments.run_log import Row, Rows, check_arguments
@@ -117,8 +117,7 @@ def _arguments() -> argparse.Namespace:
     add("--hidden", type=int, default=64, help="channels of the branch (%(default)s)")
     add("--results", action="store_true", help="write the tables into docs/results.md")
     arguments = parser.parse_args()
-    if arguments.bits % 8 or not 8 <= arguments.bits <= 1024:
-        parser.error(f"--bits {arguments.bits}: expected a multiple of 8 in 8..1024")
+    check_lengths(parser, [arguments.bits])
     for name, least in _LEAST.items():
         for value in np.atleast_1d(getattr(arguments, name)).tolist():
             if value < least:
@@ -132,9 +131,7 @@ def _arguments() -> argparse.Namespace:
             "--frozen-blocks and --backbone-rate are for a backbone that is trained; leave them "
             "out, or give --backbone-epochs above 0"
         )
-    for seed, count in Counter(arguments.seeds).items():
-        if count > 1:
-            parser.error(f"--seeds: {seed} is there twice")
+    check_unique(parser, arguments, ["seeds"])
     return arguments
 
 

@@ -18,7 +18,6 @@ import argparse
 import hashlib
 import re
 import sys
-from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from attention_hashing.checkpoint import load_trained
 from attention_hashing.config import Config, new_network
 from attention_hashing.data import protocols
 from attention_hashing.data.labelled import Labelled
+from attention_hashing.experiments.arguments import check_lengths, check_unique
 from attention_hashing.experiments.comparison import REFERENCES, TUNED_AT_BITS, Study, run
 from attention_hashing.experiments.results import print_section, write_section
 from attention_hashing.experiments.run_log import Row, check_arguments
@@ -109,15 +109,11 @@ def _arguments() -> argparse.Namespace:
         arguments.bits = [_DETAILED_AT_BITS] if is_one_table else [16, 32, 64]
     if is_one_table and (arguments.bits[1:] or set(arguments.methods) & set(REFERENCES)):
         parser.error("--backbones: its table has one length, and no references")
-    for length in arguments.bits:
-        if length % 8 or not 8 <= length <= 1024:
-            parser.error(f"--bits {length}: expected multiples of 8 in 8..1024")
+    check_lengths(parser, arguments.bits)
     for seed in arguments.seeds:
         if not 0 <= seed < _SEEDS:
             parser.error(f"--seeds {seed}: expected 0..{_SEEDS - 1}")
-    for name in ("protocols", "methods", "bits", "seeds", "backbones"):
-        if twice := [one for one, count in Counter(vars(arguments)[name]).items() if count > 1]:
-            parser.error(f"--{name}: {twice[0]} is there twice")
+    check_unique(parser, arguments, ("protocols", "methods", "bits", "seeds", "backbones"))
     return arguments
 
 

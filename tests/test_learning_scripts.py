@@ -112,7 +112,7 @@ def test_compare_of_other_pictures(small, monkeypatch, tmp_path, capsys):
         (["--seeds", -1], "--seeds -1: expected 0..4294967294"),
         (["--seeds", 1, 1], "--seeds: 1 is there twice"),
         (["--bits", 8, 8], "--bits: 8 is there twice"),
-        (["--bits", 12], "--bits 12: expected multiples of 8 in 8..1024"),
+        (["--bits", 12], "--bits is 12, expected a multiple of 8 in 8..1024"),
         (["--methods", "ours", "ours"], "--methods: ours is there twice"),
         (["--backbones", "a", "a"], "--backbones: a is there twice"),
         (["--protocols", "mnist"], "invalid choice: 'mnist'"),
@@ -225,7 +225,7 @@ def test_ablate_over_a_published_backbone(small, monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--bits", 12], "--bits 12: expected a multiple of 8 in 8..1024"),
+        (["--bits", 12], "--bits is 12, expected a multiple of 8 in 8..1024"),
         (["--seeds", 0, 0], "--seeds: 0 is there twice"),
         (["--seeds", -1], "--seeds -1: expected at least 0"),
         (["--hidden", 0], "--hidden 0: expected at least 1"),

@@ -90,8 +90,7 @@ class Config:
                 raise ValueError(f"{name} is {rate}, expected a number above 0")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}, expected 0..{2**32 - 1}")
-        if self.bits % 8 or not 8 <= self.bits <= 1024:
-            raise ValueError(f"bits is {self.bits}, expected a multiple of 8 in 8..1024")
+        check_bits(self.bits)
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}, expected one of {', '.join(METHODS)}")
         if self.precision not in PRECISIONS:
@@ -101,6 +100,12 @@ class Config:
     def preprocess(self) -> Preprocess:
         """How pictures come to the network."""
         return Preprocess(self.size)
+
+
+def check_bits(bits: int) -> None:
+    """Raise a ValueError unless a code can have this length."""
+    if bits % 8 or not 8 <= bits <= 1024:
+        raise ValueError(f"bits is {bits}, expected a multiple of 8 in 8..1024")
 
 
 def new_network(config: Config, classes: int, pretrained: bool = True) -> AttentionHashing:

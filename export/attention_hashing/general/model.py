@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.backbones import efficientnet_lite0
+from attention_hashing.config import check_bits
 from attention_hashing.data.labelled import Labelled
 from attention_hashing.data.labels import is_relevant
 from attention_hashing.features import FeatureExtractor
@@ -146,8 +147,7 @@ def check(bits: int, seed: int, count: int) -> None:
     Raises:
         ValueError: bits or seed out of range, or too few pictures.
     """
-    if bits % 8 or not 8 <= bits <= 1024:
-        raise ValueError(f"bits is {bits}, expected a multiple of 8 in 8..1024")
+    check_bits(bits)
     if seed < 0:
         raise ValueError(f"seed is {seed}, expected at least 0")
     if count <= bits:
