@@ -37,7 +37,7 @@ from attention_hashing.experiments.run_log import Row, Rows, check_arguments
 from attention_hashing.experiments.scattered_parts import ScatteredParts, parts
 from attention_hashing.features import FeatureExtractor, kept_maps
 from attention_hashing.heads import describe, fit_branch
-from attention_hashing.methods import METHODS
+from attention_hashing.methods import DEFAULT, METHODS
 from attention_hashing.training import train
 from bitgaze import ImageError
 from bitgaze.hamming import pack
@@ -46,7 +46,7 @@ _DRAW = 0
 _BASELINE = "wide"
 # Counted up when the same weights give other maps.
 _MAPS = 2
-# Of the pointing game: its authors' 15 pixels, of pictures that are 500 wide.
+# Of the pointing game: its authors' 15 pixels, of images that are 500 wide.
 _TOLERANCE = 0.03
 _RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
 _LEAST = {
@@ -66,14 +66,14 @@ def main() -> int:
     """Parse, make what is missing, print tables."""
     arguments = _arguments()
     try:
-        # Wrong arguments, before pictures are read and the arguments are kept beside the rows.
+        # Wrong arguments, before images are read and the arguments are kept beside the rows.
         for seed in arguments.seeds:
             new_network(_fine(seed, arguments), classes=2, pretrained=False)
         if not (arguments.backbone_epochs or has_published_weights(arguments.backbone)):
             raise ValueError(
                 f"{arguments.backbone} has no published weights; give --backbone-epochs above 0"
             )
-        data = protocols.pictures("cifar10", arguments.cifar10)
+        data = protocols.images("cifar10", arguments.cifar10)
         photos = images_below(arguments.photos)
         scenes = parts(
             protocols.draw("cifar10", data, _DRAW),
@@ -183,14 +183,14 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
     queries, training, database, validation = np.split(
         np.arange(sum(counts)), np.cumsum(counts)[:-1]
     )
-    pictures = (part.scene(n).image for part in scenes for n in range(len(part)))
+    images = (part.scene(n).image for part in scenes for n in range(len(part)))
     extract = FeatureExtractor(network, fine.preprocess, whole_map=True)
-    maps = kept_maps(extract, pictures, sum(counts), folder / "maps.npy")
+    maps = kept_maps(extract, images, sum(counts), folder / "maps.npy")
     boxes = [one for part in scenes for one in part.boxes]
     inside = np.stack([covered(one, maps.shape[2:]) for one in boxes]).astype(np.float32)
     data = Data(maps, has.astype(np.float32), training, inside)
     branch = fit_branch(
-        maps[training], data.hot[training], arguments.branch_epochs, seed, arguments.hidden
+        maps[training], data.one_hot[training], arguments.branch_epochs, seed, arguments.hidden
     )
     if not has_branch:
         attention = attention_of(maps[queries], branch)
@@ -206,7 +206,7 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
         learn = learner(variant, data, branch, seed)
         tried = {}
         for rate in [known_rates[variant]] if variant in known_rates else _RATES:
-            method = METHODS["ours"](has.shape[1], arguments.bits, seed)
+            method = METHODS[DEFAULT](has.shape[1], arguments.bits, seed)
             codes = pack(learn(method, arguments.epochs, rate))
             own = codes[validation], has[validation], np.arange(len(validation))
             tried[rate] = mean_by_code(*own), codes
@@ -296,7 +296,7 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
         "Shares of the queries: the branch's likeliest class is in the scene; the peak of the "
         "attention, enlarged to the scene, lies in a box or less than "
         f"{_TOLERANCE:.0%} of the side outside (the pointing game; the 15 pixels of its authors "
-        "are as much of their pictures), or in a box; and so does a random point. Energy: the "
+        "are as much of their images), or in a box; and so does a random point. Energy: the "
         "mean share of the attention inside boxes."
     )
     head = [

@@ -3,15 +3,15 @@
     python export/compare.py --cifar10 DIR --fashion-mnist DIR --out runs/compare
     python export/compare.py --cifar10 DIR --protocols cifar10 --backbones NAME NAME
 
-Methods are trained on the same features of the same pictures, each at the learning rate that is
-best on training pictures held out. Rivals take global features, as they were published; ours, and
-once more every rival, those that the guided branch attends to as well. Codes are searched by
+Methods are trained on the same features of the same images, each at the learning rate that is
+best on training images held out. Each takes global features, as it was published, and once more
+those that the guided branch attends to as well. Codes are searched by
 bitgaze.HammingIndex. Stopped, the same command goes on where it was. --results writes the tables
 into docs/results.md.
 
 Of other or several backbones (--backbones) there is one table: what the branch is worth on each. A
-backbone that train.py trained knows the held-out pictures too, so that its learning rates are
-chosen on pictures that it has seen.
+backbone that train.py trained knows the held-out images too, so that its learning rates are
+chosen on images that it has seen.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from attention_hashing.config import Config, new_network
 from attention_hashing.data import protocols
 from attention_hashing.data.labelled import Labelled
 from attention_hashing.experiments.arguments import check_lengths, check_unique
-from attention_hashing.experiments.comparison import REFERENCES, TUNED_AT_BITS, Study, run
+from attention_hashing.experiments.comparison import BASELINES, TUNED_AT_BITS, Study, run
 from attention_hashing.experiments.results import print_section, write_section
 from attention_hashing.experiments.run_log import Row, check_arguments
 from attention_hashing.experiments.tables import (
-    against_ours,
+    against_rivals,
     by_length,
     of_backbones,
     of_branch,
@@ -46,7 +46,7 @@ from bitgaze import ImageError
 from bitgaze.images import Preprocess
 
 _DRAW = 0
-# Protocols that share queries and training pictures are measured on the same codes.
+# Protocols that share queries and training images are measured on the same codes.
 _TOGETHER = (
     ("cifar10", ("cifar10", "cifar10-1")),
     ("cifar10", ("cifar10-unseen",)),
@@ -83,7 +83,7 @@ def _arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     names = [name for _, together in _TOGETHER for name in together]
-    every = [*METHODS, *REFERENCES]  # of other backbones, those that have a branch
+    every = [*METHODS, *BASELINES]  # of other backbones, those that have a branch
     add("--cifar10", type=Path, metavar="DIR", help="CIFAR-10: class folders, or as published")
     add("--fashion-mnist", type=Path, metavar="DIR", help="its IDX files")
     add("--protocols", nargs="+", choices=names, default=names, metavar="NAME", help=str(names))
@@ -96,7 +96,7 @@ def _arguments() -> argparse.Namespace:
         default=_DEFAULT,
         metavar="NAME",
         help=f"pretrained: {', '.join(NAMES)}; or a checkpoint.pt of train.py, trained on the same "
-        f"training pictures ({Config.backbone})",
+        f"training images ({Config.backbone})",
     )
     add("--size", type=int, help=f"input side in pixels ({Config.size}; a checkpoint's own)")
     add("--out", type=Path, default=Path("runs/compare"), help="what is kept (%(default)s)")
@@ -107,7 +107,7 @@ def _arguments() -> argparse.Namespace:
         arguments.methods = list(METHODS) if is_one_table else every
     if arguments.bits is None:
         arguments.bits = [_DETAILED_AT_BITS] if is_one_table else [16, 32, 64]
-    if is_one_table and (arguments.bits[1:] or set(arguments.methods) & set(REFERENCES)):
+    if is_one_table and (arguments.bits[1:] or set(arguments.methods) & set(BASELINES)):
         parser.error("--backbones: its table has one length, and no references")
     check_lengths(parser, arguments.bits)
     for seed in arguments.seeds:
@@ -118,7 +118,7 @@ def _arguments() -> argparse.Namespace:
 
 
 class _Frozen(NamedTuple):
-    """A network with a backbone, how pictures come to it, and what files call the two.
+    """A network with a backbone, how images come to it, and what files call the two.
 
     `trained_on` is the digest of what a checkpoint was trained on.
     """
@@ -169,8 +169,8 @@ def _studies(arguments: argparse.Namespace) -> dict[str, list[Study]]:
         raise ValueError(f"backbones {', '.join(titles)}: one is there twice")
     read = {}
     for source, first, wanted in chosen:
-        data = protocols.pictures(wanted[0], folders[source])
-        check_arguments(arguments.out, {f"pictures of {source}": data.digest()})
+        data = protocols.images(wanted[0], folders[source])
+        check_arguments(arguments.out, {f"images of {source}": data.digest()})
         read[first] = data, [protocols.draw(one, data, _DRAW) for one in wanted]
         for backbone in backbones:
             _check_training(backbone, *read[first])
@@ -188,7 +188,7 @@ def _check_training(backbone: _Frozen, data: Labelled, drawn: list[protocols.Pro
     training = data.subset(drawn[0].training).with_present_classes()
     if backbone.trained_on not in (None, training.digest()):
         raise ValueError(
-            f"{backbone.title} was trained on other pictures than those of {drawn[0].name}; train "
+            f"{backbone.title} was trained on other images than those of {drawn[0].name}; train "
             f"it with train.py --protocol {drawn[0].name}"
         )
 
@@ -205,7 +205,7 @@ def _study(
     extract = FeatureExtractor(backbone.network, backbone.preprocess, whole_map=True)
     return Study(
         f"{first}-{backbone.title}",
-        kept_maps(extract, data.pictures, len(data), path),
+        kept_maps(extract, data.images, len(data), path),
         data.labels,
         drawn[0].training,
         drawn[0].queries,
@@ -226,21 +226,21 @@ def _write(rows: list[Row], arguments: argparse.Namespace) -> None:
         f"{name}": (
             f"Methods on {name}",
             f"Tie-aware mAP over the whole ranking, mean and standard deviation over {seeds} (of "
-            "PCA-ITQ and float features there is one). Ours has the guided local feature as well, "
-            "rivals the global one, as they were published; each at the learning rate that was "
-            f"best on held-out training pictures with {TUNED_AT_BITS} bits. Bold: the best of the "
-            "trained methods, and those that a paired bootstrap over queries cannot tell from it. "
-            + effort,
+            "PCA-ITQ and float features there is one). Methods have the global feature, as they "
+            "were published; with the branch, the guided local one as well. Each learns at the "
+            f"rate that was best on held-out training images with {TUNED_AT_BITS} bits. Bold: the "
+            "best of the trained methods, and those that a paired bootstrap over queries cannot "
+            "tell from it. " + effort,
             by_length(rows, name),
         )
         for name in names
     }
-    sections["ours"] = (
-        "Ours beside the best rival",
+    sections["rivals"] = (
+        "With the branch, against the best rival",
         f"Difference of mAP, mean over {seeds}, and the interval that holds 95 % of its means over "
         "resampled queries, these trainings taken as they are. Bold: the interval is without 0. "
         "The best rival is the one with the highest mAP on these very queries, which favours it.",
-        against_ours(rows, names),
+        against_rivals(rows, names),
     )
     sections["branch"] = (
         "The branch under every loss",
@@ -267,7 +267,7 @@ def _write_backbones(rows: dict[str, list[Row]], arguments: argparse.Namespace) 
         f"deviation over seeds {', '.join(map(str, arguments.seeds))}, each at its own best "
         "learning rate; the difference with the interval that holds 95 % of its means over "
         "resampled queries, bold where that is without 0. A backbone with a number was trained "
-        "here, on the same training pictures, the held-out ones among them."
+        "here, on the same training images, the held-out ones among them."
     )
     section = partial(write_section if arguments.results else print_section, "compare.py")
     table = of_backbones(rows, bits)

@@ -1,12 +1,12 @@
-"""How well a model file finds pictures of the same label, by the code that ships.
+"""How well a model file finds images of the same label, by the code that ships.
 
     python export/evaluate.py FOLDER                 the general model
     python export/evaluate.py FOLDER --model mine.onnx --out report
     python export/evaluate.py FOLDER --queries OTHER --model mine.onnx --against theirs.onnx
     python export/evaluate.py CIFAR10 --protocol cifar10 --model mine.onnx
 
-FOLDER holds one folder per class; or a file labels.csv, `path,label,label,...` a line, for pictures
-with several labels. Some pictures, drawn by a seed, are queries, or those of another folder; all
+FOLDER holds one folder per class; or a file labels.csv, `path,label,label,...` a line, for images
+with several labels. Some images, drawn by a seed, are queries, or those of another folder; all
 others are the database. Where FOLDER has lists test.txt and database.txt, `path 0 1 0 ...` a line,
 with a column for each class, these are the queries and the database. A hit is right when it shares
 a label with the query. --out takes the whole report: report.json, report.md and plots.
@@ -123,25 +123,25 @@ def _split(arguments: argparse.Namespace) -> Split:
         split = drawn(arguments.folder, arguments.queries or _QUERIES, arguments.seed or 0)
     most = len(split.database)
     if most <= _FIRST:
-        raise ValueError(f"{arguments.folder}: {most} pictures in the database, too few")
+        raise ValueError(f"{arguments.folder}: {most} images in the database, too few")
     if arguments.top is not None and arguments.top > most:
-        raise ValueError(f"top is {arguments.top}, but the database has {most} pictures")
+        raise ValueError(f"top is {arguments.top}, but the database has {most} images")
     return split
 
 
 def _of_protocol(arguments: argparse.Namespace) -> Split:
     from attention_hashing.data import protocols  # needs torch, as nothing else here does
 
-    data = protocols.pictures(arguments.protocol, arguments.folder.resolve())
-    if not isinstance(data.pictures, list):
+    data = protocols.images(arguments.protocol, arguments.folder.resolve())
+    if not isinstance(data.images, list):
         raise ValueError(
-            f"{arguments.folder}: its pictures are not files, which is what a model reads; give "
+            f"{arguments.folder}: its images are not files, which is what a model reads; give "
             "the set as a folder for each class"
         )
     parts = protocols.draw(arguments.protocol, data, seed=0)
     chosen = np.concatenate([parts.queries, parts.database])
     queries, database = np.split(np.arange(len(chosen)), [len(parts.queries)])
-    paths = [data.pictures[position] for position in chosen]
+    paths = [data.images[position] for position in chosen]
     return Split(paths, data.labels[chosen], data.classes, queries, database)
 
 
@@ -167,12 +167,12 @@ def _described(encoder: Encoder) -> dict[str, Any]:
 
 
 def _print(report: dict[str, Any]) -> None:
-    model, pictures, found = report["model"], report["set"], report["average_precision"]
+    model, images, found = report["model"], report["set"], report["average_precision"]
     top = found["top"]
     name = "mAP" if top is None else f"mAP@{top}"
     bounds, first = found["over_possible"], report["precision_among_first"][str(_FIRST)]
-    print(f"{model['name']}, {model['bits']} bits; {pictures['queries']} queries, ", end="")
-    print(f"{pictures['database']} in the database, {pictures['classes']} classes")
+    print(f"{model['name']}, {model['bits']} bits; {images['queries']} queries, ", end="")
+    print(f"{images['database']} in the database, {images['classes']} classes")
     lines = [
         (f"{name}, Hamming, tie-aware", bounds["expected"]),
         ("  by the order of ties, from", bounds["worst"]),
@@ -184,7 +184,7 @@ def _print(report: dict[str, Any]) -> None:
     width = max(len(what) for what, _ in lines) + 3
     for what, value in lines:
         print(f"{what:{width}}{value:.4f}")
-    for warning in warnings(pictures):
+    for warning in warnings(images):
         print(warning)
     if other := report.get("against"):
         print(f"against {other['name']}: {difference(name, other)}")

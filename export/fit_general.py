@@ -4,7 +4,7 @@
 
 writes export/general.npz, which to_onnx.py turns into the model that the wheel ships. The
 photographs should be of many subjects, each of another. KINDS, one folder a kind, takes no part in
-the fit: it tells how near pictures of the same kind come.
+the fit: it tells how near images of the same kind come.
 """
 
 import argparse
@@ -33,22 +33,22 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE / "general.npz")
     arguments = parser.parse_args()
     try:
-        pictures = images_below(arguments.photos)
+        images = images_below(arguments.photos)
         command = (
             f"python export/fit_general.py PHOTOS --bits {arguments.bits} --seed {arguments.seed}"
-            f"  # {len(pictures)} photographs"
+            f"  # {len(images)} photographs"
         )
-        general.check(arguments.bits, arguments.seed, len(pictures))
+        general.check(arguments.bits, arguments.seed, len(images))
         kinds = read(arguments.kinds)
         extract = general.extractor()
-        seen = general.versions(extract, pictures, arguments.seed)
+        seen = general.versions(extract, images, arguments.seed)
         layer = general.fit(seen, arguments.bits, arguments.seed)
-        calibration = general.calibration(extract, pictures, seen, kinds, layer)
+        calibration = general.calibration(extract, images, seen, kinds, layer)
         general.Fitted(layer, calibration, command).save(arguments.out)
     except (BitgazeError, ValueError) as error:
         print(f"fit_general.py: {error}", file=sys.stderr)
         return 2
-    print(f"wrote {arguments.out} from {len(pictures)} photographs")
+    print(f"wrote {arguments.out} from {len(images)} photographs")
     return 0
 
 

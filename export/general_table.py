@@ -5,7 +5,7 @@
 FOLDERS hold one folder per class (or CIFAR-10, or Fashion-MNIST's IDX files); PHOTOS are those that
 the hash layer was fitted to. Tie-aware mAP of the shipped model's codes, of codes adapted to the
 set, and of the cosine of the class scores that the codes are made of; then the same for hash layers
-fitted to the whole picture alone and to the attended part alone. Writes a section of
+fitted to the whole image alone and to the attended part alone. Writes a section of
 docs/results.md.
 """
 
@@ -24,7 +24,7 @@ from bitgaze import BitgazeError, adaptation
 from bitgaze.hamming import pack
 
 _QUERIES = 1000
-_MOST_PICTURES = 10_000
+_MOST_IMAGES = 10_000
 _LAYER = Path(__file__).parent / "general.npz"
 
 
@@ -49,13 +49,13 @@ def main() -> int:
         return 2
     layers = {
         "both": shipped,
-        "whole picture": general.fit(seen, bits, 0, "global"),
+        "whole image": general.fit(seen, bits, 0, "global"),
         "attended part": general.fit(seen, bits, 0, "local"),
     }
     scores = general.class_scores("both").astype(np.float32)
     rows = []
     for name, data in sets.items():
-        features = extract(list(data.pictures), lambda picture: picture)
+        features = extract(list(data.images), lambda image: image)
         order = np.random.default_rng(0).permutation(len(data))
         queries, database = np.split(order, [min(_QUERIES, len(data) // 2)])
         points = features @ scores.T
@@ -76,9 +76,9 @@ def main() -> int:
                 ]
             )
     text = (
-        f"Tie-aware mAP at {bits} bits; {_QUERIES:,} queries, or half of the pictures, the others "
-        f"are the database; at most {_MOST_PICTURES:,} pictures a set. Adapted: to the database, "
-        "without labels, as `gallery.adapt()` does. Cosine: of the class scores of whole picture "
+        f"Tie-aware mAP at {bits} bits; {_QUERIES:,} queries, or half of the images, the others "
+        f"are the database; at most {_MOST_IMAGES:,} images a set. Adapted: to the database, "
+        "without labels, as `gallery.adapt()` does. Cosine: of the class scores of whole image "
         "and attended part, as they are and centred on the database."
     )
     head = [
@@ -96,7 +96,7 @@ def main() -> int:
 
 
 def _some(data: Labelled) -> Labelled:
-    order = np.random.default_rng(0).permutation(len(data))[:_MOST_PICTURES]
+    order = np.random.default_rng(0).permutation(len(data))[:_MOST_IMAGES]
     return data.subset(np.sort(order))
 
 

@@ -1,9 +1,9 @@
-"""How often an altered photograph finds its original among many other pictures.
+"""How often an altered photograph finds its original among many other images.
 
     python export/near_duplicates.py PHOTOS OTHERS...
 
 Every photograph is altered in ten ways (bitgaze.alterations), and each version looks for the
-nearest code among all photographs and every picture in the folders OTHERS. It is found when its
+nearest code among all photographs and every image in the folders OTHERS. It is found when its
 original is nearer than all of them; a tie is a miss. Beside the shipped model's codes: random
 hyperplanes on the same network's class scores, and the perceptual hashes of the package imagehash
 (64 bits, as most people use them). Writes a section of docs/results.md.
@@ -35,7 +35,7 @@ _PERCEPTUAL = {
     "dHash": imagehash.dhash,
     "wHash": imagehash.whash,
 }
-# Without what moves the picture itself.
+# Without what moves the image itself.
 _MOVING = ("cropped", "mirrored", "rotated")
 
 
@@ -68,7 +68,7 @@ def main() -> int:
     )
     text = (
         f"Recall at 1 of {len(names) * len(photos):,} altered versions of {len(photos)} "
-        f"photographs, among the {len(photos)} and {len(others):,} other pictures. A tie is a miss."
+        f"photographs, among the {len(photos)} and {len(others):,} other images. A tie is a miss."
     )
     write_section("near_duplicates.py", "Near-duplicates", text, ["alteration", *recall], rows)
     return 0

@@ -3,7 +3,7 @@
     python export/precision_table.py PHOTOS FOLDER
 
 Makes the model in float16 and in 8-bit integers for each target, calibrated on PHOTOS, and compares
-each with float32 on FOLDER, which holds one folder per class: 3,000 of its pictures, of which 1,000
+each with float32 on FOLDER, which holds one folder per class: 3,000 of its images, of which 1,000
 are queries. Nothing is refused, and no model is kept. Writes a section of docs/results.md.
 """
 
@@ -22,7 +22,7 @@ from attention_hashing.deployment import fidelity, onnx_file, quantize, reduced_
 from attention_hashing.experiments.results import write_section
 from bitgaze import BitgazeError
 
-_PICTURES, _QUERIES = 3000, 1000
+_IMAGES, _QUERIES = 3000, 1000
 
 
 def main() -> int:
@@ -40,7 +40,7 @@ def main() -> int:
     except (BitgazeError, ValueError) as error:
         print(f"precision_table.py: {error}", file=sys.stderr)
         return 2
-    order = np.random.default_rng(0).permutation(len(data))[:_PICTURES]
+    order = np.random.default_rng(0).permutation(len(data))[:_IMAGES]
     data = data.subset(order)
     queries = np.arange(min(_QUERIES, len(data)))
     deployed, model = onnx_file.graph(network, contract.preprocess.size)
@@ -89,10 +89,10 @@ def main() -> int:
                 ]
             )
     text = (
-        f"The general model in other arithmetic beside float32, on {len(data):,} pictures of "
+        f"The general model in other arithmetic beside float32, on {len(data):,} images of "
         f"{len(data.classes)} classes, {len(queries):,} of them queries among the others; "
         f"calibrated on {len(pixels)} photographs. A clear bit's float32 value lies beyond a tenth "
-        "of its standard deviation. Pictures a second of processor time, one thread, one at a "
+        "of its standard deviation. Images a second of processor time, one thread, one at a "
         "time, decoding left out, in turns with float32. All targets ran on this processor."
     )
     head = [
@@ -101,7 +101,7 @@ def main() -> int:
         "clear bits flipped",
         "mAP",
         "MB",
-        "pictures/s",
+        "images/s",
         "x float32",
         "attention, mean difference",
     ]

@@ -1,11 +1,11 @@
-"""Label more pictures by a network that learned from a few: self-training.
+"""Label more images by a network that learned from a few: self-training.
 
     python export/pseudo_label.py runs/mine/checkpoint.pt labelled unlabelled --out more
     python export/train.py more --out runs/more
 
-Writes a list (train.txt) of the labelled pictures, as they are, and of those unlabelled ones of
+Writes a list (train.txt) of the labelled images, as they are, and of those unlabelled ones of
 which the network's classifier is sure enough. Trained on both, a network is often better than its
-teacher (Lee, "Pseudo-Label", ICML workshop 2013). With --protocol, the unlabelled pictures are the
+teacher (Lee, "Pseudo-Label", ICML workshop 2013). With --protocol, the unlabelled images are the
 protocol's database, whose labels are not looked at.
 """
 
@@ -36,10 +36,10 @@ _PROTOCOLS = [name for name in protocols.PROTOCOLS if not name.endswith("-unseen
 
 
 def main() -> int:
-    """Parse, look at every unlabelled picture, write the list."""
+    """Parse, look at every unlabelled image, write the list."""
     arguments = _arguments()
     try:
-        labelled, unlabelled = _pictures(arguments)
+        labelled, unlabelled = _images(arguments)
         network, config, state = load_trained(arguments.checkpoint)
         _check_teacher(arguments, state, labelled)
         everything = Labelled(unlabelled, np.zeros(len(unlabelled), np.int64), labelled.classes)
@@ -53,7 +53,7 @@ def main() -> int:
         return 2
     counts = np.bincount(found.argmax(1)[sure], minlength=len(labelled.classes))
     each = ", ".join(f"{name} {n}" for name, n in zip(labelled.classes, counts, strict=True))
-    print(f"{sure.sum()} of {len(sure)} pictures got a label: {each}")
+    print(f"{sure.sum()} of {len(sure)} images got a label: {each}")
     print(f"next: python export/train.py {arguments.out}")
     return 0
 
@@ -64,14 +64,14 @@ def _arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("checkpoint", type=Path, help="of a run of train.py")
-    add("labelled", type=Path, help="a folder of pictures that train.py takes")
-    add("unlabelled", type=Path, nargs="?", help="a folder of pictures; or see --protocol")
+    add("labelled", type=Path, help="a folder of images that train.py takes")
+    add("unlabelled", type=Path, nargs="?", help="a folder of images; or see --protocol")
     add("--protocol", choices=_PROTOCOLS, metavar="NAME", help=f"one of {', '.join(_PROTOCOLS)}")
     add("--above", type=float, default=0.9, help="least probability of a label (%(default)s)")
     add("--out", type=Path, required=True, help="folder of the list")
     arguments = parser.parse_args()
     if (arguments.unlabelled is None) == (arguments.protocol is None):
-        parser.error("expected either a folder of unlabelled pictures or --protocol")
+        parser.error("expected either a folder of unlabelled images or --protocol")
     if not 0 <= arguments.above <= 1:
         parser.error(f"--above {arguments.above}: expected a probability")
     if arguments.out.resolve() == arguments.labelled.resolve():
@@ -79,26 +79,26 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _pictures(arguments: argparse.Namespace) -> tuple[Labelled, list[Path]]:
+def _images(arguments: argparse.Namespace) -> tuple[Labelled, list[Path]]:
     """The labelled ones, and the others without them."""
     if arguments.protocol:
-        data = protocols.pictures(arguments.protocol, arguments.labelled)
+        data = protocols.images(arguments.protocol, arguments.labelled)
         drawn = protocols.draw(arguments.protocol, data, seed=0)
         labelled = data.subset(drawn.training).with_present_classes()
-        pictures = data.subset(drawn.database).pictures
+        images = data.subset(drawn.database).images
         place = arguments.labelled
     else:
         labelled = read(arguments.labelled)
-        pictures = images_below(arguments.unlabelled)
+        images = images_below(arguments.unlabelled)
         place = arguments.unlabelled
-    if not isinstance(labelled.pictures, list) or not isinstance(pictures, list):
+    if not isinstance(labelled.images, list) or not isinstance(images, list):
         raise ValueError(f"{arguments.labelled}: a list names files; unpack it into class folders")
     if labelled.labels.ndim == 2:
         raise ValueError(
-            f"{arguments.labelled}: pictures with several labels; this gives a picture one"
+            f"{arguments.labelled}: images with several labels; this gives an image one"
         )
-    known = {path.resolve() for path in labelled.pictures}
-    unlabelled = [path for path in pictures if path.resolve() not in known]
+    known = {path.resolve() for path in labelled.images}
+    unlabelled = [path for path in images if path.resolve() not in known]
     if not unlabelled:
         raise ValueError(f"{place}: no images there but labelled ones")
     return labelled, unlabelled
@@ -111,21 +111,21 @@ def _check_teacher(
     if tuple(state["classes"]) != labelled.classes:
         raise ValueError(
             f"{arguments.checkpoint} tells {', '.join(state['classes'])} apart, the labelled "
-            f"pictures are of {', '.join(labelled.classes)}"
+            f"images are of {', '.join(labelled.classes)}"
         )
     if arguments.protocol and state["digest"] != labelled.digest():
         raise ValueError(
-            f"{arguments.checkpoint} was trained on other pictures than those of "
+            f"{arguments.checkpoint} was trained on other images than those of "
             f"{arguments.protocol}; train it with train.py --protocol {arguments.protocol}"
         )
 
 
 def _probabilities(
-    network: AttentionHashing, preprocess: Preprocess, pictures: list[Path]
+    network: AttentionHashing, preprocess: Preprocess, images: list[Path]
 ) -> NDArray[np.float32]:
     """What the classifier makes of each: (n, classes)."""
     extract = FeatureExtractor(network, preprocess, whole_map=True)
-    bar = tqdm(pictures, "labelling", unit="img", mininterval=1)
+    bar = tqdm(images, "labelling", unit="img", mininterval=1)
     maps = extract.each(bar, lambda path: path)
     found = []
     with torch.inference_mode():
@@ -145,7 +145,7 @@ def _write(
     """One list, of absolute paths."""
     found = np.eye(len(labelled.classes), dtype=int)[labels]
     pairs = [(unlabelled[at], found[at]) for at in np.flatnonzero(sure)]
-    pairs += zip(labelled.pictures, labelled.hot().astype(int), strict=True)
+    pairs += zip(labelled.images, labelled.one_hot().astype(int), strict=True)
     lines = [f"{path.resolve()} {' '.join(map(str, row))}\n" for path, row in pairs]
     draft = out / f"{TRAIN}.part"
     draft.write_text("".join(lines), encoding="utf-8")

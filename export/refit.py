@@ -27,7 +27,7 @@ from bitgaze.hamming import pack
 
 
 def main() -> int:
-    """Parse, look at every labelled picture, learn the layer, write a checkpoint."""
+    """Parse, look at every labelled image, learn the layer, write a checkpoint."""
     arguments = _arguments()
     try:
         network, config, state = load_checkpoint(arguments.checkpoint)
@@ -43,10 +43,10 @@ def main() -> int:
         check_readable(labelled, new.preprocess)
         bar = tqdm(range(len(labelled)), "looking", unit="img", mininterval=1)
         extract = FeatureExtractor(network, new.preprocess)
-        features = extract(bar, lambda at: labelled.pictures[at])
+        features = extract(bar, lambda at: labelled.images[at])
         method = METHODS[name](len(labelled.classes), new.bits, seed)
         layer = fit_layer(
-            features, labelled.hot(), method, arguments.epochs, arguments.learning_rate
+            features, labelled.one_hot(), method, arguments.epochs, arguments.learning_rate
         )
         network.replace_hash_layer(layer)
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def main() -> int:
             "epochs": arguments.epochs,
             "learning_rate": arguments.learning_rate,
             "seed": seed,
-            "pictures": len(labelled),
+            "images": len(labelled),
             "digest": labelled.digest(),
         }
         save_refitted(network, new, state, how, arguments.out)
@@ -63,7 +63,7 @@ def main() -> int:
         print(f"refit.py: {error}", file=sys.stderr)
         return 2
     codes = np.unique(pack(layer.values(features)), axis=0)
-    print(f"{len(labelled)} pictures have {len(codes)} different codes of {new.bits} bits")
+    print(f"{len(labelled)} images have {len(codes)} different codes of {new.bits} bits")
     print(f"next: python export/to_onnx.py {arguments.out / CHECKPOINT}")
     return 0
 
@@ -74,8 +74,8 @@ def _arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("checkpoint", type=Path, help="of a run of train.py")
-    add("labelled", type=Path, help="a folder of pictures that train.py takes, of the same classes")
-    add("--protocol", metavar="NAME", help="its training pictures, as in train.py")
+    add("labelled", type=Path, help="a folder of images that train.py takes, of the same classes")
+    add("--protocol", metavar="NAME", help="its training images, as in train.py")
     add("--bits", type=int, help="code length, 8..1024 (as before)")
     add("--method", help=f"{', '.join(METHODS)} (as before)")
     add("--epochs", type=int, default=10, help="(%(default)s)")
@@ -95,12 +95,12 @@ def _arguments() -> argparse.Namespace:
 def _labelled(arguments: argparse.Namespace, state: dict[str, Any]) -> Labelled:
     """Raises a ValueError if they are of other classes than the network's."""
     if arguments.protocol:
-        labelled = protocols.training_pictures(arguments.protocol, arguments.labelled)
+        labelled = protocols.training_images(arguments.protocol, arguments.labelled)
     else:
         labelled = read(arguments.labelled)
     if labelled.classes != tuple(state["classes"]):
         raise ValueError(
-            f"{arguments.checkpoint} tells {', '.join(state['classes'])} apart, the pictures are "
+            f"{arguments.checkpoint} tells {', '.join(state['classes'])} apart, the images are "
             f"of {', '.join(labelled.classes)}"
         )
     return labelled

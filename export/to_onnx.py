@@ -4,8 +4,8 @@
     python export/to_onnx.py runs/mine/checkpoint.pt --out mine.onnx
     python export/to_onnx.py --precision int8 --target arm --calibrate PHOTOS --out small.onnx
 
-The file is checked against torch on real pictures before it is kept. In smaller arithmetic (fp16,
-int8) it is compared with float32 on pictures in class folders as well, and refused where it flips
+The file is checked against torch on real images before it is kept. In smaller arithmetic (fp16,
+int8) it is compared with float32 on images in class folders as well, and refused where it flips
 too many bits, finds too little or saves too little.
 """
 
@@ -27,7 +27,7 @@ from bitgaze.contract import DEFAULT_MODEL, PRECISIONS
 HERE = Path(__file__).parent
 GENERAL_LAYER = HERE / "general.npz"
 EXAMPLES = HERE.parent / "examples" / "pictures"
-_CHECKED_PICTURES = 64
+_CHECKED_IMAGES = 64
 
 
 def main() -> int:
@@ -41,14 +41,14 @@ def main() -> int:
     add("--out", type=Path, help="the .onnx file (general: inside the package; else model.onnx)")
     add("--name", help="for people, stored in the file (the checkpoint's folder)")
     add(
-        "--pictures",
+        "--images",
         type=Path,
         default=EXAMPLES,
-        help="folder of pictures to compare with torch on (%(default)s)",
+        help="folder of images to compare with torch on (%(default)s)",
     )
     add("--precision", choices=PRECISIONS, default="fp32", help="arithmetic (%(default)s)")
     add("--target", choices=TARGETS, help="int8: the processor it is for; vnni: x86 since 2019")
-    add("--calibrate", type=Path, help="int8: folder of a hundred pictures to measure ranges on")
+    add("--calibrate", type=Path, help="int8: folder of a hundred images to measure ranges on")
     add("--check", type=Path, help="fp16, int8: class folders to compare on (the examples)")
     add(
         "--format",
@@ -59,8 +59,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         _check_arguments(arguments)
-        checked = images_below(arguments.pictures)
-        checked = checked[:: max(1, len(checked) // _CHECKED_PICTURES)][:_CHECKED_PICTURES]
+        checked = images_below(arguments.images)
+        checked = checked[:: max(1, len(checked) // _CHECKED_IMAGES)][:_CHECKED_IMAGES]
         encoder = _write(arguments, checked)
         written = [encoder.model.path]
         if arguments.format == "ort":
@@ -126,7 +126,7 @@ def _write(arguments: argparse.Namespace, checked: list[Path]) -> Encoder:
         encoder, found = reduced_precision.write_int8(
             network, contract, checked, out, check, calibration, arguments.target
         )
-    print(f"{len(check)} pictures of {len(check.classes)} classes, float32 beside this")
+    print(f"{len(check)} images of {len(check.classes)} classes, float32 beside this")
     print(found)
     return encoder
 
@@ -163,7 +163,7 @@ def trained(checkpoint: Path, name: str | None) -> tuple[AttentionHashing, Contr
         classes=tuple(state["classes"]),
         training={
             "backbone": backbones.described(config.backbone),
-            "pictures": state["pictures"],
+            "images": state["images"],
             "config": state["config"],
             "versions": state["versions"],
             **({"layer": state["layer"]} if "layer" in state else {}),

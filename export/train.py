@@ -1,4 +1,4 @@
-"""Train attention hashing on labelled pictures.
+"""Train attention hashing on labelled images.
 
     python export/train.py FOLDER --bits 64 --out runs/mine
     python export/to_onnx.py runs/mine/checkpoint.pt --out mine.onnx
@@ -31,13 +31,13 @@ _HOLDOUT = 0.1
 
 
 def main() -> int:
-    """Parse, train, and say how good it is on pictures held out."""
+    """Parse, train, and say how good it is on images held out."""
     arguments = _parser().parse_args()
     try:
         device = _device(arguments.device)
         branch = load_branch(arguments.branch) if arguments.branch else None
         config = _config(arguments, device, branch)
-        everything = _pictures(arguments)
+        everything = _images(arguments)
         holdout = arguments.holdout
         if holdout is None:
             holdout = 0 if arguments.protocol else _HOLDOUT  # a protocol trains on all of its part
@@ -47,7 +47,7 @@ def main() -> int:
             rest, held_out = everything, None
         labelled.check_readable(everything, config.preprocess)
         print(
-            f"{len(everything.classes)} classes, {len(rest)} pictures to train on, "
+            f"{len(everything.classes)} classes, {len(rest)} images to train on, "
             f"{len(held_out or ())} held out, {config.bits} bits, {config.backbone}, "
             f"{config.size} px, {config.precision}, {arguments.device}"
         )
@@ -62,16 +62,16 @@ def main() -> int:
         return 0
     if held_out:
         found = neighbour_precision(network, config, rest, held_out)
-        print(f"held-out pictures: {found:.1%} of their 10 nearest neighbours share their class")
+        print(f"held-out images: {found:.1%} of their 10 nearest neighbours share their class")
     print(f"next: python export/to_onnx.py {arguments.out / CHECKPOINT}")
     return 0
 
 
-def _pictures(arguments: argparse.Namespace) -> labelled.Labelled:
+def _images(arguments: argparse.Namespace) -> labelled.Labelled:
     """All in the folder, or those of them that a protocol trains on."""
     if not arguments.protocol:
         return labelled.read(arguments.folder)
-    return protocols.training_pictures(arguments.protocol, arguments.folder)
+    return protocols.training_images(arguments.protocol, arguments.folder)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--protocol",
         metavar="NAME",
-        help=f"its training pictures: {', '.join(protocols.PROTOCOLS)}",
+        help=f"its training images: {', '.join(protocols.PROTOCOLS)}",
     )
     add("--out", type=Path, default=Path("runs/default"), help="folder of the run (%(default)s)")
     add("--bits", type=int, default=defaults.bits, help="code length, 8..1024 (%(default)s)")

@@ -24,24 +24,24 @@ def data():
         y, x = random.integers(4, size=2)
         maps[one, label, y, x] += 6
         inside[one, y, x] = 1
-    hot = np.eye(CLASSES, dtype=np.float32)[labels]
-    return ablations.Data(maps.astype(np.float16), hot, np.arange(80), inside)
+    one_hot = np.eye(CLASSES, dtype=np.float32)[labels]
+    return ablations.Data(maps.astype(np.float16), one_hot, np.arange(80), inside)
 
 
 @pytest.fixture(scope="module")
 def branch(data):
-    return heads.fit_branch(data.maps[:80], data.hot[:80], epochs=30, seed=0)
+    return heads.fit_branch(data.maps[:80], data.one_hot[:80], epochs=30, seed=0)
 
 
 @pytest.mark.parametrize("variant", ablations.VARIANTS)
 def test_every_variant_learns(variant, data, branch):
-    method = METHODS["ours"](CLASSES, 16, 0)
+    method = METHODS["orthohash-supplement"](CLASSES, 16, 0)
     before = {name: value.clone() for name, value in branch.state_dict().items()}
     values = ablations.learner(variant, data, branch, 0)(method, epochs=15, rate=1e-2)
     assert values.shape == (COUNT, 16)
     signs = np.where(values[80:] > 0, 1, -1)
     likeness = signs @ signs.T / 16
-    alike = (data.hot[80:] @ data.hot[80:].T) > 0
+    alike = (data.one_hot[80:] @ data.one_hot[80:].T) > 0
     assert likeness[alike].mean() > likeness[~alike].mean() + 0.1
     for name, value in branch.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -59,7 +59,7 @@ def test_the_scale_of_a_channel_is_taken_out(variant, data):
     larger[:, -1] *= 1000
     values = [
         ablations.learner(variant, data._replace(maps=maps), blind, 0)(
-            METHODS["ours"](CLASSES, 16, 0), 1, 1e-9
+            METHODS["orthohash-supplement"](CLASSES, 16, 0), 1, 1e-9
         )
         for maps in (data.maps.astype(np.float32), larger)
     ]
@@ -71,8 +71,8 @@ def test_the_scale_of_a_channel_is_taken_out(variant, data):
 
 @pytest.mark.parametrize("variant", ["joint", "implicit"])
 def test_a_branch_without_a_convolution_is_learned_with_as_well(variant, data):
-    bare = heads.fit_branch(data.maps[:80], data.hot[:80], epochs=1, seed=0, hidden=0)
-    method = METHODS["ours"](CLASSES, 16, 0)
+    bare = heads.fit_branch(data.maps[:80], data.one_hot[:80], epochs=1, seed=0, hidden=0)
+    method = METHODS["orthohash-supplement"](CLASSES, 16, 0)
     values = ablations.learner(variant, data, bare, 0)(method, epochs=1, rate=1e-2)
     assert values.shape == (COUNT, 16)
 
@@ -84,7 +84,7 @@ def test_wide_has_at_least_the_parameters_of_explicit(branch):
     assert explicit <= count < explicit + 9 * CHANNELS + 2 + bits
 
 
-def test_no_picture_keeps_its_attention_when_shuffled(data, branch):
+def test_no_image_keeps_its_attention_when_shuffled(data, branch):
     own = ablations.attention_of(data.maps, branch)
     features = ablations.FEATURES["shuffled"](data, branch, 0)
     explicit = ablations.FEATURES["explicit"](data, branch, 0)
@@ -95,7 +95,7 @@ def test_no_picture_keeps_its_attention_when_shuffled(data, branch):
 
 def test_a_perfect_map_sees_the_objects_alone(data, branch):
     found = ablations.FEATURES["boxes"](data, branch, 0)[:, CHANNELS:]
-    one, y, x = np.nonzero(data.inside)  # the one cell of each picture
+    one, y, x = np.nonzero(data.inside)  # the one cell of each image
     np.testing.assert_allclose(found, data.maps[one, :, y, x], rtol=1e-3)
 
 

@@ -211,7 +211,7 @@ def test_networks_of_torchvision(monkeypatch):
 def test_a_network_of_each_backbone_exports(name, stride, size, tmp_path, timm):
     config = Config(bits=16, size=size, hidden=8, backbone=name, stride=stride)
     network = new_network(config, 3).eval()
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     picture(1).save(path)
     contract = Contract(name="x", bits=16, preprocess=config.preprocess, licence="none")
     encoder = onnx_file.write_model(network, contract, [path], tmp_path / "model.onnx")
@@ -254,10 +254,10 @@ def test_a_normalisation_that_does_more_is_not_folded():
 
 
 def striped(classes=("down", "left")):
-    pictures = np.zeros((24, 8, 8, 3), np.uint8)
-    pictures[:12, ::2] = 255
-    pictures[12:, :, ::2] = 255
-    return Labelled(pictures, np.repeat([0, 1], 12), classes)
+    images = np.zeros((24, 8, 8, 3), np.uint8)
+    images[:12, ::2] = 255
+    images[12:, :, ::2] = 255
+    return Labelled(images, np.repeat([0, 1], 12), classes)
 
 
 @pytest.fixture
@@ -364,7 +364,7 @@ def test_train_with_a_branch_of_before(tmp_path, monkeypatch, capsys):
     branches = [torch.load(run / "branch.pt", weights_only=True) for run in (first, second)]
     assert all(t.equal(branches[1]["branch"][n]) for n, t in branches[0]["branch"].items())
     _, contract = to_onnx.trained(second / "checkpoint.pt", None)
-    assert contract.training["backbone"] == "ResNet-18 for small pictures, from scratch"
+    assert contract.training["backbone"] == "ResNet-18 for small images, from scratch"
     assert contract.licence == "set by whoever trained it; backbone trained from scratch"
 
 
@@ -391,8 +391,8 @@ def test_frozen_blocks_stay_as_they_were_published(tmp_path):
         bits=8, size=32, branch_epochs=1, hash_epochs=1, batch_size=8, hidden=8, frozen_blocks=11
     )
     random = np.random.default_rng(0)
-    pictures = random.integers(0, 256, (16, 32, 32, 3), np.uint8)
-    data = Labelled(pictures, np.arange(16) % 2, ("a", "b"))
+    images = random.integers(0, 256, (16, 32, 32, 3), np.uint8)
+    data = Labelled(images, np.arange(16) % 2, ("a", "b"))
     trained = training.train(data, config, tmp_path, CPU).backbone.state_dict()
     published = backbone("efficientnet-lite0").state_dict()
     moved = {name for name, value in trained.items() if not torch.equal(value, published[name])}

@@ -14,7 +14,7 @@ from attention_hashing.data.errors import DataError
 from bitgaze.images import Preprocess
 
 NAMES = ["airplane", "bird", "cat"]
-PICTURES = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
 LABELS = np.arange(10) % 3
 
 
@@ -33,7 +33,7 @@ def python_version():
     files = {"batches.meta": python2_pickle({b"label_names": [name.encode() for name in NAMES]})}
     for number in range(5):
         rows = slice(2 * number, 2 * number + 2)
-        data = np.ascontiguousarray(PICTURES[rows].transpose(0, 3, 1, 2)).reshape(2, 3072)
+        data = np.ascontiguousarray(IMAGES[rows].transpose(0, 3, 1, 2)).reshape(2, 3072)
         batch = {b"data": data, b"labels": LABELS[rows].tolist(), b"batch_label": b"training"}
         files[f"data_batch_{number + 1}"] = python2_pickle(batch)
     return files | {"test_batch": b"left alone"}
@@ -41,7 +41,7 @@ def python_version():
 
 def binary_version():
     files = {"batches.meta.txt": "\n".join([*NAMES, ""]).encode()}
-    planes = PICTURES.transpose(0, 3, 1, 2).reshape(10, 3072)
+    planes = IMAGES.transpose(0, 3, 1, 2).reshape(10, 3072)
     records = np.concatenate([LABELS[:, None].astype(np.uint8), planes], axis=1)
     for number in range(5):
         files[f"data_batch_{number + 1}.bin"] = records[2 * number : 2 * number + 2].tobytes()
@@ -65,7 +65,7 @@ def pack(path, files):
 
 
 def check(data):
-    assert np.array_equal(data.pictures, PICTURES)
+    assert np.array_equal(data.images, IMAGES)
     assert data.labels.tolist() == LABELS.tolist()
     assert data.classes == tuple(NAMES)
 
@@ -91,12 +91,12 @@ def test_an_archive_as_published(tmp_path, name, files):
     assert list(tmp_path.iterdir()) == [archive]
 
 
-def test_the_pictures_can_be_trained_on(tmp_path):
+def test_the_images_can_be_trained_on(tmp_path):
     data = labelled.read(write(tmp_path / "cifar-10-batches-bin", binary_version()))
     assert len(data.digest()) == 64
-    image, hot = labelled.Views(data, Preprocess(32), epoch_seed=None)[4]
-    assert np.array_equal(image, PICTURES[4])
-    assert hot.tolist() == [0, 1, 0]
+    image, one_hot = labelled.Views(data, Preprocess(32), epoch_seed=None)[4]
+    assert np.array_equal(image, IMAGES[4])
+    assert one_hot.tolist() == [0, 1, 0]
     assert labelled.Views(data, Preprocess(32), epoch_seed=1)[4][0].shape == (32, 32, 3)
 
 

@@ -11,7 +11,7 @@ from attention_hashing import heads
 from attention_hashing.experiments import comparison, tables
 from attention_hashing.experiments.run_log import Rows
 from attention_hashing.features import kept_maps
-from attention_hashing.methods import METHODS
+from attention_hashing.methods import DEFAULT, METHODS
 from attention_hashing.network import HashLayer
 
 CLASSES, CHANNELS = 4, 12
@@ -38,13 +38,13 @@ def study():
     )
 
 
-def hot(labels):
+def one_hot(labels):
     return np.eye(CLASSES, dtype=np.float32)[labels]
 
 
 def test_a_branch_learns_and_describes():
     maps, labels = made(1)
-    branch = heads.fit_branch(maps, hot(labels), epochs=20, seed=0)
+    branch = heads.fit_branch(maps, one_hot(labels), epochs=20, seed=0)
     seen = heads.describe(maps, branch)
     assert (seen.logits.argmax(1) == labels).mean() > 0.9
     assert seen.features.shape == (240, 2 * CHANNELS)
@@ -58,7 +58,9 @@ def test_a_layer_folds_what_it_was_trained_with(name):
     maps, labels = made(2)
     features = maps.astype(np.float32).mean((2, 3))
     layers = [
-        heads.fit_layer(features, hot(labels), METHODS[name](CLASSES, 16, 0), epochs=20, rate=1e-2)
+        heads.fit_layer(
+            features, one_hot(labels), METHODS[name](CLASSES, 16, 0), epochs=20, rate=1e-2
+        )
         for _ in range(2)
     ]
     np.testing.assert_array_equal(layers[0].weight, layers[1].weight)
@@ -76,8 +78,10 @@ def test_values_are_those_of_the_layers_that_were_trained(monkeypatch):
     features[:, 5] = 2
     descend, trained = heads.descend, []
     monkeypatch.setattr(heads, "descend", lambda *a: descend(*a) or trained.append(a))
-    method = METHODS["ours"](CLASSES, 16, 0)
-    layer = heads.fit_layer(features, hot(np.arange(64) % CLASSES), method, epochs=20, rate=1e-2)
+    method = METHODS[DEFAULT](CLASSES, 16, 0)
+    layer = heads.fit_layer(
+        features, one_hot(np.arange(64) % CLASSES), method, epochs=20, rate=1e-2
+    )
     ((modules, _, (scaled, _), *_),) = trained
     project, normalise = (module.eval() for module in modules[:2])
     assert not normalise.running_mean.allclose(torch.zeros(16))
@@ -98,7 +102,7 @@ def test_values_are_given_in_parts(monkeypatch):
 
 
 def test_a_run_ends_with_every_cell_and_goes_on_where_it_stopped(study, tmp_path, monkeypatch):
-    names = ["ours", "dsh", "lsh", "class-id", "float"]
+    names = [DEFAULT, "dsh", "lsh", "class-id", "float"]
     monkeypatch.setattr(comparison, "_in_parallel", serially)
     rows = comparison.run([study], names, [8, 16], [0, 1], tmp_path)
     assert {row["protocol"] for row in rows} == {"a", "b"}
@@ -108,8 +112,8 @@ def test_a_run_ends_with_every_cell_and_goes_on_where_it_stopped(study, tmp_path
         assert row["map_worst"] <= row["map"] <= row["map_best"]
         if row["method"] != "float":
             assert row["map"] == pytest.approx(np.mean(row["queries"]), abs=1e-5)
-    ours = [row["map"] for row in rows if row["method"] == "ours" and row["protocol"] == "a"]
-    assert np.mean(ours) > 0.5  # a quarter is relevant
+    own = [row["map"] for row in rows if row["method"] == DEFAULT and row["protocol"] == "a"]
+    assert np.mean(own) > 0.5  # a quarter is relevant
 
     file = tmp_path / "rows.jsonl"
     lines = file.read_text().splitlines(keepends=True)
@@ -169,6 +173,15 @@ def test_rates_that_were_not_tried_are_and_cells_of_another_rate_are_made_again(
     assert len(after) == len(before)
 
 
+def test_rows_with_the_former_name_of_a_method(tmp_path):
+    rows = [{"kind": "cell", "method": "ours", "map": 0.5}, {"kind": "branch", "seed": 0}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kept = Rows(path)
+    assert list(kept.of("cell")) == [{**rows[0], "method": "orthohash-supplement"}]
+    assert list(kept.of("branch")) == rows[1:]
+
+
 def test_cells_run_in_processes(study, tmp_path):
     rows = comparison.run([study], ["lsh"], [8], [0, 1], tmp_path)
     assert len(rows) == 4
@@ -223,8 +236,8 @@ def test_tables():
     rows = []
     for seed in (0, 1):
         rows += [
-            row("ours", "global", seed, base),
-            row("ours", "guided", seed, base + 0.1),
+            row(DEFAULT, "global", seed, base),
+            row(DEFAULT, "guided", seed, base + 0.1),
             row("csq", "global", seed, base + 0.1 + random.normal(0, 0.02, 200)),
             row("csq", "guided", seed, base + 0.12),
             row("dsh", "global", seed, base - 0.2),
@@ -233,26 +246,26 @@ def test_tables():
     cells = dict(table.rows)
     assert table.head == ["method", "16 bits"]
     assert "csq, with the branch" not in cells
-    assert cells["ours, with the branch"].startswith("**")
+    assert cells[f"{DEFAULT}, with the branch"].startswith("**")
     assert cells["csq"].startswith("**")
     assert not cells["dsh"].startswith("**")
     assert "±" in cells["dsh"]
-    ((protocol, bits, best, difference),) = tables.against_ours(rows, ["a"]).rows
+    ((protocol, bits, best, difference),) = tables.against_rivals(rows, ["a"]).rows
     assert (protocol, bits, best) == ("a", "16", "csq")
     assert not difference.startswith("**")
     branch = dict(tables.of_branch(rows, ["a"], 16).rows)
-    assert branch["ours"] == "**+0.100** [+0.100, +0.100]"
+    assert branch[DEFAULT] == "**+0.100** [+0.100, +0.100]"
     assert tables.of_codes(rows, "a", 16).rows[0][1:] == [
         ".100", f"{base.mean():.3f}".removeprefix("0"), ".900", ".250", ".750", ".500",
     ]  # fmt: skip
 
 
-def test_maps_of_fewer_pictures_than_were_told(tmp_path):
+def test_maps_of_fewer_images_than_were_told(tmp_path):
     class Each:
-        def each(self, items, picture):
+        def each(self, items, image):
             return (np.zeros((2, 1, 1), np.float32) for _ in items)
 
-    with pytest.raises(ValueError, match="3 pictures, expected 5"):
+    with pytest.raises(ValueError, match="3 images, expected 5"):
         kept_maps(Each(), [0, 1, 2], 5, tmp_path / "maps.npy")
     assert not (tmp_path / "maps.npy").exists()
     assert kept_maps(Each(), [0, 1, 2], 3, tmp_path / "maps.npy").shape == (3, 2, 1, 1)

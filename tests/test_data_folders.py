@@ -16,12 +16,12 @@ def test_training_and_evaluation_see_the_same_images(make_picture, tmp_path):
     (tmp_path / "b" / "notes.txt").write_text("no image")
     (tmp_path / "c").mkdir()
     trained, measured = labelled.read(tmp_path), read(tmp_path)
-    assert [path.relative_to(tmp_path).as_posix() for path in trained.pictures] == names
-    assert list(measured) == trained.pictures
+    assert [path.relative_to(tmp_path).as_posix() for path in trained.images] == names
+    assert list(measured) == trained.images
     of_training = [(trained.classes[label],) for label in trained.labels]
     assert of_training == list(measured.values()) == [("a",)] * 3 + [("b",)] * 2
     split = drawn(tmp_path, 2, seed=0)
-    assert split.paths == trained.pictures
+    assert split.paths == trained.images
     assert split.labels.tolist() == trained.labels.tolist()
     assert split.classes == trained.classes
 
@@ -33,7 +33,7 @@ def test_both_refuse_with_the_same_error(make_picture, tmp_path):
             reader(tmp_path / "none")
     with pytest.raises(DataError, match="found 0 class, it takes at least 2"):
         labelled.read(tmp_path)
-    with pytest.raises(DataError, match="no (images|pictures) in class folders"):
+    with pytest.raises(DataError, match="no (images|images) in class folders"):
         read(tmp_path)
     assert issubclass(DataError, ValueError)
 
@@ -45,7 +45,7 @@ def test_a_folder_of_train_and_test_is_no_folder_of_two_classes(make_picture, tm
                 make_picture(f"{part}/{name}/{seed}.jpg", seed)
     with pytest.raises(DataError, match="its classes are inside train/; name that folder"):
         read(tmp_path)
-    assert list(read(tmp_path / "train")) == labelled.read(tmp_path).pictures
+    assert list(read(tmp_path / "train")) == labelled.read(tmp_path).images
     split = given(tmp_path / "train", tmp_path / "test")
     assert (len(split.queries), len(split.database), split.classes) == (4, 4, ("a", "b"))
     # A class that happens to have that name is one.

@@ -8,14 +8,14 @@ import pytest
 from attention_hashing.data import labelled, protocols
 from attention_hashing.data.errors import DataError
 from conftest import picture
-from test_cifar import LABELS, PICTURES, binary_version, pack, python_version, write
+from test_cifar import IMAGES, LABELS, binary_version, pack, python_version, write
 
 A_CLASS = 610
 
 
 @pytest.fixture(scope="module")
 def small():
-    """Ten classes in a mixed order, 610 tiny pictures of each."""
+    """Ten classes in a mixed order, 610 tiny images of each."""
     labels = np.random.default_rng(5).permutation(np.repeat(np.arange(10), A_CLASS))
     values = np.random.default_rng(6).integers(0, 256, (10 * A_CLASS, 2, 2, 3), dtype=np.uint8)
     return labelled.Labelled(values, labels, tuple("abcdefghij"))
@@ -77,12 +77,12 @@ def test_a_draw_that_cannot_be(small):
     with pytest.raises(ValueError, match="protocol is 'cifar100', expected one of cifar10, "):
         protocols.draw("cifar100", small, 0)
     with pytest.raises(ValueError, match="protocol is 'mnist'"):
-        protocols.pictures("mnist", None)
+        protocols.images("mnist", None)
     few = small.subset(np.flatnonzero((small.labels != 3) | (np.cumsum(small.labels == 3) <= 600)))
-    with pytest.raises(DataError, match="class 'd' has 600 pictures, cifar10 takes more"):
+    with pytest.raises(DataError, match="class 'd' has 600 images, cifar10 takes more"):
         protocols.draw("cifar10", few, 0)
-    rows = labelled.Labelled(small.pictures, small.hot() > 0, small.classes)
-    with pytest.raises(DataError, match="every picture has to have one class"):
+    rows = labelled.Labelled(small.images, small.one_hot() > 0, small.classes)
+    with pytest.raises(DataError, match="every image has to have one class"):
         protocols.draw("cifar10", rows, 0)
 
 
@@ -95,10 +95,10 @@ def test_a_split_is_kept(small, tmp_path):
     assert found.database.tolist() == split.database.tolist()
     assert found.data is small
 
-    values = small.pictures.copy()
+    values = small.images.copy()
     values[17] ^= 1
     other = labelled.Labelled(values, small.labels, small.classes)
-    with pytest.raises(DataError, match="split.json: a split of other pictures; give"):
+    with pytest.raises(DataError, match="split.json: a split of other images; give"):
         protocols.load(path, other)
     state = json.loads(path.read_text())
     path.write_text(json.dumps(state | {"format": 2}))
@@ -127,13 +127,13 @@ def test_cifar10_as_published_in_its_order(tmp_path, version):
     folder = write(tmp_path / "unpacked", files)
     for place in (tmp_path, folder):
         data = protocols._cifar10(place)
-        assert np.array_equal(data.pictures, np.concatenate([PICTURES, PICTURES[:2]]))
+        assert np.array_equal(data.images, np.concatenate([IMAGES, IMAGES[:2]]))
         assert data.labels.tolist() == [*LABELS, *LABELS[:2]]
-        with pytest.raises(DataError, match=r"found \[5, 4, 3\] pictures.*6000 of each"):
-            protocols.pictures("cifar10", place)
+        with pytest.raises(DataError, match=r"found \[5, 4, 3\] images.*6000 of each"):
+            protocols.images("cifar10", place)
     (folder / f"test_batch{end}").unlink()
     with pytest.raises(DataError, match="CIFAR-10 without 'test_batch"):
-        protocols.pictures("cifar10", folder)
+        protocols.images("cifar10", folder)
 
 
 def test_cifar10_in_class_folders(tmp_path, monkeypatch):
@@ -145,17 +145,17 @@ def test_cifar10_in_class_folders(tmp_path, monkeypatch):
             folder.mkdir(parents=True)
             for name in names:
                 picture(number, (32, 32)).save(folder / name)
-    data = protocols.pictures("cifar10-1", tmp_path)
+    data = protocols.images("cifar10-1", tmp_path)
     assert data.classes == tuple(f"class{number}" for number in range(10))
     assert data.labels.tolist() == [n // 2 for n in range(20)] + list(range(10))
-    assert data.pictures[1] == root / "train" / "class0" / "0001.jpg"
-    assert data.pictures[20] == root / "test" / "class0" / "0000.jpg"
-    assert protocols.pictures("cifar10", root).pictures == data.pictures
+    assert data.images[1] == root / "train" / "class0" / "0001.jpg"
+    assert data.images[20] == root / "test" / "class0" / "0000.jpg"
+    assert protocols.images("cifar10", root).images == data.images
     (root / "test" / "class4").rename(root / "test" / "other")
     with pytest.raises(DataError, match="train and test do not have the same class"):
-        protocols.pictures("cifar10", tmp_path)
+        protocols.images("cifar10", tmp_path)
     with pytest.raises(DataError, match="neither CIFAR-10 as published, nor train/"):
-        protocols.pictures("cifar10", root / "train")
+        protocols.images("cifar10", root / "train")
 
 
 def test_fashion_mnist_in_its_order(tmp_path, monkeypatch):
@@ -166,20 +166,20 @@ def test_fashion_mnist_in_its_order(tmp_path, monkeypatch):
         for name, array in (("images-idx3", values[rows]), ("labels-idx1", labels[rows])):
             header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
             (tmp_path / f"{part}-{name}-ubyte").write_bytes(header + array.tobytes())
-    data = protocols.pictures("fashion-mnist", tmp_path)
-    assert np.array_equal(data.pictures, values)
+    data = protocols.images("fashion-mnist", tmp_path)
+    assert np.array_equal(data.images, values)
     assert data.labels.tolist() == labels.tolist()
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0")
     with pytest.raises(DataError, match="t10k-labels-idx1-ubyte: not an IDX file"):
-        protocols.pictures("fashion-mnist", tmp_path)
+        protocols.images("fashion-mnist", tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").rename(tmp_path / "t10k-labels-idx1-ubyte.gz")
     with pytest.raises(DataError, match="ubyte.gz: not a gzip file, or damaged"):
-        protocols.pictures("fashion-mnist", tmp_path)
+        protocols.images("fashion-mnist", tmp_path)
 
 
 def test_fashion_mnist_where_it_is_installed():
     folder = labelled.Path("/usr/share/datasets/fashion-mnist")
     if not folder.is_dir():
         pytest.skip("Debian package dataset-fashion-mnist is not installed")
-    split = protocols.draw("fashion-mnist", protocols.pictures("fashion-mnist", folder), 0)
+    split = protocols.draw("fashion-mnist", protocols.images("fashion-mnist", folder), 0)
     assert (len(split.queries), len(split.training), len(split.database)) == (1000, 5000, 64000)

@@ -94,18 +94,18 @@ def test_training_sees_fresh_scenes_each_epoch():
     )
     assert len(first) == 6
     for number in range(6):
-        image, hot = first[number]
+        image, one_hot = first[number]
         assert (image.dtype, image.shape) == (torch.uint8, (64, 64, 3))
-        assert (hot.dtype, hot.shape) == (torch.float32, (4,))
+        assert (one_hot.dtype, one_hot.shape) == (torch.float32, (4,))
         assert torch.equal(image, again[number][0])
-        assert torch.equal(hot, again[number][1])
+        assert torch.equal(one_hot, again[number][1])
         assert not torch.equal(image, second[number][0])
         assert not torch.equal(image, plain[number][0])
     whole = scenes.views(Preprocess(128), None)[3]
     assert np.array_equal(whole[0], scenes.scene(3).image)
     assert np.array_equal(whole[1], scenes.scene(3).labels)
     batches = list(torch.utils.data.DataLoader(first, 4))
-    assert [tuple(hot.shape) for _, hot in batches] == [(4, 4), (2, 4)]
+    assert [tuple(one_hot.shape) for _, one_hot in batches] == [(4, 4), (2, 4)]
 
 
 def test_objects_are_flipped_half_the_time():
@@ -142,8 +142,8 @@ def test_backgrounds():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pictures": OBJECTS[:5]}, r"objects are uint8 \(5, 32, 32, 3\), expected uint8 \(12, 32"),
-        ({"pictures": OBJECTS.astype(float)}, "objects are float64"),
+        ({"images": OBJECTS[:5]}, r"objects are uint8 \(5, 32, 32, 3\), expected uint8 \(12, 32"),
+        ({"images": OBJECTS.astype(float)}, "objects are float64"),
         ({"labels": LABELS + 1}, r"labels are int64 \(12,\), expected 0\.\.3 each"),
         ({"labels": np.ones((12, 4), bool)}, r"labels are bool \(12, 4\), expected"),
         ({"labels": LABELS % 2}, "objects of 2 classes, expected at least 3"),
@@ -153,7 +153,7 @@ def test_backgrounds():
     ],
 )
 def test_what_no_scene_can_be_made_of(changes, message):
-    good = {"pictures": OBJECTS, "labels": LABELS, "photos": BLACK, "count": 3, "seed": 0}
+    good = {"images": OBJECTS, "labels": LABELS, "photos": BLACK, "count": 3, "seed": 0}
     with pytest.raises(ValueError, match=message):
         Scattered(classes=CLASSES, **good | changes)
 
@@ -169,7 +169,7 @@ def test_no_such_scene_and_no_such_photograph(tmp_path):
 
 
 def numbered_objects(count):
-    """Pictures of which each has another colour."""
+    """Images of which each has another colour."""
     values = np.zeros((count, 32, 32, 3), np.uint8)
     values[..., 0] = 100 + np.arange(count)[:, None, None]
     return values
@@ -210,7 +210,7 @@ def test_parts_share_neither_objects_nor_photographs():
 
 def test_parts_that_cannot_be():
     shared = protocol(range(20), range(20, 40), range(20, 60))
-    with pytest.raises(ValueError, match="the parts of cifar10 share pictures"):
+    with pytest.raises(ValueError, match="the parts of cifar10 share images"):
         scattered_parts.parts(shared, None, (1, 1, 1, 1), 0)
     apart = protocol(range(20), range(20, 40), range(40, 60))
     with pytest.raises(ValueError, match="9 photographs, expected at least 10"):

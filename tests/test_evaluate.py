@@ -1,4 +1,4 @@
-"""evaluate.py and what it is made of: from folders of pictures to a report."""
+"""evaluate.py and what it is made of: from folders of images to a report."""
 
 import json
 import re
@@ -26,7 +26,7 @@ PLOTS = ("precision.png", "distances.png", "attention.png")
 
 @pytest.fixture
 def folder(tmp_path, examples):
-    """Four classes of six pictures."""
+    """Four classes of six images."""
     for name in ("birds", "flowers", "vehicles", "windmills"):
         chosen = sorted(p for p in (examples / name).iterdir() if p.suffix == ".jpg")[:6]
         assert len(chosen) == 6
@@ -70,8 +70,8 @@ def test_the_report(folder, monkeypatch, capsys, tmp_path):
         "queries": 8,
         "database": 16,
         "classes": 4,
-        "labels_per_picture": 1.0,
-        "queries_without_a_relevant_picture": 0,
+        "labels_per_image": 1.0,
+        "queries_without_a_relevant_image": 0,
         "queries_with_a_copy_in_the_database": 0,
     }
     found = report["average_precision"]
@@ -147,13 +147,13 @@ def test_several_labels(folder, monkeypatch, tmp_path):
     assert run(monkeypatch, folder, "--out", out) == 0
     report = json.loads((out / "report.json").read_text())
     assert report["set"]["classes"] == 6
-    assert report["set"]["labels_per_picture"] == 2
-    pictures = drawn(folder, 1000, 0)
+    assert report["set"]["labels_per_image"] == 2
+    images = drawn(folder, 1000, 0)
     labels = list(read(folder).values())
     shared = [
         bool(set(labels[query]) & set(labels[item]))
-        for query in pictures.queries
-        for item in pictures.database
+        for query in images.queries
+        for item in images.database
     ]
     assert sum(report["pairs_by_distance"]["matching"]) == sum(shared)
     assert 0 < sum(shared) < len(shared)
@@ -161,14 +161,14 @@ def test_several_labels(folder, monkeypatch, tmp_path):
 
 def test_the_figures_are_those_of_the_codes(folder):
     """Against distances and precision written out."""
-    pictures = drawn(folder, 8, 1)
-    encoded = Encoder().encode(pictures.paths)
-    report = measure(encoded, pictures, evaluate._ranking(encoded, pictures), None)
+    images = drawn(folder, 8, 1)
+    encoded = Encoder().encode(images.paths)
+    report = measure(encoded, images, evaluate._ranking(encoded, images), None)
     bits = np.unpackbits(encoded.codes, axis=1)
     within, empty, first = [], [], []
-    for query in pictures.queries:
-        distances = (bits[pictures.database] != bits[query]).sum(1)
-        right = pictures.labels[pictures.database] == pictures.labels[query]
+    for query in images.queries:
+        distances = (bits[images.database] != bits[query]).sum(1)
+        right = images.labels[images.database] == images.labels[query]
         ball = distances <= 50
         within.append(right[ball].mean() if ball.any() else 0)
         empty.append(not ball.any())
@@ -179,14 +179,14 @@ def test_the_figures_are_those_of_the_codes(folder):
     assert report["within_radius_2"]["precision"] == report["by_radius"]["precision"][2]
 
 
-def test_a_draw_parts_the_pictures(folder):
-    pictures = drawn(folder, 5, 0)
-    assert (len(pictures.queries), len(pictures.database)) == (5, 19)
-    assert sorted([*pictures.queries, *pictures.database]) == list(range(24))
-    assert (drawn(folder, 5, 0).queries == pictures.queries).all()
-    assert (drawn(folder, 5, 1).queries != pictures.queries).any()
-    for path, label in zip(pictures.paths, pictures.labels, strict=True):
-        assert path.parent.name == pictures.classes[label]
+def test_a_draw_parts_the_images(folder):
+    images = drawn(folder, 5, 0)
+    assert (len(images.queries), len(images.database)) == (5, 19)
+    assert sorted([*images.queries, *images.database]) == list(range(24))
+    assert (drawn(folder, 5, 0).queries == images.queries).all()
+    assert (drawn(folder, 5, 1).queries != images.queries).any()
+    for path, label in zip(images.paths, images.labels, strict=True):
+        assert path.parent.name == images.classes[label]
 
 
 def test_labels_of_two_folders_are_one_list(folder, tmp_path):
@@ -194,11 +194,11 @@ def test_labels_of_two_folders_are_one_list(folder, tmp_path):
     queries.mkdir()
     shutil.copy(min((folder / "birds").iterdir()), queries / "a.jpg")
     (queries / LABELS).write_text("a.jpg, windmills ,animals\n", encoding="utf-8")
-    pictures = given(folder, queries)
-    assert pictures.classes == ("animals", "birds", "flowers", "vehicles", "windmills")
-    (query,) = pictures.queries
-    assert pictures.labels[query].tolist() == [True, False, False, False, True]
-    assert pictures.labels[pictures.database].sum(1).tolist() == [1] * 24
+    images = given(folder, queries)
+    assert images.classes == ("animals", "birds", "flowers", "vehicles", "windmills")
+    (query,) = images.queries
+    assert images.labels[query].tolist() == [True, False, False, False, True]
+    assert images.labels[images.database].sum(1).tolist() == [1] * 24
     with pytest.raises(ValueError, match="is a query and in the database: keep the folders apart"):
         given(folder, folder)
 
@@ -213,7 +213,7 @@ def test_labels_of_two_folders_are_one_list(folder, tmp_path):
         ("./set.jpg,a\nset.jpg,b\n", "line 2: set.jpg has a line already"),
         ('set.jpg,"a\n', "labels.csv: not a table in UTF-8"),
         (b"set.jpg,\xff\n", "labels.csv: not a table in UTF-8"),
-        ("", "no pictures in class folders, and none named by a labels.csv"),
+        ("", "no images in class folders, and none named by a labels.csv"),
     ],
 )
 def test_a_table_that_cannot_be_right(make_picture, tmp_path, table, message):
@@ -231,7 +231,7 @@ def test_queries_without_an_answer_are_told(make_picture, monkeypatch, capsys, t
     make_picture("queries/two/b.png", 21)
     assert run(monkeypatch, tmp_path / "set", "--queries", tmp_path / "queries") == 0
     printed = capsys.readouterr().out
-    assert "1 of the queries have no relevant picture to find, and score 0\n" in printed
+    assert "1 of the queries have no relevant image to find, and score 0\n" in printed
     assert re.search(r"mAP, Hamming, tie-aware +0\.5000\n", printed)
 
 
@@ -239,9 +239,9 @@ def test_against_a_worse_model(folder, monkeypatch, tmp_path):
     """The other's codes are all the same: a random order, which the first beats."""
     honest, models = evaluate._encoded, []
 
-    def encoded(encoder, pictures):
+    def encoded(encoder, images):
         models.append(encoder)
-        found = honest(encoder, pictures)
+        found = honest(encoder, images)
         return found if len(models) == 1 else replace(found, codes=np.zeros_like(found.codes))
 
     monkeypatch.setattr(evaluate, "_encoded", encoded)
@@ -290,7 +290,7 @@ def test_nothing_but_the_runtime_takes_part():
     ("arguments", "message"),
     [
         (["--top", "0"], "top is 0, expected at least 1"),
-        (["--top", "13"], "top is 13, but the database has 12 pictures"),
+        (["--top", "13"], "top is 13, but the database has 12 images"),
         (["--queries", "/nowhere"], "/nowhere: not a folder"),
         (["--queries", "/nowhere", "--seed", "1"], "leaves nothing to draw"),
         (["--model", "/nowhere.onnx"], "/nowhere.onnx"),
@@ -311,11 +311,11 @@ def test_a_report_without_matplotlib_fails_at_once(folder, monkeypatch, capsys, 
     assert not (tmp_path / "report").exists()
 
 
-def test_too_few_pictures_and_a_broken_one(folder, monkeypatch, capsys, tmp_path):
+def test_too_few_images_and_a_broken_one(folder, monkeypatch, capsys, tmp_path):
     few = tmp_path / "few"
     shutil.copytree(folder / "birds", few / "birds")
     assert run(monkeypatch, few) == 2
-    assert "few: 3 pictures in the database, too few" in capsys.readouterr().err
+    assert "few: 3 images in the database, too few" in capsys.readouterr().err
     (folder / "birds" / "broken.jpg").write_bytes(b"nothing")
     assert run(monkeypatch, folder) == 2
     assert "broken.jpg" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from attention_hashing.backbones import efficientnet_lite0
 from attention_hashing.config import Config, new_network
 from attention_hashing.data import labelled
 from attention_hashing.data.errors import DataError
-from attention_hashing.methods import METHODS
+from attention_hashing.methods import DEFAULT, METHODS
 from attention_hashing.network import pack, pooled
 from bitgaze import hamming
 from bitgaze.images import Preprocess
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def class_folders(tmp_path):
-    """Two classes that anyone can tell apart: reddish and bluish pictures."""
+    """Two classes that anyone can tell apart: reddish and bluish images."""
     root = tmp_path / "data"
     for name, tint in (("blue", (0, 0, 160)), ("red", (160, 0, 0))):
         (root / name).mkdir(parents=True)
@@ -53,7 +53,7 @@ def test_class_folders(class_folders):
     assert len(data) == 24
     assert data.labels.tolist() == [0] * 12 + [1] * 12
     assert all(
-        p.parent.name == data.classes[y] for p, y in zip(data.pictures, data.labels, strict=True)
+        p.parent.name == data.classes[y] for p, y in zip(data.images, data.labels, strict=True)
     )
 
 
@@ -72,11 +72,11 @@ def test_idx_files(tmp_path, packed):
     options = {} if packed else {"opener": open, "suffix": ""}
     write_idx(tmp_path, images, np.array([0, 1, 2, 0, 1, 2]), **options)
     data = labelled.read(tmp_path)
-    assert np.array_equal(data.pictures, images)
+    assert np.array_equal(data.images, images)
     assert data.labels.tolist() == [0, 1, 2, 0, 1, 2]
-    image, hot = labelled.Views(data, Preprocess(32), epoch_seed=None)[4]
+    image, one_hot = labelled.Views(data, Preprocess(32), epoch_seed=None)[4]
     assert image.shape == (32, 32, 3)
-    assert hot.tolist() == [0, 1, 0]
+    assert one_hot.tolist() == [0, 1, 0]
 
 
 def test_fashion_mnist_where_it_is_installed():
@@ -101,7 +101,7 @@ def test_data_that_cannot_be_trained_on(tmp_path, class_folders):
         labelled.read(tmp_path / "one")
     (tmp_path / "one" / "dogs").mkdir()
     picture(1).save(tmp_path / "one" / "dogs" / "1.png")
-    with pytest.raises(DataError, match="class 'cats' has 1 picture"):
+    with pytest.raises(DataError, match="class 'cats' has 1 image"):
         labelled.read(tmp_path / "one")
     (class_folders / "red" / "broken.png").write_text("text")
     with pytest.raises(DataError, match=r"cannot be read.*\n.*broken\.png"):
@@ -111,7 +111,7 @@ def test_data_that_cannot_be_trained_on(tmp_path, class_folders):
 def test_damaged_idx_files(tmp_path):
     images = np.zeros((4, 28, 28))
     write_idx(tmp_path, images, np.array([0, 1, 0]))
-    with pytest.raises(DataError, match="4 pictures, but 3 labels"):
+    with pytest.raises(DataError, match="4 images, but 3 labels"):
         labelled.read(tmp_path)
     path = tmp_path / "train-labels-idx1-ubyte.gz"
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1]))
@@ -122,14 +122,14 @@ def test_damaged_idx_files(tmp_path):
         labelled.read(tmp_path)
 
 
-def test_held_out_pictures_come_from_every_class(class_folders):
+def test_held_out_images_come_from_every_class(class_folders):
     data = labelled.read(class_folders)
     rest, held = data.split(0.25, seed=3)
     assert np.bincount(held.labels).tolist() == [3, 3]
-    assert set(rest.pictures) | set(held.pictures) == set(data.pictures)
-    assert not set(rest.pictures) & set(held.pictures)
-    assert data.split(0.25, seed=3)[1].pictures == held.pictures
-    assert data.split(0.25, seed=4)[1].pictures != held.pictures
+    assert set(rest.images) | set(held.images) == set(data.images)
+    assert not set(rest.images) & set(held.images)
+    assert data.split(0.25, seed=3)[1].images == held.images
+    assert data.split(0.25, seed=4)[1].images != held.images
 
 
 def test_random_views_depend_on_seed_and_position_alone(class_folders):
@@ -146,7 +146,7 @@ def test_random_views_depend_on_seed_and_position_alone(class_folders):
 
 
 def test_the_pretrained_backbone_recognises_what_it_was_trained_on(examples):
-    """The classifier's own answer for pictures whose ImageNet classes are known."""
+    """The classifier's own answer for images whose ImageNet classes are known."""
     backbone, weight, bias = efficientnet_lite0()
     backbone.eval()
     branch = AttentionBranch.from_classifier(weight, bias).eval()
@@ -244,7 +244,7 @@ def test_a_method_learns_and_is_told_how_far_training_is(class_folders, tmp_path
     monkeypatch.setitem(METHODS, "greedyhash", Spy)
     config = dataclasses.replace(TINY, method="greedyhash")
     training.train(labelled.read(class_folders), config, tmp_path, CPU)
-    # 24 pictures in batches of 8, twice; none in stage 1.
+    # 24 images in batches of 8, twice; none in stage 1.
     assert steps == pytest.approx([n / 6 for n in range(6)])
     assert not made[0].classify.equal(METHODS["greedyhash"](2, 16, 0).classify)
 
@@ -330,7 +330,7 @@ def test_which_precision_is_fast(monkeypatch):
 
 def test_the_backbones_rate_is_a_factor():
     network = new_network(SMALL, 2)
-    method = METHODS["ours"](2, 16, 0)
+    method = METHODS["orthohash-supplement"](2, 16, 0)
     config = dataclasses.replace(SMALL, backbone_rate=0.25, learning_rate=0.008)
     optimiser, _ = training._optimiser(network, method, "hash", config, 2, 24)
     new, old = optimiser.param_groups
@@ -340,11 +340,11 @@ def test_the_backbones_rate_is_a_factor():
 
 def test_several_labels_weigh_alike():
     network = new_network(SMALL, 3).eval()
-    method = METHODS["ours"](3, 16, 0)
+    method = METHODS["orthohash-supplement"](3, 16, 0)
     config = dataclasses.replace(SMALL, precision="float32")
     image = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
-    hot = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
-    found = training._loss(network, method, config, "branch", image, hot, 0.0)
+    one_hot = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    found = training._loss(network, method, config, "branch", image, one_hot, 0.0)
     logs = network(image).logits.log_softmax(1)
     expected = -(0.5 * logs[0, 0] + 0.5 * logs[0, 2] + logs[1, 1]) / 2
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -356,7 +356,7 @@ class Killed(Exception):
 
 # GreedyHash has a classifier of its own to keep, MDSH a bank.
 @pytest.mark.parametrize(
-    ("epoch", "method"), [(1, "ours"), (2, "ours"), (2, "greedyhash"), (2, "mdsh")]
+    ("epoch", "method"), [(1, DEFAULT), (2, DEFAULT), (2, "greedyhash"), (2, "mdsh")]
 )
 def test_an_interrupted_run_ends_with_the_same_weights(
     class_folders, tmp_path, monkeypatch, epoch, method
@@ -406,7 +406,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
     good = {
         "config": dict(TINY.__dict__),
         "classes": ["blue", "red"],
-        "pictures": 24,
+        "images": 24,
         "digest": "0" * 64,
         "epoch": 3,
         "network": network.state_dict(),
@@ -447,6 +447,24 @@ def test_a_checkpoint_from_before_there_were_methods_and_backbones(class_folders
     training.train(data, TINY, tmp_path, CPU)  # not one of another run: there is nothing to do
 
 
+def test_a_checkpoint_with_the_former_names(class_folders, tmp_path):
+    """The default loss was "ours", and images were pictures."""
+    data = labelled.read(class_folders)
+    training.train(data, TINY, tmp_path, CPU)
+    path = tmp_path / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    assert state["config"]["method"] == "orthohash-supplement"
+    state["config"]["method"] = "ours"
+    state["pictures"] = state.pop("images")
+    torch.save({**state, "layer": {"method": "ours", "seed": 3}}, path)
+    _, config, read = checkpoint.load_checkpoint(path)
+    assert config == TINY
+    assert (read["images"], read["layer"]["method"]) == (24, "orthohash-supplement")
+    assert checkpoint.stored_config(tmp_path) == TINY
+    torch.save(state, path)
+    training.train(data, TINY, tmp_path, CPU)  # not one of another run: there is nothing to do
+
+
 def test_a_checkpoint_says_what_made_it(tmp_path, monkeypatch):
     versions = checkpoint._versions()
     assert versions["torch"] == str(torch.__version__)
@@ -462,25 +480,25 @@ def test_a_checkpoint_says_what_made_it(tmp_path, monkeypatch):
     assert checkpoint._versions()["commit"] is None
 
 
-def test_a_run_does_not_go_on_with_other_pictures(class_folders, tmp_path):
+def test_a_run_does_not_go_on_with_other_images(class_folders, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     training.train(labelled.read(class_folders), TINY, run, CPU)
-    moved = class_folders.rename(tmp_path / "moved")  # the same pictures elsewhere
+    moved = class_folders.rename(tmp_path / "moved")  # the same images elsewhere
     training.train(labelled.read(moved), TINY, run, CPU)
     picture(99, (33, 33)).save(moved / "red" / "3.png")
-    with pytest.raises(ValueError, match="was trained on other pictures: .* or another --out"):
+    with pytest.raises(ValueError, match="was trained on other images: .* or another --out"):
         training.train(labelled.read(moved), TINY, run, CPU)
 
 
 def test_the_digest_of_arrays_is_of_their_content():
-    pictures = np.zeros((4, 28, 28), np.uint8)
+    images = np.zeros((4, 28, 28), np.uint8)
     labels = np.array([0, 1, 0, 1], np.int64)
-    digest = labelled.Labelled(pictures, labels, ("0", "1")).digest()
-    assert labelled.Labelled(pictures.copy(), labels, ("0", "1")).digest() == digest
-    assert labelled.Labelled(pictures, 1 - labels, ("0", "1")).digest() != digest
-    pictures[3, 5, 5] = 1
-    assert labelled.Labelled(pictures, labels, ("0", "1")).digest() != digest
+    digest = labelled.Labelled(images, labels, ("0", "1")).digest()
+    assert labelled.Labelled(images.copy(), labels, ("0", "1")).digest() == digest
+    assert labelled.Labelled(images, 1 - labels, ("0", "1")).digest() != digest
+    images[3, 5, 5] = 1
+    assert labelled.Labelled(images, labels, ("0", "1")).digest() != digest
 
 
 @pytest.mark.parametrize(
@@ -512,7 +530,7 @@ def script(name, *arguments, **options):
     )
 
 
-def test_the_scripts_from_pictures_to_a_searchable_gallery(class_folders, tmp_path):
+def test_the_scripts_from_images_to_a_searchable_gallery(class_folders, tmp_path):
     """train.py, to_onnx.py and the runtime, as a user would call them."""
     from bitgaze import Encoder, Gallery
 
@@ -520,7 +538,7 @@ def test_the_scripts_from_pictures_to_a_searchable_gallery(class_folders, tmp_pa
     sizes = ["--size", 32, "--branch-epochs", 2, "--hash-epochs", 2, "--batch-size", 8]
     done = script("train.py", class_folders, "--out", run, "--bits", 24, *sizes)
     assert done.returncode == 0, done.stderr
-    assert "2 classes, 22 pictures to train on, 2 held out" in done.stdout
+    assert "2 classes, 22 images to train on, 2 held out" in done.stdout
     assert "of their 10 nearest neighbours share their class" in done.stdout
     model = tmp_path / "mine.onnx"
     done = script("to_onnx.py", run / "checkpoint.pt", "--out", model, "--name", "mine")
@@ -543,7 +561,7 @@ def test_the_scripts_from_pictures_to_a_searchable_gallery(class_folders, tmp_pa
         (["train.py", ".", "--bits", "12"], "train.py: bits is 12"),
         (
             ["train.py", ".", "--method", "csqq"],
-            "train.py: method is 'csqq', expected one of ours, ",
+            "train.py: method is 'csqq', expected one of orthohash-supplement, ",
         ),
         (["train.py", "data", "--device", "tpu"], "train.py: torch has no device 'tpu' here"),
         (["train.py", "data", "--holdout", "2"], "train.py: the held-out share is 2.0"),
@@ -555,7 +573,7 @@ def test_the_scripts_from_pictures_to_a_searchable_gallery(class_folders, tmp_pa
         ),
         (["to_onnx.py", "--out", "no/x.onnx"], "to_onnx.py: no/x.onnx: there is no folder no"),
         (["to_onnx.py", "none.pt"], "to_onnx.py: .*none.pt"),
-        (["to_onnx.py", "--pictures", "no", "--out", "x.onnx"], "to_onnx.py: no: no images there"),
+        (["to_onnx.py", "--images", "no", "--out", "x.onnx"], "to_onnx.py: no: no images there"),
         (
             ["evaluate.py", "data", "--queries", "0"],
             "evaluate.py: queries is 0, expected at least 1",
@@ -571,7 +589,7 @@ def test_the_scripts_from_pictures_to_a_searchable_gallery(class_folders, tmp_pa
             ["fit_general.py", ".", "--out", "x.npz", "--seed", "-1"],
             "fit_general.py: seed is -1, expected at least 0",
         ),
-        (["fit_general.py", "."], "fit_general.py: 24 pictures for 128 bits"),
+        (["fit_general.py", "."], "fit_general.py: 24 images for 128 bits"),
     ],
 )
 def test_mistakes_on_the_command_line(class_folders, tmp_path, arguments, message):

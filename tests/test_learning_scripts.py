@@ -1,4 +1,4 @@
-"""The scripts that compare, ablate, label and refit, from end to end, on few small pictures."""
+"""The scripts that compare, ablate, label and refit, from end to end, on few small images."""
 
 import json
 import sys
@@ -19,20 +19,21 @@ from attention_hashing.data import labelled, protocols
 from attention_hashing.data.folders import images_below
 from attention_hashing.data.labelled import Labelled
 from attention_hashing.experiments import ablations, results, scattered_parts
+from attention_hashing.methods import DEFAULT
 from bitgaze.images import Preprocess, load
 from conftest import picture
 
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """CIFAR-10 of 24 pictures a class, of which a protocol takes 3 and 12; and a document."""
+    """CIFAR-10 of 24 images a class, of which a protocol takes 3 and 12; and a document."""
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(10), 24)
     tint = random.integers(0, 256, (10, 1, 1, 3))[labels]
     noise = random.integers(0, 256, (240, 32, 32, 3))
-    pictures = ((tint * 3 + noise) // 4).astype(np.uint8)
-    data = Labelled(pictures, labels, tuple("abcdefghij"))
-    monkeypatch.setattr(protocols, "pictures", lambda name, folder: data)
+    images = ((tint * 3 + noise) // 4).astype(np.uint8)
+    data = Labelled(images, labels, tuple("abcdefghij"))
+    monkeypatch.setattr(protocols, "images", lambda name, folder: data)
     monkeypatch.setattr(protocols, "_QUERIES", 3)
     monkeypatch.setattr(protocols, "_TRAINING", 12)
     document = tmp_path / "results.md"
@@ -48,16 +49,16 @@ def call(monkeypatch, script, *arguments):
 def test_compare(small, monkeypatch, tmp_path, capsys):
     arguments = [
         "--cifar10", tmp_path, "--protocols", "cifar10", "cifar10-1", "cifar10-unseen",
-        "--methods", "ours", "lsh", "float", "--bits", 8, "--seeds", 0,
+        "--methods", DEFAULT, "lsh", "float", "--bits", 8, "--seeds", 0,
         "--size", 32, "--out", tmp_path / "run", "--results",
     ]  # fmt: skip
     assert call(monkeypatch, compare, *arguments) == 0
     text = small.read_text()
     for title in ("Methods on cifar10\n", "Methods on cifar10-1\n", "The branch under every loss"):
         assert title in text
-    assert "| ours, with the branch | " in text
-    # Pictures of one tint are alike: a tenth would be chance.
-    rows = [line for line in text.splitlines() if line.startswith("| ours, with the branch")]
+    assert f"| {DEFAULT}, with the branch | " in text
+    # Images of one tint are alike: a tenth would be chance.
+    rows = [line for line in text.splitlines() if line.startswith(f"| {DEFAULT}, with the branch")]
     assert float(rows[0].split("|")[2].strip(" *")) > 0.4
     assert call(monkeypatch, compare, *arguments) == 0  # nothing is left to do
     assert small.read_text() == text
@@ -75,7 +76,7 @@ def test_a_comparison_of_references_leaves_other_tables_alone(small, monkeypatch
     text = small.read_text()
     assert old in text
     assert "| lsh | " in text
-    assert "Ours beside the best rival" not in text
+    assert "against the best rival" not in text
     capsys.readouterr()
 
 
@@ -91,7 +92,7 @@ def test_compare_without_a_set(arguments, message, monkeypatch, tmp_path, capsys
     assert message in capsys.readouterr().err
 
 
-def test_compare_of_other_pictures(small, monkeypatch, tmp_path, capsys):
+def test_compare_of_other_images(small, monkeypatch, tmp_path, capsys):
     """Their labels are the same, and so is what rows are known by."""
     arguments = [
         "--cifar10", tmp_path, "--protocols", "cifar10", "--methods", "lsh", "--bits", 8,
@@ -99,11 +100,11 @@ def test_compare_of_other_pictures(small, monkeypatch, tmp_path, capsys):
     ]  # fmt: skip
     assert call(monkeypatch, compare, *arguments) == 0
     assert "| lsh | " in capsys.readouterr().out
-    data = protocols.pictures("cifar10", tmp_path)
-    other = Labelled(255 - data.pictures, data.labels, data.classes)
-    monkeypatch.setattr(protocols, "pictures", lambda name, folder: other)
+    data = protocols.images("cifar10", tmp_path)
+    other = Labelled(255 - data.images, data.labels, data.classes)
+    monkeypatch.setattr(protocols, "images", lambda name, folder: other)
     assert call(monkeypatch, compare, *arguments) == 2
-    assert "holds a run with pictures of cifar10 " in capsys.readouterr().err
+    assert "holds a run with images of cifar10 " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,10 @@ def test_compare_of_other_pictures(small, monkeypatch, tmp_path, capsys):
         (["--seeds", 1, 1], "--seeds: 1 is there twice"),
         (["--bits", 8, 8], "--bits: 8 is there twice"),
         (["--bits", 12], "--bits is 12, expected a multiple of 8 in 8..1024"),
-        (["--methods", "ours", "ours"], "--methods: ours is there twice"),
+        (
+            ["--methods", "dsh", "dsh"],
+            "--methods: dsh is there twice",
+        ),
         (["--backbones", "a", "a"], "--backbones: a is there twice"),
         (["--protocols", "mnist"], "invalid choice: 'mnist'"),
     ],
@@ -135,7 +139,7 @@ def test_compare_asks_for_every_set_before_it_reads_one(small, monkeypatch, tmp_
 
 def scenes(cifar, photos):
     """Those of test_ablate."""
-    drawn = protocols.draw("cifar10", protocols.pictures("cifar10", cifar), 0)
+    drawn = protocols.draw("cifar10", protocols.images("cifar10", cifar), 0)
     return scattered_parts.parts(drawn, images_below(photos), (12, 48, 40, 20), 0)
 
 
@@ -255,7 +259,7 @@ def test_ablate_without_photographs(photos, small, monkeypatch, tmp_path, capsys
 
 @pytest.fixture
 def folders(monkeypatch, tmp_path):
-    """CIFAR-10 as class folders, 14 pictures a class, of which a protocol takes 2 and 6."""
+    """CIFAR-10 as class folders, 14 images a class, of which a protocol takes 2 and 6."""
     for name, first, count in (("train", 0, 10), ("test", 10, 4)):
         for label in "abcdefghij":
             folder = tmp_path / "set" / name / label
@@ -274,7 +278,7 @@ def test_a_protocol_from_training_to_figures(folders, monkeypatch, tmp_path, cap
     arguments = [folders, "--out", run, "--protocol", "cifar10", *small]
     assert call(monkeypatch, train, *arguments, "--hash-epochs", 0) == 0
     told = capsys.readouterr().out
-    assert "10 classes, 60 pictures to train on, 0 held out" in told
+    assert "10 classes, 60 images to train on, 0 held out" in told
     assert f"--branch {run / 'branch.pt'}" in told
     assert call(monkeypatch, evaluate, folders, "--protocol", "cifar10") == 0
     assert "20 queries, 60 in the database, 10 classes" in capsys.readouterr().out
@@ -285,11 +289,11 @@ def test_a_protocol_from_training_to_figures(folders, monkeypatch, tmp_path, cap
     assert "only the branch was trained" in capsys.readouterr().err
     unseen = [folders, "--out", tmp_path / "unseen", "--protocol", "cifar10-unseen", *small]
     assert call(monkeypatch, train, *unseen, "--hash-epochs", 0) == 0
-    assert "7 classes, 42 pictures to train on" in capsys.readouterr().out
+    assert "7 classes, 42 images to train on" in capsys.readouterr().out
 
 
 def test_the_branch_on_several_backbones(folders, monkeypatch, tmp_path, capsys):
-    """One pretrained, one trained on the same pictures; tables of one backbone stay."""
+    """One pretrained, one trained on the same images; tables of one backbone stay."""
     document = tmp_path / "results.md"
     document.write_text("<!-- export/compare.py cifar10 -->\nmeasured\n<!-- end -->\n")
     monkeypatch.setattr(results.write_section, "__defaults__", (document, ""))
@@ -301,7 +305,16 @@ def test_the_branch_on_several_backbones(folders, monkeypatch, tmp_path, capsys)
     assert call(monkeypatch, train, *small, "--out", run, "--protocol", "cifar10") == 0
     assert call(monkeypatch, train, *small, "--out", other) == 0
     kept = tmp_path / "kept"
-    sets = ["--cifar10", folders, "--protocols", "cifar10", "--methods", "ours", "--bits", 8]
+    sets = [
+        "--cifar10",
+        folders,
+        "--protocols",
+        "cifar10",
+        "--methods",
+        DEFAULT,
+        "--bits",
+        8,
+    ]
     sets += ["--seeds", 0, "--out", kept, "--results", "--backbones"]
     two = ["efficientnet-lite0", run / "checkpoint.pt"]
     assert call(monkeypatch, compare, *sets, *two, "--size", 32) == 0
@@ -312,7 +325,7 @@ def test_the_branch_on_several_backbones(folders, monkeypatch, tmp_path, capsys)
     assert [row[0].strip() for row in rows[:1]] == ["efficientnet-lite0-32"]
     assert rows[1][0].strip().startswith("resnet18-small-")
     for row in rows:
-        assert [cell.strip() for cell in row[1:3]] == ["cifar10", "ours"]
+        assert [cell.strip() for cell in row[1:3]] == ["cifar10", DEFAULT]
         plain, guided, difference = (float(cell.split()[0].strip(" *")) for cell in row[3:])
         assert difference == pytest.approx(guided - plain, abs=0.0016)
     capsys.readouterr()
@@ -323,7 +336,7 @@ def test_the_branch_on_several_backbones(folders, monkeypatch, tmp_path, capsys)
     (kept / next(kept.glob("cifar10-efficientnet-lite0-32-*.npy")).name).unlink()
     sets += ["efficientnet-lite0"]
     for name, message in (
-        (other / "checkpoint.pt", "was trained on other pictures than those of cifar10"),
+        (other / "checkpoint.pt", "was trained on other images than those of cifar10"),
         (branched / "checkpoint.pt", "what the stored branch it began with was trained on"),
         ("resnet18-small", "resnet18-small has no published weights; give a checkpoint.pt"),
         ("resnet", "backbone is 'resnet', expected one of efficientnet-lite0"),
@@ -333,9 +346,9 @@ def test_the_branch_on_several_backbones(folders, monkeypatch, tmp_path, capsys)
         assert message in capsys.readouterr().err
     unseen = ["--protocols", "cifar10", "cifar10-unseen", "--size", 32]
     assert call(monkeypatch, compare, *sets, run / "checkpoint.pt", *unseen) == 2
-    assert "other pictures than those of cifar10-unseen" in capsys.readouterr().err
+    assert "other images than those of cifar10-unseen" in capsys.readouterr().err
     assert not list(kept.glob("cifar10-efficientnet-lite0-32-*.npy"))
-    for mistake in (["--methods", "ours", "lsh"], ["--bits", 8, 16]):
+    for mistake in (["--methods", DEFAULT, "lsh"], ["--bits", 8, 16]):
         with pytest.raises(SystemExit, match="2"):
             call(monkeypatch, compare, *sets, run / "checkpoint.pt", *mistake)
         assert "its table has one length, and no references" in capsys.readouterr().err
@@ -366,7 +379,7 @@ def train_on_protocol(folders, monkeypatch, run, *more):
 
 @pytest.fixture
 def taught(folders, monkeypatch, tmp_path, capsys):
-    """A checkpoint that learned to classify the training pictures of a protocol."""
+    """A checkpoint that learned to classify the training images of a protocol."""
     path = train_on_protocol(folders, monkeypatch, tmp_path / "teacher", "--hash-epochs", 0)
     capsys.readouterr()
     return path
@@ -376,19 +389,19 @@ def test_label_by_a_network(folders, taught, monkeypatch, tmp_path, capsys):
     out = tmp_path / "more"
     arguments = [taught, folders, "--protocol", "cifar10", "--out", out]
     assert call(monkeypatch, pseudo_label, *arguments, "--above", 0) == 0
-    assert "60 of 60 pictures got a label: " in capsys.readouterr().out
+    assert "60 of 60 images got a label: " in capsys.readouterr().out
     listed = labelled.read(out)
     assert listed.classes == tuple("abcdefghij")
     assert len(listed) == 120
-    pictures = protocols.pictures("cifar10", folders)
-    drawn = protocols.draw("cifar10", pictures, 0)
-    true = {pictures.pictures[at].resolve(): pictures.labels[at] for at in drawn.training}
-    given = dict(zip(listed.pictures, listed.labels, strict=True))
+    images = protocols.images("cifar10", folders)
+    drawn = protocols.draw("cifar10", images, 0)
+    true = {images.images[at].resolve(): images.labels[at] for at in drawn.training}
+    given = dict(zip(listed.images, listed.labels, strict=True))
     assert true.items() <= given.items()
-    assert set(given) - set(true) == {pictures.pictures[at].resolve() for at in drawn.database}
+    assert set(given) - set(true) == {images.images[at].resolve() for at in drawn.database}
     # What it is not sure of stays out, and what has a label keeps it.
     assert call(monkeypatch, pseudo_label, *arguments, "--above", 1) == 0
-    assert "0 of 60 pictures got a label" in capsys.readouterr().out
+    assert "0 of 60 images got a label" in capsys.readouterr().out
     assert len(labelled.read(out)) == 60
     # Of a folder, those that the labelled ones are among.
     few = tmp_path / "few"
@@ -398,10 +411,10 @@ def test_label_by_a_network(folders, taught, monkeypatch, tmp_path, capsys):
             (few / name / f"{number}.png").symlink_to(folders / "train" / name / f"{number:04}.png")
     some = folders / "train"
     assert call(monkeypatch, pseudo_label, taught, few, some, "--out", out, "--above", 0) == 0
-    assert "80 of 80 pictures" in capsys.readouterr().out
+    assert "80 of 80 images" in capsys.readouterr().out
     listed = labelled.read(out)
     assert len(listed) == 100
-    given = dict(zip(listed.pictures, listed.labels, strict=True))
+    given = dict(zip(listed.images, listed.labels, strict=True))
     for path in few.rglob("*.png"):
         assert listed.classes[given[path.resolve()]] == path.parent.name
 
@@ -431,11 +444,11 @@ def test_mistakes_with_labels(folders, taught, monkeypatch, tmp_path, capsys):
     assert call(monkeypatch, train, *arguments) == 0
     for arguments, message in (
         ([taught, folders, broken], "cut.png"),
-        ([taught, several, folders], "pictures with several labels; this gives a picture one"),
+        ([taught, several, folders], "images with several labels; this gives an image one"),
         ([taught, folders, folders / "train"], "train: no images there but labelled"),
         (
             [all_of_it / "checkpoint.pt", folders, "--protocol", "cifar10"],
-            "was trained on other pictures than those of cifar10; train it with train.py",
+            "was trained on other images than those of cifar10; train it with train.py",
         ),
         ([taught, other, folders], "tells a, b, c, d, e, f, g, h, i, j apart, the labelled"),
         ([taught, folders, tmp_path / "empty"], "empty: no images there"),
@@ -469,7 +482,7 @@ def test_another_hash_layer(folders, whole, monkeypatch, tmp_path, capsys):
     out = tmp_path / "short"
     arguments = [whole, folders, "--protocol", "cifar10", "--out", out, "--method", "hashnet"]
     assert call(monkeypatch, refit, *arguments, "--bits", 24, "--learning-rate", 1e-2) == 0
-    assert "60 pictures have " in capsys.readouterr().out
+    assert "60 images have " in capsys.readouterr().out
     before, after = (load_trained(path)[0] for path in (whole, out / "checkpoint.pt"))
     assert after.bits == 24
     for part in ("backbone", "branch"):
@@ -477,20 +490,23 @@ def test_another_hash_layer(folders, whole, monkeypatch, tmp_path, capsys):
         for name, value in getattr(after, part).state_dict().items():
             assert torch.equal(value, weights[name]), name
     # Codes of a class are nearer to each other than to others: the layer did learn.
-    pictures = protocols.pictures("cifar10", folders)
-    chosen = protocols.draw("cifar10", pictures, 0).training
-    images = [load(pictures.pictures[at], Preprocess(32)) for at in chosen]
+    data = protocols.images("cifar10", folders)
+    chosen = protocols.draw("cifar10", data, 0).training
+    images = [load(data.images[at], Preprocess(32)) for at in chosen]
     with torch.inference_mode():
         values = after(torch.from_numpy(np.stack(images))).hash.numpy()
     signs = np.where(values > 0, 1, -1)
-    alike = pictures.labels[chosen][:, None] == pictures.labels[chosen]
+    alike = data.labels[chosen][:, None] == data.labels[chosen]
     likeness = signs @ signs.T / 24
     assert likeness[alike].mean() > likeness[~alike].mean() + 0.1
     contract = to_onnx.trained(out / "checkpoint.pt", None)[1]
     assert contract.bits == 24
     assert contract.training["layer"]["method"] == "hashnet"
     # As before, where nothing is asked for; the layer before, not the training.
-    for source, bits, method in ((whole, 16, "ours"), (out / "checkpoint.pt", 24, "hashnet")):
+    for source, bits, method in (
+        (whole, 16, DEFAULT),
+        (out / "checkpoint.pt", 24, "hashnet"),
+    ):
         same = tmp_path / f"same-{bits}"
         assert call(monkeypatch, refit, source, folders / "train", "--out", same) == 0
         contract = to_onnx.trained(same / "checkpoint.pt", None)[1]
@@ -510,9 +526,12 @@ def test_mistakes_with_another_hash_layer(folders, taught, whole, monkeypatch, t
     out = ["--out", tmp_path / "new"]
     for arguments, message in (
         ([taught, folders / "train"], "only the branch was trained"),
-        ([whole, other], "tells a, b, c, d, e, f, g, h, i, j apart, the pictures are of x, y"),
+        ([whole, other], "tells a, b, c, d, e, f, g, h, i, j apart, the images are of x, y"),
         ([whole, folders / "train", "--bits", 12], "bits is 12, expected a multiple of 8"),
-        ([whole, folders / "train", "--method", "csp"], "--method csp: expected one of ours"),
+        (
+            [whole, folders / "train", "--method", "csp"],
+            f"--method csp: expected one of {DEFAULT}",
+        ),
         ([whole, folders / "train", "--seed", -1], "--seed -1: expected 0.."),
         ([tmp_path / "none.pt", folders], "none.pt"),
     ):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from attention_hashing.methods import METHODS, targets
-from attention_hashing.methods.centres import CSQ, DPN, MDSH, OrthoHash, Ours
+from attention_hashing.methods.centres import CSQ, DPN, MDSH, OrthoHash, OrthoHashSupplement
 from attention_hashing.methods.greedy import GreedyHash
 from attention_hashing.methods.pairwise import DCH, DPSH, DSH, DTSH, HashNet
 
@@ -117,14 +117,14 @@ def test_greedyhash_gradients_go_straight_through_the_sign():
     assert torch.allclose(hash.grad, code.grad + quantisation)
 
 
-def test_ours_by_hand():
-    loss = with_targets(Ours(2, 2, 0), [[1.0, 1.0], [1.0, -1.0]])
+def test_orthohash_with_the_settings_of_its_supplement_by_hand():
+    loss = with_targets(OrthoHashSupplement(2, 2, 0), [[1.0, 1.0], [1.0, -1.0]])
     hash = torch.tensor([[3.0, 3.0], [0.0, -2.0]])
     # Row 0: cosines 1 and 0. Row 1: -1/sqrt 2 and 1/sqrt 2. Scale 4 (two classes), margin 0.4.
     rows = [(1.0, 0.0), (math.sqrt(0.5), -math.sqrt(0.5))]
     expected = sum(softplus(4 * (no - (yes - 0.4))) for yes, no in rows) / 2
     assert value(loss, hash=hash, labels=torch.eye(2)) == pytest.approx(expected, rel=1e-5)
-    assert Ours(100, 8, 0).scale == pytest.approx(math.sqrt(2) * math.log(99))
+    assert OrthoHashSupplement(100, 8, 0).scale == pytest.approx(math.sqrt(2) * math.log(99))
 
 
 def test_orthohash_by_hand():
@@ -139,9 +139,9 @@ def test_orthohash_by_hand():
     assert value(loss, hash=hash, labels=labels) == pytest.approx(both, rel=1e-5)
 
 
-def test_ours_equals_the_loss_of_a_class_number():
+def test_orthohash_equals_the_loss_of_a_class_number():
     torch.manual_seed(0)
-    loss, hash, label = Ours(7, 16, 3), torch.randn(9, 16), torch.randint(7, (9,))
+    loss, hash, label = OrthoHashSupplement(7, 16, 3), torch.randn(9, 16), torch.randint(7, (9,))
     cosine = nn.functional.normalize(hash) @ loss.targets.T / 4
     offset = 0.4 * nn.functional.one_hot(label, 7)
     expected = nn.functional.cross_entropy(loss.scale * (cosine - offset), label)

@@ -29,7 +29,7 @@ def network():
 
 
 @pytest.fixture
-def some_pictures(examples):
+def some_images(examples):
     return sorted(p for p in examples.rglob("*") if p.suffix in (".jpg", ".png"))[::20]
 
 
@@ -84,17 +84,17 @@ def test_batch_normalisation_is_folded_without_a_change_of_values(network):
     assert torch.allclose(found.attention, expected.attention, atol=1e-4)
 
 
-def test_a_file_that_differs_from_torch_is_refused(network, some_pictures, encoder):
+def test_a_file_that_differs_from_torch_is_refused(network, some_images, encoder):
     deployed = Deployed(onnx_file.folded(network)).eval()
     onnx_file._round_weights(deployed)
-    assert onnx_file.compare(deployed, encoder, some_pictures) < onnx_file.TOLERANCE
+    assert onnx_file.compare(deployed, encoder, some_images) < onnx_file.TOLERANCE
     with torch.no_grad():
         deployed.network.project.bias += 0.01
     with pytest.raises(onnx_file.ExportError, match="hash values differ from torch by 0.01"):
-        onnx_file.compare(deployed, encoder, some_pictures)
+        onnx_file.compare(deployed, encoder, some_images)
 
 
-def test_a_refused_export_leaves_the_old_file(network, some_pictures, tmp_path, monkeypatch):
+def test_a_refused_export_leaves_the_old_file(network, some_images, tmp_path, monkeypatch):
     def refuse(*_):
         raise onnx_file.ExportError("differs")
 
@@ -103,15 +103,15 @@ def test_a_refused_export_leaves_the_old_file(network, some_pictures, tmp_path, 
     out.write_bytes(b"the old one")
     contract = Contract("x", 128, Preprocess(224), "Apache-2.0")
     with pytest.raises(onnx_file.ExportError):
-        onnx_file.write_model(network, contract, some_pictures, out)
+        onnx_file.write_model(network, contract, some_images, out)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"the old one"]
 
 
-def test_the_deployed_code_is_the_sign_of_torchs_values(network, encoder, some_pictures):
+def test_the_deployed_code_is_the_sign_of_torchs_values(network, encoder, some_images):
     """Through the shipped file and through plain torch at full precision: nearly the same bits."""
     from bitgaze.images import load
 
-    pixels = np.stack([load(p, encoder.contract.preprocess) for p in some_pictures])
+    pixels = np.stack([load(p, encoder.contract.preprocess) for p in some_images])
     with torch.inference_mode():
         values = network(torch.from_numpy(pixels)).hash.numpy()
     shipped_bits = np.unpackbits(encoder.encode(list(pixels)).codes, axis=1)

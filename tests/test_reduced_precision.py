@@ -16,7 +16,7 @@ from bitgaze.contract import DEFAULT_MODEL, read_model
 
 @pytest.fixture(scope="module")
 def few(examples, tmp_path_factory):
-    """Class folders of four pictures each."""
+    """Class folders of four images each."""
     folder = tmp_path_factory.mktemp("few")
     for name in ("birds", "castles-and-palaces", "flowers", "vehicles"):
         (folder / name).mkdir()
@@ -27,7 +27,7 @@ def few(examples, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _few_ranks(monkeypatch):
-    """16 pictures have few ranks: the limit on mAP is for more of them."""
+    """16 images have few ranks: the limit on mAP is for more of them."""
     monkeypatch.setattr(fidelity, "MOST_LOSS", 0.1)
 
 
@@ -46,7 +46,7 @@ def int8(folder, out):
         folder,
         "--check",
         folder,
-        "--pictures",
+        "--images",
         folder,
         "--out",
         out,
@@ -57,7 +57,7 @@ def test_int8_as_onnx_and_ort(few, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fidelity, "MOST_FLIPS", 0.05)
     assert run(monkeypatch, *int8(few, tmp_path / "small.onnx"), "--format", "ort") == 0
     text = capsys.readouterr().out
-    assert "16 pictures of 4 classes" in text
+    assert "16 images of 4 classes" in text
     assert "bits flipped" in text
     model = read_model(tmp_path / "small.onnx")
     shipped = read_model(DEFAULT_MODEL)
@@ -81,7 +81,7 @@ def test_what_costs_too_much_is_refused_and_not_kept(few, tmp_path, monkeypatch,
     out = tmp_path / "half.onnx"
     out.write_bytes(b"before")
     monkeypatch.setattr(fidelity, "MOST_FLIPS", -1.0)
-    command = ["--precision", "fp16", "--check", few, "--pictures", few, "--out", out]
+    command = ["--precision", "fp16", "--check", few, "--images", few, "--out", out]
     assert run(monkeypatch, *command) == 2
     error = capsys.readouterr().err
     assert "fp16 costs too much: " in error
@@ -93,14 +93,13 @@ def test_what_costs_too_much_is_refused_and_not_kept(few, tmp_path, monkeypatch,
 def test_fp16(few, tmp_path, monkeypatch, capsys):
     out = tmp_path / "half.onnx"
     assert (
-        run(monkeypatch, "--precision", "fp16", "--check", few, "--pictures", few, "--out", out)
-        == 0
+        run(monkeypatch, "--precision", "fp16", "--check", few, "--images", few, "--out", out) == 0
     )
     model = read_model(out)
     assert model.contract.precision == "fp16"
     assert 1e-3 <= model.contract.tolerance < 0.5
-    pictures = sorted(few.glob("*/*"))
-    codes = [Encoder(path).encode(pictures).codes for path in (out, DEFAULT_MODEL)]
+    images = sorted(few.glob("*/*"))
+    codes = [Encoder(path).encode(images).codes for path in (out, DEFAULT_MODEL)]
     assert np.unpackbits(codes[0] ^ codes[1]).mean() < 0.01
 
 
@@ -135,7 +134,7 @@ def test_arguments_that_do_not_fit(arguments, message, monkeypatch, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_hundred_pictures_are_enough_to_calibrate_on(few):
+def test_a_hundred_images_are_enough_to_calibrate_on(few):
     paths = sorted(few.glob("*/*")) * 20
     pixels = reduced_precision.calibration_pixels(paths, read_model(DEFAULT_MODEL).contract)
     assert pixels.shape == (100, 224, 224, 3)

@@ -8,7 +8,7 @@ def fast_precision(device: torch.device, backbone: str) -> str:
 
     bfloat16 on a GPU, and on a processor that multiplies such numbers itself, where the backbone's
     convolutions are dense. Forward and backward of a batch, one core of an AMD EPYC with
-    avx512_bf16, in seconds: resnet18-small, 32 pictures of 32 px, 1.00 in float32 and 0.54 in
+    avx512_bf16, in seconds: resnet18-small, 32 images of 32 px, 1.00 in float32 and 0.54 in
     bfloat16; efficientnet-lite0, whose convolutions are mostly depthwise, 16 of 128 px, 0.32 and
     0.46. Backbones of other packages are not known; float32 is what they were made for.
     """

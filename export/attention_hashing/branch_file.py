@@ -45,7 +45,7 @@ class StoredBranch:
         Args:
             network: with a branch of its own, which this one is to replace.
             backbone: the network's.
-            classes: of the pictures to be trained on.
+            classes: of the images to be trained on.
 
         Raises:
             ValueError: names what does not agree.
@@ -63,7 +63,7 @@ class StoredBranch:
             )
         if self.classes != classes:
             raise ValueError(
-                f"the branch tells {_few(self.classes)} apart, but the pictures are of "
+                f"the branch tells {_few(self.classes)} apart, but the images are of "
                 f"{_few(classes)}; it needs the same classes, or leave out --branch"
             )
 

@@ -15,7 +15,7 @@ import torch
 from attention_hashing import torch_file
 from attention_hashing.config import Config, new_network
 from attention_hashing.data.labelled import Labelled
-from attention_hashing.methods import Method
+from attention_hashing.methods import DEFAULT, Method, present_name
 from attention_hashing.network import AttentionHashing
 from attention_hashing.provenance import commit
 
@@ -24,7 +24,7 @@ CHECKPOINT = "checkpoint.pt"
 _ENTRIES = {
     "config": dict,
     "classes": list,
-    "pictures": int,
+    "images": int,
     "digest": str,
     "epoch": int,
     "network": dict,
@@ -35,7 +35,7 @@ _ENTRIES = {
 }
 # How runs were made before a checkpoint said so.
 _ONCE = {
-    "method": "ours",
+    "method": DEFAULT,
     "backbone": "efficientnet-lite0",
     "stride": 32,
     "backbone_rate": 0.1,
@@ -115,7 +115,7 @@ def save(
     state = {
         "config": dataclasses.asdict(config),
         "classes": list(data.classes),
-        "pictures": len(data),
+        "images": len(data),
         "digest": digest,
         "epoch": epoch,
         "network": network.state_dict(),
@@ -170,7 +170,7 @@ def resume(
         How many epochs are done, and the checkpoint for what else it holds (0 and empty: none).
 
     Raises:
-        ValueError: the checkpoint is of another configuration, other classes or other pictures.
+        ValueError: the checkpoint is of another configuration, other classes or other images.
     """
     path = run / CHECKPOINT
     if not path.exists():
@@ -179,15 +179,15 @@ def resume(
     if "layer" in state:
         raise ValueError(f"{path} has a hash layer of refit.py; give another --out")
     mine = (dataclasses.asdict(config), list(data.classes), len(data))
-    if (state["config"], state["classes"], state["pictures"]) != mine:
+    if (state["config"], state["classes"], state["images"]) != mine:
         raise ValueError(
             f"{path} is of another run ({state['config']}, {len(state['classes'])} classes, "
-            f"{state['pictures']} pictures); give the same arguments to go on with it, "
+            f"{state['images']} images); give the same arguments to go on with it, "
             "or another --out"
         )
     if state["digest"] != digest:
         raise ValueError(
-            f"{path} was trained on other pictures: since then files were added, removed, renamed "
+            f"{path} was trained on other images: since then files were added, removed, renamed "
             "or changed; give the same ones to go on with it, or another --out"
         )
     torch_file.load_weights(network, state["network"], path, "configuration")
@@ -222,5 +222,10 @@ def _read(path: Path) -> dict[str, Any]:
         if "method" not in config:
             state["method"] = {}  # there was one, of which nothing needs keeping
         state["config"] = _ONCE | config
+        for one in (state["config"], state.get("layer", {})):
+            if "method" in one:
+                one["method"] = present_name(one["method"])
+    if "pictures" in state:
+        state["images"] = state.pop("pictures")  # as the entry was called
     torch_file.check_entries(state, _ENTRIES, path, "checkpoint")
     return state

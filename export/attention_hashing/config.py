@@ -25,7 +25,7 @@ class Config:
         size: side of the input in pixels, a multiple of the stride.
         branch_epochs: of stage 1; 0 if and only if the branch is a stored one.
         hash_epochs: of stage 2; 0 to train the branch alone.
-        batch_size: pictures a step.
+        batch_size: images a step.
         learning_rate: at the start of each stage, for the new layers; it falls to 0 as a half
             cosine.
         weight_decay: of AdamW.
@@ -69,7 +69,7 @@ class Config:
                 f"size is {self.size}, expected a multiple of {self.stride}, the stride of "
                 f"{self.backbone}"
             )
-        # Batch normalisation cannot train on a single picture.
+        # Batch normalisation cannot train on a single image.
         least = {
             "batch_size": 2,
             "branch_epochs": 0 if self.branch else 1,
@@ -98,7 +98,7 @@ class Config:
 
     @property
     def preprocess(self) -> Preprocess:
-        """How pictures come to the network."""
+        """How images come to the network."""
         return Preprocess(self.size)
 
 

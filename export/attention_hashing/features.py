@@ -1,4 +1,4 @@
-"""Features of many pictures, quickly: by onnxruntime, one thread a picture.
+"""Features of many images, quickly: by onnxruntime, one thread an image.
 
 Knows how to run the part of a network that is never fitted. Does not know what is done with the
 features.
@@ -46,11 +46,11 @@ class _Map(nn.Module):
 
 
 class FeatureExtractor:
-    """Pictures to global and local features, as the hash layer of this network sees them.
+    """Images to global and local features, as the hash layer of this network sees them.
 
     Args:
         network: the one to run.
-        preprocess: how pictures come to it.
+        preprocess: how images come to it.
         whole_map: the backbone's map instead.
     """
 
@@ -68,18 +68,18 @@ class FeatureExtractor:
         )
 
     def __call__(
-        self, items: Iterable[_Item], picture: Callable[[_Item], Source]
+        self, items: Iterable[_Item], image: Callable[[_Item], Source]
     ) -> NDArray[np.float32]:
-        """Features, (n, 2 * channels), of `picture(item)` for each item, in order."""
-        return np.stack(list(self.each(items, picture)))
+        """Features, (n, 2 * channels), of `image(item)` for each item, in order."""
+        return np.stack(list(self.each(items, image)))
 
     def each(
-        self, items: Iterable[_Item], picture: Callable[[_Item], Source]
+        self, items: Iterable[_Item], image: Callable[[_Item], Source]
     ) -> Iterator[NDArray[np.float32]]:
         """As a call, one by one: (2 * channels,), or the map, (channels, h, w)."""
 
         def features(item: _Item) -> NDArray[np.float32]:
-            pixels = load(picture(item), self._preprocess)
+            pixels = load(image(item), self._preprocess)
             found: NDArray[np.float32] = self._session.run(None, {"image": pixels[None]})[0][0]
             return found
 
@@ -88,13 +88,13 @@ class FeatureExtractor:
 
 
 def kept_maps(
-    extract: FeatureExtractor, pictures: Iterable[Source], count: int, path: Path
+    extract: FeatureExtractor, images: Iterable[Source], count: int, path: Path
 ) -> NDArray[np.float16]:
-    """The backbone's maps of pictures, from a file that is made if it is not there.
+    """The backbone's maps of images, from a file that is made if it is not there.
 
     Args:
         extract: of whole maps.
-        pictures: read only if the file is not there.
+        images: read only if the file is not there.
         count: how many they are, at least 1.
         path: of the file (.npy).
 
@@ -103,11 +103,11 @@ def kept_maps(
         a thousandth, and halves a file that is 2.5 GB for CIFAR-10 at 128 px.
 
     Raises:
-        ValueError: fewer pictures than that.
+        ValueError: fewer images than that.
     """
     if not path.exists():
         draft = path.with_suffix(".part")
-        bar = tqdm(pictures, path.stem, count, unit="img")
+        bar = tqdm(images, path.stem, count, unit="img")
         each = extract.each(bar, lambda one: one)
         first = next(each)
         file = open_memmap(draft, "w+", np.float16, (count, *first.shape))
@@ -117,7 +117,7 @@ def kept_maps(
             file[made] = one
             made += 1
         if made < count:
-            raise ValueError(f"{made} pictures, expected {count}")
+            raise ValueError(f"{made} images, expected {count}")
         file.flush()
         draft.replace(path)
     maps: NDArray[np.float16] = np.load(path, mmap_mode="r")

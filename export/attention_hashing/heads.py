@@ -22,7 +22,7 @@ from attention_hashing.network import HashLayer, pooled
 _BATCH = 64
 _WEIGHT_DECAY = 1e-2
 _BRANCH_RATE = 1e-3
-_CHUNK = 256  # pictures looked at in one go
+_CHUNK = 256  # images looked at in one go
 
 
 class Described(NamedTuple):
@@ -39,7 +39,7 @@ class Described(NamedTuple):
 
 def fit_branch(
     maps: NDArray[np.float16],
-    hot: NDArray[np.float32],
+    one_hot: NDArray[np.float32],
     epochs: int,
     seed: int,
     hidden: int = Config.hidden,
@@ -48,14 +48,14 @@ def fit_branch(
 
     Args:
         maps: (n, channels, h, w).
-        hot: (n, classes), 1 for each label of a picture and 0 elsewhere.
+        one_hot: (n, classes), 1 for each label of an image and 0 elsewhere.
         epochs: at least 1.
         seed: of first weights and order.
         hidden: channels of its 3 x 3 convolution.
     """
     torch.manual_seed(seed)
-    branch = AttentionBranch(maps.shape[1], hot.shape[1], hidden).train()
-    data = torch.from_numpy(np.ascontiguousarray(maps)), torch.from_numpy(hot)
+    branch = AttentionBranch(maps.shape[1], one_hot.shape[1], hidden).train()
+    data = torch.from_numpy(np.ascontiguousarray(maps)), torch.from_numpy(one_hot)
 
     def loss(features: Tensor, labels: Tensor, step: float) -> Tensor:
         return classification_loss(branch(features.float()).logits, labels)
@@ -78,7 +78,7 @@ def describe(maps: NDArray[np.float16], branch: AttentionBranch) -> Described:
 
 def fit_layer(
     features: NDArray[np.floating],
-    hot: NDArray[np.float32],
+    one_hot: NDArray[np.float32],
     method: Method,
     epochs: int,
     rate: float,
@@ -90,7 +90,7 @@ def fit_layer(
 
     Args:
         features: (n, d).
-        hot: (n, classes).
+        one_hot: (n, classes).
         method: its loss; what it learns itself is trained along.
         epochs: at least 1.
         rate: of learning, at the start.
@@ -107,7 +107,12 @@ def fit_layer(
 
     method.train()
     descend(
-        [project, normalise, method], loss, (x, torch.from_numpy(hot)), epochs, rate, method.seed
+        [project, normalise, method],
+        loss,
+        (x, torch.from_numpy(one_hot)),
+        epochs,
+        rate,
+        method.seed,
     )
     with torch.inference_mode():
         scale = normalise.weight / (normalise.running_var + normalise.eps).sqrt()

@@ -1,6 +1,6 @@
 """Two stages: the branch learns to classify, then guides a hash layer that learns to separate.
 
-Knows the loop. Does not know where pictures come from (data/), what a hashing method's loss is
+Knows the loop. Does not know where images come from (data/), what a hashing method's loss is
 (methods/), what is kept of a run (checkpoint.py), or what the file for the device looks like
 (onnx_file.py).
 """
@@ -48,7 +48,7 @@ def train(
 
     Raises:
         ValueError: the checkpoint in `run` is of another configuration, other classes or other
-            pictures; or the branch is not that of the configuration, or not for this network.
+            images; or the branch is not that of the configuration, or not for this network.
     """
     network = new_network(config, len(data.classes))
     if config.branch != ("" if branch is None else branch.digest()):
@@ -150,7 +150,7 @@ def _optimiser(
     stage: str,
     config: Config,
     epochs: int,
-    pictures: int,
+    images: int,
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
     head: list[nn.Module] = (
         [network.branch] if stage == "branch" else [network.project, network.normalise, method]
@@ -163,5 +163,5 @@ def _optimiser(
         },
     ]
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-    steps = max(1, epochs) * max(1, pictures // config.batch_size)
+    steps = max(1, epochs) * max(1, images // config.batch_size)
     return optimiser, half_cosine(optimiser, steps)

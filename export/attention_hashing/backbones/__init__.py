@@ -90,7 +90,7 @@ def described(name: str) -> str:
     if name in _LITES:
         return f"EfficientNet-Lite{_LITES[name]}, ImageNet-1k"
     if name == _SMALL:
-        return "ResNet-18 for small pictures, from scratch"
+        return "ResNet-18 for small images, from scratch"
     return f"{name}, its pretrained weights"
 
 

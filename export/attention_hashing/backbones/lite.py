@@ -116,7 +116,7 @@ class EfficientNetLite(nn.Module):
             convolution takes every position, those after it are dilated to see as far as before.
             Positions 1, 3, 5, ... of the map are those of stride 32: "same" padding puts what a
             strided convolution sees to the lower right of its cell, and so the finer map lies
-            where the picture does.
+            where the image does.
     """
 
     channels = 1280

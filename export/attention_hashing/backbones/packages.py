@@ -46,14 +46,14 @@ class Packaged(nn.Module):
                 found = body.eval()(torch.zeros(1, 3, _PROBE_SIDE, _PROBE_SIDE))
         except (RuntimeError, AssertionError, ValueError) as error:
             raise ValueError(
-                f"{name} cannot take a picture of {_PROBE_SIDE} pixels: {error}; "
+                f"{name} cannot take an image of {_PROBE_SIDE} pixels: {error}; "
                 "take a convolutional network"
             ) from error
         body.train(was_training)
         shape = tuple(found.shape) if isinstance(found, Tensor) else ()
         if len(shape) != 4 or shape[2] != shape[3] or _PROBE_SIDE % shape[2]:
             raise ValueError(
-                f"{name} gives {shape or type(found).__name__} for a picture of {_PROBE_SIDE} "
+                f"{name} gives {shape or type(found).__name__} for an image of {_PROBE_SIDE} "
                 "pixels, expected a feature map (1, channels, h, h); take a convolutional network"
             )
         self.channels = int(shape[1])

@@ -44,14 +44,14 @@ def find(path: Path) -> Path | None:
 def read(
     place: Path, part: Literal["train", "test"] = "train"
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
-    """The pictures of a part.
+    """The images of a part.
 
     Args:
         place: what `find` found.
         part: "train" or "test".
 
     Returns:
-        Pictures (n, 32, 32, 3), RGB; labels (n,); names of the classes.
+        Images (n, 32, 32, 3), RGB; labels (n,); names of the classes.
 
     Raises:
         DataError: files are missing or damaged, or a pickle holds more than data.
@@ -73,8 +73,8 @@ def read(
         raise DataError(f"{place}: not CIFAR-10, or damaged ({error})") from error
     if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(names):
         raise DataError(f"{place}: labels {labels.min()}..{labels.max()}, {len(names)} classes")
-    pictures = values.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(pictures), labels, tuple(names)
+    images = values.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), labels, tuple(names)
 
 
 def _unpacked(place: Path, batches: list[str]) -> dict[str, bytes]:

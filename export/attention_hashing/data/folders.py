@@ -36,14 +36,14 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> dict[Path, tuple[str, ...]]:
-    """Pictures and the names of their labels.
+    """Images and the names of their labels.
 
     Args:
-        folder: holds one folder per class, pictures inside; or a file labels.csv with one line for
-            each picture, `path,label,label,...`, the path from the folder on.
+        folder: holds one folder per class, images inside; or a file labels.csv with one line for
+            each image, `path,label,label,...`, the path from the folder on.
 
     Raises:
-        DataError: no folder, no pictures, or a line of labels.csv that cannot be right.
+        DataError: no folder, no images, or a line of labels.csv that cannot be right.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: not a folder")
@@ -57,7 +57,7 @@ def read(folder: Path) -> dict[Path, tuple[str, ...]]:
             raise DataError(f"{folder}: its classes are inside {train.name}/; name that folder")
         found = {path: (name,) for path, name in class_folders(folder).items()}
     if not found:
-        raise DataError(f"{folder}: no pictures in class folders, and none named by a {LABELS}")
+        raise DataError(f"{folder}: no images in class folders, and none named by a {LABELS}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""IDX files of pictures and labels, as MNIST and Fashion-MNIST are published.
+"""IDX files of images and labels, as MNIST and Fashion-MNIST are published.
 
 Knows the format (yann.lecun.com/exdb/mnist): magic, big-endian sizes, bytes. Plain files or .gz.
 """
@@ -26,23 +26,23 @@ def is_here(folder: Path) -> bool:
 def read(
     folder: Path, part: Literal["train", "t10k"]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The pictures and labels of a part.
+    """The images and labels of a part.
 
     Args:
         folder: of the files.
-        part: "train", or "t10k" for the test pictures.
+        part: "train", or "t10k" for the test images.
 
     Returns:
-        Pictures (n, height, width), and labels (n,).
+        Images (n, height, width), and labels (n,).
 
     Raises:
         DataError: files are missing or damaged, or do not go together.
     """
-    pictures = _file(folder, f"{part}-images-idx3-ubyte", 3)
+    images = _file(folder, f"{part}-images-idx3-ubyte", 3)
     labels = _file(folder, f"{part}-labels-idx1-ubyte", 1).astype(np.int64)
-    if len(pictures) != len(labels):
-        raise DataError(f"{folder}: {len(pictures)} pictures, but {len(labels)} labels")
-    return pictures, labels
+    if len(images) != len(labels):
+        raise DataError(f"{folder}: {len(images)} images, but {len(labels)} labels")
+    return images, labels
 
 
 def _file(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:

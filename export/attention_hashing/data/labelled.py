@@ -1,7 +1,7 @@
-"""Labelled pictures: class folders, lists (lists.py), IDX files (idx.py), or CIFAR-10 (cifar.py).
+"""Labelled images: class folders, lists (lists.py), IDX files (idx.py), or CIFAR-10 (cifar.py).
 
-Knows where pictures and labels are, and the random views of them that training takes. What a
-picture looks like to the network is decided by bitgaze.images, the code that ships.
+Knows where images and labels are, and the random views of them that training takes. What a
+image looks like to the network is decided by bitgaze.images, the code that ships.
 """
 
 import hashlib
@@ -27,75 +27,75 @@ from bitgaze.images import Preprocess, load, upright
 
 @dataclass(frozen=True)
 class Labelled:
-    """Pictures with at least one class each.
+    """Images with at least one class each.
 
     Attributes:
-        pictures: paths, or arrays uint8, (height, width) or (height, width, 3).
-        labels: int64 (n,), positions in `classes`, where every picture has one class; else bool
+        images: paths, or arrays uint8, (height, width) or (height, width, 3).
+        labels: int64 (n,), positions in `classes`, where every image has one class; else bool
             (n, classes).
         classes: names.
     """
 
-    pictures: list[Path] | NDArray[np.uint8]
+    images: list[Path] | NDArray[np.uint8]
     labels: Labels
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def hot(self) -> NDArray[np.float32]:
-        """Labels as rows: (n, classes), 1 where a picture has the class, else 0."""
+    def one_hot(self) -> NDArray[np.float32]:
+        """Labels as rows: (n, classes), 1 where an image has the class, else 0."""
         if self.labels.ndim == 2:
             return self.labels.astype(np.float32)
         return (self.labels[:, None] == np.arange(len(self.classes))).astype(np.float32)
 
     def counts(self) -> NDArray[np.int64]:
-        """How many pictures each class has: (classes,)."""
+        """How many images each class has: (classes,)."""
         if self.labels.ndim == 2:
             return self.labels.sum(0, dtype=np.int64)
         return np.bincount(self.labels, minlength=len(self.classes))
 
     def subset(self, positions: NDArray[np.intp]) -> "Labelled":
-        """The pictures at these positions."""
-        if isinstance(self.pictures, list):
-            pictures: list[Path] | NDArray[np.uint8] = [self.pictures[i] for i in positions]
+        """The images at these positions."""
+        if isinstance(self.images, list):
+            images: list[Path] | NDArray[np.uint8] = [self.images[i] for i in positions]
         else:
-            pictures = self.pictures[positions]
-        return Labelled(pictures, self.labels[positions], self.classes)
+            images = self.images[positions]
+        return Labelled(images, self.labels[positions], self.classes)
 
     def views(self, preprocess: Preprocess, epoch_seed: int | None) -> "Views":
-        """The pictures as a network takes them."""
+        """The images as a network takes them."""
         return Views(self, preprocess, epoch_seed)
 
     def with_present_classes(self) -> "Labelled":
-        """The same pictures, with no class that none of them has; of one class each."""
+        """The same images, with no class that none of them has; of one class each."""
         present, labels = np.unique(self.labels, return_inverse=True)
         classes = tuple(self.classes[label] for label in present)
-        return Labelled(self.pictures, labels.astype(np.int64), classes)
+        return Labelled(self.images, labels.astype(np.int64), classes)
 
     def digest(self) -> str:
-        """64 hex digits that tell these pictures, in this order, from others.
+        """64 hex digits that tell these images, in this order, from others.
 
         Files count by path below their common folder, size and label: reading them all would take
         as long as an epoch. Arrays count by content.
         """
         digest = hashlib.sha256(self.labels.tobytes())
-        if isinstance(self.pictures, list):
-            root = os.path.commonpath(self.pictures)
-            files = [(p.relative_to(root).as_posix(), p.stat().st_size) for p in self.pictures]
+        if isinstance(self.images, list):
+            root = os.path.commonpath(self.images)
+            files = [(p.relative_to(root).as_posix(), p.stat().st_size) for p in self.images]
             digest.update(json.dumps(files).encode())
         else:
-            digest.update(np.ascontiguousarray(self.pictures))
+            digest.update(np.ascontiguousarray(self.images))
         return digest.hexdigest()
 
     def split(self, fraction: float, seed: int) -> tuple["Labelled", "Labelled"]:
         """Hold out a share: (rest, held out).
 
-        Of pictures with one class each, the share of each class, at least one picture of it; of
-        pictures with several, the share of all, passing over those that are the last of a class.
+        Of images with one class each, the share of each class, at least one image of it; of
+        images with several, the share of all, passing over those that are the last of a class.
 
         Raises:
-            ValueError: a share that leaves a class without a picture to train on.
+            ValueError: a share that leaves a class without an image to train on.
         """
         if not 0 < fraction < 1:
             raise ValueError(f"the held-out share is {fraction}, expected between 0 and 1")
@@ -129,14 +129,14 @@ class Labelled:
                 held.append(position)
         if len(held) < count:
             raise ValueError(
-                f"a held-out share of {fraction}, {count} pictures, leaves some class nothing; "
+                f"a held-out share of {fraction}, {count} images, leaves some class nothing; "
                 f"{len(held)} can be held out"
             )
         return held
 
 
 def read(folder: Path) -> Labelled:
-    """Find the training pictures below a folder.
+    """Find the training images below a folder.
 
     Either IDX files as MNIST and Fashion-MNIST have them (`train-images-idx3-ubyte`, plain or .gz),
     or CIFAR-10 as published (the folder or the archive itself may be named, too), or a list
@@ -144,18 +144,18 @@ def read(folder: Path) -> Labelled:
     `test`), it is taken.
 
     Raises:
-        DataError: no pictures, one class only, a class with a single picture, or damaged files.
+        DataError: no images, one class only, a class with a single image, or damaged files.
     """
     data = _read_any(folder)
     counts = data.counts()
     if len(data.classes) < 2:
         raise DataError(
             f"{folder}: found {len(data.classes)} class, it takes at least 2 "
-            "(one folder per class, pictures inside)"
+            "(one folder per class, images inside)"
         )
     if counts.min() < 2:
         name = data.classes[int(counts.argmin())]
-        raise DataError(f"{folder}: class {name!r} has {counts.min()} picture, it needs at least 2")
+        raise DataError(f"{folder}: class {name!r} has {counts.min()} image, it needs at least 2")
     return data
 
 
@@ -168,36 +168,34 @@ def _read_any(folder: Path) -> Labelled:
     if idx.is_here(folder):
         return numbered(*idx.read(folder, "train"))
     if lists.is_list(folder / lists.TRAIN):
-        paths, hot, classes = lists.read(folder / lists.TRAIN)
-        return Labelled(paths, lists.labels(hot), classes)
+        paths, one_hot, classes = lists.read(folder / lists.TRAIN)
+        return Labelled(paths, lists.labels(one_hot), classes)
     return class_folders(folder / "train" if (folder / "train").is_dir() else folder)
 
 
 def check_readable(data: Labelled, preprocess: Preprocess) -> None:
-    """Open every picture once: better a minute now than a failure in the second epoch.
+    """Open every image once: better a minute now than a failure in the second epoch.
 
     Raises:
-        DataError: names each picture that cannot be read.
+        DataError: names each image that cannot be read.
     """
-    if not isinstance(data.pictures, list):
+    if not isinstance(data.images, list):
         return
     broken = []
-    for path in tqdm(data.pictures, desc="checking pictures", unit="img", mininterval=1):
+    for path in tqdm(data.images, desc="checking images", unit="img", mininterval=1):
         try:
             upright(path, preprocess.size)
         except ImageError as error:
             broken.append(str(error))
     if broken:
-        raise DataError(
-            "these pictures cannot be read; repair or remove them:\n" + "\n".join(broken)
-        )
+        raise DataError("these images cannot be read; repair or remove them:\n" + "\n".join(broken))
 
 
 class Views(Dataset[tuple[Tensor, Tensor]]):
-    """Pictures as the network takes them, uint8 (size, size, 3), and a row of `Labelled.hot`.
+    """Images as the network takes them, uint8 (size, size, 3), and a row of `Labelled.one_hot`.
 
     Args:
-        data: the pictures.
+        data: the images.
         preprocess: of the model.
         epoch_seed: None for plain views, as the runtime would see them. A number for random ones
             (flipped, moved by up to an eighth, scaled by up to a quarter); the same number gives
@@ -207,7 +205,7 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, data: Labelled, preprocess: Preprocess, epoch_seed: int | None) -> None:
         self.data = data
-        self.hot = torch.from_numpy(data.hot())
+        self.one_hot = torch.from_numpy(data.one_hot())
         self.preprocess = preprocess
         self.epoch_seed = epoch_seed
 
@@ -215,20 +213,20 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
         return len(self.data)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        picture = self.data.pictures[position]
+        image = self.data.images[position]
         if self.epoch_seed is not None:
-            picture = _random_view(
-                upright(picture, self.preprocess.size),
+            image = _random_view(
+                upright(image, self.preprocess.size),
                 np.random.default_rng((self.epoch_seed, position)),
             )
-        return torch.from_numpy(load(picture, self.preprocess)), self.hot[position]
+        return torch.from_numpy(load(image, self.preprocess)), self.one_hot[position]
 
 
 def _random_view(image: Image.Image, generator: np.random.Generator) -> Image.Image:
     width, height = image.size
     scale = generator.uniform(1.0, 1.25)
     shift = generator.uniform(-0.125, 0.125, 2)
-    # A window of the picture, partly outside it; outside is mid-grey.
+    # A window of the image, partly outside it; outside is mid-grey.
     left = width * (0.5 - 0.5 / scale + shift[0])
     top = height * (0.5 - 0.5 / scale + shift[1])
     window = (left, top, left + width / scale, top + height / scale)
@@ -248,7 +246,7 @@ def class_folders(root: Path) -> Labelled:
     return Labelled(list(found), labels, tuple(position))
 
 
-def numbered(pictures: NDArray[np.uint8], labels: NDArray[np.int64]) -> Labelled:
-    """Pictures whose classes have numbers for names."""
+def numbered(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Labelled:
+    """Images whose classes have numbers for names."""
     classes = tuple(str(label) for label in range(int(labels.max(initial=-1)) + 1))
-    return Labelled(pictures, labels, classes)
+    return Labelled(images, labels, classes)

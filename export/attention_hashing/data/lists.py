@@ -1,7 +1,7 @@
-"""List files of pictures, as published with hashing methods: `path 0 1 0 ...`, a line a picture.
+"""List files of images, as published with hashing methods: `path 0 1 0 ...`, a line an image.
 
 Knows the format in which NUS-WIDE, MS-COCO and ImageNet-100 are passed around since HashNet: paths
-relative to the folder of the list, then a column for each class. Opens no picture.
+relative to the folder of the list, then a column for each class. Opens no image.
 """
 
 import os
@@ -19,22 +19,22 @@ from bitgaze.images import SUFFIXES
 TRAIN, TEST, DATABASE = "train.txt", "test.txt", "database.txt"
 CLASSES = "classes.txt"
 
-# A path may have spaces: it ends with the last word that ends as a picture's name does.
+# A path may have spaces: it ends with the last word that ends as an image's name does.
 _ENDINGS = "|".join(sorted(suffix[1:] for suffix in SUFFIXES))
 _LINE = re.compile(rf"(\S.*\.(?:{_ENDINGS}))\s+(.*)", re.IGNORECASE)
 
 
 class Listed(NamedTuple):
-    """The pictures of a list, in its order.
+    """The images of a list, in its order.
 
     Attributes:
-        paths: of n pictures.
-        hot: bool (n, classes), true where a picture has the label; at least one each.
+        paths: of n images.
+        one_hot: bool (n, classes), true where an image has the label; at least one each.
         classes: names, by column.
     """
 
     paths: list[Path]
-    hot: NDArray[np.bool_]
+    one_hot: NDArray[np.bool_]
     classes: tuple[str, ...]
 
 
@@ -48,9 +48,9 @@ def is_list(path: Path) -> bool:
 
 
 def read(path: Path, root: Path | None = None) -> Listed:
-    """The pictures of a list that have a label.
+    """The images of a list that have a label.
 
-    Pictures without one, and lines that repeat another, are left out; stderr tells how many. The
+    Images without one, and lines that repeat another, are left out; stderr tells how many. The
     classes have the names in classes.txt beside the list, one a line, or else "0", "1", ...
 
     Args:
@@ -58,7 +58,7 @@ def read(path: Path, root: Path | None = None) -> Listed:
         root: what the paths in the list are relative to; the folder of the list if left out.
 
     Raises:
-        DataError: no such file, no picture with a label, or a line that cannot be right.
+        DataError: no such file, no image with a label, or a line that cannot be right.
     """
     root = (path.parent if root is None else root).resolve()
     rows: dict[Path, str] = {}
@@ -67,7 +67,7 @@ def read(path: Path, root: Path | None = None) -> Listed:
         where = f"{path}, line {number}"
         match = _LINE.fullmatch(line)
         if not match:
-            raise DataError(f"{where}: expected `picture.jpg 0 1 ...`, found {line!r}")
+            raise DataError(f"{where}: expected `image.jpg 0 1 ...`, found {line!r}")
         name, values = match[1], match[2].split()
         for column, value in enumerate(values, start=1):
             if value not in ("0", "1"):
@@ -75,26 +75,26 @@ def read(path: Path, root: Path | None = None) -> Listed:
         columns = columns or len(values)
         if len(values) != columns:
             raise DataError(f"{where}: {len(values)} columns, the lines before have {columns}")
-        picture = Path(os.path.normpath(root / name))
+        image = Path(os.path.normpath(root / name))
         row = "".join(values)
-        if (before := rows.get(picture)) is not None:
+        if (before := rows.get(image)) is not None:
             if before != row:
                 raise DataError(f"{where}: {name} has a line already, with other labels")
             repeated += 1
             continue
-        if not picture.is_file():
-            raise DataError(f"{where}: there is no file {picture}")
+        if not image.is_file():
+            raise DataError(f"{where}: there is no file {image}")
         unlabelled += "1" not in row
-        rows[picture] = row
-    paths = [picture for picture, row in rows.items() if "1" in row]
+        rows[image] = row
+    paths = [image for image, row in rows.items() if "1" in row]
     if not paths:
-        raise DataError(f"{path}: no picture with a label in it")
+        raise DataError(f"{path}: no image with a label in it")
     for count, what in ((unlabelled, "have no label"), (repeated, "repeat another")):
         if count:
             print(f"{path}: {count} lines {what}, and are left out", file=sys.stderr)
     digits = np.frombuffer("".join(rows[p] for p in paths).encode(), np.uint8)
-    hot = digits.reshape(len(paths), columns) == ord("1")
-    return Listed(paths, hot, _classes(path.parent / CLASSES, columns))
+    one_hot = digits.reshape(len(paths), columns) == ord("1")
+    return Listed(paths, one_hot, _classes(path.parent / CLASSES, columns))
 
 
 def _classes(path: Path, columns: int) -> tuple[str, ...]:
@@ -122,6 +122,6 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     return [(number, line) for number, line in lines if line]
 
 
-def labels(hot: NDArray[np.bool_]) -> NDArray[np.int64] | NDArray[np.bool_]:
-    """As levels.Labels has them: positions (n,) where every picture has one label, else `hot`."""
-    return hot.argmax(1) if (hot.sum(1) == 1).all() else hot
+def labels(one_hot: NDArray[np.bool_]) -> NDArray[np.int64] | NDArray[np.bool_]:
+    """As levels.Labels has them: positions (n,) where every image has one label, else `one_hot`."""
+    return one_hot.argmax(1) if (one_hot.sum(1) == 1).all() else one_hot

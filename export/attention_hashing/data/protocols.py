@@ -1,7 +1,7 @@
-"""The retrieval protocols of this field by name: which pictures are queries, training, database.
+"""The retrieval protocols of this field by name: which images are queries, training, database.
 
-Knows how they are drawn and how a draw is kept. Published training pictures come first, then the
-test pictures, each in stored order; for each class in turn its positions are shuffled, and the
+Knows how they are drawn and how a draw is kept. Published training images come first, then the
+test images, each in stored order; for each class in turn its positions are shuffled, and the
 first 100 are queries, the next 500 are to train on. Then, by name:
 
     cifar10           database: all others (1,000 / 5,000 / 54,000)
@@ -9,7 +9,7 @@ first 100 are queries, the next 500 are to train on. Then, by name:
     cifar10-unseen    trained on 500 of each of 7 classes; the other 3 are queries (100 of each)
                       and database (300 / 3,500 / 17,700)
 
-and the same with fashion-mnist, whose 70,000 pictures make the database larger.
+and the same with fashion-mnist, whose 70,000 images make the database larger.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from attention_hashing.data import cifar, idx
 from attention_hashing.data.errors import DataError
 from attention_hashing.data.labelled import Labelled, class_folders, numbered
 
-_SETS = {"cifar10": 6000, "fashion-mnist": 7000}  # pictures a class, of 10 classes each
+_SETS = {"cifar10": 6000, "fashion-mnist": 7000}  # images a class, of 10 classes each
 _VARIANTS = ("", "-1", "-unseen")
 PROTOCOLS = tuple(name + variant for name in _SETS for variant in _VARIANTS)
 
@@ -44,12 +44,12 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class Protocol:
-    """A draw from labelled pictures.
+    """A draw from labelled images.
 
     Attributes:
         name: one of PROTOCOLS.
         seed: of the draw.
-        data: all pictures.
+        data: all images.
         queries: positions in `data`, ascending; in no other part.
         training: positions likewise.
         database: positions likewise.
@@ -80,8 +80,8 @@ class Protocol:
         path.write_text(json.dumps(state) + "\n", encoding="utf-8")
 
 
-def pictures(name: str, folder: Path) -> Labelled:
-    """All pictures of the set that a protocol is of, in the order that the draw is defined on.
+def images(name: str, folder: Path) -> Labelled:
+    """All images of the set that a protocol is of, in the order that the draw is defined on.
 
     Args:
         name: one of PROTOCOLS.
@@ -96,46 +96,46 @@ def pictures(name: str, folder: Path) -> Labelled:
     data = _cifar10(folder) if base == "cifar10" else _fashion_mnist(folder)
     if (found := data.counts().tolist()) != [_SETS[base]] * 10:
         raise DataError(
-            f"{folder}: found {found} pictures of the classes, {base} has {_SETS[base]} of each "
+            f"{folder}: found {found} images of the classes, {base} has {_SETS[base]} of each "
             "of 10: a part of it makes other figures"
         )
     return data
 
 
-def training_pictures(name: str, folder: Path) -> Labelled:
+def training_images(name: str, folder: Path) -> Labelled:
     """Those that a protocol trains on, in the draw of seed 0.
 
     Args:
         name: one of PROTOCOLS.
-        folder: as `pictures` takes it.
+        folder: as `images` takes it.
 
     Raises:
-        DataError: as `pictures` and `draw`.
+        DataError: as `images` and `draw`.
         ValueError: no such protocol.
     """
-    data = pictures(name, folder)
+    data = images(name, folder)
     return data.subset(draw(name, data, seed=0).training).with_present_classes()
 
 
 def draw(name: str, data: Labelled, seed: int) -> Protocol:
-    """The split that a protocol makes of pictures.
+    """The split that a protocol makes of images.
 
     Args:
         name: one of PROTOCOLS.
-        data: what `pictures` gives.
+        data: what `images` gives.
         seed: of the draw.
 
     Raises:
-        DataError: a class has too few pictures, or pictures have several classes.
+        DataError: a class has too few images, or images have several classes.
         ValueError: no such protocol.
     """
     base = _base(name)
     if data.labels.ndim != 1:
-        raise DataError(f"{name} is drawn by class: every picture has to have one class")
+        raise DataError(f"{name} is drawn by class: every image has to have one class")
     counts = data.counts()
     if counts.min() <= _QUERIES + _TRAINING:
         raise DataError(
-            f"class {data.classes[int(counts.argmin())]!r} has {counts.min()} pictures, {name} "
+            f"class {data.classes[int(counts.argmin())]!r} has {counts.min()} images, {name} "
             f"takes more than {_QUERIES + _TRAINING}"
         )
     parts = _drawn(data.labels, len(data.classes), seed, name.removeprefix(base))
@@ -147,10 +147,10 @@ def load(path: Path, data: Labelled) -> Protocol:
 
     Args:
         path: of the file.
-        data: the same pictures, in the same order.
+        data: the same images, in the same order.
 
     Raises:
-        DataError: other pictures, or a file that is damaged or none of ours.
+        DataError: other images, or a file that is damaged or none of ours.
     """
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
@@ -166,7 +166,7 @@ def load(path: Path, data: Labelled) -> Protocol:
     if _digest(parts) != digests[0]:
         raise DataError(f"{path}: damaged, its positions are not those that were written")
     if data.digest() != digests[1]:
-        raise DataError(f"{path}: a split of other pictures; give those, or draw a new one")
+        raise DataError(f"{path}: a split of other images; give those, or draw a new one")
     return Protocol(name, seed, data, *parts)
 
 
@@ -218,7 +218,7 @@ def _cifar10(folder: Path) -> Labelled:
             if train.classes != test.classes:
                 raise DataError(f"{root}: train and test do not have the same class folders")
             labels = np.concatenate([train.labels, test.labels])
-            return Labelled([*train.pictures, *test.pictures], labels, train.classes)
+            return Labelled([*train.images, *test.images], labels, train.classes)
     raise DataError(f"{folder}: neither CIFAR-10 as published, nor train/ and test/ of classes")
 
 

@@ -4,7 +4,7 @@ Knows how a scene is laid out and painted, 128 x 128 px: that is where an attent
 and what it should leave out. Does not know where objects come
 from (scattered_parts.py) or what is trained on them.
 
-A CIFAR picture is a square with a background of its own: its border is feathered, so that no edge
+A CIFAR image is a square with a background of its own: its border is feathered, so that no edge
 gives the object away.
 """
 
@@ -38,7 +38,7 @@ _FEATHER = 0.1
 
 
 class Scene(NamedTuple):
-    """A picture, and what is in it.
+    """An image, and what is in it.
 
     Attributes:
         image: uint8 (128, 128, 3), RGB.
@@ -55,7 +55,7 @@ class Scene(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    objects: NDArray[np.int64]  # (k,) positions among the pictures
+    objects: NDArray[np.int64]  # (k,) positions among the images
     boxes: NDArray[np.int64]  # (k, 3) left, top, side in pixels
 
 
@@ -63,7 +63,7 @@ class Scattered:
     """Scenes by number; the same seed and number give the same scene, in any order and process.
 
     Args:
-        pictures: objects, uint8 (n, 32, 32, 3).
+        images: objects, uint8 (n, 32, 32, 3).
         labels: their classes, int64 (n,).
         classes: names.
         photos: what backgrounds are cut from: arrays uint8 (height, width, 3), or paths, which are
@@ -73,13 +73,13 @@ class Scattered:
 
     Raises:
         ValueError: a number out of range, arrays of other shapes, fewer than three classes with a
-            picture, or no photographs.
+            image, or no photographs.
         ImageError: a photograph cannot be read.
     """
 
     def __init__(
         self,
-        pictures: NDArray[np.uint8],
+        images: NDArray[np.uint8],
         labels: NDArray[np.int64],
         classes: tuple[str, ...],
         photos: list[NDArray[np.uint8]] | list[Path] | None,
@@ -87,9 +87,9 @@ class Scattered:
         seed: int,
     ) -> None:
         expected = (len(labels), OBJECT_SIDE, OBJECT_SIDE, 3)
-        if pictures.shape != expected or pictures.dtype != np.uint8:
+        if images.shape != expected or images.dtype != np.uint8:
             raise ValueError(
-                f"objects are {pictures.dtype} {pictures.shape}, expected uint8 {expected}"
+                f"objects are {images.dtype} {images.shape}, expected uint8 {expected}"
             )
         if labels.ndim != 1 or not np.isin(labels, range(len(classes))).all():
             raise ValueError(
@@ -102,7 +102,7 @@ class Scattered:
         if photos is not None and not len(photos):
             raise ValueError("no photographs; None stands for textures")
         self.classes = classes
-        self._pictures = pictures
+        self._images = images
         self._labels = labels
         self._photos = None if photos is None else [prepared(photo) for photo in photos]
         self._count = count
@@ -130,7 +130,7 @@ class Scattered:
         else:
             image = photograph(self._photos, SIDE, generator)
         for which, box in zip(layout.objects, layout.boxes, strict=True):
-            _paste(image, self._pictures[which], box, bool(generator.random() < 0.5))
+            _paste(image, self._images[which], box, bool(generator.random() < 0.5))
         classes = self._labels[layout.objects]
         labels = np.zeros(len(self.classes), np.float32)
         labels[classes] = 1
@@ -139,11 +139,11 @@ class Scattered:
     @property
     def labels(self) -> NDArray[np.bool_]:
         """Of every scene: (count, classes). Paints none."""
-        hot = np.zeros((self._count, len(self.classes)), bool)
+        one_hot = np.zeros((self._count, len(self.classes)), bool)
         for position in range(self._count):
             objects = self._layout(self._generator(position, None)).objects
-            hot[position, self._labels[objects]] = True
-        return hot
+            one_hot[position, self._labels[objects]] = True
+        return one_hot
 
     @property
     def boxes(self) -> list[NDArray[np.float32]]:
@@ -154,7 +154,7 @@ class Scattered:
     def digest(self) -> str:
         """64 hex digits that tell these scenes from others."""
         digest = hashlib.sha256(repr((self._count, self._seed, self.classes, SIDES)).encode())
-        for array in (self._pictures, self._labels, *(self._photos or ())):
+        for array in (self._images, self._labels, *(self._photos or ())):
             digest.update(repr(array.shape).encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
@@ -226,12 +226,12 @@ def _are_apart(corners: NDArray[np.int64], sides: NDArray[np.int64]) -> bool:
 
 
 def _paste(
-    image: NDArray[np.uint8], picture: NDArray[np.uint8], box: NDArray[np.int64], is_flipped: bool
+    scene: NDArray[np.uint8], image: NDArray[np.uint8], box: NDArray[np.int64], is_flipped: bool
 ) -> None:
     left, top, side = box.tolist()
-    pasted = Image.fromarray(picture[:, ::-1] if is_flipped else picture)
+    pasted = Image.fromarray(image[:, ::-1] if is_flipped else image)
     pasted = pasted.resize((side, side), Image.Resampling.BICUBIC)
-    place = image[top : top + side, left : left + side]
+    place = scene[top : top + side, left : left + side]
     alpha = _mask(side)
     place[:] = np.rint(place + alpha * (np.asarray(pasted, np.float32) - place))
 

@@ -24,7 +24,7 @@ MOST_SIZE = 0.6
 # What float32 on two machines differs by; no smaller arithmetic promises less.
 _LEAST_TOLERANCE = 1e-3
 _CLEAR = 0.1
-_TIMED_PICTURES = 100
+_TIMED_IMAGES = 100
 _WARM_UP = 3
 
 
@@ -35,9 +35,9 @@ class Comparison(NamedTuple):
         flips: share of bits that differ.
         clear_flips: the same among bits whose float32 value is farther than a tenth of the bit's
             standard deviation from 0.
-        precision: mean average precision, each query against all other pictures, tie-aware.
+        precision: mean average precision, each query against all other images, tie-aware.
         megabytes: of the files, in 10^6 bytes.
-        speed: pictures a second of processor time, one thread, decoding left out.
+        speed: images a second of processor time, one thread, decoding left out.
         attention: mean difference of attention, which lies in [0, 1].
     """
 
@@ -55,7 +55,7 @@ class Comparison(NamedTuple):
                 f"  of values beyond .1 sd    {self.clear_flips:.2%}",
                 "mAP, float32 / this         {:.4f} / {:.4f}".format(*self.precision),
                 "MB                          {:.2f} / {:.2f}".format(*self.megabytes),
-                "pictures/s, one thread      {:.1f} / {:.1f}".format(*self.speed),
+                "images/s, one thread      {:.1f} / {:.1f}".format(*self.speed),
                 f"  ratio                     {self.speed[1] / self.speed[0]:.2f}",
                 f"attention, mean difference  {self.attention:.4f}",
             ]
@@ -92,11 +92,11 @@ def compare(
         reference: the float32 model.
         expected: what it gives for `data` (`encoded`).
         smaller: the other model.
-        data: pictures that took no part in making either.
+        data: images that took no part in making either.
         queries: positions in `data`; all of them if left out.
 
     Raises:
-        ImageError: a picture cannot be read, or gives values that are not numbers.
+        ImageError: an image cannot be read, or gives values that are not numbers.
     """
     queries = np.arange(len(data)) if queries is None else queries
     found = encoded(smaller, data)
@@ -118,12 +118,12 @@ def compare(
 
 
 def encoded(encoder: Encoder, data: Labelled) -> Encoded:
-    """What a model gives for pictures of which every one has to be readable.
+    """What a model gives for images of which every one has to be readable.
 
     Raises:
         ImageError: the first that is not.
     """
-    found = encoder.encode(data.pictures)
+    found = encoder.encode(data.images)
     for error in found.errors.values():
         raise error
     return found
@@ -161,9 +161,9 @@ def _values(
 
 
 def _speed(reference: Encoder, smaller: Encoder, data: Labelled) -> tuple[float, float]:
-    """Pictures a second of processor time, in turns, so that both meet the same machine."""
-    step = max(1, len(data) // _TIMED_PICTURES)
-    some = [data.pictures[i] for i in range(0, len(data), step)][:_TIMED_PICTURES]
+    """Images a second of processor time, in turns, so that both meet the same machine."""
+    step = max(1, len(data) // _TIMED_IMAGES)
+    some = [data.images[i] for i in range(0, len(data), step)][:_TIMED_IMAGES]
     pixels = [load(one, reference.contract.preprocess) for one in some]
     seconds = np.zeros(2)
     with (

@@ -30,7 +30,7 @@ OPSET = 18
 TOLERANCE = 1e-3
 # Smaller tensors stay float32: they are biases and scales, and weigh nothing.
 _FLOAT16_FROM_ELEMENTS = 1024
-_GOLDEN_PICTURES = 3
+_GOLDEN_IMAGES = 3
 
 
 class ExportError(Exception):
@@ -38,9 +38,9 @@ class ExportError(Exception):
 
 
 def write_model(
-    network: AttentionHashing, contract: Contract, pictures: list[Path], out: Path
+    network: AttentionHashing, contract: Contract, images: list[Path], out: Path
 ) -> Encoder:
-    """Export, check on real pictures, and only then put the file in its place.
+    """Export, check on real images, and only then put the file in its place.
 
     Weights are stored as float16 and cast in the graph, which halves the file; the network that
     torch runs for comparison has the same rounded weights.
@@ -48,7 +48,7 @@ def write_model(
     Args:
         network: trained or fitted.
         contract: without golden examples, which are made here.
-        pictures: at least one readable picture to compare on.
+        images: at least one readable image to compare on.
         out: the .onnx file.
 
     Returns:
@@ -62,7 +62,7 @@ def write_model(
     store_as_float16(model)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         draft = Path(folder) / out.name
-        compare(deployed, save(model, contract, draft), pictures)
+        compare(deployed, save(model, contract, draft), images)
         draft.replace(out)
     return Encoder(out)
 
@@ -72,7 +72,7 @@ def graph(network: AttentionHashing, size: int) -> tuple[Deployed, onnx.ModelPro
 
     Args:
         network: trained or fitted.
-        size: of its input pictures.
+        size: of its input images.
 
     Returns:
         For torch, and for ONNX with every weight still stored as float32.
@@ -88,8 +88,8 @@ def graph(network: AttentionHashing, size: int) -> tuple[Deployed, onnx.ModelPro
     return deployed, model
 
 
-def compare(deployed: Deployed, encoder: Encoder, pictures: list[Path]) -> float:
-    """Run both on the same pictures.
+def compare(deployed: Deployed, encoder: Encoder, images: list[Path]) -> float:
+    """Run both on the same images.
 
     Returns:
         The largest difference of two hash values.
@@ -97,7 +97,7 @@ def compare(deployed: Deployed, encoder: Encoder, pictures: list[Path]) -> float
     Raises:
         ExportError: a difference that matters; see `write_model`.
     """
-    pixels = np.stack([load(path, encoder.contract.preprocess) for path in pictures])
+    pixels = np.stack([load(path, encoder.contract.preprocess) for path in images])
     with torch.inference_mode():
         code, values, attention = (t.numpy() for t in deployed(torch.from_numpy(pixels)))
     found = encoder.encode(list(pixels))
@@ -167,7 +167,7 @@ def _round_weights(module: nn.Module) -> None:
 
 def export(module: nn.Module, size: int, outputs: list[str]) -> onnx.ModelProto:
     """A module that takes uint8 (B, size, size, 3) as `image`, as ONNX; no weight is rounded."""
-    # Two pictures: an example batch of one would be taken for a constant.
+    # Two images: an example batch of one would be taken for a constant.
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     # The exporter tells of torchvision's absence, and warns of its own insides.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -242,16 +242,16 @@ def _write(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
 
 
 def _golden(encoder: Encoder) -> tuple[Golden, ...]:
-    """Small pictures that travel in the contract, with the codes found for them.
+    """Small images that travel in the contract, with the codes found for them.
 
     Smooth random colours: anyone's photographs have an owner.
     """
     golden = []
-    for seed in range(_GOLDEN_PICTURES):
+    for seed in range(_GOLDEN_IMAGES):
         colours = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-        picture = Image.fromarray(colours).resize((40, 40), Image.Resampling.BICUBIC)
+        image = Image.fromarray(colours).resize((40, 40), Image.Resampling.BICUBIC)
         stream = io.BytesIO()
-        picture.save(stream, "png")
+        image.save(stream, "png")
         png = stream.getvalue()
         golden.append(Golden(png, encoder.encode([png]).codes[0].tobytes()))
     return tuple(golden)

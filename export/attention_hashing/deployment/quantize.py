@@ -69,7 +69,7 @@ def int8(
     Args:
         model: float32, batch normalisation folded, exported from `deployed`.
         deployed: the network that it came from; weights bear the same names.
-        pixels: (n, size, size, 3), pictures to measure ranges on; a hundred are enough.
+        pixels: (n, size, size, 3), images to measure ranges on; a hundred are enough.
         target: a key of TARGETS.
 
     Returns:
@@ -95,7 +95,7 @@ def to_nearest(model: onnx.ModelProto, pixels: NDArray[np.uint8], target: str) -
         quantize_static(
             prepared,
             quantized,
-            _Pictures(pixels),
+            _Images(pixels),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=wanted.reduced,
@@ -143,8 +143,8 @@ def _integer_nodes(model: onnx.ModelProto) -> list[str]:
     return names
 
 
-class _Pictures(CalibrationDataReader):
-    """The pictures, batch by batch, as the library asks for them."""
+class _Images(CalibrationDataReader):
+    """The images, batch by batch, as the library asks for them."""
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
         self._batches = _batches(pixels)
@@ -192,7 +192,7 @@ def _round_weights(model: onnx.ModelProto, deployed: Deployed, pixels: NDArray[n
 def _products(
     deployed: Deployed, layers: dict[str, nn.Conv2d], pixels: NDArray[np.uint8]
 ) -> dict[str, NDArray[np.float64]]:
-    """Sums over pictures and places of products of two inputs: (groups, inputs, inputs)."""
+    """Sums over images and places of products of two inputs: (groups, inputs, inputs)."""
     sums: dict[str, Tensor] = {}
 
     def add(name: str, layer: nn.Conv2d, x: Tensor) -> None:

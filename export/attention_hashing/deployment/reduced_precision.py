@@ -21,7 +21,7 @@ from bitgaze import Contract, Encoder
 from bitgaze.images import load
 
 # More change nothing that could be measured, and each takes half a second.
-_CALIBRATION_PICTURES = 100
+_CALIBRATION_IMAGES = 100
 
 Convert = Callable[[onnx.ModelProto, Deployed], onnx.ModelProto]
 
@@ -29,7 +29,7 @@ Convert = Callable[[onnx.ModelProto, Deployed], onnx.ModelProto]
 def write_int8(
     network: AttentionHashing,
     contract: Contract,
-    pictures: list[Path],
+    images: list[Path],
     out: Path,
     check: Labelled,
     calibration: list[Path],
@@ -40,10 +40,10 @@ def write_int8(
     Args:
         network: trained or fitted.
         contract: of the float32 model.
-        pictures: to compare the float32 model with torch on.
+        images: to compare the float32 model with torch on.
         out: the .onnx file.
-        check: pictures that took no part, to compare with float32 on.
-        calibration: pictures to measure ranges on; a hundred of more are taken.
+        check: images that took no part, to compare with float32 on.
+        calibration: images to measure ranges on; a hundred of more are taken.
         target: a key of `quantize.TARGETS`.
 
     Returns:
@@ -52,33 +52,33 @@ def write_int8(
     Raises:
         ExportError: beyond a limit of `precision`, or float32 differs from torch; `out` is as
             before.
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
     """
     pixels = calibration_pixels(calibration, contract)
 
     def convert(model: onnx.ModelProto, deployed: Deployed) -> onnx.ModelProto:
         return quantize.int8(model, deployed, pixels, target)
 
-    training = contract.training | {"int8": f"for {target}, calibrated on {len(pixels)} pictures"}
+    training = contract.training | {"int8": f"for {target}, calibrated on {len(pixels)} images"}
     contract = replace(contract, precision="int8", training=training)
-    return _write(network, contract, pictures, out, check, convert)
+    return _write(network, contract, images, out, check, convert)
 
 
-def calibration_pixels(pictures: list[Path], contract: Contract) -> NDArray[np.uint8]:
-    """At most a hundred of these pictures, as the model takes them: (n, size, size, 3).
+def calibration_pixels(images: list[Path], contract: Contract) -> NDArray[np.uint8]:
+    """At most a hundred of these images, as the model takes them: (n, size, size, 3).
 
     Raises:
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
     """
-    step = max(1, len(pictures) // _CALIBRATION_PICTURES)
-    some = pictures[::step][:_CALIBRATION_PICTURES]
+    step = max(1, len(images) // _CALIBRATION_IMAGES)
+    some = images[::step][:_CALIBRATION_IMAGES]
     return np.stack([load(path, contract.preprocess) for path in some])
 
 
 def write_fp16(
     network: AttentionHashing,
     contract: Contract,
-    pictures: list[Path],
+    images: list[Path],
     out: Path,
     check: Labelled,
 ) -> tuple[Encoder, fidelity.Comparison]:
@@ -88,7 +88,7 @@ def write_fp16(
         return fp16(model)
 
     contract = replace(contract, precision="fp16")
-    return _write(network, contract, pictures, out, check, convert)
+    return _write(network, contract, images, out, check, convert)
 
 
 def fp16(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -116,7 +116,7 @@ def fp16(model: onnx.ModelProto) -> onnx.ModelProto:
 def _write(
     network: AttentionHashing,
     contract: Contract,
-    pictures: list[Path],
+    images: list[Path],
     out: Path,
     check: Labelled,
     convert: Convert,
@@ -125,7 +125,7 @@ def _write(
     smaller = convert(model, deployed)
     for one in (model, smaller):
         onnx_file.store_as_float16(one)
-    pixels = np.stack([load(one, contract.preprocess) for one in check.pictures])
+    pixels = np.stack([load(one, contract.preprocess) for one in check.images])
     tolerance = fidelity.tolerance(smaller, pixels)
     if tolerance > 1:
         raise onnx_file.ExportError(
@@ -135,7 +135,7 @@ def _write(
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         plain = replace(contract, precision="fp32")
         reference = onnx_file.save(model, plain, Path(folder) / "float32.onnx")
-        onnx_file.compare(deployed, reference, pictures)
+        onnx_file.compare(deployed, reference, images)
         contract = replace(contract, tolerance=tolerance)
         draft = onnx_file.save(smaller, contract, Path(folder) / "smaller.onnx")
         expected = fidelity.encoded(reference, check)

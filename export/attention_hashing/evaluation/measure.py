@@ -30,7 +30,7 @@ def measure(encoded: Encoded, split: Split, ranking: Levels, top: int | None) ->
 
     Args:
         encoded: what the model gives for `split.paths`.
-        split: the pictures.
+        split: the images.
         ranking: the queries' levels in the database.
         top: R of AP@R, and one more N of P@N; None for the whole ranking.
 
@@ -45,8 +45,8 @@ def measure(encoded: Encoded, split: Split, ranking: Levels, top: int | None) ->
             "queries": len(split.queries),
             "database": len(split.database),
             "classes": len(split.classes),
-            "labels_per_picture": float(has.sum(1).mean()) if has.ndim == 2 else 1.0,
-            "queries_without_a_relevant_picture": int((ranking.relevant.sum(1) == 0).sum()),
+            "labels_per_image": float(has.sum(1).mean()) if has.ndim == 2 else 1.0,
+            "queries_without_a_relevant_image": int((ranking.relevant.sum(1) == 0).sum()),
             "queries_with_a_copy_in_the_database": split.shared(),
         },
         "average_precision": {

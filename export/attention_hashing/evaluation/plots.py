@@ -17,7 +17,7 @@ _DPI = 150
 _INK, _SOFT = "#1c1b22", "#6a6775"
 # Blue and orange stay apart for every kind of colour vision.
 _FIRST, _SECOND, _THIRD = "#23619e", "#d9762b", "#8a8793"
-_SIDE = 240  # of a picture, in pixels
+_SIDE = 240  # of an image, in pixels
 _LONGEST_NAME = 26
 _MARKED = (0.25, 0.5, 0.75)  # recall at which the radius is named
 
@@ -76,23 +76,23 @@ def distances(ranking: Levels, path: Path) -> None:
 
 
 def attention(
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     maps: NDArray[np.float32],
     names: Sequence[str],
     path: Path,
 ) -> None:
-    """Pictures, and below each where the network looked.
+    """Images, and below each where the network looked.
 
     Args:
-        pictures: upright, RGB.
-        maps: (pictures, h, w), in [0, 1].
-        names: one for each picture.
+        images: upright, RGB.
+        maps: (images, h, w), in [0, 1].
+        names: one for each image.
         path: of the PNG.
     """
-    figure = _figure(1.9 * len(pictures), 4.1)
-    columns = figure.subplots(2, len(pictures), squeeze=False).T
-    for (above, below), picture, heat, name in zip(columns, pictures, maps, names, strict=True):
-        for axes, shown in ((above, picture), (below, overlay(picture, heat))):
+    figure = _figure(1.9 * len(images), 4.1)
+    columns = figure.subplots(2, len(images), squeeze=False).T
+    for (above, below), image, heat, name in zip(columns, images, maps, names, strict=True):
+        for axes, shown in ((above, image), (below, overlay(image, heat))):
             axes.imshow(ImageOps.pad(shown, (_SIDE, _SIDE), color="white"))
             axes.set_axis_off()
         above.set_title(name[:_LONGEST_NAME], fontsize=8, color=_INK, parse_math=False)

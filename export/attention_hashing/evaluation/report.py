@@ -16,7 +16,7 @@ def markdown(report: dict[str, Any], plots: Sequence[tuple[str, str]]) -> str:
             precision by the query's path); and "against" where there is another model.
         plots: caption and file of each, beside the page.
     """
-    model, pictures, found = report["model"], report["set"], report["average_precision"]
+    model, images, found = report["model"], report["set"], report["average_precision"]
     top = found["top"]
     name = "mAP" if top is None else f"mAP@{top}"
     rows = [_bounds(name, found["over_possible"])]
@@ -29,11 +29,11 @@ def markdown(report: dict[str, Any], plots: Sequence[tuple[str, str]]) -> str:
     ball = report[f"within_radius_{RADIUS}"]
     pooled = ball["pooled_precision"]
     lines = [
-        f"# {model['name']}: pictures found by their labels",
+        f"# {model['name']}: images found by their labels",
         "",
         f"{model['bits']} bits, {model['precision']}, fingerprint `{model['fingerprint']}`. "
-        f"{pictures['queries']:,} queries, {pictures['database']:,} pictures in the database, "
-        f"{pictures['classes']:,} labels, {pictures['labels_per_picture']:.2f} a picture. A hit is "
+        f"{images['queries']:,} queries, {images['database']:,} images in the database, "
+        f"{images['classes']:,} labels, {images['labels_per_image']:.2f} an image. A hit is "
         "right when it shares a label with the query.",
         "",
         *_table(["", "worst order of ties", "expected", "best order of ties"], rows),
@@ -59,7 +59,7 @@ def markdown(report: dict[str, Any], plots: Sequence[tuple[str, str]]) -> str:
         *_table(["codes of the database", ""], _codes(report["codes_of_the_database"])),
         "",
     ]
-    for warning in warnings(pictures):
+    for warning in warnings(images):
         lines += [f"{warning}.", ""]
     if other := report.get("against"):
         lines += [f"Against {other['name']}: {difference(name, other)}.", ""]
@@ -78,15 +78,15 @@ def markdown(report: dict[str, Any], plots: Sequence[tuple[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def warnings(pictures: dict[str, Any]) -> list[str]:
+def warnings(images: dict[str, Any]) -> list[str]:
     """What a reader has to know of the set before he believes a figure; from the report's "set"."""
     without, copies = (
-        pictures[f"queries_{what}"]
-        for what in ("without_a_relevant_picture", "with_a_copy_in_the_database")
+        images[f"queries_{what}"]
+        for what in ("without_a_relevant_image", "with_a_copy_in_the_database")
     )
     found = []
     if without:
-        found.append(f"{without:,} of the queries have no relevant picture to find, and score 0")
+        found.append(f"{without:,} of the queries have no relevant image to find, and score 0")
     if copies:
         found.append(f"{copies:,} of the queries have an identical file in the database")
     return found

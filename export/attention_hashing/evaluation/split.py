@@ -1,6 +1,6 @@
-"""Labelled picture files to measure a model on, and which of them are the queries.
+"""Labelled image files to measure a model on, and which of them are the queries.
 
-Knows files and names of labels. Does not open pictures, and needs no torch: what is measured is a
+Knows files and names of labels. Does not open images, and needs no torch: what is measured is a
 model file, with the runtime alone.
 """
 
@@ -19,11 +19,11 @@ from attention_hashing.data.labels import Labels
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures with labels, some of them queries, the others the database.
+    """Images with labels, some of them queries, the others the database.
 
     Attributes:
-        paths: of n pictures.
-        labels: int64 (n,) where every picture has one label, else bool (n, classes).
+        paths: of n images.
+        labels: int64 (n,) where every image has one label, else bool (n, classes).
         classes: names of the labels; sorted, or by column of the lists.
         queries: positions among the n.
         database: the other positions.
@@ -43,7 +43,7 @@ class Split:
 
 
 def drawn(folder: Path, count: int, seed: int) -> Split:
-    """Some pictures of a folder, drawn by a seed, are queries; all others are the database.
+    """Some images of a folder, drawn by a seed, are queries; all others are the database.
 
     Args:
         folder: as `folders.read` takes it.
@@ -53,17 +53,17 @@ def drawn(folder: Path, count: int, seed: int) -> Split:
     Raises:
         DataError: as `folders.read`.
     """
-    pictures = read(folder)
-    order = np.random.default_rng(seed).permutation(len(pictures))
-    queries, database = np.split(order, [min(count, len(pictures) // 2)])
-    return Split(list(pictures), *_labels(list(pictures.values())), queries, database)
+    images = read(folder)
+    order = np.random.default_rng(seed).permutation(len(images))
+    queries, database = np.split(order, [min(count, len(images) // 2)])
+    return Split(list(images), *_labels(list(images.values())), queries, database)
 
 
 def given(folder: Path, queries: Path) -> Split:
-    """Every picture of one folder is a query; those of the other are the database.
+    """Every image of one folder is a query; those of the other are the database.
 
     Raises:
-        DataError: as `folders.read`; or a picture is in both.
+        DataError: as `folders.read`; or an image is in both.
     """
     stored, asked = read(folder), read(queries)
     if both := stored.keys() & asked.keys():
@@ -80,7 +80,7 @@ def listed(folder: Path) -> Split | None:
     Those of test.txt are the queries, those of database.txt the database.
 
     Raises:
-        DataError: as `lists.read`; one list without the other; or a picture is in both.
+        DataError: as `lists.read`; one list without the other; or an image is in both.
     """
     asked, stored = folder / lists.TEST, folder / lists.DATABASE
     found = [path for path in (asked, stored) if lists.is_list(path)]
@@ -97,7 +97,7 @@ def listed(folder: Path) -> Split | None:
         )
     return Split(
         queries.paths + database.paths,
-        lists.labels(np.concatenate([queries.hot, database.hot])),
+        lists.labels(np.concatenate([queries.one_hot, database.one_hot])),
         queries.classes,
         *np.split(np.arange(len(queries.paths) + len(database.paths)), [len(queries.paths)]),
     )
@@ -108,10 +108,10 @@ def _labels(names: list[tuple[str, ...]]) -> tuple[Labels, tuple[str, ...]]:
     position = {name: place for place, name in enumerate(classes)}
     if all(len(several) == 1 for several in names):
         return np.array([position[name] for (name,) in names], np.int64), classes
-    hot = np.zeros((len(names), len(classes)), bool)
+    one_hot = np.zeros((len(names), len(classes)), bool)
     for row, several in enumerate(names):
-        hot[row, [position[name] for name in several]] = True
-    return hot, classes
+        one_hot[row, [position[name] for name in several]] = True
+    return one_hot, classes
 
 
 def _digest(path: Path) -> bytes:

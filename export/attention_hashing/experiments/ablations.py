@@ -3,13 +3,13 @@
 Knows kept maps of a backbone, labels, and hash values. Every variant has the same maps, the same
 loss, and a hash layer over a global and a second feature; they differ in the second.
 
-    explicit      the mean weighted by the attention of a branch that learned to classify (ours)
+    explicit      the mean weighted by the attention of a branch that learned to classify
     joint         so it starts; then branch and hash layer learn together
     implicit      the same branch, never taught to classify: the hash loss alone moves it
     boxes         explicit, with the attention of one who knows where the objects are: what a
                   perfect map would be worth. No method, a bound
-    shuffled      explicit, with the attention of another picture
-    centred       a Gaussian in the middle of the picture
+    shuffled      explicit, with the attention of another image
+    centred       a Gaussian in the middle of the image
     simam         parameter-free attention (Yang et al., ICML 2021)
     untaught      no attention: the mean of the branch's own 3 x 3 convolution, which learned to
                   classify; what teaching it adds without a map
@@ -18,7 +18,7 @@ loss, and a hash layer over a global and a second feature; they differ in the se
     global        no second feature
 
 Features come to the hash layer with mean 0 and variance 1, as in heads.fit_layer: over the training
-pictures, or, while the branch or a convolution learns along (joint, implicit, wide), over a batch.
+images, or, while the branch or a convolution learns along (joint, implicit, wide), over a batch.
 """
 
 from collections.abc import Callable
@@ -47,20 +47,20 @@ class Data(NamedTuple):
     """Kept maps, and what to train on.
 
     Attributes:
-        maps: float16, (n, channels, h, w): the backbone's, of all pictures.
-        hot: float32, (n, classes), 1 for each label of a picture.
+        maps: float16, (n, channels, h, w): the backbone's, of all images.
+        one_hot: float32, (n, classes), 1 for each label of an image.
         training: positions among the n.
         inside: (n, h, w): share of each cell's area that objects cover.
     """
 
     maps: NDArray[np.float16]
-    hot: NDArray[np.float32]
+    one_hot: NDArray[np.float32]
     training: NDArray[np.intp]
     inside: NDArray[np.float32]
 
 
 class Learner(Protocol):
-    """Trains one variant, and gives the hash values that it gives all pictures: (n, bits)."""
+    """Trains one variant, and gives the hash values that it gives all images: (n, bits)."""
 
     def __call__(self, method: Method, epochs: int, rate: float) -> NDArray[np.float32]:
         """Train anew.
@@ -88,7 +88,7 @@ def learner(variant: str, data: Data, branch: AttentionBranch, seed: int) -> Lea
 
     def over_features(method: Method, epochs: int, rate: float) -> NDArray[np.float32]:
         chosen = data.training
-        layer = fit_layer(features[chosen], data.hot[chosen], method, epochs, rate)
+        layer = fit_layer(features[chosen], data.one_hot[chosen], method, epochs, rate)
         return layer.values(features)
 
     return over_features
@@ -250,7 +250,7 @@ def _learned_together(
     epochs: int,
     rate: float,
 ) -> NDArray[np.float32]:
-    channels, classes = data.maps.shape[1], data.hot.shape[1]
+    channels, classes = data.maps.shape[1], data.one_hot.shape[1]
     torch.manual_seed(method.seed)
     branch = AttentionBranch(channels, classes, taught.hidden)
     if how.starts_taught:
@@ -266,7 +266,7 @@ def _learned_together(
         return method(hashed.hash, labels, step) + GUIDANCE_WEIGHT * guidance
 
     maps = torch.from_numpy(np.ascontiguousarray(data.maps[data.training]))
-    labels = torch.from_numpy(data.hot[data.training])
+    labels = torch.from_numpy(data.one_hot[data.training])
     network.train()
     descend([network, method], loss, (maps, labels), epochs, rate, method.seed)
     # Over all training maps, as fit_layer has them: those of the last batches would scale up what

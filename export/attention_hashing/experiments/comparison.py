@@ -36,7 +36,7 @@ from attention_hashing.network import HashLayer
 from bitgaze.cores import available_cores
 from bitgaze.hamming import pack
 
-REFERENCES = ("lsh", "pca-itq", "class-id", "float")
+BASELINES = ("lsh", "pca-itq", "class-id", "float")
 # Global features alone, as the methods were published; and with those that the branch guides.
 FORMS = ("global", "guided")
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -45,7 +45,7 @@ TUNED_AT_BITS = 32
 _HELD_OUT = 0.1
 _BRANCH_EPOCHS = 6
 _LAYER_EPOCHS = 30
-_DRAW = 0  # seed of which training pictures a learning rate is chosen on
+_DRAW = 0  # seed of which training images a learning rate is chosen on
 # What no key says of rows and features.
 _RECIPE = {
     "branch epochs": _BRANCH_EPOCHS,
@@ -62,7 +62,7 @@ class Study:
 
     Attributes:
         name: of the training set and of what made the maps.
-        maps: float16, (n, channels, h, w): the backbone's, of all pictures.
+        maps: float16, (n, channels, h, w): the backbone's, of all images.
         labels: int64, (n,).
         training: positions among the n.
         queries: positions.
@@ -78,13 +78,13 @@ class Study:
 
     @property
     def key(self) -> str:
-        """The name, and 8 hex digits that tell these pictures and positions from others."""
+        """The name, and 8 hex digits that tell these images and positions from others."""
         digest = hashlib.sha256(self.labels)
         for positions in (self.training, self.queries, *self.databases.values()):
             digest.update(positions.astype(np.int64))
         return f"{self.name}-{digest.hexdigest()[:8]}"
 
-    def hot(self, positions: NDArray[np.intp]) -> NDArray[np.float32]:
+    def one_hot(self, positions: NDArray[np.intp]) -> NDArray[np.float32]:
         """Labels as the methods take them; classes that are not trained on have no column."""
         classes = np.unique(self.labels[self.training])
         return (self.labels[positions][:, None] == classes).astype(np.float32)
@@ -118,12 +118,12 @@ def run(
     """All rows, those already in the folder and those that were missing.
 
     Three steps: the branch of each study and seed, and what it makes of all maps; each method's
-    learning rate, by mAP among training pictures that were held out; every cell at that rate. In
+    learning rate, by mAP among training images that were held out; every cell at that rate. In
     the last two, cells run one to a core.
 
     Args:
         studies: what to train on and measure by.
-        methods: names of METHODS and REFERENCES.
+        methods: names of METHODS and BASELINES.
         bits: lengths of the code.
         seeds: of branches and layers.
         folder: where rows and features are kept.
@@ -168,7 +168,7 @@ def run(
 
 
 def _tried(rows: Rows) -> dict[_OfRate, dict[float, float]]:
-    """The mAP among held-out pictures by learning rate."""
+    """The mAP among held-out images by learning rate."""
     return {
         (row["study"], row["method"], row["form"]): {
             float(rate): found for rate, found in row["held_out_map"].items()
@@ -197,27 +197,27 @@ def _by_cell(rows: Rows, rates: dict[_OfRate, float]) -> dict[tuple[Cell, str], 
 def _held_out(
     study: Study, folder: Path
 ) -> tuple[Described, NDArray[np.float32], NDArray[np.bool_]]:
-    """Training pictures as a branch sees them that did not see those held out.
+    """Training images as a branch sees them that did not see those held out.
 
     Returns:
-        What it makes of them, their labels as `Study.hot`, and which are held out, bool (n,).
+        What it makes of them, their labels as `Study.one_hot`, and which are held out, bool (n,).
     """
-    hot = study.hot(study.training)
-    held = np.random.default_rng(_DRAW).random(len(hot)) < _HELD_OUT
+    one_hot = study.one_hot(study.training)
+    held = np.random.default_rng(_DRAW).random(len(one_hot)) < _HELD_OUT
 
     def make() -> Described:
         maps = study.maps[study.training]
-        return describe(maps, fit_branch(maps[~held], hot[~held], _BRANCH_EPOCHS, _DRAW))
+        return describe(maps, fit_branch(maps[~held], one_hot[~held], _BRANCH_EPOCHS, _DRAW))
 
-    return _kept(folder / f"{study.key}-held-out.npz", make), hot, held
+    return _kept(folder / f"{study.key}-held-out.npz", make), one_hot, held
 
 
 def _described(study: Study, seed: int, folder: Path) -> Described:
-    """All pictures as the branch of one seed sees them."""
+    """All images as the branch of one seed sees them."""
 
     def make() -> Described:
         training = study.maps[study.training]
-        branch = fit_branch(training, study.hot(study.training), _BRANCH_EPOCHS, seed)
+        branch = fit_branch(training, study.one_hot(study.training), _BRANCH_EPOCHS, seed)
         return describe(study.maps, branch)
 
     return _kept(folder / f"{study.key}-{seed}.npz", make)
@@ -225,7 +225,7 @@ def _described(study: Study, seed: int, folder: Path) -> Described:
 
 def _kept(path: Path, make: Callable[[], Described]) -> Described:
     if not path.exists():
-        print(f"{path.stem}: training the branch, looking at all pictures", flush=True)
+        print(f"{path.stem}: training the branch, looking at all images", flush=True)
         draft = path.with_suffix(".part.npz")
         np.savez(draft, **make()._asdict())
         draft.replace(path)
@@ -281,14 +281,14 @@ def _of_form(features: NDArray[np.floating], form: str) -> NDArray[np.floating]:
 
 
 def _best_rate(cell: Cell, tried: dict[_OfRate, dict[float, float]]) -> list[Row]:
-    """The learning rate with the best mAP among held-out pictures, each of them a query."""
+    """The learning rate with the best mAP among held-out images, each of them a query."""
     study = _studies[cell.study]
-    seen, hot, held = _held_out(study, _folder)
+    seen, one_hot, held = _held_out(study, _folder)
     features = _of_form(seen.features, cell.form)
     found = dict(tried.get(_of_rate(cell), {}))
     for rate in set(RATES) - set(found):
-        method = METHODS[cell.method](hot.shape[1], cell.bits, cell.seed)
-        layer = fit_layer(features[~held], hot[~held], method, _LAYER_EPOCHS, rate)
+        method = METHODS[cell.method](one_hot.shape[1], cell.bits, cell.seed)
+        layer = fit_layer(features[~held], one_hot[~held], method, _LAYER_EPOCHS, rate)
         codes = pack(layer.values(features[held]))
         labels = study.labels[study.training][held]
         found[rate] = mean_by_code(codes, labels, np.arange(len(codes)))
@@ -296,7 +296,7 @@ def _best_rate(cell: Cell, tried: dict[_OfRate, dict[float, float]]) -> list[Row
 
 
 def _measured(cell: Cell, rates: dict[_OfRate, float]) -> list[Row]:
-    """Codes of all pictures, and what they are worth by each protocol of the study."""
+    """Codes of all images, and what they are worth by each protocol of the study."""
     study, start = _studies[cell.study], time.perf_counter()
     seen = _features(cell.study, cell.seed)
     rate = rates.get(_of_rate(cell))
@@ -316,7 +316,7 @@ def _values(study: Study, cell: Cell, seen: Described, rate: float | None) -> ND
     if cell.method == "class-id":
         return baselines.class_id(seen.logits, cell.bits)
     features = _of_form(seen.features, cell.form)
-    if cell.method in REFERENCES:
+    if cell.method in BASELINES:
         own = _of_form(training, cell.form)
         fit = (
             baselines.lsh(own, cell.bits, cell.seed)
@@ -326,9 +326,9 @@ def _values(study: Study, cell: Cell, seen: Described, rate: float | None) -> ND
         weight, threshold = (part.astype(np.float32) for part in fit)
         return HashLayer(weight, threshold).values(features)
     assert rate is not None
-    hot = study.hot(study.training)
-    method = METHODS[cell.method](hot.shape[1], cell.bits, cell.seed)
-    layer = fit_layer(_of_form(training, cell.form), hot, method, _LAYER_EPOCHS, rate)
+    one_hot = study.one_hot(study.training)
+    method = METHODS[cell.method](one_hot.shape[1], cell.bits, cell.seed)
+    layer = fit_layer(_of_form(training, cell.form), one_hot, method, _LAYER_EPOCHS, rate)
     return layer.values(features)
 
 
@@ -349,7 +349,7 @@ def _of_codes(study: Study, protocol: str, codes: NDArray[np.uint8]) -> Row:
 
 
 def _of_float(study: Study, protocol: str, seen: Described) -> Row:
-    """Cosine of the global features: an order without ties, but for equal pictures."""
+    """Cosine of the global features: an order without ties, but for equal images."""
     values = _of_form(seen.features, "global")
     scores = by_cosine(values, study.labels, study.queries, study.databases[protocol])
     mean = float(scores.mean())

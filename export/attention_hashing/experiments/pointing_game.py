@@ -18,9 +18,9 @@ def pointing_game(
 
     Args:
         maps: (n, h, w).
-        boxes: for each map (k, 4), left, top, right, bottom, as shares of the picture; k > 0.
+        boxes: for each map (k, 4), left, top, right, bottom, as shares of the image; k > 0.
         tolerance: how far outside of a box still hits, as a share of the side of a square
-            picture. The paper's 15 pixels are 0.03 of the longer side of its pictures.
+            image. The paper's 15 pixels are 0.03 of the longer side of its images.
     """
     height, width = maps.shape[1:]
     peaks = maps.reshape(len(maps), -1).argmax(1)

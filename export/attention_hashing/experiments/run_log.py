@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from attention_hashing.methods import present_name
+
 Row = dict[str, Any]
 _ARGUMENTS = "arguments.json"
 
@@ -25,6 +27,8 @@ def check_arguments(folder: Path, arguments: Row) -> None:
     """
     path = folder / _ARGUMENTS
     known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    # As the names were written before.
+    known = {name.replace("pictures of", "images of"): value for name, value in known.items()}
     other = [name for name, value in arguments.items() if known.get(name, value) != value]
     if other:
         what = ", ".join(f"{name} {known[name]} (now {arguments[name]})" for name in other)
@@ -45,7 +49,7 @@ class Rows:
         if path.exists():
             content = path.read_bytes()
             end = content.rfind(b"\n") + 1
-            self._rows = [json.loads(line) for line in content[:end].splitlines()]
+            self._rows = [_present(json.loads(line)) for line in content[:end].splitlines()]
             if end < len(content):
                 os.truncate(path, end)
 
@@ -58,3 +62,8 @@ class Rows:
         with self._path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         self._rows += rows
+
+
+def _present(row: Row) -> Row:
+    """A row with the name that its method has now."""
+    return row | {"method": present_name(row["method"])} if "method" in row else row

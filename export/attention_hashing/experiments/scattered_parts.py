@@ -23,7 +23,7 @@ _VALIDATION_SHARE = 0.2
 
 
 class ScatteredParts(NamedTuple):
-    """Scenes whose objects and backgrounds come from different pictures in each part.
+    """Scenes whose objects and backgrounds come from different images in each part.
 
     Validation is what settings are chosen on, so that queries and database stay unseen.
     """
@@ -52,13 +52,13 @@ def parts(
 
     Raises:
         ValueError: parts that share objects, fewer than ten photographs, or as `Scattered`.
-        ImageError: a picture or a photograph cannot be read.
+        ImageError: an image or a photograph cannot be read.
     """
     if not 0 <= seed < 2**30:
         raise ValueError(f"seed is {seed}, expected 0..{2**30 - 1}")
     objects = (protocol.queries, protocol.training, protocol.database)
     if np.unique(np.concatenate(objects)).size < sum(map(len, objects)):
-        raise ValueError(f"the parts of {protocol.name} share pictures, and so would the scenes")
+        raise ValueError(f"the parts of {protocol.name} share images, and so would the scenes")
     spread = np.random.default_rng((seed, 1)).permutation(protocol.database)
     taken = round(_VALIDATION_SHARE * len(spread))
     objects = (*objects[:2], spread[taken:], spread[:taken])
@@ -86,16 +86,16 @@ def parts(
 
 
 def pixels(data: Labelled) -> NDArray[np.uint8]:
-    """Pictures of 32 x 32 px as objects: uint8 (n, 32, 32, 3).
+    """Images of 32 x 32 px as objects: uint8 (n, 32, 32, 3).
 
     Raises:
-        ValueError: a picture of another size.
+        ValueError: an image of another size.
         ImageError: one that cannot be read.
     """
-    if not isinstance(data.pictures, list):
-        return data.pictures
+    if not isinstance(data.images, list):
+        return data.images
     found = np.empty((len(data), OBJECT_SIDE, OBJECT_SIDE, 3), np.uint8)
-    for place, path in enumerate(tqdm(data.pictures, desc="objects", unit="img", disable=None)):
+    for place, path in enumerate(tqdm(data.images, desc="objects", unit="img", disable=None)):
         image = upright(path, OBJECT_SIDE)
         if image.size != (OBJECT_SIDE, OBJECT_SIDE):
             raise ValueError(f"{path}: {image.width} x {image.height} px, expected 32 x 32")

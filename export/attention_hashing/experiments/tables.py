@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_hashing.evaluation.bootstrap import Difference, paired_bootstrap
-from attention_hashing.experiments.comparison import REFERENCES
+from attention_hashing.experiments.comparison import BASELINES
 from attention_hashing.experiments.run_log import Row
+from attention_hashing.methods import DEFAULT
 
-# Of matrix.FORMS: what each method is compared as. Ours is the guided network, others are as they
-# were published.
-_OURS = ("ours", "guided")
+# The network with its branch and its default loss; the other methods are compared as published,
+# without the branch (comparison.FORMS).
+_GUIDED = (DEFAULT, "guided")
 
 
 class Table(NamedTuple):
@@ -49,14 +50,14 @@ class _Group(NamedTuple):
 def by_length(rows: Iterable[Row], protocol: str) -> Table:
     """The mAP of every method at every length; bold: the best, and what may be as good.
 
-    Rows: ours, rivals as published, references. Best is meant among methods that are trained.
+    Rows: the guided network, methods as published, baselines. The best is that of the trained ones.
     """
     groups = _groups(rows, protocol)
     lengths = sorted({bits for _, _, bits in groups if bits})
     names = [
         name
         for name in dict.fromkeys((method, form) for method, form, _ in groups)
-        if name == _OURS or name[1] == "global"
+        if name == _GUIDED or name[1] == "global"
     ]
     leaders = {bits: _leaders(groups, bits, names) for bits in lengths}
     table = []
@@ -106,24 +107,24 @@ def of_backbones(rows: dict[str, list[Row]], bits: int) -> Table:
     return Table(head, table)
 
 
-def against_ours(rows: Iterable[Row], protocols: list[str]) -> Table:
-    """Ours minus the best rival, by protocol and length."""
+def against_rivals(rows: Iterable[Row], protocols: list[str]) -> Table:
+    """The guided network minus the best method as published, by protocol and length."""
     rows = list(rows)
     table = []
     for protocol in protocols:
         groups = _groups(rows, protocol)
         for bits in sorted({bits for _, _, bits in groups if bits}):
-            ours = groups.get((*_OURS, bits))
+            guided = groups.get((*_GUIDED, bits))
             rivals = {
                 method: group
                 for (method, form, length), group in groups.items()
-                if length == bits and form == "global" and method not in (*REFERENCES, "ours")
+                if length == bits and form == "global" and method not in (*BASELINES, DEFAULT)
             }
-            if ours is None or not rivals:
+            if guided is None or not rivals:
                 continue
             best = max(rivals, key=lambda name: rivals[name].mean("map"))
-            table.append([protocol, str(bits), best, _difference(ours, rivals[best])])
-    return Table(["protocol", "bits", "best rival", "ours minus that"], table)
+            table.append([protocol, str(bits), best, _difference(guided, rivals[best])])
+    return Table(["protocol", "bits", "best rival", "with the branch minus that"], table)
 
 
 def of_codes(rows: Iterable[Row], protocol: str, bits: int) -> Table:
@@ -168,7 +169,7 @@ def _leaders(
     trained = {
         name: groups[*name, bits]
         for name in names
-        if name[0] not in REFERENCES and (*name, bits) in groups
+        if name[0] not in BASELINES and (*name, bits) in groups
     }
     if not trained:
         return set()

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 
 def distorted(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """A part of the picture, with some of everything done to it."""
+    """A part of the image, with some of everything done to it."""
     chance, between = generator.random, generator.uniform
     if chance() < 0.85:
         image = _part(image, np.sqrt(between(0.35, 1)), np.exp(between(-0.25, 0.25)), generator)
@@ -44,7 +44,7 @@ def distorted(image: Image.Image, generator: np.random.Generator) -> Image.Image
 
 
 def out_of_focus(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """Nearly the whole picture, blurred: of all that is done to pictures, what moves codes most."""
+    """Nearly the whole image, blurred: of all that is done to images, what moves codes most."""
     chance, between = generator.random, generator.uniform
     image = _part(image, between(0.85, 1), 1.0, generator)
     if chance() < 0.3:
@@ -56,7 +56,7 @@ def out_of_focus(image: Image.Image, generator: np.random.Generator) -> Image.Im
 
 
 def cut_out(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """A piece of the picture on a plain ground, as shops show their goods."""
+    """A piece of the image on a plain ground, as shops show their goods."""
     chance, between = generator.random, generator.uniform
     image = _part(image, np.sqrt(between(0.4, 1)), 1.0, generator)
     grounds = [(0, 0, 0), (255, 255, 255), tuple(int(v) for v in generator.integers(0, 256, 3))]
@@ -99,7 +99,7 @@ def _blob(size: tuple[int, int], generator: np.random.Generator) -> Image.Image:
 def _part(
     image: Image.Image, side: float, aspect: float, generator: np.random.Generator
 ) -> Image.Image:
-    """A window somewhere, `side` as wide and high as the picture, `aspect` times wider."""
+    """A window somewhere, `side` as wide and high as the image, `aspect` times wider."""
     width = min(image.width, max(1, int(image.width * side * aspect)))
     height = min(image.height, max(1, int(image.height * side / aspect)))
     left = int(generator.integers(0, image.width - width + 1))

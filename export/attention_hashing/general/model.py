@@ -1,6 +1,6 @@
 """The general model: an ImageNet classifier as the attention branch, hashed without labels.
 
-The hash layer looks at what the classifier would say of the whole picture and of the attended part:
+The hash layer looks at what the classifier would say of the whole image and of the attended part:
 its scores are linear in the features, so they cost nothing. It is fitted to photographs and what
 may be done to them (unsupervised.py), and tells near-duplicates from the rest by a calibration on
 photographs that the fit had not seen.
@@ -91,7 +91,7 @@ def with_layer(layer: HashLayer) -> AttentionHashing:
 
 
 def extractor() -> FeatureExtractor:
-    """Pictures to the features that a hash layer of this model looks at."""
+    """Images to the features that a hash layer of this model looks at."""
     return FeatureExtractor(untrained(8), PREPROCESS)
 
 
@@ -101,24 +101,24 @@ class Versions:
 
     Attributes:
         features: float32, (n, 2 * channels), global and local.
-        pictures: int64, (n,): of which photograph each is.
-        same: bool, (n,): whether it still counts as the same picture.
+        images: int64, (n,): of which photograph each is.
+        same: bool, (n,): whether it still counts as the same image.
     """
 
     features: NDArray[np.float32]
-    pictures: NDArray[np.int64]
+    images: NDArray[np.int64]
     same: NDArray[np.bool_]
 
-    def of(self, pictures: NDArray[np.int64]) -> "Versions":
+    def of(self, images: NDArray[np.int64]) -> "Versions":
         """Those of some photographs, which are numbered anew in the order given."""
-        number = np.full(self.pictures.max() + 1, -1)
-        number[pictures] = np.arange(len(pictures))
-        chosen = number[self.pictures] >= 0
-        numbers = number[self.pictures[chosen]]
+        number = np.full(self.images.max() + 1, -1)
+        number[images] = np.arange(len(images))
+        chosen = number[self.images] >= 0
+        numbers = number[self.images[chosen]]
         return Versions(self.features[chosen], numbers, self.same[chosen])
 
 
-def versions(extract: FeatureExtractor, pictures: list[Path], seed: int) -> Versions:
+def versions(extract: FeatureExtractor, images: list[Path], seed: int) -> Versions:
     """Each photograph as it is, distorted, out of focus, and pieces of it on a plain ground."""
     kinds: list[Callable[[Image.Image, np.random.Generator], Image.Image] | None] = [
         None,
@@ -128,30 +128,30 @@ def versions(extract: FeatureExtractor, pictures: list[Path], seed: int) -> Vers
     ]
 
     def version(item: tuple[int, int]) -> Image.Image:
-        number, picture = item
-        image = upright(pictures[picture], PREPROCESS.size)
+        number, position = item
+        image = upright(images[position], PREPROCESS.size)
         distort = kinds[number]
         if distort is None:
             return image
-        return distort(image, np.random.default_rng((seed, number, picture)))
+        return distort(image, np.random.default_rng((seed, number, position)))
 
-    items = [(number, i) for number in range(len(kinds)) for i in range(len(pictures))]
+    items = [(number, i) for number in range(len(kinds)) for i in range(len(images))]
     features = extract(tqdm(items, desc="versions", unit="img", disable=None), version)
-    same = np.repeat([kind is not cut_out for kind in kinds], len(pictures))
-    return Versions(features, np.tile(np.arange(len(pictures)), len(kinds)), same)
+    same = np.repeat([kind is not cut_out for kind in kinds], len(images))
+    return Versions(features, np.tile(np.arange(len(images)), len(kinds)), same)
 
 
 def check(bits: int, seed: int, count: int) -> None:
     """Refuse what cannot be fitted, before the work.
 
     Raises:
-        ValueError: bits or seed out of range, or too few pictures.
+        ValueError: bits or seed out of range, or too few images.
     """
     check_bits(bits)
     if seed < 0:
         raise ValueError(f"seed is {seed}, expected at least 0")
     if count <= bits:
-        raise ValueError(f"{count} pictures for {bits} bits; it takes more than {bits}")
+        raise ValueError(f"{count} images for {bits} bits; it takes more than {bits}")
 
 
 def fit(seen: Versions, bits: int, seed: int, parts: Parts = "both") -> HashLayer:
@@ -161,15 +161,15 @@ def fit(seen: Versions, bits: int, seed: int, parts: Parts = "both") -> HashLaye
         seen: versions of more than `bits` photographs.
         bits: length of the code.
         seed: of the training.
-        parts: what it looks at: the whole picture, what is attended to, or both.
+        parts: what it looks at: the whole image, what is attended to, or both.
 
     Raises:
-        ValueError: bits or seed out of range, or too few pictures.
+        ValueError: bits or seed out of range, or too few images.
     """
-    check(bits, seed, seen.pictures.max() + 1)
+    check(bits, seed, seen.images.max() + 1)
     scores = class_scores(parts)
     points = seen.features.astype(np.float64) @ scores.T
-    projection, threshold = fit_bits(points, seen.pictures, seen.same, bits, seed)
+    projection, threshold = fit_bits(points, seen.images, seen.same, bits, seed)
     weight = scores.T @ projection  # (2 * channels, bits)
     # Scaled so that float16 keeps its precision; batch normalisation takes the scale out again.
     scale = np.abs(weight).max()
@@ -181,46 +181,46 @@ def fit(seen: Versions, bits: int, seed: int, parts: Parts = "both") -> HashLaye
 
 def calibration(
     extract: FeatureExtractor,
-    pictures: list[Path],
+    images: list[Path],
     seen: Versions,
     kinds: Labelled,
     layer: HashLayer,
 ) -> Calibration:
-    """What distances between codes mean, on pictures that the layer was not fitted to.
+    """What distances between codes mean, on images that the layer was not fitted to.
 
     Near-duplicates and strangers: the photographs in parts, each coded by a layer that was fitted
-    to the others; near-duplicates are told from every other picture, those of their kind too.
-    Kinds: labelled pictures, coded by the layer itself; unrelated are pairs of two
+    to the others; near-duplicates are told from every other image, those of their kind too.
+    Kinds: labelled images, coded by the layer itself; unrelated are pairs of two
     kinds there, for the probability that it gives would else be that of telling photographs from
-    such pictures.
+    such images.
 
     Args:
         extract: see `extractor`.
-        pictures: the photographs, each of another subject.
+        images: the photographs, each of another subject.
         seen: their versions.
-        kinds: labelled pictures that took no part in the fit.
+        kinds: labelled images that took no part in the fit.
         layer: fitted to all photographs.
     """
     bits = len(layer.threshold)
-    bar = tqdm(pictures, desc="alterations", unit="img", disable=None)
+    bar = tqdm(images, desc="alterations", unit="img", disable=None)
     changed = extract((v for path in bar for v in _alterations(path)), lambda version: version)
-    changed = changed.reshape(len(pictures), -1, changed.shape[1])
-    plain = seen.features[: len(pictures)]
+    changed = changed.reshape(len(images), -1, changed.shape[1])
+    plain = seen.features[: len(images)]
     duplicates, strangers = [], []
-    parts = np.array_split(np.random.default_rng(0).permutation(len(pictures)), _PARTS)
+    parts = np.array_split(np.random.default_rng(0).permutation(len(images)), _PARTS)
     for part in tqdm(parts, desc="parts", disable=None):
-        others = np.setdiff1d(np.arange(len(pictures)), part)
+        others = np.setdiff1d(np.arange(len(images)), part)
         held_out = fit(seen.of(others), bits, 0)
         codes = held_out.values(plain[part]) > 0
         for version in range(changed.shape[1]):
             altered_codes = held_out.values(changed[part, version]) > 0
             duplicates.append((altered_codes != codes).sum(1))
         strangers.append(_pairs(codes)[np.triu_indices(len(part), 1)])
-    distances = _pairs(layer.values(extract(kinds.pictures, lambda picture: picture)) > 0)
+    distances = _pairs(layer.values(extract(kinds.images, lambda image: image)) > 0)
     upper = np.triu_indices(len(kinds), 1)
     alike = is_relevant(kinds.labels, kinds.labels)[upper]
     return Calibration(
-        # Two pictures of one kind come nearer than strangers, and are no more the same picture.
+        # Two images of one kind come nearer than strangers, and are no more the same image.
         duplicate=probabilities(np.concatenate(duplicates), distances[upper], bits),
         kind=probabilities(distances[upper][alike], distances[upper][~alike], bits),
         false_match=false_match_rates(np.concatenate(strangers), bits),

@@ -1,11 +1,11 @@
 """A hash layer without labels: from what distorted photographs have in common.
 
 Two photographs' codes are to differ as much as the photographs do, whatever was done to either.
-Knows points (class scores of pictures) and which picture each is of; not how they were made.
+Knows points (class scores of images) and which image each is of; not how they were made.
 
 1. The directions in which versions of one photograph differ most are taken out: they tell a blurred
-   picture from a sharp one, and what a domain looks like rather than what is in it. Versions that
-   show too little of their photograph to be the same picture help to find them, and no more.
+   image from a sharp one, and what a domain looks like rather than what is in it. Versions that
+   show too little of their photograph to be the same image help to find them, and no more.
 2. PCA, then ITQ (Gong and Lazebnik, CVPR 2011), give the bits to start from.
 3. The bits are trained so that the inner product of two versions' codes is the one that codes of
    random hyperplanes would have in the limit, 2 / pi * asin(cosine) (Charikar, STOC 2002), of the
@@ -36,7 +36,7 @@ _STAY_WEIGHT = 0.01
 
 def fit_bits(
     points: NDArray[np.float64],
-    pictures: NDArray[np.int64],
+    images: NDArray[np.int64],
     same: NDArray[np.bool_],
     bits: int,
     seed: int,
@@ -44,9 +44,9 @@ def fit_bits(
     """The layer that gives a point its hash values: `points @ weight - threshold`.
 
     Args:
-        points: (n, d): versions of pictures.
-        pictures: (n,), of which picture each is, 0 .. m - 1, all of them there.
-        same: (n,): whether a version is still the same picture, as one of each is at least.
+        points: (n, d): versions of images.
+        images: (n,), of which image each is, 0 .. m - 1, all of them there.
+        same: (n,): whether a version is still the same image, as one of each is at least.
         bits: at most d, and fewer than m.
         seed: of the batches.
 
@@ -56,22 +56,22 @@ def fit_bits(
     centre = points.mean(0)
     basis = leading(points - centre, max(_DIMENSIONS, bits))
     points = (points - centre) @ basis  # (n, r)
-    means = np.zeros((pictures.max() + 1, points.shape[1]))
-    np.add.at(means, pictures[same], points[same])
-    means /= np.bincount(pictures[same])[:, None]
-    nuisances = leading(points - means[pictures], _NUISANCES)
-    points, pictures = points[same], pictures[same]
+    means = np.zeros((images.max() + 1, points.shape[1]))
+    np.add.at(means, images[same], points[same])
+    means /= np.bincount(images[same])[:, None]
+    nuisances = leading(points - means[images], _NUISANCES)
+    points, images = points[same], images[same]
     cleaned = points - (points @ nuisances) @ nuisances.T
     principal = leading(cleaned - cleaned.mean(0), bits)
     start = principal @ adaptation.fit((cleaned @ principal).astype(np.float32)).rotation
     teachers = means - (means @ nuisances) @ nuisances.T
-    weight, threshold = _trained(points, pictures, teachers - teachers.mean(0), start, seed)
+    weight, threshold = _trained(points, images, teachers - teachers.mean(0), start, seed)
     return basis @ weight, threshold + centre @ basis @ weight
 
 
 def _trained(
     points: NDArray[np.float64],
-    pictures: NDArray[np.int64],
+    images: NDArray[np.int64],
     teachers: NDArray[np.float64],
     start: NDArray[np.float64],
     seed: int,
@@ -87,7 +87,7 @@ def _trained(
     threshold.requires_grad_()
     optimiser = torch.optim.Adam([weight, threshold], lr=_RATE)
     batch = min(_BATCH, len(points))
-    inputs, picture = torch.from_numpy(points).float(), torch.from_numpy(pictures)
+    inputs, image = torch.from_numpy(points).float(), torch.from_numpy(images)
     generator = np.random.default_rng(seed)
     itself = torch.eye(batch, dtype=torch.bool)
 
@@ -97,7 +97,7 @@ def _trained(
             slope = _FIRST_SLOPE + (_LAST_SLOPE - _FIRST_SLOPE) * step / _STEPS
             soft = torch.tanh(slope * (inputs[rows] @ weight - threshold))  # (B, bits)
             found = soft @ soft.T / soft.shape[1]  # (B, B)
-            of = picture[rows]
+            of = image[rows]
             same = of[:, None] == of[None]
             loss = (found - wanted[of][:, of]).square()[~same].mean()
             if (pairs := same & ~itself).any():

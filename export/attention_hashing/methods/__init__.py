@@ -4,15 +4,15 @@ Each is a `Method`: made from (classes, bits, seed), called as `loss(hash, label
 takes no training is in experiments/baselines.py.
 """
 
-from attention_hashing.methods.centres import CSQ, DPN, MDSH, OrthoHash, Ours
+from attention_hashing.methods.centres import CSQ, DPN, MDSH, OrthoHash, OrthoHashSupplement
 from attention_hashing.methods.greedy import GreedyHash
 from attention_hashing.methods.method import Method
 from attention_hashing.methods.pairwise import DCH, DPSH, DSH, DTSH, HashNet
 
-__all__ = ["DEFAULT", "METHODS", "Method"]
+__all__ = ["DEFAULT", "METHODS", "Method", "present_name"]
 
 METHODS: dict[str, type[Method]] = {
-    "ours": Ours,
+    "orthohash-supplement": OrthoHashSupplement,
     "dsh": DSH,
     "dpsh": DPSH,
     "dtsh": DTSH,
@@ -24,4 +24,10 @@ METHODS: dict[str, type[Method]] = {
     "orthohash": OrthoHash,
     "mdsh": MDSH,
 }
-DEFAULT = "ours"
+DEFAULT = "orthohash-supplement"
+_FORMER_NAMES = {"ours": "orthohash-supplement"}
+
+
+def present_name(name: str) -> str:
+    """The name that a method has now, of one that a file has kept."""
+    return _FORMER_NAMES.get(name, name)

@@ -1,4 +1,4 @@
-"""Losses towards one fixed target a class: ours, OrthoHash, CSQ, DPN, MDSH.
+"""Losses towards one fixed target a class: OrthoHash, CSQ, DPN, MDSH.
 
 u are hash values, t the target of an image, of which `targets` knows the making.
 """
@@ -13,7 +13,7 @@ from attention_hashing.methods import targets
 from attention_hashing.methods.method import Method
 
 _ORTHOHASH_MARGIN = 0.2  # m, the paper's, with its s = sqrt(bits)
-_OUR_MARGIN = 0.4  # the best of the supplement's sweep
+_SUPPLEMENT_MARGIN = 0.4  # the best of the supplement's sweep
 _CSQ_QUANTISATION = 1e-4  # lambda, as in DeepHash-pytorch
 _DPN_MARGIN = 1.0  # m
 _MDSH_PAIRS = 1.0  # beta, as lambda in the authors' code
@@ -45,16 +45,15 @@ class OrthoHash(Method):
         return -(weights * scores).sum(1).mean()
 
 
-class Ours(OrthoHash):
+class OrthoHashSupplement(OrthoHash):
     """OrthoHash's loss at the settings that its supplement found better; the default.
 
-    s = sqrt(2) log(classes - 1), at least 4, and m = 0.4. What is ours is the network that it
-    trains, not this loss.
+    s = sqrt(2) log(classes - 1), at least 4, and m = 0.4.
     """
 
     def __init__(self, classes: int, bits: int, seed: int) -> None:
         super().__init__(classes, bits, seed)
-        self.margin = _OUR_MARGIN
+        self.margin = _SUPPLEMENT_MARGIN
         self.scale = max(4.0, math.sqrt(2) * math.log(max(classes - 1, 1)))
 
 
