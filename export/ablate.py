@@ -1,13 +1,14 @@
-"""What guided attention is worth where it should be: small objects, scattered over a scene.
+"""Measure what guided attention adds where it should help: small objects, scattered over a scene.
 
     python export/ablate.py --cifar10 DIR --photos DIR --out runs/scattered
 
-Scenes of one to three CIFAR-10 objects on photographs, none of which is in two parts. For each seed
-a backbone learns to classify the scenes by its global mean, without any attention, at its own
-stride; with --backbone-epochs 0 it stays as it was published. Its maps at a finer stride are kept,
-and every variant of ablations.py learns over the same ones, at the learning rate that was best for
-it with the first seed on validation scenes. Two scenes are alike if they share a class. Stopped,
-the same command goes on where it was. --results writes the tables into docs/results.md.
+Scenes show one to three CIFAR-10 objects on photographs; no two parts share an object or a
+photograph. For each seed a backbone is trained to classify the scenes by its global mean, without
+attention, at its default stride; with --backbone-epochs 0 it keeps its published weights. Its maps
+at a finer stride are stored, and every variant of experiments/ablations.py is trained over these,
+at the learning rate that was best for it on validation scenes with the first seed. Two scenes are
+alike if they share a class. The same command resumes an interrupted run. --results writes the
+tables into docs/results.md.
 """
 
 import argparse
@@ -44,9 +45,9 @@ from bitgaze.hamming import pack
 
 _DRAW = 0
 _BASELINE = "wide"
-# Counted up when the same weights give other maps.
+# Incremented when the same weights produce other maps.
 _MAPS = 2
-# Of the pointing game: its authors' 15 pixels, of images that are 500 wide.
+# Of the pointing game, as a share of the side: its authors' 15 pixels in images 500 wide.
 _TOLERANCE = 0.03
 _RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
 _LEAST = {
@@ -58,20 +59,20 @@ _LEAST = {
     "backbone_epochs": 0,
     "branch_epochs": 1,
     "epochs": 1,
-    "hidden": 1,  # without its convolution nothing of the branch is left for "untaught"
+    "hidden": 1,  # "untaught" needs the branch's convolution
 }
 
 
 def main() -> int:
-    """Parse, make what is missing, print tables."""
+    """Parse arguments, measure what is missing, print the tables."""
     arguments = _arguments()
     try:
-        # Wrong arguments, before images are read and the arguments are kept beside the rows.
+        # Find wrong arguments before images are read and the arguments are stored.
         for seed in arguments.seeds:
             new_network(_fine(seed, arguments), classes=2, pretrained=False)
         if not (arguments.backbone_epochs or has_published_weights(arguments.backbone)):
             raise ValueError(
-                f"{arguments.backbone} has no published weights; give --backbone-epochs above 0"
+                f"{arguments.backbone} has no published weights; use --backbone-epochs above 0"
             )
         data = protocols.images("cifar10", arguments.cifar10)
         photos = images_below(arguments.photos)
@@ -98,20 +99,25 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--cifar10", type=Path, required=True, metavar="DIR", help="class folders, or as published")
-    add("--photos", type=Path, required=True, metavar="DIR", help="photographs, for backgrounds")
-    add("--out", type=Path, default=Path("runs/scattered"), help="what is kept (%(default)s)")
+    add("--cifar10", type=Path, required=True, metavar="DIR", help="as published, or class folders")
+    add("--photos", type=Path, required=True, metavar="DIR", help="photographs for backgrounds")
+    add("--out", type=Path, default=Path("runs/scattered"), help="folder for results (%(default)s)")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of trainings (%(default)s)")
     add("--bits", type=int, default=64, help="(%(default)s)")
     add("--backbone", default=Config.backbone, help="(%(default)s)")
-    add("--stride", type=int, default=16, help="of its map (%(default)s)")
+    add("--stride", type=int, default=16, help="of the backbone's map (%(default)s)")
     add("--frozen-blocks", type=int, default=0, help="as in train.py (%(default)s)")
     add("--backbone-rate", type=float, default=0.5, help="as in train.py (%(default)s)")
-    add("--training", type=int, default=10_000, help="scenes (%(default)s), new ones each epoch")
-    add("--queries", type=int, default=1000, help="scenes (%(default)s)")
-    add("--database", type=int, default=10_000, help="scenes (%(default)s)")
-    add("--validation", type=int, default=2000, help="scenes (%(default)s), to choose rates on")
-    add("--backbone-epochs", type=int, default=8, help="(%(default)s); 0: as it was published")
+    add(
+        "--training",
+        type=int,
+        default=10_000,
+        help="number of scenes (%(default)s), new ones in each epoch",
+    )
+    add("--queries", type=int, default=1000, help="number of scenes (%(default)s)")
+    add("--database", type=int, default=10_000, help="number of scenes (%(default)s)")
+    add("--validation", type=int, default=2000, help="scenes to choose rates on (%(default)s)")
+    add("--backbone-epochs", type=int, default=8, help="(%(default)s); 0: keep published weights")
     add("--branch-epochs", type=int, default=5, help="(%(default)s)")
     add("--epochs", type=int, default=10, help="of each variant (%(default)s)")
     add("--hidden", type=int, default=64, help="channels of the branch (%(default)s)")
@@ -128,17 +134,17 @@ def _arguments() -> argparse.Namespace:
         getattr(arguments, name) != parser.get_default(name) for name in trained_only
     ):
         parser.error(
-            "--frozen-blocks and --backbone-rate are for a backbone that is trained; leave them "
-            "out, or give --backbone-epochs above 0"
+            "--frozen-blocks and --backbone-rate require a backbone that is trained; omit them, or "
+            "use --backbone-epochs above 0"
         )
     check_unique(parser, arguments, ["seeds"])
     return arguments
 
 
 def _fine(seed: int, arguments: argparse.Namespace) -> Config:
-    """Of a backbone that learns to classify by its global mean, at the stride of the maps."""
+    """Configuration of a backbone that classifies by its global mean, at the stride of the maps."""
     return Config(
-        bits=8,  # of a hash layer that is not trained
+        bits=8,  # the hash layer is not trained
         size=SIDE,
         branch_epochs=max(1, arguments.backbone_epochs),
         hash_epochs=0,
@@ -152,7 +158,7 @@ def _fine(seed: int, arguments: argparse.Namespace) -> Config:
 
 
 def _decisive(arguments: argparse.Namespace, scenes: ScatteredParts) -> Row:
-    """All that decides the rows of a seed."""
+    """Everything that determines the rows of a seed."""
     others = ("cifar10", "photos", "out", "seeds", "results")
     found = {name: value for name, value in vars(arguments).items() if name not in others}
     digests = {f"scenes of {name}": part.digest() for name, part in scenes._asdict().items()}
@@ -161,7 +167,7 @@ def _decisive(arguments: argparse.Namespace, scenes: ScatteredParts) -> Row:
 
 
 def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, rows: Rows) -> None:
-    """Rows of one seed that are not there yet."""
+    """Measure the missing rows of one seed."""
     known = {row["variant"] for row in rows.of("variant") if row["seed"] == seed}
     missing = [name for name in VARIANTS if name not in known]
     has_branch = any(row["seed"] == seed for row in rows.of("branch"))
@@ -174,8 +180,8 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
     fine = _fine(seed, arguments)
     network = new_network(fine, has.shape[1], pretrained=not is_trained).eval()
     if is_trained:
-        # At its own stride the same weights give the same values at fewer positions, and to train
-        # a Lite takes half as long.
+        # At the default stride the same weights produce the same values at fewer positions, and a
+        # Lite trains in half the time.
         own = replace(fine, stride=strides(fine.backbone)[0])
         coarse = train(scenes.training, own, folder, torch.device("cpu"))
         network.load_state_dict(coarse.state_dict())
@@ -224,7 +230,7 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
 
 
 def _pointing(attention: NDArray[np.float32], boxes: list[NDArray[np.float32]]) -> Row:
-    """The game as it was published, the same without its tolerance, and for random points."""
+    """The pointing game as published, without tolerance, and both for random points."""
     enlarged = _enlarged(attention)
     near = [covered(one, attention.shape[1:], _TOLERANCE).mean() for one in boxes]
     inside = [covered(one, attention.shape[1:]).mean() for one in boxes]
@@ -237,9 +243,9 @@ def _pointing(attention: NDArray[np.float32], boxes: list[NDArray[np.float32]]) 
 
 
 def _enlarged(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """To the side of the scenes, as the pointing game was published: (n, SIDE, SIDE).
+    """Enlarge maps to the size of the scenes, as in the published pointing game: (n, SIDE, SIDE).
 
-    By cubic interpolation. The peak of a linear one is always in the middle of a cell.
+    Interpolation is cubic: the peak of a linear one is always in the centre of a cell.
     """
     found = interpolate(torch.from_numpy(maps)[:, None], (SIDE, SIDE), mode="bicubic")
     larger: NDArray[np.float32] = found[:, 0].numpy()
@@ -258,8 +264,8 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
         deviation = f" ± {np.std(found, ddof=1):.3f}" if found[1:] else ""
         cells = [f"{some[0]['rate']:g}", f"{np.mean(found):.3f}{deviation}"]
         for other in (_BASELINE, "explicit"):
-            beside = paired_bootstrap(scores[name], scores[other])
-            text = f"{beside.mean:+.3f} [{beside.low:+.3f}, {beside.high:+.3f}]"
+            difference = paired_bootstrap(scores[name], scores[other])
+            text = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
             cells.append("" if name == other else text)
         table.append([name, *cells])
     section = partial(write_section if arguments.results else print_section, "ablate.py")
@@ -270,12 +276,11 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
     tuned_with = sorted({row["seed"] for row in rows.of("rate")})
     text = (
         f"Tie-aware mAP, {arguments.bits} bits, {arguments.queries} queries, {arguments.database} "
-        f"scenes; {over}; differences of means over these, with "
-        "the interval that holds 95 % of means over resampled queries, the trainings taken as "
-        "they are; scenes share objects and photographs, so that it is too narrow rather than too "
-        "wide. Each learns at the rate, of "
+        f"scenes; {over}. Differences of these means have a 95 % interval over resampled queries, "
+        "with the trainings fixed; scenes share objects and photographs, so it is too narrow "
+        "rather than too wide. Each variant is trained at the rate, out of "
         f"{', '.join(f'{rate:g}' for rate in _RATES)}, that was best on {arguments.validation} "
-        f"other scenes with seed {', '.join(map(str, tuned_with))}. What the variants are: "
+        f"other scenes with seed {', '.join(map(str, tuned_with))}. The variants are described in "
         "export/attention_hashing/experiments/ablations.py."
     )
     head = ["variant", "rate", "mAP", f"minus {_BASELINE}", "minus explicit"]
@@ -293,10 +298,10 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
     )
     table = [[str(row["seed"]), *(f"{row[name]:.3f}" for name in names)] for row in branches]
     text = (
-        "Shares of the queries: the branch's likeliest class is in the scene; the peak of the "
-        "attention, enlarged to the scene, lies in a box or less than "
-        f"{_TOLERANCE:.0%} of the side outside (the pointing game; the 15 pixels of its authors "
-        "are as much of their images), or in a box; and so does a random point. Energy: the "
+        "Shares of the queries for which the branch's likeliest class is in the scene; for which "
+        "the peak of the attention, enlarged to the scene, is in a box or less than "
+        f"{_TOLERANCE:.0%} of the side outside (the pointing game; its authors' 15 pixels are the "
+        "same share of their images), or in a box; and the same for a random point. Energy is the "
         "mean share of the attention inside boxes."
     )
     head = [

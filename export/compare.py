@@ -1,17 +1,16 @@
-"""Compare hashing methods, on the protocols of the literature, over a frozen backbone.
+"""Compare hashing methods on the protocols of the literature, over a frozen backbone.
 
     python export/compare.py --cifar10 DIR --fashion-mnist DIR --out runs/compare
     python export/compare.py --cifar10 DIR --protocols cifar10 --backbones NAME NAME
 
-Methods are trained on the same features of the same images, each at the learning rate that is
-best on training images held out. Each takes global features, as it was published, and once more
-those that the guided branch attends to as well. Codes are searched by
-bitgaze.HammingIndex. Stopped, the same command goes on where it was. --results writes the tables
-into docs/results.md.
+All methods are trained on the same features of the same images, each at the learning rate that is
+best on held-out training images: once with global features, as published, and once with the guided
+branch's local features as well. Codes are searched by bitgaze.HammingIndex. The same command
+resumes an interrupted run. --results writes the tables into docs/results.md.
 
-Of other or several backbones (--backbones) there is one table: what the branch is worth on each. A
-backbone that train.py trained knows the held-out images too, so that its learning rates are
-chosen on images that it has seen.
+With other or several --backbones there is one table, of what the branch adds to each. A backbone
+trained by train.py has seen the held-out images, so its learning rates are chosen on images that it
+knows.
 """
 
 import argparse
@@ -46,7 +45,7 @@ from bitgaze import ImageError
 from bitgaze.images import Preprocess
 
 _DRAW = 0
-# Protocols that share queries and training images are measured on the same codes.
+# Protocols with the same queries and training images are measured on the same codes.
 _TOGETHER = (
     ("cifar10", ("cifar10", "cifar10-1")),
     ("cifar10", ("cifar10-unseen",)),
@@ -54,11 +53,11 @@ _TOGETHER = (
 )
 _DETAILED_AT_BITS = 64
 _DEFAULT = [Config.backbone]
-_SEEDS = 2**32 - 1  # methods take the next one, too
+_SEEDS = 2**32 - 1  # methods also use the next one
 
 
 def main() -> int:
-    """Parse, make what is missing, print tables."""
+    """Parse arguments, measure what is missing, print the tables."""
     arguments = _arguments()
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -83,23 +82,23 @@ def _arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     names = [name for _, together in _TOGETHER for name in together]
-    every = [*METHODS, *BASELINES]  # of other backbones, those that have a branch
-    add("--cifar10", type=Path, metavar="DIR", help="CIFAR-10: class folders, or as published")
-    add("--fashion-mnist", type=Path, metavar="DIR", help="its IDX files")
+    every = [*METHODS, *BASELINES]  # with --backbones, METHODS only
+    add("--cifar10", type=Path, metavar="DIR", help="CIFAR-10 as published, or class folders")
+    add("--fashion-mnist", type=Path, metavar="DIR", help="IDX files of Fashion-MNIST")
     add("--protocols", nargs="+", choices=names, default=names, metavar="NAME", help=str(names))
     add("--methods", nargs="+", choices=every, metavar="NAME", help=str(every))
-    add("--bits", nargs="+", type=int, help="(16 32 64; of other backbones 64)")
+    add("--bits", nargs="+", type=int, help="(16 32 64; with --backbones 64)")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of trainings (%(default)s)")
     add(
         "--backbones",
         nargs="+",
         default=_DEFAULT,
         metavar="NAME",
-        help=f"pretrained: {', '.join(NAMES)}; or a checkpoint.pt of train.py, trained on the same "
+        help=f"pretrained: {', '.join(NAMES)}; or a checkpoint.pt of train.py, from the same "
         f"training images ({Config.backbone})",
     )
     add("--size", type=int, help=f"input side in pixels ({Config.size}; a checkpoint's own)")
-    add("--out", type=Path, default=Path("runs/compare"), help="what is kept (%(default)s)")
+    add("--out", type=Path, default=Path("runs/compare"), help="folder for results (%(default)s)")
     add("--results", action="store_true", help="write the tables into docs/results.md")
     arguments = parser.parse_args()
     is_one_table = arguments.backbones != _DEFAULT
@@ -108,7 +107,7 @@ def _arguments() -> argparse.Namespace:
     if arguments.bits is None:
         arguments.bits = [_DETAILED_AT_BITS] if is_one_table else [16, 32, 64]
     if is_one_table and (arguments.bits[1:] or set(arguments.methods) & set(BASELINES)):
-        parser.error("--backbones: its table has one length, and no references")
+        parser.error("--backbones: the table has one length and no baselines")
     check_lengths(parser, arguments.bits)
     for seed in arguments.seeds:
         if not 0 <= seed < _SEEDS:
@@ -118,9 +117,9 @@ def _arguments() -> argparse.Namespace:
 
 
 class _Frozen(NamedTuple):
-    """A network with a backbone, how images come to it, and what files call the two.
+    """A network to take maps from, with its preprocessing and a title for files.
 
-    `trained_on` is the digest of what a checkpoint was trained on.
+    `trained_on` is the digest of the images that a checkpoint was trained on.
     """
 
     network: AttentionHashing
@@ -130,13 +129,13 @@ class _Frozen(NamedTuple):
 
 
 def _frozen(name: str, size: int | None) -> _Frozen:
-    """Raises a ValueError if there is no such backbone, or if it has learned nothing."""
+    """Load a backbone; raise a ValueError if there is none of this name, or if it is untrained."""
     path = Path(name)
     if path.suffix == ".pt":
         network, config, state = load_trained(path)
         if config.branch:
             raise ValueError(
-                f"{path}: what the stored branch it began with was trained on is unknown"
+                f"{path}: started from a stored branch whose training images are unknown"
             )
         config = config if size is None else replace(config, size=size)
         title = f"{config.backbone}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
@@ -145,15 +144,15 @@ def _frozen(name: str, size: int | None) -> _Frozen:
         size = Config.size if size is None else size
         config = Config(backbone=name, stride=strides(name)[0], size=size)
         if not has_published_weights(name):
-            raise ValueError(f"{name} has no published weights; give a checkpoint.pt of train.py")
-        network = new_network(config, classes=2).eval()  # of a branch that is not used
+            raise ValueError(f"{name} has no published weights; use a checkpoint.pt of train.py")
+        network = new_network(config, classes=2).eval()  # the branch is not used
         title, trained_on = name, None
     title = re.sub(r"[^\w.-]", "-", f"{title}-{config.size}")
     return _Frozen(network, config.preprocess, title, trained_on)
 
 
 def _studies(arguments: argparse.Namespace) -> dict[str, list[Study]]:
-    """By title of the backbone. All that can be wrong is found before the first map is made."""
+    """Studies by title of the backbone. Everything is checked before the first map is computed."""
     chosen = [
         (source, together[0], [name for name in together if name in arguments.protocols])
         for source, together in _TOGETHER
@@ -162,11 +161,11 @@ def _studies(arguments: argparse.Namespace) -> dict[str, list[Study]]:
     folders = {"cifar10": arguments.cifar10, "fashion-mnist": arguments.fashion_mnist}
     for source, _, wanted in chosen:
         if folders[source] is None:
-            raise ValueError(f"{wanted[0]} needs --{source} DIR; or leave it out of --protocols")
+            raise ValueError(f"{wanted[0]} requires --{source} DIR; or omit it from --protocols")
     backbones = [_frozen(name, arguments.size) for name in arguments.backbones]
     titles = [one.title for one in backbones]
     if len(set(titles)) < len(titles):
-        raise ValueError(f"backbones {', '.join(titles)}: one is there twice")
+        raise ValueError(f"backbones {', '.join(titles)}: one is listed twice")
     read = {}
     for source, first, wanted in chosen:
         data = protocols.images(wanted[0], folders[source])
@@ -184,12 +183,12 @@ def _studies(arguments: argparse.Namespace) -> dict[str, list[Study]]:
 
 
 def _check_training(backbone: _Frozen, data: Labelled, drawn: list[protocols.Protocol]) -> None:
-    """Raises a ValueError if a checkpoint may have seen queries or database."""
+    """Raise a ValueError if a checkpoint may have been trained on queries or database."""
     training = data.subset(drawn[0].training).with_present_classes()
     if backbone.trained_on not in (None, training.digest()):
         raise ValueError(
-            f"{backbone.title} was trained on other images than those of {drawn[0].name}; train "
-            f"it with train.py --protocol {drawn[0].name}"
+            f"{backbone.title} was not trained on the training images of {drawn[0].name}; train it "
+            f"with train.py --protocol {drawn[0].name}"
         )
 
 
@@ -219,27 +218,27 @@ def _write(rows: list[Row], arguments: argparse.Namespace) -> None:
     seeds = f"seeds {', '.join(map(str, arguments.seeds))}"
     effort = (
         f"The {len({_cell(row) for row in rows})} cells of all protocols took {seconds / 60:.0f} "
-        "minutes of a core, features, branches and the choice of rates not counted."
+        "minutes of one core, not counting features, branches and the choice of rates."
     )
     bits = _DETAILED_AT_BITS if _DETAILED_AT_BITS in arguments.bits else max(arguments.bits)
     sections = {
         f"{name}": (
             f"Methods on {name}",
-            f"Tie-aware mAP over the whole ranking, mean and standard deviation over {seeds} (of "
-            "PCA-ITQ and float features there is one). Methods have the global feature, as they "
-            "were published; with the branch, the guided local one as well. Each learns at the "
-            f"rate that was best on held-out training images with {TUNED_AT_BITS} bits. Bold: the "
-            "best of the trained methods, and those that a paired bootstrap over queries cannot "
-            "tell from it. " + effort,
+            f"Tie-aware mAP over the whole ranking, mean and standard deviation over {seeds} "
+            "(PCA-ITQ and float features do not depend on a seed). Methods have the "
+            "global feature, as published; with the branch also the guided local one. Each is "
+            f"trained at the rate that was best on held-out training images with {TUNED_AT_BITS} "
+            "bits. Bold: the best trained method, and those that a paired bootstrap over queries "
+            "cannot distinguish from it. " + effort,
             by_length(rows, name),
         )
         for name in names
     }
     sections["rivals"] = (
         "With the branch, against the best rival",
-        f"Difference of mAP, mean over {seeds}, and the interval that holds 95 % of its means over "
-        "resampled queries, these trainings taken as they are. Bold: the interval is without 0. "
-        "The best rival is the one with the highest mAP on these very queries, which favours it.",
+        f"Difference of mAP, mean over {seeds}, with its 95 % interval over resampled queries, the "
+        "trainings fixed. Bold: the interval does not contain 0. The best rival is the one with "
+        "the highest mAP on these very queries, which favours it.",
         against_rivals(rows, names),
     )
     sections["branch"] = (
@@ -250,12 +249,12 @@ def _write(rows: list[Row], arguments: argparse.Namespace) -> None:
     )
     sections["codes"] = (
         f"Codes of {bits} bits on {names[0]}",
-        "Means over seeds. An empty ball has precision 0.",
+        "Means over seeds. The precision of an empty ball counts as 0.",
         of_codes(rows, names[0], bits),
     )
     section = partial(write_section if arguments.results else print_section, "compare.py")
     for name, (title, text, table) in sections.items():
-        if not table.rows:  # of references alone; an older table is worth more
+        if not table.rows:  # of baselines alone; the older table is more useful
             continue
         section(title, text, *table, part=name)
 
@@ -265,9 +264,9 @@ def _write_backbones(rows: dict[str, list[Row]], arguments: argparse.Namespace) 
     text = (
         f"Tie-aware mAP at {bits} bits over frozen maps of each backbone, mean and standard "
         f"deviation over seeds {', '.join(map(str, arguments.seeds))}, each at its own best "
-        "learning rate; the difference with the interval that holds 95 % of its means over "
-        "resampled queries, bold where that is without 0. A backbone with a number was trained "
-        "here, on the same training images, the held-out ones among them."
+        "learning rate; the difference with its 95 % interval over resampled queries, bold if that "
+        "does not contain 0. A backbone with a number was trained here, on the same training "
+        "images, including the held-out ones."
     )
     section = partial(write_section if arguments.results else print_section, "compare.py")
     table = of_backbones(rows, bits)

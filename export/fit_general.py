@@ -2,9 +2,9 @@
 
     python export/fit_general.py PHOTOS
 
-writes export/general.npz, which to_onnx.py turns into the model that the wheel ships. The
-photographs should be of many subjects, each of another. KINDS, one folder a kind, takes no part in
-the fit: it tells how near images of the same kind come.
+Writes export/general.npz, from which to_onnx.py makes the model that the wheel ships. PHOTOS should
+show many different subjects. --kinds, with one folder per kind, is not used in the fit, but to
+measure how close images of the same kind are.
 """
 
 import argparse
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> int:
-    """Parse and fit."""
+    """Parse arguments, fit, calibrate, write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

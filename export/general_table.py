@@ -1,12 +1,12 @@
-"""What the general model loses by hashing, on sets that took no part in its making.
+"""Measure what the general model loses by hashing, on data sets that it was not made with.
 
     python export/general_table.py PHOTOS FOLDERS...
 
-FOLDERS hold one folder per class (or CIFAR-10, or Fashion-MNIST's IDX files); PHOTOS are those that
-the hash layer was fitted to. Tie-aware mAP of the shipped model's codes, of codes adapted to the
-set, and of the cosine of the class scores that the codes are made of; then the same for hash layers
-fitted to the whole image alone and to the attended part alone. Writes a section of
-docs/results.md.
+FOLDERS contain one folder per class (or CIFAR-10, or the IDX files of Fashion-MNIST); PHOTOS are
+those that the hash layer was fitted to. Measures tie-aware mAP of the shipped model's codes, of
+codes adapted to the set, and of the cosine of the class scores that the codes are made from; and
+the same for hash layers fitted to the whole image alone and to the attended part alone. Writes a
+section of docs/results.md.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _LAYER = Path(__file__).parent / "general.npz"
 
 
 def main() -> int:
-    """Parse, fit what is compared, measure, write."""
+    """Parse arguments, fit the layers, measure, write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -76,10 +76,10 @@ def main() -> int:
                 ]
             )
     text = (
-        f"Tie-aware mAP at {bits} bits; {_QUERIES:,} queries, or half of the images, the others "
-        f"are the database; at most {_MOST_IMAGES:,} images a set. Adapted: to the database, "
-        "without labels, as `gallery.adapt()` does. Cosine: of the class scores of whole image "
-        "and attended part, as they are and centred on the database."
+        f"Tie-aware mAP at {bits} bits; {_QUERIES:,} queries, or half of the images; the others "
+        f"are the database; up to {_MOST_IMAGES:,} images per set. Adapted: to the database, "
+        "without labels, as by `gallery.adapt()`. Cosine: of the class scores of whole image and "
+        "attended part, as they are and centred on the database."
     )
     head = [
         "set",

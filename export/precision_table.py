@@ -1,10 +1,10 @@
-"""What smaller arithmetic costs the general model, and what it saves.
+"""Measure what reduced precision costs the general model, and what it saves.
 
     python export/precision_table.py PHOTOS FOLDER
 
 Makes the model in float16 and in 8-bit integers for each target, calibrated on PHOTOS, and compares
-each with float32 on FOLDER, which holds one folder per class: 3,000 of its images, of which 1,000
-are queries. Nothing is refused, and no model is kept. Writes a section of docs/results.md.
+each with float32 on 3,000 images of FOLDER, which contains one folder per class; 1,000 are queries.
+No model is refused, and none is kept. Writes a section of docs/results.md.
 """
 
 import argparse
@@ -26,7 +26,7 @@ _IMAGES, _QUERIES = 3000, 1000
 
 
 def main() -> int:
-    """Parse, make each model, measure, write."""
+    """Parse arguments, make each model, measure, write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -89,11 +89,12 @@ def main() -> int:
                 ]
             )
     text = (
-        f"The general model in other arithmetic beside float32, on {len(data):,} images of "
-        f"{len(data.classes)} classes, {len(queries):,} of them queries among the others; "
-        f"calibrated on {len(pixels)} photographs. A clear bit's float32 value lies beyond a tenth "
-        "of its standard deviation. Images a second of processor time, one thread, one at a "
-        "time, decoding left out, in turns with float32. All targets ran on this processor."
+        f"The general model in reduced precision and in float32, on {len(data):,} images of "
+        f"{len(data.classes)} classes, {len(queries):,} of which are queries among the others; "
+        f"calibrated on {len(pixels)} photographs. The float32 value of a clear bit is farther "
+        "from 0 than a tenth of its standard deviation. Images per second of processor time, on "
+        "one thread, one image at a time, without decoding, alternating with float32. All targets "
+        "ran on this processor."
     )
     head = [
         "arithmetic",

@@ -1,12 +1,12 @@
-"""Label more images by a network that learned from a few: self-training.
+"""Label more images by a network trained on a few: self-training.
 
     python export/pseudo_label.py runs/mine/checkpoint.pt labelled unlabelled --out more
     python export/train.py more --out runs/more
 
-Writes a list (train.txt) of the labelled images, as they are, and of those unlabelled ones of
-which the network's classifier is sure enough. Trained on both, a network is often better than its
-teacher (Lee, "Pseudo-Label", ICML workshop 2013). With --protocol, the unlabelled images are the
-protocol's database, whose labels are not looked at.
+Writes a list (train.txt) of the labelled images, and of the unlabelled images that the network's
+classifier labels with enough confidence. A network trained on both is often better than its teacher
+(Lee, "Pseudo-Label", ICML workshop 2013). With --protocol, the unlabelled images are the protocol's
+database, whose labels are not used.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from bitgaze import ImageError
 from bitgaze.images import Preprocess
 
 _BATCH = 64
-# The others have a database of classes that the network does not know.
+# The database of the others has classes that the network does not know.
 _PROTOCOLS = [name for name in protocols.PROTOCOLS if not name.endswith("-unseen")]
 
 
 def main() -> int:
-    """Parse, look at every unlabelled image, write the list."""
+    """Parse arguments, classify the unlabelled images, write the list."""
     arguments = _arguments()
     try:
         labelled, unlabelled = _images(arguments)
@@ -53,7 +53,7 @@ def main() -> int:
         return 2
     counts = np.bincount(found.argmax(1)[sure], minlength=len(labelled.classes))
     each = ", ".join(f"{name} {n}" for name, n in zip(labelled.classes, counts, strict=True))
-    print(f"{sure.sum()} of {len(sure)} images got a label: {each}")
+    print(f"{sure.sum()} of {len(sure)} images were labelled: {each}")
     print(f"next: python export/train.py {arguments.out}")
     return 0
 
@@ -64,10 +64,10 @@ def _arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("checkpoint", type=Path, help="of a run of train.py")
-    add("labelled", type=Path, help="a folder of images that train.py takes")
-    add("unlabelled", type=Path, nargs="?", help="a folder of images; or see --protocol")
+    add("labelled", type=Path, help="a folder of images as for train.py")
+    add("unlabelled", type=Path, nargs="?", help="a folder of images; or use --protocol")
     add("--protocol", choices=_PROTOCOLS, metavar="NAME", help=f"one of {', '.join(_PROTOCOLS)}")
-    add("--above", type=float, default=0.9, help="least probability of a label (%(default)s)")
+    add("--above", type=float, default=0.9, help="minimum probability of a label (%(default)s)")
     add("--out", type=Path, required=True, help="folder of the list")
     arguments = parser.parse_args()
     if (arguments.unlabelled is None) == (arguments.protocol is None):
@@ -75,12 +75,12 @@ def _arguments() -> argparse.Namespace:
     if not 0 <= arguments.above <= 1:
         parser.error(f"--above {arguments.above}: expected a probability")
     if arguments.out.resolve() == arguments.labelled.resolve():
-        parser.error(f"--out {arguments.out}: expected another folder than that of your labels")
+        parser.error(f"--out {arguments.out}: must differ from the folder of labelled images")
     return arguments
 
 
 def _images(arguments: argparse.Namespace) -> tuple[Labelled, list[Path]]:
-    """The labelled ones, and the others without them."""
+    """The labelled images, and the unlabelled images without them."""
     if arguments.protocol:
         data = protocols.images(arguments.protocol, arguments.labelled)
         drawn = protocols.draw(arguments.protocol, data, seed=0)
@@ -92,30 +92,32 @@ def _images(arguments: argparse.Namespace) -> tuple[Labelled, list[Path]]:
         images = images_below(arguments.unlabelled)
         place = arguments.unlabelled
     if not isinstance(labelled.images, list) or not isinstance(images, list):
-        raise ValueError(f"{arguments.labelled}: a list names files; unpack it into class folders")
+        raise ValueError(
+            f"{arguments.labelled}: images are not files; unpack them into class folders"
+        )
     if labelled.labels.ndim == 2:
         raise ValueError(
-            f"{arguments.labelled}: images with several labels; this gives an image one"
+            f"{arguments.labelled}: images have several labels; only one per image is supported"
         )
     known = {path.resolve() for path in labelled.images}
     unlabelled = [path for path in images if path.resolve() not in known]
     if not unlabelled:
-        raise ValueError(f"{place}: no images there but labelled ones")
+        raise ValueError(f"{place}: contains no images except labelled ones")
     return labelled, unlabelled
 
 
 def _check_teacher(
     arguments: argparse.Namespace, state: dict[str, Any], labelled: Labelled
 ) -> None:
-    """Raises a ValueError if it knows other classes, or may have seen a protocol's database."""
+    """Raise a ValueError if the classes differ, or if it may have been trained on the database."""
     if tuple(state["classes"]) != labelled.classes:
         raise ValueError(
-            f"{arguments.checkpoint} tells {', '.join(state['classes'])} apart, the labelled "
-            f"images are of {', '.join(labelled.classes)}"
+            f"{arguments.checkpoint} has the classes {', '.join(state['classes'])}; the labelled "
+            f"images have {', '.join(labelled.classes)}"
         )
     if arguments.protocol and state["digest"] != labelled.digest():
         raise ValueError(
-            f"{arguments.checkpoint} was trained on other images than those of "
+            f"{arguments.checkpoint} was not trained on the training images of "
             f"{arguments.protocol}; train it with train.py --protocol {arguments.protocol}"
         )
 
@@ -123,7 +125,7 @@ def _check_teacher(
 def _probabilities(
     network: AttentionHashing, preprocess: Preprocess, images: list[Path]
 ) -> NDArray[np.float32]:
-    """What the classifier makes of each: (n, classes)."""
+    """The classifier's probabilities: (n, classes)."""
     extract = FeatureExtractor(network, preprocess, whole_map=True)
     bar = tqdm(images, "labelling", unit="img", mininterval=1)
     maps = extract.each(bar, lambda path: path)
@@ -142,7 +144,7 @@ def _write(
     labels: NDArray[np.intp],
     sure: NDArray[np.bool_],
 ) -> None:
-    """One list, of absolute paths."""
+    """Write one list, with absolute paths."""
     found = np.eye(len(labelled.classes), dtype=int)[labels]
     pairs = [(unlabelled[at], found[at]) for at in np.flatnonzero(sure)]
     pairs += zip(labelled.images, labelled.one_hot().astype(int), strict=True)

@@ -1,11 +1,11 @@
-"""Give a trained network another hash layer: of another length, or by another method.
+"""Replace the hash layer of a trained network: another code length, or another method.
 
     python export/refit.py runs/mine/checkpoint.pt labelled --bits 32 --out runs/short
     python export/to_onnx.py runs/short/checkpoint.pt --out short.onnx
 
-Backbone and branch stay as they are, so that it takes minutes where training takes hours. After
-many epochs, or with labels that a network gave, a hash layer that learned along has settled on few
-codes, and whatever shares one is a tie; one that learns anew has more of them.
+Backbone and branch stay as they are, so this takes minutes where training takes hours. A hash layer
+that was trained for many epochs, or on labels predicted by a network, uses few codes, and images
+with the same code are tied; a layer trained from scratch uses more.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from bitgaze.hamming import pack
 
 
 def main() -> int:
-    """Parse, look at every labelled image, learn the layer, write a checkpoint."""
+    """Parse arguments, compute features, train the layer, write a checkpoint."""
     arguments = _arguments()
     try:
         network, config, state = load_checkpoint(arguments.checkpoint)
@@ -41,7 +41,7 @@ def main() -> int:
             raise ValueError(f"--seed {seed}: expected 0..{2**32 - 1}")
         labelled = _labelled(arguments, state)
         check_readable(labelled, new.preprocess)
-        bar = tqdm(range(len(labelled)), "looking", unit="img", mininterval=1)
+        bar = tqdm(range(len(labelled)), "computing features", unit="img", mininterval=1)
         extract = FeatureExtractor(network, new.preprocess)
         features = extract(bar, lambda at: labelled.images[at])
         method = METHODS[name](len(labelled.classes), new.bits, seed)
@@ -74,8 +74,8 @@ def _arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("checkpoint", type=Path, help="of a run of train.py")
-    add("labelled", type=Path, help="a folder of images that train.py takes, of the same classes")
-    add("--protocol", metavar="NAME", help="its training images, as in train.py")
+    add("labelled", type=Path, help="a folder of images as for train.py, of the same classes")
+    add("--protocol", metavar="NAME", help="use its training images, as in train.py")
     add("--bits", type=int, help="code length, 8..1024 (as before)")
     add("--method", help=f"{', '.join(METHODS)} (as before)")
     add("--epochs", type=int, default=10, help="(%(default)s)")
@@ -88,20 +88,20 @@ def _arguments() -> argparse.Namespace:
     if not 0 < arguments.learning_rate < float("inf"):
         parser.error(f"--learning-rate {arguments.learning_rate}: expected a number above 0")
     if arguments.out.resolve() == arguments.checkpoint.resolve().parent:
-        parser.error(f"--out {arguments.out}: expected another folder than the checkpoint's")
+        parser.error(f"--out {arguments.out}: must differ from the folder of the checkpoint")
     return arguments
 
 
 def _labelled(arguments: argparse.Namespace, state: dict[str, Any]) -> Labelled:
-    """Raises a ValueError if they are of other classes than the network's."""
+    """Read the images; raise a ValueError if their classes differ from the network's."""
     if arguments.protocol:
         labelled = protocols.training_images(arguments.protocol, arguments.labelled)
     else:
         labelled = read(arguments.labelled)
     if labelled.classes != tuple(state["classes"]):
         raise ValueError(
-            f"{arguments.checkpoint} tells {', '.join(state['classes'])} apart, the images are "
-            f"of {', '.join(labelled.classes)}"
+            f"{arguments.checkpoint} has the classes {', '.join(state['classes'])}; the images "
+            f"have {', '.join(labelled.classes)}"
         )
     return labelled
 

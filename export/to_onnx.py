@@ -4,9 +4,9 @@
     python export/to_onnx.py runs/mine/checkpoint.pt --out mine.onnx
     python export/to_onnx.py --precision int8 --target arm --calibrate PHOTOS --out small.onnx
 
-The file is checked against torch on real images before it is kept. In smaller arithmetic (fp16,
-int8) it is compared with float32 on images in class folders as well, and refused where it flips
-too many bits, finds too little or saves too little.
+The file is compared with torch on real images before it is kept. In reduced precision (fp16, int8)
+it is also compared with float32 on images in class folders, and refused if it flips too many bits,
+loses too much mAP, or saves too little.
 """
 
 import argparse
@@ -31,15 +31,15 @@ _CHECKED_IMAGES = 64
 
 
 def main() -> int:
-    """Parse, export, report."""
+    """Parse arguments, export, report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("checkpoint", type=Path, nargs="?", help="of train.py; left out: the general model")
+    add("checkpoint", type=Path, nargs="?", help="of train.py (the general model)")
     add("--layer", type=Path, help="of fit_general.py, for another general model (general.npz)")
     add("--out", type=Path, help="the .onnx file (general: inside the package; else model.onnx)")
-    add("--name", help="for people, stored in the file (the checkpoint's folder)")
+    add("--name", help="stored in the file, for people (the checkpoint's folder)")
     add(
         "--images",
         type=Path,
@@ -47,14 +47,14 @@ def main() -> int:
         help="folder of images to compare with torch on (%(default)s)",
     )
     add("--precision", choices=PRECISIONS, default="fp32", help="arithmetic (%(default)s)")
-    add("--target", choices=TARGETS, help="int8: the processor it is for; vnni: x86 since 2019")
+    add("--target", choices=TARGETS, help="int8: the target processor; vnni: x86 since 2019")
     add("--calibrate", type=Path, help="int8: folder of a hundred images to measure ranges on")
     add("--check", type=Path, help="fp16, int8: class folders to compare on (the examples)")
     add(
         "--format",
         choices=("onnx", "ort"),
         default="onnx",
-        help="ort: beside the .onnx file, the same for onnxruntime's small builds",
+        help="ort: also write an .ort file, for onnxruntime's small builds",
     )
     arguments = parser.parse_args()
     try:
@@ -79,15 +79,15 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     precision, out, layer = arguments.precision, arguments.out, arguments.layer
     if layer is not None:
         if arguments.checkpoint is not None:
-            raise ValueError("--layer is a general model's; a checkpoint has its own")
+            raise ValueError("--layer is for a general model; a checkpoint has its own")
         if not layer.is_file():
-            raise ValueError(f"{layer}: no such file; fit_general.py writes it")
+            raise ValueError(f"{layer} does not exist; fit_general.py writes it")
         if out is None:
-            raise ValueError("--layer needs --out: the shipped model is made from general.npz")
+            raise ValueError("--layer requires --out: the shipped model is made from general.npz")
     if arguments.checkpoint is not None and not arguments.checkpoint.is_file():
-        raise ValueError(f"{arguments.checkpoint}: no such checkpoint")
+        raise ValueError(f"{arguments.checkpoint} does not exist")
     if out is not None and not out.absolute().parent.is_dir():
-        raise ValueError(f"{out}: there is no folder {out.parent}")
+        raise ValueError(f"{out}: the folder {out.parent} does not exist")
     for name, precisions in (
         ("target", ("int8",)),
         ("calibrate", ("int8",)),
@@ -97,14 +97,16 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         if is_given and precision not in precisions:
             raise ValueError(f"--{name} is for {' and '.join(precisions)}, not for {precision}")
         if not is_given and precision == "int8" and name != "check":
-            raise ValueError(f"int8 needs --{name}")
+            raise ValueError(f"int8 requires --{name}")
     if precision != "fp32" and out is None:
-        raise ValueError(f"{precision} needs --out, the default name is the float32 model's")
+        raise ValueError(
+            f"{precision} requires --out: the default name is that of the float32 model"
+        )
     if arguments.format == "ort" and out is None:
-        raise ValueError("--format ort needs --out, the .ort file gets its name")
+        raise ValueError("--format ort requires --out, which names the .ort file, too")
     if out is not None and out.suffix == ort_format.SUFFIX:
         raise ValueError(
-            f"{out}: --out names the .onnx file; --format ort writes the .ort file beside it"
+            f"{out}: --out names the .onnx file; --format ort adds an .ort file next to it"
         )
 
 
@@ -126,7 +128,7 @@ def _write(arguments: argparse.Namespace, checked: list[Path]) -> Encoder:
         encoder, found = reduced_precision.write_int8(
             network, contract, checked, out, check, calibration, arguments.target
         )
-    print(f"{len(check)} images of {len(check.classes)} classes, float32 beside this")
+    print(f"{len(check)} images of {len(check.classes)} classes, compared with float32")
     print(found)
     return encoder
 
@@ -134,7 +136,7 @@ def _write(arguments: argparse.Namespace, checked: list[Path]) -> Encoder:
 def general_model(
     layer_file: Path = GENERAL_LAYER, name: str | None = None
 ) -> tuple[AttentionHashing, Contract]:
-    """The general model's network, and its contract without golden examples."""
+    """The network of the general model, and its contract without golden examples."""
     fitted = general.Fitted.load(layer_file)
     network = general.with_layer(fitted.layer)
     return network, Contract(
@@ -153,7 +155,7 @@ def general_model(
 
 
 def trained(checkpoint: Path, name: str | None) -> tuple[AttentionHashing, Contract]:
-    """A checkpoint's network, and its contract without golden examples."""
+    """The network of a checkpoint, and its contract without golden examples."""
     network, config, state = load_checkpoint(checkpoint)
     return network, Contract(
         name=name or checkpoint.resolve().parent.name,

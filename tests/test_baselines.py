@@ -1,4 +1,4 @@
-"""Codes without training: what each is, on points where the answer is known."""
+"""Codes without training, on points with a known answer."""
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ def signs(projection, features):
     return np.where(features @ weight - threshold > 0, 1, -1)
 
 
-def test_lsh_tells_angles_about_the_mean():
-    """Of many planes, the share that parts two points is their angle, over pi."""
+def test_lsh_measures_angles_about_the_mean():
+    """The share of planes that separate two points is their angle / pi."""
     mean = np.array([100.0, 100.0, 100.0])
     around = np.array([[1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0]], np.float64)
     features = (mean + around).astype(np.float32)
@@ -25,8 +25,8 @@ def test_lsh_tells_angles_about_the_mean():
     assert not np.array_equal(found, signs(lsh(features, 20_000, 1), features))
 
 
-def test_pca_itq_finds_a_turned_square():
-    """Corners of a square, turned, moved and lying in more dimensions, with some noise."""
+def test_pca_itq_finds_a_rotated_square():
+    """Corners of a square, rotated and shifted in more dimensions, with noise."""
     generator = np.random.default_rng(0)
     corners = generator.choice([-1.0, 1.0], (2000, 2))
     turn, _ = np.linalg.qr(generator.standard_normal((7, 7)))
@@ -36,7 +36,7 @@ def test_pca_itq_finds_a_turned_square():
     assert weight.T @ weight == pytest.approx(np.eye(2), abs=1e-5)
     values = features @ weight - threshold
     assert np.abs(np.abs(values) - 1).max() < 0.4
-    agree = np.abs(np.where(values > 0, 1, -1).T @ corners) / 2000  # a bit for each side
+    agree = np.abs(np.where(values > 0, 1, -1).T @ corners) / 2000  # one bit per side
     assert np.sort(agree, 1)[:, -1] == pytest.approx(1)
     assert sorted(agree.argmax(1)) == [0, 1]
     centred = features - features.mean(0)
@@ -46,7 +46,7 @@ def test_pca_itq_finds_a_turned_square():
 
 def test_class_id_by_hand():
     scores = np.array([[0, 0, 0, 0, 9], [0, 3, 1, 2, 0], [7, 7, 0, 0, 0]], np.float32)
-    # Five classes take three bits: 4 = 100, 1 = 001, and of two equal scores the first, 0 = 000.
+    # Five classes need three bits: 4 = 100, 1 = 001; of two equal scores the first counts, 0 = 000.
     expected = [[1, -1, -1, -1], [-1, -1, 1, -1], [-1, -1, -1, -1]]
     found = class_id(scores, 4)
     assert found.tolist() == expected
@@ -73,5 +73,5 @@ def test_arguments_out_of_range():
             make(features, 0)
         with pytest.raises(ValueError, match="2 bits from 0 features"):
             make(features[:0], 2)
-    with pytest.raises(ValueError, match="9 classes take 4 bits, 3 were asked"):
+    with pytest.raises(ValueError, match="9 classes need 4 bits, got 3"):
         class_id(np.ones((1, 9), np.float32), 3)

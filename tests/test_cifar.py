@@ -1,4 +1,4 @@
-"""CIFAR-10 in its official forms, made here in small."""
+"""CIFAR-10 in its published forms, with few images made here."""
 
 import io
 import os
@@ -19,7 +19,7 @@ LABELS = np.arange(10) % 3
 
 
 def python2_pickle(value):
-    """As Python 2 wrote it, numpy 1 inside: text without an encoding, old module names."""
+    """Pickle as Python 2 with numpy 1 did: text without an encoding, old module names."""
     content = bytearray(pickle.dumps(value, protocol=3))
     for opcode, _, position in pickletools.genops(bytes(content)):
         if opcode.name == "SHORT_BINBYTES":
@@ -105,11 +105,11 @@ class Program:
         return os.mkdir, ("it-ran",)
 
 
-def test_a_pickle_that_is_a_program_is_not_run(tmp_path, monkeypatch):
+def test_a_pickle_that_runs_a_program_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     program = pickle.dumps(Program())
     folder = write(tmp_path / "cifar-10-batches-py", python_version() | {"data_batch_2": program})
-    with pytest.raises(DataError, match="damaged .it would call posix.mkdir"):
+    with pytest.raises(DataError, match="a damaged copy .it would call posix.mkdir"):
         labelled.read(folder)
     assert not (tmp_path / "it-ran").exists()
 
@@ -119,10 +119,10 @@ def test_damaged_or_missing_batches(tmp_path, files):
     folder = write(tmp_path / "cifar", files)
     third = next(p for p in folder.iterdir() if p.name.startswith("data_batch_3"))
     third.write_bytes(third.read_bytes()[:-1])
-    with pytest.raises(DataError, match="not CIFAR-10, or damaged"):
+    with pytest.raises(DataError, match="not CIFAR-10, or a damaged copy"):
         labelled.read(folder)
     third.unlink()
-    with pytest.raises(DataError, match="CIFAR-10 without 'data_batch_3"):
+    with pytest.raises(DataError, match="CIFAR-10 lacks 'data_batch_3"):
         labelled.read(folder)
 
 
@@ -132,5 +132,5 @@ def test_labels_without_a_class_and_a_broken_archive(tmp_path):
         labelled.read(write(tmp_path / "cifar", files))
     archive = tmp_path / "cifar-10-python.tar.gz"
     archive.write_bytes(pack(tmp_path / "whole.tar.gz", python_version()).read_bytes()[:2000])
-    with pytest.raises(DataError, match="not an archive, or damaged"):
+    with pytest.raises(DataError, match="not an archive, or a damaged one"):
         labelled.read(archive)

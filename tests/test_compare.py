@@ -1,4 +1,4 @@
-"""The comparison of methods: heads over kept maps, cells that resume, tables."""
+"""The comparison of methods: heads over stored maps, resumed runs, tables."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ CLASSES, CHANNELS = 4, 12
 
 
 def made(seed, count=240):
-    """Maps in which each class lights up one channel in one random place."""
+    """Maps in which one channel per class is high in one random cell."""
     random = np.random.default_rng(seed)
     labels = np.arange(count) % CLASSES
     maps = random.random((count, CHANNELS, 4, 4)) * 0.5
@@ -54,7 +54,7 @@ def test_a_branch_learns_and_describes():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_layer_folds_what_it_was_trained_with(name):
-    """The same seed, the same layer; and classes come apart."""
+    """The layer depends on the seed alone, and separates classes."""
     maps, labels = made(2)
     features = maps.astype(np.float32).mean((2, 3))
     layers = [
@@ -73,7 +73,7 @@ def test_a_layer_folds_what_it_was_trained_with(name):
 
 
 def test_values_are_those_of_the_layers_that_were_trained(monkeypatch):
-    """Mean, deviation and batch normalisation are in the weights, also where a feature is dead."""
+    """The weights include mean, deviation and batch normalisation, even of a constant feature."""
     features = np.random.default_rng(0).normal(3, 5, (64, 8)).astype(np.float32)
     features[:, 5] = 2
     descend, trained = heads.descend, []
@@ -101,12 +101,12 @@ def test_values_are_given_in_parts(monkeypatch):
     assert layer.values(features[:0]).shape == (0, 8)
 
 
-def test_a_run_ends_with_every_cell_and_goes_on_where_it_stopped(study, tmp_path, monkeypatch):
+def test_a_run_measures_every_cell_and_can_be_resumed(study, tmp_path, monkeypatch):
     names = [DEFAULT, "dsh", "lsh", "class-id", "float"]
     monkeypatch.setattr(comparison, "_in_parallel", serially)
     rows = comparison.run([study], names, [8, 16], [0, 1], tmp_path)
     assert {row["protocol"] for row in rows} == {"a", "b"}
-    # Two methods in two forms, LSH, the class's number: 2 lengths, 2 seeds; float once.
+    # Two methods in two forms, LSH and class-id with 2 lengths and 2 seeds; float once.
     assert len(rows) == 2 * ((2 * 2 + 2) * 2 * 2 + 1)
     for row in rows:
         assert row["map_worst"] <= row["map"] <= row["map_best"]
@@ -126,7 +126,7 @@ def plain(rows):
     return sorted(str({name: row[name] for name in row if name != "seconds"}) for row in rows)
 
 
-def test_a_cell_of_which_one_protocol_was_written_is_made_again(study, tmp_path, monkeypatch):
+def test_a_cell_with_one_of_its_protocols_missing_is_measured_again(study, tmp_path, monkeypatch):
     monkeypatch.setattr(comparison, "_in_parallel", serially)
     rows = comparison.run([study], ["lsh"], [8], [0, 1], tmp_path)
     file = tmp_path / "rows.jsonl"
@@ -134,16 +134,16 @@ def test_a_cell_of_which_one_protocol_was_written_is_made_again(study, tmp_path,
     assert [json.loads(line)["protocol"] for line in lines] == ["a", "b", "a", "b"]
     file.write_text("".join(lines[:3]))  # killed between the two of the last cell
     assert plain(comparison.run([study], ["lsh"], [8], [0, 1], tmp_path)) == plain(rows)
-    file.write_text(file.read_text() + "".join(lines))  # as two runs in one folder leave it
+    file.write_text(file.read_text() + "".join(lines))  # as after two runs in one folder
     assert plain(comparison.run([study], ["lsh"], [8], [0, 1], tmp_path)) == plain(rows)
 
 
 def test_rows_are_kept_when_a_line_was_cut_short(tmp_path, monkeypatch):
-    """A second kill, in the middle of putting that right, loses nothing either."""
+    """Nothing is lost if a second kill interrupts the repair."""
     path = tmp_path / "rows.jsonl"
     whole = '{"kind": "cell", "map": 0.5}\n'
     path.write_text(whole * 2 + '{"kind": "ce')
-    monkeypatch.delattr(Path, "write_text")  # empties a file before it fills it
+    monkeypatch.delattr(Path, "write_text")  # would empty the file first
     for _ in range(2):
         assert len(list(Rows(path).of("cell"))) == 2
         assert path.read_bytes().decode() == whole * 2
@@ -153,7 +153,7 @@ def test_rows_are_kept_when_a_line_was_cut_short(tmp_path, monkeypatch):
     assert path.read_bytes() == b'{"kind": "cell"}\n'
 
 
-def test_rates_that_were_not_tried_are_and_cells_of_another_rate_are_made_again(
+def test_missing_rates_are_tried_and_cells_of_another_rate_are_measured_again(
     study, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(comparison, "_in_parallel", serially)
@@ -164,7 +164,7 @@ def test_rates_that_were_not_tried_are_and_cells_of_another_rate_are_made_again(
     monkeypatch.setattr(comparison, "fit_layer", lambda *a: tried.append(a[-1]) or fit_layer(*a))
     monkeypatch.setattr(comparison, "RATES", (1e-6, 3e-3))
     assert comparison.run([study], ["dsh"], [8], [0], tmp_path) == before
-    assert tried == [1e-6, 1e-6]  # of two forms; 3e-3 is better still, and its cells are there
+    assert tried == [1e-6, 1e-6]  # for two forms; 3e-3 is still better, and its cells exist
     tried.clear()
     monkeypatch.setattr(comparison, "RATES", (1e-6,))
     after = comparison.run([study], ["dsh"], [8], [0], tmp_path)
@@ -196,7 +196,7 @@ def serially(work, cells, more, studies, folder, rows, what):
     torch.set_num_threads(threads)
 
 
-def test_rows_of_another_draw_are_not_taken(study, tmp_path):
+def test_rows_of_another_draw_are_not_reused(study, tmp_path):
     comparison.run([study], ["lsh"], [8], [0], tmp_path)
     other = comparison.Study(
         study.name, study.maps, study.labels, study.training[1:], study.queries, study.databases
@@ -206,14 +206,14 @@ def test_rows_of_another_draw_are_not_taken(study, tmp_path):
     assert {row["study"] for row in rows} == {other.key}
 
 
-def test_rows_that_were_trained_in_another_way_are_not_taken(study, tmp_path, monkeypatch):
+def test_rows_with_other_settings_are_not_reused(study, tmp_path, monkeypatch):
     comparison.run([study], ["lsh"], [8], [0], tmp_path)
     monkeypatch.setitem(comparison._RECIPE, "layer epochs", 7)
-    with pytest.raises(ValueError, match=r"holds a run with layer epochs 30 \(now 7\)"):
+    with pytest.raises(ValueError, match=r"contains a run with layer epochs 30 \(now 7\)"):
         comparison.run([study], ["lsh"], [8], [0], tmp_path)
 
 
-def test_a_folder_from_before_arguments_were_kept_is_taken(study, tmp_path):
+def test_a_folder_without_stored_arguments_is_accepted(study, tmp_path):
     comparison.run([study], ["lsh"], [8], [0], tmp_path)
     (tmp_path / "arguments.json").unlink()
     before = (tmp_path / "rows.jsonl").read_text()
@@ -260,7 +260,7 @@ def test_tables():
     ]  # fmt: skip
 
 
-def test_maps_of_fewer_images_than_were_told(tmp_path):
+def test_fewer_images_than_announced(tmp_path):
     class Each:
         def each(self, items, image):
             return (np.zeros((2, 1, 1), np.float32) for _ in items)

@@ -9,9 +9,9 @@ from attention_hashing.evaluation.split import drawn, given
 
 
 def test_training_and_evaluation_see_the_same_images(make_picture, tmp_path):
-    """Those in folders inside a class folder, too; none that lies beside the class folders."""
+    """Including those in folders inside a class folder, excluding those outside class folders."""
     names = ["a/1.jpg", "a/more/2.png", "a/more/and more/3.JPG", "b/4.jpg", "b/5.webp"]
-    for seed, name in enumerate([*names, "beside.jpg"]):
+    for seed, name in enumerate([*names, "outside.jpg"]):
         make_picture(name, seed)
     (tmp_path / "b" / "notes.txt").write_text("no image")
     (tmp_path / "c").mkdir()
@@ -27,13 +27,13 @@ def test_training_and_evaluation_see_the_same_images(make_picture, tmp_path):
 
 
 def test_both_refuse_with_the_same_error(make_picture, tmp_path):
-    make_picture("beside.jpg")
+    make_picture("outside.jpg")
     for reader in (labelled.read, read, images_below):
-        with pytest.raises(DataError, match="none: not a folder|none: no images there"):
+        with pytest.raises(DataError, match="none: not a folder|none: contains no images"):
             reader(tmp_path / "none")
-    with pytest.raises(DataError, match="found 0 class, it takes at least 2"):
+    with pytest.raises(DataError, match="found 0 class, expected at least 2"):
         labelled.read(tmp_path)
-    with pytest.raises(DataError, match="no (images|images) in class folders"):
+    with pytest.raises(DataError, match="contains no class folders with images"):
         read(tmp_path)
     assert issubclass(DataError, ValueError)
 
@@ -43,7 +43,7 @@ def test_a_folder_of_train_and_test_is_no_folder_of_two_classes(make_picture, tm
         for name in ("a", "b"):
             for seed in range(2):
                 make_picture(f"{part}/{name}/{seed}.jpg", seed)
-    with pytest.raises(DataError, match="its classes are inside train/; name that folder"):
+    with pytest.raises(DataError, match="the classes are inside train/; name that folder"):
         read(tmp_path)
     assert list(read(tmp_path / "train")) == labelled.read(tmp_path).images
     split = given(tmp_path / "train", tmp_path / "test")

@@ -1,4 +1,4 @@
-"""Named retrieval protocols: their counts, their draw, and splits that are kept."""
+"""Named retrieval protocols: their counts, their draw, and stored splits."""
 
 import json
 
@@ -15,7 +15,7 @@ A_CLASS = 610
 
 @pytest.fixture(scope="module")
 def small():
-    """Ten classes in a mixed order, 610 tiny images of each."""
+    """Ten classes with 610 tiny images each, in mixed order."""
     labels = np.random.default_rng(5).permutation(np.repeat(np.arange(10), A_CLASS))
     values = np.random.default_rng(6).integers(0, 256, (10 * A_CLASS, 2, 2, 3), dtype=np.uint8)
     return labelled.Labelled(values, labels, tuple("abcdefghij"))
@@ -38,7 +38,7 @@ def test_the_usual_protocols(small, name, of_each):
     assert len(together) == (5000 if name == "cifar10-1" else 0)
 
 
-def test_the_draw_is_the_one_that_is_written_down(small):
+def test_the_draw_is_the_documented_one(small):
     rng = np.random.default_rng(7)
     expected = ([], [], [])
     for label in range(10):
@@ -55,7 +55,7 @@ def test_the_draw_is_the_one_that_is_written_down(small):
     assert split.digest() != protocols.draw("cifar10", small, 8).digest()
 
 
-def test_classes_that_training_never_sees(small):
+def test_unseen_classes(small):
     drawn = set()
     for seed in range(4):
         split = protocols.draw("cifar10-unseen", small, seed)
@@ -73,20 +73,20 @@ def test_classes_that_training_never_sees(small):
     assert len(drawn) > 1
 
 
-def test_a_draw_that_cannot_be(small):
+def test_an_impossible_draw(small):
     with pytest.raises(ValueError, match="protocol is 'cifar100', expected one of cifar10, "):
         protocols.draw("cifar100", small, 0)
     with pytest.raises(ValueError, match="protocol is 'mnist'"):
         protocols.images("mnist", None)
     few = small.subset(np.flatnonzero((small.labels != 3) | (np.cumsum(small.labels == 3) <= 600)))
-    with pytest.raises(DataError, match="class 'd' has 600 images, cifar10 takes more"):
+    with pytest.raises(DataError, match="class 'd' has 600 images, cifar10 requires more"):
         protocols.draw("cifar10", few, 0)
     rows = labelled.Labelled(small.images, small.one_hot() > 0, small.classes)
-    with pytest.raises(DataError, match="every image has to have one class"):
+    with pytest.raises(DataError, match="each image must have exactly one class"):
         protocols.draw("cifar10", rows, 0)
 
 
-def test_a_split_is_kept(small, tmp_path):
+def test_a_split_is_stored(small, tmp_path):
     split = protocols.draw("cifar10-unseen", small, 3)
     path = tmp_path / "split.json"
     split.save(path)
@@ -98,23 +98,23 @@ def test_a_split_is_kept(small, tmp_path):
     values = small.images.copy()
     values[17] ^= 1
     other = labelled.Labelled(values, small.labels, small.classes)
-    with pytest.raises(DataError, match="split.json: a split of other images; give"):
+    with pytest.raises(DataError, match="split.json: a split of other images; use"):
         protocols.load(path, other)
     state = json.loads(path.read_text())
     path.write_text(json.dumps(state | {"format": 2}))
-    with pytest.raises(DataError, match="format 2, this version reads 1"):
+    with pytest.raises(DataError, match="has format 2, this version reads 1"):
         protocols.load(path, small)
     state["queries"][5] += 1
     path.write_text(json.dumps(state))
-    with pytest.raises(DataError, match="damaged, its positions are not those"):
+    with pytest.raises(DataError, match="damaged: its positions differ"):
         protocols.load(path, small)
     without = {key: value for key, value in state.items() if key != "training"}
     for text in ("", "[]", json.dumps(without), json.dumps(state | {"queries": [2**70]}), "\x00"):
         path.write_text(text)
-        with pytest.raises(DataError, match="split.json: not a split, or damaged"):
+        with pytest.raises(DataError, match="split.json: not a split, or a damaged one"):
             protocols.load(path, small)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="split.json: not a split, or damaged"):
+    with pytest.raises(DataError, match="split.json: not a split, or a damaged one"):
         protocols.load(path, small)
 
 
@@ -129,10 +129,10 @@ def test_cifar10_as_published_in_its_order(tmp_path, version):
         data = protocols._cifar10(place)
         assert np.array_equal(data.images, np.concatenate([IMAGES, IMAGES[:2]]))
         assert data.labels.tolist() == [*LABELS, *LABELS[:2]]
-        with pytest.raises(DataError, match=r"found \[5, 4, 3\] images.*6000 of each"):
+        with pytest.raises(DataError, match=r"found \[5, 4, 3\] images.*6000 in each"):
             protocols.images("cifar10", place)
     (folder / f"test_batch{end}").unlink()
-    with pytest.raises(DataError, match="CIFAR-10 without 'test_batch"):
+    with pytest.raises(DataError, match="CIFAR-10 lacks 'test_batch"):
         protocols.images("cifar10", folder)
 
 
@@ -152,9 +152,9 @@ def test_cifar10_in_class_folders(tmp_path, monkeypatch):
     assert data.images[20] == root / "test" / "class0" / "0000.jpg"
     assert protocols.images("cifar10", root).images == data.images
     (root / "test" / "class4").rename(root / "test" / "other")
-    with pytest.raises(DataError, match="train and test do not have the same class"):
+    with pytest.raises(DataError, match="train and test have different class folders"):
         protocols.images("cifar10", tmp_path)
-    with pytest.raises(DataError, match="neither CIFAR-10 as published, nor train/"):
+    with pytest.raises(DataError, match="contains neither CIFAR-10 as published nor train/"):
         protocols.images("cifar10", root / "train")
 
 
@@ -173,7 +173,7 @@ def test_fashion_mnist_in_its_order(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="t10k-labels-idx1-ubyte: not an IDX file"):
         protocols.images("fashion-mnist", tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").rename(tmp_path / "t10k-labels-idx1-ubyte.gz")
-    with pytest.raises(DataError, match="ubyte.gz: not a gzip file, or damaged"):
+    with pytest.raises(DataError, match="ubyte.gz: not a gzip file, or a damaged one"):
         protocols.images("fashion-mnist", tmp_path)
 
 

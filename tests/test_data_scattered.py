@@ -1,4 +1,4 @@
-"""Scenes of scattered objects: as their boxes say, and the same for the same seed."""
+"""Scenes of scattered objects: correct boxes, reproducible from the seed."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_a_box_is_where_its_object_is():
             rows, columns = np.nonzero(seen)
             assert left <= columns.min() <= columns.max() < right
             assert top <= rows.min() <= rows.max() < bottom
-        # The last one lies on top: pure but for the border that fades, to nothing at the edge.
+        # The last object is on top: opaque except for its border, which fades to 0 at the edge.
         left, top, right, bottom = (128 * boxes[-1]).astype(int)
         fade = int(np.ceil(0.1 * (right - left)))
         assert pure[-1][top + fade : bottom - fade, left + fade : right - fade].all()
@@ -87,7 +87,7 @@ def test_a_scene_depends_on_seed_and_number_alone(photos):
     assert scenes.digest() == again.digest() != other.digest()
 
 
-def test_training_sees_fresh_scenes_each_epoch():
+def test_training_sees_new_scenes_in_each_epoch():
     scenes = Scattered(OBJECTS, LABELS, CLASSES, None, 6, seed=0)
     plain, first, again, second = (
         scenes.views(Preprocess(64), epoch_seed) for epoch_seed in (None, 0, 0, 1)
@@ -121,7 +121,7 @@ def test_objects_are_flipped_half_the_time():
 
 
 def test_backgrounds():
-    """Photographs are cut and flipped, never stretched."""
+    """Photographs are cropped and mirrored, never stretched."""
     texture = textured(128, np.random.default_rng(0))
     assert (texture.dtype, texture.shape) == (np.uint8, (128, 128, 3))
     assert texture.std() > 20
@@ -147,21 +147,21 @@ def test_backgrounds():
         ({"labels": LABELS + 1}, r"labels are int64 \(12,\), expected 0\.\.3 each"),
         ({"labels": np.ones((12, 4), bool)}, r"labels are bool \(12, 4\), expected"),
         ({"labels": LABELS % 2}, "objects of 2 classes, expected at least 3"),
-        ({"photos": []}, "no photographs; None stands for textures"),
+        ({"photos": []}, "no photographs; pass None for textures"),
         ({"count": 0}, "count is 0, expected at least 1"),
         ({"seed": -1}, r"seed is -1, expected 0\.\.4294967295"),
     ],
 )
-def test_what_no_scene_can_be_made_of(changes, message):
+def test_invalid_arguments(changes, message):
     good = {"images": OBJECTS, "labels": LABELS, "photos": BLACK, "count": 3, "seed": 0}
     with pytest.raises(ValueError, match=message):
         Scattered(classes=CLASSES, **good | changes)
 
 
-def test_no_such_scene_and_no_such_photograph(tmp_path):
+def test_a_missing_scene_and_a_missing_photograph(tmp_path):
     scenes = Scattered(OBJECTS, LABELS, CLASSES, BLACK, 3, 0)
     for number in (-1, 3):
-        with pytest.raises(IndexError, match=f"scene {number}, there are 3"):
+        with pytest.raises(IndexError, match=rf"scene {number}, expected 0\.\.2"):
             scenes.scene(number)
     (tmp_path / "broken.jpg").write_text("text")
     with pytest.raises(ImageError, match="broken.jpg"):
@@ -169,7 +169,7 @@ def test_no_such_scene_and_no_such_photograph(tmp_path):
 
 
 def numbered_objects(count):
-    """Images of which each has another colour."""
+    """Images of different colours."""
     values = np.zeros((count, 32, 32, 3), np.uint8)
     values[..., 0] = 100 + np.arange(count)[:, None, None]
     return values
@@ -208,7 +208,7 @@ def test_parts_share_neither_objects_nor_photographs():
     assert len(layouts) == 4
 
 
-def test_parts_that_cannot_be():
+def test_impossible_parts():
     shared = protocol(range(20), range(20, 40), range(20, 60))
     with pytest.raises(ValueError, match="the parts of cifar10 share images"):
         scattered_parts.parts(shared, None, (1, 1, 1, 1), 0)

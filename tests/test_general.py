@@ -62,12 +62,12 @@ def test_versions_belong_to_their_images(seen):
     assert len(seen.features) == 4 * IMAGES
     assert seen.same.reshape(4, IMAGES).all(axis=1).tolist() == [True, True, True, False]
     part = seen.of(np.array([7, 2]))
-    assert part.images.tolist() == [1, 0] * 4  # in the file's order, numbered as asked
+    assert part.images.tolist() == [1, 0] * 4  # in the original order, renumbered
     assert (part.features[1] == seen.features[7]).all()
     assert part.same.tolist() == [True] * 6 + [False] * 2
 
 
-def test_fitting_makes_balanced_bits_that_stay_when_images_are_distorted(seen, few_steps):
+def test_fitted_bits_are_balanced_and_survive_distortion(seen, few_steps):
     layer = general.fit(seen, bits=16, seed=0)
     values = layer.values(seen.features)
     bits = values.reshape(4, IMAGES, 16) > 0
@@ -81,7 +81,7 @@ def test_fitting_makes_balanced_bits_that_stay_when_images_are_distorted(seen, f
     assert (again.weight == layer.weight).all()
 
 
-def test_parts_of_the_image_can_be_left_out(seen, few_steps):
+def test_either_part_can_be_omitted(seen, few_steps):
     channels = seen.features.shape[1] // 2
     only_global = general.fit(seen, 16, 0, "global").weight
     assert (only_global[channels:] == 0).all()
@@ -93,9 +93,9 @@ def test_a_layer_is_stored_and_does_what_the_network_does(
     seen, paths, extract, examples, few_steps, tmp_path
 ):
     layer = general.fit(seen, bits=16, seed=0)
-    kinds = read(examples).subset(np.arange(60))
+    kinds = read(examples).subset(np.arange(40))
     calibration = general.calibration(extract, paths, seen, kinds, layer)
-    # Few steps on 40 images make poor bits; which way it goes they tell.
+    # Few steps on 40 images make poor bits, but they show the trend.
     assert calibration.bits == 16
     assert calibration.duplicate[0] > 2 * calibration.duplicate[16]
     assert calibration.kind[0] > calibration.kind[16]
@@ -113,7 +113,7 @@ def test_a_layer_is_stored_and_does_what_the_network_does(
     [
         (12, 0, "bits is 12, expected a multiple"),
         (16, -1, "seed is -1, expected at least 0"),
-        (48, 0, "40 images for 48 bits; it takes more than 48"),
+        (48, 0, "40 images for 48 bits, expected more than 48"),
     ],
 )
 def test_what_cannot_be_fitted(seen, bits, seed, message):

@@ -1,4 +1,4 @@
-"""Metrics against every order of ties, written out, and against values worked out by hand."""
+"""Metrics compared with all orders of ties, and with values computed by hand."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def counted(items):
 
 
 def orders(items):
-    """Relevance in every order that the distances allow; each as often as the ties make it."""
+    """Relevance in every order that the distances allow, with the multiplicity of ties."""
     for order in itertools.permutations(items):
         if all(a[0] <= b[0] for a, b in itertools.pairwise(order)):
             yield [is_relevant for _, is_relevant in order]
@@ -75,10 +75,10 @@ def test_by_hand():
     hit_miss_then_hit = Levels(np.array([[1, 1, 1, 1]]), np.array([[1, 0, 0, 1]]))
     assert average_precision(hit_miss_hit).expected == pytest.approx(5 / 6)
     assert average_precision(hit_miss_miss).expected == pytest.approx(1)
-    # Of two relevant items the first three places hold one.
+    # The first three places contain one of two relevant items.
     assert average_precision(hit_miss_then_hit, 3, "found").expected == pytest.approx(1)
     assert average_precision(hit_miss_then_hit, 3).expected == pytest.approx(1 / 2)
-    # Two tie, one of them is relevant: first (1) or second (1 / 2).
+    # Two items are tied, and one is relevant: first (1) or second (1 / 2).
     (tie,) = zip(*average_precision(Levels(np.array([[2]]), np.array([[1]]))), strict=True)
     assert tie == pytest.approx((0.5, 0.75, 1))
     # One place for those two.
@@ -114,7 +114,7 @@ def test_large_levels_stay_exact_and_ordered():
         assert (worst <= expected).all()
         assert (expected <= best).all()
         assert (worst < best).all()
-    # The sum that the closed form stands for, term by term.
+    # The sum of the closed form, term by term.
     expected = average_precision(ranking).expected
     n, hits = (counts[0].astype(float) for counts in ranking)
     total, before, hits_before = 0.0, 0, 0
@@ -127,7 +127,7 @@ def test_large_levels_stay_exact_and_ordered():
     assert expected[0] == pytest.approx(total / hits.sum(), rel=1e-12)
 
 
-def test_what_cannot_be_asked_for():
+def test_invalid_arguments():
     ranking = Levels(np.ones((1, 3), int), np.ones((1, 3), int))
     with pytest.raises(ValueError, match="top is 0, expected at least 1"):
         average_precision(ranking, 0)
@@ -138,7 +138,7 @@ def test_what_cannot_be_asked_for():
 
 
 def test_within_a_radius():
-    # Two queries; the second has nothing at distance 0, and nothing of it is relevant.
+    # Two queries; the second has nothing at distance 0, and no relevant items.
     items = np.array([[1, 2, 1], [0, 1, 3]])
     relevant = np.array([[1, 1, 0], [0, 0, 0]])
     ball = metrics.by_radius(Levels(items, relevant))
@@ -174,10 +174,10 @@ def test_levels_are_counts_by_distance(several, block, monkeypatch):
     assert found.relevant.sum() > 0
 
 
-def test_labels_must_go_together():
-    with pytest.raises(ValueError, match=r"shape \(2,\), those of the database \(3, 4\)"):
+def test_labels_must_have_the_same_form():
+    with pytest.raises(ValueError, match=r"shape \(2,\), database labels \(3, 4\)"):
         is_relevant(np.zeros(2, int), np.zeros((3, 4), bool))
-    with pytest.raises(ValueError, match=r"shape \(2, 3\), those of the database \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"shape \(2, 3\), database labels \(3, 4\)"):
         is_relevant(np.zeros((2, 3), bool), np.zeros((3, 4), bool))
     one = np.zeros((1, 1), np.uint8)
     with pytest.raises(ValueError, match="the database is empty"):
@@ -192,7 +192,7 @@ def test_equal_codes_are_a_random_order():
     expected = np.mean([plain(order, 8, "possible") for order in orders(items)])
     assert metrics.mean_by_code(codes, labels, queries, database) == pytest.approx(expected)
     assert average_precision(unordered(found)).expected == pytest.approx(expected)
-    # Each against all others: the query itself does not count.
+    # Each against all others, without the query itself.
     assert metrics.mean_by_code(codes, labels, queries) == pytest.approx(expected)
 
 
@@ -200,16 +200,16 @@ def test_cosine_orders_by_angle():
     values = np.array([[1, 0], [2, 0.2], [0, 3], [1, 1], [0, 0]], np.float32)
     labels = np.array([0, 0, 0, 1, 1])
     queries, database = np.array([0]), np.arange(1, 5)
-    # In order: 1 (right), 3, then 2 (right) and 4, at a right angle both, by position.
+    # In order: 1 (relevant), 3, then 2 (relevant) and 4, both at a right angle, by position.
     found = metrics.mean_by_cosine(values, labels, queries, database)
     assert found == pytest.approx((1 + 2 / 3) / 2)
     assert metrics.mean_by_cosine(values, labels, queries, database, 1) == pytest.approx(1)
     assert metrics.mean_by_cosine(values, labels, queries, database, 2) == pytest.approx(1 / 2)
 
 
-def test_what_codes_are_like():
-    # Four codes of 8 bits: the first bit halves them, the second goes with it, the third against
-    # it, the fourth is set in one of four, the others are never set.
+def test_code_statistics():
+    # Four codes of 8 bits: the first bit halves them, the second equals it, the third is its
+    # opposite, the fourth is set in one code, the others in none.
     codes = np.array([[0b11010000], [0b11000000], [0b00100000], [0b00100000]], np.uint8)
     found = code_statistics(codes)
     assert found.unique == 3 / 4
@@ -217,13 +217,13 @@ def test_what_codes_are_like():
     assert found.constant == 4
     assert (found.least_set, found.most_set) == (0, 1 / 2)
     assert found.balance == pytest.approx((0.25 + 4 * 0.5) / 8)
-    # The fourth with each of the others: (1/4 - 1/2 * 1/4) / sqrt(1/4 * 3/16).
+    # Correlation of the fourth with each of the others: (1/4 - 1/2 * 1/4) / sqrt(1/4 * 3/16).
     fourth = (1 / 8) / np.sqrt(3 / 64)
     assert found.correlation == pytest.approx((3 * 1 + 3 * fourth) / 6, rel=1e-6)
     assert found.largest_correlation == pytest.approx(1)
 
 
-def test_codes_that_tell_nothing():
+def test_constant_codes():
     found = code_statistics(np.full((5, 2), 255, np.uint8))
     assert found == (1 / 5, 1, 0.5, 1, 1, 16, 0, 0)
     assert code_statistics(np.zeros((1, 1), np.uint8)).unique == 1
@@ -240,7 +240,7 @@ def test_random_codes_are_balanced_and_hardly_correlated():
     assert found.constant == 0
 
 
-def test_the_bootstrap_tells_a_difference_from_noise():
+def test_the_bootstrap_distinguishes_a_difference_from_noise():
     generator = np.random.default_rng(0)
     second = generator.random(200)
     better = paired_bootstrap(second + generator.normal(0.05, 0.1, 200), second, 2000)

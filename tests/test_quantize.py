@@ -1,4 +1,4 @@
-"""Graphs in smaller arithmetic: what is quantised, how weights are rounded, what codes become."""
+"""Quantised graphs: which layers are quantised, how weights are rounded, and the codes."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""to_onnx.py in other arithmetic: what it writes, what it refuses, and its arguments."""
+"""to_onnx.py --precision: what it writes, what it refuses, and its arguments."""
 
 import shutil
 
@@ -27,7 +27,7 @@ def few(examples, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _few_ranks(monkeypatch):
-    """16 images have few ranks: the limit on mAP is for more of them."""
+    """The limit on mAP is for more ranks than those of 16 images."""
     monkeypatch.setattr(fidelity, "MOST_LOSS", 0.1)
 
 
@@ -38,19 +38,9 @@ def run(monkeypatch, *arguments):
 
 def int8(folder, out):
     return [
-        "--precision",
-        "int8",
-        "--target",
-        "x86-vnni",
-        "--calibrate",
-        folder,
-        "--check",
-        folder,
-        "--images",
-        folder,
-        "--out",
-        out,
-    ]
+        "--precision", "int8", "--target", "x86-vnni", "--calibrate", folder, "--check", folder,
+        "--images", folder, "--out", out,
+    ]  # fmt: skip
 
 
 def test_int8_as_onnx_and_ort(few, tmp_path, monkeypatch, capsys):
@@ -77,15 +67,15 @@ def test_int8_as_onnx_and_ort(few, tmp_path, monkeypatch, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"small.onnx", "small.ort"}
 
 
-def test_what_costs_too_much_is_refused_and_not_kept(few, tmp_path, monkeypatch, capsys):
+def test_a_model_that_loses_too_much_is_not_kept(few, tmp_path, monkeypatch, capsys):
     out = tmp_path / "half.onnx"
     out.write_bytes(b"before")
     monkeypatch.setattr(fidelity, "MOST_FLIPS", -1.0)
     command = ["--precision", "fp16", "--check", few, "--images", few, "--out", out]
     assert run(monkeypatch, *command) == 2
     error = capsys.readouterr().err
-    assert "fp16 costs too much: " in error
-    assert "of bits flip, at most -100% may; nothing was kept" in error
+    assert "fp16 loses too much: " in error
+    assert "of the bits flip (limit -100%); nothing was kept" in error
     assert out.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [out]
 
@@ -114,18 +104,21 @@ def test_the_limits():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--precision", "int8", "--out", "x.onnx"], "int8 needs --target"),
-        (["--precision", "int8", "--target", "arm", "--out", "x.onnx"], "int8 needs --calibrate"),
-        (["--precision", "fp16"], "fp16 needs --out"),
+        (["--precision", "int8", "--out", "x.onnx"], "int8 requires --target"),
+        (
+            ["--precision", "int8", "--target", "arm", "--out", "x.onnx"],
+            "int8 requires --calibrate",
+        ),
+        (["--precision", "fp16"], "fp16 requires --out"),
         (["--target", "arm"], "--target is for int8, not for fp32"),
         (["--check", "."], "--check is for fp16 and int8, not for fp32"),
-        (["--format", "ort"], "--format ort needs --out"),
+        (["--format", "ort"], "--format ort requires --out"),
         (["--out", "x.ort"], "--out names the .onnx file"),
-        (["--layer", "x.npz"], "x.npz: no such file; fit_general.py writes it"),
-        (["--layer", __file__], "--layer needs --out"),
+        (["--layer", "x.npz"], "x.npz does not exist; fit_general.py writes it"),
+        (["--layer", __file__], "--layer requires --out"),
         (
             ["--precision", "int8", "--target", "arm", "--calibrate", "none", "--out", "x.onnx"],
-            "none: no images there",
+            "none: contains no images",
         ),
     ],
 )

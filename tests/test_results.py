@@ -57,19 +57,19 @@ def test_near_duplicates(document, tmp_path, examples, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["near_duplicates.py", str(photos), str(others)])
     assert near_duplicates.main() == 0
     text = document.read_text()
-    assert f"40 altered versions of 4 photographs, among the 4 and {len(images) - 4} other" in text
+    assert f"40 altered versions of 4 photographs, among these and {len(images) - 4} other" in text
     assert "| resized | 1.000 |" in text
     assert "pHash, 64" in text
     (others / "none").mkdir()
     monkeypatch.setattr("sys.argv", ["near_duplicates.py", str(photos), str(others / "none")])
     assert near_duplicates.main() == 2
-    assert "none: no images there" in capsys.readouterr().err
+    assert "none: contains no images" in capsys.readouterr().err
 
 
 def test_a_tie_with_another_image_is_a_miss():
     database = np.array([[0], [255], [15]], np.uint8)
     versions = np.array([[0], [15], [240], [127]], np.uint8)  # two of the first, two of the second
-    # 0 from its own; 0 from another; 4 from both (a tie); 1 from its own.
+    # Distance 0 to its own; 0 to another; 4 to both (a tie); 1 to its own.
     assert near_duplicates._recall(database, versions, 2).tolist() == [0.5, 0.5]
 
 

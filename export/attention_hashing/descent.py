@@ -1,4 +1,4 @@
-"""The loop of every training here: a loss, a step down its gradient, a step of the schedule."""
+"""The training loop and the learning rate schedule that all trainings share."""
 
 import math
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-# Of the steps: how long the learning rate rises.
+# Share of the steps in which the learning rate rises.
 WARM_UP = 0.05
 
 
@@ -15,9 +15,9 @@ def minimise(losses: Iterable[Tensor], optimiser: Optimizer, schedule: LambdaLR)
     """Take one step for each loss.
 
     Args:
-        losses: computed one by one, as they are drawn, with the weights that the last step left.
+        losses: computed lazily, each with the weights after the previous step.
         optimiser: of the weights.
-        schedule: of its learning rate, by step.
+        schedule: of the learning rate, advanced after each step.
     """
     for loss in losses:
         optimiser.zero_grad(set_to_none=True)
@@ -27,12 +27,12 @@ def minimise(losses: Iterable[Tensor], optimiser: Optimizer, schedule: LambdaLR)
 
 
 def half_cosine(optimiser: Optimizer, steps: int, warm_up: float = WARM_UP) -> LambdaLR:
-    """A schedule that falls to 0 as half a cosine, after a linear rise.
+    """A learning rate that rises linearly, then falls to 0 as half a cosine.
 
     Args:
-        optimiser: whose learning rates are factors of the schedule.
-        steps: all of them, at least 1; further ones have rate 0.
-        warm_up: share of the steps in which the rate rises, on top of the cosine; 0 for none.
+        optimiser: whose learning rates the schedule multiplies.
+        steps: total number, at least 1; the rate stays 0 afterwards.
+        warm_up: share of the steps in which the rate rises; 0 for none.
     """
 
     def factor(step: int) -> float:

@@ -1,8 +1,7 @@
-"""What learns over a backbone that does not: the attention branch, and hash layers.
+"""Attention branches and hash layers, trained over stored maps of a frozen backbone.
 
-Knows arrays of features and labels. Does not know where they come from, or what codes are worth.
-Learning over kept maps takes seconds where training the whole network takes hours; so every method
-can be compared with every other, at its own best learning rate, over several seeds.
+That takes seconds where training a whole network takes hours, so methods can be compared with each
+other over several seeds, each at its own best learning rate.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,14 +21,14 @@ from attention_hashing.network import HashLayer, pooled
 _BATCH = 64
 _WEIGHT_DECAY = 1e-2
 _BRANCH_RATE = 1e-3
-_CHUNK = 256  # images looked at in one go
+_CHUNK = 256  # images per batch where nothing is trained
 
 
 class Described(NamedTuple):
-    """What the branch makes of n maps.
+    """Output of the branch for n maps.
 
     Attributes:
-        features: float16 as it is kept, (n, 2 * channels): global, then local.
+        features: (n, 2 * channels), global, then local; float16 as stored.
         logits: float32, (n, classes).
     """
 
@@ -44,14 +43,14 @@ def fit_branch(
     seed: int,
     hidden: int = Config.hidden,
 ) -> AttentionBranch:
-    """Stage 1: the branch learns to classify.
+    """Stage 1: train a branch to classify.
 
     Args:
         maps: (n, channels, h, w).
-        one_hot: (n, classes), 1 for each label of an image and 0 elsewhere.
+        one_hot: (n, classes), 1 for each label of an image, otherwise 0.
         epochs: at least 1.
-        seed: of first weights and order.
-        hidden: channels of its 3 x 3 convolution.
+        seed: of initial weights and order.
+        hidden: channels of the 3 x 3 convolution.
     """
     torch.manual_seed(seed)
     branch = AttentionBranch(maps.shape[1], one_hot.shape[1], hidden).train()
@@ -66,7 +65,7 @@ def fit_branch(
 
 @torch.inference_mode()
 def describe(maps: NDArray[np.float16], branch: AttentionBranch) -> Described:
-    """Global and local features, and the branch's scores."""
+    """Global and local features, and logits, of maps (n, channels, h, w)."""
     features, logits = [], []
     for start in range(0, len(maps), _CHUNK):
         part = torch.from_numpy(maps[start : start + _CHUNK].astype(np.float32))
@@ -83,17 +82,17 @@ def fit_layer(
     epochs: int,
     rate: float,
 ) -> HashLayer:
-    """Stage 2: a linear layer and batch normalisation, as the network ends.
+    """Stage 2: train a linear layer followed by batch normalisation, as at the end of the network.
 
-    Features are brought to mean 0 and variance 1 first, which a linear layer can undo: it is the
-    same model, and learns sooner.
+    Features are first scaled to mean 0 and variance 1. A linear layer can undo that, so the model
+    is the same, but it learns faster.
 
     Args:
         features: (n, d).
-        one_hot: (n, classes).
-        method: its loss; what it learns itself is trained along.
+        one_hot: (n, classes), 1 for each label of an image, otherwise 0.
+        method: the loss; its own parameters are trained as well.
         epochs: at least 1.
-        rate: of learning, at the start.
+        rate: learning rate at the start.
     """
     x = torch.from_numpy(features.astype(np.float32))
     mean, deviation = x.mean(0), x.std(0) + 1e-3
@@ -129,14 +128,14 @@ def descend(
     rate: float,
     seed: int,
 ) -> None:
-    """Train modules over features that do not change: AdamW, a warm-up, then half a cosine.
+    """Train modules over fixed features: AdamW, a warm-up, then half a cosine.
 
     Args:
         modules: whose parameters learn.
-        loss: of a batch of features, its labels, and the share of the steps that are done.
+        loss: called with a batch of features, its labels, and the share of finished steps.
         data: features (n, ...) and labels (n, ...).
         epochs: at least 1.
-        rate: of learning, at the start.
+        rate: learning rate at the start.
         seed: of the order.
     """
     features, labels = data

@@ -1,4 +1,4 @@
-"""Files of torch.save: written whole or not at all, and read as data alone."""
+"""Files of torch.save: written atomically, and read without executing any code in them."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Put a state in a file; a kill leaves the old one or the new one, whole."""
+    """Write a state to a file; if killed, the old file or the new one remains, complete."""
     draft = path.with_name(path.name + ".part")
     torch.save(state, draft)
     draft.replace(path)
@@ -18,23 +18,23 @@ def load(path: Path, what: str) -> dict[str, Any]:
 
     Args:
         path: of the file.
-        what: it should be, for the error.
+        what: the kind of file, for the error.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not what it should be.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not of this kind.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except Exception as error:  # torch raises zip, pickle and runtime errors of many classes
+    except Exception as error:  # torch raises zip, pickle and runtime errors of many types
         raise ValueError(f"{path}: not a {what} of train.py ({error})") from error
     return state if isinstance(state, dict) else {}
 
 
 def check_entries(state: dict[str, Any], entries: dict[str, type], path: Path, what: str) -> None:
-    """Refuse a state without one of the entries, or with one of another type.
+    """Check that a state has all entries, each of its type.
 
     Raises:
         ValueError: names the entry.
@@ -45,10 +45,10 @@ def check_entries(state: dict[str, Any], entries: dict[str, type], path: Path, w
 
 
 def load_weights(module: torch.nn.Module, weights: dict[str, Any], path: Path, of: str) -> None:
-    """Put weights into a module; `of` names what in the file describes the module.
+    """Load weights into a module; `of` names the part of the file that describes the module.
 
     Raises:
-        ValueError: weights of another module.
+        ValueError: the weights do not fit the module.
     """
     try:
         module.load_state_dict(weights)

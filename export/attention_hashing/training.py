@@ -1,8 +1,6 @@
 """Two stages: the branch learns to classify, then guides a hash layer that learns to separate.
 
-Knows the loop. Does not know where images come from (data/), what a hashing method's loss is
-(methods/), what is kept of a run (checkpoint.py), or what the file for the device looks like
-(onnx_file.py).
+Images come from data/, losses from methods/; checkpoint.py stores the state of a run.
 """
 
 import os
@@ -34,25 +32,28 @@ def train(
     device: torch.device,
     branch: StoredBranch | None = None,
 ) -> AttentionHashing:
-    """Both stages, from the last checkpoint in `run` if there is one.
+    """Run both stages, resuming from the checkpoint in `run` if there is one.
 
     A checkpoint is written after each epoch. Every random choice depends on the seed and the epoch
-    alone, so an interrupted run continues as the undisturbed one would have.
+    alone, so a resumed run ends with the same weights as an uninterrupted one.
 
     Args:
-        data: what to train on.
-        config: how.
-        run: an existing folder.
+        data: to train on.
+        config: of the run.
+        run: an existing folder, for the checkpoint.
         device: to train on.
-        branch: the trained one whose digest `config.branch` is.
+        branch: the stored branch whose digest is `config.branch`.
+
+    Returns:
+        The network on the CPU, in evaluation mode.
 
     Raises:
-        ValueError: the checkpoint in `run` is of another configuration, other classes or other
-            images; or the branch is not that of the configuration, or not for this network.
+        ValueError: the checkpoint in `run` has another configuration, other classes or other
+            images; or the branch is not that of the configuration or does not fit the network.
     """
     network = new_network(config, len(data.classes))
     if config.branch != ("" if branch is None else branch.digest()):
-        raise ValueError("the branch is not the one that the configuration names")
+        raise ValueError("the digest of the branch differs from that in the configuration")
     if branch is not None:
         branch.check(network, config.backbone, data.classes)
         network.branch.load_state_dict(branch.branch.state_dict())
@@ -85,7 +86,7 @@ def train(
 def _loader(
     data: Labelled | Scattered, config: Config, epoch_seed: int
 ) -> "DataLoader[tuple[Tensor, Tensor]]":
-    """An epoch's batches, in an order and with views that its seed decides."""
+    """The batches of an epoch; its seed determines order and views."""
     return DataLoader(
         data.views(config.preprocess, epoch_seed),
         config.batch_size,
@@ -104,7 +105,7 @@ def _losses(
     bar: "tqdm[tuple[Tensor, Tensor]]",
     done: int,
 ) -> Iterator[Tensor]:
-    """One for each batch of `bar`, which shows them; `done` epochs of the stage lie behind it."""
+    """The loss of each batch in `bar`, which displays it, after `done` epochs of the stage."""
     epochs = config.branch_epochs if stage == "branch" else config.hash_epochs
     device = next(network.parameters()).device
     for batch, (image, one_hot) in enumerate(bar):
@@ -123,7 +124,7 @@ def _loss(
     one_hot: Tensor,
     step: float,
 ) -> Tensor:
-    """Of a batch: image uint8 (B, H, W, 3), one_hot float32 (B, classes), step in [0, 1]."""
+    """Loss of a batch: image uint8 (B, H, W, 3), one_hot float32 (B, classes), step in [0, 1]."""
     is_half = config.precision == "bfloat16"
     with torch.autocast(image.device.type, torch.bfloat16, enabled=is_half):
         features = network.features(image)

@@ -1,4 +1,4 @@
-"""Cluttered backgrounds: crops of photographs, or textures of our own. Knows no objects."""
+"""Cluttered backgrounds: crops of photographs, or generated textures."""
 
 from pathlib import Path
 
@@ -8,21 +8,21 @@ from PIL import Image, ImageDraw
 
 from bitgaze.images import upright
 
-# Photographs are kept at this shorter side; 192 takes 150 kB each.
+# Shorter side of photographs in memory, in pixels; at 192 each takes 150 kB.
 _KEPT_SIDE = 192
-# Of a crop, as a share of the shorter side.
+# Side of a crop, as a share of the photograph's shorter side.
 _CROP = (0.5, 1.0)
-# Coarse to fine: cells a side, and the weight of that noise. Most of it is grey, as in photographs.
+# From coarse to fine: cells per side, and weight. Most of the noise is grey, as in photographs.
 _NOISE = ((3, 0.9), (8, 0.5), (32, 0.3))
 _COLOUR = 0.3
 _SHAPES = (6, 16)
 
 
 def prepared(photo: NDArray[np.uint8] | Path) -> NDArray[np.uint8]:
-    """A photograph as `photograph` takes it: uint8 (height, width, 3), its shorter side 192 px.
+    """Load a photograph for `photograph`: uint8 (height, width, 3), with a shorter side of 192 px.
 
     Raises:
-        ImageError: it cannot be read.
+        ImageError: the photograph cannot be read.
     """
     image = upright(photo, _KEPT_SIDE)
     scale = _KEPT_SIDE / min(image.size)
@@ -33,7 +33,7 @@ def prepared(photo: NDArray[np.uint8] | Path) -> NDArray[np.uint8]:
 def photograph(
     photos: list[NDArray[np.uint8]], side: int, generator: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """A square cut out of one of some photographs, flipped half the time: (side, side, 3)."""
+    """A random square of one of the photographs, mirrored half the time: uint8 (side, side, 3)."""
     photo = photos[int(generator.integers(len(photos)))]
     height, width = photo.shape[:2]
     crop = int(generator.uniform(*_CROP) * min(height, width))
@@ -47,7 +47,7 @@ def photograph(
 
 
 def textured(side: int, generator: np.random.Generator) -> NDArray[np.uint8]:
-    """Smooth noise with rectangles and ellipses on it: (side, side, 3)."""
+    """Smooth noise with rectangles and ellipses on top: uint8 (side, side, 3)."""
     values = np.full((side, side, 3), generator.uniform(60, 195, 3), np.float32)
     for cells, weight in _NOISE:
         noise = generator.uniform(-128, 128, (cells, cells, 3)).astype(np.float32)
@@ -61,7 +61,7 @@ def textured(side: int, generator: np.random.Generator) -> NDArray[np.uint8]:
     for _ in range(int(generator.integers(*_SHAPES))):
         left, top = generator.uniform(-0.1, 0.9, 2) * side
         width, height = generator.uniform(0.05, 0.4, 2) * side
-        # Seen through a little, as a shape that is all of one colour would be the odd one out.
+        # Translucent: a shape of one solid colour would stand out.
         colour = (*generator.integers(0, 256, 3).tolist(), int(generator.integers(96, 224)))
         shape = draw.ellipse if generator.random() < 0.5 else draw.rectangle
         shape((left, top, left + width, top + height), fill=colour)

@@ -1,7 +1,7 @@
-"""CIFAR-10 as its authors publish it: python or binary version, as archive or unpacked.
+"""CIFAR-10 as published: the python or the binary version, as an archive or unpacked.
 
-Knows the layout that https://www.cs.toronto.edu/~kriz/cifar.html describes. The python version is a
-pickle, which can hold any program; only arrays, lists and text are let through.
+https://www.cs.toronto.edu/~kriz/cifar.html describes the layout. The python version is a pickle,
+which can run any program; only arrays, lists and text are accepted.
 """
 
 import io
@@ -32,7 +32,7 @@ _VALUES = 3 * _SIDE * _SIDE
 
 
 def find(path: Path) -> Path | None:
-    """The folder or archive of CIFAR-10 at a path or directly below it; None if there is none."""
+    """The folder or archive of CIFAR-10, at a path or directly below it; None if there is none."""
     first = _BATCHES["train"][0]
     for place in (path, *(path / name for name in _PLACES)):
         is_archive = place.name.endswith(".tar.gz") and place.is_file()
@@ -44,17 +44,17 @@ def find(path: Path) -> Path | None:
 def read(
     place: Path, part: Literal["train", "test"] = "train"
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
-    """The images of a part.
+    """Read the images of one part.
 
     Args:
-        place: what `find` found.
+        place: as returned by `find`.
         part: "train" or "test".
 
     Returns:
-        Images (n, 32, 32, 3), RGB; labels (n,); names of the classes.
+        Images uint8 (n, 32, 32, 3), RGB; labels int64 (n,); names of the classes.
 
     Raises:
-        DataError: files are missing or damaged, or a pickle holds more than data.
+        DataError: files are missing or damaged, or a pickle contains more than data.
     """
     batches = _BATCHES[part]
     files = _unpacked(place, batches)
@@ -68,9 +68,9 @@ def read(
             parts = [_python(_data(files[batch])) for batch in batches]
         values, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     except KeyError as error:
-        raise DataError(f"{place}: CIFAR-10 without {error.args[0]!r}") from error
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise DataError(f"{place}: not CIFAR-10, or damaged ({error})") from error
+        raise DataError(f"{place}: CIFAR-10 lacks {error.args[0]!r}") from error
+    except Exception as error:  # a damaged pickle can raise almost anything
+        raise DataError(f"{place}: not CIFAR-10, or a damaged copy ({error})") from error
     if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(names):
         raise DataError(f"{place}: labels {labels.min()}..{labels.max()}, {len(names)} classes")
     images = values.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
@@ -78,7 +78,7 @@ def read(
 
 
 def _unpacked(place: Path, batches: list[str]) -> dict[str, bytes]:
-    """The files that matter, by name. Nothing is written: names inside an archive lead nowhere."""
+    """Contents of the files needed, by name. Nothing is extracted to disk."""
     wanted = {"batches.meta", "batches.meta.txt"} | {
         b + end for b in batches for end in ("", ".bin")
     }
@@ -91,7 +91,7 @@ def _unpacked(place: Path, batches: list[str]) -> dict[str, bytes]:
                 if (name := Path(member.name).name) in wanted and member.isfile():
                     files[name] = archive.extractfile(member).read()  # type: ignore[union-attr]
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{place}: not an archive, or damaged ({error})") from error
+        raise DataError(f"{place}: not an archive, or a damaged one ({error})") from error
     return files
 
 
@@ -112,10 +112,10 @@ def _data(content: bytes) -> dict[bytes, Any]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads data only: a pickle may name any function to be called, and here names numpy's own."""
+    """Loads data alone. A pickle names functions to call; only numpy's constructors are allowed."""
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        # The module moved in numpy 2; asked for by its old name, numpy warns.
+        # numpy 2 moved this module, and warns when it is imported by its old name.
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
             return np.zeros(0).__reduce__()[0]  # type: ignore[return-value]
         if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):

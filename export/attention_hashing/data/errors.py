@@ -1,5 +1,5 @@
-"""What is raised where data cannot be used."""
+"""The exception for data that cannot be used."""
 
 
 class DataError(ValueError):
-    """Files that cannot be trained or measured on; the message says what to change."""
+    """Data that cannot be used for training or evaluation; the message says what to change."""

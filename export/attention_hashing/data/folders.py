@@ -1,6 +1,6 @@
-"""Image files in folders, and the labels that folder names or a labels.csv give them.
+"""Image files in folders, with labels from folder names or from a labels.csv.
 
-Opens no image, and needs no torch: evaluate.py runs without it.
+Opens no image and does not import torch: evaluate.py runs without it.
 """
 
 import csv
@@ -15,23 +15,23 @@ LABELS = "labels.csv"
 def class_folders(root: Path) -> dict[Path, str]:
     """Images and the names of their classes: one folder per class, images at any depth inside.
 
-    This is the one reader of class folders, so that training and evaluation see the same images.
+    Training and evaluation both read class folders here, so they see the same images.
 
     Returns:
-        By class, then by path; empty if there is no image.
+        In order of class, then of path; empty if there is no image.
     """
     folders = sorted(path for path in root.iterdir() if path.is_dir())
     return {path: folder.name for folder in folders for path in _images(folder)}
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Every image file below a folder, at any depth, by path.
+    """All image files below a folder, at any depth, sorted by path.
 
     Raises:
-        DataError: there is none.
+        DataError: there are none.
     """
     if not (found := _images(folder)):
-        raise DataError(f"{folder}: no images there")
+        raise DataError(f"{folder}: contains no images")
     return found
 
 
@@ -39,11 +39,12 @@ def read(folder: Path) -> dict[Path, tuple[str, ...]]:
     """Images and the names of their labels.
 
     Args:
-        folder: holds one folder per class, images inside; or a file labels.csv with one line for
-            each image, `path,label,label,...`, the path from the folder on.
+        folder: contains one folder per class; or a file labels.csv with one line per image,
+            `path,label,label,...`, where the path is relative to the folder.
 
     Raises:
-        DataError: no folder, no images, or a line of labels.csv that cannot be right.
+        DataError: the folder does not exist, contains no images, or has its classes inside train/;
+            or labels.csv has an invalid line.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: not a folder")
@@ -54,10 +55,10 @@ def read(folder: Path) -> dict[Path, tuple[str, ...]]:
     else:
         train = folder / "train"
         if train.is_dir() and not any(path.suffix.lower() in SUFFIXES for path in train.iterdir()):
-            raise DataError(f"{folder}: its classes are inside {train.name}/; name that folder")
+            raise DataError(f"{folder}: the classes are inside {train.name}/; name that folder")
         found = {path: (name,) for path, name in class_folders(folder).items()}
     if not found:
-        raise DataError(f"{folder}: no images in class folders, and none named by a {LABELS}")
+        raise DataError(f"{folder}: contains no class folders with images, and no {LABELS}")
     return found
 
 
@@ -70,17 +71,19 @@ def _read_table(table: Path) -> dict[Path, tuple[str, ...]]:
     try:
         rows = list(csv.reader(table.read_text(encoding="utf-8-sig").splitlines(), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: not a table in UTF-8 ({error})") from error
+        raise DataError(f"{table}: not a CSV file in UTF-8 ({error})") from error
     for line, row in enumerate(rows, start=1):
         name, *labels = (cell.strip() for cell in row) if row else ("",)
         path = (table.parent / name).resolve()
         if not any(row):
             continue
         if not labels or not all(labels):
-            raise DataError(f"{table}, line {line}: expected path,label,label,... found {row}")
+            raise DataError(f"{table}, line {line}: expected path,label,label,..., found {row}")
         if not path.is_file():
-            raise DataError(f"{table}, line {line}: there is no file {path}")
+            raise DataError(f"{table}, line {line}: {path} does not exist")
         if path in found:
-            raise DataError(f"{table}, line {line}: {name} has a line already; put labels in one")
+            raise DataError(
+                f"{table}, line {line}: {name} is listed twice; put all its labels in one line"
+            )
         found[path] = tuple(labels)
     return found

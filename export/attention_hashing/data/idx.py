@@ -1,6 +1,7 @@
-"""IDX files of images and labels, as MNIST and Fashion-MNIST are published.
+"""IDX files of images and labels, as published for MNIST and Fashion-MNIST.
 
-Knows the format (yann.lecun.com/exdb/mnist): magic, big-endian sizes, bytes. Plain files or .gz.
+The format (yann.lecun.com/exdb/mnist) is a magic number, big-endian sizes, then bytes. Files may be
+plain or .gz.
 """
 
 import gzip
@@ -18,7 +19,7 @@ _MAGIC_BYTES_UBYTE = b"\x00\x00\x08"
 
 
 def is_here(folder: Path) -> bool:
-    """Whether the folder has IDX files to train on, whole or not."""
+    """Whether the folder contains IDX training images, complete or not."""
     names = (p.name for p in folder.iterdir())
     return any(name.startswith("train-images") and "idx3" in name for name in names)
 
@@ -26,17 +27,17 @@ def is_here(folder: Path) -> bool:
 def read(
     folder: Path, part: Literal["train", "t10k"]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The images and labels of a part.
+    """Read the images and labels of one part.
 
     Args:
         folder: of the files.
         part: "train", or "t10k" for the test images.
 
     Returns:
-        Images (n, height, width), and labels (n,).
+        Images uint8 (n, height, width) and labels int64 (n,).
 
     Raises:
-        DataError: files are missing or damaged, or do not go together.
+        DataError: files are missing, damaged, or of different lengths.
     """
     images = _file(folder, f"{part}-images-idx3-ubyte", 3)
     labels = _file(folder, f"{part}-labels-idx1-ubyte", 1).astype(np.int64)
@@ -53,11 +54,13 @@ def _file(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
         try:
             content = gzip.decompress(packed.read_bytes())
         except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{packed}: not a gzip file, or damaged ({error})") from error
+            raise DataError(f"{packed}: not a gzip file, or a damaged one ({error})") from error
     else:
-        raise DataError(f"{folder}: neither {name} nor {name}.gz is there")
+        raise DataError(f"{folder}: contains neither {name} nor {name}.gz")
     magic, header = _MAGIC_BYTES_UBYTE + bytes([dimensions]), 4 + 4 * dimensions
     shape = tuple(np.frombuffer(content[4:header].ljust(header - 4, b"\0"), ">u4").tolist())
     if content[:4] != magic or len(content) != header + math.prod(shape):
-        raise DataError(f"{folder / name}: not an IDX file of {dimensions} dimensions, or damaged")
+        raise DataError(
+            f"{folder / name}: not an IDX file of {dimensions} dimensions, or a damaged one"
+        )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

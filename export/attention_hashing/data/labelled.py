@@ -1,7 +1,7 @@
-"""Labelled images: class folders, lists (lists.py), IDX files (idx.py), or CIFAR-10 (cifar.py).
+"""Labelled images to train on: class folders, lists, IDX files, or CIFAR-10.
 
-Knows where images and labels are, and the random views of them that training takes. What a
-image looks like to the network is decided by bitgaze.images, the code that ships.
+Also defines the random views of images that training sees. Preprocessing itself is that of
+bitgaze.images, the code that ships.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ class Labelled:
     """Images with at least one class each.
 
     Attributes:
-        images: paths, or arrays uint8, (height, width) or (height, width, 3).
-        labels: int64 (n,), positions in `classes`, where every image has one class; else bool
+        images: paths; or uint8 (n, height, width) or (n, height, width, 3).
+        labels: int64 (n,), positions in `classes`, if each image has one class; otherwise bool
             (n, classes).
         classes: names.
     """
@@ -44,13 +44,13 @@ class Labelled:
         return len(self.labels)
 
     def one_hot(self) -> NDArray[np.float32]:
-        """Labels as rows: (n, classes), 1 where an image has the class, else 0."""
+        """Labels as float32 (n, classes): 1 where an image has the class, otherwise 0."""
         if self.labels.ndim == 2:
             return self.labels.astype(np.float32)
         return (self.labels[:, None] == np.arange(len(self.classes))).astype(np.float32)
 
     def counts(self) -> NDArray[np.int64]:
-        """How many images each class has: (classes,)."""
+        """Number of images in each class: int64 (classes,)."""
         if self.labels.ndim == 2:
             return self.labels.sum(0, dtype=np.int64)
         return np.bincount(self.labels, minlength=len(self.classes))
@@ -64,20 +64,20 @@ class Labelled:
         return Labelled(images, self.labels[positions], self.classes)
 
     def views(self, preprocess: Preprocess, epoch_seed: int | None) -> "Views":
-        """The images as a network takes them."""
+        """The images as network input; see `Views`."""
         return Views(self, preprocess, epoch_seed)
 
     def with_present_classes(self) -> "Labelled":
-        """The same images, with no class that none of them has; of one class each."""
+        """The same images without unused classes. Each image must have exactly one class."""
         present, labels = np.unique(self.labels, return_inverse=True)
         classes = tuple(self.classes[label] for label in present)
         return Labelled(self.images, labels.astype(np.int64), classes)
 
     def digest(self) -> str:
-        """64 hex digits that tell these images, in this order, from others.
+        """SHA-256 of these images in this order, as 64 hex digits.
 
-        Files count by path below their common folder, size and label: reading them all would take
-        as long as an epoch. Arrays count by content.
+        Of files it covers the path below their common folder, the size and the label: reading
+        every file would take as long as an epoch. Of arrays it covers the content.
         """
         digest = hashlib.sha256(self.labels.tobytes())
         if isinstance(self.images, list):
@@ -89,16 +89,21 @@ class Labelled:
         return digest.hexdigest()
 
     def split(self, fraction: float, seed: int) -> tuple["Labelled", "Labelled"]:
-        """Hold out a share: (rest, held out).
+        """Hold out a random share: (rest, held out).
 
-        Of images with one class each, the share of each class, at least one image of it; of
-        images with several, the share of all, passing over those that are the last of a class.
+        If each image has one class, the share applies to each class, and at least one image of
+        each is held out. Otherwise it applies to all images, skipping any that is the last of a
+        class.
+
+        Args:
+            fraction: to hold out, in (0, 1).
+            seed: of the draw.
 
         Raises:
-            ValueError: a share that leaves a class without an image to train on.
+            ValueError: a class would have no image left to train on.
         """
         if not 0 < fraction < 1:
-            raise ValueError(f"the held-out share is {fraction}, expected between 0 and 1")
+            raise ValueError(f"the held-out share is {fraction}, expected a number between 0 and 1")
         draw = self._draw_of_each_class if self.labels.ndim == 1 else self._draw_of_all
         mask = np.zeros(len(self), bool)
         mask[draw(fraction, np.random.default_rng(seed))] = True
@@ -113,7 +118,7 @@ class Labelled:
             count = max(1, round(fraction * len(positions)))
             if count >= len(positions):
                 raise ValueError(
-                    f"a held-out share of {fraction} leaves class {self.classes[label]!r} nothing"
+                    f"a held-out share of {fraction} leaves class {self.classes[label]!r} empty"
                 )
             held.append(positions[:count])
         return np.concatenate(held)
@@ -129,33 +134,34 @@ class Labelled:
                 held.append(position)
         if len(held) < count:
             raise ValueError(
-                f"a held-out share of {fraction}, {count} images, leaves some class nothing; "
-                f"{len(held)} can be held out"
+                f"a held-out share of {fraction} ({count} images) leaves a class without images; "
+                f"at most {len(held)} can be held out"
             )
         return held
 
 
 def read(folder: Path) -> Labelled:
-    """Find the training images below a folder.
+    """Read the training images of a folder.
 
-    Either IDX files as MNIST and Fashion-MNIST have them (`train-images-idx3-ubyte`, plain or .gz),
-    or CIFAR-10 as published (the folder or the archive itself may be named, too), or a list
-    `train.txt` (lists.py), or one folder per class; where there is a `train` folder (beside
-    `test`), it is taken.
+    The folder contains the IDX files of MNIST or Fashion-MNIST (`train-images-idx3-ubyte`, plain
+    or .gz), CIFAR-10 as published (`folder` may also be its folder or archive), a list `train.txt`
+    (lists.py), or one folder per class. If it has a folder `train`, the classes are read from
+    there.
 
     Raises:
-        DataError: no images, one class only, a class with a single image, or damaged files.
+        DataError: there are no images, only one class, or a class with a single image; or files
+            are damaged.
     """
     data = _read_any(folder)
     counts = data.counts()
     if len(data.classes) < 2:
         raise DataError(
-            f"{folder}: found {len(data.classes)} class, it takes at least 2 "
+            f"{folder}: found {len(data.classes)} class, expected at least 2 "
             "(one folder per class, images inside)"
         )
     if counts.min() < 2:
         name = data.classes[int(counts.argmin())]
-        raise DataError(f"{folder}: class {name!r} has {counts.min()} image, it needs at least 2")
+        raise DataError(f"{folder}: class {name!r} has {counts.min()} image, expected at least 2")
     return data
 
 
@@ -174,10 +180,10 @@ def _read_any(folder: Path) -> Labelled:
 
 
 def check_readable(data: Labelled, preprocess: Preprocess) -> None:
-    """Open every image once: better a minute now than a failure in the second epoch.
+    """Open every image once: a minute now is better than a failure in the second epoch.
 
     Raises:
-        DataError: names each image that cannot be read.
+        DataError: lists the images that cannot be read.
     """
     if not isinstance(data.images, list):
         return
@@ -188,19 +194,20 @@ def check_readable(data: Labelled, preprocess: Preprocess) -> None:
         except ImageError as error:
             broken.append(str(error))
     if broken:
-        raise DataError("these images cannot be read; repair or remove them:\n" + "\n".join(broken))
+        raise DataError(
+            "repair or remove these images, which cannot be read:\n" + "\n".join(broken)
+        )
 
 
 class Views(Dataset[tuple[Tensor, Tensor]]):
-    """Images as the network takes them, uint8 (size, size, 3), and a row of `Labelled.one_hot`.
+    """Images as network input, uint8 (size, size, 3), each with its row of `Labelled.one_hot`.
 
     Args:
         data: the images.
         preprocess: of the model.
-        epoch_seed: None for plain views, as the runtime would see them. A number for random ones
-            (flipped, moved by up to an eighth, scaled by up to a quarter); the same number gives
-            the same views in any order and process, so that a resumed run goes on as if
-            undisturbed.
+        epoch_seed: None for plain views, as at run time. A number for random views: flipped,
+            shifted by up to an eighth, enlarged by up to a quarter. They depend on nothing but
+            this number and the position, so a resumed run continues as if uninterrupted.
     """
 
     def __init__(self, data: Labelled, preprocess: Preprocess, epoch_seed: int | None) -> None:
@@ -226,7 +233,7 @@ def _random_view(image: Image.Image, generator: np.random.Generator) -> Image.Im
     width, height = image.size
     scale = generator.uniform(1.0, 1.25)
     shift = generator.uniform(-0.125, 0.125, 2)
-    # A window of the image, partly outside it; outside is mid-grey.
+    # The window may extend beyond the image, which is padded with mid-grey.
     left = width * (0.5 - 0.5 / scale + shift[0])
     top = height * (0.5 - 0.5 / scale + shift[1])
     window = (left, top, left + width / scale, top + height / scale)
@@ -239,7 +246,7 @@ def _random_view(image: Image.Image, generator: np.random.Generator) -> Image.Im
 
 
 def class_folders(root: Path) -> Labelled:
-    """One folder per class, as `folders.class_folders` reads them."""
+    """Read one folder per class (`folders.class_folders`)."""
     found = folders.class_folders(root)
     position = {name: at for at, name in enumerate(dict.fromkeys(found.values()))}
     labels = np.array([position[name] for name in found.values()], np.int64)
@@ -247,6 +254,6 @@ def class_folders(root: Path) -> Labelled:
 
 
 def numbered(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Labelled:
-    """Images whose classes have numbers for names."""
+    """Images whose classes are named by their numbers."""
     classes = tuple(str(label) for label in range(int(labels.max(initial=-1)) + 1))
     return Labelled(images, labels, classes)

@@ -1,15 +1,14 @@
-"""The retrieval protocols of this field by name: which images are queries, training, database.
+"""The retrieval protocols of the literature, by name: queries, training images, database.
 
-Knows how they are drawn and how a draw is kept. Published training images come first, then the
-test images, each in stored order; for each class in turn its positions are shuffled, and the
-first 100 are queries, the next 500 are to train on. Then, by name:
+Images are ordered as published: training images, then test images. The positions of each class in
+turn are shuffled; the first 100 become queries and the next 500 training images. Then, by name:
 
     cifar10           database: all others (1,000 / 5,000 / 54,000)
-    cifar10-1         database: all that are no queries (1,000 / 5,000 / 59,000)
-    cifar10-unseen    trained on 500 of each of 7 classes; the other 3 are queries (100 of each)
-                      and database (300 / 3,500 / 17,700)
+    cifar10-1         database: all but the queries (1,000 / 5,000 / 59,000)
+    cifar10-unseen    trained on 500 images of each of 7 classes; the other 3 classes are queries
+                      (100 of each) and database (300 / 3,500 / 17,700)
 
-and the same with fashion-mnist, whose 70,000 images make the database larger.
+fashion-mnist has the same three, with a larger database: it has 70,000 images.
 """
 
 import hashlib
@@ -25,7 +24,7 @@ from attention_hashing.data import cifar, idx
 from attention_hashing.data.errors import DataError
 from attention_hashing.data.labelled import Labelled, class_folders, numbered
 
-_SETS = {"cifar10": 6000, "fashion-mnist": 7000}  # images a class, of 10 classes each
+_SETS = {"cifar10": 6000, "fashion-mnist": 7000}  # images per class, of 10 classes
 _VARIANTS = ("", "-1", "-unseen")
 PROTOCOLS = tuple(name + variant for name in _SETS for variant in _VARIANTS)
 
@@ -44,15 +43,15 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class Protocol:
-    """A draw from labelled images.
+    """A split of labelled images, as drawn.
 
     Attributes:
         name: one of PROTOCOLS.
         seed: of the draw.
         data: all images.
         queries: positions in `data`, ascending; in no other part.
-        training: positions likewise.
-        database: positions likewise.
+        training: positions in `data`, ascending.
+        database: positions in `data`, ascending.
     """
 
     name: str
@@ -63,11 +62,11 @@ class Protocol:
     database: NDArray[np.int64]
 
     def digest(self) -> str:
-        """64 hex digits that tell this split from others: of its positions."""
+        """SHA-256 of the positions, as 64 hex digits."""
         return _digest(Parts(self.queries, self.training, self.database))
 
     def save(self, path: Path) -> None:
-        """Keep the split in a file (JSON) that `load` reads."""
+        """Write the split to a JSON file that `load` reads."""
         parts = Parts(self.queries, self.training, self.database)
         state = {
             "format": _FORMAT,
@@ -81,33 +80,33 @@ class Protocol:
 
 
 def images(name: str, folder: Path) -> Labelled:
-    """All images of the set that a protocol is of, in the order that the draw is defined on.
+    """All images of a protocol's data set, in the order that the draw is defined on.
 
     Args:
         name: one of PROTOCOLS.
-        folder: CIFAR-10 as published (cifar.py), or train/ and test/ with a folder for each class,
-            in the folder or in cifar10/ below it; or the four IDX files of Fashion-MNIST.
+        folder: contains CIFAR-10 as published (cifar.py), or train/ and test/ with one folder per
+            class (also in a folder cifar10/ below); or the four IDX files of Fashion-MNIST.
 
     Raises:
-        DataError: not the set, or not all of it.
+        DataError: the folder does not contain the complete set.
         ValueError: no such protocol.
     """
     base = _base(name)
     data = _cifar10(folder) if base == "cifar10" else _fashion_mnist(folder)
     if (found := data.counts().tolist()) != [_SETS[base]] * 10:
         raise DataError(
-            f"{folder}: found {found} images of the classes, {base} has {_SETS[base]} of each "
-            "of 10: a part of it makes other figures"
+            f"{folder}: found {found} images per class, but {base} has {_SETS[base]} in each of "
+            "its 10; figures on a part of it are not comparable"
         )
     return data
 
 
 def training_images(name: str, folder: Path) -> Labelled:
-    """Those that a protocol trains on, in the draw of seed 0.
+    """The training images of a protocol, as drawn with seed 0.
 
     Args:
         name: one of PROTOCOLS.
-        folder: as `images` takes it.
+        folder: as for `images`.
 
     Raises:
         DataError: as `images` and `draw`.
@@ -118,11 +117,11 @@ def training_images(name: str, folder: Path) -> Labelled:
 
 
 def draw(name: str, data: Labelled, seed: int) -> Protocol:
-    """The split that a protocol makes of images.
+    """Draw a protocol's split.
 
     Args:
         name: one of PROTOCOLS.
-        data: what `images` gives.
+        data: as returned by `images`.
         seed: of the draw.
 
     Raises:
@@ -131,42 +130,42 @@ def draw(name: str, data: Labelled, seed: int) -> Protocol:
     """
     base = _base(name)
     if data.labels.ndim != 1:
-        raise DataError(f"{name} is drawn by class: every image has to have one class")
+        raise DataError(f"{name} is drawn class by class: each image must have exactly one class")
     counts = data.counts()
     if counts.min() <= _QUERIES + _TRAINING:
         raise DataError(
             f"class {data.classes[int(counts.argmin())]!r} has {counts.min()} images, {name} "
-            f"takes more than {_QUERIES + _TRAINING}"
+            f"requires more than {_QUERIES + _TRAINING}"
         )
     parts = _drawn(data.labels, len(data.classes), seed, name.removeprefix(base))
     return Protocol(name, seed, data, *parts)
 
 
 def load(path: Path, data: Labelled) -> Protocol:
-    """A split that was kept.
+    """Read a split that `Protocol.save` wrote.
 
     Args:
         path: of the file.
-        data: the same images, in the same order.
+        data: the images it was drawn from, in the same order.
 
     Raises:
-        DataError: other images, or a file that is damaged or none of ours.
+        DataError: `data` differs, or the file is damaged or not a split.
     """
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         if state["format"] != _FORMAT:
-            raise DataError(f"{path}: format {state['format']}, this version reads {_FORMAT}")
+            raise DataError(f"{path}: has format {state['format']}, this version reads {_FORMAT}")
         parts = Parts(*(np.array(state[part], np.int64) for part in Parts._fields))
         name, seed = str(state["name"]), int(state["seed"])
         digests = (state["sha256_of_positions"], state["sha256_of_pictures"])
     except DataError:
         raise
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise DataError(f"{path}: not a split, or damaged ({error!r})") from error
+        raise DataError(f"{path}: not a split, or a damaged one ({error!r})") from error
     if _digest(parts) != digests[0]:
-        raise DataError(f"{path}: damaged, its positions are not those that were written")
+        raise DataError(f"{path}: damaged: its positions differ from those that were written")
     if data.digest() != digests[1]:
-        raise DataError(f"{path}: a split of other images; give those, or draw a new one")
+        raise DataError(f"{path}: a split of other images; use those, or draw a new split")
     return Protocol(name, seed, data, *parts)
 
 
@@ -216,10 +215,12 @@ def _cifar10(folder: Path) -> Labelled:
         if (root / "train").is_dir() and (root / "test").is_dir():
             train, test = class_folders(root / "train"), class_folders(root / "test")
             if train.classes != test.classes:
-                raise DataError(f"{root}: train and test do not have the same class folders")
+                raise DataError(f"{root}: train and test have different class folders")
             labels = np.concatenate([train.labels, test.labels])
             return Labelled([*train.images, *test.images], labels, train.classes)
-    raise DataError(f"{folder}: neither CIFAR-10 as published, nor train/ and test/ of classes")
+    raise DataError(
+        f"{folder}: contains neither CIFAR-10 as published nor train/ and test/ with class folders"
+    )
 
 
 def _fashion_mnist(folder: Path) -> Labelled:

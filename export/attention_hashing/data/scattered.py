@@ -1,10 +1,9 @@
-"""Scattered CIFAR-10: scenes with one to three of its objects, at known places, made from a seed.
+"""Scattered CIFAR-10: scenes of 128 x 128 px with one to three of its objects at known places.
 
-Knows how a scene is laid out and painted, 128 x 128 px: that is where an attention map should look,
-and what it should leave out. Does not know where objects come
-from (scattered_parts.py) or what is trained on them.
+A scene shows where an attention map should look and what it should ignore. Scenes are made from a
+seed; scattered_parts.py chooses the objects and backgrounds.
 
-A CIFAR image is a square with a background of its own: its border is feathered, so that no edge
+A CIFAR image is a square with a background of its own. Its border is feathered, so that no edge
 gives the object away.
 """
 
@@ -27,25 +26,25 @@ from bitgaze.images import Preprocess, load
 SIDE = 128
 OBJECT_SIDE = 32
 MOST_OBJECTS = 3
-# Of an object in a scene, as a share of the scene's. Fixed by how often Lite0, trained for 8 epochs
-# to classify scenes without attention, its first five blocks frozen, has a class that is there as
-# its likeliest: in .785 of 1,000.
+# Side of an object, as a share of the scene's. Chosen by how often the likeliest class is in the
+# scene, of a Lite0 that learned for 8 epochs to classify scenes without attention, its first five
+# blocks frozen: .785 of 1,000 scenes.
 SIDES = (0.3, 0.5)
-# Two boxes share at most this part of the smaller.
+# Maximum overlap of two boxes, as a share of the smaller one.
 MOST_OVERLAP = 0.25
-# How far the border of an object fades, as a share of its side.
+# Width of the feathered border, as a share of the object's side.
 _FEATHER = 0.1
 
 
 class Scene(NamedTuple):
-    """An image, and what is in it.
+    """An image and its contents.
 
     Attributes:
         image: uint8 (128, 128, 3), RGB.
-        labels: float32 (classes,), 1 for the classes of its objects.
-        boxes: float32 (k, 4), left, top, right, bottom in [0, 1], of k objects; a later one lies
-            on top of an earlier one.
-        classes: int64 (k,), of the objects, all different.
+        labels: float32 (classes,), 1 for the classes of its objects, otherwise 0.
+        boxes: float32 (k, 4) of k objects: left, top, right, bottom in [0, 1]. Later objects lie
+            on top of earlier ones.
+        classes: int64 (k,) of the objects, all different.
     """
 
     image: NDArray[np.uint8]
@@ -60,20 +59,20 @@ class _Layout(NamedTuple):
 
 
 class Scattered:
-    """Scenes by number; the same seed and number give the same scene, in any order and process.
+    """Scenes by number. A scene depends on seed and number alone, not on order or process.
 
     Args:
-        images: objects, uint8 (n, 32, 32, 3).
-        labels: their classes, int64 (n,).
+        images: of the objects, uint8 (n, 32, 32, 3).
+        labels: classes of the objects, int64 (n,).
         classes: names.
-        photos: what backgrounds are cut from: arrays uint8 (height, width, 3), or paths, which are
-            read here; None for textures made from the seed.
-        count: of scenes.
-        seed: of everything random, 0..2^32 - 1.
+        photos: to cut backgrounds from: arrays uint8 (height, width, 3), or paths, which are read
+            here; None for textures generated from the seed.
+        count: number of scenes.
+        seed: of everything random, in 0..2^32 - 1.
 
     Raises:
-        ValueError: a number out of range, arrays of other shapes, fewer than three classes with a
-            image, or no photographs.
+        ValueError: a number is out of range, an array has another shape, fewer than three classes
+            have an image, or `photos` is empty.
         ImageError: a photograph cannot be read.
     """
 
@@ -100,7 +99,7 @@ class Scattered:
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed is {seed}, expected 0..{2**32 - 1}")
         if photos is not None and not len(photos):
-            raise ValueError("no photographs; None stands for textures")
+            raise ValueError("no photographs; pass None for textures")
         self.classes = classes
         self._images = images
         self._labels = labels
@@ -118,10 +117,10 @@ class Scattered:
         return self._count
 
     def scene(self, position: int, epoch_seed: int | None = None) -> Scene:
-        """One scene; with an epoch's seed another of the same kind.
+        """One scene; a different one for each epoch seed.
 
         Raises:
-            IndexError: no such position.
+            IndexError: the position is out of range.
         """
         generator = self._generator(position, epoch_seed)
         layout = self._layout(generator)
@@ -138,7 +137,7 @@ class Scattered:
 
     @property
     def labels(self) -> NDArray[np.bool_]:
-        """Of every scene: (count, classes). Paints none."""
+        """Labels of all scenes, bool (count, classes), without painting them."""
         one_hot = np.zeros((self._count, len(self.classes)), bool)
         for position in range(self._count):
             objects = self._layout(self._generator(position, None)).objects
@@ -147,12 +146,12 @@ class Scattered:
 
     @property
     def boxes(self) -> list[NDArray[np.float32]]:
-        """Of every scene, as in `Scene`. Paints none."""
+        """Boxes of all scenes, as in `Scene`, without painting them."""
         layouts = (self._layout(self._generator(n, None)) for n in range(self._count))
         return [_as_shares(layout.boxes) for layout in layouts]
 
     def digest(self) -> str:
-        """64 hex digits that tell these scenes from others."""
+        """SHA-256 of what the scenes are made of, as 64 hex digits."""
         digest = hashlib.sha256(repr((self._count, self._seed, self.classes, SIDES)).encode())
         for array in (self._images, self._labels, *(self._photos or ())):
             digest.update(repr(array.shape).encode())
@@ -160,12 +159,12 @@ class Scattered:
         return digest.hexdigest()
 
     def views(self, preprocess: Preprocess, epoch_seed: int | None) -> "SceneViews":
-        """The scenes as a network takes them."""
+        """The scenes as network input; see `SceneViews`."""
         return SceneViews(self, preprocess, epoch_seed)
 
     def _generator(self, position: int, epoch_seed: int | None) -> np.random.Generator:
         if not 0 <= position < self._count:
-            raise IndexError(f"scene {position}, there are {self._count}")
+            raise IndexError(f"scene {position}, expected 0..{self._count - 1}")
         epoch = 0 if epoch_seed is None else epoch_seed + 1
         return np.random.default_rng((self._seed, position, epoch))
 
@@ -174,7 +173,7 @@ class Scattered:
         classes = generator.choice(self._present, count, replace=False)
         objects = [generator.choice(self._of_class[label]) for label in classes]
         sides = np.rint(SIDE * generator.uniform(*SIDES, count)).astype(np.int64)
-        while True:  # three of the largest fit into corners, so that this ends
+        while True:  # ends: three objects of the largest size fit into corners
             corners = generator.integers(0, SIDE - sides[:, None] + 1, (count, 2))
             if _are_apart(corners, sides):
                 break
@@ -182,13 +181,13 @@ class Scattered:
 
 
 class SceneViews(Dataset[tuple[Tensor, Tensor]]):
-    """Scenes as the network takes them, uint8 (size, size, 3), and labels, float32 (classes,).
+    """Scenes as network input, uint8 (size, size, 3), with labels float32 (classes,).
 
     Args:
         scenes: the scenes.
         preprocess: of the model.
-        epoch_seed: None for the scenes themselves. A number for fresh ones, the same for the same
-            number, so that training sees no scene twice.
+        epoch_seed: None for the scenes themselves. A number for new ones, which depend on it alone,
+            so that training never sees a scene twice.
     """
 
     def __init__(self, scenes: Scattered, preprocess: Preprocess, epoch_seed: int | None) -> None:
@@ -208,7 +207,7 @@ class SceneViews(Dataset[tuple[Tensor, Tensor]]):
 
 
 def _as_shares(boxes: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Those of a layout, left, top, side in pixels, as those of a scene."""
+    """Boxes of a layout (left, top, side in pixels) as boxes of a scene."""
     left, top, side = boxes.T
     shares = np.stack([left, top, left + side, top + side], axis=1) / np.float32(SIDE)
     return shares.astype(np.float32)
@@ -238,7 +237,7 @@ def _paste(
 
 @cache
 def _mask(side: int) -> NDArray[np.float32]:
-    """How much of an object is seen: (side, side, 1), 1 but for a border that fades to 0."""
+    """Opacity of an object, float32 (side, side, 1): 1, fading to 0 at the border."""
     to_edge = np.minimum(np.arange(side) + 0.5, side - np.arange(side) - 0.5)
     ramp = np.minimum(to_edge / (_FEATHER * side), 1)
     ramp = ramp * ramp * (3 - 2 * ramp)

@@ -1,7 +1,4 @@
-"""What smaller arithmetic does to a model: codes, retrieval, size and speed beside float32's.
-
-Measures, and says what is too much. Does not make models.
-"""
+"""How close a model of reduced precision is to float32: codes, retrieval, size and speed."""
 
 import time
 from itertools import chain
@@ -17,11 +14,11 @@ from attention_hashing.evaluation.metrics import mean_by_code
 from bitgaze import Encoded, Encoder
 from bitgaze.images import load
 
-# Shares of bits, of mean average precision, and of the float32 file's size.
+# Limits: shares of bits, of mean average precision, and of the size of the float32 file.
 MOST_FLIPS = 0.02
 MOST_LOSS = 0.003
 MOST_SIZE = 0.6
-# What float32 on two machines differs by; no smaller arithmetic promises less.
+# Difference of float32 between two machines; no reduced precision can promise less.
 _LEAST_TOLERANCE = 1e-3
 _CLEAR = 0.1
 _TIMED_IMAGES = 100
@@ -29,16 +26,16 @@ _WARM_UP = 3
 
 
 class Comparison(NamedTuple):
-    """A model beside the float32 model of the same network; of a pair, float32 comes first.
+    """A model compared with the float32 model of the same network; in pairs, float32 comes first.
 
     Attributes:
         flips: share of bits that differ.
-        clear_flips: the same among bits whose float32 value is farther than a tenth of the bit's
-            standard deviation from 0.
-        precision: mean average precision, each query against all other images, tie-aware.
-        megabytes: of the files, in 10^6 bytes.
-        speed: images a second of processor time, one thread, decoding left out.
-        attention: mean difference of attention, which lies in [0, 1].
+        clear_flips: the same among bits whose float32 value is farther from 0 than a tenth of the
+            bit's standard deviation.
+        precision: tie-aware mean average precision, each query against all other images.
+        megabytes: size of the file, in 10^6 bytes.
+        speed: images per second of processor time, on one thread, without decoding.
+        attention: mean absolute difference of the attention, which is in [0, 1].
     """
 
     flips: float
@@ -55,27 +52,27 @@ class Comparison(NamedTuple):
                 f"  of values beyond .1 sd    {self.clear_flips:.2%}",
                 "mAP, float32 / this         {:.4f} / {:.4f}".format(*self.precision),
                 "MB                          {:.2f} / {:.2f}".format(*self.megabytes),
-                "images/s, one thread      {:.1f} / {:.1f}".format(*self.speed),
+                "images/s, one thread        {:.1f} / {:.1f}".format(*self.speed),
                 f"  ratio                     {self.speed[1] / self.speed[0]:.2f}",
                 f"attention, mean difference  {self.attention:.4f}",
             ]
         )
 
     def excesses(self, is_sized: bool) -> list[str]:
-        """What is beyond the limits, in words; empty where nothing is.
+        """Describe the limits that are exceeded; empty if none is.
 
         Args:
-            is_sized: whether the file has to be smaller than float32's, too.
+            is_sized: whether the limit on the file's size applies.
         """
         found = []
         if self.flips > MOST_FLIPS:
-            found.append(f"{self.flips:.2%} of bits flip, at most {MOST_FLIPS:.0%} may")
+            found.append(f"{self.flips:.2%} of the bits flip (limit {MOST_FLIPS:.0%})")
         loss = self.precision[0] - self.precision[1]
         if loss > MOST_LOSS:
-            found.append(f"mAP falls by {loss:.4f}, by at most {MOST_LOSS} it may")
+            found.append(f"mAP falls by {loss:.4f} (limit {MOST_LOSS})")
         most = MOST_SIZE * self.megabytes[0]
         if is_sized and self.megabytes[1] > most:
-            found.append(f"the file has {self.megabytes[1]:.2f} MB, at most {most:.2f} it may have")
+            found.append(f"the file has {self.megabytes[1]:.2f} MB (limit {most:.2f})")
         return found
 
 
@@ -86,17 +83,17 @@ def compare(
     data: Labelled,
     queries: NDArray[np.intp] | None = None,
 ) -> Comparison:
-    """Measure a model beside the float32 model of the same network.
+    """Compare a model with the float32 model of the same network.
 
     Args:
         reference: the float32 model.
-        expected: what it gives for `data` (`encoded`).
+        expected: its output for `data` (`encoded`).
         smaller: the other model.
-        data: images that took no part in making either.
-        queries: positions in `data`; all of them if left out.
+        data: images that neither was made with.
+        queries: positions in `data`; all of them by default.
 
     Raises:
-        ImageError: an image cannot be read, or gives values that are not numbers.
+        ImageError: an image cannot be read, or its values are not finite.
     """
     queries = np.arange(len(data)) if queries is None else queries
     found = encoded(smaller, data)
@@ -118,10 +115,10 @@ def compare(
 
 
 def encoded(encoder: Encoder, data: Labelled) -> Encoded:
-    """What a model gives for images of which every one has to be readable.
+    """Encode images, all of which must be readable.
 
     Raises:
-        ImageError: the first that is not.
+        ImageError: of the first that is not.
     """
     found = encoder.encode(data.images)
     for error in found.errors.values():
@@ -130,18 +127,18 @@ def encoded(encoder: Encoder, data: Labelled) -> Encoded:
 
 
 def tolerance(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> float:
-    """The largest difference of a hash value to be expected between two machines.
+    """Estimate the largest difference of a hash value between two machines.
 
-    What two ways of computing one graph differ by here stands for what two processors differ by:
-    onnxruntime's optimised session, whose kernels compute in the small type, and one with
-    optimisation off, which goes from layer to layer through float32.
+    The estimate is the difference between two ways to compute the graph on this machine:
+    onnxruntime's optimised session, whose kernels compute in the smaller type, and a session
+    without optimisation, which passes float32 from layer to layer.
 
     Args:
         model: any graph that the runtime can run.
-        pixels: (n, size, size, 3).
+        pixels: uint8 (n, size, size, 3).
 
     Returns:
-        At least 1e-3.
+        The difference, at least 1e-3.
     """
     fast = _values(model, pixels, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
     plain = _values(model, pixels, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
@@ -161,7 +158,7 @@ def _values(
 
 
 def _speed(reference: Encoder, smaller: Encoder, data: Labelled) -> tuple[float, float]:
-    """Images a second of processor time, in turns, so that both meet the same machine."""
+    """Images per second of processor time of both, measured alternately under the same load."""
     step = max(1, len(data) // _TIMED_IMAGES)
     some = [data.images[i] for i in range(0, len(data), step)][:_TIMED_IMAGES]
     pixels = [load(one, reference.contract.preprocess) for one in some]

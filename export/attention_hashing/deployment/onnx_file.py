@@ -1,7 +1,4 @@
-"""A network to a model file: export, shrink, attach the contract, compare with torch, then keep.
-
-Knows ONNX. Does not know where the network came from.
-"""
+"""Writes a network as a model file: export, shrink, add the contract, compare with torch, keep."""
 
 import copy
 import io
@@ -26,37 +23,38 @@ from bitgaze.hamming import pack
 from bitgaze.images import load
 
 OPSET = 18
-# onnxruntime against torch, both float32 on CPU, on hash values of unit variance.
+# Of hash values with unit variance, between onnxruntime and torch, both in float32 on a CPU.
 TOLERANCE = 1e-3
-# Smaller tensors stay float32: they are biases and scales, and weigh nothing.
+# Smaller tensors stay float32: they are biases and scales, of negligible size.
 _FLOAT16_FROM_ELEMENTS = 1024
 _GOLDEN_IMAGES = 3
 
 
 class ExportError(Exception):
-    """The exported file does not do what the network does."""
+    """The exported file does not compute what the network computes."""
 
 
 def write_model(
     network: AttentionHashing, contract: Contract, images: list[Path], out: Path
 ) -> Encoder:
-    """Export, check on real images, and only then put the file in its place.
+    """Export a network, compare the file with torch on real images, then move it into place.
 
-    Weights are stored as float16 and cast in the graph, which halves the file; the network that
-    torch runs for comparison has the same rounded weights.
+    Weights are stored as float16 and cast in the graph, which halves the file. The torch network
+    that it is compared with has the same rounded weights.
 
     Args:
         network: trained or fitted.
-        contract: without golden examples, which are made here.
-        images: at least one readable image to compare on.
+        contract: without golden examples, which are added here.
+        images: to compare on, at least one.
         out: the .onnx file.
 
     Returns:
-        The model as the runtime sees it, from `out`.
+        An encoder for `out`.
 
     Raises:
         ExportError: values differ by more than 1e-3, or a bit differs whose value is farther than
             that from 0.
+        ImageError: an image cannot be read.
     """
     deployed, model = graph(network, contract.preprocess.size)
     store_as_float16(model)
@@ -68,17 +66,16 @@ def write_model(
 
 
 def graph(network: AttentionHashing, size: int) -> tuple[Deployed, onnx.ModelProto]:
-    """The network as it is deployed, and as a graph; large weights hold float16's values.
+    """The network as deployed, in torch and as an ONNX graph.
+
+    In both, large weights are rounded to float16 but stored as float32.
 
     Args:
         network: trained or fitted.
-        size: of its input images.
-
-    Returns:
-        For torch, and for ONNX with every weight still stored as float32.
+        size: side of its input images, in pixels.
 
     Raises:
-        ExportError: folding changes what the network gives.
+        ExportError: folding batch normalisation changes the output.
     """
     deployed = Deployed(folded(network)).eval()
     _check_folding(Deployed(network).eval(), deployed, size)
@@ -89,13 +86,13 @@ def graph(network: AttentionHashing, size: int) -> tuple[Deployed, onnx.ModelPro
 
 
 def compare(deployed: Deployed, encoder: Encoder, images: list[Path]) -> float:
-    """Run both on the same images.
+    """Compare both on the same images.
 
     Returns:
-        The largest difference of two hash values.
+        The largest difference between hash values.
 
     Raises:
-        ExportError: a difference that matters; see `write_model`.
+        ExportError: they differ too much; see `write_model`.
     """
     pixels = np.stack([load(path, encoder.contract.preprocess) for path in images])
     with torch.inference_mode():
@@ -103,9 +100,11 @@ def compare(deployed: Deployed, encoder: Encoder, images: list[Path]) -> float:
     found = encoder.encode(list(pixels))
     difference = float(np.abs(found.hashes - values).max())
     if difference > TOLERANCE:
-        raise ExportError(f"hash values differ from torch by {difference:.2g}, over {TOLERANCE}")
+        raise ExportError(
+            f"hash values differ from torch by {difference:.2g}, more than {TOLERANCE}"
+        )
     if (worst := float(np.abs(found.attention - attention).max())) > TOLERANCE:
-        raise ExportError(f"attention differs from torch by {worst:.2g}, over {TOLERANCE}")
+        raise ExportError(f"attention differs from torch by {worst:.2g}, more than {TOLERANCE}")
     flipped = np.unpackbits(found.codes, axis=1) != np.unpackbits(code, axis=1)
     if (flipped & (np.abs(values) > TOLERANCE)).any():
         raise ExportError(f"{int(flipped.sum())} bits differ from torch")
@@ -115,9 +114,9 @@ def compare(deployed: Deployed, encoder: Encoder, images: list[Path]) -> float:
 
 
 def folded(network: AttentionHashing) -> AttentionHashing:
-    """Batch normalisation folded into the layer before it.
+    """Fold each batch normalisation into the layer before it.
 
-    In float64, so that every machine rounds alike.
+    This is done in float64, so that the result does not depend on the machine.
     """
     network = copy.deepcopy(network).eval().double()
     for module in list(network.modules()):
@@ -131,7 +130,7 @@ def folded(network: AttentionHashing) -> AttentionHashing:
 
 
 def _check_folding(before: Deployed, after: Deployed, size: int) -> None:
-    """Modules are folded in the order they are named in, which need not be that of their use."""
+    """Compare the outputs: modules are folded in the order of definition, not that of use."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (1, size, size, 3), generator=generator, dtype=torch.uint8)
     with torch.inference_mode():
@@ -139,19 +138,19 @@ def _check_folding(before: Deployed, after: Deployed, size: int) -> None:
     if not difference <= TOLERANCE:
         raise ExportError(
             f"hash values change by {difference:.2g} when batch normalisation is folded into the "
-            "layer named before it; name each one after the layer that it follows"
+            "layer named before it; define each one right after the layer that it follows"
         )
 
 
 def _pairs(children: dict[str, nn.Module]) -> list[tuple[str, str]]:
-    """Names of each layer with weights and the batch normalisation that directly follows it."""
+    """Names of layers with weights, each with the batch normalisation that directly follows."""
     names = [name for name, child in children.items() if not isinstance(child, nn.Identity)]
     pairs = []
     weighted: str | None = None
     for name in names:
         if isinstance(children[name], nn.Conv2d | nn.Linear):
             weighted = name
-        # Not a subclass, which may do more (timm's have the activation inside).
+        # Not subclasses, which may do more: timm's include the activation.
         elif type(children[name]) in (nn.BatchNorm1d, nn.BatchNorm2d) and weighted is not None:
             pairs.append((weighted, name))
             weighted = None
@@ -166,10 +165,10 @@ def _round_weights(module: nn.Module) -> None:
 
 
 def export(module: nn.Module, size: int, outputs: list[str]) -> onnx.ModelProto:
-    """A module that takes uint8 (B, size, size, 3) as `image`, as ONNX; no weight is rounded."""
-    # Two images: an example batch of one would be taken for a constant.
+    """Export a module with input `image`, uint8 (B, size, size, 3); rounds no weights."""
+    # The exporter would take a batch size of one for a constant.
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    # The exporter tells of torchvision's absence, and warns of its own insides.
+    # The exporter reports that torchvision is missing, and warns about its own internals.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -187,9 +186,9 @@ def export(module: nn.Module, size: int, outputs: list[str]) -> onnx.ModelProto:
 
 
 def store_as_float16(model: onnx.ModelProto) -> None:
-    """Large float32 weights become float16, with a Cast that onnxruntime folds when it loads.
+    """Store large float32 weights as float16, with a Cast that onnxruntime folds on loading.
 
-    Only those that float16 holds exactly: no value changes.
+    Only weights that float16 represents exactly are converted, so no value changes.
     """
     graph = model.graph
     casts = []
@@ -208,7 +207,7 @@ def store_as_float16(model: onnx.ModelProto) -> None:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Leave out what the exporter notes for debugging: sources, lines, paths of this machine."""
+    """Remove the exporter's debugging information: sources, lines, paths of this machine."""
     graph = model.graph
     del graph.value_info[:]
     del model.metadata_props[:]
@@ -220,12 +219,15 @@ def _strip(model: onnx.ModelProto) -> None:
 
 
 def save(model: onnx.ModelProto, contract: Contract, path: Path) -> Encoder:
-    """Write a model file whose contract has the golden examples that the file itself gives.
+    """Write a model file, with golden examples that the file itself produced.
 
     Args:
-        model: a graph that the runtime can run; its metadata is replaced.
+        model: the graph, whose metadata is replaced.
         contract: without golden examples.
-        path: the .onnx file.
+        path: of the .onnx file.
+
+    Returns:
+        An encoder for the file.
     """
     _write(model, contract, path)
     with Encoder(path) as encoder:
@@ -242,9 +244,9 @@ def _write(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
 
 
 def _golden(encoder: Encoder) -> tuple[Golden, ...]:
-    """Small images that travel in the contract, with the codes found for them.
+    """Small images for the contract, with their codes.
 
-    Smooth random colours: anyone's photographs have an owner.
+    They are smooth random colours: photographs would have an owner.
     """
     golden = []
     for seed in range(_GOLDEN_IMAGES):

@@ -1,7 +1,4 @@
-"""A finished model file to onnxruntime's own format, for its small builds on phones and boards.
-
-Knows that format's switches. Does not know what the model computes.
-"""
+"""Writes a model file in onnxruntime's own format, for its small builds on phones and boards."""
 
 from pathlib import Path
 
@@ -17,24 +14,24 @@ SUFFIX = ".ort"
 
 
 def write_ort(encoder: Encoder, out: Path) -> None:
-    """Write the model once more, optimised for any processor, its contract inside.
+    """Write a model in .ort format, optimised for any processor, with its contract.
 
     Args:
-        encoder: of the finished .onnx file.
+        encoder: of the .onnx file.
         out: the .ort file.
 
     Raises:
-        ExportError: the new file lacks the contract, or gives another bit than the old one where
-            a golden example's value is farther from 0 than the contract's tolerance.
+        ExportError: the new file lacks the contract, or a bit of a golden example differs whose
+            value is farther from 0 than the contract's tolerance.
     """
     options = _quiet()
     draft = out.with_name(f".{out.name}.draft")
     options.optimized_model_filepath = str(draft)
     options.add_session_config_entry("session.save_model_format", "ORT")
-    # Signed activations are computed as such, as they will be where they are wanted.
+    # Keep signed activations signed: processors that they are made for expect that.
     options.add_session_config_entry("session.qdqisint8allowed", "1")
     try:
-        # That one lays weights out for the processor at hand.
+        # The disabled optimiser arranges weights for the processor of this machine.
         ort.InferenceSession(
             encoder.model.path,
             options,
@@ -53,7 +50,7 @@ def _check(encoder: Encoder, path: Path) -> None:
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     contract = encoder.contract
     if session.get_modelmeta().custom_metadata_map.get(METADATA_KEY) != contract.to_json():
-        raise ExportError(f"{path.name}: the contract did not come with the model")
+        raise ExportError(f"{path.name}: the contract is missing from the model")
     for golden in contract.golden:
         pixels = load(golden.png, contract.preprocess)
         code, values = session.run(["code", "hash"], {"image": pixels[None]})

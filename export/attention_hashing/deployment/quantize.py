@@ -1,11 +1,9 @@
-"""A float network's graph to one that computes in 8-bit integers: static quantisation, QDQ.
+"""Converts a float graph to one that computes in 8-bit integers: static quantisation, QDQ.
 
-Knows which layers bear it and how their weights are rounded. Does not judge the result.
-
-The first convolutions and everything behind the last one stay float. Weights are rounded one input
-at a time, and what rounding one of them changed in the output is made good by those still to be
-rounded (Frantar et al., GPTQ, ICLR 2023; Nagel et al., AdaRound, ICML 2020, for why nearest is not
-best). Both were chosen by measurement: docs/lab-notes.md.
+The first convolutions and everything after the last one stay float. Weights are rounded one input
+at a time, and those not yet rounded compensate for the error in the output (Frantar et al., GPTQ,
+ICLR 2023; Nagel et al., AdaRound, ICML 2020, on why rounding to nearest is not best). Both choices
+were made by measurement: docs/lab-notes.md.
 """
 
 import logging
@@ -33,21 +31,21 @@ from torch import Tensor, nn
 from attention_hashing.network import Deployed
 
 _BATCH = 10
-# The stem and the first two blocks: half of the error and a tenth of the gain in speed.
+# The stem and the first two blocks: half of the error, and a tenth of the gain in speed.
 _FLOAT_CONVOLUTIONS = 6
-# Of the mean squared input, added to each input's own, so that unused inputs do not blow up.
+# Share of the mean squared input that is added to each input's own: keeps unused inputs finite.
 _DAMPING = 0.01
 _BLOCK = 64
 _CLASSIFIER = "network.branch.classify.weight"
 
 
 class Target(NamedTuple):
-    """What a processor's integer instructions want, after onnxruntime's guide to quantisation.
+    """What a processor's integer instructions require (onnxruntime's guide to quantisation).
 
     Attributes:
         activations: type of the values between layers.
-        reduced: weights of 7 bits, for instructions that add two products in 16 bits and would
-            saturate.
+        reduced: whether weights have 7 bits, for instructions that add two products in 16 bits,
+            which would saturate.
     """
 
     activations: QuantType
@@ -64,16 +62,16 @@ TARGETS = {
 def int8(
     model: onnx.ModelProto, deployed: Deployed, pixels: NDArray[np.uint8], target: str
 ) -> onnx.ModelProto:
-    """The model with its convolutions in 8-bit integers.
+    """Convert a model's convolutions to 8-bit integers.
 
     Args:
-        model: float32, batch normalisation folded, exported from `deployed`.
-        deployed: the network that it came from; weights bear the same names.
-        pixels: (n, size, size, 3), images to measure ranges on; a hundred are enough.
+        model: float32, with batch normalisation folded, exported from `deployed`.
+        deployed: the network that it was exported from, with the same names of weights.
+        pixels: uint8 (n, size, size, 3), images to measure ranges on; a hundred are enough.
         target: a key of TARGETS.
 
     Returns:
-        A new model. The classifier's weights are stored in 8 bits, too, and used as float.
+        A new model. The classifier's weights are stored in 8 bits too, but used as float.
     """
     result = to_nearest(model, pixels, target)
     _round_weights(result, deployed, pixels)
@@ -82,7 +80,7 @@ def int8(
 
 
 def to_nearest(model: onnx.ModelProto, pixels: NDArray[np.uint8], target: str) -> onnx.ModelProto:
-    """The model with its convolutions in 8-bit integers, weights rounded to the nearest.
+    """As `int8`, with weights rounded to nearest.
 
     Args: as for `int8`.
     """
@@ -90,7 +88,7 @@ def to_nearest(model: onnx.ModelProto, pixels: NDArray[np.uint8], target: str) -
     nodes = _integer_nodes(model)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
-        # Its optimiser would write a second copy of the classifier.
+        # The optimiser would write a second copy of the classifier.
         quant_pre_process(model, prepared, skip_optimization=True, skip_symbolic_shape=True)
         quantize_static(
             prepared,
@@ -109,7 +107,7 @@ def to_nearest(model: onnx.ModelProto, pixels: NDArray[np.uint8], target: str) -
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The library speaks to the root logger."""
+    """Silence the root logger, to which the library writes."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -120,7 +118,7 @@ def _quiet() -> Iterator[None]:
 
 
 def convolutional_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Every convolution, with the activations and residual sums between them, in order."""
+    """All convolutions, and the activations and residual sums between them, in order."""
     weights = {tensor.name for tensor in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
     values: set[str] = set()
@@ -144,7 +142,7 @@ def _integer_nodes(model: onnx.ModelProto) -> list[str]:
 
 
 class _Images(CalibrationDataReader):
-    """The images, batch by batch, as the library asks for them."""
+    """Supplies the images to the library, batch by batch."""
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
         self._batches = _batches(pixels)
@@ -159,10 +157,10 @@ def _batches(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
 
 
 def _round_weights(model: onnx.ModelProto, deployed: Deployed, pixels: NDArray[np.uint8]) -> None:
-    """Round the convolutions' weights again, knowing what they are multiplied with.
+    """Round the convolutions' weights again, using the inputs that they are multiplied with.
 
-    A full convolution over several pixels has too many inputs for this and stays rounded to the
-    nearest.
+    A dense convolution over several pixels has too many inputs for this; its weights stay rounded
+    to nearest.
     """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     layers = {
@@ -178,7 +176,7 @@ def _round_weights(model: onnx.ModelProto, deployed: Deployed, pixels: NDArray[n
         nearest = numpy_helper.to_array(stored)
         scale = numpy_helper.to_array(tensors[f"{name}.weight_scale"]).astype(np.float64)
         weight = layer.weight.detach().double().numpy().reshape(len(nearest), 1, -1)
-        grouped = layer.groups > 1  # then each output has inputs of its own
+        grouped = layer.groups > 1  # each output has its own inputs
         rounded = rounded_together(
             weight if grouped else weight.transpose(1, 0, 2),
             scale[:, None] if grouped else scale[None],
@@ -192,7 +190,7 @@ def _round_weights(model: onnx.ModelProto, deployed: Deployed, pixels: NDArray[n
 def _products(
     deployed: Deployed, layers: dict[str, nn.Conv2d], pixels: NDArray[np.uint8]
 ) -> dict[str, NDArray[np.float64]]:
-    """Sums over images and places of products of two inputs: (groups, inputs, inputs)."""
+    """Products of two inputs, summed over images and places: (groups, inputs, inputs), by layer."""
     sums: dict[str, Tensor] = {}
 
     def add(name: str, layer: nn.Conv2d, x: Tensor) -> None:
@@ -227,26 +225,26 @@ def rounded_together(
     products: NDArray[np.float64],
     limit: int,
 ) -> NDArray[np.int8]:
-    """Integers q for which q * scale gives nearly the outputs that weight gives.
+    """Find integers q such that q * scale produces nearly the same outputs as weight.
 
     Args:
         weight: (groups, outputs, inputs).
         scale: (groups, outputs), above 0.
-        products: (groups, inputs, inputs), sums of products of two inputs.
+        products: (groups, inputs, inputs), summed products of two inputs.
         limit: largest magnitude of an integer.
 
     Returns:
-        int8, like weight.
+        int8, in the shape of weight.
     """
     inputs = weight.shape[2]
     own = np.trace(products, axis1=1, axis2=2)[:, None, None] / inputs
-    # The small constant is for a channel that is always 0.
+    # The small constant is for channels that are always 0.
     inverse = np.linalg.inv(products + (_DAMPING * own + 1e-6) * np.eye(inputs))
-    # (groups, inputs, inputs), upper; in rows, as it is read.
+    # (groups, inputs, inputs), upper triangular; contiguous by row, the order of access.
     factor = np.ascontiguousarray(np.linalg.cholesky(inverse).transpose(0, 2, 1))
     weight = weight.copy()
     rounded = np.zeros(weight.shape, np.int8)
-    # The weights behind a block learn of its errors in one product, not one column at a time.
+    # Weights after a block are corrected in one product, not column by column.
     for start in range(0, inputs, _BLOCK):
         end = min(start + _BLOCK, inputs)
         errors = np.zeros((*weight.shape[:2], end - start))
@@ -260,7 +258,7 @@ def rounded_together(
 
 
 def _store_classifier(model: onnx.ModelProto) -> None:
-    """Its weights in 8 bits, one scale a class; onnxruntime multiplies them out when it loads."""
+    """Store the classifier in 8 bits, one scale per class; onnxruntime multiplies on loading."""
     graph = model.graph
     tensor = next(t for t in graph.initializer if t.name == _CLASSIFIER)
     values = numpy_helper.to_array(tensor)  # (classes, channels, 1, 1)

@@ -1,6 +1,6 @@
-"""A network to a model file in smaller arithmetic: made, measured beside float32, kept or refused.
+"""Writes model files of reduced precision: convert, compare with float32, keep or refuse.
 
-How a graph comes to compute in 8-bit integers is in quantize.py, how it is measured in fidelity.py.
+quantize.py converts to 8-bit integers; fidelity.py compares.
 """
 
 import tempfile
@@ -20,7 +20,7 @@ from attention_hashing.network import AttentionHashing, Deployed
 from bitgaze import Contract, Encoder
 from bitgaze.images import load
 
-# More change nothing that could be measured, and each takes half a second.
+# More make no measurable difference, and each takes half a second.
 _CALIBRATION_IMAGES = 100
 
 Convert = Callable[[onnx.ModelProto, Deployed], onnx.ModelProto]
@@ -35,23 +35,23 @@ def write_int8(
     calibration: list[Path],
     target: str,
 ) -> tuple[Encoder, fidelity.Comparison]:
-    """Write a model file that computes in 8-bit integers, unless that costs too much.
+    """Write a model file that computes in 8-bit integers, unless it loses too much.
 
     Args:
         network: trained or fitted.
         contract: of the float32 model.
         images: to compare the float32 model with torch on.
         out: the .onnx file.
-        check: images that took no part, to compare with float32 on.
-        calibration: images to measure ranges on; a hundred of more are taken.
+        check: images that the network was not trained on, to compare with float32 on.
+        calibration: images to measure ranges on; no more than a hundred of them are used.
         target: a key of `quantize.TARGETS`.
 
     Returns:
-        The model as the runtime sees it, and what was measured.
+        An encoder for the file, and the comparison.
 
     Raises:
-        ExportError: beyond a limit of `precision`, or float32 differs from torch; `out` is as
-            before.
+        ExportError: a limit of `fidelity` is exceeded, or float32 differs from torch; `out` is
+            unchanged.
         ImageError: an image cannot be read.
     """
     pixels = calibration_pixels(calibration, contract)
@@ -65,7 +65,7 @@ def write_int8(
 
 
 def calibration_pixels(images: list[Path], contract: Contract) -> NDArray[np.uint8]:
-    """At most a hundred of these images, as the model takes them: (n, size, size, 3).
+    """Up to a hundred of these images as network input: uint8 (n, size, size, 3).
 
     Raises:
         ImageError: an image cannot be read.
@@ -82,7 +82,7 @@ def write_fp16(
     out: Path,
     check: Labelled,
 ) -> tuple[Encoder, fidelity.Comparison]:
-    """Write a model file that computes in float16; arguments and errors as for `write_int8`."""
+    """Write a model file that computes in float16; otherwise as `write_int8`."""
 
     def convert(model: onnx.ModelProto, _: Deployed) -> onnx.ModelProto:
         return fp16(model)
@@ -92,12 +92,15 @@ def write_fp16(
 
 
 def fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its convolutions in float16, for processors that compute so natively.
+    """Convert a model's convolutions to float16, for processors with native support.
 
-    The normalisation of the input, the attention and the hash layer stay float32.
+    Input normalisation, attention and hash layer stay float32.
 
     Args:
-        model: float32, batch normalisation folded.
+        model: float32, with batch normalisation folded.
+
+    Returns:
+        A new model.
     """
     halved = {node.name for node in quantize.convolutional_nodes(model)}
     copy = onnx.ModelProto()
@@ -109,7 +112,7 @@ def fp16(model: onnx.ModelProto) -> onnx.ModelProto:
         node_block_list=[node.name for node in model.graph.node if node.name not in halved],
     )
     sorted_model = ONNXModel(half)
-    sorted_model.topological_sort()  # its casts stand at the end
+    sorted_model.topological_sort()  # the casts were appended at the end
     return sorted_model.model
 
 
@@ -129,8 +132,8 @@ def _write(
     tolerance = fidelity.tolerance(smaller, pixels)
     if tolerance > 1:
         raise onnx_file.ExportError(
-            f"hash values differ by {tolerance:.2g} between two ways of computing, at most 1 is of "
-            "use; nothing was kept"
+            f"hash values differ by {tolerance:.2g} between two ways to compute them (limit 1); "
+            "nothing was kept"
         )
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         plain = replace(contract, precision="fp32")
@@ -142,7 +145,7 @@ def _write(
         found = fidelity.compare(reference, expected, draft, check)
         if excesses := found.excesses(is_sized=contract.precision == "int8"):
             raise onnx_file.ExportError(
-                f"{contract.precision} costs too much: {'; '.join(excesses)}; nothing was kept\n"
+                f"{contract.precision} loses too much: {'; '.join(excesses)}; nothing was kept\n"
                 f"{found}"
             )
         draft.model.path.replace(out)

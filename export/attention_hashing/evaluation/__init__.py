@@ -1,1 +1,1 @@
-"""How good codes are: counts by distance, metrics, and the report that evaluate.py writes."""
+"""The quality of codes: counts by distance, metrics, and the report of evaluate.py."""

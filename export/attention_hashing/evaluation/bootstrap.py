@@ -1,21 +1,21 @@
-"""Whether one way is better than another, given what each scores on the same queries."""
+"""Whether one method is better than another, from their scores on the same queries."""
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-_BLOCK = 1_000_000  # numbers drawn in one go
+_BLOCK = 1_000_000  # random numbers per block
 
 
 class Difference(NamedTuple):
-    """What the first is better by.
+    """The difference of two mean scores, first minus second.
 
     Attributes:
         mean: over the queries.
-        low: end of the interval that holds 95 % of the resampled means.
-        high: the other end. An interval without 0 is what "better" or "worse" takes.
-        not_better: share of the resamples in which the first is no better than the second.
+        low: lower end of the interval with 95 % of the resampled means.
+        high: its upper end. "Better" or "worse" requires an interval without 0.
+        not_better: share of resamples in which the first is not better than the second.
     """
 
     mean: float
@@ -27,20 +27,20 @@ class Difference(NamedTuple):
 def paired_bootstrap(
     first: NDArray[np.float64], second: NDArray[np.float64], resamples: int = 10_000, seed: int = 0
 ) -> Difference:
-    """Resample the queries, with replacement, and look how the mean difference moves.
+    """Resample the queries with replacement, and find an interval for the mean difference.
 
-    Percentile interval (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13). It
-    says what other queries of the same kind would change; not what other training seeds, another
-    set, or a query that looks like another would.
+    The interval is the percentile interval (Efron and Tibshirani, An Introduction to the Bootstrap,
+    1993, ch. 13). It covers other queries of the same kind. It does not cover other training seeds
+    or another data set, and assumes that queries do not resemble each other.
 
     Args:
         first: scores, (queries,), such as the average precision of each query.
-        second: of the same queries in the same order.
+        second: scores of the same queries in the same order.
         resamples: at least 1.
-        seed: the same one gives the same interval.
+        seed: of the resampling.
 
     Raises:
-        ValueError: no queries, another number of them, or resamples < 1.
+        ValueError: there are no queries, the shapes differ, or resamples < 1.
     """
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise ValueError(

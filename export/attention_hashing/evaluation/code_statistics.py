@@ -1,4 +1,4 @@
-"""How well codes use their bits. Knows codes alone, neither labels nor distances."""
+"""How well codes use their bits, whatever their labels."""
 
 from typing import NamedTuple
 
@@ -7,18 +7,18 @@ from numpy.typing import NDArray
 
 
 class CodeStatistics(NamedTuple):
-    """What codes are like; every share in [0, 1].
+    """Statistics of codes; shares are in [0, 1].
 
     Attributes:
         unique: distinct codes / codes.
-        most_common: share of the codes that are the most common one.
-        balance: mean over bits of the distance from one half of the share of codes in which it is
-            set: 0 where each bit halves the set, .5 where none tells anything.
-        least_set, most_set: the share of codes in which the bit set least, or most, often is set.
-        constant: bits that are the same in every code.
-        correlation: mean over pairs of bits of the absolute correlation, constant bits left out; 0
-            where there is no such pair.
-        largest_correlation: the largest of them.
+        most_common: share of the most common code.
+        balance: mean over bits of |share of codes in which the bit is set - 1/2|: 0 if every bit
+            halves the set, .5 if every bit is constant.
+        least_set, most_set: share of codes in which the least, or most, frequently set bit is set.
+        constant: number of bits that are the same in all codes.
+        correlation: mean absolute correlation over pairs of bits that are not constant; 0 if there
+            is no such pair.
+        largest_correlation: the largest absolute correlation.
     """
 
     unique: float
@@ -34,7 +34,7 @@ class CodeStatistics(NamedTuple):
 def code_statistics(codes: NDArray[np.uint8]) -> CodeStatistics:
     """Describe codes.
 
-    Independent fair bits correlate by chance alone, by about .8 / sqrt(n) on average.
+    By chance alone, independent fair bits have a mean absolute correlation of about .8 / sqrt(n).
 
     Args:
         codes: (n, bits // 8), n > 0.

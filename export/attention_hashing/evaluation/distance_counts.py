@@ -1,6 +1,6 @@
-"""How many items, and how many relevant ones, lie at each Hamming distance from each query.
+"""The number of items, and of relevant items, at each Hamming distance from each query.
 
-Knows codes and labels. What the counts say of quality is for metrics.py.
+metrics.py derives all figures from these counts.
 """
 
 from typing import NamedTuple
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from attention_hashing.data.labels import Labels, is_relevant
 from bitgaze import HammingIndex
 
-# Pairs looked at in one go: about 30 bytes each.
+# Pairs per block, at about 30 bytes each.
 _BLOCK_PAIRS = 2_000_000
 
 
 class Levels(NamedTuple):
-    """How many items of a database lie at each distance from each query.
+    """The number of database items at each distance from each query.
 
     Attributes:
         items: int64, (queries, bits + 1).
-        relevant: int64, the same shape: those of them that are relevant.
+        relevant: int64, (queries, bits + 1), counting relevant items only.
     """
 
     items: NDArray[np.int64]
@@ -34,23 +34,23 @@ def levels(
     labels: Labels,
     exclude: NDArray[np.intp] | None = None,
 ) -> Levels:
-    """Counts by distance, from bitgaze.HammingIndex; memory does not grow with the queries.
+    """Count by distance with bitgaze.HammingIndex; memory does not grow with the queries.
 
     Args:
         queries: codes, (q, bits // 8).
-        labels_of_queries: as `is_relevant` takes them.
+        labels_of_queries: as for `is_relevant`.
         database: codes, (n, bits // 8).
-        labels: as `is_relevant` takes them.
-        exclude: (q,), the one item of the database that a query is not to find: itself.
+        labels: as for `is_relevant`.
+        exclude: (q,), for each query one database item to leave out, usually itself.
 
     Raises:
-        ValueError: nothing in the database, or labels that do not go together.
+        ValueError: the database is empty, or the labels have different forms.
     """
     if not len(database):
         raise ValueError("the database is empty")
     index = HammingIndex(8 * database.shape[1])
     index.add(database)
-    columns = index.bits + 2  # the last takes what is excluded
+    columns = index.bits + 2  # the last one is for excluded items
     step = max(1, _BLOCK_PAIRS // len(database))
     items: list[NDArray[np.int64]] = []
     relevant: list[NDArray[np.int64]] = []
@@ -73,17 +73,16 @@ def levels_among(
     queries: NDArray[np.intp],
     database: NDArray[np.intp] | None = None,
 ) -> Levels:
-    """Counts by distance, where queries and database are some of the same images.
+    """Count by distance where queries and database belong to one set of images.
 
     Args:
         codes: (n, bits // 8).
-        labels: n of them, as `is_relevant` takes them.
-        queries: positions among the n.
-        database: positions among the n, without those of the queries; None for all n but the
-            query itself.
+        labels: n of them, as for `is_relevant`.
+        queries: positions in the set.
+        database: positions in the set, none of them a query; None for all n except the query.
 
     Raises:
-        ValueError: as `levels`.
+        ValueError: as for `levels`.
     """
     if database is None:
         return levels(codes[queries], labels[queries], codes, labels, exclude=queries)
@@ -91,5 +90,5 @@ def levels_among(
 
 
 def unordered(ranking: Levels) -> Levels:
-    """The same items as one great tie: what a random order, or one code for all, would have."""
+    """The same items, all tied: the counts of a random order, or of one code for all."""
     return Levels(*(counts.sum(1, keepdims=True) for counts in ranking))

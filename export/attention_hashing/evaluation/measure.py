@@ -1,7 +1,4 @@
-"""What codes of a test set are worth: every figure of a report, ready for JSON.
-
-Knows arrays. Does not run the model, and writes nothing.
-"""
+"""All figures of an evaluation report, computed from encoded images, ready for JSON."""
 
 from typing import Any
 
@@ -20,22 +17,22 @@ from attention_hashing.evaluation.metrics import (
 from attention_hashing.evaluation.split import Split
 from bitgaze import Encoded
 
-# The usual ones of the literature.
+# N of P@N, as is usual in the literature.
 _FIRST = (1, 10, 100)
 RADIUS = 2
 
 
 def measure(encoded: Encoded, split: Split, ranking: Levels, top: int | None) -> dict[str, Any]:
-    """All figures.
+    """Compute all figures.
 
     Args:
-        encoded: what the model gives for `split.paths`.
+        encoded: the model's output for `split.paths`.
         split: the images.
-        ranking: the queries' levels in the database.
-        top: R of AP@R, and one more N of P@N; None for the whole ranking.
+        ranking: of the queries in the database.
+        top: R of AP@R, and an additional N of P@N; None for the whole ranking.
 
     Returns:
-        Names and numbers, lists of them by radius or distance, and dictionaries of these.
+        Figures by name: numbers, lists by radius or distance, and nested dictionaries.
     """
     has, ball = split.labels, by_radius(ranking)
     random = average_precision(unordered(ranking), top).expected

@@ -19,9 +19,9 @@ class Bounds(NamedTuple):
     """A figure for each query: float64, (queries,).
 
     Attributes:
-        worst: with the least lucky order of ties.
-        expected: over all orders of ties, each as likely.
-        best: with the luckiest.
+        worst: over all orders of ties.
+        expected: over all orders of ties, which are equally likely.
+        best: over all orders of ties.
     """
 
     worst: NDArray[np.float64]
@@ -30,32 +30,32 @@ class Bounds(NamedTuple):
 
 
 def average_precision(ranking: Levels, top: int | None = None, over: str = "possible") -> Bounds:
-    """AP@R: the precision at the rank of each relevant item among the first R, averaged.
+    """AP@R: the mean precision at the ranks of the relevant items among the first R.
 
-    For a level of n items at one distance, n+ of them relevant, after N items and N+ relevant ones,
-    what its m first places add, expected over the orders of the level, is (McSherry and Najork,
-    ECIR 2008; He et al., CVPR 2018)
+    Take a level of n items at one distance, n+ of them relevant, preceded by N items of which N+
+    are relevant. Over all orders of the level, its first m places are expected to add (McSherry and
+    Najork, ECIR 2008; He et al., CVPR 2018)
 
       (n+ / n) sum_{t=1..m} (N+ + 1 + (t - 1) (n+ - 1) / (n - 1)) / (N + t)
 
-    m is n, except for the level that R cuts. There the number h of relevant items that come in is
-    hypergeometric; given h, the m places are a level of their own, and so the expectation, and the
-    bounds, are exact for both denominators.
+    m is n, except in the level that R cuts. There the number h of relevant items among the first m
+    is hypergeometric; given h, the m places form a level of their own. Expectation and bounds are
+    therefore exact for both denominators.
 
     Args:
-        ranking: counts by distance, or by rank (`Levels` whose every level has one item).
+        ranking: counts by distance, or by rank (`Levels` with one item per level).
         top: R, at least 1; None for the whole ranking.
-        over: what the sum is divided by: "possible", the relevant items that R places could hold,
-            min(R, all relevant); or "found", those among the first R, as most published code does:
-            it falls as hits are lost, so that [hit, miss, miss] scores 1 and [hit, miss, hit] 5/6.
-            For the whole ranking they are one.
+        over: the denominator: "possible" for the relevant items that R places can hold,
+            min(R, all relevant); or "found" for those among the first R, as in most published
+            code. "found" falls as hits are lost: [hit, miss, miss] scores 1, [hit, miss, hit] 5/6.
+            For the whole ranking the two are equal.
 
     Returns:
-        In [0, 1]; 0 where nothing is relevant, or found. With "found" the best order is not always
-        that of the relevant first: the bounds are over all orders.
+        In [0, 1]; 0 if nothing is relevant, or nothing is found. With "found" the best order does
+        not always put relevant items first; the bounds are over all orders.
 
     Raises:
-        ValueError: top < 1, or another denominator.
+        ValueError: top < 1, or an unknown denominator.
     """
     if over not in ("possible", "found"):
         raise ValueError(f'over is {over!r}, expected "possible" or "found"')
@@ -81,14 +81,14 @@ def precision_among_first(ranking: Levels, top: int) -> Bounds:
 
 
 class Ball(NamedTuple):
-    """What lies within a radius of the queries; each float64, (bits + 1,), for radius 0..bits.
+    """Figures within each radius 0..bits of the queries; each float64, (bits + 1,).
 
     Attributes:
-        precision: share of relevant items within the radius, a mean over queries; an empty ball
-            counts as 0 (the convention of DeepHash and others).
-        pooled_precision: relevant items of all balls / items of all balls; NaN where all are empty.
-        recall: share of the relevant items within the radius, a mean over queries; 0 for a query
-            to which nothing is relevant.
+        precision: mean over queries of the share of relevant items within the radius; an empty
+            ball counts as 0 (the convention of DeepHash and others).
+        pooled_precision: relevant items of all balls / items of all balls; NaN if all are empty.
+        recall: mean over queries of the share of relevant items that lie within the radius; 0 for
+            a query without relevant items.
         empty: share of the queries with nothing within the radius.
     """
 
@@ -99,7 +99,7 @@ class Ball(NamedTuple):
 
 
 def by_radius(ranking: Levels) -> Ball:
-    """Precision and recall within each radius; no order comes into it, so neither do ties."""
+    """Precision and recall within each radius; they do not depend on an order, nor on ties."""
     items, hits = (np.cumsum(counts, axis=1) for counts in ranking)
     total, pooled = hits[:, -1:], items.sum(0)
     return Ball(
@@ -118,13 +118,9 @@ def mean_by_code(
     queries: NDArray[np.intp],
     database: NDArray[np.intp] | None = None,
 ) -> float:
-    """Mean average precision of a Hamming search, whole ranking, expected over orders of ties.
+    """Mean average precision of a Hamming search over the whole ranking, expected over ties.
 
-    Args:
-        codes: (n, bits // 8).
-        labels: as `is_relevant` takes them, n of them.
-        queries: positions among the n.
-        database: positions among the n, without those of the queries; None for all but the query.
+    Args: as for `levels_among`.
     """
     found = levels_among(codes, labels, queries, database)
     return float(average_precision(found).expected.mean())
@@ -137,7 +133,7 @@ def mean_by_cosine(
     database: NDArray[np.intp],
     top: int | None = None,
 ) -> float:
-    """The mean of `by_cosine`."""
+    """Mean average precision of a ranking by cosine; see `by_cosine`."""
     return float(by_cosine(values, labels, queries, database, top).mean())
 
 
@@ -148,19 +144,19 @@ def by_cosine(
     database: NDArray[np.intp],
     top: int | None = None,
 ) -> NDArray[np.float64]:
-    """AP@R of an order by cosine, over the relevant items that R places could hold: (queries,).
+    """AP@R of a ranking by cosine, over the relevant items that R places can hold: (queries,).
 
     Args:
         values: (n, d).
-        labels: as `is_relevant` takes them, n of them.
+        labels: n of them, as for `is_relevant`.
         queries: positions among the n.
-        database: positions among the n, without those of the queries.
+        database: positions among the n, none of them a query.
         top: R; None for the whole ranking.
     """
     length = np.linalg.norm(values, axis=1, keepdims=True)
     unit = values / np.maximum(length, np.finfo(np.float32).tiny)
     others, labels_of_others = unit[database], labels[database]
-    ranks = np.ones((1, len(database)), np.int64)  # distinct values: a level for each rank
+    ranks = np.ones((1, len(database)), np.int64)  # values are distinct: one level per rank
     found = []
     for query in queries:
         order = np.argsort(-(others @ unit[query]), kind="stable")
@@ -180,7 +176,7 @@ def _first(ranking: Levels, top: int | None) -> int:
 def _average_precision(
     items: NDArray[np.int64], relevant: NDArray[np.int64], top: int, over: str
 ) -> tuple[float, float, float]:
-    """Of one query: worst, expected, best."""
+    """Worst, expected and best figure of one query."""
     possible = min(top, int(relevant.sum()))
     if possible == 0:
         return 0.0, 0.0, 0.0
@@ -190,7 +186,7 @@ def _average_precision(
     sums = _sums(before[whole], hits_before[whole], items[whole], relevant[whole], int(items.sum()))
     above = [part.sum() for part in sums]
     hits_above = relevant[whole].sum()
-    cut = np.flatnonzero(~whole & (before < top))  # one level, or none
+    cut = np.flatnonzero(~whole & (before < top))  # at most one level
     if not len(cut):
         divisor = possible if over == "possible" else max(hits_above, 1)
         worst, expected, best = (float(part / divisor) for part in above)
@@ -213,10 +209,10 @@ def _sums(
     hits: NDArray[np.int64],
     size: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Sums of the precision at each hit of a level: hits last, expected, hits first.
+    """Sums of the precision at each hit of a level: with hits last, expected, with hits first.
 
-    All three are sums of (a + b j) / (N + j) over j = 1..m, which is b m + (a - b N) times the sum
-    of 1 / (N + j); and that is a difference of harmonic numbers.
+    All three are sums of (a + b j) / (N + j) over j = 1..m. Such a sum is b m + (a - b N) times the
+    sum of 1 / (N + j), which is a difference of harmonic numbers.
     """
     harmonic, _ = _tables(size)
 
@@ -236,7 +232,7 @@ def _sums(
 def _hypergeometric(
     items: int, relevant: int, places: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """How many relevant items the first places of a random order hold, and how likely each is."""
+    """Possible numbers of relevant items in the first places, and their probabilities."""
     _, log_factorial = _tables(items)
 
     def log_choose(n: int, k: NDArray[np.int64]) -> Any:
@@ -250,7 +246,7 @@ def _hypergeometric(
 
 @lru_cache(maxsize=8)
 def _tables(size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Harmonic numbers and logarithms of factorials, of 0..size."""
+    """Harmonic numbers, and logarithms of factorials, of 0..size."""
     numbers = np.arange(1, size + 1)
     sums = (np.cumsum(terms) for terms in (1 / numbers, np.log(numbers)))
     harmonic, log_factorial = (np.concatenate([[0.0], found]) for found in sums)

@@ -1,4 +1,4 @@
-"""How good the codes of a network in training are, by the Hamming search that ships."""
+"""The quality of a trained network's codes, by the Hamming search that ships."""
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ def neighbour_precision(
 ) -> float:
     """Mean share of a query's k nearest neighbours that share a class with it, in [0, 1].
 
-    Expected over orders of ties, as in metrics.py.
+    Expected over all orders of ties, as in metrics.py.
     """
     found = levels(
         codes(network, config, queries),
@@ -39,7 +39,7 @@ def neighbour_precision(
 def codes(
     network: AttentionHashing, config: Config, data: Labelled | Scattered
 ) -> NDArray[np.uint8]:
-    """Packed codes of plain views: uint8 (n, bits // 8)."""
+    """Packed codes of the images without augmentation: uint8 (n, bits // 8)."""
     loader = DataLoader(data.views(config.preprocess, epoch_seed=None), config.batch_size)
     parts = [
         pack(network(image).hash.numpy())

@@ -1,4 +1,4 @@
-"""Figures of a report as PNG files. Knows matplotlib, and what a reader is to see."""
+"""The plots of a report, as PNG files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +15,15 @@ from bitgaze.explain import overlay
 
 _DPI = 150
 _INK, _SOFT = "#1c1b22", "#6a6775"
-# Blue and orange stay apart for every kind of colour vision.
+# Blue and orange are distinct in all kinds of colour vision.
 _FIRST, _SECOND, _THIRD = "#23619e", "#d9762b", "#8a8793"
 _SIDE = 240  # of an image, in pixels
 _LONGEST_NAME = 26
-_MARKED = (0.25, 0.5, 0.75)  # recall at which the radius is named
+_MARKED = (0.25, 0.5, 0.75)  # recall values at which the radius is labelled
 
 
 def precision_by_radius(ball: Ball, path: Path) -> None:
-    """Precision against recall, one point a radius; and both, and empty balls, by radius."""
+    """Plot precision against recall, one point per radius, and both and empty balls by radius."""
     figure = _figure(10, 4.2)
     left, right = figure.subplots(1, 2)
     left.plot(ball.recall, ball.precision, ".-", color=_FIRST, lw=1.2, ms=5)
@@ -55,7 +55,7 @@ def precision_by_radius(ball: Ball, path: Path) -> None:
 
 
 def distances(ranking: Levels, path: Path) -> None:
-    """How far apart pairs with a label in common are, and all other pairs."""
+    """Plot the distances of pairs that share a label, and of all other pairs."""
     figure = _figure(7, 4)
     axes = figure.subplots()
     matching = ranking.relevant.sum(0)
@@ -69,7 +69,7 @@ def distances(ranking: Levels, path: Path) -> None:
         axes.bar(place, share, width=1, color=colour, alpha=0.45, label=f"{name}, {total:,} pairs")
         axes.step(place, share, where="mid", color=colour, lw=1)
     _frame(axes)
-    _named(axes, "Hamming distance (bits)", "share of the pairs of a kind")
+    _named(axes, "Hamming distance (bits)", "share of the pairs")
     axes.set(xlim=(-0.5, len(matching) - 0.5), ylim=(0, None))
     axes.legend(frameon=False, fontsize=9)
     figure.savefig(path, dpi=_DPI)
@@ -81,12 +81,12 @@ def attention(
     names: Sequence[str],
     path: Path,
 ) -> None:
-    """Images, and below each where the network looked.
+    """Show images, and below each one where the network looked.
 
     Args:
         images: upright, RGB.
         maps: (images, h, w), in [0, 1].
-        names: one for each image.
+        names: one per image.
         path: of the PNG.
     """
     figure = _figure(1.9 * len(images), 4.1)
@@ -100,7 +100,7 @@ def attention(
 
 
 def _figure(width: float, height: float) -> Figure:
-    """In inches. Without pyplot: no window, and nothing that stays behind."""
+    """A figure of this size in inches, without pyplot and its global state."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 

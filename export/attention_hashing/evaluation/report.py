@@ -1,4 +1,4 @@
-"""The figures of an evaluation as a Markdown page. Knows their names; measures nothing."""
+"""The figures of an evaluation as a Markdown page."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +9,12 @@ _LISTED = 10
 
 
 def markdown(report: dict[str, Any], plots: Sequence[tuple[str, str]]) -> str:
-    """A page for people.
+    """Format a report as a page.
 
     Args:
-        report: what `measure` gives, and "model", "command", "versions" and "queries" (average
-            precision by the query's path); and "against" where there is another model.
-        plots: caption and file of each, beside the page.
+        report: the figures of `measure`, plus "model", "command", "versions" and "queries"
+            (average precision by path of the query), and "against" if there is another model.
+        plots: caption and file of each plot, in the folder of the page.
     """
     model, images, found = report["model"], report["set"], report["average_precision"]
     top = found["top"]
@@ -29,12 +29,12 @@ def markdown(report: dict[str, Any], plots: Sequence[tuple[str, str]]) -> str:
     ball = report[f"within_radius_{RADIUS}"]
     pooled = ball["pooled_precision"]
     lines = [
-        f"# {model['name']}: images found by their labels",
+        f"# {model['name']}: retrieval of images by label",
         "",
         f"{model['bits']} bits, {model['precision']}, fingerprint `{model['fingerprint']}`. "
         f"{images['queries']:,} queries, {images['database']:,} images in the database, "
-        f"{images['classes']:,} labels, {images['labels_per_image']:.2f} an image. A hit is "
-        "right when it shares a label with the query.",
+        f"{images['classes']:,} labels, {images['labels_per_image']:.2f} per image. A hit is "
+        "correct if it shares a label with the query.",
         "",
         *_table(["", "worst order of ties", "expected", "best order of ties"], rows),
         "",
@@ -79,21 +79,23 @@ def markdown(report: dict[str, Any], plots: Sequence[tuple[str, str]]) -> str:
 
 
 def warnings(images: dict[str, Any]) -> list[str]:
-    """What a reader has to know of the set before he believes a figure; from the report's "set"."""
+    """Caveats about the data set, from the report's "set"."""
     without, copies = (
         images[f"queries_{what}"]
         for what in ("without_a_relevant_image", "with_a_copy_in_the_database")
     )
     found = []
     if without:
-        found.append(f"{without:,} of the queries have no relevant image to find, and score 0")
+        found.append(
+            f"{without:,} of the queries have no relevant image in the database, and score 0"
+        )
     if copies:
         found.append(f"{copies:,} of the queries have an identical file in the database")
     return found
 
 
 def difference(name: str, other: dict[str, Any]) -> str:
-    """How much better than another model, in words; `other` is the report's "against"."""
+    """The difference from another model in words; `other` is the report's "against"."""
     return (
         f"{name} {other['mean']:+.4f}, 95 % interval {other['low']:+.4f} to {other['high']:+.4f} "
         f"(paired bootstrap over queries; no better in {other['not_better']:.2%} of the resamples)"
@@ -109,7 +111,7 @@ def _codes(codes: dict[str, float]) -> list[list[str]]:
         ["share of ones, by bit", f"{codes['least_set']:.3f} to {codes['most_set']:.3f}"],
         ["correlation of two bits, absolute: mean", f"{codes['correlation']:.3f}"],
         ["correlation of two bits, absolute: largest", f"{codes['largest_correlation']:.3f}"],
-        ["bits that another machine may give otherwise", f"{codes['unstable']:.2%}"],
+        ["bits that may differ on another machine", f"{codes['unstable']:.2%}"],
     ]
 
 
@@ -122,7 +124,7 @@ def _figure(value: float) -> str:
 
 
 def _code(path: str) -> str:
-    """A cell that no name can break out of."""
+    """A table cell that contains a path, whatever characters it has."""
     return f"`{path.replace('`', ' ').replace('|', chr(92) + '|')}`"
 
 

@@ -1,7 +1,6 @@
-"""Labelled image files to measure a model on, and which of them are the queries.
+"""Labelled image files to evaluate a model on, split into queries and database.
 
-Knows files and names of labels. Does not open images, and needs no torch: what is measured is a
-model file, with the runtime alone.
+Opens no image and does not import torch: evaluation needs a model file and the runtime alone.
 """
 
 import hashlib
@@ -19,12 +18,12 @@ from attention_hashing.data.labels import Labels
 
 @dataclass(frozen=True)
 class Split:
-    """Images with labels, some of them queries, the others the database.
+    """Labelled images, divided into queries and database.
 
     Attributes:
         paths: of n images.
-        labels: int64 (n,) where every image has one label, else bool (n, classes).
-        classes: names of the labels; sorted, or by column of the lists.
+        labels: int64 (n,) if every image has one label, otherwise bool (n, classes).
+        classes: names of the labels; sorted, or in the order of the lists' columns.
         queries: positions among the n.
         database: the other positions.
     """
@@ -36,22 +35,22 @@ class Split:
     database: NDArray[np.intp]
 
     def shared(self) -> int:
-        """How many queries have, byte by byte, a file of the database; reads every file."""
+        """Number of queries whose file is also in the database, byte by byte; reads all files."""
         digests = [_digest(path) for path in self.paths]
         stored = {digests[position] for position in self.database}
         return sum(digests[position] in stored for position in self.queries)
 
 
 def drawn(folder: Path, count: int, seed: int) -> Split:
-    """Some images of a folder, drawn by a seed, are queries; all others are the database.
+    """Draw queries from the images of a folder; the others are the database.
 
     Args:
-        folder: as `folders.read` takes it.
-        count: of queries, at most; and at most half.
+        folder: as for `folders.read`.
+        count: maximum number of queries; they are never more than half of the images.
         seed: of the draw.
 
     Raises:
-        DataError: as `folders.read`.
+        DataError: as for `folders.read`.
     """
     images = read(folder)
     order = np.random.default_rng(seed).permutation(len(images))
@@ -60,40 +59,40 @@ def drawn(folder: Path, count: int, seed: int) -> Split:
 
 
 def given(folder: Path, queries: Path) -> Split:
-    """Every image of one folder is a query; those of the other are the database.
+    """Use all images of one folder as the database and all of another as queries.
 
     Raises:
-        DataError: as `folders.read`; or an image is in both.
+        DataError: as for `folders.read`; or an image is in both.
     """
-    stored, asked = read(folder), read(queries)
-    if both := stored.keys() & asked.keys():
-        raise DataError(f"{min(both)} is a query and in the database: keep the folders apart")
-    labels, classes = _labels([*stored.values(), *asked.values()])
-    positions = np.arange(len(stored) + len(asked))
+    stored, sought = read(folder), read(queries)
+    if both := stored.keys() & sought.keys():
+        raise DataError(f"{min(both)} is a query and in the database: the folders must not overlap")
+    labels, classes = _labels([*stored.values(), *sought.values()])
+    positions = np.arange(len(stored) + len(sought))
     database, found = np.split(positions, [len(stored)])
-    return Split([*stored, *asked], labels, classes, found, database)
+    return Split([*stored, *sought], labels, classes, found, database)
 
 
 def listed(folder: Path) -> Split | None:
-    """The split that two lists in a folder make (lists.py), or None where there are none.
+    """The split that lists in a folder define; None if there are none.
 
-    Those of test.txt are the queries, those of database.txt the database.
+    test.txt lists the queries, database.txt the database.
 
     Raises:
-        DataError: as `lists.read`; one list without the other; or an image is in both.
+        DataError: as for `lists.read`; or one of the lists is missing, or an image is in both.
     """
-    asked, stored = folder / lists.TEST, folder / lists.DATABASE
-    found = [path for path in (asked, stored) if lists.is_list(path)]
+    test, stored = folder / lists.TEST, folder / lists.DATABASE
+    found = [path for path in (test, stored) if lists.is_list(path)]
     if not found:
         return None
     if len(found) == 1:
-        raise DataError(f"{found[0]}: it takes both {lists.TEST} and {lists.DATABASE}")
-    queries, database = lists.read(asked), lists.read(stored)
+        raise DataError(f"{found[0]}: both {lists.TEST} and {lists.DATABASE} are required")
+    queries, database = lists.read(test), lists.read(stored)
     if both := set(queries.paths) & set(database.paths):
-        raise DataError(f"{min(both)} is a query and in the database: keep the lists apart")
+        raise DataError(f"{min(both)} is a query and in the database: the lists must not overlap")
     if len(queries.classes) != len(database.classes):
         raise DataError(
-            f"{asked} has {len(queries.classes)} columns, {stored} {len(database.classes)}"
+            f"{test} has {len(queries.classes)} columns, {stored} {len(database.classes)}"
         )
     return Split(
         queries.paths + database.paths,

@@ -1,1 +1,1 @@
-"""What compare.py, ablate.py and the table scripts measure for docs/results.md."""
+"""The measurements for docs/results.md: comparisons, ablations, and their tables."""

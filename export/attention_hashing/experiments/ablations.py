@@ -1,24 +1,24 @@
-"""What the attention is worth: its map replaced, or its training changed, all else as it was.
+"""Measures what the attention adds: its map is replaced, or its training changed, all else equal.
 
-Knows kept maps of a backbone, labels, and hash values. Every variant has the same maps, the same
-loss, and a hash layer over a global and a second feature; they differ in the second.
+All variants have the same stored maps, the same loss, and a hash layer over a global and a second
+feature. They differ in the second:
 
-    explicit      the mean weighted by the attention of a branch that learned to classify
-    joint         so it starts; then branch and hash layer learn together
-    implicit      the same branch, never taught to classify: the hash loss alone moves it
-    boxes         explicit, with the attention of one who knows where the objects are: what a
-                  perfect map would be worth. No method, a bound
-    shuffled      explicit, with the attention of another image
-    centred       a Gaussian in the middle of the image
+    explicit      the mean weighted by the attention of a branch that was trained to classify
+    joint         as explicit at the start; then branch and hash layer are trained together
+    implicit      the same branch, never trained to classify: only the hash loss trains it
+    boxes         as explicit, but the attention is the objects' true places: an upper bound for
+                  any map, not a method
+    shuffled      as explicit, with the attention of another image
+    centred       the mean weighted by a Gaussian in the middle of the image
     simam         parameter-free attention (Yang et al., ICML 2021)
-    untaught      no attention: the mean of the branch's own 3 x 3 convolution, which learned to
-                  classify; what teaching it adds without a map
-    wide          no attention, no teaching: such a convolution learns with the hash layer. It has
-                  at least the parameters of explicit
+    untaught      no attention: the mean of the branch's 3 x 3 convolution, which was trained to
+                  classify. This shows what that training adds without a map
+    wide          no attention: such a convolution, trained with the hash layer alone. It has at
+                  least as many parameters as explicit
     global        no second feature
 
-Features come to the hash layer with mean 0 and variance 1, as in heads.fit_layer: over the training
-images, or, while the branch or a convolution learns along (joint, implicit, wide), over a batch.
+The hash layer's features have mean 0 and variance 1, as in heads.fit_layer: over the training
+images, or over a batch if branch or convolution are trained as well (joint, implicit, wide).
 """
 
 from collections.abc import Callable
@@ -40,17 +40,17 @@ from attention_hashing.network import AttentionHashing, pooled
 _CHUNK = 256
 _SPREAD = 0.25  # of the Gaussian, as a share of the side
 _SIMAM_LAMBDA = 1e-4  # the paper's
-_VARIANCE_ADDED = 1e-6  # of features, before they are divided by their deviation
+_VARIANCE_ADDED = 1e-6  # to that of features, before they are divided by its root
 
 
 class Data(NamedTuple):
-    """Kept maps, and what to train on.
+    """Stored maps, labels, and the training images.
 
     Attributes:
-        maps: float16, (n, channels, h, w): the backbone's, of all images.
-        one_hot: float32, (n, classes), 1 for each label of an image.
+        maps: float16, (n, channels, h, w), the backbone's maps of all images.
+        one_hot: float32, (n, classes), 1 for each label of an image, otherwise 0.
         training: positions among the n.
-        inside: (n, h, w): share of each cell's area that objects cover.
+        inside: (n, h, w), share of each cell's area that objects cover.
     """
 
     maps: NDArray[np.float16]
@@ -60,27 +60,27 @@ class Data(NamedTuple):
 
 
 class Learner(Protocol):
-    """Trains one variant, and gives the hash values that it gives all images: (n, bits)."""
+    """Trains one variant, and returns its hash values of all images: (n, bits)."""
 
     def __call__(self, method: Method, epochs: int, rate: float) -> NDArray[np.float32]:
-        """Train anew.
+        """Train from scratch.
 
         Args:
-            method: the loss, not trained yet, and the seed of whatever is drawn.
+            method: the loss, untrained; its seed is that of all random choices.
             epochs: of the hash layer.
-            rate: of learning, at the start.
+            rate: learning rate at the start.
         """
         ...
 
 
 def learner(variant: str, data: Data, branch: AttentionBranch, seed: int) -> Learner:
-    """What trains a variant, as often as there are rates to try; features are made once.
+    """A learner of a variant. It can be called repeatedly, and computes features only once.
 
     Args:
         variant: one of VARIANTS.
         data: to train on.
-        branch: taught to classify; it is left as it is.
-        seed: of the features, where chance makes them.
+        branch: trained to classify; it is not modified.
+        seed: of features that are random.
     """
     if variant in _LEARNED:
         return partial(_learned_together, _LEARNED[variant], data, branch)
@@ -95,7 +95,7 @@ def learner(variant: str, data: Data, branch: AttentionBranch, seed: int) -> Lea
 
 
 def attention_of(maps: NDArray[np.float16], branch: AttentionBranch) -> NDArray[np.float32]:
-    """(n, h, w), in [0, 1]."""
+    """The branch's attention for each map: (n, h, w), in [0, 1]."""
     return _in_parts(lambda part, _: branch(part).attention, maps)
 
 
@@ -111,7 +111,7 @@ def _shuffled(data: Data, branch: AttentionBranch, seed: int) -> NDArray[np.floa
     attention = attention_of(data.maps, branch)
     turned = np.random.default_rng(seed).permutation(len(attention))
     other = np.empty_like(turned)
-    other[turned] = np.roll(turned, 1)  # one round through all: nobody keeps their own
+    other[turned] = np.roll(turned, 1)  # one cycle through all images: none keeps its own
     return _attended(data.maps, attention[other])
 
 
@@ -126,7 +126,7 @@ def _attended(maps: NDArray[np.float16], attention: NDArray[np.float32]) -> NDAr
 
 
 def _simam(data: Data, branch: AttentionBranch, seed: int) -> NDArray[np.float32]:
-    """Weights sigmoid((x - mean)^2 / (4 (variance + lambda)) + 0.5), channel by channel."""
+    """Weighted by sigmoid((x - mean)^2 / (4 (variance + lambda)) + 0.5), channel by channel."""
 
     def both(part: Tensor, _: Tensor) -> Tensor:
         square = (part - part.mean((2, 3), keepdim=True)).square()
@@ -150,7 +150,7 @@ def _global(data: Data, branch: AttentionBranch, seed: int) -> NDArray[np.float3
 
 
 class _Kept(nn.Module):
-    """Stands where a network has its backbone: maps are kept already."""
+    """Takes the place of a backbone, whose maps are already stored."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -158,10 +158,10 @@ class _Kept(nn.Module):
 
 
 class _Quick(nn.Module):
-    """The 3 x 3 convolution, in bfloat16 where the processor multiplies such numbers itself.
+    """The 3 x 3 convolution, in bfloat16 if the processor has instructions for it.
 
-    Nearly all of the arithmetic of what learns here is in it. Forward and backward of 64 maps, 1280
-    channels to 64 over 8 x 8, two cores with amx_bf16: 0.19 s in float32, 0.05 s so.
+    Nearly all arithmetic of the training is here. Forward and backward of 64 maps, 1280 channels to
+    64 over 8 x 8, on two cores with amx_bf16: 0.19 s in float32, 0.05 s in bfloat16.
     """
 
     def __init__(self, context: nn.Module) -> None:
@@ -177,7 +177,7 @@ class _Quick(nn.Module):
 
 
 class _Attending(nn.Module):
-    """The network after its backbone, with scaled features: maps to hash values (B, bits)."""
+    """The network after the backbone, with scaled features: maps to hash values (B, bits)."""
 
     def __init__(self, branch: AttentionBranch, channels: int, bits: int) -> None:
         super().__init__()
@@ -189,10 +189,10 @@ class _Attending(nn.Module):
 
 
 class Wide(nn.Module):
-    """Global feature, and the mean of a 3 x 3 convolution; then a hash layer.
+    """A hash layer over the global feature and the mean of a 3 x 3 convolution.
 
     Args:
-        branch: what it has at least as many parameters as, with the hash layer over two features.
+        branch: it has at least as many parameters as this branch and its hash layer.
         channels: of the maps.
         bits: length of the code.
     """
@@ -200,7 +200,7 @@ class Wide(nn.Module):
     def __init__(self, branch: AttentionBranch, channels: int, bits: int) -> None:
         super().__init__()
         guided = sum(one.numel() for one in branch.parameters()) + 2 * channels * bits
-        each = 9 * channels + 2 + bits  # what one channel of the convolution takes
+        each = 9 * channels + 2 + bits  # parameters per channel of the convolution
         hidden = -(-(guided - channels * bits) // each)
         self.context = _Quick(AttentionBranch(channels, 1, hidden).context)
         self.project = _scaled(nn.Linear(channels + hidden, bits, bias=False))
@@ -218,7 +218,7 @@ def _scaled(layer: nn.Linear) -> nn.Sequential:
 
 
 class _Learned(NamedTuple):
-    """Of a variant whose branch learns with the hash layer."""
+    """Properties of a variant whose branch is trained with the hash layer."""
 
     starts_taught: bool
     is_guided: bool
@@ -269,8 +269,8 @@ def _learned_together(
     labels = torch.from_numpy(data.one_hot[data.training])
     network.train()
     descend([network, method], loss, (maps, labels), epochs, rate, method.seed)
-    # Over all training maps, as fit_layer has them: those of the last batches would scale up what
-    # is rarely active.
+    # Statistics over all training maps, as in fit_layer: those of the last batches would amplify
+    # features that are rarely active.
     with torch.no_grad():
         update_bn((part.float() for part in maps.split(_CHUNK)), network)
     network.eval()
@@ -281,13 +281,13 @@ def _learned_together(
 def _in_parts(
     function: Callable[[Tensor, Tensor], Tensor],
     maps: NDArray[np.float16],
-    beside: NDArray[np.float32] | None = None,
+    rows: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """The function of so many maps at a time, and of what stands beside them."""
+    """Apply a function to maps and the corresponding rows of another array, in chunks."""
     parts = []
     for start in range(0, len(maps), _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        part = torch.from_numpy(maps[rows].astype(np.float32))
-        other = torch.empty(0) if beside is None else torch.from_numpy(beside[rows].copy())
+        chunk = slice(start, start + _CHUNK)
+        part = torch.from_numpy(maps[chunk].astype(np.float32))
+        other = torch.empty(0) if rows is None else torch.from_numpy(rows[chunk].copy())
         parts.append(function(part, other).numpy())
     return np.concatenate(parts)

@@ -8,7 +8,7 @@ from attention_hashing.config import check_bits
 
 
 def check_lengths(parser: argparse.ArgumentParser, lengths: Iterable[int]) -> None:
-    """End with a usage error if one of the lengths of --bits cannot be that of a code."""
+    """Exit with a usage error if one of the lengths of --bits is not valid."""
     for bits in lengths:
         try:
             check_bits(bits)
@@ -19,8 +19,8 @@ def check_lengths(parser: argparse.ArgumentParser, lengths: Iterable[int]) -> No
 def check_unique(
     parser: argparse.ArgumentParser, arguments: argparse.Namespace, names: Iterable[str]
 ) -> None:
-    """End with a usage error if a list of these names has a value twice."""
+    """Exit with a usage error if one of these options lists a value twice."""
     for name in names:
         for value, count in Counter(vars(arguments)[name]).items():
             if count > 1:
-                parser.error(f"--{name}: {value} is there twice")
+                parser.error(f"--{name}: {value} is listed twice")

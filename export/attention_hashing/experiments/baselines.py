@@ -1,7 +1,6 @@
-"""Codes that need no hash training, to hold methods against: LSH, PCA-ITQ, the class's number.
+"""Codes without hash training, to compare methods with: LSH, PCA-ITQ, the number of the class.
 
-The upper reference needs no code: the float features themselves, which `metrics.mean_by_cosine`
-ranks. Knows numbers only: features (n, d) of some layer, or a classifier's scores.
+The upper baseline has no codes: the float features themselves, ranked by `metrics.by_cosine`.
 """
 
 import numpy as np
@@ -16,11 +15,11 @@ Projection = tuple[NDArray[np.float64], NDArray[np.float64]]
 def lsh(features: NDArray[np.float32], bits: int, seed: int) -> Projection:
     """Random hyperplanes through the features' mean (Charikar, STOC 2002).
 
-    Through the mean and not through 0: pooled features are positive, and all on one side of many a
-    plane through 0.
+    Through the mean rather than 0: pooled features are positive, so all of them would lie on one
+    side of many planes through 0.
 
     Args:
-        features: (n, d), any number of bits.
+        features: (n, d).
         bits: length of the code, at least 1.
         seed: of the planes.
 
@@ -29,7 +28,7 @@ def lsh(features: NDArray[np.float32], bits: int, seed: int) -> Projection:
         is above 0.
 
     Raises:
-        ValueError: no features, or no bits.
+        ValueError: there are no features, or no bits.
     """
     centre = _centre(features, bits)
     weight = np.random.default_rng(seed).standard_normal((features.shape[1], bits))
@@ -37,19 +36,19 @@ def lsh(features: NDArray[np.float32], bits: int, seed: int) -> Projection:
 
 
 def pca_itq(features: NDArray[np.float32], bits: int) -> Projection:
-    """Principal directions, turned so that signs lose little (Gong and Lazebnik, CVPR 2011).
+    """Principal directions, rotated so that signs lose little (Gong and Lazebnik, CVPR 2011).
 
-    The rotation is the one that `bitgaze.adaptation` finds for a gallery.
+    The rotation is found as `bitgaze.adaptation` finds it for a gallery.
 
     Args:
         features: (n, d).
         bits: length of the code, at most d.
 
     Returns:
-        As `lsh`.
+        As for `lsh`.
 
     Raises:
-        ValueError: no features, no bits, or more bits than there are directions.
+        ValueError: there are no features or no bits, or more bits than dimensions.
     """
     centre = _centre(features, bits)
     if bits > features.shape[1]:
@@ -63,22 +62,22 @@ def pca_itq(features: NDArray[np.float32], bits: int) -> Projection:
 def class_id(scores: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
     """The number of the likeliest class, in binary (Sablayrolles et al., ICASSP 2017).
 
-    Images of one class lie at distance 0, those of others anywhere: what a method must surpass to
-    say more than a classifier does, on the classes that it was trained on.
+    Images of one class are at distance 0, others at any distance. On the classes that it was
+    trained on, a method must surpass this to be better than a classifier.
 
     Args:
-        scores: (n, classes); of equal ones the first counts.
-        bits: length of the code; those that the number does not take are not set.
+        scores: (n, classes); of equal scores the first counts.
+        bits: length of the code; bits beyond those of the number are not set.
 
     Returns:
         (n, bits), -1 or 1, the number's highest bit first.
 
     Raises:
-        ValueError: fewer bits than the classes' numbers take.
+        ValueError: there are fewer bits than the numbers of the classes need.
     """
     needed = (scores.shape[1] - 1).bit_length()
     if bits < max(needed, 1):
-        raise ValueError(f"{scores.shape[1]} classes take {max(needed, 1)} bits, {bits} were asked")
+        raise ValueError(f"{scores.shape[1]} classes need {max(needed, 1)} bits, got {bits}")
     places = np.arange(needed - 1, -1, -1)
     values = np.full((len(scores), bits), -1, np.float32)
     values[:, :needed][(scores.argmax(1)[:, None] >> places) & 1 == 1] = 1

@@ -1,7 +1,7 @@
-"""Every method on every protocol at every length, over kept maps: the cells, and how each is made.
+"""Measures every method on every protocol at every code length, over stored maps.
 
-Knows which training leads to which figures, and keeps them in a file that only grows, so that a
-run which was stopped goes on. Does not know where maps come from, and draws no table.
+Each combination is a cell. Its figures are appended to a file, so that an interrupted run can be
+resumed. tables.py makes tables of them.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from bitgaze.cores import available_cores
 from bitgaze.hamming import pack
 
 BASELINES = ("lsh", "pca-itq", "class-id", "float")
-# Global features alone, as the methods were published; and with those that the branch guides.
+# Global features alone, as the methods were published; and together with the guided local ones.
 FORMS = ("global", "guided")
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 RADIUS = 2
@@ -45,8 +45,8 @@ TUNED_AT_BITS = 32
 _HELD_OUT = 0.1
 _BRANCH_EPOCHS = 6
 _LAYER_EPOCHS = 30
-_DRAW = 0  # seed of which training images a learning rate is chosen on
-# What no key says of rows and features.
+_DRAW = 0  # seed for the training images that learning rates are chosen on
+# Settings that rows and features depend on, but that are in no key.
 _RECIPE = {
     "branch epochs": _BRANCH_EPOCHS,
     "hidden channels": Config.hidden,
@@ -58,15 +58,15 @@ _RECIPE = {
 
 @dataclass(frozen=True)
 class Study:
-    """One training set, and the protocols that it is measured by.
+    """A training set and the protocols to evaluate on.
 
     Attributes:
-        name: of the training set and of what made the maps.
-        maps: float16, (n, channels, h, w): the backbone's, of all images.
+        name: of the training set and the backbone.
+        maps: float16, (n, channels, h, w), the backbone's maps of all images.
         labels: int64, (n,).
         training: positions among the n.
-        queries: positions.
-        databases: positions, by protocol.
+        queries: positions among the n.
+        databases: positions among the n, by protocol.
     """
 
     name: str
@@ -78,20 +78,20 @@ class Study:
 
     @property
     def key(self) -> str:
-        """The name, and 8 hex digits that tell these images and positions from others."""
+        """The name, and 8 hex digits of a digest of labels and positions."""
         digest = hashlib.sha256(self.labels)
         for positions in (self.training, self.queries, *self.databases.values()):
             digest.update(positions.astype(np.int64))
         return f"{self.name}-{digest.hexdigest()[:8]}"
 
     def one_hot(self, positions: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Labels as the methods take them; classes that are not trained on have no column."""
+        """Labels as methods take them; classes without training images have no column."""
         classes = np.unique(self.labels[self.training])
         return (self.labels[positions][:, None] == classes).astype(np.float32)
 
 
 class Cell(NamedTuple):
-    """What one training is made of; protocols of its study are measured on the same codes."""
+    """The settings of one training; all protocols of its study are measured on the same codes."""
 
     study: str
     method: str
@@ -100,7 +100,7 @@ class Cell(NamedTuple):
     seed: int
 
 
-# What has a learning rate of its own: study, method and form.
+# Learning rates are chosen by study, method and form.
 _OfRate = tuple[str, str, str]
 
 
@@ -115,21 +115,21 @@ def run(
     seeds: list[int],
     folder: Path,
 ) -> list[Row]:
-    """All rows, those already in the folder and those that were missing.
+    """Measure the rows that are missing in the folder, and return all of them.
 
-    Three steps: the branch of each study and seed, and what it makes of all maps; each method's
-    learning rate, by mAP among training images that were held out; every cell at that rate. In
-    the last two, cells run one to a core.
+    There are three steps: train the branch of each study and seed, and compute features of all
+    maps; choose each method's learning rate by mAP on held-out training images; measure every cell
+    at that rate. In the last two, one cell runs per core.
 
     Args:
-        studies: what to train on and measure by.
-        methods: names of METHODS and BASELINES.
+        studies: to train and evaluate on.
+        methods: names in METHODS or BASELINES.
         bits: lengths of the code.
         seeds: of branches and layers.
-        folder: where rows and features are kept.
+        folder: for rows and features.
 
     Raises:
-        ValueError: the folder holds what was trained in another way.
+        ValueError: the folder contains results with other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     check_arguments(folder, _RECIPE)
@@ -168,7 +168,7 @@ def run(
 
 
 def _tried(rows: Rows) -> dict[_OfRate, dict[float, float]]:
-    """The mAP among held-out images by learning rate."""
+    """The mAP on held-out images, by learning rate."""
     return {
         (row["study"], row["method"], row["form"]): {
             float(rate): found for rate, found in row["held_out_map"].items()
@@ -182,9 +182,9 @@ def _best(tried: dict[float, float]) -> float:
 
 
 def _by_cell(rows: Rows, rates: dict[_OfRate, float]) -> dict[tuple[Cell, str], Row]:
-    """By cell and protocol, those made at these rates.
+    """The rows made at these rates, by cell and protocol.
 
-    A kill may come between the protocols of a cell, which is then made anew.
+    If a run was killed between the protocols of a cell, the cell is measured again.
     """
     found = {}
     for row in rows.of("cell"):
@@ -197,10 +197,10 @@ def _by_cell(rows: Rows, rates: dict[_OfRate, float]) -> dict[tuple[Cell, str], 
 def _held_out(
     study: Study, folder: Path
 ) -> tuple[Described, NDArray[np.float32], NDArray[np.bool_]]:
-    """Training images as a branch sees them that did not see those held out.
+    """Describe the training images by a branch that was not trained on the held-out ones.
 
     Returns:
-        What it makes of them, their labels as `Study.one_hot`, and which are held out, bool (n,).
+        Its output, labels as `Study.one_hot`, and which images are held out, bool (n,).
     """
     one_hot = study.one_hot(study.training)
     held = np.random.default_rng(_DRAW).random(len(one_hot)) < _HELD_OUT
@@ -213,7 +213,7 @@ def _held_out(
 
 
 def _described(study: Study, seed: int, folder: Path) -> Described:
-    """All images as the branch of one seed sees them."""
+    """Describe all images by the branch of one seed."""
 
     def make() -> Described:
         training = study.maps[study.training]
@@ -225,7 +225,7 @@ def _described(study: Study, seed: int, folder: Path) -> Described:
 
 def _kept(path: Path, make: Callable[[], Described]) -> Described:
     if not path.exists():
-        print(f"{path.stem}: training the branch, looking at all images", flush=True)
+        print(f"{path.stem}: training the branch and computing features", flush=True)
         draft = path.with_suffix(".part.npz")
         np.savez(draft, **make()._asdict())
         draft.replace(path)
@@ -242,7 +242,7 @@ def _in_parallel(
     rows: Rows,
     what: str,
 ) -> None:
-    """Each cell in a process of its own; rows are kept as they come."""
+    """Run each cell in a process, and store rows as they arrive."""
     cores = available_cores()
     bare = [
         Study(s.name, s.maps[:0], s.labels, s.training, s.queries, s.databases) for s in studies
@@ -262,7 +262,7 @@ _folder = Path()
 
 
 def _start(studies: list[Study], folder: Path) -> None:
-    global _folder  # noqa: PLW0603 - a process has no other place for what it works on
+    global _folder  # noqa: PLW0603 - the only place for the state of a worker process
     _folder = folder
     _studies.update({study.key: study for study in studies})
     torch.set_num_threads(1)
@@ -270,18 +270,18 @@ def _start(studies: list[Study], folder: Path) -> None:
 
 @lru_cache(maxsize=2)
 def _features(study: str, seed: int) -> Described:
-    """In float32: converting them takes as long as measuring a cell."""
+    """Cached in float32: converting takes as long as measuring a cell."""
     found = _described(_studies[study], seed, _folder)
     return Described(found.features.astype(np.float32), found.logits)
 
 
 def _of_form(features: NDArray[np.floating], form: str) -> NDArray[np.floating]:
-    """The global half, or all."""
+    """The global half of the features, or all of them."""
     return features[:, : features.shape[1] // 2] if form == "global" else features
 
 
 def _best_rate(cell: Cell, tried: dict[_OfRate, dict[float, float]]) -> list[Row]:
-    """The learning rate with the best mAP among held-out images, each of them a query."""
+    """Find the learning rate with the best mAP on held-out images, each of which is a query."""
     study = _studies[cell.study]
     seen, one_hot, held = _held_out(study, _folder)
     features = _of_form(seen.features, cell.form)
@@ -296,7 +296,7 @@ def _best_rate(cell: Cell, tried: dict[_OfRate, dict[float, float]]) -> list[Row
 
 
 def _measured(cell: Cell, rates: dict[_OfRate, float]) -> list[Row]:
-    """Codes of all images, and what they are worth by each protocol of the study."""
+    """Code all images, and measure the codes on each protocol of the study."""
     study, start = _studies[cell.study], time.perf_counter()
     seen = _features(cell.study, cell.seed)
     rate = rates.get(_of_rate(cell))
@@ -349,7 +349,7 @@ def _of_codes(study: Study, protocol: str, codes: NDArray[np.uint8]) -> Row:
 
 
 def _of_float(study: Study, protocol: str, seen: Described) -> Row:
-    """Cosine of the global features: an order without ties, but for equal images."""
+    """Rank by cosine of the global features: there are no ties except between equal images."""
     values = _of_form(seen.features, "global")
     scores = by_cosine(values, study.labels, study.queries, study.databases[protocol])
     mean = float(scores.mean())

@@ -1,26 +1,23 @@
-"""Where a map points, beside boxes that say where the objects are.
-
-Knows maps and boxes. Does not know what made the map.
-"""
+"""Whether attention maps point at objects whose boxes are known."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-_POINTS = 8  # across a cell, to measure areas by
+_POINTS = 8  # across a cell, to measure areas
 
 
 def pointing_game(
     maps: NDArray[np.floating], boxes: list[NDArray[np.float32]], tolerance: float = 0
 ) -> float:
-    """Share of the maps whose highest cell has its centre in a box (Zhang et al., ECCV 2016).
+    """Share of maps whose highest cell has its centre in a box (Zhang et al., ECCV 2016).
 
-    Of equal cells the first counts; a map that is 0 everywhere points nowhere, and misses.
+    Of equal cells the first counts. A map that is 0 everywhere points nowhere, and misses.
 
     Args:
         maps: (n, h, w).
-        boxes: for each map (k, 4), left, top, right, bottom, as shares of the image; k > 0.
-        tolerance: how far outside of a box still hits, as a share of the side of a square
-            image. The paper's 15 pixels are 0.03 of the longer side of its images.
+        boxes: for each map (k, 4), k > 0: left, top, right, bottom, as shares of the image.
+        tolerance: distance from a box that still counts as a hit, as a share of the side of a
+            square image. The paper's 15 pixels are 0.03 of the longer side of its images.
     """
     height, width = maps.shape[1:]
     peaks = maps.reshape(len(maps), -1).argmax(1)
@@ -36,11 +33,11 @@ def pointing_game(
 def energy_inside(maps: NDArray[np.floating], boxes: list[NDArray[np.float32]]) -> float:
     """Mean share of a map's sum that lies in its boxes (Wang et al., Score-CAM, 2020).
 
-    A cell counts by the share of its area that boxes cover.
+    A cell is weighted by the share of its area that boxes cover.
 
     Args:
-        maps: (n, h, w), not negative; one without any energy counts 0.
-        boxes: as `pointing_game` takes them.
+        maps: (n, h, w), not negative; a map that is 0 everywhere counts as 0.
+        boxes: as for `pointing_game`.
     """
     shares = [
         float((one * covered(several, one.shape)).sum() / max(one.sum(), 1e-12))
@@ -52,12 +49,12 @@ def energy_inside(maps: NDArray[np.floating], boxes: list[NDArray[np.float32]]) 
 def covered(
     boxes: NDArray[np.float32], shape: tuple[int, ...], tolerance: float = 0
 ) -> NDArray[np.float64]:
-    """Share of each cell's area in any of the boxes, (h, w), by points on a grid in each cell.
+    """Share of each cell's area that boxes cover, (h, w), measured at a grid of points per cell.
 
     Args:
-        boxes: (k, 4), as for one map in `pointing_game`.
+        boxes: (k, 4), as for one map of `pointing_game`.
         shape: (h, w).
-        tolerance: as `pointing_game` takes it.
+        tolerance: as for `pointing_game`.
     """
     height, width = (_POINTS * side for side in shape)
     y = ((np.arange(height) + 0.5) / height)[:, None]

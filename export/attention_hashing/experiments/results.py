@@ -1,4 +1,4 @@
-"""Measured tables in docs/results.md, each in a section of its own. Knows no measurement."""
+"""Tables in docs/results.md, each in a section of its own."""
 
 import platform
 import re
@@ -23,16 +23,16 @@ def write_section(
     path: Path = RESULTS,
     part: str = "",
 ) -> None:
-    """Put a table, its text, and how it was made, in the place of the last one; and print it.
+    """Replace a section by a table, its text and its provenance, and print it.
 
     Args:
-        script: name of the script, which marks the section, together with `part`.
+        script: file name of the script, which identifies the section together with `part`.
         title: of the section.
         text: what the table shows.
-        head: one name a column.
-        rows: as many cells each.
-        path: of the document; one without the section gets it at its end.
-        part: which of the script's sections, where it writes several.
+        head: one name per column.
+        rows: one cell per column in each.
+        path: of the document; a new section is appended.
+        part: which section of the script, if it writes several.
     """
     mark, section = _section(script, part, title, text, head, rows)
     print(section)
@@ -44,7 +44,7 @@ def write_section(
         document = f"{document.rstrip()}\n\n{section}\n"
     draft = path.with_suffix(".part")
     draft.write_text(document, encoding="utf-8")
-    draft.replace(path)  # a kill leaves the old one or the new one, whole
+    draft.replace(path)  # if killed, the old or the new file remains, complete
 
 
 def print_section(
@@ -55,7 +55,7 @@ def print_section(
     rows: Sequence[Sequence[str]],
     part: str = "",
 ) -> None:
-    """As `write_section`, which it does not write."""
+    """As `write_section`, but only print the section."""
     print(_section(script, part, title, text, head, rows)[1])
 
 
@@ -67,7 +67,7 @@ def _section(
     head: Sequence[str],
     rows: Sequence[Sequence[str]],
 ) -> tuple[str, str]:
-    """Its mark, and all of it."""
+    """The section's marker, and its whole text."""
     mark = f"export/{script} {part}".rstrip()
     arguments = " ".join(Path(word).name if "/" in word else word for word in sys.argv[1:])
     versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
@@ -87,7 +87,7 @@ def _section(
 
 @cache
 def _state() -> str:
-    """Once a process: the first section that is written is a change itself."""
+    """Cached, because the first section written changes the working tree itself."""
     found = commit()
     return f", written at {found[:12]}{' with changes' * found.endswith('-dirty')}" if found else ""
 

@@ -1,7 +1,4 @@
-"""What is measured already, in a file beside the maps, so that a run which was stopped goes on.
-
-Knows the file. Does not know what was measured.
-"""
+"""Finished measurements in a file, so that an interrupted run can be resumed."""
 
 import json
 import os
@@ -16,24 +13,24 @@ _ARGUMENTS = "arguments.json"
 
 
 def check_arguments(folder: Path, arguments: Row) -> None:
-    """Keep what rows depend on in their folder, or see that it is still the same.
+    """Store what the rows of a folder depend on, or check that it is unchanged.
 
     Args:
         folder: an existing one.
-        arguments: whatever JSON can hold, by name. Names that the folder has not yet are added.
+        arguments: JSON values by name. Names that the folder does not have yet are added.
 
     Raises:
-        ValueError: the folder has another value.
+        ValueError: the folder has another value for a name.
     """
     path = folder / _ARGUMENTS
     known = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    # As the names were written before.
+    # The former name.
     known = {name.replace("pictures of", "images of"): value for name, value in known.items()}
     other = [name for name, value in arguments.items() if known.get(name, value) != value]
     if other:
         what = ", ".join(f"{name} {known[name]} (now {arguments[name]})" for name in other)
         raise ValueError(
-            f"{folder} holds a run with {what}; give the same to go on with it, or another --out"
+            f"{folder} contains a run with {what}; use the same to resume it, or another --out"
         )
     draft = path.with_suffix(".part")
     draft.write_text(json.dumps(known | arguments, indent=1) + "\n", "utf-8")
@@ -41,7 +38,7 @@ def check_arguments(folder: Path, arguments: Row) -> None:
 
 
 class Rows:
-    """A file of JSON lines that only grows. A line that a kill cut short is left out."""
+    """A file of JSON lines, which is only appended to. A truncated last line is dropped."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -54,16 +51,16 @@ class Rows:
                 os.truncate(path, end)
 
     def of(self, kind: str) -> Iterator[Row]:
-        """Rows of one kind, oldest first."""
+        """The rows of one kind, oldest first."""
         return (row for row in self._rows if row["kind"] == kind)
 
     def add(self, rows: list[Row]) -> None:
-        """Keep them."""
+        """Append rows."""
         with self._path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         self._rows += rows
 
 
 def _present(row: Row) -> Row:
-    """A row with the name that its method has now."""
+    """A row with the present name of its method."""
     return row | {"method": present_name(row["method"])} if "method" in row else row

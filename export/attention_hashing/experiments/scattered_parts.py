@@ -1,7 +1,6 @@
-"""Scenes of scattered objects to train on and to measure on, with nothing in common.
+"""Scenes of scattered objects for training and for evaluation, with nothing in common.
 
-Knows which objects and photographs each part is made of. Does not know how a scene is made
-(scattered.py).
+Assigns objects and photographs to parts; data/scattered.py makes the scenes.
 """
 
 from pathlib import Path
@@ -16,16 +15,16 @@ from attention_hashing.data.protocols import Protocol
 from attention_hashing.data.scattered import OBJECT_SIDE, Scattered
 from bitgaze.images import upright
 
-# Photographs of queries, training, database and validation.
+# Shares of the photographs: queries, training, database, validation.
 _PHOTO_SHARES = (0.2, 0.6, 0.1, 0.1)
-# Of the database's objects, what validation has instead.
+# Share of the database's objects that validation gets.
 _VALIDATION_SHARE = 0.2
 
 
 class ScatteredParts(NamedTuple):
-    """Scenes whose objects and backgrounds come from different images in each part.
+    """Scenes by part; no two parts share an object or a background.
 
-    Validation is what settings are chosen on, so that queries and database stay unseen.
+    Settings are chosen on `validation`, so that queries and database stay unseen.
     """
 
     queries: Scattered
@@ -40,32 +39,32 @@ def parts(
     counts: tuple[int, int, int, int],
     seed: int,
 ) -> ScatteredParts:
-    """Scenes to train on and to measure on.
+    """Make scenes for training and evaluation.
 
     Args:
-        protocol: whose own parts the objects are drawn from; validation has a fifth of its
-            database's.
-        photos: three fifths are backgrounds to train on, a fifth those of queries, a tenth each
-            those of database and validation, as drawn by the seed; None for textures.
-        counts: of scenes: queries, training, database, validation.
-        seed: of everything random, 0..2^30 - 1.
+        protocol: whose parts provide the objects; validation gets a fifth of its database's.
+        photos: for backgrounds, assigned at random: three fifths to training, a fifth to queries,
+            a tenth each to database and validation; None for textures.
+        counts: number of scenes: queries, training, database, validation.
+        seed: of everything random, in 0..2^30 - 1.
 
     Raises:
-        ValueError: parts that share objects, fewer than ten photographs, or as `Scattered`.
+        ValueError: the protocol's parts overlap, there are fewer than ten photographs, or as for
+            `Scattered`.
         ImageError: an image or a photograph cannot be read.
     """
     if not 0 <= seed < 2**30:
         raise ValueError(f"seed is {seed}, expected 0..{2**30 - 1}")
     objects = (protocol.queries, protocol.training, protocol.database)
     if np.unique(np.concatenate(objects)).size < sum(map(len, objects)):
-        raise ValueError(f"the parts of {protocol.name} share images, and so would the scenes")
+        raise ValueError(f"the parts of {protocol.name} share images, so the scenes would, too")
     spread = np.random.default_rng((seed, 1)).permutation(protocol.database)
     taken = round(_VALIDATION_SHARE * len(spread))
     objects = (*objects[:2], spread[taken:], spread[:taken])
     backgrounds: list[list[Path] | list[NDArray[np.uint8]] | None] = [None] * len(objects)
     if photos is not None:
         if len(photos) < 10:
-            raise ValueError(f"{len(photos)} photographs, expected at least 10 to part")
+            raise ValueError(f"{len(photos)} photographs, expected at least 10")
         order = np.random.default_rng(seed).permutation(len(photos))
         places = np.rint(np.cumsum(_PHOTO_SHARES[:-1]) * len(photos)).astype(int)
         backgrounds = [[photos[i] for i in some] for some in np.split(order, places)]
@@ -86,11 +85,11 @@ def parts(
 
 
 def pixels(data: Labelled) -> NDArray[np.uint8]:
-    """Images of 32 x 32 px as objects: uint8 (n, 32, 32, 3).
+    """The pixels of images of 32 x 32 px: uint8 (n, 32, 32, 3).
 
     Raises:
-        ValueError: an image of another size.
-        ImageError: one that cannot be read.
+        ValueError: an image has another size.
+        ImageError: an image cannot be read.
     """
     if not isinstance(data.images, list):
         return data.images

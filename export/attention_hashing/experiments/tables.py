@@ -1,7 +1,4 @@
-"""Tables of a comparison: means and deviations over seeds, and what is better than what.
-
-Knows rows of comparison.py. Measures nothing and writes no file.
-"""
+"""Tables from the rows of a comparison: means, deviations, and significant differences."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -21,7 +18,7 @@ _GUIDED = (DEFAULT, "guided")
 
 
 class Table(NamedTuple):
-    """One name a column, then rows of as many cells."""
+    """One name per column, then rows with one cell per column."""
 
     head: list[str]
     rows: list[list[str]]
@@ -31,8 +28,8 @@ class _Group(NamedTuple):
     """All seeds of one method at one length.
 
     Attributes:
-        rows: one a seed.
-        scores: average precision of each query, a mean over seeds: (queries,).
+        rows: one per seed.
+        scores: (queries,), average precision of each query, a mean over seeds.
     """
 
     rows: list[Row]
@@ -48,9 +45,9 @@ class _Group(NamedTuple):
 
 
 def by_length(rows: Iterable[Row], protocol: str) -> Table:
-    """The mAP of every method at every length; bold: the best, and what may be as good.
+    """The mAP of every method at every length. Bold: the best, and those that may be as good.
 
-    Rows: the guided network, methods as published, baselines. The best is that of the trained ones.
+    Rows: the guided network, methods as published, baselines. The best is the best trained one.
     """
     groups = _groups(rows, protocol)
     lengths = sorted({bits for _, _, bits in groups if bits})
@@ -72,7 +69,7 @@ def by_length(rows: Iterable[Row], protocol: str) -> Table:
 
 
 def of_branch(rows: Iterable[Row], protocols: list[str], bits: int) -> Table:
-    """What the guided local feature adds to every method: mAP with it minus mAP without."""
+    """What the guided local feature adds to each method: mAP with it minus mAP without it."""
     rows = list(rows)
     by_protocol = {protocol: _groups(rows, protocol) for protocol in protocols}
     names = dict.fromkeys(
@@ -89,7 +86,7 @@ def of_branch(rows: Iterable[Row], protocols: list[str], bits: int) -> Table:
 
 
 def of_backbones(rows: dict[str, list[Row]], bits: int) -> Table:
-    """As `of_branch`, of several backbones, with the figures themselves.
+    """As `of_branch`, for several backbones, including both figures.
 
     Args:
         rows: by backbone.
@@ -128,7 +125,7 @@ def against_rivals(rows: Iterable[Row], protocols: list[str]) -> Table:
 
 
 def of_codes(rows: Iterable[Row], protocol: str, bits: int) -> Table:
-    """What else there is to know of the codes: ties, the ball of radius 2, how many differ."""
+    """Further figures of the codes: order of ties, ball of radius 2, share of different codes."""
     table = [
         [
             _title(method, form),
@@ -165,7 +162,7 @@ def _groups(rows: Iterable[Row], protocol: str) -> dict[tuple[str, str, int], _G
 def _leaders(
     groups: dict[tuple[str, str, int], _Group], bits: int, names: list[tuple[str, str]]
 ) -> set[tuple[str, str]]:
-    """The best trained method, and those whose difference from it may be 0."""
+    """The best trained method, and those not significantly different from it."""
     trained = {
         name: groups[*name, bits]
         for name in names

@@ -1,8 +1,7 @@
-"""Random versions of a photograph, far rougher than training takes: what a code should survive.
+"""Random versions of a photograph that a code should survive, far rougher than those in training.
 
-Cropped, mirrored, turned, made small, grey, dark, pale, blurred, bordered, compressed. Knows pixels
-only. The alterations that near-duplicates are measured with (bitgaze.alterations) are others, fixed
-ones.
+Cropped, mirrored, rotated, shrunk, grey, dark, pale, blurred, framed, compressed. Near-duplicates
+are measured with other, fixed alterations (bitgaze.alterations).
 """
 
 import io
@@ -12,7 +11,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 
 def distorted(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """A part of the image, with some of everything done to it."""
+    """A part of the image, with a random selection of all distortions."""
     chance, between = generator.random, generator.uniform
     if chance() < 0.85:
         image = _part(image, np.sqrt(between(0.35, 1)), np.exp(between(-0.25, 0.25)), generator)
@@ -44,7 +43,7 @@ def distorted(image: Image.Image, generator: np.random.Generator) -> Image.Image
 
 
 def out_of_focus(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """Nearly the whole image, blurred: of all that is done to images, what moves codes most."""
+    """Nearly the whole image, blurred: of all distortions the one that changes codes most."""
     chance, between = generator.random, generator.uniform
     image = _part(image, between(0.85, 1), 1.0, generator)
     if chance() < 0.3:
@@ -56,7 +55,7 @@ def out_of_focus(image: Image.Image, generator: np.random.Generator) -> Image.Im
 
 
 def cut_out(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """A piece of the image on a plain ground, as shops show their goods."""
+    """A piece of the image on a plain background, as in product photographs."""
     chance, between = generator.random, generator.uniform
     image = _part(image, np.sqrt(between(0.4, 1)), 1.0, generator)
     grounds = [(0, 0, 0), (255, 255, 255), tuple(int(v) for v in generator.integers(0, 256, 3))]
@@ -80,7 +79,7 @@ def cut_out(image: Image.Image, generator: np.random.Generator) -> Image.Image:
 
 
 def _blob(size: tuple[int, int], generator: np.random.Generator) -> Image.Image:
-    """A mask: an ellipse, or a polygon with five to nine corners."""
+    """A mask of an ellipse, or of a polygon with five to nine corners."""
     width, height = size
     mask = Image.new("L", size, 0)
     draw = ImageDraw.Draw(mask)
@@ -99,7 +98,7 @@ def _blob(size: tuple[int, int], generator: np.random.Generator) -> Image.Image:
 def _part(
     image: Image.Image, side: float, aspect: float, generator: np.random.Generator
 ) -> Image.Image:
-    """A window somewhere, `side` as wide and high as the image, `aspect` times wider."""
+    """A random window, `side` times the image's size, stretched by `aspect`."""
     width = min(image.width, max(1, int(image.width * side * aspect)))
     height = min(image.height, max(1, int(image.height * side / aspect)))
     left = int(generator.integers(0, image.width - width + 1))

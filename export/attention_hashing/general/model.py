@@ -1,9 +1,9 @@
 """The general model: an ImageNet classifier as the attention branch, hashed without labels.
 
-The hash layer looks at what the classifier would say of the whole image and of the attended part:
-its scores are linear in the features, so they cost nothing. It is fitted to photographs and what
-may be done to them (unsupervised.py), and tells near-duplicates from the rest by a calibration on
-photographs that the fit had not seen.
+The hash layer's input is the classifier's scores for the whole image and for the attended part.
+Both are linear in the features, so they cost nothing. unsupervised.py fits it to photographs and
+distorted versions of them; a calibration on photographs that were held out tells near-duplicates
+from other images.
 """
 
 import json
@@ -32,12 +32,12 @@ from bitgaze.contract import calibration_from
 from bitgaze.images import Preprocess, upright
 
 PREPROCESS = Preprocess(size=224)
-# The attended part varies more; this weight evens it out with the whole (docs/lab-notes.md).
+# The attended part varies more; this weight balances the two (docs/lab-notes.md).
 _GLOBAL_WEIGHT = 3.0
 _DISTORTED = 24
 _OUT_OF_FOCUS = 6
 _CUT_OUT = 12
-# Of the photographs, for the calibration: each part is coded by what was fitted to the others.
+# Parts of the photographs for the calibration: each is coded by a layer fitted to the others.
 _PARTS = 5
 
 Parts = Literal["both", "global", "local"]
@@ -45,12 +45,12 @@ Parts = Literal["both", "global", "local"]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted hash layer, as it is kept.
+    """A fitted hash layer as stored.
 
     Attributes:
         layer: over 2 * channels features; its weight is float16.
         calibration: what distances between its codes mean.
-        command: how it was made.
+        command: that made it.
     """
 
     layer: HashLayer
@@ -78,7 +78,7 @@ class Fitted:
 
 
 def untrained(bits: int) -> AttentionHashing:
-    """Pretrained backbone and branch; the hash layer still random."""
+    """Pretrained backbone and branch, with a random hash layer."""
     backbone, weight, bias = efficientnet_lite0()
     return AttentionHashing(backbone, AttentionBranch.from_classifier(weight, bias), bits).eval()
 
@@ -91,18 +91,18 @@ def with_layer(layer: HashLayer) -> AttentionHashing:
 
 
 def extractor() -> FeatureExtractor:
-    """Images to the features that a hash layer of this model looks at."""
+    """Computes the features that a hash layer of this model takes."""
     return FeatureExtractor(untrained(8), PREPROCESS)
 
 
 @dataclass(frozen=True)
 class Versions:
-    """Photographs, distorted in many ways.
+    """Features of photographs and of distorted versions of them.
 
     Attributes:
         features: float32, (n, 2 * channels), global and local.
-        images: int64, (n,): of which photograph each is.
-        same: bool, (n,): whether it still counts as the same image.
+        images: int64, (n,), the photograph that each version was made from.
+        same: bool, (n,), whether a version still counts as the same image.
     """
 
     features: NDArray[np.float32]
@@ -110,7 +110,7 @@ class Versions:
     same: NDArray[np.bool_]
 
     def of(self, images: NDArray[np.int64]) -> "Versions":
-        """Those of some photographs, which are numbered anew in the order given."""
+        """The versions of some photographs, renumbered in the given order."""
         number = np.full(self.images.max() + 1, -1)
         number[images] = np.arange(len(images))
         chosen = number[self.images] >= 0
@@ -119,7 +119,7 @@ class Versions:
 
 
 def versions(extract: FeatureExtractor, images: list[Path], seed: int) -> Versions:
-    """Each photograph as it is, distorted, out of focus, and pieces of it on a plain ground."""
+    """Make versions: unchanged, distorted, out of focus, and cut out on a plain background."""
     kinds: list[Callable[[Image.Image, np.random.Generator], Image.Image] | None] = [
         None,
         *[distorted] * _DISTORTED,
@@ -142,36 +142,36 @@ def versions(extract: FeatureExtractor, images: list[Path], seed: int) -> Versio
 
 
 def check(bits: int, seed: int, count: int) -> None:
-    """Refuse what cannot be fitted, before the work.
+    """Check that a layer can be fitted, before any work is done.
 
     Raises:
-        ValueError: bits or seed out of range, or too few images.
+        ValueError: bits or seed is out of range, or there are too few images.
     """
     check_bits(bits)
     if seed < 0:
         raise ValueError(f"seed is {seed}, expected at least 0")
     if count <= bits:
-        raise ValueError(f"{count} images for {bits} bits; it takes more than {bits}")
+        raise ValueError(f"{count} images for {bits} bits, expected more than {bits}")
 
 
 def fit(seen: Versions, bits: int, seed: int, parts: Parts = "both") -> HashLayer:
-    """A hash layer for these photographs, and ones like them.
+    """Fit a hash layer to photographs.
 
     Args:
         seen: versions of more than `bits` photographs.
         bits: length of the code.
-        seed: of the training.
-        parts: what it looks at: the whole image, what is attended to, or both.
+        seed: of the training, at least 0.
+        parts: its input: the whole image ("global"), the attended part ("local"), or both.
 
     Raises:
-        ValueError: bits or seed out of range, or too few images.
+        ValueError: bits or seed is out of range, or there are too few images.
     """
     check(bits, seed, seen.images.max() + 1)
     scores = class_scores(parts)
     points = seen.features.astype(np.float64) @ scores.T
     projection, threshold = fit_bits(points, seen.images, seen.same, bits, seed)
     weight = scores.T @ projection  # (2 * channels, bits)
-    # Scaled so that float16 keeps its precision; batch normalisation takes the scale out again.
+    # Scaled to keep float16 precise; batch normalisation removes the scale again.
     scale = np.abs(weight).max()
     weight = (weight / scale).astype(np.float16)
     output = seen.features[seen.same].astype(np.float64) @ weight.astype(np.float64)
@@ -186,19 +186,21 @@ def calibration(
     kinds: Labelled,
     layer: HashLayer,
 ) -> Calibration:
-    """What distances between codes mean, on images that the layer was not fitted to.
+    """Measure what distances between codes mean, on images that the layer was not fitted to.
 
-    Near-duplicates and strangers: the photographs in parts, each coded by a layer that was fitted
-    to the others; near-duplicates are told from every other image, those of their kind too.
-    Kinds: labelled images, coded by the layer itself; unrelated are pairs of two
-    kinds there, for the probability that it gives would else be that of telling photographs from
-    such images.
+    For near-duplicates and unrelated images, photographs are divided into parts, and each part is
+    coded by a layer that was fitted to the others. Near-duplicates are distinguished from all other
+    images, including those of the same kind.
+
+    For kinds, labelled images are coded by the layer itself, and pairs of different kinds count as
+    unrelated. Were the photographs used as unrelated images, the probability would be that of
+    telling the two sets apart.
 
     Args:
         extract: see `extractor`.
-        images: the photographs, each of another subject.
+        images: the photographs, of different subjects.
         seen: their versions.
-        kinds: labelled images that took no part in the fit.
+        kinds: labelled images that the layer was not fitted to.
         layer: fitted to all photographs.
     """
     bits = len(layer.threshold)
@@ -220,7 +222,7 @@ def calibration(
     upper = np.triu_indices(len(kinds), 1)
     alike = is_relevant(kinds.labels, kinds.labels)[upper]
     return Calibration(
-        # Two images of one kind come nearer than strangers, and are no more the same image.
+        # Images of one kind are closer than unrelated ones, but just as little the same image.
         duplicate=probabilities(np.concatenate(duplicates), distances[upper], bits),
         kind=probabilities(distances[upper][alike], distances[upper][~alike], bits),
         false_match=false_match_rates(np.concatenate(strangers), bits),
@@ -232,16 +234,16 @@ def _alterations(path: Path) -> list[Image.Image]:
 
 
 def _pairs(codes: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Hamming distances of every two of some codes: (n, bits) to (n, n)."""
+    """Hamming distances between all codes: bool (n, bits) to int64 (n, n)."""
     signs = np.where(codes, 1, -1)
     return (codes.shape[1] - signs @ signs.T) // 2
 
 
 def class_scores(parts: Parts) -> NDArray[np.float64]:
-    """Pooled features to class scores of whole and attended part: (2 * classes, 2 * channels)."""
+    """Map pooled features to scores of whole and attended part: (2 * classes, 2 * channels)."""
     _, weight, _ = efficientnet_lite0()
     scores = weight.numpy().astype(np.float64)
-    scores = scores - scores.mean(0)  # what raises every class alike says nothing
+    scores = scores - scores.mean(0)  # raising all classes equally means nothing
     blank = np.zeros_like(scores)
     whole = np.hstack([_GLOBAL_WEIGHT * scores, blank])
     attended = np.hstack([blank, scores])

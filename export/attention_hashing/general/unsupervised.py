@@ -1,15 +1,15 @@
-"""A hash layer without labels: from what distorted photographs have in common.
+"""Fits a hash layer without labels, to photographs and distorted versions of them.
 
-Two photographs' codes are to differ as much as the photographs do, whatever was done to either.
-Knows points (class scores of images) and which image each is of; not how they were made.
+The codes of two photographs should differ as much as the photographs do, however either has been
+distorted. The input is points (class scores of versions), each with the image that it shows.
 
-1. The directions in which versions of one photograph differ most are taken out: they tell a blurred
-   image from a sharp one, and what a domain looks like rather than what is in it. Versions that
-   show too little of their photograph to be the same image help to find them, and no more.
-2. PCA, then ITQ (Gong and Lazebnik, CVPR 2011), give the bits to start from.
-3. The bits are trained so that the inner product of two versions' codes is the one that codes of
-   random hyperplanes would have in the limit, 2 / pi * asin(cosine) (Charikar, STOC 2002), of the
-   cosine between the two photographs' means; and 1 where both are of one photograph.
+1. Remove the directions in which versions of one photograph differ most: they distinguish a blurred
+   image from a sharp one, and the look of a domain rather than its content. Versions that show too
+   little of their photograph to be the same image are used for this step only.
+2. Initialise the bits by PCA, then ITQ (Gong and Lazebnik, CVPR 2011).
+3. Train the bits so that the inner product of two versions' codes is 1 if both show one photograph;
+   otherwise the limit for codes of random hyperplanes, 2 / pi * asin(cosine) (Charikar, STOC 2002),
+   for the cosine between the two photographs' means.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from torch import Tensor
 from attention_hashing.descent import half_cosine, minimise
 from bitgaze import adaptation
 
-# Measured on sets that took no part (docs/lab-notes.md).
+# Chosen by measurements on other sets (docs/lab-notes.md).
 _NUISANCES = 2
 _DIMENSIONS = 600
 _STEPS = 1500
@@ -41,12 +41,12 @@ def fit_bits(
     bits: int,
     seed: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The layer that gives a point its hash values: `points @ weight - threshold`.
+    """Fit a layer whose hash values are `points @ weight - threshold`.
 
     Args:
-        points: (n, d): versions of images.
-        images: (n,), of which image each is, 0 .. m - 1, all of them there.
-        same: (n,): whether a version is still the same image, as one of each is at least.
+        points: (n, d), versions of images.
+        images: (n,), the image of each version; every number in 0..m - 1 occurs.
+        same: (n,), whether a version still counts as the same image; at least one of each does.
         bits: at most d, and fewer than m.
         seed: of the batches.
 
@@ -110,6 +110,6 @@ def _trained(
 
 
 def leading(points: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Directions of largest scatter about 0, by descending scatter: (d, at most count)."""
+    """Directions of largest scatter about 0, in descending order: (d, min(d, count))."""
     _, directions = np.linalg.eigh(points.T @ points)
     return directions[:, ::-1][:, :count]

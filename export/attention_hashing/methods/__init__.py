@@ -1,7 +1,7 @@
-"""Hashing methods by name: what `train.py --method` trains with. Knows no formula.
+"""Hashing losses by name, for `train.py --method`.
 
-Each is a `Method`: made from (classes, bits, seed), called as `loss(hash, labels, step)`. What
-takes no training is in experiments/baselines.py.
+Each is a `Method`: constructed from (classes, bits, seed), called as `loss(hash, labels, step)`.
+Codes that need no training are in experiments/baselines.py.
 """
 
 from attention_hashing.methods.centres import CSQ, DPN, MDSH, OrthoHash, OrthoHashSupplement
@@ -29,5 +29,5 @@ _FORMER_NAMES = {"ours": "orthohash-supplement"}
 
 
 def present_name(name: str) -> str:
-    """The name that a method has now, of one that a file has kept."""
+    """The present name of a method, from a name stored in a file."""
     return _FORMER_NAMES.get(name, name)
