@@ -1,18 +1,18 @@
-"""What guided attention is worth where it should be: small objects, scattered over a scene.
+"""Measure what guided attention adds where it should help: small objects, scattered over a scene.
 
     python export/ablate.py --cifar10 DIR --photos DIR --out runs/scattered
 
-Scenes of one to three CIFAR-10 objects on photographs, none of which is in two parts. For each seed
-a backbone learns to classify the scenes by its global mean, without any attention, at its own
-stride; with --backbone-epochs 0 it stays as it was published. Its maps at a finer stride are kept,
-and every variant of ablations.py learns over the same ones, at the learning rate that was best for
-it with the first seed on validation scenes. Two scenes are alike if they share a class. Stopped,
-the same command goes on where it was. --results writes the tables into docs/results.md.
+Scenes show one to three CIFAR-10 objects on photographs; no two parts share an object or a
+photograph. For each seed a backbone is trained to classify the scenes by its global mean, without
+attention, at its default stride; with --backbone-epochs 0 it keeps its published weights. Its maps
+at a finer stride are stored, and every variant of experiments/ablations.py is trained over these,
+at the learning rate that was best for it on validation scenes with the first seed. Two scenes are
+alike if they share a class. The same command resumes an interrupted run. --results writes the
+tables into docs/results.md.
 """
 
 import argparse
 import sys
-from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,30 +22,32 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from attention_hashing import protocols
-from attention_hashing.ablations import VARIANTS, Data, attention_of, learner
 from attention_hashing.backbones import has_published_weights, strides
-from attention_hashing.bootstrap import paired_bootstrap
 from attention_hashing.config import Config, new_network
-from attention_hashing.data import DataError, pictures_below
+from attention_hashing.data import protocols
+from attention_hashing.data.folders import images_below
+from attention_hashing.data.scattered import SIDE
+from attention_hashing.evaluation.bootstrap import paired_bootstrap
+from attention_hashing.evaluation.distance_counts import levels_among
+from attention_hashing.evaluation.metrics import average_precision, mean_by_code
+from attention_hashing.experiments.ablations import VARIANTS, Data, attention_of, learner
+from attention_hashing.experiments.arguments import check_lengths, check_unique
+from attention_hashing.experiments.pointing_game import covered, energy_inside, pointing_game
+from attention_hashing.experiments.results import print_section, write_section
+from attention_hashing.experiments.run_log import Row, Rows, check_arguments
+from attention_hashing.experiments.scattered_parts import ScatteredParts, parts
 from attention_hashing.features import FeatureExtractor, kept_maps
 from attention_hashing.heads import describe, fit_branch
-from attention_hashing.levels import levels
-from attention_hashing.methods import METHODS
-from attention_hashing.metrics import average_precision
-from attention_hashing.pointing import covered, energy_inside, pointing_game
-from attention_hashing.results import print_section, write_section
-from attention_hashing.rows import Row, Rows, check_arguments
-from attention_hashing.scattered import SIDE
-from attention_hashing.scattered_parts import ScatteredParts, parts
+from attention_hashing.methods import DEFAULT, METHODS
 from attention_hashing.training import train
 from bitgaze import ImageError
+from bitgaze.hamming import pack
 
 _DRAW = 0
 _BASELINE = "wide"
-# Counted up when the same weights give other maps.
+# Incremented when the same weights produce other maps.
 _MAPS = 2
-# Of the pointing game: its authors' 15 pixels, of pictures that are 500 wide.
+# Of the pointing game, as a share of the side: its authors' 15 pixels in images 500 wide.
 _TOLERANCE = 0.03
 _RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
 _LEAST = {
@@ -57,25 +59,23 @@ _LEAST = {
     "backbone_epochs": 0,
     "branch_epochs": 1,
     "epochs": 1,
-    "hidden": 1,  # without its convolution nothing of the branch is left for "untaught"
+    "hidden": 1,  # "untaught" needs the branch's convolution
 }
 
 
 def main() -> int:
-    """Parse, make what is missing, print tables."""
+    """Parse arguments, measure what is missing, print the tables."""
     arguments = _arguments()
     try:
-        # Wrong arguments, before pictures are read and the arguments are kept beside the rows.
+        # Find wrong arguments before images are read and the arguments are stored.
         for seed in arguments.seeds:
             new_network(_fine(seed, arguments), classes=2, pretrained=False)
         if not (arguments.backbone_epochs or has_published_weights(arguments.backbone)):
             raise ValueError(
-                f"{arguments.backbone} has no published weights; give --backbone-epochs above 0"
+                f"{arguments.backbone} has no published weights; use --backbone-epochs above 0"
             )
-        data = protocols.pictures("cifar10", arguments.cifar10)
-        photos = pictures_below(arguments.photos)
-        if not photos:
-            raise DataError(f"{arguments.photos}: no photographs there")
+        data = protocols.images("cifar10", arguments.cifar10)
+        photos = images_below(arguments.photos)
         scenes = parts(
             protocols.draw("cifar10", data, _DRAW),
             photos,
@@ -87,7 +87,7 @@ def main() -> int:
         rows = Rows(arguments.out / "rows.jsonl")
         for seed in arguments.seeds:
             _measure(seed, scenes, arguments, rows)
-    except (DataError, ImageError, ValueError, OSError) as error:
+    except (ImageError, ValueError, OSError) as error:
         print(f"ablate.py: {error}", file=sys.stderr)
         return 2
     _write(rows, arguments)
@@ -99,27 +99,31 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--cifar10", type=Path, required=True, metavar="DIR", help="class folders, or as published")
-    add("--photos", type=Path, required=True, metavar="DIR", help="photographs, for backgrounds")
-    add("--out", type=Path, default=Path("runs/scattered"), help="what is kept (%(default)s)")
+    add("--cifar10", type=Path, required=True, metavar="DIR", help="as published, or class folders")
+    add("--photos", type=Path, required=True, metavar="DIR", help="photographs for backgrounds")
+    add("--out", type=Path, default=Path("runs/scattered"), help="folder for results (%(default)s)")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of trainings (%(default)s)")
     add("--bits", type=int, default=64, help="(%(default)s)")
     add("--backbone", default=Config.backbone, help="(%(default)s)")
-    add("--stride", type=int, default=16, help="of its map (%(default)s)")
+    add("--stride", type=int, default=16, help="of the backbone's map (%(default)s)")
     add("--frozen-blocks", type=int, default=0, help="as in train.py (%(default)s)")
     add("--backbone-rate", type=float, default=0.5, help="as in train.py (%(default)s)")
-    add("--training", type=int, default=10_000, help="scenes (%(default)s), new ones each epoch")
-    add("--queries", type=int, default=1000, help="scenes (%(default)s)")
-    add("--database", type=int, default=10_000, help="scenes (%(default)s)")
-    add("--validation", type=int, default=2000, help="scenes (%(default)s), to choose rates on")
-    add("--backbone-epochs", type=int, default=8, help="(%(default)s); 0: as it was published")
+    add(
+        "--training",
+        type=int,
+        default=10_000,
+        help="number of scenes (%(default)s), new ones in each epoch",
+    )
+    add("--queries", type=int, default=1000, help="number of scenes (%(default)s)")
+    add("--database", type=int, default=10_000, help="number of scenes (%(default)s)")
+    add("--validation", type=int, default=2000, help="scenes to choose rates on (%(default)s)")
+    add("--backbone-epochs", type=int, default=8, help="(%(default)s); 0: keep published weights")
     add("--branch-epochs", type=int, default=5, help="(%(default)s)")
     add("--epochs", type=int, default=10, help="of each variant (%(default)s)")
     add("--hidden", type=int, default=64, help="channels of the branch (%(default)s)")
     add("--results", action="store_true", help="write the tables into docs/results.md")
     arguments = parser.parse_args()
-    if arguments.bits % 8 or not 8 <= arguments.bits <= 1024:
-        parser.error(f"--bits {arguments.bits}: expected a multiple of 8 in 8..1024")
+    check_lengths(parser, [arguments.bits])
     for name, least in _LEAST.items():
         for value in np.atleast_1d(getattr(arguments, name)).tolist():
             if value < least:
@@ -130,19 +134,17 @@ def _arguments() -> argparse.Namespace:
         getattr(arguments, name) != parser.get_default(name) for name in trained_only
     ):
         parser.error(
-            "--frozen-blocks and --backbone-rate are for a backbone that is trained; leave them "
-            "out, or give --backbone-epochs above 0"
+            "--frozen-blocks and --backbone-rate require a backbone that is trained; omit them, or "
+            "use --backbone-epochs above 0"
         )
-    for seed, count in Counter(arguments.seeds).items():
-        if count > 1:
-            parser.error(f"--seeds: {seed} is there twice")
+    check_unique(parser, arguments, ["seeds"])
     return arguments
 
 
 def _fine(seed: int, arguments: argparse.Namespace) -> Config:
-    """Of a backbone that learns to classify by its global mean, at the stride of the maps."""
+    """Configuration of a backbone that classifies by its global mean, at the stride of the maps."""
     return Config(
-        bits=8,  # of a hash layer that is not trained
+        bits=8,  # the hash layer is not trained
         size=SIDE,
         branch_epochs=max(1, arguments.backbone_epochs),
         hash_epochs=0,
@@ -156,7 +158,7 @@ def _fine(seed: int, arguments: argparse.Namespace) -> Config:
 
 
 def _decisive(arguments: argparse.Namespace, scenes: ScatteredParts) -> Row:
-    """All that decides the rows of a seed."""
+    """Everything that determines the rows of a seed."""
     others = ("cifar10", "photos", "out", "seeds", "results")
     found = {name: value for name, value in vars(arguments).items() if name not in others}
     digests = {f"scenes of {name}": part.digest() for name, part in scenes._asdict().items()}
@@ -165,7 +167,7 @@ def _decisive(arguments: argparse.Namespace, scenes: ScatteredParts) -> Row:
 
 
 def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, rows: Rows) -> None:
-    """Rows of one seed that are not there yet."""
+    """Measure the missing rows of one seed."""
     known = {row["variant"] for row in rows.of("variant") if row["seed"] == seed}
     missing = [name for name in VARIANTS if name not in known]
     has_branch = any(row["seed"] == seed for row in rows.of("branch"))
@@ -178,8 +180,8 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
     fine = _fine(seed, arguments)
     network = new_network(fine, has.shape[1], pretrained=not is_trained).eval()
     if is_trained:
-        # At its own stride the same weights give the same values at fewer positions, and to train
-        # a Lite takes half as long.
+        # At the default stride the same weights produce the same values at fewer positions, and a
+        # Lite trains in half the time.
         own = replace(fine, stride=strides(fine.backbone)[0])
         coarse = train(scenes.training, own, folder, torch.device("cpu"))
         network.load_state_dict(coarse.state_dict())
@@ -187,14 +189,14 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
     queries, training, database, validation = np.split(
         np.arange(sum(counts)), np.cumsum(counts)[:-1]
     )
-    pictures = (part.scene(n).image for part in scenes for n in range(len(part)))
+    images = (part.scene(n).image for part in scenes for n in range(len(part)))
     extract = FeatureExtractor(network, fine.preprocess, whole_map=True)
-    maps = kept_maps(extract, pictures, sum(counts), folder / "maps.npy")
+    maps = kept_maps(extract, images, sum(counts), folder / "maps.npy")
     boxes = [one for part in scenes for one in part.boxes]
     inside = np.stack([covered(one, maps.shape[2:]) for one in boxes]).astype(np.float32)
     data = Data(maps, has.astype(np.float32), training, inside)
     branch = fit_branch(
-        maps[training], data.hot[training], arguments.branch_epochs, seed, arguments.hidden
+        maps[training], data.one_hot[training], arguments.branch_epochs, seed, arguments.hidden
     )
     if not has_branch:
         attention = attention_of(maps[queries], branch)
@@ -210,41 +212,25 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
         learn = learner(variant, data, branch, seed)
         tried = {}
         for rate in [known_rates[variant]] if variant in known_rates else _RATES:
-            method = METHODS["ours"](has.shape[1], arguments.bits, seed)
-            codes = np.packbits(learn(method, arguments.epochs, rate) > 0, axis=1)
-            tried[rate] = float(_scores(codes, has, validation, None).mean()), codes
+            method = METHODS[DEFAULT](has.shape[1], arguments.bits, seed)
+            codes = pack(learn(method, arguments.epochs, rate))
+            own = codes[validation], has[validation], np.arange(len(validation))
+            tried[rate] = mean_by_code(*own), codes
         best = max(tried, key=lambda rate: tried[rate][0])
         if variant not in known_rates:
             found = {rate: score for rate, (score, _) in tried.items()}
             row = {"kind": "rate", "variant": variant, "seed": seed, "rate": best}
             rows.add([{**row, "validation": found}])
-        scores = _scores(tried[best][1], has, queries, database)
+        ranking = levels_among(tried[best][1], has, queries, database)
+        scores = average_precision(ranking).expected
         row = {"kind": "variant", "variant": variant, "seed": seed, "rate": best}
         print(f"seed {seed}, {variant}, rate {best}: mAP {scores.mean():.4f}", flush=True)
         precision = [round(float(score), 5) for score in scores]
         rows.add([{**row, "map": float(scores.mean()), "queries": precision}])
 
 
-def _scores(
-    codes: NDArray[np.uint8],
-    has: NDArray[np.bool_],
-    queries: NDArray[np.intp],
-    database: NDArray[np.intp] | None,
-) -> NDArray[np.float64]:
-    """Average precision of each query; without a database the other queries are it."""
-    others = queries if database is None else database
-    ranking = levels(
-        codes[queries],
-        has[queries],
-        codes[others],
-        has[others],
-        exclude=np.arange(len(queries)) if database is None else None,
-    )
-    return average_precision(ranking).expected
-
-
 def _pointing(attention: NDArray[np.float32], boxes: list[NDArray[np.float32]]) -> Row:
-    """The game as it was published, the same without its tolerance, and for random points."""
+    """The pointing game as published, without tolerance, and both for random points."""
     enlarged = _enlarged(attention)
     near = [covered(one, attention.shape[1:], _TOLERANCE).mean() for one in boxes]
     inside = [covered(one, attention.shape[1:]).mean() for one in boxes]
@@ -257,9 +243,9 @@ def _pointing(attention: NDArray[np.float32], boxes: list[NDArray[np.float32]]) 
 
 
 def _enlarged(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """To the side of the scenes, as the pointing game was published: (n, SIDE, SIDE).
+    """Enlarge maps to the size of the scenes, as in the published pointing game: (n, SIDE, SIDE).
 
-    By cubic interpolation. The peak of a linear one is always in the middle of a cell.
+    Interpolation is cubic: the peak of a linear one is always in the centre of a cell.
     """
     found = interpolate(torch.from_numpy(maps)[:, None], (SIDE, SIDE), mode="bicubic")
     larger: NDArray[np.float32] = found[:, 0].numpy()
@@ -278,8 +264,8 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
         deviation = f" ± {np.std(found, ddof=1):.3f}" if found[1:] else ""
         cells = [f"{some[0]['rate']:g}", f"{np.mean(found):.3f}{deviation}"]
         for other in (_BASELINE, "explicit"):
-            beside = paired_bootstrap(scores[name], scores[other])
-            text = f"{beside.mean:+.3f} [{beside.low:+.3f}, {beside.high:+.3f}]"
+            difference = paired_bootstrap(scores[name], scores[other])
+            text = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
             cells.append("" if name == other else text)
         table.append([name, *cells])
     section = partial(write_section if arguments.results else print_section, "ablate.py")
@@ -290,13 +276,12 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
     tuned_with = sorted({row["seed"] for row in rows.of("rate")})
     text = (
         f"Tie-aware mAP, {arguments.bits} bits, {arguments.queries} queries, {arguments.database} "
-        f"scenes; {over}; differences of means over these, with "
-        "the interval that holds 95 % of means over resampled queries, the trainings taken as "
-        "they are; scenes share objects and photographs, so that it is too narrow rather than too "
-        "wide. Each learns at the rate, of "
+        f"scenes; {over}. Differences of these means have a 95 % interval over resampled queries, "
+        "with the trainings fixed; scenes share objects and photographs, so it is too narrow "
+        "rather than too wide. Each variant is trained at the rate, out of "
         f"{', '.join(f'{rate:g}' for rate in _RATES)}, that was best on {arguments.validation} "
-        f"other scenes with seed {', '.join(map(str, tuned_with))}. What the variants are: "
-        "export/attention_hashing/ablations.py."
+        f"other scenes with seed {', '.join(map(str, tuned_with))}. The variants are described in "
+        "export/attention_hashing/experiments/ablations.py."
     )
     head = ["variant", "rate", "mAP", f"minus {_BASELINE}", "minus explicit"]
     kind = "a trained backbone" if arguments.backbone_epochs else "a backbone as it was published"
@@ -313,10 +298,10 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
     )
     table = [[str(row["seed"]), *(f"{row[name]:.3f}" for name in names)] for row in branches]
     text = (
-        "Shares of the queries: the branch's likeliest class is in the scene; the peak of the "
-        "attention, enlarged to the scene, lies in a box or less than "
-        f"{_TOLERANCE:.0%} of the side outside (the pointing game; the 15 pixels of its authors "
-        "are as much of their pictures), or in a box; and so does a random point. Energy: the "
+        "Shares of the queries for which the branch's likeliest class is in the scene; for which "
+        "the peak of the attention, enlarged to the scene, is in a box or less than "
+        f"{_TOLERANCE:.0%} of the side outside (the pointing game; its authors' 15 pixels are the "
+        "same share of their images), or in a box; and the same for a random point. Energy is the "
         "mean share of the attention inside boxes."
     )
     head = [

@@ -1,46 +1,51 @@
-"""Compare hashing methods, on the protocols of the literature, over a frozen backbone.
+"""Compare hashing methods on the protocols of the literature, over a frozen backbone.
 
     python export/compare.py --cifar10 DIR --fashion-mnist DIR --out runs/compare
     python export/compare.py --cifar10 DIR --protocols cifar10 --backbones NAME NAME
 
-Methods are trained on the same features of the same pictures, each at the learning rate that is
-best on training pictures held out. Rivals take global features, as they were published; ours, and
-once more every rival, those that the guided branch attends to as well. Codes are searched by
-bitgaze.HammingIndex. Stopped, the same command goes on where it was. --results writes the tables
-into docs/results.md.
+All methods are trained on the same features of the same images, each at the learning rate that is
+best on held-out training images: once with global features, as published, and once with the guided
+branch's local features as well. Codes are searched by bitgaze.HammingIndex. The same command
+resumes an interrupted run. --results writes the tables into docs/results.md.
 
-Of other or several backbones (--backbones) there is one table: what the branch is worth on each. A
-backbone that train.py trained knows the held-out pictures too, so that its learning rates are
-chosen on pictures that it has seen.
+With other or several --backbones there is one table, of what the branch adds to each. A backbone
+trained by train.py has seen the held-out images, so its learning rates are chosen on images that it
+knows.
 """
 
 import argparse
 import hashlib
 import re
 import sys
-from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from attention_hashing import protocols
 from attention_hashing.backbones import NAMES, has_published_weights, strides
 from attention_hashing.checkpoint import load_trained
 from attention_hashing.config import Config, new_network
-from attention_hashing.data import DataError, Labelled
+from attention_hashing.data import protocols
+from attention_hashing.data.labelled import Labelled
+from attention_hashing.experiments.arguments import check_lengths, check_unique
+from attention_hashing.experiments.comparison import BASELINES, TUNED_AT_BITS, Study, run
+from attention_hashing.experiments.results import print_section, write_section
+from attention_hashing.experiments.run_log import Row, check_arguments
+from attention_hashing.experiments.tables import (
+    against_rivals,
+    by_length,
+    of_backbones,
+    of_branch,
+    of_codes,
+)
 from attention_hashing.features import FeatureExtractor, kept_maps
-from attention_hashing.matrix import REFERENCES, TUNED_AT_BITS, Study, run
 from attention_hashing.methods import METHODS
 from attention_hashing.network import AttentionHashing
-from attention_hashing.results import print_section, write_section
-from attention_hashing.rows import Row, check_arguments
-from attention_hashing.tables import against_ours, by_length, of_backbones, of_branch, of_codes
 from bitgaze import ImageError
 from bitgaze.encoding.images import Preprocess
 
 _DRAW = 0
-# Protocols that share queries and training pictures are measured on the same codes.
+# Protocols with the same queries and training images are measured on the same codes.
 _TOGETHER = (
     ("cifar10", ("cifar10", "cifar10-1")),
     ("cifar10", ("cifar10-unseen",)),
@@ -48,18 +53,18 @@ _TOGETHER = (
 )
 _DETAILED_AT_BITS = 64
 _DEFAULT = [Config.backbone]
-_SEEDS = 2**32 - 1  # methods take the next one, too
+_SEEDS = 2**32 - 1  # methods also use the next one
 
 
 def main() -> int:
-    """Parse, make what is missing, print tables."""
+    """Parse arguments, measure what is missing, print the tables."""
     arguments = _arguments()
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
         studies = _studies(arguments)
         every = [study for some in studies.values() for study in some]
         rows = run(every, arguments.methods, arguments.bits, arguments.seeds, arguments.out)
-    except (DataError, ImageError, ValueError, OSError) as error:
+    except (ImageError, ValueError, OSError) as error:
         print(f"compare.py: {error}", file=sys.stderr)
         return 2
     if arguments.backbones == _DEFAULT:
@@ -77,23 +82,23 @@ def _arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     names = [name for _, together in _TOGETHER for name in together]
-    every = [*METHODS, *REFERENCES]  # of other backbones, those that have a branch
-    add("--cifar10", type=Path, metavar="DIR", help="CIFAR-10: class folders, or as published")
-    add("--fashion-mnist", type=Path, metavar="DIR", help="its IDX files")
+    every = [*METHODS, *BASELINES]  # with --backbones, METHODS only
+    add("--cifar10", type=Path, metavar="DIR", help="CIFAR-10 as published, or class folders")
+    add("--fashion-mnist", type=Path, metavar="DIR", help="IDX files of Fashion-MNIST")
     add("--protocols", nargs="+", choices=names, default=names, metavar="NAME", help=str(names))
     add("--methods", nargs="+", choices=every, metavar="NAME", help=str(every))
-    add("--bits", nargs="+", type=int, help="(16 32 64; of other backbones 64)")
+    add("--bits", nargs="+", type=int, help="(16 32 64; with --backbones 64)")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of trainings (%(default)s)")
     add(
         "--backbones",
         nargs="+",
         default=_DEFAULT,
         metavar="NAME",
-        help=f"pretrained: {', '.join(NAMES)}; or a checkpoint.pt of train.py, trained on the same "
-        f"training pictures ({Config.backbone})",
+        help=f"pretrained: {', '.join(NAMES)}; or a checkpoint.pt of train.py, from the same "
+        f"training images ({Config.backbone})",
     )
     add("--size", type=int, help=f"input side in pixels ({Config.size}; a checkpoint's own)")
-    add("--out", type=Path, default=Path("runs/compare"), help="what is kept (%(default)s)")
+    add("--out", type=Path, default=Path("runs/compare"), help="folder for results (%(default)s)")
     add("--results", action="store_true", help="write the tables into docs/results.md")
     arguments = parser.parse_args()
     is_one_table = arguments.backbones != _DEFAULT
@@ -101,24 +106,20 @@ def _arguments() -> argparse.Namespace:
         arguments.methods = list(METHODS) if is_one_table else every
     if arguments.bits is None:
         arguments.bits = [_DETAILED_AT_BITS] if is_one_table else [16, 32, 64]
-    if is_one_table and (arguments.bits[1:] or set(arguments.methods) & set(REFERENCES)):
-        parser.error("--backbones: its table has one length, and no references")
-    for length in arguments.bits:
-        if length % 8 or not 8 <= length <= 1024:
-            parser.error(f"--bits {length}: expected multiples of 8 in 8..1024")
+    if is_one_table and (arguments.bits[1:] or set(arguments.methods) & set(BASELINES)):
+        parser.error("--backbones: the table has one length and no baselines")
+    check_lengths(parser, arguments.bits)
     for seed in arguments.seeds:
         if not 0 <= seed < _SEEDS:
             parser.error(f"--seeds {seed}: expected 0..{_SEEDS - 1}")
-    for name in ("protocols", "methods", "bits", "seeds", "backbones"):
-        if twice := [one for one, count in Counter(vars(arguments)[name]).items() if count > 1]:
-            parser.error(f"--{name}: {twice[0]} is there twice")
+    check_unique(parser, arguments, ("protocols", "methods", "bits", "seeds", "backbones"))
     return arguments
 
 
 class _Frozen(NamedTuple):
-    """A network with a backbone, how pictures come to it, and what files call the two.
+    """A network to take maps from, with its preprocessing and a title for files.
 
-    `trained_on` is the digest of what a checkpoint was trained on.
+    `trained_on` is the digest of the images that a checkpoint was trained on.
     """
 
     network: AttentionHashing
@@ -128,13 +129,13 @@ class _Frozen(NamedTuple):
 
 
 def _frozen(name: str, size: int | None) -> _Frozen:
-    """Raises a ValueError if there is no such backbone, or if it has learned nothing."""
+    """Load a backbone; raise a ValueError if there is none of this name, or if it is untrained."""
     path = Path(name)
     if path.suffix == ".pt":
         network, config, state = load_trained(path)
         if config.branch:
             raise ValueError(
-                f"{path}: what the stored branch it began with was trained on is unknown"
+                f"{path}: started from a stored branch whose training images are unknown"
             )
         config = config if size is None else replace(config, size=size)
         title = f"{config.backbone}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
@@ -143,15 +144,15 @@ def _frozen(name: str, size: int | None) -> _Frozen:
         size = Config.size if size is None else size
         config = Config(backbone=name, stride=strides(name)[0], size=size)
         if not has_published_weights(name):
-            raise ValueError(f"{name} has no published weights; give a checkpoint.pt of train.py")
-        network = new_network(config, classes=2).eval()  # of a branch that is not used
+            raise ValueError(f"{name} has no published weights; use a checkpoint.pt of train.py")
+        network = new_network(config, classes=2).eval()  # the branch is not used
         title, trained_on = name, None
     title = re.sub(r"[^\w.-]", "-", f"{title}-{config.size}")
     return _Frozen(network, config.preprocess, title, trained_on)
 
 
 def _studies(arguments: argparse.Namespace) -> dict[str, list[Study]]:
-    """By title of the backbone. All that can be wrong is found before the first map is made."""
+    """Studies by title of the backbone. Everything is checked before the first map is computed."""
     chosen = [
         (source, together[0], [name for name in together if name in arguments.protocols])
         for source, together in _TOGETHER
@@ -160,15 +161,15 @@ def _studies(arguments: argparse.Namespace) -> dict[str, list[Study]]:
     folders = {"cifar10": arguments.cifar10, "fashion-mnist": arguments.fashion_mnist}
     for source, _, wanted in chosen:
         if folders[source] is None:
-            raise ValueError(f"{wanted[0]} needs --{source} DIR; or leave it out of --protocols")
+            raise ValueError(f"{wanted[0]} requires --{source} DIR; or omit it from --protocols")
     backbones = [_frozen(name, arguments.size) for name in arguments.backbones]
     titles = [one.title for one in backbones]
     if len(set(titles)) < len(titles):
-        raise ValueError(f"backbones {', '.join(titles)}: one is there twice")
+        raise ValueError(f"backbones {', '.join(titles)}: one is listed twice")
     read = {}
     for source, first, wanted in chosen:
-        data = protocols.pictures(wanted[0], folders[source])
-        check_arguments(arguments.out, {f"pictures of {source}": data.digest()})
+        data = protocols.images(wanted[0], folders[source])
+        check_arguments(arguments.out, {f"images of {source}": data.digest()})
         read[first] = data, [protocols.draw(one, data, _DRAW) for one in wanted]
         for backbone in backbones:
             _check_training(backbone, *read[first])
@@ -182,12 +183,12 @@ def _studies(arguments: argparse.Namespace) -> dict[str, list[Study]]:
 
 
 def _check_training(backbone: _Frozen, data: Labelled, drawn: list[protocols.Protocol]) -> None:
-    """Raises a ValueError if a checkpoint may have seen queries or database."""
+    """Raise a ValueError if a checkpoint may have been trained on queries or database."""
     training = data.subset(drawn[0].training).with_present_classes()
     if backbone.trained_on not in (None, training.digest()):
         raise ValueError(
-            f"{backbone.title} was trained on other pictures than those of {drawn[0].name}; train "
-            f"it with train.py --protocol {drawn[0].name}"
+            f"{backbone.title} was not trained on the training images of {drawn[0].name}; train it "
+            f"with train.py --protocol {drawn[0].name}"
         )
 
 
@@ -203,7 +204,7 @@ def _study(
     extract = FeatureExtractor(backbone.network, backbone.preprocess, whole_map=True)
     return Study(
         f"{first}-{backbone.title}",
-        kept_maps(extract, data.pictures, len(data), path),
+        kept_maps(extract, data.images, len(data), path),
         data.labels,
         drawn[0].training,
         drawn[0].queries,
@@ -217,28 +218,28 @@ def _write(rows: list[Row], arguments: argparse.Namespace) -> None:
     seeds = f"seeds {', '.join(map(str, arguments.seeds))}"
     effort = (
         f"The {len({_cell(row) for row in rows})} cells of all protocols took {seconds / 60:.0f} "
-        "minutes of a core, features, branches and the choice of rates not counted."
+        "minutes of one core, not counting features, branches and the choice of rates."
     )
     bits = _DETAILED_AT_BITS if _DETAILED_AT_BITS in arguments.bits else max(arguments.bits)
     sections = {
         f"{name}": (
             f"Methods on {name}",
-            f"Tie-aware mAP over the whole ranking, mean and standard deviation over {seeds} (of "
-            "PCA-ITQ and float features there is one). Ours has the guided local feature as well, "
-            "rivals the global one, as they were published; each at the learning rate that was "
-            f"best on held-out training pictures with {TUNED_AT_BITS} bits. Bold: the best of the "
-            "trained methods, and those that a paired bootstrap over queries cannot tell from it. "
-            + effort,
+            f"Tie-aware mAP over the whole ranking, mean and standard deviation over {seeds} "
+            "(PCA-ITQ and float features do not depend on a seed). Methods have the "
+            "global feature, as published; with the branch also the guided local one. Each is "
+            f"trained at the rate that was best on held-out training images with {TUNED_AT_BITS} "
+            "bits. Bold: the best trained method, and those that a paired bootstrap over queries "
+            "cannot distinguish from it. " + effort,
             by_length(rows, name),
         )
         for name in names
     }
-    sections["ours"] = (
-        "Ours beside the best rival",
-        f"Difference of mAP, mean over {seeds}, and the interval that holds 95 % of its means over "
-        "resampled queries, these trainings taken as they are. Bold: the interval is without 0. "
-        "The best rival is the one with the highest mAP on these very queries, which favours it.",
-        against_ours(rows, names),
+    sections["rivals"] = (
+        "With the branch, against the best rival",
+        f"Difference of mAP, mean over {seeds}, with its 95 % interval over resampled queries, the "
+        "trainings fixed. Bold: the interval does not contain 0. The best rival is the one with "
+        "the highest mAP on these very queries, which favours it.",
+        against_rivals(rows, names),
     )
     sections["branch"] = (
         "The branch under every loss",
@@ -248,12 +249,12 @@ def _write(rows: list[Row], arguments: argparse.Namespace) -> None:
     )
     sections["codes"] = (
         f"Codes of {bits} bits on {names[0]}",
-        "Means over seeds. An empty ball has precision 0.",
+        "Means over seeds. The precision of an empty ball counts as 0.",
         of_codes(rows, names[0], bits),
     )
     section = partial(write_section if arguments.results else print_section, "compare.py")
     for name, (title, text, table) in sections.items():
-        if not table.rows:  # of references alone; an older table is worth more
+        if not table.rows:  # of baselines alone; the older table is more useful
             continue
         section(title, text, *table, part=name)
 
@@ -263,9 +264,9 @@ def _write_backbones(rows: dict[str, list[Row]], arguments: argparse.Namespace) 
     text = (
         f"Tie-aware mAP at {bits} bits over frozen maps of each backbone, mean and standard "
         f"deviation over seeds {', '.join(map(str, arguments.seeds))}, each at its own best "
-        "learning rate; the difference with the interval that holds 95 % of its means over "
-        "resampled queries, bold where that is without 0. A backbone with a number was trained "
-        "here, on the same training pictures, the held-out ones among them."
+        "learning rate; the difference with its 95 % interval over resampled queries, bold if that "
+        "does not contain 0. A backbone with a number was trained here, on the same training "
+        "images, including the held-out ones."
     )
     section = partial(write_section if arguments.results else print_section, "compare.py")
     table = of_backbones(rows, bits)

@@ -1,15 +1,15 @@
-"""How well a model file finds pictures of the same label, by the code that ships.
+"""Measure how well a model file finds images with the same label, by the code that ships.
 
     python export/evaluate.py FOLDER                 the general model
     python export/evaluate.py FOLDER --model mine.onnx --out report
     python export/evaluate.py FOLDER --queries OTHER --model mine.onnx --against theirs.onnx
     python export/evaluate.py CIFAR10 --protocol cifar10 --model mine.onnx
 
-FOLDER holds one folder per class; or a file labels.csv, `path,label,label,...` a line, for pictures
-with several labels. Some pictures, drawn by a seed, are queries, or those of another folder; all
-others are the database. Where FOLDER has lists test.txt and database.txt, `path 0 1 0 ...` a line,
-with a column for each class, these are the queries and the database. A hit is right when it shares
-a label with the query. --out takes the whole report: report.json, report.md and plots.
+FOLDER contains one folder per class; or a file labels.csv with lines `path,label,label,...`, for
+images with several labels. Queries are drawn from these images, or taken from another folder; all
+other images are the database. If FOLDER contains lists test.txt and database.txt, with lines
+`path 0 1 0 ...` and one column per class, they define queries and database. A hit is correct if it
+shares a label with the query. --out writes a full report: report.json, report.md and plots.
 """
 
 import argparse
@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from attention_hashing.bootstrap import paired_bootstrap
-from attention_hashing.levels import Levels, levels
-from attention_hashing.measure import measure
-from attention_hashing.metrics import average_precision, by_radius
-from attention_hashing.report import difference, markdown, warnings
-from attention_hashing.split import Split, drawn, given, listed
+from attention_hashing.evaluation.bootstrap import paired_bootstrap
+from attention_hashing.evaluation.distance_counts import Levels, levels_among
+from attention_hashing.evaluation.measure import measure
+from attention_hashing.evaluation.metrics import average_precision, by_radius
+from attention_hashing.evaluation.report import difference, markdown, warnings
+from attention_hashing.evaluation.split import Split, drawn, given, listed
 from bitgaze import BitgazeError, Encoded, Encoder
 from bitgaze.encoding.contract import DEFAULT_MODEL
 from bitgaze.encoding.images import printable, upright
@@ -41,7 +41,7 @@ _SHOWN, _SHOWN_PIXELS = 6, 400
 
 
 def main() -> int:
-    """Parse, encode, measure, print, write."""
+    """Parse arguments, encode, measure, print, write."""
     arguments = _arguments()
     try:
         _check(arguments)
@@ -79,12 +79,17 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("folder", type=Path)
     add("--model", type=Path, default=DEFAULT_MODEL)
-    drawn_or_given = f"so many at most, and at most half ({_QUERIES}); or a folder like the first"
+    drawn_or_given = f"maximum number, up to half of the images ({_QUERIES}); or a folder of them"
     add("--queries", type=_number_or_folder, metavar="N|DIR", help=drawn_or_given)
-    add("--seed", type=int, help="of the draw (0)")
-    add("--protocol", metavar="NAME", help="queries and database as cifar10, cifar10-1, ... say")
-    add("--top", type=int, help="measure the first TOP of each ranking, not all of it")
-    add("--against", type=Path, metavar="MODEL", help="another model, on the same queries")
+    add("--seed", type=int, help="of the drawn queries (0)")
+    add("--protocol", metavar="NAME", help="queries and database of cifar10, cifar10-1, ...")
+    add("--top", type=int, help="measure only the first TOP of each ranking")
+    add(
+        "--against",
+        type=Path,
+        metavar="MODEL",
+        help="compare with another model on the same queries",
+    )
     add("--out", type=Path, help="folder for report.json, report.md and plots")
     return parser.parse_args()
 
@@ -102,18 +107,18 @@ def _check(arguments: argparse.Namespace) -> None:
         if isinstance(value, int) and value < least:
             raise ValueError(f"{name} is {value}, expected at least {least}")
     if arguments.seed is not None and isinstance(arguments.queries, Path):
-        raise ValueError("a seed is of a draw, and a folder of queries leaves nothing to draw")
+        raise ValueError("--seed is for drawn queries, but a folder of queries is given")
     if arguments.protocol and not (arguments.queries is arguments.seed is None):
-        raise ValueError("a protocol says what the queries are; leave out --queries and --seed")
+        raise ValueError("a protocol defines the queries; omit --queries and --seed")
     if arguments.out and find_spec("matplotlib") is None:
-        raise ValueError("a report needs matplotlib: pip install -r export/requirements.txt")
+        raise ValueError("a report requires matplotlib: pip install -r export/requirements.txt")
 
 
 def _split(arguments: argparse.Namespace) -> Split:
     split = None if arguments.protocol else listed(arguments.folder)
     if split and not (arguments.queries is arguments.seed is None):
         raise ValueError(
-            f"{arguments.folder}: its lists name the queries; leave out --queries and --seed"
+            f"{arguments.folder}: its lists define the queries; omit --queries and --seed"
         )
     if arguments.protocol:
         split = _of_protocol(arguments)
@@ -123,28 +128,27 @@ def _split(arguments: argparse.Namespace) -> Split:
         split = drawn(arguments.folder, arguments.queries or _QUERIES, arguments.seed or 0)
     most = len(split.database)
     if most <= _FIRST:
-        raise ValueError(f"{arguments.folder}: {most} pictures in the database, too few")
+        raise ValueError(
+            f"{arguments.folder}: {most} images in the database, expected more than {_FIRST}"
+        )
     if arguments.top is not None and arguments.top > most:
-        raise ValueError(f"top is {arguments.top}, but the database has {most} pictures")
+        raise ValueError(f"top is {arguments.top}, but the database has {most} images")
     return split
 
 
 def _of_protocol(arguments: argparse.Namespace) -> Split:
-    from attention_hashing import protocols  # needs torch, as nothing else here does
+    from attention_hashing.data import protocols  # the only import that requires torch
 
-    try:
-        data = protocols.pictures(arguments.protocol, arguments.folder.resolve())
-    except protocols.DataError as error:
-        raise ValueError(str(error)) from error
-    if not isinstance(data.pictures, list):
+    data = protocols.images(arguments.protocol, arguments.folder.resolve())
+    if not isinstance(data.images, list):
         raise ValueError(
-            f"{arguments.folder}: its pictures are not files, which is what a model reads; give "
-            "the set as a folder for each class"
+            f"{arguments.folder}: its images are not files; a model reads files, so unpack the set "
+            "into one folder per class"
         )
     parts = protocols.draw(arguments.protocol, data, seed=0)
     chosen = np.concatenate([parts.queries, parts.database])
     queries, database = np.split(np.arange(len(chosen)), [len(parts.queries)])
-    paths = [data.pictures[position] for position in chosen]
+    paths = [data.images[position] for position in chosen]
     return Split(paths, data.labels[chosen], data.classes, queries, database)
 
 
@@ -157,9 +161,7 @@ def _encoded(encoder: Encoder, split: Split) -> Encoded:
 
 
 def _ranking(encoded: Encoded, split: Split) -> Levels:
-    codes, labels = encoded.codes, split.labels
-    queries, database = split.queries, split.database
-    return levels(codes[queries], labels[queries], codes[database], labels[database])
+    return levels_among(encoded.codes, split.labels, split.queries, split.database)
 
 
 def _described(encoder: Encoder) -> dict[str, Any]:
@@ -172,31 +174,31 @@ def _described(encoder: Encoder) -> dict[str, Any]:
 
 
 def _print(report: dict[str, Any]) -> None:
-    model, pictures, found = report["model"], report["set"], report["average_precision"]
+    model, images, found = report["model"], report["set"], report["average_precision"]
     top = found["top"]
     name = "mAP" if top is None else f"mAP@{top}"
     bounds, first = found["over_possible"], report["precision_among_first"][str(_FIRST)]
-    print(f"{model['name']}, {model['bits']} bits; {pictures['queries']} queries, ", end="")
-    print(f"{pictures['database']} in the database, {pictures['classes']} classes")
+    print(f"{model['name']}, {model['bits']} bits; {images['queries']} queries, ", end="")
+    print(f"{images['database']} in the database, {images['classes']} classes")
     lines = [
         (f"{name}, Hamming, tie-aware", bounds["expected"]),
-        ("  by the order of ties, from", bounds["worst"]),
-        ("  to", bounds["best"]),
+        ("  worst order of ties", bounds["worst"]),
+        ("  best order of ties", bounds["best"]),
         (f"{name}, cosine of hash values", found["cosine_of_hash_values"]),
         (f"precision of the first {_FIRST}", first["expected"]),
-        ("a random order would have", found["random_order"]),
+        ("random order", found["random_order"]),
     ]
     width = max(len(what) for what, _ in lines) + 3
     for what, value in lines:
         print(f"{what:{width}}{value:.4f}")
-    for warning in warnings(pictures):
+    for warning in warnings(images):
         print(warning)
     if other := report.get("against"):
         print(f"against {other['name']}: {difference(name, other)}")
 
 
 def _names(split: Split, arguments: argparse.Namespace) -> list[str]:
-    """Of the queries: their paths from the folder on."""
+    """Paths of the queries, relative to their folder."""
     is_folder = isinstance(arguments.queries, Path)
     root = (arguments.queries if is_folder else arguments.folder).resolve()
     paths = [split.paths[position] for position in split.queries]
@@ -207,7 +209,9 @@ def _names(split: Split, arguments: argparse.Namespace) -> list[str]:
 def _write(
     out: Path, report: dict[str, Any], split: Split, encoded: Encoded, ranking: Levels
 ) -> None:
-    from attention_hashing import plots  # matplotlib, for a report alone
+    from attention_hashing.evaluation import (
+        plots,
+    )  # imports matplotlib, which only a report requires
 
     chosen = split.queries[_spread(len(split.queries), _SHOWN)]
     paths = [split.paths[position] for position in chosen]
@@ -227,17 +231,17 @@ def _write(
     page = markdown(
         report,
         [
-            ("Precision and recall, one point a radius", "precision.png"),
-            ("Distances of pairs that share a label, and of others", "distances.png"),
-            ("Some queries, and below where the network looked", "attention.png"),
+            ("Precision and recall, one point per radius", "precision.png"),
+            ("Distances of pairs that share a label, and of other pairs", "distances.png"),
+            ("Some queries, and where the network looked", "attention.png"),
         ],
     )
     (out / "report.md").write_text(page, encoding="utf-8")
-    print(f"written: {out / 'report.md'}")
+    print(f"wrote {out / 'report.md'}")
 
 
 def _spread(count: int, shown: int) -> NDArray[np.intp]:
-    """Positions over all of the range, the same ones every time."""
+    """Positions spread evenly over the range, without randomness."""
     return np.unique(np.linspace(0, count - 1, shown).astype(np.intp))
 
 

@@ -2,25 +2,25 @@
 
     python export/fit_general.py PHOTOS
 
-writes export/general.npz, which to_onnx.py turns into the model that the wheel ships. The
-photographs should be of many subjects, each of another. KINDS, one folder a kind, takes no part in
-the fit: it tells how near pictures of the same kind come.
+Writes export/general.npz, from which to_onnx.py makes the model that the wheel ships. PHOTOS should
+show many different subjects. --kinds, with one folder per kind, is not used in the fit, but to
+measure how close images of the same kind are.
 """
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from attention_hashing import general
-from attention_hashing.data import DataError, pictures_below, read
+from attention_hashing.data.folders import images_below
+from attention_hashing.data.labelled import read
+from attention_hashing.general import model as general
 from bitgaze import BitgazeError
 
 HERE = Path(__file__).parent
 
 
 def main() -> int:
-    """Parse and fit."""
+    """Parse arguments, fit, calibrate, write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -32,23 +32,23 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--out", type=Path, default=HERE / "general.npz")
     arguments = parser.parse_args()
-    pictures = pictures_below(arguments.photos)
-    command = (
-        f"python export/fit_general.py PHOTOS --bits {arguments.bits} --seed {arguments.seed}"
-        f"  # {len(pictures)} photographs"
-    )
     try:
-        general.check(arguments.bits, arguments.seed, len(pictures))
+        images = images_below(arguments.photos)
+        command = (
+            f"python export/fit_general.py PHOTOS --bits {arguments.bits} --seed {arguments.seed}"
+            f"  # {len(images)} photographs"
+        )
+        general.check(arguments.bits, arguments.seed, len(images))
         kinds = read(arguments.kinds)
         extract = general.extractor()
-        seen = general.versions(extract, pictures, arguments.seed)
+        seen = general.versions(extract, images, arguments.seed)
         layer = general.fit(seen, arguments.bits, arguments.seed)
-        calibration = general.calibration(extract, pictures, seen, kinds, layer)
-        replace(layer, calibration=calibration, command=command).save(arguments.out)
-    except (BitgazeError, DataError, ValueError) as error:
+        calibration = general.calibration(extract, images, seen, kinds, layer)
+        general.Fitted(layer, calibration, command).save(arguments.out)
+    except (BitgazeError, ValueError) as error:
         print(f"fit_general.py: {error}", file=sys.stderr)
         return 2
-    print(f"wrote {arguments.out} from {len(pictures)} photographs")
+    print(f"wrote {arguments.out} from {len(images)} photographs")
     return 0
 
 

@@ -1,12 +1,12 @@
-"""What the general model loses by hashing, on sets that took no part in its making.
+"""Measure what the general model loses by hashing, on data sets that it was not made with.
 
     python export/general_table.py PHOTOS FOLDERS...
 
-FOLDERS hold one folder per class (or CIFAR-10, or Fashion-MNIST's IDX files); PHOTOS are those that
-the hash layer was fitted to. Tie-aware mAP of the shipped model's codes, of codes adapted to the
-set, and of the cosine of the class scores that the codes are made of; then the same for hash layers
-fitted to the whole picture alone and to the attended part alone. Writes a section of
-docs/results.md.
+FOLDERS contain one folder per class (or CIFAR-10, or the IDX files of Fashion-MNIST); PHOTOS are
+those that the hash layer was fitted to. Measures tie-aware mAP of the shipped model's codes, of
+codes adapted to the set, and of the cosine of the class scores that the codes are made from; and
+the same for hash layers fitted to the whole image alone and to the attended part alone. Writes a
+section of docs/results.md.
 """
 
 import argparse
@@ -15,20 +15,22 @@ from pathlib import Path
 
 import numpy as np
 
-from attention_hashing import general
-from attention_hashing.data import DataError, Labelled, pictures_below, read
-from attention_hashing.metrics import mean_by_code, mean_by_cosine
-from attention_hashing.results import write_section
+from attention_hashing.data.folders import images_below
+from attention_hashing.data.labelled import Labelled, read
+from attention_hashing.evaluation.metrics import mean_by_code, mean_by_cosine
+from attention_hashing.experiments.results import write_section
+from attention_hashing.general import model as general
 from bitgaze import BitgazeError
 from bitgaze.gallery import adaptation
+from bitgaze.hamming import pack
 
 _QUERIES = 1000
-_MOST_PICTURES = 10_000
+_MOST_IMAGES = 10_000
 _LAYER = Path(__file__).parent / "general.npz"
 
 
 def main() -> int:
-    """Parse, fit what is compared, measure, write."""
+    """Parse arguments, fit the layers, measure, write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,25 +38,25 @@ def main() -> int:
     parser.add_argument("folders", type=Path, nargs="+")
     arguments = parser.parse_args()
     try:
-        photos = pictures_below(arguments.photos)
+        photos = images_below(arguments.photos)
         sets = {f"{f.parent.name}/{f.name}": _some(read(f)) for f in arguments.folders}
-        shipped = general.Layer.load(_LAYER)
-        bits = len(shipped.weight)
+        shipped = general.Fitted.load(_LAYER).layer
+        bits = len(shipped.threshold)
         general.check(bits, 0, len(photos))
         extract = general.extractor()
         seen = general.versions(extract, photos, 0)
-    except (BitgazeError, DataError, ValueError) as error:
+    except (BitgazeError, ValueError) as error:
         print(f"general_table.py: {error}", file=sys.stderr)
         return 2
     layers = {
         "both": shipped,
-        "whole picture": general.fit(seen, bits, 0, "global"),
+        "whole image": general.fit(seen, bits, 0, "global"),
         "attended part": general.fit(seen, bits, 0, "local"),
     }
     scores = general.class_scores("both").astype(np.float32)
     rows = []
     for name, data in sets.items():
-        features = extract(list(data.pictures), lambda picture: picture)
+        features = extract(list(data.images), lambda image: image)
         order = np.random.default_rng(0).permutation(len(data))
         queries, database = np.split(order, [min(_QUERIES, len(data) // 2)])
         points = features @ scores.T
@@ -62,11 +64,9 @@ def main() -> int:
         centred = mean_by_cosine(points - points[database].mean(0), data.labels, queries, database)
         for parts, layer in layers.items():
             values = layer.values(features)
-            plain = mean_by_code(adaptation.pack(values), data.labels, queries, database)
+            plain = mean_by_code(pack(values), data.labels, queries, database)
             fitted = adaptation.fit(values[database])
-            adapted = mean_by_code(
-                adaptation.pack(fitted.apply(values)), data.labels, queries, database
-            )
+            adapted = mean_by_code(pack(fitted.apply(values)), data.labels, queries, database)
             row = [name, parts, plain, adapted, cosine, centred]
             rows.append(
                 [
@@ -77,10 +77,10 @@ def main() -> int:
                 ]
             )
     text = (
-        f"Tie-aware mAP at {bits} bits; {_QUERIES:,} queries, or half of the pictures, the others "
-        f"are the database; at most {_MOST_PICTURES:,} pictures a set. Adapted: to the database, "
-        "without labels, as `gallery.adapt()` does. Cosine: of the class scores of whole picture "
-        "and attended part, as they are and centred on the database."
+        f"Tie-aware mAP at {bits} bits; {_QUERIES:,} queries, or half of the images; the others "
+        f"are the database; up to {_MOST_IMAGES:,} images per set. Adapted: to the database, "
+        "without labels, as by `gallery.adapt()`. Cosine: of the class scores of whole image and "
+        "attended part, as they are and centred on the database."
     )
     head = [
         "set",
@@ -97,7 +97,7 @@ def main() -> int:
 
 
 def _some(data: Labelled) -> Labelled:
-    order = np.random.default_rng(0).permutation(len(data))[:_MOST_PICTURES]
+    order = np.random.default_rng(0).permutation(len(data))[:_MOST_IMAGES]
     return data.subset(np.sort(order))
 
 

@@ -1,12 +1,12 @@
-"""How often an altered photograph finds its original among many other pictures.
+"""Measure how often an altered photograph finds its original among many other images.
 
     python export/near_duplicates.py PHOTOS OTHERS...
 
-Every photograph is altered in ten ways (bitgaze.encoding.alterations), and each version looks for
-the nearest code among all photographs and every picture in the folders OTHERS. It is found when its
-original is nearer than all of them; a tie is a miss. Beside the shipped model's codes: random
-hyperplanes on the same network's class scores, and the perceptual hashes of the package imagehash
-(64 bits, as most people use them). Writes a section of docs/results.md.
+Each photograph is altered in ten ways (bitgaze.encoding.alterations), and each version is searched
+for among all photographs and all images in the folders OTHERS. It is found if its original is
+closer than all other images; a tie counts as a miss. Compares the shipped model with random
+hyperplanes on the same network's class scores, and with the perceptual hashes of the package
+imagehash (64 bits, as most people use them). Writes a section of docs/results.md.
 """
 
 import argparse
@@ -21,25 +21,26 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from attention_hashing import general
-from attention_hashing.data import pictures_below
-from attention_hashing.results import write_section
+from attention_hashing.data.folders import images_below
+from attention_hashing.experiments.results import write_section
+from attention_hashing.general import model as general
 from bitgaze import BitgazeError, Encoder, HammingIndex
 from bitgaze.cores import available_cores
 from bitgaze.encoding.alterations import altered
 from bitgaze.encoding.images import upright
+from bitgaze.hamming import pack
 
 _PERCEPTUAL = {
     "pHash": imagehash.phash,
     "dHash": imagehash.dhash,
     "wHash": imagehash.whash,
 }
-# Without what moves the picture itself.
+# Alterations that move the content.
 _MOVING = ("cropped", "mirrored", "rotated")
 
 
 def main() -> int:
-    """Parse, code everything, search, write."""
+    """Parse arguments, code everything, search, write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,8 +48,8 @@ def main() -> int:
     parser.add_argument("others", type=Path, nargs="+")
     arguments = parser.parse_args()
     try:
-        photos = _pictures(arguments.photos)
-        others = [path for folder in arguments.others for path in _pictures(folder)]
+        photos = images_below(arguments.photos)
+        others = [path for folder in arguments.others for path in images_below(folder)]
         names = list(altered(upright(photos[0], 8)))
         recall = {
             method: _recall(*coded, len(names))
@@ -67,17 +68,10 @@ def main() -> int:
     )
     text = (
         f"Recall at 1 of {len(names) * len(photos):,} altered versions of {len(photos)} "
-        f"photographs, among the {len(photos)} and {len(others):,} other pictures. A tie is a miss."
+        f"photographs, among these and {len(others):,} other images. A tie is a miss."
     )
     write_section("near_duplicates.py", "Near-duplicates", text, ["alteration", *recall], rows)
     return 0
-
-
-def _pictures(folder: Path) -> list[Path]:
-    found = pictures_below(folder)
-    if not found:
-        raise ValueError(f"{folder}: no pictures")
-    return found
 
 
 def _versions(photos: list[Path]) -> Iterator[Image.Image]:
@@ -89,23 +83,23 @@ _Codes = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 def _all_codes(photos: list[Path], others: list[Path], alterations: int) -> dict[str, _Codes]:
-    """By method: codes of the photographs and the others, and codes of the versions."""
+    """Codes of the photographs and the others, and codes of the versions, by method."""
     encoder = Encoder()
     database = photos + others
     with tqdm(total=len(database) + alterations * len(photos), unit="img", disable=None) as bar:
-        ours = encoder.encode(database, on_progress=bar.update)
-        ours_altered = encoder.encode(_versions(photos), on_progress=bar.update)
-    if ours.errors or ours_altered.errors:
-        raise next(iter([*ours.errors.values(), *ours_altered.errors.values()]))
-    found = {f"bitgaze, {encoder.bits}": (ours.codes, ours_altered.codes)}
+        coded = encoder.encode(database, on_progress=bar.update)
+        coded_versions = encoder.encode(_versions(photos), on_progress=bar.update)
+    if coded.errors or coded_versions.errors:
+        raise next(iter([*coded.errors.values(), *coded_versions.errors.values()]))
+    found = {f"bitgaze, {encoder.bits}": (coded.codes, coded_versions.codes)}
     extract = general.extractor()
     scores = general.class_scores("both").astype(np.float32)
-    # Centred on the photographs, which is the best that random hyperplanes can be given.
+    # Centred on the photographs, which is the best case for random hyperplanes.
     features = extract(tqdm(database, unit="img", disable=None), lambda path: path) @ scores.T
     centre = features[: len(photos)].mean(0)
     planes = np.random.default_rng(0).standard_normal((len(scores), encoder.bits))
     plane_codes = [
-        np.packbits((part - centre) @ planes > 0, axis=1)
+        pack((part - centre) @ planes)
         for part in (features, extract(_versions(photos), lambda image: image) @ scores.T)
     ]
     found[f"LSH, {encoder.bits}"] = (plane_codes[0], plane_codes[1])
@@ -127,7 +121,7 @@ def _all_codes(photos: list[Path], others: list[Path], alterations: int) -> dict
 def _recall(
     database: NDArray[np.uint8], versions: NDArray[np.uint8], alterations: int
 ) -> NDArray[np.float64]:
-    """Share of versions whose original is nearer than all else, by alteration: (alterations,)."""
+    """Share of versions whose original is the closest, by alteration: (alterations,)."""
     index = HammingIndex(8 * database.shape[1])
     index.add(database)
     own = np.arange(len(versions)) // alterations

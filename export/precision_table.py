@@ -1,10 +1,10 @@
-"""What smaller arithmetic costs the general model, and what it saves.
+"""Measure what reduced precision costs the general model, and what it saves.
 
     python export/precision_table.py PHOTOS FOLDER
 
 Makes the model in float16 and in 8-bit integers for each target, calibrated on PHOTOS, and compares
-each with float32 on FOLDER, which holds one folder per class: 3,000 of its pictures, of which 1,000
-are queries. Nothing is refused, and no model is kept. Writes a section of docs/results.md.
+each with float32 on 3,000 images of FOLDER, which contains one folder per class; 1,000 are queries.
+No model is refused, and none is kept. Writes a section of docs/results.md.
 """
 
 import argparse
@@ -16,16 +16,17 @@ import numpy as np
 from tqdm import tqdm
 
 import to_onnx
-from attention_hashing import half, onnx_file, precision, quantize, smaller
-from attention_hashing.data import DataError, read
-from attention_hashing.results import write_section
+from attention_hashing.data.folders import images_below
+from attention_hashing.data.labelled import read
+from attention_hashing.deployment import fidelity, onnx_file, quantize, reduced_precision
+from attention_hashing.experiments.results import write_section
 from bitgaze import BitgazeError
 
-_PICTURES, _QUERIES = 3000, 1000
+_IMAGES, _QUERIES = 3000, 1000
 
 
 def main() -> int:
-    """Parse, make each model, measure, write."""
+    """Parse arguments, make each model, measure, write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -34,19 +35,19 @@ def main() -> int:
     arguments = parser.parse_args()
     network, contract = to_onnx.general_model()
     try:
-        pixels = smaller.calibration_pixels(to_onnx.pictures(arguments.photos, "PHOTOS"), contract)
+        pixels = reduced_precision.calibration_pixels(images_below(arguments.photos), contract)
         data = read(arguments.folder)
-    except (BitgazeError, DataError, ValueError) as error:
+    except (BitgazeError, ValueError) as error:
         print(f"precision_table.py: {error}", file=sys.stderr)
         return 2
-    order = np.random.default_rng(0).permutation(len(data))[:_PICTURES]
+    order = np.random.default_rng(0).permutation(len(data))[:_IMAGES]
     data = data.subset(order)
     queries = np.arange(min(_QUERIES, len(data)))
     deployed, model = onnx_file.graph(network, contract.preprocess.size)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         makers = {
-            "fp16": lambda: half.fp16(model),
+            "fp16": lambda: reduced_precision.fp16(model),
             **{
                 f"int8, {target}": lambda target=target: quantize.int8(
                     model, deployed, pixels, target
@@ -57,11 +58,11 @@ def main() -> int:
         made = {name: make() for name, make in tqdm(makers.items(), disable=None)}
         onnx_file.store_as_float16(model)
         reference = onnx_file.save(model, contract, Path(folder) / "float32.onnx")
-        expected = precision.encoded(reference, data)
+        expected = fidelity.encoded(reference, data)
         for name, graph in tqdm(made.items(), disable=None):
             onnx_file.store_as_float16(graph)
             encoder = onnx_file.save(graph, contract, Path(folder) / "smaller.onnx")
-            found = precision.compare(reference, expected, encoder, data, queries)
+            found = fidelity.compare(reference, expected, encoder, data, queries)
             if not rows:
                 rows.append(
                     [
@@ -88,11 +89,12 @@ def main() -> int:
                 ]
             )
     text = (
-        f"The general model in other arithmetic beside float32, on {len(data):,} pictures of "
-        f"{len(data.classes)} classes, {len(queries):,} of them queries among the others; "
-        f"calibrated on {len(pixels)} photographs. A clear bit's float32 value lies beyond a tenth "
-        "of its standard deviation. Pictures a second of processor time, one thread, one at a "
-        "time, decoding left out, in turns with float32. All targets ran on this processor."
+        f"The general model in reduced precision and in float32, on {len(data):,} images of "
+        f"{len(data.classes)} classes, {len(queries):,} of which are queries among the others; "
+        f"calibrated on {len(pixels)} photographs. The float32 value of a clear bit is farther "
+        "from 0 than a tenth of its standard deviation. Images per second of processor time, on "
+        "one thread, one image at a time, without decoding, alternating with float32. All targets "
+        "ran on this processor."
     )
     head = [
         "arithmetic",
@@ -100,7 +102,7 @@ def main() -> int:
         "clear bits flipped",
         "mAP",
         "MB",
-        "pictures/s",
+        "images/s",
         "x float32",
         "attention, mean difference",
     ]

@@ -1,12 +1,12 @@
-"""Label more pictures by a network that learned from a few: self-training.
+"""Label more images by a network trained on a few: self-training.
 
     python export/pseudo_label.py runs/mine/checkpoint.pt labelled unlabelled --out more
     python export/train.py more --out runs/more
 
-Writes a list (train.txt) of the labelled pictures, as they are, and of those unlabelled ones of
-which the network's classifier is sure enough. Trained on both, a network is often better than its
-teacher (Lee, "Pseudo-Label", ICML workshop 2013). With --protocol, the unlabelled pictures are the
-protocol's database, whose labels are not looked at.
+Writes a list (train.txt) of the labelled images, and of the unlabelled images that the network's
+classifier labels with enough confidence. A network trained on both is often better than its teacher
+(Lee, "Pseudo-Label", ICML workshop 2013). With --protocol, the unlabelled images are the protocol's
+database, whose labels are not used.
 """
 
 import argparse
@@ -20,41 +20,40 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from attention_hashing import data as datasets
-from attention_hashing import protocols
 from attention_hashing.checkpoint import load_trained
+from attention_hashing.data import protocols
+from attention_hashing.data.folders import images_below
+from attention_hashing.data.labelled import Labelled, check_readable, read
+from attention_hashing.data.lists import CLASSES, TRAIN
 from attention_hashing.features import FeatureExtractor
-from attention_hashing.lists import CLASSES, TRAIN
 from attention_hashing.network import AttentionHashing
 from bitgaze import ImageError
 from bitgaze.encoding.images import Preprocess
 
 _BATCH = 64
-# The others have a database of classes that the network does not know.
+# The database of the others has classes that the network does not know.
 _PROTOCOLS = [name for name in protocols.PROTOCOLS if not name.endswith("-unseen")]
 
 
 def main() -> int:
-    """Parse, look at every unlabelled picture, write the list."""
+    """Parse arguments, classify the unlabelled images, write the list."""
     arguments = _arguments()
     try:
-        labelled, unlabelled = _pictures(arguments)
+        labelled, unlabelled = _images(arguments)
         network, config, state = load_trained(arguments.checkpoint)
         _check_teacher(arguments, state, labelled)
-        everything = datasets.Labelled(
-            unlabelled, np.zeros(len(unlabelled), np.int64), labelled.classes
-        )
-        datasets.check_readable(everything, config.preprocess)
+        everything = Labelled(unlabelled, np.zeros(len(unlabelled), np.int64), labelled.classes)
+        check_readable(everything, config.preprocess)
         found = _probabilities(network, config.preprocess, unlabelled)
         sure = found.max(1) >= arguments.above
         arguments.out.mkdir(parents=True, exist_ok=True)
         _write(arguments.out, labelled, unlabelled, found.argmax(1), sure)
-    except (datasets.DataError, ImageError, ValueError, OSError) as error:
+    except (ImageError, ValueError, OSError) as error:
         print(f"pseudo_label.py: {error}", file=sys.stderr)
         return 2
     counts = np.bincount(found.argmax(1)[sure], minlength=len(labelled.classes))
     each = ", ".join(f"{name} {n}" for name, n in zip(labelled.classes, counts, strict=True))
-    print(f"{sure.sum()} of {len(sure)} pictures got a label: {each}")
+    print(f"{sure.sum()} of {len(sure)} images were labelled: {each}")
     print(f"next: python export/train.py {arguments.out}")
     return 0
 
@@ -65,68 +64,70 @@ def _arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("checkpoint", type=Path, help="of a run of train.py")
-    add("labelled", type=Path, help="a folder of pictures that train.py takes")
-    add("unlabelled", type=Path, nargs="?", help="a folder of pictures; or see --protocol")
+    add("labelled", type=Path, help="a folder of images as for train.py")
+    add("unlabelled", type=Path, nargs="?", help="a folder of images; or use --protocol")
     add("--protocol", choices=_PROTOCOLS, metavar="NAME", help=f"one of {', '.join(_PROTOCOLS)}")
-    add("--above", type=float, default=0.9, help="least probability of a label (%(default)s)")
+    add("--above", type=float, default=0.9, help="minimum probability of a label (%(default)s)")
     add("--out", type=Path, required=True, help="folder of the list")
     arguments = parser.parse_args()
     if (arguments.unlabelled is None) == (arguments.protocol is None):
-        parser.error("expected either a folder of unlabelled pictures or --protocol")
+        parser.error("expected either a folder of unlabelled images or --protocol")
     if not 0 <= arguments.above <= 1:
         parser.error(f"--above {arguments.above}: expected a probability")
     if arguments.out.resolve() == arguments.labelled.resolve():
-        parser.error(f"--out {arguments.out}: expected another folder than that of your labels")
+        parser.error(f"--out {arguments.out}: must differ from the folder of labelled images")
     return arguments
 
 
-def _pictures(arguments: argparse.Namespace) -> tuple[datasets.Labelled, list[Path]]:
-    """The labelled ones, and the others without them."""
+def _images(arguments: argparse.Namespace) -> tuple[Labelled, list[Path]]:
+    """The labelled images, and the unlabelled images without them."""
     if arguments.protocol:
-        data = protocols.pictures(arguments.protocol, arguments.labelled)
+        data = protocols.images(arguments.protocol, arguments.labelled)
         drawn = protocols.draw(arguments.protocol, data, seed=0)
         labelled = data.subset(drawn.training).with_present_classes()
-        pictures = data.subset(drawn.database).pictures
+        images = data.subset(drawn.database).images
         place = arguments.labelled
     else:
-        labelled = datasets.read(arguments.labelled)
-        pictures = datasets.pictures_below(arguments.unlabelled)
+        labelled = read(arguments.labelled)
+        images = images_below(arguments.unlabelled)
         place = arguments.unlabelled
-    if not isinstance(labelled.pictures, list) or not isinstance(pictures, list):
-        raise ValueError(f"{arguments.labelled}: a list names files; unpack it into class folders")
+    if not isinstance(labelled.images, list) or not isinstance(images, list):
+        raise ValueError(
+            f"{arguments.labelled}: images are not files; unpack them into class folders"
+        )
     if labelled.labels.ndim == 2:
         raise ValueError(
-            f"{arguments.labelled}: pictures with several labels; this gives a picture one"
+            f"{arguments.labelled}: images have several labels; only one per image is supported"
         )
-    known = {path.resolve() for path in labelled.pictures}
-    unlabelled = [path for path in pictures if path.resolve() not in known]
+    known = {path.resolve() for path in labelled.images}
+    unlabelled = [path for path in images if path.resolve() not in known]
     if not unlabelled:
-        raise ValueError(f"{place}: no pictures there, or none but labelled ones")
+        raise ValueError(f"{place}: contains no images except labelled ones")
     return labelled, unlabelled
 
 
 def _check_teacher(
-    arguments: argparse.Namespace, state: dict[str, Any], labelled: datasets.Labelled
+    arguments: argparse.Namespace, state: dict[str, Any], labelled: Labelled
 ) -> None:
-    """Raises a ValueError if it knows other classes, or may have seen a protocol's database."""
+    """Raise a ValueError if the classes differ, or if it may have been trained on the database."""
     if tuple(state["classes"]) != labelled.classes:
         raise ValueError(
-            f"{arguments.checkpoint} tells {', '.join(state['classes'])} apart, the labelled "
-            f"pictures are of {', '.join(labelled.classes)}"
+            f"{arguments.checkpoint} has the classes {', '.join(state['classes'])}; the labelled "
+            f"images have {', '.join(labelled.classes)}"
         )
     if arguments.protocol and state["digest"] != labelled.digest():
         raise ValueError(
-            f"{arguments.checkpoint} was trained on other pictures than those of "
+            f"{arguments.checkpoint} was not trained on the training images of "
             f"{arguments.protocol}; train it with train.py --protocol {arguments.protocol}"
         )
 
 
 def _probabilities(
-    network: AttentionHashing, preprocess: Preprocess, pictures: list[Path]
+    network: AttentionHashing, preprocess: Preprocess, images: list[Path]
 ) -> NDArray[np.float32]:
-    """What the classifier makes of each: (n, classes)."""
+    """The classifier's probabilities: (n, classes)."""
     extract = FeatureExtractor(network, preprocess, whole_map=True)
-    bar = tqdm(pictures, "labelling", unit="img", mininterval=1)
+    bar = tqdm(images, "labelling", unit="img", mininterval=1)
     maps = extract.each(bar, lambda path: path)
     found = []
     with torch.inference_mode():
@@ -138,15 +139,15 @@ def _probabilities(
 
 def _write(
     out: Path,
-    labelled: datasets.Labelled,
+    labelled: Labelled,
     unlabelled: list[Path],
     labels: NDArray[np.intp],
     sure: NDArray[np.bool_],
 ) -> None:
-    """One list, of absolute paths."""
+    """Write one list, with absolute paths."""
     found = np.eye(len(labelled.classes), dtype=int)[labels]
     pairs = [(unlabelled[at], found[at]) for at in np.flatnonzero(sure)]
-    pairs += zip(labelled.pictures, labelled.hot().astype(int), strict=True)
+    pairs += zip(labelled.images, labelled.one_hot().astype(int), strict=True)
     lines = [f"{path.resolve()} {' '.join(map(str, row))}\n" for path, row in pairs]
     draft = out / f"{TRAIN}.part"
     draft.write_text("".join(lines), encoding="utf-8")

@@ -1,11 +1,11 @@
-"""Give a trained network another hash layer: of another length, or by another method.
+"""Replace the hash layer of a trained network: another code length, or another method.
 
     python export/refit.py runs/mine/checkpoint.pt labelled --bits 32 --out runs/short
     python export/to_onnx.py runs/short/checkpoint.pt --out short.onnx
 
-Backbone and branch stay as they are, so that it takes minutes where training takes hours. After
-many epochs, or with labels that a network gave, a hash layer that learned along has settled on few
-codes, and whatever shares one is a tie; one that learns anew has more of them.
+Backbone and branch stay as they are, so this takes minutes where training takes hours. A hash layer
+that was trained for many epochs, or on labels predicted by a network, uses few codes, and images
+with the same code are tied; a layer trained from scratch uses more.
 """
 
 import argparse
@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from attention_hashing import data as datasets
-from attention_hashing import protocols
 from attention_hashing.checkpoint import CHECKPOINT, load_checkpoint, save_refitted
+from attention_hashing.data import protocols
+from attention_hashing.data.labelled import Labelled, check_readable, read
 from attention_hashing.features import FeatureExtractor
 from attention_hashing.heads import fit_layer
 from attention_hashing.methods import METHODS
+from bitgaze.hamming import pack
 
 
 def main() -> int:
-    """Parse, look at every labelled picture, learn the layer, write a checkpoint."""
+    """Parse arguments, compute features, train the layer, write a checkpoint."""
     arguments = _arguments()
     try:
         network, config, state = load_checkpoint(arguments.checkpoint)
@@ -39,30 +40,30 @@ def main() -> int:
         if not 0 <= seed < 2**32:
             raise ValueError(f"--seed {seed}: expected 0..{2**32 - 1}")
         labelled = _labelled(arguments, state)
-        datasets.check_readable(labelled, new.preprocess)
-        bar = tqdm(range(len(labelled)), "looking", unit="img", mininterval=1)
+        check_readable(labelled, new.preprocess)
+        bar = tqdm(range(len(labelled)), "computing features", unit="img", mininterval=1)
         extract = FeatureExtractor(network, new.preprocess)
-        features = extract(bar, lambda at: labelled.pictures[at])
+        features = extract(bar, lambda at: labelled.images[at])
         method = METHODS[name](len(labelled.classes), new.bits, seed)
         layer = fit_layer(
-            features, labelled.hot(), method, arguments.epochs, arguments.learning_rate
+            features, labelled.one_hot(), method, arguments.epochs, arguments.learning_rate
         )
-        network.replace_hash_layer(layer.weight, layer.threshold)
+        network.replace_hash_layer(layer)
         arguments.out.mkdir(parents=True, exist_ok=True)
         how = {
             "method": name,
             "epochs": arguments.epochs,
             "learning_rate": arguments.learning_rate,
             "seed": seed,
-            "pictures": len(labelled),
+            "images": len(labelled),
             "digest": labelled.digest(),
         }
         save_refitted(network, new, state, how, arguments.out)
-    except (datasets.DataError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"refit.py: {error}", file=sys.stderr)
         return 2
-    codes = np.unique(np.packbits(layer.values(features) > 0, axis=1), axis=0)
-    print(f"{len(labelled)} pictures have {len(codes)} different codes of {new.bits} bits")
+    codes = np.unique(pack(layer.values(features)), axis=0)
+    print(f"{len(labelled)} images have {len(codes)} different codes of {new.bits} bits")
     print(f"next: python export/to_onnx.py {arguments.out / CHECKPOINT}")
     return 0
 
@@ -73,8 +74,8 @@ def _arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("checkpoint", type=Path, help="of a run of train.py")
-    add("labelled", type=Path, help="a folder of pictures that train.py takes, of the same classes")
-    add("--protocol", metavar="NAME", help="its training pictures, as in train.py")
+    add("labelled", type=Path, help="a folder of images as for train.py, of the same classes")
+    add("--protocol", metavar="NAME", help="use its training images, as in train.py")
     add("--bits", type=int, help="code length, 8..1024 (as before)")
     add("--method", help=f"{', '.join(METHODS)} (as before)")
     add("--epochs", type=int, default=10, help="(%(default)s)")
@@ -87,20 +88,20 @@ def _arguments() -> argparse.Namespace:
     if not 0 < arguments.learning_rate < float("inf"):
         parser.error(f"--learning-rate {arguments.learning_rate}: expected a number above 0")
     if arguments.out.resolve() == arguments.checkpoint.resolve().parent:
-        parser.error(f"--out {arguments.out}: expected another folder than the checkpoint's")
+        parser.error(f"--out {arguments.out}: must differ from the folder of the checkpoint")
     return arguments
 
 
-def _labelled(arguments: argparse.Namespace, state: dict[str, Any]) -> datasets.Labelled:
-    """Raises a ValueError if they are of other classes than the network's."""
+def _labelled(arguments: argparse.Namespace, state: dict[str, Any]) -> Labelled:
+    """Read the images; raise a ValueError if their classes differ from the network's."""
     if arguments.protocol:
-        labelled = protocols.training_pictures(arguments.protocol, arguments.labelled)
+        labelled = protocols.training_images(arguments.protocol, arguments.labelled)
     else:
-        labelled = datasets.read(arguments.labelled)
+        labelled = read(arguments.labelled)
     if labelled.classes != tuple(state["classes"]):
         raise ValueError(
-            f"{arguments.checkpoint} tells {', '.join(state['classes'])} apart, the pictures are "
-            f"of {', '.join(labelled.classes)}"
+            f"{arguments.checkpoint} has the classes {', '.join(state['classes'])}; the images "
+            f"have {', '.join(labelled.classes)}"
         )
     return labelled
 

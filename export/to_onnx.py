@@ -4,65 +4,69 @@
     python export/to_onnx.py runs/mine/checkpoint.pt --out mine.onnx
     python export/to_onnx.py --precision int8 --target arm --calibrate PHOTOS --out small.onnx
 
-The file is checked against torch on real pictures before it is kept. In smaller arithmetic (fp16,
-int8) it is compared with float32 on pictures in class folders as well, and refused where it flips
-too many bits, finds too little or saves too little.
+The file is compared with torch on real images before it is kept. In reduced precision (fp16, int8)
+it is also compared with float32 on images in class folders, and refused if it flips too many bits,
+loses too much mAP, or saves too little.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from attention_hashing import backbones, data, general, onnx_file, ort_format, smaller
+from attention_hashing import backbones
 from attention_hashing.checkpoint import load_checkpoint
+from attention_hashing.data import labelled
+from attention_hashing.data.folders import images_below
+from attention_hashing.deployment import onnx_file, ort_format, reduced_precision
+from attention_hashing.deployment.quantize import TARGETS
+from attention_hashing.general import model as general
 from attention_hashing.network import AttentionHashing
-from attention_hashing.quantize import TARGETS
 from bitgaze import BitgazeError, Contract, Encoder
 from bitgaze.encoding.contract import DEFAULT_MODEL, PRECISIONS
 
 HERE = Path(__file__).parent
 GENERAL_LAYER = HERE / "general.npz"
 EXAMPLES = HERE.parent / "examples" / "pictures"
-_CHECKED_PICTURES = 64
+_CHECKED_IMAGES = 64
 
 
 def main() -> int:
-    """Parse, export, report."""
+    """Parse arguments, export, report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("checkpoint", type=Path, nargs="?", help="of train.py; left out: the general model")
+    add("checkpoint", type=Path, nargs="?", help="of train.py (the general model)")
     add("--layer", type=Path, help="of fit_general.py, for another general model (general.npz)")
     add("--out", type=Path, help="the .onnx file (general: inside the package; else model.onnx)")
-    add("--name", help="for people, stored in the file (the checkpoint's folder)")
+    add("--name", help="stored in the file, for people (the checkpoint's folder)")
     add(
-        "--pictures",
+        "--images",
         type=Path,
         default=EXAMPLES,
-        help="folder of pictures to compare with torch on (%(default)s)",
+        help="folder of images to compare with torch on (%(default)s)",
     )
     add("--precision", choices=PRECISIONS, default="fp32", help="arithmetic (%(default)s)")
-    add("--target", choices=TARGETS, help="int8: the processor it is for; vnni: x86 since 2019")
-    add("--calibrate", type=Path, help="int8: folder of a hundred pictures to measure ranges on")
+    add("--target", choices=TARGETS, help="int8: the target processor; vnni: x86 since 2019")
+    add("--calibrate", type=Path, help="int8: folder of a hundred images to measure ranges on")
     add("--check", type=Path, help="fp16, int8: class folders to compare on (the examples)")
     add(
         "--format",
         choices=("onnx", "ort"),
         default="onnx",
-        help="ort: beside the .onnx file, the same for onnxruntime's small builds",
+        help="ort: also write an .ort file, for onnxruntime's small builds",
     )
     arguments = parser.parse_args()
     try:
         _check_arguments(arguments)
-        checked = pictures(arguments.pictures, "--pictures")
-        checked = checked[:: max(1, len(checked) // _CHECKED_PICTURES)][:_CHECKED_PICTURES]
+        checked = images_below(arguments.images)
+        checked = checked[:: max(1, len(checked) // _CHECKED_IMAGES)][:_CHECKED_IMAGES]
         encoder = _write(arguments, checked)
         written = [encoder.model.path]
         if arguments.format == "ort":
             written.append(encoder.model.path.with_suffix(ort_format.SUFFIX))
             ort_format.write_ort(encoder, written[-1])
-    except (onnx_file.ExportError, data.DataError, BitgazeError, ValueError, OSError) as error:
+    except (onnx_file.ExportError, BitgazeError, ValueError, OSError) as error:
         print(f"to_onnx.py: {error}", file=sys.stderr)
         return 2
     for path in written:
@@ -75,15 +79,15 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     precision, out, layer = arguments.precision, arguments.out, arguments.layer
     if layer is not None:
         if arguments.checkpoint is not None:
-            raise ValueError("--layer is a general model's; a checkpoint has its own")
+            raise ValueError("--layer is for a general model; a checkpoint has its own")
         if not layer.is_file():
-            raise ValueError(f"{layer}: no such file; fit_general.py writes it")
+            raise ValueError(f"{layer} does not exist; fit_general.py writes it")
         if out is None:
-            raise ValueError("--layer needs --out: the shipped model is made from general.npz")
+            raise ValueError("--layer requires --out: the shipped model is made from general.npz")
     if arguments.checkpoint is not None and not arguments.checkpoint.is_file():
-        raise ValueError(f"{arguments.checkpoint}: no such checkpoint")
+        raise ValueError(f"{arguments.checkpoint} does not exist")
     if out is not None and not out.absolute().parent.is_dir():
-        raise ValueError(f"{out}: there is no folder {out.parent}")
+        raise ValueError(f"{out}: the folder {out.parent} does not exist")
     for name, precisions in (
         ("target", ("int8",)),
         ("calibrate", ("int8",)),
@@ -93,23 +97,17 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         if is_given and precision not in precisions:
             raise ValueError(f"--{name} is for {' and '.join(precisions)}, not for {precision}")
         if not is_given and precision == "int8" and name != "check":
-            raise ValueError(f"int8 needs --{name}")
+            raise ValueError(f"int8 requires --{name}")
     if precision != "fp32" and out is None:
-        raise ValueError(f"{precision} needs --out, the default name is the float32 model's")
+        raise ValueError(
+            f"{precision} requires --out: the default name is that of the float32 model"
+        )
     if arguments.format == "ort" and out is None:
-        raise ValueError("--format ort needs --out, the .ort file gets its name")
+        raise ValueError("--format ort requires --out, which names the .ort file, too")
     if out is not None and out.suffix == ort_format.SUFFIX:
         raise ValueError(
-            f"{out}: --out names the .onnx file; --format ort writes the .ort file beside it"
+            f"{out}: --out names the .onnx file; --format ort adds an .ort file next to it"
         )
-
-
-def pictures(folder: Path, option: str) -> list[Path]:
-    """The pictures below a folder; a ValueError names the option if there are none."""
-    found = data.pictures_below(folder)
-    if not found:
-        raise ValueError(f"no pictures in {folder}; name a folder with {option}")
-    return found
 
 
 def _write(arguments: argparse.Namespace, checked: list[Path]) -> Encoder:
@@ -122,15 +120,15 @@ def _write(arguments: argparse.Namespace, checked: list[Path]) -> Encoder:
         out = out or Path("model.onnx")
     if arguments.precision == "fp32":
         return onnx_file.write_model(network, contract, checked, out)
-    check = data.read(arguments.check or EXAMPLES)
+    check = labelled.read(arguments.check or EXAMPLES)
     if arguments.precision == "fp16":
-        encoder, found = smaller.write_fp16(network, contract, checked, out, check)
+        encoder, found = reduced_precision.write_fp16(network, contract, checked, out, check)
     else:
-        calibration = pictures(arguments.calibrate, "--calibrate")
-        encoder, found = smaller.write_int8(
+        calibration = images_below(arguments.calibrate)
+        encoder, found = reduced_precision.write_int8(
             network, contract, checked, out, check, calibration, arguments.target
         )
-    print(f"{len(check)} pictures of {len(check.classes)} classes, float32 beside this")
+    print(f"{len(check)} images of {len(check.classes)} classes, compared with float32")
     print(found)
     return encoder
 
@@ -138,9 +136,9 @@ def _write(arguments: argparse.Namespace, checked: list[Path]) -> Encoder:
 def general_model(
     layer_file: Path = GENERAL_LAYER, name: str | None = None
 ) -> tuple[AttentionHashing, Contract]:
-    """The general model's network, and its contract without golden examples."""
-    layer = general.Layer.load(layer_file)
-    network = general.with_layer(layer)
+    """The network of the general model, and its contract without golden examples."""
+    fitted = general.Fitted.load(layer_file)
+    network = general.with_layer(fitted.layer)
     return network, Contract(
         name=name or f"general-{network.bits}",
         bits=network.bits,
@@ -150,14 +148,14 @@ def general_model(
             "backbone": "EfficientNet-Lite0, ImageNet-1k",
             "attention": "the ImageNet classifier's class activation maps",
             "hash layer": "fitted without labels to photographs and distorted versions of them",
-            "command": layer.command,
+            "command": fitted.command,
         },
-        calibration=layer.calibration,
+        calibration=fitted.calibration,
     )
 
 
 def trained(checkpoint: Path, name: str | None) -> tuple[AttentionHashing, Contract]:
-    """A checkpoint's network, and its contract without golden examples."""
+    """The network of a checkpoint, and its contract without golden examples."""
     network, config, state = load_checkpoint(checkpoint)
     return network, Contract(
         name=name or checkpoint.resolve().parent.name,
@@ -167,7 +165,7 @@ def trained(checkpoint: Path, name: str | None) -> tuple[AttentionHashing, Contr
         classes=tuple(state["classes"]),
         training={
             "backbone": backbones.described(config.backbone),
-            "pictures": state["pictures"],
+            "images": state["images"],
             "config": state["config"],
             "versions": state["versions"],
             **({"layer": state["layer"]} if "layer" in state else {}),

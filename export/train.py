@@ -1,14 +1,15 @@
-"""Train attention hashing on labelled pictures.
+"""Train attention hashing on labelled images.
 
     python export/train.py FOLDER --bits 64 --out runs/mine
     python export/to_onnx.py runs/mine/checkpoint.pt --out mine.onnx
     python export/train.py FOLDER --backbone resnet18-small --size 32 --backbone-rate 1
     python export/train.py FOLDER --bits 128 --branch runs/mine/branch.pt --out runs/longer
 
-FOLDER holds one folder per class (or train/ and test/ with such folders), the IDX files of
-Fashion-MNIST, or CIFAR-10 as published: python or binary version, packed or unpacked. Interrupted,
-the same command goes on from the last epoch. The attention branch is kept on its own as well
-(branch.pt): it can guide other networks of the same backbone and classes, which saves stage 1.
+FOLDER contains one folder per class (or train/ and test/ with such folders), the IDX files of
+Fashion-MNIST, or CIFAR-10 as published: python or binary version, packed or unpacked. The same
+command resumes an interrupted run after its last epoch. The attention branch is also written to a
+file of its own (branch.pt), which can guide other networks of the same backbone and classes instead
+of stage 1.
 """
 
 import argparse
@@ -17,44 +18,46 @@ from pathlib import Path
 
 import torch
 
-from attention_hashing import data as datasets
-from attention_hashing import protocols
 from attention_hashing.backbones import NAMES, strides
+from attention_hashing.bfloat16 import fast_precision
 from attention_hashing.branch_file import BRANCH, StoredBranch, load_branch, save_branch
 from attention_hashing.checkpoint import CHECKPOINT, stored_config
 from attention_hashing.config import PRECISIONS, Config
-from attention_hashing.evaluation import neighbour_precision
+from attention_hashing.data import labelled, protocols
+from attention_hashing.evaluation.neighbours import neighbour_precision
 from attention_hashing.methods import METHODS
-from attention_hashing.training import fast_precision, train
+from attention_hashing.training import train
 
 _HOLDOUT = 0.1
 
 
 def main() -> int:
-    """Parse, train, and say how good it is on pictures held out."""
+    """Parse arguments, train, and evaluate on held-out images."""
     arguments = _parser().parse_args()
     try:
         device = _device(arguments.device)
         branch = load_branch(arguments.branch) if arguments.branch else None
         config = _config(arguments, device, branch)
-        everything = _pictures(arguments)
+        everything = _images(arguments)
         holdout = arguments.holdout
         if holdout is None:
-            holdout = 0 if arguments.protocol else _HOLDOUT  # a protocol trains on all of its part
+            holdout = (
+                0 if arguments.protocol else _HOLDOUT
+            )  # a protocol has images for evaluation of its own
         if holdout:
             rest, held_out = everything.split(holdout, config.seed)
         else:
             rest, held_out = everything, None
-        datasets.check_readable(everything, config.preprocess)
+        labelled.check_readable(everything, config.preprocess)
         print(
-            f"{len(everything.classes)} classes, {len(rest)} pictures to train on, "
+            f"{len(everything.classes)} classes, {len(rest)} images to train on, "
             f"{len(held_out or ())} held out, {config.bits} bits, {config.backbone}, "
             f"{config.size} px, {config.precision}, {arguments.device}"
         )
         arguments.out.mkdir(parents=True, exist_ok=True)
         network = train(rest, config, arguments.out, device, branch)
         save_branch(network, arguments.out / BRANCH, rest.classes, config.backbone)
-    except (datasets.DataError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     if not config.hash_epochs:
@@ -62,16 +65,16 @@ def main() -> int:
         return 0
     if held_out:
         found = neighbour_precision(network, config, rest, held_out)
-        print(f"held-out pictures: {found:.1%} of their 10 nearest neighbours share their class")
+        print(f"held-out images: {found:.1%} of their 10 nearest neighbours share their class")
     print(f"next: python export/to_onnx.py {arguments.out / CHECKPOINT}")
     return 0
 
 
-def _pictures(arguments: argparse.Namespace) -> datasets.Labelled:
-    """All in the folder, or those of them that a protocol trains on."""
+def _images(arguments: argparse.Namespace) -> labelled.Labelled:
+    """All images of the folder, or the training images of a protocol."""
     if not arguments.protocol:
-        return datasets.read(arguments.folder)
-    return protocols.training_pictures(arguments.protocol, arguments.folder)
+        return labelled.read(arguments.folder)
+    return protocols.training_images(arguments.protocol, arguments.folder)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,20 +87,24 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--protocol",
         metavar="NAME",
-        help=f"its training pictures: {', '.join(protocols.PROTOCOLS)}",
+        help=f"use the training images of: {', '.join(protocols.PROTOCOLS)}",
     )
     add("--out", type=Path, default=Path("runs/default"), help="folder of the run (%(default)s)")
     add("--bits", type=int, default=defaults.bits, help="code length, 8..1024 (%(default)s)")
     add("--size", type=int, default=defaults.size, help="input side in pixels (%(default)s)")
     add("--backbone", default=defaults.backbone, help=f"{', '.join(NAMES)} (%(default)s)")
-    add("--stride", type=int, help="pixels a position of the map (the backbone's own; Lite: or 16)")
-    add("--branch", type=Path, help=f"a trained {BRANCH} to start from, in place of stage 1")
+    add(
+        "--stride",
+        type=int,
+        help="pixels per position of the map (default of the backbone; Lite: or 16)",
+    )
+    add("--branch", type=Path, help=f"a trained {BRANCH} to use instead of stage 1")
     add("--branch-epochs", type=int, help=f"stage 1 ({defaults.branch_epochs}; with --branch 0)")
     add(
         "--hash-epochs",
         type=int,
         default=defaults.hash_epochs,
-        help="stage 2 (%(default)s); 0: no codes",
+        help="stage 2 (%(default)s); 0: train the branch alone",
     )
     add("--batch-size", type=int, default=defaults.batch_size, help="(%(default)s)")
     add("--method", default=defaults.method, help=f"{', '.join(METHODS)} (%(default)s)")
@@ -106,22 +113,26 @@ def _parser() -> argparse.ArgumentParser:
         "--backbone-rate",
         type=float,
         default=defaults.backbone_rate,
-        help="the backbone's learning rate, as a factor (%(default)s, for a pretrained one; "
-        "resnet18-small learns from scratch and needs 1)",
+        help="learning rate of the backbone, as a factor (%(default)s, for a pretrained one; "
+        "resnet18-small has no pretrained weights and needs 1)",
     )
     add(
         "--frozen-blocks",
         type=int,
         default=defaults.frozen_blocks,
-        help="the first blocks of a Lite that keep their published weights: faster (%(default)s)",
+        help="blocks of a Lite, from the first, that keep their published weights (%(default)s)",
     )
     add(
         "--precision",
-        help=f"of the backbone in training: {', '.join(PRECISIONS)} (what is faster here; a run "
-        "that goes on keeps its own)",
+        help=f"of the backbone in training: {', '.join(PRECISIONS)} (whichever is faster here; a "
+        "resumed run keeps its own)",
     )
     add("--seed", type=int, default=defaults.seed, help="(%(default)s)")
-    add("--holdout", type=float, help="share kept for the final check (0.1; with --protocol 0)")
+    add(
+        "--holdout",
+        type=float,
+        help="share held out for the final evaluation (0.1; with --protocol 0)",
+    )
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     return parser
 
@@ -129,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
 def _config(
     arguments: argparse.Namespace, device: torch.device, branch: StoredBranch | None
 ) -> Config:
-    """Of the arguments; what is not given comes from the run so far, the branch, the device."""
+    """The configuration, with defaults from the run to resume, the branch and the device."""
     stride = arguments.stride
     if stride is None:
         stride = strides(arguments.backbone)[0]
@@ -160,12 +171,12 @@ def _config(
 
 
 def _device(name: str) -> torch.device:
-    """The device, tried out."""
+    """Check that a device works, and return it."""
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         message = str(error).splitlines()[0]
-        raise ValueError(f"torch has no device {name!r} here ({message})") from error
+        raise ValueError(f"torch cannot use a device {name!r} here ({message})") from error
 
 
 if __name__ == "__main__":

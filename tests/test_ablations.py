@@ -1,20 +1,21 @@
-"""What stands in for the attention, and where maps point."""
+"""Variants of the attention, and the pointing game."""
 
 import numpy as np
 import pytest
 import torch
 
-from attention_hashing import ablations, heads
+from attention_hashing import heads
 from attention_hashing.attention import AttentionBranch
+from attention_hashing.experiments import ablations
+from attention_hashing.experiments.pointing_game import covered, energy_inside, pointing_game
 from attention_hashing.methods import METHODS
-from attention_hashing.pointing import covered, energy_inside, pointing_game
 
 CLASSES, CHANNELS, COUNT = 3, 8, 120
 
 
 @pytest.fixture(scope="module")
 def data():
-    """One channel lights up in one cell by class; the others are noise everywhere."""
+    """Maps with one channel per class that is high in one cell; all others are noise."""
     random = np.random.default_rng(0)
     labels = np.arange(COUNT) % CLASSES
     maps = random.random((COUNT, CHANNELS, 4, 4))
@@ -23,24 +24,24 @@ def data():
         y, x = random.integers(4, size=2)
         maps[one, label, y, x] += 6
         inside[one, y, x] = 1
-    hot = np.eye(CLASSES, dtype=np.float32)[labels]
-    return ablations.Data(maps.astype(np.float16), hot, np.arange(80), inside)
+    one_hot = np.eye(CLASSES, dtype=np.float32)[labels]
+    return ablations.Data(maps.astype(np.float16), one_hot, np.arange(80), inside)
 
 
 @pytest.fixture(scope="module")
 def branch(data):
-    return heads.fit_branch(data.maps[:80], data.hot[:80], epochs=30, seed=0)
+    return heads.fit_branch(data.maps[:80], data.one_hot[:80], epochs=30, seed=0)
 
 
 @pytest.mark.parametrize("variant", ablations.VARIANTS)
 def test_every_variant_learns(variant, data, branch):
-    method = METHODS["ours"](CLASSES, 16, 0)
+    method = METHODS["orthohash-supplement"](CLASSES, 16, 0)
     before = {name: value.clone() for name, value in branch.state_dict().items()}
     values = ablations.learner(variant, data, branch, 0)(method, epochs=15, rate=1e-2)
     assert values.shape == (COUNT, 16)
     signs = np.where(values[80:] > 0, 1, -1)
     likeness = signs @ signs.T / 16
-    alike = (data.hot[80:] @ data.hot[80:].T) > 0
+    alike = (data.one_hot[80:] @ data.one_hot[80:].T) > 0
     assert likeness[alike].mean() > likeness[~alike].mean() + 0.1
     for name, value in branch.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -49,8 +50,8 @@ def test_every_variant_learns(variant, data, branch):
 
 
 @pytest.mark.parametrize("variant", ["explicit", "implicit"])
-def test_the_scale_of_a_channel_is_taken_out(variant, data):
-    """A branch without a convolution that does not see the channel: only features change."""
+def test_the_scale_of_a_channel_does_not_matter(variant, data):
+    """The branch has no convolution and ignores the channel, so only features change."""
     torch.manual_seed(0)
     blind = AttentionBranch(CHANNELS, CLASSES, 0).eval()
     blind.classify.weight.data[:, -1] = 0
@@ -58,20 +59,20 @@ def test_the_scale_of_a_channel_is_taken_out(variant, data):
     larger[:, -1] *= 1000
     values = [
         ablations.learner(variant, data._replace(maps=maps), blind, 0)(
-            METHODS["ours"](CLASSES, 16, 0), 1, 1e-9
+            METHODS["orthohash-supplement"](CLASSES, 16, 0), 1, 1e-9
         )
         for maps in (data.maps.astype(np.float32), larger)
     ]
-    if variant == "explicit":  # its branch is the one given
+    if variant == "explicit":  # it uses the given branch
         np.testing.assert_allclose(values[1], values[0], atol=0.05)
-    else:  # its branch is drawn anew and sees the channel; yet that is not all that values tell
+    else:  # its new branch sees the channel, but values must still depend on other channels
         assert np.corrcoef(values[0].ravel(), values[1].ravel())[0, 1] > 0.7
 
 
 @pytest.mark.parametrize("variant", ["joint", "implicit"])
-def test_a_branch_without_a_convolution_is_learned_with_as_well(variant, data):
-    bare = heads.fit_branch(data.maps[:80], data.hot[:80], epochs=1, seed=0, hidden=0)
-    method = METHODS["ours"](CLASSES, 16, 0)
+def test_a_branch_without_a_convolution_can_be_trained_along(variant, data):
+    bare = heads.fit_branch(data.maps[:80], data.one_hot[:80], epochs=1, seed=0, hidden=0)
+    method = METHODS["orthohash-supplement"](CLASSES, 16, 0)
     values = ablations.learner(variant, data, bare, 0)(method, epochs=1, rate=1e-2)
     assert values.shape == (COUNT, 16)
 
@@ -83,7 +84,7 @@ def test_wide_has_at_least_the_parameters_of_explicit(branch):
     assert explicit <= count < explicit + 9 * CHANNELS + 2 + bits
 
 
-def test_no_picture_keeps_its_attention_when_shuffled(data, branch):
+def test_no_image_keeps_its_attention_when_shuffled(data, branch):
     own = ablations.attention_of(data.maps, branch)
     features = ablations.FEATURES["shuffled"](data, branch, 0)
     explicit = ablations.FEATURES["explicit"](data, branch, 0)
@@ -94,7 +95,7 @@ def test_no_picture_keeps_its_attention_when_shuffled(data, branch):
 
 def test_a_perfect_map_sees_the_objects_alone(data, branch):
     found = ablations.FEATURES["boxes"](data, branch, 0)[:, CHANNELS:]
-    one, y, x = np.nonzero(data.inside)  # the one cell of each picture
+    one, y, x = np.nonzero(data.inside)  # the only cell of each image
     np.testing.assert_allclose(found, data.maps[one, :, y, x], rtol=1e-3)
 
 
@@ -113,7 +114,7 @@ BOX = np.array([[0.5, 0.0, 1.0, 0.25]], np.float32)
 def test_pointing():
     maps = np.zeros((3, 4, 4))
     maps[0, 0, 2] = maps[0, 0, 3] = 1  # in the box
-    maps[1, 0, 3], maps[1, 3, 0] = 1, 3  # a quarter in it, the peak outside
+    maps[1, 0, 3], maps[1, 3, 0] = 1, 3  # a quarter is in the box, the peak is outside
     assert pointing_game(maps[:2], [BOX, BOX]) == 0.5
     everywhere = np.array([[0, 0, 1, 1]], np.float32)
     assert pointing_game(maps, [everywhere] * 3) == pytest.approx(2 / 3)  # the last map is all 0
@@ -129,7 +130,7 @@ def test_pointing_with_a_tolerance():
     assert pointing_game(maps, [BOX], corner + 1e-6) == 1
     assert pointing_game(maps, [BOX], corner - 1e-6) == 0
     near = covered(BOX, (4, 4), tolerance=0.25)
-    assert near[0, 1] == near[1, 2] == 1  # beside it and below it
+    assert near[0, 1] == near[1, 2] == 1  # next to it and below it
     assert 0.7 < near[1, 1] < 0.85  # a quarter of a disc: pi / 4
     assert not near[2:].any()
     assert not near[:, 0].any()

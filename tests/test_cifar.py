@@ -1,4 +1,4 @@
-"""CIFAR-10 in its official forms, made here in small."""
+"""CIFAR-10 in its published forms, with few images made here."""
 
 import io
 import os
@@ -9,16 +9,17 @@ import tarfile
 import numpy as np
 import pytest
 
-from attention_hashing import data as datasets
+from attention_hashing.data import labelled
+from attention_hashing.data.errors import DataError
 from bitgaze.encoding.images import Preprocess
 
 NAMES = ["airplane", "bird", "cat"]
-PICTURES = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
 LABELS = np.arange(10) % 3
 
 
 def python2_pickle(value):
-    """As Python 2 wrote it, numpy 1 inside: text without an encoding, old module names."""
+    """Pickle as Python 2 with numpy 1 did: text without an encoding, old module names."""
     content = bytearray(pickle.dumps(value, protocol=3))
     for opcode, _, position in pickletools.genops(bytes(content)):
         if opcode.name == "SHORT_BINBYTES":
@@ -32,7 +33,7 @@ def python_version():
     files = {"batches.meta": python2_pickle({b"label_names": [name.encode() for name in NAMES]})}
     for number in range(5):
         rows = slice(2 * number, 2 * number + 2)
-        data = np.ascontiguousarray(PICTURES[rows].transpose(0, 3, 1, 2)).reshape(2, 3072)
+        data = np.ascontiguousarray(IMAGES[rows].transpose(0, 3, 1, 2)).reshape(2, 3072)
         batch = {b"data": data, b"labels": LABELS[rows].tolist(), b"batch_label": b"training"}
         files[f"data_batch_{number + 1}"] = python2_pickle(batch)
     return files | {"test_batch": b"left alone"}
@@ -40,7 +41,7 @@ def python_version():
 
 def binary_version():
     files = {"batches.meta.txt": "\n".join([*NAMES, ""]).encode()}
-    planes = PICTURES.transpose(0, 3, 1, 2).reshape(10, 3072)
+    planes = IMAGES.transpose(0, 3, 1, 2).reshape(10, 3072)
     records = np.concatenate([LABELS[:, None].astype(np.uint8), planes], axis=1)
     for number in range(5):
         files[f"data_batch_{number + 1}.bin"] = records[2 * number : 2 * number + 2].tobytes()
@@ -64,7 +65,7 @@ def pack(path, files):
 
 
 def check(data):
-    assert np.array_equal(data.pictures, PICTURES)
+    assert np.array_equal(data.images, IMAGES)
     assert data.labels.tolist() == LABELS.tolist()
     assert data.classes == tuple(NAMES)
 
@@ -74,8 +75,8 @@ def check(data):
 )
 def test_a_folder_as_published(tmp_path, name, files):
     folder = write(tmp_path / f"cifar-10-batches-{name}", files)
-    check(datasets.read(folder))
-    check(datasets.read(tmp_path))
+    check(labelled.read(folder))
+    check(labelled.read(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -85,18 +86,18 @@ def test_a_folder_as_published(tmp_path, name, files):
 )
 def test_an_archive_as_published(tmp_path, name, files):
     archive = pack(tmp_path / f"cifar-10-{name}.tar.gz", files)
-    check(datasets.read(archive))
-    check(datasets.read(tmp_path))
+    check(labelled.read(archive))
+    check(labelled.read(tmp_path))
     assert list(tmp_path.iterdir()) == [archive]
 
 
-def test_the_pictures_can_be_trained_on(tmp_path):
-    data = datasets.read(write(tmp_path / "cifar-10-batches-bin", binary_version()))
+def test_the_images_can_be_trained_on(tmp_path):
+    data = labelled.read(write(tmp_path / "cifar-10-batches-bin", binary_version()))
     assert len(data.digest()) == 64
-    image, hot = datasets.Views(data, Preprocess(32), epoch_seed=None)[4]
-    assert np.array_equal(image, PICTURES[4])
-    assert hot.tolist() == [0, 1, 0]
-    assert datasets.Views(data, Preprocess(32), epoch_seed=1)[4][0].shape == (32, 32, 3)
+    image, one_hot = labelled.Views(data, Preprocess(32), epoch_seed=None)[4]
+    assert np.array_equal(image, IMAGES[4])
+    assert one_hot.tolist() == [0, 1, 0]
+    assert labelled.Views(data, Preprocess(32), epoch_seed=1)[4][0].shape == (32, 32, 3)
 
 
 class Program:
@@ -104,12 +105,12 @@ class Program:
         return os.mkdir, ("it-ran",)
 
 
-def test_a_pickle_that_is_a_program_is_not_run(tmp_path, monkeypatch):
+def test_a_pickle_that_runs_a_program_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     program = pickle.dumps(Program())
     folder = write(tmp_path / "cifar-10-batches-py", python_version() | {"data_batch_2": program})
-    with pytest.raises(datasets.DataError, match="damaged .it would call posix.mkdir"):
-        datasets.read(folder)
+    with pytest.raises(DataError, match="a damaged copy .it would call posix.mkdir"):
+        labelled.read(folder)
     assert not (tmp_path / "it-ran").exists()
 
 
@@ -118,18 +119,18 @@ def test_damaged_or_missing_batches(tmp_path, files):
     folder = write(tmp_path / "cifar", files)
     third = next(p for p in folder.iterdir() if p.name.startswith("data_batch_3"))
     third.write_bytes(third.read_bytes()[:-1])
-    with pytest.raises(datasets.DataError, match="not CIFAR-10, or damaged"):
-        datasets.read(folder)
+    with pytest.raises(DataError, match="not CIFAR-10, or a damaged copy"):
+        labelled.read(folder)
     third.unlink()
-    with pytest.raises(datasets.DataError, match="CIFAR-10 without 'data_batch_3"):
-        datasets.read(folder)
+    with pytest.raises(DataError, match="CIFAR-10 lacks 'data_batch_3"):
+        labelled.read(folder)
 
 
 def test_labels_without_a_class_and_a_broken_archive(tmp_path):
     files = binary_version() | {"batches.meta.txt": b"airplane\nbird\n"}
-    with pytest.raises(datasets.DataError, match=r"labels 0\.\.2, 2 classes"):
-        datasets.read(write(tmp_path / "cifar", files))
+    with pytest.raises(DataError, match=r"labels 0\.\.2, 2 classes"):
+        labelled.read(write(tmp_path / "cifar", files))
     archive = tmp_path / "cifar-10-python.tar.gz"
     archive.write_bytes(pack(tmp_path / "whole.tar.gz", python_version()).read_bytes()[:2000])
-    with pytest.raises(datasets.DataError, match="not an archive, or damaged"):
-        datasets.read(archive)
+    with pytest.raises(DataError, match="not an archive, or a damaged one"):
+        labelled.read(archive)

@@ -1,24 +1,24 @@
-"""Named retrieval protocols: their counts, their draw, and splits that are kept."""
+"""Named retrieval protocols: their counts, their draw, and stored splits."""
 
 import json
 
 import numpy as np
 import pytest
 
-from attention_hashing import data as datasets
-from attention_hashing import protocols
+from attention_hashing.data import labelled, protocols
+from attention_hashing.data.errors import DataError
 from conftest import smooth_image
-from test_cifar import LABELS, PICTURES, binary_version, pack, python_version, write
+from test_cifar import IMAGES, LABELS, binary_version, pack, python_version, write
 
 A_CLASS = 610
 
 
 @pytest.fixture(scope="module")
 def small():
-    """Ten classes in a mixed order, 610 tiny pictures of each."""
+    """Ten classes with 610 tiny images each, in mixed order."""
     labels = np.random.default_rng(5).permutation(np.repeat(np.arange(10), A_CLASS))
     values = np.random.default_rng(6).integers(0, 256, (10 * A_CLASS, 2, 2, 3), dtype=np.uint8)
-    return datasets.Labelled(values, labels, tuple("abcdefghij"))
+    return labelled.Labelled(values, labels, tuple("abcdefghij"))
 
 
 def by_class(data, positions):
@@ -38,7 +38,7 @@ def test_the_usual_protocols(small, name, of_each):
     assert len(together) == (5000 if name == "cifar10-1" else 0)
 
 
-def test_the_draw_is_the_one_that_is_written_down(small):
+def test_the_draw_is_the_documented_one(small):
     rng = np.random.default_rng(7)
     expected = ([], [], [])
     for label in range(10):
@@ -55,7 +55,7 @@ def test_the_draw_is_the_one_that_is_written_down(small):
     assert split.digest() != protocols.draw("cifar10", small, 8).digest()
 
 
-def test_classes_that_training_never_sees(small):
+def test_unseen_classes(small):
     drawn = set()
     for seed in range(4):
         split = protocols.draw("cifar10-unseen", small, seed)
@@ -73,20 +73,20 @@ def test_classes_that_training_never_sees(small):
     assert len(drawn) > 1
 
 
-def test_a_draw_that_cannot_be(small):
+def test_an_impossible_draw(small):
     with pytest.raises(ValueError, match="protocol is 'cifar100', expected one of cifar10, "):
         protocols.draw("cifar100", small, 0)
     with pytest.raises(ValueError, match="protocol is 'mnist'"):
-        protocols.pictures("mnist", None)
+        protocols.images("mnist", None)
     few = small.subset(np.flatnonzero((small.labels != 3) | (np.cumsum(small.labels == 3) <= 600)))
-    with pytest.raises(datasets.DataError, match="class 'd' has 600 pictures, cifar10 takes more"):
+    with pytest.raises(DataError, match="class 'd' has 600 images, cifar10 requires more"):
         protocols.draw("cifar10", few, 0)
-    rows = datasets.Labelled(small.pictures, small.hot() > 0, small.classes)
-    with pytest.raises(datasets.DataError, match="every picture has to have one class"):
+    rows = labelled.Labelled(small.images, small.one_hot() > 0, small.classes)
+    with pytest.raises(DataError, match="each image must have exactly one class"):
         protocols.draw("cifar10", rows, 0)
 
 
-def test_a_split_is_kept(small, tmp_path):
+def test_a_split_is_stored(small, tmp_path):
     split = protocols.draw("cifar10-unseen", small, 3)
     path = tmp_path / "split.json"
     split.save(path)
@@ -95,26 +95,26 @@ def test_a_split_is_kept(small, tmp_path):
     assert found.database.tolist() == split.database.tolist()
     assert found.data is small
 
-    values = small.pictures.copy()
+    values = small.images.copy()
     values[17] ^= 1
-    other = datasets.Labelled(values, small.labels, small.classes)
-    with pytest.raises(datasets.DataError, match="split.json: a split of other pictures; give"):
+    other = labelled.Labelled(values, small.labels, small.classes)
+    with pytest.raises(DataError, match="split.json: a split of other images; use"):
         protocols.load(path, other)
     state = json.loads(path.read_text())
     path.write_text(json.dumps(state | {"format": 2}))
-    with pytest.raises(datasets.DataError, match="format 2, this version reads 1"):
+    with pytest.raises(DataError, match="has format 2, this version reads 1"):
         protocols.load(path, small)
     state["queries"][5] += 1
     path.write_text(json.dumps(state))
-    with pytest.raises(datasets.DataError, match="damaged, its positions are not those"):
+    with pytest.raises(DataError, match="damaged: its positions differ"):
         protocols.load(path, small)
     without = {key: value for key, value in state.items() if key != "training"}
     for text in ("", "[]", json.dumps(without), json.dumps(state | {"queries": [2**70]}), "\x00"):
         path.write_text(text)
-        with pytest.raises(datasets.DataError, match="split.json: not a split, or damaged"):
+        with pytest.raises(DataError, match="split.json: not a split, or a damaged one"):
             protocols.load(path, small)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(datasets.DataError, match="split.json: not a split, or damaged"):
+    with pytest.raises(DataError, match="split.json: not a split, or a damaged one"):
         protocols.load(path, small)
 
 
@@ -127,13 +127,13 @@ def test_cifar10_as_published_in_its_order(tmp_path, version):
     folder = write(tmp_path / "unpacked", files)
     for place in (tmp_path, folder):
         data = protocols._cifar10(place)
-        assert np.array_equal(data.pictures, np.concatenate([PICTURES, PICTURES[:2]]))
+        assert np.array_equal(data.images, np.concatenate([IMAGES, IMAGES[:2]]))
         assert data.labels.tolist() == [*LABELS, *LABELS[:2]]
-        with pytest.raises(datasets.DataError, match=r"found \[5, 4, 3\] pictures.*6000 of each"):
-            protocols.pictures("cifar10", place)
+        with pytest.raises(DataError, match=r"found \[5, 4, 3\] images.*6000 in each"):
+            protocols.images("cifar10", place)
     (folder / f"test_batch{end}").unlink()
-    with pytest.raises(datasets.DataError, match="CIFAR-10 without 'test_batch"):
-        protocols.pictures("cifar10", folder)
+    with pytest.raises(DataError, match="CIFAR-10 lacks 'test_batch"):
+        protocols.images("cifar10", folder)
 
 
 def test_cifar10_in_class_folders(tmp_path, monkeypatch):
@@ -145,17 +145,17 @@ def test_cifar10_in_class_folders(tmp_path, monkeypatch):
             folder.mkdir(parents=True)
             for name in names:
                 smooth_image(number, (32, 32)).save(folder / name)
-    data = protocols.pictures("cifar10-1", tmp_path)
+    data = protocols.images("cifar10-1", tmp_path)
     assert data.classes == tuple(f"class{number}" for number in range(10))
     assert data.labels.tolist() == [n // 2 for n in range(20)] + list(range(10))
-    assert data.pictures[1] == root / "train" / "class0" / "0001.jpg"
-    assert data.pictures[20] == root / "test" / "class0" / "0000.jpg"
-    assert protocols.pictures("cifar10", root).pictures == data.pictures
+    assert data.images[1] == root / "train" / "class0" / "0001.jpg"
+    assert data.images[20] == root / "test" / "class0" / "0000.jpg"
+    assert protocols.images("cifar10", root).images == data.images
     (root / "test" / "class4").rename(root / "test" / "other")
-    with pytest.raises(datasets.DataError, match="train and test do not have the same class"):
-        protocols.pictures("cifar10", tmp_path)
-    with pytest.raises(datasets.DataError, match="neither CIFAR-10 as published, nor train/"):
-        protocols.pictures("cifar10", root / "train")
+    with pytest.raises(DataError, match="train and test have different class folders"):
+        protocols.images("cifar10", tmp_path)
+    with pytest.raises(DataError, match="contains neither CIFAR-10 as published nor train/"):
+        protocols.images("cifar10", root / "train")
 
 
 def test_fashion_mnist_in_its_order(tmp_path, monkeypatch):
@@ -166,20 +166,20 @@ def test_fashion_mnist_in_its_order(tmp_path, monkeypatch):
         for name, array in (("images-idx3", values[rows]), ("labels-idx1", labels[rows])):
             header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
             (tmp_path / f"{part}-{name}-ubyte").write_bytes(header + array.tobytes())
-    data = protocols.pictures("fashion-mnist", tmp_path)
-    assert np.array_equal(data.pictures, values)
+    data = protocols.images("fashion-mnist", tmp_path)
+    assert np.array_equal(data.images, values)
     assert data.labels.tolist() == labels.tolist()
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0")
-    with pytest.raises(datasets.DataError, match="t10k-labels-idx1-ubyte: not an IDX file"):
-        protocols.pictures("fashion-mnist", tmp_path)
+    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte: not an IDX file"):
+        protocols.images("fashion-mnist", tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").rename(tmp_path / "t10k-labels-idx1-ubyte.gz")
-    with pytest.raises(datasets.DataError, match="ubyte.gz: not a gzip file, or damaged"):
-        protocols.pictures("fashion-mnist", tmp_path)
+    with pytest.raises(DataError, match="ubyte.gz: not a gzip file, or a damaged one"):
+        protocols.images("fashion-mnist", tmp_path)
 
 
 def test_fashion_mnist_where_it_is_installed():
-    folder = datasets.Path("/usr/share/datasets/fashion-mnist")
+    folder = labelled.Path("/usr/share/datasets/fashion-mnist")
     if not folder.is_dir():
         pytest.skip("Debian package dataset-fashion-mnist is not installed")
-    split = protocols.draw("fashion-mnist", protocols.pictures("fashion-mnist", folder), 0)
+    split = protocols.draw("fashion-mnist", protocols.images("fashion-mnist", folder), 0)
     assert (len(split.queries), len(split.training), len(split.database)) == (1000, 5000, 64000)

@@ -1,14 +1,14 @@
-"""Scenes of scattered objects: as their boxes say, and the same for the same seed."""
+"""Scenes of scattered objects: correct boxes, reproducible from the seed."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from attention_hashing import data as datasets
-from attention_hashing import protocols, scattered_parts
-from attention_hashing.backgrounds import photograph, prepared, textured
-from attention_hashing.scattered import Scattered
+from attention_hashing.data import labelled, protocols
+from attention_hashing.data.backgrounds import photograph, prepared, textured
+from attention_hashing.data.scattered import Scattered
+from attention_hashing.experiments import scattered_parts
 from bitgaze import ImageError
 from bitgaze.encoding.images import Preprocess
 from conftest import smooth_image
@@ -45,7 +45,7 @@ def test_a_box_is_where_its_object_is():
             rows, columns = np.nonzero(seen)
             assert left <= columns.min() <= columns.max() < right
             assert top <= rows.min() <= rows.max() < bottom
-        # The last one lies on top: pure but for the border that fades, to nothing at the edge.
+        # The last object is on top: opaque except for its border, which fades to 0 at the edge.
         left, top, right, bottom = (128 * boxes[-1]).astype(int)
         fade = int(np.ceil(0.1 * (right - left)))
         assert pure[-1][top + fade : bottom - fade, left + fade : right - fade].all()
@@ -87,25 +87,25 @@ def test_a_scene_depends_on_seed_and_number_alone(photos):
     assert scenes.digest() == again.digest() != other.digest()
 
 
-def test_training_sees_fresh_scenes_each_epoch():
+def test_training_sees_new_scenes_in_each_epoch():
     scenes = Scattered(OBJECTS, LABELS, CLASSES, None, 6, seed=0)
     plain, first, again, second = (
         scenes.views(Preprocess(64), epoch_seed) for epoch_seed in (None, 0, 0, 1)
     )
     assert len(first) == 6
     for number in range(6):
-        image, hot = first[number]
+        image, one_hot = first[number]
         assert (image.dtype, image.shape) == (torch.uint8, (64, 64, 3))
-        assert (hot.dtype, hot.shape) == (torch.float32, (4,))
+        assert (one_hot.dtype, one_hot.shape) == (torch.float32, (4,))
         assert torch.equal(image, again[number][0])
-        assert torch.equal(hot, again[number][1])
+        assert torch.equal(one_hot, again[number][1])
         assert not torch.equal(image, second[number][0])
         assert not torch.equal(image, plain[number][0])
     whole = scenes.views(Preprocess(128), None)[3]
     assert np.array_equal(whole[0], scenes.scene(3).image)
     assert np.array_equal(whole[1], scenes.scene(3).labels)
     batches = list(torch.utils.data.DataLoader(first, 4))
-    assert [tuple(hot.shape) for _, hot in batches] == [(4, 4), (2, 4)]
+    assert [tuple(one_hot.shape) for _, one_hot in batches] == [(4, 4), (2, 4)]
 
 
 def test_objects_are_flipped_half_the_time():
@@ -121,7 +121,7 @@ def test_objects_are_flipped_half_the_time():
 
 
 def test_backgrounds():
-    """Photographs are cut and flipped, never stretched."""
+    """Photographs are cropped and mirrored, never stretched."""
     texture = textured(128, np.random.default_rng(0))
     assert (texture.dtype, texture.shape) == (np.uint8, (128, 128, 3))
     assert texture.std() > 20
@@ -142,26 +142,26 @@ def test_backgrounds():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pictures": OBJECTS[:5]}, r"objects are uint8 \(5, 32, 32, 3\), expected uint8 \(12, 32"),
-        ({"pictures": OBJECTS.astype(float)}, "objects are float64"),
+        ({"images": OBJECTS[:5]}, r"objects are uint8 \(5, 32, 32, 3\), expected uint8 \(12, 32"),
+        ({"images": OBJECTS.astype(float)}, "objects are float64"),
         ({"labels": LABELS + 1}, r"labels are int64 \(12,\), expected 0\.\.3 each"),
         ({"labels": np.ones((12, 4), bool)}, r"labels are bool \(12, 4\), expected"),
         ({"labels": LABELS % 2}, "objects of 2 classes, expected at least 3"),
-        ({"photos": []}, "no photographs; None stands for textures"),
+        ({"photos": []}, "no photographs; pass None for textures"),
         ({"count": 0}, "count is 0, expected at least 1"),
         ({"seed": -1}, r"seed is -1, expected 0\.\.4294967295"),
     ],
 )
-def test_what_no_scene_can_be_made_of(changes, message):
-    good = {"pictures": OBJECTS, "labels": LABELS, "photos": BLACK, "count": 3, "seed": 0}
+def test_invalid_arguments(changes, message):
+    good = {"images": OBJECTS, "labels": LABELS, "photos": BLACK, "count": 3, "seed": 0}
     with pytest.raises(ValueError, match=message):
         Scattered(classes=CLASSES, **good | changes)
 
 
-def test_no_such_scene_and_no_such_photograph(tmp_path):
+def test_a_missing_scene_and_a_missing_photograph(tmp_path):
     scenes = Scattered(OBJECTS, LABELS, CLASSES, BLACK, 3, 0)
     for number in (-1, 3):
-        with pytest.raises(IndexError, match=f"scene {number}, there are 3"):
+        with pytest.raises(IndexError, match=rf"scene {number}, expected 0\.\.2"):
             scenes.scene(number)
     (tmp_path / "broken.jpg").write_text("text")
     with pytest.raises(ImageError, match="broken.jpg"):
@@ -169,14 +169,14 @@ def test_no_such_scene_and_no_such_photograph(tmp_path):
 
 
 def numbered_objects(count):
-    """Pictures of which each has another colour."""
+    """Images of different colours."""
     values = np.zeros((count, 32, 32, 3), np.uint8)
     values[..., 0] = 100 + np.arange(count)[:, None, None]
     return values
 
 
 def protocol(queries, training, database, count=60):
-    data = datasets.Labelled(numbered_objects(count), np.arange(count) % 4, CLASSES)
+    data = labelled.Labelled(numbered_objects(count), np.arange(count) % 4, CLASSES)
     return protocols.Protocol("cifar10", 0, data, *map(np.array, (queries, training, database)))
 
 
@@ -208,9 +208,9 @@ def test_parts_share_neither_objects_nor_photographs():
     assert len(layouts) == 4
 
 
-def test_parts_that_cannot_be():
+def test_impossible_parts():
     shared = protocol(range(20), range(20, 40), range(20, 60))
-    with pytest.raises(ValueError, match="the parts of cifar10 share pictures"):
+    with pytest.raises(ValueError, match="the parts of cifar10 share images"):
         scattered_parts.parts(shared, None, (1, 1, 1, 1), 0)
     apart = protocol(range(20), range(20, 40), range(40, 60))
     with pytest.raises(ValueError, match="9 photographs, expected at least 10"):
@@ -223,7 +223,7 @@ def test_objects_in_files(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(3)]
     for path, values in zip(paths, numbered_objects(3), strict=True):
         Image.fromarray(values).save(path)
-    data = datasets.Labelled(paths, np.arange(3), CLASSES)
+    data = labelled.Labelled(paths, np.arange(3), CLASSES)
     assert np.array_equal(scattered_parts.pixels(data), numbered_objects(3))
     smooth_image(0, (40, 32)).save(paths[1])
     with pytest.raises(ValueError, match="1.png: 40 x 32 px, expected 32 x 32"):
@@ -232,7 +232,7 @@ def test_objects_in_files(tmp_path):
 
 def test_codes_of_scenes():
     from attention_hashing import training
-    from attention_hashing.evaluation import codes, neighbour_precision
+    from attention_hashing.evaluation.neighbours import codes, neighbour_precision
 
     config = training.Config(bits=8, size=32, batch_size=4, hidden=8)
     network = training.new_network(config, 4).eval()

@@ -1,4 +1,4 @@
-"""evaluate.py and what it is made of: from folders of pictures to a report."""
+"""evaluate.py and its parts: from folders of images to a report."""
 
 import json
 import re
@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 import evaluate
-from attention_hashing import plots, report, split
-from attention_hashing.levels import Levels
-from attention_hashing.measure import measure
-from attention_hashing.metrics import by_radius
-from attention_hashing.split import drawn, given, read
+from attention_hashing.data.folders import LABELS, read
+from attention_hashing.evaluation import plots, report
+from attention_hashing.evaluation.distance_counts import Levels
+from attention_hashing.evaluation.measure import measure
+from attention_hashing.evaluation.metrics import by_radius
+from attention_hashing.evaluation.split import drawn, given
 from bitgaze import Encoder
 from conftest import ROOT
 
@@ -25,7 +26,7 @@ PLOTS = ("precision.png", "distances.png", "attention.png")
 
 @pytest.fixture
 def folder(tmp_path, examples):
-    """Four classes of six pictures."""
+    """Four classes of six images."""
     for name in ("birds", "flowers", "vehicles", "windmills"):
         chosen = sorted(p for p in (examples / name).iterdir() if p.suffix == ".jpg")[:6]
         assert len(chosen) == 6
@@ -50,14 +51,14 @@ def test_a_plain_call_prints_and_writes_nothing(folder, monkeypatch, capsys, tmp
     figures = {line[:-6].strip(): float(line[-6:]) for line in lines[1:]}
     assert list(figures) == [
         "mAP, Hamming, tie-aware",
-        "by the order of ties, from",
-        "to",
+        "worst order of ties",
+        "best order of ties",
         "mAP, cosine of hash values",
         "precision of the first 10",
-        "a random order would have",
+        "random order",
     ]
     worst, expected, best = (figures[name] for name in list(figures)[1:2] + list(figures)[:3:2])
-    assert figures["a random order would have"] < worst <= expected <= best <= 1
+    assert figures["random order"] < worst <= expected <= best <= 1
 
 
 def test_the_report(folder, monkeypatch, capsys, tmp_path):
@@ -69,8 +70,8 @@ def test_the_report(folder, monkeypatch, capsys, tmp_path):
         "queries": 8,
         "database": 16,
         "classes": 4,
-        "labels_per_picture": 1.0,
-        "queries_without_a_relevant_picture": 0,
+        "labels_per_image": 1.0,
+        "queries_without_a_relevant_image": 0,
         "queries_with_a_copy_in_the_database": 0,
     }
     found = report["average_precision"]
@@ -103,8 +104,8 @@ def test_the_report(folder, monkeypatch, capsys, tmp_path):
             assert image.format == "PNG"
             assert min(image.size) > 300
             pixels = np.asarray(image.convert("L"))
-        assert pixels.std() > 5  # something is drawn
-    assert "written: " in capsys.readouterr().out
+        assert pixels.std() > 5  # not blank
+    assert "wrote " in capsys.readouterr().out
 
 
 def test_a_folder_of_queries(folder, monkeypatch, capsys, tmp_path):
@@ -128,7 +129,7 @@ def test_a_folder_of_queries(folder, monkeypatch, capsys, tmp_path):
 
 
 def test_against_another_model(folder, monkeypatch, capsys):
-    # The general model beside itself: no query differs.
+    # The general model compared with itself: no query differs.
     assert run(monkeypatch, folder, "--against", evaluate.DEFAULT_MODEL) == 0
     out = capsys.readouterr().out
     assert "against general-128: mAP +0.0000, 95 % interval +0.0000 to +0.0000" in out
@@ -146,28 +147,28 @@ def test_several_labels(folder, monkeypatch, tmp_path):
     assert run(monkeypatch, folder, "--out", out) == 0
     report = json.loads((out / "report.json").read_text())
     assert report["set"]["classes"] == 6
-    assert report["set"]["labels_per_picture"] == 2
-    pictures = drawn(folder, 1000, 0)
+    assert report["set"]["labels_per_image"] == 2
+    images = drawn(folder, 1000, 0)
     labels = list(read(folder).values())
     shared = [
         bool(set(labels[query]) & set(labels[item]))
-        for query in pictures.queries
-        for item in pictures.database
+        for query in images.queries
+        for item in images.database
     ]
     assert sum(report["pairs_by_distance"]["matching"]) == sum(shared)
     assert 0 < sum(shared) < len(shared)
 
 
 def test_the_figures_are_those_of_the_codes(folder):
-    """Against distances and precision written out."""
-    pictures = drawn(folder, 8, 1)
-    encoded = Encoder().encode(pictures.paths)
-    report = measure(encoded, pictures, evaluate._ranking(encoded, pictures), None)
+    """Compared with distances and precision computed directly."""
+    images = drawn(folder, 8, 1)
+    encoded = Encoder().encode(images.paths)
+    report = measure(encoded, images, evaluate._ranking(encoded, images), None)
     bits = np.unpackbits(encoded.codes, axis=1)
     within, empty, first = [], [], []
-    for query in pictures.queries:
-        distances = (bits[pictures.database] != bits[query]).sum(1)
-        right = pictures.labels[pictures.database] == pictures.labels[query]
+    for query in images.queries:
+        distances = (bits[images.database] != bits[query]).sum(1)
+        right = images.labels[images.database] == images.labels[query]
         ball = distances <= 50
         within.append(right[ball].mean() if ball.any() else 0)
         empty.append(not ball.any())
@@ -178,69 +179,71 @@ def test_the_figures_are_those_of_the_codes(folder):
     assert report["within_radius_2"]["precision"] == report["by_radius"]["precision"][2]
 
 
-def test_a_draw_parts_the_pictures(folder):
-    pictures = drawn(folder, 5, 0)
-    assert (len(pictures.queries), len(pictures.database)) == (5, 19)
-    assert sorted([*pictures.queries, *pictures.database]) == list(range(24))
-    assert (drawn(folder, 5, 0).queries == pictures.queries).all()
-    assert (drawn(folder, 5, 1).queries != pictures.queries).any()
-    for path, label in zip(pictures.paths, pictures.labels, strict=True):
-        assert path.parent.name == pictures.classes[label]
+def test_a_draw_divides_the_images(folder):
+    images = drawn(folder, 5, 0)
+    assert (len(images.queries), len(images.database)) == (5, 19)
+    assert sorted([*images.queries, *images.database]) == list(range(24))
+    assert (drawn(folder, 5, 0).queries == images.queries).all()
+    assert (drawn(folder, 5, 1).queries != images.queries).any()
+    for path, label in zip(images.paths, images.labels, strict=True):
+        assert path.parent.name == images.classes[label]
 
 
 def test_labels_of_two_folders_are_one_list(folder, tmp_path):
     queries = tmp_path / "queries"
     queries.mkdir()
     shutil.copy(min((folder / "birds").iterdir()), queries / "a.jpg")
-    (queries / split.LABELS).write_text("a.jpg, windmills ,animals\n", encoding="utf-8")
-    pictures = given(folder, queries)
-    assert pictures.classes == ("animals", "birds", "flowers", "vehicles", "windmills")
-    (query,) = pictures.queries
-    assert pictures.labels[query].tolist() == [True, False, False, False, True]
-    assert pictures.labels[pictures.database].sum(1).tolist() == [1] * 24
-    with pytest.raises(ValueError, match="is a query and in the database: keep the folders apart"):
+    (queries / LABELS).write_text("a.jpg, windmills ,animals\n", encoding="utf-8")
+    images = given(folder, queries)
+    assert images.classes == ("animals", "birds", "flowers", "vehicles", "windmills")
+    (query,) = images.queries
+    assert images.labels[query].tolist() == [True, False, False, False, True]
+    assert images.labels[images.database].sum(1).tolist() == [1] * 24
+    with pytest.raises(
+        ValueError, match="is a query and in the database: the folders must not overlap"
+    ):
         given(folder, folder)
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("birds/none.jpg,birds\n", "line 1: there is no file .*none.jpg"),
-        ("\nset.jpg\n", r"line 2: expected path,label,label,... found \['set.jpg'\]"),
+        ("birds/none.jpg,birds\n", "line 1: .*none.jpg does not exist"),
+        ("\nset.jpg\n", r"line 2: expected path,label,label,..., found \['set.jpg'\]"),
         ("set.jpg,a,\n", "line 1: expected path,label,label"),
-        ("set.jpg,a\nset.jpg,b\n", "line 2: set.jpg has a line already"),
-        ("./set.jpg,a\nset.jpg,b\n", "line 2: set.jpg has a line already"),
-        ('set.jpg,"a\n', "labels.csv: not a table in UTF-8"),
-        (b"set.jpg,\xff\n", "labels.csv: not a table in UTF-8"),
-        ("", "no pictures in class folders, and none named by a labels.csv"),
+        ("set.jpg,a\nset.jpg,b\n", "line 2: set.jpg is listed twice"),
+        ("./set.jpg,a\nset.jpg,b\n", "line 2: set.jpg is listed twice"),
+        ('set.jpg,"a\n', "labels.csv: not a CSV file in UTF-8"),
+        (b"set.jpg,\xff\n", "labels.csv: not a CSV file in UTF-8"),
+        ("", "contains no class folders with images, and no labels.csv"),
     ],
 )
-def test_a_table_that_cannot_be_right(make_image, tmp_path, table, message):
+def test_an_invalid_table(make_image, tmp_path, table, message):
     make_image("set.jpg")
     content = table if isinstance(table, bytes) else table.encode()
-    (tmp_path / split.LABELS).write_bytes(content)
+    (tmp_path / LABELS).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read(tmp_path)
 
 
-def test_queries_without_an_answer_are_told(make_image, monkeypatch, capsys, tmp_path):
+def test_queries_without_relevant_images_are_reported(make_image, monkeypatch, capsys, tmp_path):
     for seed in range(12):
         make_image(f"set/one/{seed}.png", seed)
     make_image("queries/one/a.png", 20)
     make_image("queries/two/b.png", 21)
     assert run(monkeypatch, tmp_path / "set", "--queries", tmp_path / "queries") == 0
     printed = capsys.readouterr().out
-    assert "1 of the queries have no relevant picture to find, and score 0\n" in printed
+    assert "1 of the queries have no relevant image in the database, and score 0\n" in printed
     assert re.search(r"mAP, Hamming, tie-aware +0\.5000\n", printed)
 
 
 def test_against_a_worse_model(folder, monkeypatch, tmp_path):
-    """The other's codes are all the same: a random order, which the first beats."""
+    """All codes of the other model are equal: a random order, which is worse."""
     honest, models = evaluate._encoded, []
 
-    def encoded(encoder, pictures):
+    def encoded(encoder, images):
         models.append(encoder)
-        found = honest(encoder, pictures)
+        found = honest(encoder, images)
         return found if len(models) == 1 else replace(found, codes=np.zeros_like(found.codes))
 
     monkeypatch.setattr(evaluate, "_encoded", encoded)
@@ -258,11 +261,11 @@ def test_against_a_worse_model(folder, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("items", "relevant"), [([5, 0, 0], [0, 0, 0]), ([0, 0, 1], [0, 0, 1]), ([4, 2, 9], [4, 2, 9])]
 )
-def test_plots_of_sets_that_say_little(items, relevant, tmp_path):
+def test_plots_of_degenerate_sets(items, relevant, tmp_path):
     ranking = Levels(np.array([items]), np.array([relevant]))
     plots.precision_by_radius(by_radius(ranking), tmp_path / "a.png")
     plots.distances(ranking, tmp_path / "b.png")
-    # A name that is no formula.
+    # A name that must not be parsed as a formula.
     maps = np.zeros((1, 4, 4), np.float32)
     plots.attention([Image.new("RGB", (30, 90))], maps, [r"$\frac$"], tmp_path / "c.png")
     for path in (tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png"):
@@ -274,7 +277,7 @@ def test_no_name_breaks_the_table():
     assert report._code("a|b`c.jpg") == r"`a\|b c.jpg`"
 
 
-def test_nothing_but_the_runtime_takes_part():
+def test_evaluation_uses_the_runtime_alone():
     script = (
         "import sys; sys.modules['torch'] = None; import evaluate;"
         "print('matplotlib' in sys.modules)"
@@ -289,9 +292,9 @@ def test_nothing_but_the_runtime_takes_part():
     ("arguments", "message"),
     [
         (["--top", "0"], "top is 0, expected at least 1"),
-        (["--top", "13"], "top is 13, but the database has 12 pictures"),
+        (["--top", "13"], "top is 13, but the database has 12 images"),
         (["--queries", "/nowhere"], "/nowhere: not a folder"),
-        (["--queries", "/nowhere", "--seed", "1"], "leaves nothing to draw"),
+        (["--queries", "/nowhere", "--seed", "1"], "a folder of queries is given"),
         (["--model", "/nowhere.onnx"], "/nowhere.onnx"),
         (["--against", "/nowhere.onnx"], "/nowhere.onnx"),
     ],
@@ -310,11 +313,11 @@ def test_a_report_without_matplotlib_fails_at_once(folder, monkeypatch, capsys, 
     assert not (tmp_path / "report").exists()
 
 
-def test_too_few_pictures_and_a_broken_one(folder, monkeypatch, capsys, tmp_path):
+def test_too_few_images_and_a_broken_one(folder, monkeypatch, capsys, tmp_path):
     few = tmp_path / "few"
     shutil.copytree(folder / "birds", few / "birds")
     assert run(monkeypatch, few) == 2
-    assert "few: 3 pictures in the database, too few" in capsys.readouterr().err
+    assert "few: 3 images in the database, expected more than 10" in capsys.readouterr().err
     (folder / "birds" / "broken.jpg").write_bytes(b"nothing")
     assert run(monkeypatch, folder) == 2
     assert "broken.jpg" in capsys.readouterr().err

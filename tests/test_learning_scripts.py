@@ -1,4 +1,4 @@
-"""The scripts that compare, ablate, label and refit, from end to end, on few small pictures."""
+"""The scripts that compare, ablate, label and refit, from end to end, on few small images."""
 
 import json
 import sys
@@ -14,24 +14,36 @@ import pseudo_label
 import refit
 import to_onnx
 import train
-from attention_hashing import ablations, protocols, results, scattered_parts
-from attention_hashing import data as datasets
 from attention_hashing.checkpoint import load_trained
-from attention_hashing.data import Labelled
+from attention_hashing.data import labelled, protocols
+from attention_hashing.data.folders import images_below
+from attention_hashing.data.labelled import Labelled
+from attention_hashing.experiments import ablations, comparison, results, scattered_parts
+from attention_hashing.methods import DEFAULT
 from bitgaze.encoding.images import Preprocess, load
 from conftest import smooth_image
+from test_compare import serially
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Few rates and epochs, and one process: test_compare.py runs cells in several."""
+    monkeypatch.setattr(comparison, "_in_parallel", serially)
+    monkeypatch.setattr(comparison, "RATES", (1e-3, 1e-2))
+    monkeypatch.setattr(comparison, "_BRANCH_EPOCHS", 2)
+    monkeypatch.setattr(ablate, "_RATES", (1e-4, 1e-3))
 
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """CIFAR-10 of 24 pictures a class, of which a protocol takes 3 and 12; and a document."""
+    """CIFAR-10 with 24 images per class, of which protocols take 3 and 12; and a document."""
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(10), 24)
     tint = random.integers(0, 256, (10, 1, 1, 3))[labels]
     noise = random.integers(0, 256, (240, 32, 32, 3))
-    pictures = ((tint * 3 + noise) // 4).astype(np.uint8)
-    data = Labelled(pictures, labels, tuple("abcdefghij"))
-    monkeypatch.setattr(protocols, "pictures", lambda name, folder: data)
+    images = ((tint * 3 + noise) // 4).astype(np.uint8)
+    data = Labelled(images, labels, tuple("abcdefghij"))
+    monkeypatch.setattr(protocols, "images", lambda name, folder: data)
     monkeypatch.setattr(protocols, "_QUERIES", 3)
     monkeypatch.setattr(protocols, "_TRAINING", 12)
     document = tmp_path / "results.md"
@@ -47,23 +59,23 @@ def call(monkeypatch, script, *arguments):
 def test_compare(small, monkeypatch, tmp_path, capsys):
     arguments = [
         "--cifar10", tmp_path, "--protocols", "cifar10", "cifar10-1", "cifar10-unseen",
-        "--methods", "ours", "lsh", "float", "--bits", 8, "--seeds", 0,
+        "--methods", DEFAULT, "lsh", "float", "--bits", 8, "--seeds", 0,
         "--size", 32, "--out", tmp_path / "run", "--results",
     ]  # fmt: skip
     assert call(monkeypatch, compare, *arguments) == 0
     text = small.read_text()
     for title in ("Methods on cifar10\n", "Methods on cifar10-1\n", "The branch under every loss"):
         assert title in text
-    assert "| ours, with the branch | " in text
-    # Pictures of one tint are alike: a tenth would be chance.
-    rows = [line for line in text.splitlines() if line.startswith("| ours, with the branch")]
+    assert f"| {DEFAULT}, with the branch | " in text
+    # Images of one tint are alike: a tenth would be chance.
+    rows = [line for line in text.splitlines() if line.startswith(f"| {DEFAULT}, with the branch")]
     assert float(rows[0].split("|")[2].strip(" *")) > 0.4
-    assert call(monkeypatch, compare, *arguments) == 0  # nothing is left to do
+    assert call(monkeypatch, compare, *arguments) == 0  # nothing to do
     assert small.read_text() == text
     capsys.readouterr()
 
 
-def test_a_comparison_of_references_leaves_other_tables_alone(small, monkeypatch, tmp_path, capsys):
+def test_a_comparison_of_baselines_leaves_other_tables_alone(small, monkeypatch, tmp_path, capsys):
     old = "<!-- export/compare.py branch -->\nmeasured\n<!-- end -->"
     small.write_text(f"# Results\n\n{old}\n")
     arguments = [
@@ -74,15 +86,15 @@ def test_a_comparison_of_references_leaves_other_tables_alone(small, monkeypatch
     text = small.read_text()
     assert old in text
     assert "| lsh | " in text
-    assert "Ours beside the best rival" not in text
+    assert "against the best rival" not in text
     capsys.readouterr()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--protocols", "cifar10"], "cifar10 needs --cifar10 DIR"),
-        (["--protocols", "fashion-mnist"], "fashion-mnist needs --fashion-mnist DIR"),
+        (["--protocols", "cifar10"], "cifar10 requires --cifar10 DIR"),
+        (["--protocols", "fashion-mnist"], "fashion-mnist requires --fashion-mnist DIR"),
     ],
 )
 def test_compare_without_a_set(arguments, message, monkeypatch, tmp_path, capsys):
@@ -90,30 +102,33 @@ def test_compare_without_a_set(arguments, message, monkeypatch, tmp_path, capsys
     assert message in capsys.readouterr().err
 
 
-def test_compare_of_other_pictures(small, monkeypatch, tmp_path, capsys):
-    """Their labels are the same, and so is what rows are known by."""
+def test_compare_of_other_images(small, monkeypatch, tmp_path, capsys):
+    """They have the same labels, and so the same keys of rows."""
     arguments = [
         "--cifar10", tmp_path, "--protocols", "cifar10", "--methods", "lsh", "--bits", 8,
         "--seeds", 0, "--size", 32, "--out", tmp_path / "run",
     ]  # fmt: skip
     assert call(monkeypatch, compare, *arguments) == 0
     assert "| lsh | " in capsys.readouterr().out
-    data = protocols.pictures("cifar10", tmp_path)
-    other = Labelled(255 - data.pictures, data.labels, data.classes)
-    monkeypatch.setattr(protocols, "pictures", lambda name, folder: other)
+    data = protocols.images("cifar10", tmp_path)
+    other = Labelled(255 - data.images, data.labels, data.classes)
+    monkeypatch.setattr(protocols, "images", lambda name, folder: other)
     assert call(monkeypatch, compare, *arguments) == 2
-    assert "holds a run with pictures of cifar10 " in capsys.readouterr().err
+    assert "contains a run with images of cifar10 " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--seeds", -1], "--seeds -1: expected 0..4294967294"),
-        (["--seeds", 1, 1], "--seeds: 1 is there twice"),
-        (["--bits", 8, 8], "--bits: 8 is there twice"),
-        (["--bits", 12], "--bits 12: expected multiples of 8 in 8..1024"),
-        (["--methods", "ours", "ours"], "--methods: ours is there twice"),
-        (["--backbones", "a", "a"], "--backbones: a is there twice"),
+        (["--seeds", 1, 1], "--seeds: 1 is listed twice"),
+        (["--bits", 8, 8], "--bits: 8 is listed twice"),
+        (["--bits", 12], "--bits is 12, expected a multiple of 8 in 8..1024"),
+        (
+            ["--methods", "dsh", "dsh"],
+            "--methods: dsh is listed twice",
+        ),
+        (["--backbones", "a", "a"], "--backbones: a is listed twice"),
         (["--protocols", "mnist"], "invalid choice: 'mnist'"),
     ],
 )
@@ -125,17 +140,17 @@ def test_compare_with_wrong_arguments(arguments, message, monkeypatch, tmp_path,
     assert not out.exists()
 
 
-def test_compare_asks_for_every_set_before_it_reads_one(small, monkeypatch, tmp_path, capsys):
+def test_compare_requires_every_set_before_it_reads_one(small, monkeypatch, tmp_path, capsys):
     arguments = ["--cifar10", tmp_path, "--out", tmp_path / "run", "--size", 32]
     assert call(monkeypatch, compare, *arguments) == 2
-    assert "fashion-mnist needs --fashion-mnist DIR" in capsys.readouterr().err
+    assert "fashion-mnist requires --fashion-mnist DIR" in capsys.readouterr().err
     assert not list((tmp_path / "run").glob("*.npy"))
 
 
-def scenes(cifar, photos):
+def scenes(folder, photos):
     """Those of test_ablate."""
-    drawn = protocols.draw("cifar10", protocols.pictures("cifar10", cifar), 0)
-    return scattered_parts.parts(drawn, datasets.pictures_below(photos), (12, 48, 40, 20), 0)
+    drawn = protocols.draw("cifar10", protocols.images("cifar10", folder), 0)
+    return scattered_parts.parts(drawn, images_below(photos), (12, 48, 40, 20), 0)
 
 
 def test_ablate(small, monkeypatch, tmp_path, capsys):
@@ -161,12 +176,12 @@ def test_ablate(small, monkeypatch, tmp_path, capsys):
     for row in chosen:
         assert len(row["validation"]) == len(ablate._RATES)
         assert row["validation"][str(row["rate"])] == max(row["validation"].values())
-    # The rates that were chosen stay, also where a kill came before what they were chosen for.
+    # Chosen rates stay, even if the run was killed before they were used.
     file.write_bytes(rows[: rows.rindex(b'{"kind": "variant"')])
     assert call(monkeypatch, ablate, *arguments) == 0
     assert file.read_bytes() == rows
     assert small.read_text() == text
-    # The maps that were kept are the trained backbone's.
+    # The stored maps are those of the trained backbone.
     trained, _, _ = load_trained(tmp_path / "run" / "backbone-0" / "checkpoint.pt")
     maps = np.load(tmp_path / "run" / "backbone-0" / "maps.npy")
     assert maps.shape == (12 + 48 + 40 + 20, 1280, 8, 8)
@@ -178,7 +193,7 @@ def test_ablate(small, monkeypatch, tmp_path, capsys):
     for changed in (["--bits", 16], ["--validation", 21], ["--database", 41], ["--hidden", 8]):
         assert call(monkeypatch, ablate, *arguments, *changed) == 2
         name = changed[0].strip("-")
-        assert f"holds a run with {name} " in capsys.readouterr().err
+        assert f"contains a run with {name} " in capsys.readouterr().err
     for mistake, message in (
         (["--stride", 12], "stride is 12, expected 32 or 16"),
         (["--backbone", "efficientnet-lte0"], "backbone is 'efficientnet-lte0', expected one of"),
@@ -190,12 +205,12 @@ def test_ablate(small, monkeypatch, tmp_path, capsys):
         assert not (tmp_path / "other").exists()
     smooth_image(10, (160, 160)).save(photos / "a.png")
     assert call(monkeypatch, ablate, *arguments) == 2
-    assert "holds a run with scenes of " in capsys.readouterr().err
+    assert "contains a run with scenes of " in capsys.readouterr().err
     assert (tmp_path / "run" / "rows.jsonl").read_bytes() == rows
 
 
 def test_ablate_over_a_published_backbone(small, monkeypatch, tmp_path, capsys):
-    """The maps are those of all seeds, and the tables have a place of their own."""
+    """All seeds share the maps, and the tables have their own sections."""
     photos = tmp_path / "photos"
     photos.mkdir()
     for seed in range(10):
@@ -218,14 +233,14 @@ def test_ablate_over_a_published_backbone(small, monkeypatch, tmp_path, capsys):
     assert "resnet18-small has no published weights" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         call(monkeypatch, ablate, *arguments, "--frozen-blocks", 5)
-    assert "are for a backbone that is trained" in capsys.readouterr().err
+    assert "require a backbone that is trained" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--bits", 12], "--bits 12: expected a multiple of 8 in 8..1024"),
-        (["--seeds", 0, 0], "--seeds: 0 is there twice"),
+        (["--bits", 12], "--bits is 12, expected a multiple of 8 in 8..1024"),
+        (["--seeds", 0, 0], "--seeds: 0 is listed twice"),
         (["--seeds", -1], "--seeds -1: expected at least 0"),
         (["--hidden", 0], "--hidden 0: expected at least 1"),
         (["--epochs", 0], "--epochs 0: expected at least 1"),
@@ -249,22 +264,33 @@ def test_ablate_without_photographs(photos, small, monkeypatch, tmp_path, capsys
     folder = tmp_path / photos
     arguments = ["--cifar10", tmp_path, "--photos", folder, "--out", tmp_path / "run"]
     assert call(monkeypatch, ablate, *arguments) == 2
-    assert f"{folder}: no photographs" in capsys.readouterr().err
+    assert f"{folder}: contains no images" in capsys.readouterr().err
 
 
-@pytest.fixture
-def folders(monkeypatch, tmp_path):
-    """CIFAR-10 as class folders, 14 pictures a class, of which a protocol takes 2 and 6."""
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory):
+    """CIFAR-10 as class folders with 14 images per class; no test changes them."""
+    root = tmp_path_factory.mktemp("cifar") / "set"
     for name, first, count in (("train", 0, 10), ("test", 10, 4)):
         for label in "abcdefghij":
-            folder = tmp_path / "set" / name / label
+            folder = root / name / label
             folder.mkdir(parents=True)
             for number in range(first, first + count):
                 smooth_image(ord(label) * 100 + number, (32, 32)).save(folder / f"{number:04}.png")
+    return root
+
+
+def take_few(monkeypatch):
+    """Let protocols take 2 queries and 6 training images of each class."""
     monkeypatch.setattr(protocols, "_SETS", {"cifar10": 14, "fashion-mnist": 14})
     monkeypatch.setattr(protocols, "_QUERIES", 2)
     monkeypatch.setattr(protocols, "_TRAINING", 6)
-    return tmp_path / "set"
+
+
+@pytest.fixture
+def folders(cifar, monkeypatch):
+    take_few(monkeypatch)
+    return cifar
 
 
 def test_a_protocol_from_training_to_figures(folders, monkeypatch, tmp_path, capsys):
@@ -272,9 +298,9 @@ def test_a_protocol_from_training_to_figures(folders, monkeypatch, tmp_path, cap
     small = ["--size", 32, "--branch-epochs", 1, "--batch-size", 16, "--frozen-blocks", 15]
     arguments = [folders, "--out", run, "--protocol", "cifar10", *small]
     assert call(monkeypatch, train, *arguments, "--hash-epochs", 0) == 0
-    told = capsys.readouterr().out
-    assert "10 classes, 60 pictures to train on, 0 held out" in told
-    assert f"--branch {run / 'branch.pt'}" in told
+    printed = capsys.readouterr().out
+    assert "10 classes, 60 images to train on, 0 held out" in printed
+    assert f"--branch {run / 'branch.pt'}" in printed
     assert call(monkeypatch, evaluate, folders, "--protocol", "cifar10") == 0
     assert "20 queries, 60 in the database, 10 classes" in capsys.readouterr().out
     assert call(monkeypatch, evaluate, folders, "--protocol", "cifar10-1") == 0
@@ -284,11 +310,11 @@ def test_a_protocol_from_training_to_figures(folders, monkeypatch, tmp_path, cap
     assert "only the branch was trained" in capsys.readouterr().err
     unseen = [folders, "--out", tmp_path / "unseen", "--protocol", "cifar10-unseen", *small]
     assert call(monkeypatch, train, *unseen, "--hash-epochs", 0) == 0
-    assert "7 classes, 42 pictures to train on" in capsys.readouterr().out
+    assert "7 classes, 42 images to train on" in capsys.readouterr().out
 
 
 def test_the_branch_on_several_backbones(folders, monkeypatch, tmp_path, capsys):
-    """One pretrained, one trained on the same pictures; tables of one backbone stay."""
+    """One pretrained, one trained on the same images; tables of one backbone are kept."""
     document = tmp_path / "results.md"
     document.write_text("<!-- export/compare.py cifar10 -->\nmeasured\n<!-- end -->\n")
     monkeypatch.setattr(results.write_section, "__defaults__", (document, ""))
@@ -300,8 +326,10 @@ def test_the_branch_on_several_backbones(folders, monkeypatch, tmp_path, capsys)
     assert call(monkeypatch, train, *small, "--out", run, "--protocol", "cifar10") == 0
     assert call(monkeypatch, train, *small, "--out", other) == 0
     kept = tmp_path / "kept"
-    sets = ["--cifar10", folders, "--protocols", "cifar10", "--methods", "ours", "--bits", 8]
-    sets += ["--seeds", 0, "--out", kept, "--results", "--backbones"]
+    sets = [
+        "--cifar10", folders, "--protocols", "cifar10", "--methods", DEFAULT, "--bits", 8,
+        "--seeds", 0, "--out", kept, "--results", "--backbones",
+    ]  # fmt: skip
     two = ["efficientnet-lite0", run / "checkpoint.pt"]
     assert call(monkeypatch, compare, *sets, *two, "--size", 32) == 0
     text = document.read_text()
@@ -311,20 +339,20 @@ def test_the_branch_on_several_backbones(folders, monkeypatch, tmp_path, capsys)
     assert [row[0].strip() for row in rows[:1]] == ["efficientnet-lite0-32"]
     assert rows[1][0].strip().startswith("resnet18-small-")
     for row in rows:
-        assert [cell.strip() for cell in row[1:3]] == ["cifar10", "ours"]
+        assert [cell.strip() for cell in row[1:3]] == ["cifar10", DEFAULT]
         plain, guided, difference = (float(cell.split()[0].strip(" *")) for cell in row[3:])
         assert difference == pytest.approx(guided - plain, abs=0.0016)
     capsys.readouterr()
     branched = tmp_path / "branched"
     again = [*small[:-2], "--branch", other / "branch.pt", "--hash-epochs", 1, "--branch-epochs", 0]
     assert call(monkeypatch, train, *again, "--protocol", "cifar10", "--out", branched) == 0
-    # All that is wrong is found before the maps of the first one are made.
+    # All mistakes are found before the first maps are computed.
     (kept / next(kept.glob("cifar10-efficientnet-lite0-32-*.npy")).name).unlink()
     sets += ["efficientnet-lite0"]
     for name, message in (
-        (other / "checkpoint.pt", "was trained on other pictures than those of cifar10"),
-        (branched / "checkpoint.pt", "what the stored branch it began with was trained on"),
-        ("resnet18-small", "resnet18-small has no published weights; give a checkpoint.pt"),
+        (other / "checkpoint.pt", "was not trained on the training images of cifar10"),
+        (branched / "checkpoint.pt", "started from a stored branch whose training images are"),
+        ("resnet18-small", "resnet18-small has no published weights; use a checkpoint.pt"),
         ("resnet", "backbone is 'resnet', expected one of efficientnet-lite0"),
         (tmp_path / "none.pt", "none.pt"),
     ):
@@ -332,18 +360,18 @@ def test_the_branch_on_several_backbones(folders, monkeypatch, tmp_path, capsys)
         assert message in capsys.readouterr().err
     unseen = ["--protocols", "cifar10", "cifar10-unseen", "--size", 32]
     assert call(monkeypatch, compare, *sets, run / "checkpoint.pt", *unseen) == 2
-    assert "other pictures than those of cifar10-unseen" in capsys.readouterr().err
+    assert "not trained on the training images of cifar10-unseen" in capsys.readouterr().err
     assert not list(kept.glob("cifar10-efficientnet-lite0-32-*.npy"))
-    for mistake in (["--methods", "ours", "lsh"], ["--bits", 8, 16]):
+    for mistake in (["--methods", DEFAULT, "lsh"], ["--bits", 8, 16]):
         with pytest.raises(SystemExit, match="2"):
             call(monkeypatch, compare, *sets, run / "checkpoint.pt", *mistake)
-        assert "its table has one length, and no references" in capsys.readouterr().err
+        assert "the table has one length and no baselines" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
-        (evaluate, ["--protocol", "cifar10", "--queries", 5], "a protocol says what the queries"),
+        (evaluate, ["--protocol", "cifar10", "--queries", 5], "a protocol defines the queries"),
         (evaluate, ["--protocol", "cifar"], "protocol is 'cifar', expected one of cifar10, "),
         (train, ["--protocol", "cifar"], "protocol is 'cifar', expected one of cifar10, "),
         (evaluate, ["--protocol", "fashion-mnist"], "neither"),
@@ -354,42 +382,43 @@ def test_mistakes_with_protocols(script, arguments, message, folders, monkeypatc
     assert message in capsys.readouterr().err
 
 
-def train_on_protocol(folders, monkeypatch, run, *more):
+def train_on_protocol(cifar, run, *more):
+    """A checkpoint that is trained once for the whole file."""
     arguments = [
-        folders, "--out", run, "--protocol", "cifar10", "--size", 32, "--branch-epochs", 1,
+        cifar, "--out", run, "--protocol", "cifar10", "--size", 32, "--branch-epochs", 1,
         "--batch-size", 16, "--frozen-blocks", 15, *more,
     ]  # fmt: skip
-    assert call(monkeypatch, train, *arguments) == 0
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        take_few(monkeypatch)
+        assert call(monkeypatch, train, *arguments) == 0
     return run / "checkpoint.pt"
 
 
-@pytest.fixture
-def taught(folders, monkeypatch, tmp_path, capsys):
-    """A checkpoint that learned to classify the training pictures of a protocol."""
-    path = train_on_protocol(folders, monkeypatch, tmp_path / "teacher", "--hash-epochs", 0)
-    capsys.readouterr()
-    return path
+@pytest.fixture(scope="module")
+def taught(cifar, tmp_path_factory):
+    """A checkpoint trained to classify the training images of a protocol."""
+    return train_on_protocol(cifar, tmp_path_factory.mktemp("teacher"), "--hash-epochs", 0)
 
 
 def test_label_by_a_network(folders, taught, monkeypatch, tmp_path, capsys):
     out = tmp_path / "more"
     arguments = [taught, folders, "--protocol", "cifar10", "--out", out]
     assert call(monkeypatch, pseudo_label, *arguments, "--above", 0) == 0
-    assert "60 of 60 pictures got a label: " in capsys.readouterr().out
-    listed = datasets.read(out)
+    assert "60 of 60 images were labelled: " in capsys.readouterr().out
+    listed = labelled.read(out)
     assert listed.classes == tuple("abcdefghij")
     assert len(listed) == 120
-    pictures = protocols.pictures("cifar10", folders)
-    drawn = protocols.draw("cifar10", pictures, 0)
-    true = {pictures.pictures[at].resolve(): pictures.labels[at] for at in drawn.training}
-    given = dict(zip(listed.pictures, listed.labels, strict=True))
+    images = protocols.images("cifar10", folders)
+    drawn = protocols.draw("cifar10", images, 0)
+    true = {images.images[at].resolve(): images.labels[at] for at in drawn.training}
+    given = dict(zip(listed.images, listed.labels, strict=True))
     assert true.items() <= given.items()
-    assert set(given) - set(true) == {pictures.pictures[at].resolve() for at in drawn.database}
-    # What it is not sure of stays out, and what has a label keeps it.
+    assert set(given) - set(true) == {images.images[at].resolve() for at in drawn.database}
+    # Images without a confident label are omitted, and labelled ones keep theirs.
     assert call(monkeypatch, pseudo_label, *arguments, "--above", 1) == 0
-    assert "0 of 60 pictures got a label" in capsys.readouterr().out
-    assert len(datasets.read(out)) == 60
-    # Of a folder, those that the labelled ones are among.
+    assert "0 of 60 images were labelled" in capsys.readouterr().out
+    assert len(labelled.read(out)) == 60
+    # From a folder that also contains the labelled images.
     few = tmp_path / "few"
     for name in "abcdefghij":
         (few / name).mkdir(parents=True)
@@ -397,10 +426,10 @@ def test_label_by_a_network(folders, taught, monkeypatch, tmp_path, capsys):
             (few / name / f"{number}.png").symlink_to(folders / "train" / name / f"{number:04}.png")
     some = folders / "train"
     assert call(monkeypatch, pseudo_label, taught, few, some, "--out", out, "--above", 0) == 0
-    assert "80 of 80 pictures" in capsys.readouterr().out
-    listed = datasets.read(out)
+    assert "80 of 80 images" in capsys.readouterr().out
+    listed = labelled.read(out)
     assert len(listed) == 100
-    given = dict(zip(listed.pictures, listed.labels, strict=True))
+    given = dict(zip(listed.images, listed.labels, strict=True))
     for path in few.rglob("*.png"):
         assert listed.classes[given[path.resolve()]] == path.parent.name
 
@@ -430,14 +459,17 @@ def test_mistakes_with_labels(folders, taught, monkeypatch, tmp_path, capsys):
     assert call(monkeypatch, train, *arguments) == 0
     for arguments, message in (
         ([taught, folders, broken], "cut.png"),
-        ([taught, several, folders], "pictures with several labels; this gives a picture one"),
-        ([taught, folders, folders / "train"], "train: no pictures there, or none but labelled"),
+        ([taught, several, folders], "images have several labels; only one per image is"),
+        ([taught, folders, folders / "train"], "train: contains no images except labelled"),
         (
             [all_of_it / "checkpoint.pt", folders, "--protocol", "cifar10"],
-            "was trained on other pictures than those of cifar10; train it with train.py",
+            "was not trained on the training images of cifar10; train it with train.py",
         ),
-        ([taught, other, folders], "tells a, b, c, d, e, f, g, h, i, j apart, the labelled"),
-        ([taught, folders, tmp_path / "empty"], "empty: no pictures there"),
+        (
+            [taught, other, folders],
+            "has the classes a, b, c, d, e, f, g, h, i, j; the labelled images have x",
+        ),
+        ([taught, folders, tmp_path / "empty"], "empty: contains no images"),
         ([tmp_path / "none.pt", folders, folders], "none.pt"),
     ):
         assert call(monkeypatch, pseudo_label, *arguments, *out) == 2
@@ -455,49 +487,50 @@ def test_mistakes_with_labels(folders, taught, monkeypatch, tmp_path, capsys):
     assert not (tmp_path / "more").exists()
 
 
-@pytest.fixture
-def whole(folders, monkeypatch, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def whole(cifar, tmp_path_factory):
     """As `taught`, with a hash layer."""
     more = ["--hash-epochs", 1, "--bits", 16]
-    path = train_on_protocol(folders, monkeypatch, tmp_path / "whole", *more)
-    capsys.readouterr()
-    return path
+    return train_on_protocol(cifar, tmp_path_factory.mktemp("whole"), *more)
 
 
 def test_another_hash_layer(folders, whole, monkeypatch, tmp_path, capsys):
     out = tmp_path / "short"
     arguments = [whole, folders, "--protocol", "cifar10", "--out", out, "--method", "hashnet"]
     assert call(monkeypatch, refit, *arguments, "--bits", 24, "--learning-rate", 1e-2) == 0
-    assert "60 pictures have " in capsys.readouterr().out
+    assert "60 images have " in capsys.readouterr().out
     before, after = (load_trained(path)[0] for path in (whole, out / "checkpoint.pt"))
     assert after.bits == 24
     for part in ("backbone", "branch"):
         weights = getattr(before, part).state_dict()
         for name, value in getattr(after, part).state_dict().items():
             assert torch.equal(value, weights[name]), name
-    # Codes of a class are nearer to each other than to others: the layer did learn.
-    pictures = protocols.pictures("cifar10", folders)
-    chosen = protocols.draw("cifar10", pictures, 0).training
-    images = [load(pictures.pictures[at], Preprocess(32)) for at in chosen]
+    # The layer has learned: codes of one class are closer to each other than to others.
+    data = protocols.images("cifar10", folders)
+    chosen = protocols.draw("cifar10", data, 0).training
+    images = [load(data.images[at], Preprocess(32)) for at in chosen]
     with torch.inference_mode():
         values = after(torch.from_numpy(np.stack(images))).hash.numpy()
     signs = np.where(values > 0, 1, -1)
-    alike = pictures.labels[chosen][:, None] == pictures.labels[chosen]
+    alike = data.labels[chosen][:, None] == data.labels[chosen]
     likeness = signs @ signs.T / 24
     assert likeness[alike].mean() > likeness[~alike].mean() + 0.1
     contract = to_onnx.trained(out / "checkpoint.pt", None)[1]
     assert contract.bits == 24
     assert contract.training["layer"]["method"] == "hashnet"
-    # As before, where nothing is asked for; the layer before, not the training.
-    for source, bits, method in ((whole, 16, "ours"), (out / "checkpoint.pt", 24, "hashnet")):
+    # By default the settings are those of the previous layer, not of the training.
+    for source, bits, method in (
+        (whole, 16, DEFAULT),
+        (out / "checkpoint.pt", 24, "hashnet"),
+    ):
         same = tmp_path / f"same-{bits}"
         assert call(monkeypatch, refit, source, folders / "train", "--out", same) == 0
         contract = to_onnx.trained(same / "checkpoint.pt", None)[1]
         assert (contract.bits, contract.training["layer"]["method"]) == (bits, method)
-    # A run cannot go on from it.
+    # A run cannot be resumed from it.
     again = [folders, "--out", out, "--protocol", "cifar10", "--size", 32, "--bits", 24]
     assert call(monkeypatch, train, *again) == 2
-    assert "has a hash layer of refit.py" in capsys.readouterr().err
+    assert "has a hash layer from refit.py" in capsys.readouterr().err
 
 
 def test_mistakes_with_another_hash_layer(folders, taught, whole, monkeypatch, tmp_path, capsys):
@@ -509,9 +542,12 @@ def test_mistakes_with_another_hash_layer(folders, taught, whole, monkeypatch, t
     out = ["--out", tmp_path / "new"]
     for arguments, message in (
         ([taught, folders / "train"], "only the branch was trained"),
-        ([whole, other], "tells a, b, c, d, e, f, g, h, i, j apart, the pictures are of x, y"),
+        ([whole, other], "has the classes a, b, c, d, e, f, g, h, i, j; the images have x, y"),
         ([whole, folders / "train", "--bits", 12], "bits is 12, expected a multiple of 8"),
-        ([whole, folders / "train", "--method", "csp"], "--method csp: expected one of ours"),
+        (
+            [whole, folders / "train", "--method", "csp"],
+            f"--method csp: expected one of {DEFAULT}",
+        ),
         ([whole, folders / "train", "--seed", -1], "--seed -1: expected 0.."),
         ([tmp_path / "none.pt", folders], "none.pt"),
     ):
@@ -520,7 +556,7 @@ def test_mistakes_with_another_hash_layer(folders, taught, whole, monkeypatch, t
     for arguments, message in (
         (["--epochs", 0, *out], "--epochs 0: expected at least 1"),
         (["--learning-rate", 0, *out], "--learning-rate 0.0: expected a number above 0"),
-        (["--out", whole.parent], "expected another folder than the checkpoint's"),
+        (["--out", whole.parent], "must differ from the folder of the checkpoint"),
     ):
         with pytest.raises(SystemExit, match="2"):
             call(monkeypatch, refit, whole, folders, *arguments)

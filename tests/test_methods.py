@@ -1,4 +1,4 @@
-"""Hashing losses: values worked out by hand, gradients, and what no batch may break."""
+"""Hashing losses: values computed by hand, gradients, and properties for all batches."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from attention_hashing.methods import METHODS, targets
-from attention_hashing.methods.centres import CSQ, DPN, MDSH, OrthoHash, Ours
+from attention_hashing.methods.centres import CSQ, DPN, MDSH, OrthoHash, OrthoHashSupplement
 from attention_hashing.methods.greedy import GreedyHash
 from attention_hashing.methods.pairwise import DCH, DPSH, DSH, DTSH, HashNet
 
@@ -117,14 +117,14 @@ def test_greedyhash_gradients_go_straight_through_the_sign():
     assert torch.allclose(hash.grad, code.grad + quantisation)
 
 
-def test_ours_by_hand():
-    loss = with_targets(Ours(2, 2, 0), [[1.0, 1.0], [1.0, -1.0]])
+def test_orthohash_with_the_settings_of_its_supplement_by_hand():
+    loss = with_targets(OrthoHashSupplement(2, 2, 0), [[1.0, 1.0], [1.0, -1.0]])
     hash = torch.tensor([[3.0, 3.0], [0.0, -2.0]])
     # Row 0: cosines 1 and 0. Row 1: -1/sqrt 2 and 1/sqrt 2. Scale 4 (two classes), margin 0.4.
     rows = [(1.0, 0.0), (math.sqrt(0.5), -math.sqrt(0.5))]
     expected = sum(softplus(4 * (no - (yes - 0.4))) for yes, no in rows) / 2
     assert value(loss, hash=hash, labels=torch.eye(2)) == pytest.approx(expected, rel=1e-5)
-    assert Ours(100, 8, 0).scale == pytest.approx(math.sqrt(2) * math.log(99))
+    assert OrthoHashSupplement(100, 8, 0).scale == pytest.approx(math.sqrt(2) * math.log(99))
 
 
 def test_orthohash_by_hand():
@@ -139,9 +139,9 @@ def test_orthohash_by_hand():
     assert value(loss, hash=hash, labels=labels) == pytest.approx(both, rel=1e-5)
 
 
-def test_ours_equals_the_loss_of_a_class_number():
+def test_orthohash_equals_the_loss_of_a_class_number():
     torch.manual_seed(0)
-    loss, hash, label = Ours(7, 16, 3), torch.randn(9, 16), torch.randint(7, (9,))
+    loss, hash, label = OrthoHashSupplement(7, 16, 3), torch.randn(9, 16), torch.randint(7, (9,))
     cosine = nn.functional.normalize(hash) @ loss.targets.T / 4
     offset = 0.4 * nn.functional.one_hot(label, 7)
     expected = nn.functional.cross_entropy(loss.scale * (cosine - offset), label)
@@ -162,7 +162,7 @@ def test_csq_by_hand():
 
 def test_dpn_by_hand():
     loss = with_targets(DPN(2, 2, 0), [[1.0, 1.0], [1.0, -1.0]])
-    # Images 0 and 1 strive for (1, 1), image 2 for (1, -1): 1 - u t is 0, -1; 0, 1; 4, 2.
+    # The target of images 0 and 1 is (1, 1), of image 2 (1, -1): 1 - u t is 0, -1; 0, 1; 4, 2.
     assert value(loss) == pytest.approx((0 + 0 + 0 + 1 + 4 + 2) / 6)
 
 
@@ -180,8 +180,8 @@ def test_mdsh_by_hand():
     # Cosines 1 and 0, scale sqrt 4 = 2: p = 1 / (1 + e^-2) and 1 - p. No quantisation at 1.
     p = 1 / (1 + math.exp(-2))
     centre = -(math.log(p) + math.log(1 - (1 - p))) / 2
-    assert value(loss, 0.5, hash, labels) == pytest.approx(centre, rel=1e-5)  # nothing in the bank
-    # Now that image is in it. Another: its cosine to it is 1/2, and to targets 1/2 and 1/2.
+    assert value(loss, 0.5, hash, labels) == pytest.approx(centre, rel=1e-5)  # the bank is empty
+    # Now the bank has that image. The cosine of another is 1/2, to it and to both targets.
     other = torch.tensor([[2.0, 0, 0, 0]])
     expected = math.log(2) + 1e-4 * (1 + 1 + 1 + 1) / 4
     pair = math.log(1 + math.exp((1 - 0.5) / 2))
@@ -205,7 +205,7 @@ def test_the_bank_of_mdsh_forgets_the_oldest():
 
 
 def batch(classes, bits, size, seed=0):
-    """Values away from 0 and from 1, where some losses have a kink, and one or two labels each."""
+    """Values away from 0 and 1, where some losses have a kink; one or two labels per image."""
     generator = torch.Generator().manual_seed(seed)
     size_of = 0.2 + 0.6 * torch.rand(size, bits, generator=generator, dtype=torch.float64)
     sign = 2 * torch.randint(0, 2, (size, bits), generator=generator) - 1
@@ -220,9 +220,9 @@ def test_gradients(name, step):
     loss = METHODS[name](3, 6, 0).double()
     hash, labels = batch(3, 6, 7)
     assert (labels.sum(1) == 2).any()
-    loss(batch(3, 6, 5, seed=1)[0], labels[:5], 0)  # something for a bank
+    loss(batch(3, 6, 5, seed=1)[0], labels[:5], 0)  # fills the bank
     loss.eval()
-    if name == "greedyhash":  # no derivative of its value by the hash values; of its classifier yes
+    if name == "greedyhash":  # only differentiable by its classifier
         weight = loss.classify
         assert torch.autograd.gradcheck(lambda _: loss(hash, labels, step), (weight,))
         return
@@ -241,7 +241,7 @@ def test_the_order_of_a_batch_does_not_matter(name):
 
 @every_method
 def test_the_order_of_bits_does_not_matter(name):
-    """Where targets, or a classifier, are put in the same order."""
+    """If targets, or a classifier, are put in the same order."""
     loss = METHODS[name](5, 8, 0).double().eval()
     hash, labels = batch(5, 8, 9)
     before = loss(hash, labels, 0.7).item()
@@ -256,7 +256,7 @@ def test_the_order_of_bits_does_not_matter(name):
 @pytest.mark.parametrize(
     "labels",
     [
-        torch.eye(40),  # more classes than bits, nothing alike
+        torch.eye(40),  # more classes than bits, no pair is alike
         torch.eye(40)[:1],  # one image
         torch.eye(40)[[3] * 6],  # all of one class
         torch.ones(4, 40),  # every label
@@ -264,11 +264,11 @@ def test_the_order_of_bits_does_not_matter(name):
     ids=["many-classes", "one-image", "one-class", "every-label"],
 )
 @pytest.mark.parametrize("scale", [0.0, 1.0, 100.0])
-def test_no_batch_gives_nan(name, labels, scale):
+def test_no_batch_returns_nan(name, labels, scale):
     loss = METHODS[name](40, 12, 0)
     for step in (0.0, 1.0):
         hash = scale * torch.randn(len(labels), 12, generator=torch.Generator().manual_seed(1))
-        hash[-1] = hash[0]  # two that are the same
+        hash[-1] = hash[0]  # two equal rows
         hash.requires_grad_()
         found = loss(hash, labels, step)
         assert found.shape == ()
@@ -278,8 +278,8 @@ def test_no_batch_gives_nan(name, labels, scale):
 
 
 @every_method
-def test_a_few_steps_lower_the_loss_and_part_the_codes(name):
-    """20 classes, 16 bits, points about a centre each, a linear layer with batch normalisation."""
+def test_a_few_steps_lower_the_loss_and_separate_the_codes(name):
+    """20 classes around centres, 16 bits, a linear layer with batch normalisation."""
     classes, bits, each = 20, 16, 8
     generator = torch.Generator().manual_seed(0)
     label = torch.arange(classes).repeat_interleave(each)
@@ -292,14 +292,14 @@ def test_a_few_steps_lower_the_loss_and_part_the_codes(name):
     loss = METHODS[name](classes, bits, 0)
 
     def gap():
-        """Mean distance of two of different classes, less that of two of one."""
+        """Mean distance between different classes, minus that within a class."""
         signs = torch.where(layer(points) > 0, 1.0, -1.0)
         distance = (bits - signs @ signs.T) / 2
         same = label[:, None] == label
         itself = torch.eye(len(label), dtype=torch.bool)
         return float(distance[~same].mean() - distance[same & ~itself].mean())
 
-    loss(layer(points), labels, 0)  # something for a bank
+    loss(layer(points), labels, 0)  # fills the bank
     start, gap_before = loss.eval()(layer(points), labels, 1).item(), gap()
     loss.train()
     optimiser = torch.optim.SGD([*layer.parameters(), *loss.parameters()], lr=0.2, momentum=0.9)
@@ -316,7 +316,7 @@ def test_a_few_steps_lower_the_loss_and_part_the_codes(name):
 def test_what_is_drawn_depends_on_the_seed_alone(name):
     state = torch.random.get_rng_state()
     one, again = METHODS[name](9, 12, 5), METHODS[name](9, 12, 5)
-    assert torch.equal(torch.random.get_rng_state(), state)  # nor does it disturb others' draws
+    assert torch.equal(torch.random.get_rng_state(), state)  # the global generator is not used
     for key, tensor in [*one.named_buffers(), *one.named_parameters()]:
         assert torch.equal(tensor, getattr(again, key))
     other = METHODS[name](9, 12, 6)
@@ -335,9 +335,9 @@ def test_arguments_out_of_range(name):
         loss(hash[:0], labels[:0], 0)
     with pytest.raises(ValueError, match=r"labels are \(2,\), expected \(2, 3\)"):
         loss(hash, torch.tensor([0, 1]), 0)
-    with pytest.raises(ValueError, match="an image has no label"):
+    with pytest.raises(ValueError, match="an image in the batch has no label"):
         loss(hash, torch.tensor([[1, 0, 0], [0, 0, 0]]), 0)
-    with pytest.raises(ValueError, match=r"step is 1\.5, expected the share"):
+    with pytest.raises(ValueError, match=r"step is 1\.5, expected the finished share"):
         loss(hash, labels, 1.5)
     with pytest.raises(ValueError, match="bits is 0, expected at least 1"):
         METHODS[name](3, 0, 0)

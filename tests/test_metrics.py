@@ -1,4 +1,4 @@
-"""Metrics against every order of ties, written out, and against values worked out by hand."""
+"""Metrics compared with all orders of ties, and with values computed by hand."""
 
 import itertools
 
@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attention_hashing import levels, metrics
-from attention_hashing.bootstrap import paired_bootstrap
-from attention_hashing.code_statistics import code_statistics
-from attention_hashing.levels import Levels
-from attention_hashing.metrics import average_precision, precision_among_first
+from attention_hashing.data.labels import is_relevant
+from attention_hashing.evaluation import distance_counts, metrics
+from attention_hashing.evaluation.bootstrap import paired_bootstrap
+from attention_hashing.evaluation.code_statistics import code_statistics
+from attention_hashing.evaluation.distance_counts import Levels, levels, unordered
+from attention_hashing.evaluation.metrics import average_precision, precision_among_first
 
 # Up to 6 items, each with a distance and whether it is relevant.
 ITEMS = st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=6)
@@ -24,7 +25,7 @@ def counted(items):
 
 
 def orders(items):
-    """Relevance in every order that the distances allow; each as often as the ties make it."""
+    """Relevance in every order that the distances allow, with the multiplicity of ties."""
     for order in itertools.permutations(items):
         if all(a[0] <= b[0] for a, b in itertools.pairwise(order)):
             yield [is_relevant for _, is_relevant in order]
@@ -33,8 +34,8 @@ def orders(items):
 def plain(relevant, top, over):
     """AP@R of one order, by its definition."""
     hits, total = 0, 0.0
-    for rank, is_relevant in enumerate(relevant[:top], start=1):
-        if is_relevant:
+    for rank, is_hit in enumerate(relevant[:top], start=1):
+        if is_hit:
             hits += 1
             total += hits / rank
     divisor = hits if over == "found" else min(top, sum(relevant))
@@ -74,10 +75,10 @@ def test_by_hand():
     hit_miss_then_hit = Levels(np.array([[1, 1, 1, 1]]), np.array([[1, 0, 0, 1]]))
     assert average_precision(hit_miss_hit).expected == pytest.approx(5 / 6)
     assert average_precision(hit_miss_miss).expected == pytest.approx(1)
-    # Of two relevant items the first three places hold one.
+    # The first three places contain one of two relevant items.
     assert average_precision(hit_miss_then_hit, 3, "found").expected == pytest.approx(1)
     assert average_precision(hit_miss_then_hit, 3).expected == pytest.approx(1 / 2)
-    # Two tie, one of them is relevant: first (1) or second (1 / 2).
+    # Two items are tied, and one is relevant: first (1) or second (1 / 2).
     (tie,) = zip(*average_precision(Levels(np.array([[2]]), np.array([[1]]))), strict=True)
     assert tie == pytest.approx((0.5, 0.75, 1))
     # One place for those two.
@@ -113,7 +114,7 @@ def test_large_levels_stay_exact_and_ordered():
         assert (worst <= expected).all()
         assert (expected <= best).all()
         assert (worst < best).all()
-    # The sum that the closed form stands for, term by term.
+    # The sum of the closed form, term by term.
     expected = average_precision(ranking).expected
     n, hits = (counts[0].astype(float) for counts in ranking)
     total, before, hits_before = 0.0, 0, 0
@@ -126,7 +127,7 @@ def test_large_levels_stay_exact_and_ordered():
     assert expected[0] == pytest.approx(total / hits.sum(), rel=1e-12)
 
 
-def test_what_cannot_be_asked_for():
+def test_invalid_arguments():
     ranking = Levels(np.ones((1, 3), int), np.ones((1, 3), int))
     with pytest.raises(ValueError, match="top is 0, expected at least 1"):
         average_precision(ranking, 0)
@@ -137,7 +138,7 @@ def test_what_cannot_be_asked_for():
 
 
 def test_within_a_radius():
-    # Two queries; the second has nothing at distance 0, and nothing of it is relevant.
+    # Two queries; the second has nothing at distance 0, and no relevant items.
     items = np.array([[1, 2, 1], [0, 1, 3]])
     relevant = np.array([[1, 1, 0], [0, 0, 0]])
     ball = metrics.by_radius(Levels(items, relevant))
@@ -153,13 +154,13 @@ def test_within_a_radius():
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("block", [1, 100, 10**6])
 def test_levels_are_counts_by_distance(several, block, monkeypatch):
-    monkeypatch.setattr(levels, "_BLOCK_PAIRS", block)
+    monkeypatch.setattr(distance_counts, "_BLOCK_PAIRS", block)
     generator = np.random.default_rng(0)
     codes = generator.integers(0, 256, (60, 2), np.uint8)
     labels = generator.random((60, 5)) < 0.3 if several else generator.integers(0, 3, 60)
     queries = np.arange(0, 60, 4)
-    found = levels.levels(codes[queries], labels[queries], codes, labels)
-    alone = levels.levels(codes[queries], labels[queries], codes, labels, exclude=queries)
+    found = levels(codes[queries], labels[queries], codes, labels)
+    alone = levels(codes[queries], labels[queries], codes, labels, exclude=queries)
     bits = np.unpackbits(codes, axis=1)
     for row, query in enumerate(queries):
         distances = (bits != bits[query]).sum(1)
@@ -173,25 +174,25 @@ def test_levels_are_counts_by_distance(several, block, monkeypatch):
     assert found.relevant.sum() > 0
 
 
-def test_labels_must_go_together():
-    with pytest.raises(ValueError, match=r"shape \(2,\), those of the database \(3, 4\)"):
-        levels.is_relevant(np.zeros(2, int), np.zeros((3, 4), bool))
-    with pytest.raises(ValueError, match=r"shape \(2, 3\), those of the database \(3, 4\)"):
-        levels.is_relevant(np.zeros((2, 3), bool), np.zeros((3, 4), bool))
+def test_labels_must_have_the_same_form():
+    with pytest.raises(ValueError, match=r"shape \(2,\), database labels \(3, 4\)"):
+        is_relevant(np.zeros(2, int), np.zeros((3, 4), bool))
+    with pytest.raises(ValueError, match=r"shape \(2, 3\), database labels \(3, 4\)"):
+        is_relevant(np.zeros((2, 3), bool), np.zeros((3, 4), bool))
     one = np.zeros((1, 1), np.uint8)
     with pytest.raises(ValueError, match="the database is empty"):
-        levels.levels(one, np.zeros(1, int), one[:0], np.zeros(0, int))
+        levels(one, np.zeros(1, int), one[:0], np.zeros(0, int))
 
 
 def test_equal_codes_are_a_random_order():
     codes, labels = np.zeros((9, 1), np.uint8), np.array([0, 0, 0, 1, 1, 1, 1, 1, 1])
     queries, database = np.array([0]), np.arange(1, 9)
-    found = levels.levels(codes[queries], labels[queries], codes[database], labels[database])
+    found = levels(codes[queries], labels[queries], codes[database], labels[database])
     items = [(0, bool(label == 0)) for label in labels[1:]]
     expected = np.mean([plain(order, 8, "possible") for order in orders(items)])
     assert metrics.mean_by_code(codes, labels, queries, database) == pytest.approx(expected)
-    assert average_precision(levels.unordered(found)).expected == pytest.approx(expected)
-    # Each against all others: the query itself does not count.
+    assert average_precision(unordered(found)).expected == pytest.approx(expected)
+    # Each against all others, without the query itself.
     assert metrics.mean_by_code(codes, labels, queries) == pytest.approx(expected)
 
 
@@ -199,16 +200,16 @@ def test_cosine_orders_by_angle():
     values = np.array([[1, 0], [2, 0.2], [0, 3], [1, 1], [0, 0]], np.float32)
     labels = np.array([0, 0, 0, 1, 1])
     queries, database = np.array([0]), np.arange(1, 5)
-    # In order: 1 (right), 3, then 2 (right) and 4, at a right angle both, by position.
+    # In order: 1 (relevant), 3, then 2 (relevant) and 4, both at a right angle, by position.
     found = metrics.mean_by_cosine(values, labels, queries, database)
     assert found == pytest.approx((1 + 2 / 3) / 2)
     assert metrics.mean_by_cosine(values, labels, queries, database, 1) == pytest.approx(1)
     assert metrics.mean_by_cosine(values, labels, queries, database, 2) == pytest.approx(1 / 2)
 
 
-def test_what_codes_are_like():
-    # Four codes of 8 bits: the first bit halves them, the second goes with it, the third against
-    # it, the fourth is set in one of four, the others are never set.
+def test_code_statistics():
+    # Four codes of 8 bits: the first bit halves them, the second equals it, the third is its
+    # opposite, the fourth is set in one code, the others in none.
     codes = np.array([[0b11010000], [0b11000000], [0b00100000], [0b00100000]], np.uint8)
     found = code_statistics(codes)
     assert found.unique == 3 / 4
@@ -216,13 +217,13 @@ def test_what_codes_are_like():
     assert found.constant == 4
     assert (found.least_set, found.most_set) == (0, 1 / 2)
     assert found.balance == pytest.approx((0.25 + 4 * 0.5) / 8)
-    # The fourth with each of the others: (1/4 - 1/2 * 1/4) / sqrt(1/4 * 3/16).
+    # Correlation of the fourth with each of the others: (1/4 - 1/2 * 1/4) / sqrt(1/4 * 3/16).
     fourth = (1 / 8) / np.sqrt(3 / 64)
     assert found.correlation == pytest.approx((3 * 1 + 3 * fourth) / 6, rel=1e-6)
     assert found.largest_correlation == pytest.approx(1)
 
 
-def test_codes_that_tell_nothing():
+def test_constant_codes():
     found = code_statistics(np.full((5, 2), 255, np.uint8))
     assert found == (1 / 5, 1, 0.5, 1, 1, 16, 0, 0)
     assert code_statistics(np.zeros((1, 1), np.uint8)).unique == 1
@@ -239,7 +240,7 @@ def test_random_codes_are_balanced_and_hardly_correlated():
     assert found.constant == 0
 
 
-def test_the_bootstrap_tells_a_difference_from_noise():
+def test_the_bootstrap_distinguishes_a_difference_from_noise():
     generator = np.random.default_rng(0)
     second = generator.random(200)
     better = paired_bootstrap(second + generator.normal(0.05, 0.1, 200), second, 2000)
@@ -262,7 +263,7 @@ def test_the_bootstrap_is_paired_and_repeatable(monkeypatch):
     assert paired_bootstrap(first[order], second[order]).mean == pytest.approx(found.mean)
     assert paired_bootstrap(first, first) == (0, 0, 0, 1)
     assert paired_bootstrap(first + 0.1, first).low == pytest.approx(0.1)  # always better by .1
-    monkeypatch.setattr("attention_hashing.bootstrap._BLOCK", 1)
+    monkeypatch.setattr("attention_hashing.evaluation.bootstrap._BLOCK", 1)
     assert paired_bootstrap(first, second, 999, seed=3) == pytest.approx(found)
     with pytest.raises(ValueError, match=r"shapes \(50,\) and \(49,\)"):
         paired_bootstrap(first, second[1:])

@@ -1,4 +1,4 @@
-"""The model file: what export writes, checks and refuses."""
+"""The model file: what the export writes, checks and refuses."""
 
 import subprocess
 import sys
@@ -9,7 +9,8 @@ import onnx
 import pytest
 import torch
 
-from attention_hashing import general, onnx_file
+from attention_hashing.deployment import onnx_file
+from attention_hashing.general import model as general
 from attention_hashing.network import Deployed
 from bitgaze import Contract
 from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
@@ -24,21 +25,26 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def network():
-    return general.with_layer(general.Layer.load(ROOT / "export" / "general.npz"))
+    return general.with_layer(general.Fitted.load(ROOT / "export" / "general.npz").layer)
 
 
 @pytest.fixture
-def some_pictures(examples):
+def some_images(examples):
     return sorted(p for p in examples.rglob("*") if p.suffix in (".jpg", ".png"))[::20]
 
 
 def test_exporting_twice_gives_the_shipped_model(tmp_path):
-    fingerprints = []
-    for name in ("one.onnx", "two.onnx"):
-        command = [sys.executable, ROOT / "export" / "to_onnx.py", "--out", tmp_path / name]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        fingerprints.append(read_model(tmp_path / name).fingerprint)
+    """From two processes that run at the same time."""
+    out = [tmp_path / "one.onnx", tmp_path / "two.onnx"]
+    command = [sys.executable, ROOT / "export" / "to_onnx.py", "--out"]
+    running = [
+        subprocess.Popen([*command, path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for path in out
+    ]
+    for process in running:
+        text, _ = process.communicate()
+        assert process.returncode == 0, text.decode()
+    fingerprints = [read_model(path).fingerprint for path in out]
     assert fingerprints == [read_model(DEFAULT_MODEL).fingerprint] * 2
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.onnx", "two.onnx"]
@@ -61,7 +67,7 @@ def test_the_graph_is_what_the_format_says(shipped):
     assert shipped.opset_import[0].version >= 18
     assert not any(t.external_data for t in shipped.graph.initializer)
     operators = {node.op_type for node in shipped.graph.node}
-    assert not {"ArgMax", "ReduceMin"} & operators  # no switch of a whole map, no min-max
+    assert not {"ArgMax", "ReduceMin"} & operators  # no arg-max of maps, no min-max scaling
 
 
 def test_nothing_of_the_exporting_machine_is_inside(shipped):
@@ -83,17 +89,17 @@ def test_batch_normalisation_is_folded_without_a_change_of_values(network):
     assert torch.allclose(found.attention, expected.attention, atol=1e-4)
 
 
-def test_a_file_that_differs_from_torch_is_refused(network, some_pictures, encoder):
+def test_a_file_that_differs_from_torch_is_refused(network, some_images, encoder):
     deployed = Deployed(onnx_file.folded(network)).eval()
     onnx_file._round_weights(deployed)
-    assert onnx_file.compare(deployed, encoder, some_pictures) < onnx_file.TOLERANCE
+    assert onnx_file.compare(deployed, encoder, some_images) < onnx_file.TOLERANCE
     with torch.no_grad():
         deployed.network.project.bias += 0.01
     with pytest.raises(onnx_file.ExportError, match="hash values differ from torch by 0.01"):
-        onnx_file.compare(deployed, encoder, some_pictures)
+        onnx_file.compare(deployed, encoder, some_images)
 
 
-def test_a_refused_export_leaves_the_old_file(network, some_pictures, tmp_path, monkeypatch):
+def test_a_refused_export_leaves_the_old_file(network, some_images, tmp_path, monkeypatch):
     def refuse(*_):
         raise onnx_file.ExportError("differs")
 
@@ -102,27 +108,26 @@ def test_a_refused_export_leaves_the_old_file(network, some_pictures, tmp_path, 
     out.write_bytes(b"the old one")
     contract = Contract("x", 128, Preprocess(224), "Apache-2.0")
     with pytest.raises(onnx_file.ExportError):
-        onnx_file.write_model(network, contract, some_pictures, out)
+        onnx_file.write_model(network, contract, some_images, out)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"the old one"]
 
 
-def test_the_deployed_code_is_the_sign_of_torchs_values(network, encoder, some_pictures):
-    """Through the shipped file and through plain torch at full precision: nearly the same bits."""
+def test_the_deployed_code_is_the_sign_of_torchs_values(network, encoder, some_images):
+    """The shipped file and torch at full precision produce nearly the same bits."""
     from bitgaze.encoding.images import load
 
-    pixels = np.stack([load(p, encoder.contract.preprocess) for p in some_pictures])
+    pixels = np.stack([load(p, encoder.contract.preprocess) for p in some_images])
     with torch.inference_mode():
         values = network(torch.from_numpy(pixels)).hash.numpy()
     shipped_bits = np.unpackbits(encoder.encode(list(pixels)).codes, axis=1)
-    # float16 weights move values a little; published nowhere, measured here: well under 1 % of
-    # bits.
+    # float16 weights change values slightly: well below 1 % of the bits, as measured here.
     assert (shipped_bits != (values > 0)).mean() < 0.01
 
 
 def test_the_fitted_layer_says_how_it_was_made():
     layer = Path(ROOT / "export" / "general.npz")
     assert layer.stat().st_size < 2_000_000
-    fitted = general.Layer.load(layer)
+    fitted = general.Fitted.load(layer)
     assert fitted.command.startswith("python export/fit_general.py")
     contract = read_model(DEFAULT_MODEL).contract
     assert contract.training["command"] == fitted.command

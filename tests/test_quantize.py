@@ -1,4 +1,4 @@
-"""Graphs in smaller arithmetic: what is quantised, how weights are rounded, what codes become."""
+"""Quantised graphs: which layers are quantised, how weights are rounded, and the codes."""
 
 import logging
 
@@ -8,14 +8,15 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
-from attention_hashing import general, half, onnx_file, quantize
+from attention_hashing.deployment import onnx_file, quantize, reduced_precision
+from attention_hashing.general import model as general
 from bitgaze.encoding.images import load
 from conftest import ROOT
 
 
 @pytest.fixture(scope="module")
 def exported():
-    layer = general.Layer.load(ROOT / "export" / "general.npz")
+    layer = general.Fitted.load(ROOT / "export" / "general.npz").layer
     return onnx_file.graph(general.with_layer(layer), general.PREPROCESS.size)
 
 
@@ -66,7 +67,7 @@ def test_int8_gives_nearly_the_same_codes_and_attention(integer, pixels, expecte
 
 
 def test_fp16_gives_nearly_the_same_codes_and_attention(model, pixels, expected):
-    found = outputs(half.fp16(model), pixels[1::2])
+    found = outputs(reduced_precision.fp16(model), pixels[1::2])
     assert flipped(found, expected) < 0.01
     assert np.abs(found[2] - expected[2]).mean() < 0.01
 

@@ -6,7 +6,8 @@ import pytest
 
 import general_table
 import near_duplicates
-from attention_hashing import general, results
+from attention_hashing.experiments import results
+from attention_hashing.general import model as general
 
 
 @pytest.fixture
@@ -48,41 +49,39 @@ def test_a_document_is_replaced_as_a_whole(document, monkeypatch):
 
 def test_near_duplicates(document, tmp_path, examples, monkeypatch, capsys):
     photos, others = tmp_path / "photos", tmp_path / "others"
-    pictures = sorted(p for p in examples.rglob("*.jpg"))[::25]
-    for folder, chosen in ((photos, pictures[:4]), (others, pictures[4:])):
+    images = sorted(p for p in examples.rglob("*.jpg"))[::25]
+    for folder, chosen in ((photos, images[:4]), (others, images[4:])):
         folder.mkdir()
         for path in chosen:
             shutil.copy(path, folder)
     monkeypatch.setattr("sys.argv", ["near_duplicates.py", str(photos), str(others)])
     assert near_duplicates.main() == 0
     text = document.read_text()
-    assert (
-        f"40 altered versions of 4 photographs, among the 4 and {len(pictures) - 4} other" in text
-    )
+    assert f"40 altered versions of 4 photographs, among these and {len(images) - 4} other" in text
     assert "| resized | 1.000 |" in text
     assert "pHash, 64" in text
     (others / "none").mkdir()
     monkeypatch.setattr("sys.argv", ["near_duplicates.py", str(photos), str(others / "none")])
     assert near_duplicates.main() == 2
-    assert "none: no pictures" in capsys.readouterr().err
+    assert "none: contains no images" in capsys.readouterr().err
 
 
-def test_a_tie_with_another_picture_is_a_miss():
+def test_a_tie_with_another_image_is_a_miss():
     database = np.array([[0], [255], [15]], np.uint8)
     versions = np.array([[0], [15], [240], [127]], np.uint8)  # two of the first, two of the second
-    # 0 from its own; 0 from another; 4 from both (a tie); 1 from its own.
+    # Distance 0 to its own; 0 to another; 4 to both (a tie); 1 to its own.
     assert near_duplicates._recall(database, versions, 2).tolist() == [0.5, 0.5]
 
 
 def test_the_general_table(document, examples, monkeypatch, capsys):
     for name in ("_DISTORTED", "_OUT_OF_FOCUS", "_CUT_OUT"):
         monkeypatch.setattr(general, name, 0)
-    monkeypatch.setattr("attention_hashing.unsupervised._STEPS", 5)
-    monkeypatch.setattr(general_table, "_MOST_PICTURES", 60)
+    monkeypatch.setattr("attention_hashing.general.unsupervised._STEPS", 5)
+    monkeypatch.setattr(general_table, "_MOST_IMAGES", 60)
     monkeypatch.setattr("sys.argv", ["general_table.py", str(examples), str(examples)])
     assert general_table.main() == 0
     rows = [line for line in document.read_text().splitlines() if "/pictures |" in line]
-    assert [row.split(" | ")[1] for row in rows] == ["both", "whole picture", "attended part"]
+    assert [row.split(" | ")[1] for row in rows] == ["both", "whole image", "attended part"]
     figures = np.array([[float(cell) for cell in row.strip(" |").split(" | ")[2:]] for row in rows])
     assert ((figures > 0) & (figures < 1.5)).all()
     monkeypatch.setattr("sys.argv", ["general_table.py", str(examples), "/nowhere"])

@@ -1,9 +1,9 @@
 """Attention hashing: a network whose spatial attention is guided by a classification task.
 
-Training side only; never installed. The scripts beside this package are its commands.
+The training side, which is never installed. The scripts next to this package are its commands.
 """
 
 import os
 
-# Read when onnxruntime is imported; later is too late.
+# onnxruntime reads this when it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

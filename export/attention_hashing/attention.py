@@ -1,21 +1,22 @@
-"""The attention branch: class maps of a classification task, and the spatial attention they give.
+"""The attention branch: class maps of a classification task, and the attention derived from them.
 
-Knows channels and classes only, so any convolutional backbone can take it. It does not know what
-the attention is used for.
+It depends on channels and classes alone, so it fits any convolutional backbone.
 """
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-# Below this peak a map says nothing; keeps the division finite where no class has positive
-# evidence.
+# Keeps the division finite where no class has positive evidence; smaller peaks mean nothing.
 _EPSILON = 1e-4
+# Weight of the branch's loss while the hash layer learns; it stabilises the backbone's maps.
+GUIDANCE_WEIGHT = 0.5
 
 
 class Guided(NamedTuple):
-    """What the branch says of a batch: logits (B, classes), attention (B, h, w) in [0, 1]."""
+    """Output of the branch: logits (B, classes), attention (B, h, w) in [0, 1]."""
 
     logits: Tensor
     attention: Tensor
@@ -24,18 +25,18 @@ class Guided(NamedTuple):
 class AttentionBranch(nn.Module):
     """A classifier whose evidence stays spatial.
 
-    The class maps are A = conv1x1(conv3x3(F)); the logits their spatial means. Training the logits
+    The class maps are A = conv1x1(conv3x3(F)), the logits their spatial means. Training the logits
     on a classification task therefore gives each map a meaning: where the evidence for its class
-    lies (class activation maps; Zhou et al., CVPR 2016). The attention is the map expected under
-    the branch's own prediction, sum_c p_c A_c with p = softmax(logits), its negative part dropped
-    and its peak scaled to one. An expectation instead of the winning class's map: when two classes
-    are close, a tiny change of the input cannot switch the whole map.
+    lies (class activation maps; Zhou et al., CVPR 2016). The attention is the expected map under
+    the branch's own prediction, sum_c p_c A_c with p = softmax(logits), with its negative part
+    dropped and its peak scaled to 1. Unlike the map of the winning class, an expectation cannot
+    change completely when a tiny change of the input swaps two close classes.
 
     Args:
         channels: of the feature map.
         classes: of the task that guides the attention.
-        hidden: channels of the 3 x 3 convolution; 0 leaves it out, which makes the branch exactly
-            the classifier of a network that ends in "global mean, linear".
+        hidden: channels of the 3 x 3 convolution; 0 omits it, which makes the branch exactly the
+            classifier of a network that ends in "global mean, linear".
     """
 
     def __init__(self, channels: int, classes: int, hidden: int) -> None:
@@ -54,7 +55,7 @@ class AttentionBranch(nn.Module):
 
     @classmethod
     def from_classifier(cls, weight: Tensor, bias: Tensor) -> "AttentionBranch":
-        """The branch that a trained "global mean, linear" classifier already is.
+        """Use a trained "global mean, linear" classifier as a branch.
 
         Args:
             weight: (classes, channels).
@@ -68,20 +69,30 @@ class AttentionBranch(nn.Module):
         return branch
 
     def class_maps(self, features: Tensor) -> Tensor:
-        """A, one map a class: (B, channels, h, w) to (B, classes, h, w)."""
+        """The class maps A, (B, classes, h, w), of features (B, channels, h, w)."""
         return self.classify(self.context(features))
 
     def forward(self, features: Tensor) -> Guided:
-        """features: (B, channels, h, w)."""
+        """Logits and attention of features (B, channels, h, w)."""
         context = self.context(features)  # (B, hidden, h, w)
         weight = self.classify.weight.flatten(1)  # (classes, hidden)
-        # The 1 x 1 convolution is linear, so mean and expectation move inside it: the classes' maps
-        # (1000 of them for ImageNet, 15 % of the network's arithmetic) are never formed.
+        # The 1 x 1 convolution is linear, so mean and expectation can be taken before it. The class
+        # maps (1000 for ImageNet, 15 % of the network's arithmetic) are never computed.
         logits = context.mean((2, 3)) @ weight.T + self.classify.bias  # (B, classes)
         p = logits.softmax(1)
         expected = torch.einsum("bd,bdhw->bhw", p @ weight, context)
         expected = expected + (p @ self.classify.bias)[:, None, None]
         return Guided(logits, _normalise(expected))
+
+
+def classification_loss(logits: Tensor, one_hot: Tensor) -> Tensor:
+    """Cross-entropy of the branch; all labels of an image have equal weight.
+
+    Args:
+        logits: (B, classes).
+        one_hot: (B, classes), 1 for the labels of an image, which has at least one, otherwise 0.
+    """
+    return cross_entropy(logits, one_hot / one_hot.sum(1, keepdim=True))
 
 
 def _normalise(evidence: Tensor) -> Tensor:

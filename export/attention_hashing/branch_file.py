@@ -1,15 +1,11 @@
-"""A trained attention branch as a file of its own, to guide another network of the same backbone.
-
-Knows the file and what must agree. Does not know training.
-"""
+"""A trained attention branch in its own file, to guide other networks with the same backbone."""
 
 import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from attention_hashing import torch_file
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.network import AttentionHashing
 
@@ -19,11 +15,11 @@ _ENTRIES = {"backbone": str, "channels": int, "classes": list, "hidden": int, "b
 
 @dataclass(frozen=True)
 class StoredBranch:
-    """A trained branch and what it belongs to.
+    """A trained branch and its context.
 
     Attributes:
         branch: the module, in evaluation mode.
-        backbone: name of the backbone whose features it was trained on.
+        backbone: name of the backbone that it was trained on.
         classes: names, in the order of its class maps.
     """
 
@@ -32,40 +28,40 @@ class StoredBranch:
     classes: tuple[str, ...]
 
     def digest(self) -> str:
-        """64 hex digits that tell this branch from others."""
+        """SHA-256 of the branch and its context, as 64 hex digits."""
         digest = hashlib.sha256(json.dumps([self.backbone, self.classes]).encode())
         for name, tensor in self.branch.state_dict().items():
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def check(self, network: AttentionHashing, backbone: str, classes: tuple[str, ...]) -> None:
-        """Whether it can guide this network.
+        """Check that the branch can guide a network.
 
-        The stride may be another: class maps come as fine as the features.
+        The stride may differ: class maps have the resolution of the features.
 
         Args:
-            network: with a branch of its own, which this one is to replace.
-            backbone: the network's.
-            classes: of the pictures to be trained on.
+            network: whose own branch this one is to replace.
+            backbone: name of the network's backbone.
+            classes: of the images to train on.
 
         Raises:
-            ValueError: names what does not agree.
+            ValueError: names what differs.
         """
         found, wanted = self.branch.channels, network.branch.channels
         if (self.backbone, found) != (backbone, wanted):
             raise ValueError(
                 f"the branch was trained on {self.backbone} ({found} channels), expected "
-                f"{backbone} ({wanted}); give the same --backbone, or leave out --branch"
+                f"{backbone} ({wanted}); use the same --backbone, or omit --branch"
             )
         if self.branch.hidden != network.branch.hidden:
             raise ValueError(
                 f"the branch has {self.branch.hidden} hidden channels, expected "
-                f"{network.branch.hidden}, as the configuration says"
+                f"{network.branch.hidden} as in the configuration"
             )
         if self.classes != classes:
             raise ValueError(
-                f"the branch tells {_few(self.classes)} apart, but the pictures are of "
-                f"{_few(classes)}; it needs the same classes, or leave out --branch"
+                f"the branch was trained on {_few(self.classes)}, but the images have "
+                f"{_few(classes)}; use the same classes, or omit --branch"
             )
 
 
@@ -76,8 +72,8 @@ def save_branch(
 
     Args:
         network: trained.
-        path: of the file, replaced as a whole.
-        classes: names, in the order of the labels it was trained with.
+        path: of the file, which is replaced atomically.
+        classes: names, in the order of the labels that it was trained with.
         backbone: name of its backbone.
     """
     branch = network.branch
@@ -88,32 +84,20 @@ def save_branch(
         "hidden": branch.hidden,
         "branch": branch.state_dict(),
     }
-    draft = path.with_name(path.name + ".part")
-    torch.save(state, draft)
-    draft.replace(path)
+    torch_file.save(state, path)
 
 
 def load_branch(path: Path) -> StoredBranch:
-    """What `save_branch` wrote.
+    """Read what `save_branch` wrote.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not a branch of ours.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a branch of train.py.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # torch raises zip, pickle and runtime errors of many classes
-        raise ValueError(f"{path}: not a branch of train.py ({error})") from error
-    for name, kind in _ENTRIES.items():
-        if not isinstance(state, dict) or not isinstance(state.get(name), kind):
-            raise ValueError(f"{path}: not a branch of train.py (it has no {name})")
+    state = torch_file.load(path, "branch")
+    torch_file.check_entries(state, _ENTRIES, path, "branch")
     branch = AttentionBranch(state["channels"], len(state["classes"]), state["hidden"])
-    try:
-        branch.load_state_dict(state["branch"])
-    except RuntimeError as error:
-        raise ValueError(f"{path}: its weights do not fit its description: {error}") from error
+    torch_file.load_weights(branch, state["branch"], path, "description")
     return StoredBranch(branch.eval(), state["backbone"], tuple(state["classes"]))
 
 

@@ -1,7 +1,4 @@
-"""The checkpoint of a training run: written after each epoch, read to resume or to export.
-
-Knows the file. Does not know what an epoch does.
-"""
+"""The checkpoint of a training run: written after each epoch, read to resume or to export."""
 
 import dataclasses
 import platform
@@ -12,18 +9,19 @@ import numpy as np
 import PIL
 import torch
 
+from attention_hashing import torch_file
 from attention_hashing.config import Config, new_network
-from attention_hashing.data import Labelled
-from attention_hashing.methods import Method
+from attention_hashing.data.labelled import Labelled
+from attention_hashing.methods import DEFAULT, Method, present_name
 from attention_hashing.network import AttentionHashing
 from attention_hashing.provenance import commit
 
 CHECKPOINT = "checkpoint.pt"
-# What a checkpoint holds.
+# The entries of a checkpoint.
 _ENTRIES = {
     "config": dict,
     "classes": list,
-    "pictures": int,
+    "images": int,
     "digest": str,
     "epoch": int,
     "network": dict,
@@ -32,9 +30,9 @@ _ENTRIES = {
     "method": dict,
     "versions": dict,
 }
-# How runs were made before a checkpoint said so.
+# What older checkpoints do not say: how all runs were made when they were written.
 _ONCE = {
-    "method": "ours",
+    "method": DEFAULT,
     "backbone": "efficientnet-lite0",
     "stride": 32,
     "backbone_rate": 0.1,
@@ -45,35 +43,38 @@ _ONCE = {
 
 
 def stored_config(run: Path) -> Config | None:
-    """The configuration of the checkpoint in a run's folder; None if there is none.
+    """The configuration of the checkpoint in a run's folder; None if there is no checkpoint.
 
     Raises:
-        ValueError: not a checkpoint of ours.
+        ValueError: the file is not a checkpoint of train.py.
     """
     path = run / CHECKPOINT
     return _config(_read(path), path) if path.exists() else None
 
 
 def load_checkpoint(path: Path) -> tuple[AttentionHashing, Config, dict[str, Any]]:
-    """A network that makes codes, its configuration, and what else the checkpoint tells.
+    """Load a network that produces codes.
+
+    Returns:
+        The network in evaluation mode, its configuration, and the whole checkpoint.
 
     Raises:
-        ValueError: as `load_trained`, or the checkpoint is of a branch alone.
+        ValueError: as for `load_trained`, or only the branch was trained.
     """
     network, config, state = load_trained(path)
     if not config.hash_epochs:
         raise ValueError(
-            f"{path}: only the branch was trained (hash_epochs is 0), there are no codes; give "
+            f"{path}: only the branch was trained (hash_epochs is 0), so there are no codes; pass "
             "its branch.pt to train.py --branch"
         )
     return network, config, state
 
 
 def load_trained(path: Path) -> tuple[AttentionHashing, Config, dict[str, Any]]:
-    """As `load_checkpoint`; also where stage 1 was all, and the hash layer is as it was drawn.
+    """As `load_checkpoint`, but accept a run without stage 2, whose hash layer is still random.
 
     Raises:
-        ValueError: not a checkpoint of ours, or one whose training has not ended.
+        ValueError: the file is not a checkpoint of train.py, or its training is not finished.
     """
     state = _read(path)
     config = _config(state, path)
@@ -83,7 +84,7 @@ def load_trained(path: Path) -> tuple[AttentionHashing, Config, dict[str, Any]]:
             f"{config.branch_epochs + config.hash_epochs}; run train.py again to finish it"
         )
     network = new_network(config, len(state["classes"]), pretrained=False)
-    _load_weights(network, state, path)
+    torch_file.load_weights(network, state["network"], path, "configuration")
     return network.eval(), config, state
 
 
@@ -98,23 +99,23 @@ def save(
     optimiser: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LambdaLR,
 ) -> None:
-    """Put the state after an epoch in a run's folder, in place of the one before.
+    """Replace the checkpoint in a run's folder by the state after an epoch.
 
     Args:
         network: in training.
-        method: its loss, which may have learned, too.
+        method: its loss, which may have state of its own.
         config: of the run.
-        data: what it trains on.
+        data: that it trains on.
         digest: of the data.
         run: the folder.
-        epoch: how many are done, over both stages.
+        epoch: number of finished epochs, over both stages.
         optimiser: of this stage.
         scheduler: of this stage.
     """
     state = {
         "config": dataclasses.asdict(config),
         "classes": list(data.classes),
-        "pictures": len(data),
+        "images": len(data),
         "digest": digest,
         "epoch": epoch,
         "network": network.state_dict(),
@@ -123,7 +124,7 @@ def save(
         "method": method.state_dict(),
         "versions": _versions(),
     }
-    _write(state, run)
+    torch_file.save(state, run / CHECKPOINT)
 
 
 def save_refitted(
@@ -133,14 +134,14 @@ def save_refitted(
     how: dict[str, Any],
     run: Path,
 ) -> None:
-    """Put a trained network with another hash layer in a folder.
+    """Write a checkpoint of a trained network with a new hash layer.
 
     Args:
         network: with the new layer.
-        config: as it was trained, but for the bits.
+        config: of the training, with the new number of bits.
         state: the checkpoint that the network comes from.
-        how: the layer learned, to be kept beside the configuration.
-        run: the folder, an existing one.
+        how: settings of the new layer, to be stored next to the configuration.
+        run: an existing folder.
     """
     new = {
         "config": dataclasses.asdict(config),
@@ -151,7 +152,7 @@ def save_refitted(
         "layer": how,
         "versions": _versions(),
     }
-    _write(state | new, run)
+    torch_file.save(state | new, run / CHECKPOINT)
 
 
 def resume(
@@ -163,46 +164,39 @@ def resume(
     run: Path,
     device: torch.device,
 ) -> tuple[int, dict[str, Any]]:
-    """Load what `save` left in a run's folder, if it did, into network and method.
+    """Load the checkpoint of a run's folder, if there is one, into network and method.
 
     Returns:
-        How many epochs are done, and the checkpoint for what else it holds (0 and empty: none).
+        Number of finished epochs, and the checkpoint; 0 and {} if there is none.
 
     Raises:
-        ValueError: the checkpoint is of another configuration, other classes or other pictures.
+        ValueError: the checkpoint has another configuration, other classes or other images.
     """
     path = run / CHECKPOINT
     if not path.exists():
         return 0, {}
     state = _read(path)
     if "layer" in state:
-        raise ValueError(f"{path} has a hash layer of refit.py; give another --out")
+        raise ValueError(f"{path} has a hash layer from refit.py; choose another --out")
     mine = (dataclasses.asdict(config), list(data.classes), len(data))
-    if (state["config"], state["classes"], state["pictures"]) != mine:
+    if (state["config"], state["classes"], state["images"]) != mine:
         raise ValueError(
-            f"{path} is of another run ({state['config']}, {len(state['classes'])} classes, "
-            f"{state['pictures']} pictures); give the same arguments to go on with it, "
-            "or another --out"
+            f"{path} belongs to another run ({state['config']}, {len(state['classes'])} classes, "
+            f"{state['images']} images); use the same arguments to resume it, or another --out"
         )
     if state["digest"] != digest:
         raise ValueError(
-            f"{path} was trained on other pictures: since then files were added, removed, renamed "
-            "or changed; give the same ones to go on with it, or another --out"
+            f"{path} was trained on other images: files have been added, removed, renamed or "
+            "changed since; restore them to resume the run, or choose another --out"
         )
-    _load_weights(network, state, path)
+    torch_file.load_weights(network, state["network"], path, "configuration")
     network.to(device)
     method.load_state_dict(state["method"])
     return int(state["epoch"]), state
 
 
-def _write(state: dict[str, Any], run: Path) -> None:
-    draft = run / (CHECKPOINT + ".part")
-    torch.save(state, draft)
-    draft.replace(run / CHECKPOINT)  # a kill leaves the old one or the new one, whole
-
-
 def _versions() -> dict[str, str | None]:
-    """What made the weights, beside the configuration."""
+    """Versions of the software that made the weights."""
     return {
         "commit": commit(),
         "python": platform.python_version(),
@@ -216,31 +210,19 @@ def _config(state: dict[str, Any], path: Path) -> Config:
     try:
         return Config(**state["config"])
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: a configuration that this version cannot read: {error}"
-        ) from error
-
-
-def _load_weights(network: AttentionHashing, state: dict[str, Any], path: Path) -> None:
-    try:
-        network.load_state_dict(state["network"])
-    except RuntimeError as error:
-        raise ValueError(f"{path}: its weights do not fit its configuration: {error}") from error
+        raise ValueError(f"{path}: this version cannot read the configuration: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # torch raises zip, pickle and runtime errors of many classes
-        raise ValueError(f"{path}: not a checkpoint of train.py ({error})") from error
-    state = state if isinstance(state, dict) else {}
+    state = torch_file.load(path, "checkpoint")
     if isinstance(config := state.get("config"), dict):
         if "method" not in config:
-            state["method"] = {}  # there was one, of which nothing needs keeping
+            state["method"] = {}  # the only method at the time has no state
         state["config"] = _ONCE | config
-    for name, kind in _ENTRIES.items():
-        if not isinstance(state.get(name), kind):
-            raise ValueError(f"{path}: not a checkpoint of train.py (it has no {name})")
+        for one in (state["config"], state.get("layer", {})):
+            if "method" in one:
+                one["method"] = present_name(one["method"])
+    if "pictures" in state:
+        state["images"] = state.pop("pictures")  # the former name
+    torch_file.check_entries(state, _ENTRIES, path, "checkpoint")
     return state

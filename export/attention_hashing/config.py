@@ -1,7 +1,4 @@
-"""What a training run is asked for, and the untrained network that this describes.
-
-Knows ranges and defaults. Does not know the loop, nor how a configuration is stored.
-"""
+"""The configuration of a training run, and the untrained network that it describes."""
 
 from dataclasses import dataclass
 
@@ -18,31 +15,30 @@ PRECISIONS = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides the weights, kept with them.
+    """Everything that determines the weights; stored with them.
 
     Attributes:
-        bits: length of the code.
+        bits: length of the code, a multiple of 8 in 8..1024.
         size: side of the input in pixels, a multiple of the stride.
-        branch_epochs: of stage 1; 0 if and only if the branch is a stored one.
+        branch_epochs: of stage 1; 0 if and only if a stored branch is used.
         hash_epochs: of stage 2; 0 to train the branch alone.
-        batch_size: pictures a step.
-        learning_rate: at the start of each stage, for the new layers; it falls to 0 as a half
+        batch_size: images per step.
+        learning_rate: of the new layers at the start of each stage; it falls to 0 as a half
             cosine.
         weight_decay: of AdamW.
         hidden: channels of the branch's 3 x 3 convolution; 0 for a branch without it.
-        seed: of everything random.
-        method: what stage 2 trains with, a name of methods.METHODS.
-        backbone: a name that backbones.backbone knows.
+        seed: of everything random, in 0..2^32 - 1.
+        method: the loss of stage 2, a name in methods.METHODS.
+        backbone: a name that backbones.backbone accepts.
         stride: of the backbone, one of backbones.strides.
-        backbone_rate: the backbone's learning rate, as a factor of the new layers'; from scratch
-            it needs 1.
+        backbone_rate: learning rate of the backbone, as a factor of that of the new layers; a
+            backbone without pretrained weights needs 1.
         precision: of the backbone's arithmetic in training, float32 or bfloat16; branch, hash
             layer, loss and all weights are float32.
-        branch: digest of the stored branch that stage 2 starts from; empty for one that stage 1
-            trains.
-        frozen_blocks: the first blocks of an EfficientNet-Lite, and its stem, that stay as they
-            were published, their statistics too; there is nothing to go back through in them,
-            which saves more than half of a step.
+        branch: digest of the stored branch that stage 2 starts from; empty if stage 1 trains one.
+        frozen_blocks: number of blocks of an EfficientNet-Lite, from the first, that keep their
+            published weights and statistics, as does the stem if there are any. Nothing is
+            propagated back through them, which saves more than half of a step.
     """
 
     bits: int = 64
@@ -69,7 +65,7 @@ class Config:
                 f"size is {self.size}, expected a multiple of {self.stride}, the stride of "
                 f"{self.backbone}"
             )
-        # Batch normalisation cannot train on a single picture.
+        # Batch normalisation cannot train on a single image.
         least = {
             "batch_size": 2,
             "branch_epochs": 0 if self.branch else 1,
@@ -81,7 +77,7 @@ class Config:
                 raise ValueError(f"{name} is {value}, expected at least {smallest}")
         if self.branch and self.branch_epochs:
             raise ValueError(
-                f"branch_epochs is {self.branch_epochs}, expected 0: a stored branch is trained"
+                f"branch_epochs is {self.branch_epochs}, expected 0 with a stored branch"
             )
         if self.frozen_blocks < 0:
             raise ValueError(f"frozen_blocks is {self.frozen_blocks}, expected at least 0")
@@ -90,8 +86,7 @@ class Config:
                 raise ValueError(f"{name} is {rate}, expected a number above 0")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}, expected 0..{2**32 - 1}")
-        if self.bits % 8 or not 8 <= self.bits <= 1024:
-            raise ValueError(f"bits is {self.bits}, expected a multiple of 8 in 8..1024")
+        check_bits(self.bits)
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}, expected one of {', '.join(METHODS)}")
         if self.precision not in PRECISIONS:
@@ -99,28 +94,36 @@ class Config:
 
     @property
     def preprocess(self) -> Preprocess:
-        """How pictures come to the network."""
+        """How images are prepared for the network."""
         return Preprocess(self.size)
 
 
+def check_bits(bits: int) -> None:
+    """Raise a ValueError unless this is a valid code length."""
+    if bits % 8 or not 8 <= bits <= 1024:
+        raise ValueError(f"bits is {bits}, expected a multiple of 8 in 8..1024")
+
+
 def new_network(config: Config, classes: int, pretrained: bool = True) -> AttentionHashing:
-    """New branch and hash layer on a backbone.
+    """Put a new branch and a new hash layer on a backbone.
 
     Args:
         config: of the run.
-        classes: number of labels that the branch tells apart.
-        pretrained: False where weights will be loaded anyway, so that the backbone's published
-            ones are neither needed nor fetched.
+        classes: number of classes of the branch.
+        pretrained: whether to load the backbone's published weights; False if other weights will
+            be loaded anyway.
 
     Raises:
-        ValueError: a package that the backbone needs is not installed.
+        ValueError: a package that the backbone needs is not installed, or the backbone has fewer
+            blocks than are to be frozen.
     """
     torch.manual_seed(config.seed)
     backbone = backbones.backbone(config.backbone, pretrained, config.stride)
-    blocks = getattr(backbone, "blocks", 0)  # only an EfficientNet-Lite has
+    blocks = getattr(backbone, "blocks", 0)  # only an EfficientNet-Lite has any
     if config.frozen_blocks > blocks:
         raise ValueError(
-            f"frozen_blocks is {config.frozen_blocks}, {config.backbone} has {blocks} that can be"
+            f"frozen_blocks is {config.frozen_blocks}, expected at most {blocks} for "
+            f"{config.backbone}"
         )
     branch = AttentionBranch(backbone.channels, classes, config.hidden)
     return AttentionHashing(backbone, branch, config.bits)

@@ -1,8 +1,4 @@
-"""Features of many pictures, quickly: by onnxruntime, one thread a picture.
-
-Knows how to run the part of a network that is never fitted. Does not know what is done with the
-features.
-"""
+"""Computes features of many images in onnxruntime, one thread per image."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from attention_hashing import onnx_file
+from attention_hashing.deployment import onnx_file
 from attention_hashing.network import AttentionHashing, pooled
 from bitgaze.cores import available_cores
 from bitgaze.encoding.images import Preprocess, Source, load
@@ -46,12 +42,12 @@ class _Map(nn.Module):
 
 
 class FeatureExtractor:
-    """Pictures to global and local features, as the hash layer of this network sees them.
+    """Computes global and local features of images, as the network's hash layer sees them.
 
     Args:
-        network: the one to run.
-        preprocess: how pictures come to it.
-        whole_map: the backbone's map instead.
+        network: to run.
+        preprocess: how images are prepared for it.
+        whole_map: compute the backbone's map instead.
     """
 
     def __init__(
@@ -68,18 +64,18 @@ class FeatureExtractor:
         )
 
     def __call__(
-        self, items: Iterable[_Item], picture: Callable[[_Item], Source]
+        self, items: Iterable[_Item], image: Callable[[_Item], Source]
     ) -> NDArray[np.float32]:
-        """Features, (n, 2 * channels), of `picture(item)` for each item, in order."""
-        return np.stack(list(self.each(items, picture)))
+        """Features of `image(item)` for each item, in order: float32 (n, 2 * channels)."""
+        return np.stack(list(self.each(items, image)))
 
     def each(
-        self, items: Iterable[_Item], picture: Callable[[_Item], Source]
+        self, items: Iterable[_Item], image: Callable[[_Item], Source]
     ) -> Iterator[NDArray[np.float32]]:
-        """As a call, one by one: (2 * channels,), or the map, (channels, h, w)."""
+        """Yield features one by one: float32 (2 * channels,), or the map (channels, h, w)."""
 
         def features(item: _Item) -> NDArray[np.float32]:
-            pixels = load(picture(item), self._preprocess)
+            pixels = load(image(item), self._preprocess)
             found: NDArray[np.float32] = self._session.run(None, {"image": pixels[None]})[0][0]
             return found
 
@@ -88,26 +84,26 @@ class FeatureExtractor:
 
 
 def kept_maps(
-    extract: FeatureExtractor, pictures: Iterable[Source], count: int, path: Path
+    extract: FeatureExtractor, images: Iterable[Source], count: int, path: Path
 ) -> NDArray[np.float16]:
-    """The backbone's maps of pictures, from a file that is made if it is not there.
+    """The backbone's maps of images, from a file that is created if it does not exist.
 
     Args:
         extract: of whole maps.
-        pictures: read only if the file is not there.
-        count: how many they are, at least 1.
+        images: read only if the file does not exist.
+        count: number of images, at least 1.
         path: of the file (.npy).
 
     Returns:
-        (n, channels, h, w), read from the file as they are asked for. float16 rounds by less than
-        a thousandth, and halves a file that is 2.5 GB for CIFAR-10 at 128 px.
+        float16, (n, channels, h, w), memory-mapped. float16 rounds by less than a thousandth, and
+        halves a file that takes 2.5 GB for CIFAR-10 at 128 px.
 
     Raises:
-        ValueError: fewer pictures than that.
+        ValueError: there are fewer images than `count`.
     """
     if not path.exists():
         draft = path.with_suffix(".part")
-        bar = tqdm(pictures, path.stem, count, unit="img")
+        bar = tqdm(images, path.stem, count, unit="img")
         each = extract.each(bar, lambda one: one)
         first = next(each)
         file = open_memmap(draft, "w+", np.float16, (count, *first.shape))
@@ -117,7 +113,7 @@ def kept_maps(
             file[made] = one
             made += 1
         if made < count:
-            raise ValueError(f"{made} pictures, expected {count}")
+            raise ValueError(f"{made} images, expected {count}")
         file.flush()
         draft.replace(path)
     maps: NDArray[np.float16] = np.load(path, mmap_mode="r")
@@ -129,7 +125,7 @@ def _mapped(
     function: Callable[[_Item], NDArray[np.float32]],
     items: Iterable[_Item],
 ) -> Iterator[NDArray[np.float32]]:
-    """As `pool.map`, which would hold every item at once."""
+    """As `pool.map`, but without holding all items at once."""
     remaining = iter(items)
     while some := list(islice(remaining, _IN_FLIGHT)):
         yield from pool.map(function, some)

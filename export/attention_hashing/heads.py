@@ -1,54 +1,34 @@
-"""What learns over a backbone that does not: the attention branch, and hash layers.
+"""Attention branches and hash layers, trained over stored maps of a frozen backbone.
 
-Knows arrays of features and labels. Does not know where they come from, or what codes are worth.
-Learning over kept maps takes seconds where training the whole network takes hours; so every method
-can be compared with every other, at its own best learning rate, over several seeds.
+That takes seconds where training a whole network takes hours, so methods can be compared with each
+other over several seeds, each at its own best learning rate.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from attention_hashing.attention import AttentionBranch
+from attention_hashing.attention import AttentionBranch, classification_loss
 from attention_hashing.config import Config
+from attention_hashing.descent import half_cosine, minimise
 from attention_hashing.methods import Method
-from attention_hashing.network import pooled
+from attention_hashing.network import HashLayer, pooled
 
 _BATCH = 64
 _WEIGHT_DECAY = 1e-2
 _BRANCH_RATE = 1e-3
-_CHUNK = 256  # pictures looked at in one go
-
-
-class Layer(NamedTuple):
-    """A hash layer: a bit is set where `features @ weight - threshold` is above 0.
-
-    Attributes:
-        weight: float32, (d, bits).
-        threshold: float32, (bits,).
-    """
-
-    weight: NDArray[np.float32]
-    threshold: NDArray[np.float32]
-
-    def values(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Hash values, (n, bits)."""
-        single = features.astype(np.float32, copy=False)
-        found: NDArray[np.float32] = single @ self.weight - self.threshold
-        return found
+_CHUNK = 256  # images per batch where nothing is trained
 
 
 class Described(NamedTuple):
-    """What the branch makes of n maps.
+    """Output of the branch for n maps.
 
     Attributes:
-        features: float16 as it is kept, (n, 2 * channels): global, then local.
+        features: (n, 2 * channels), global, then local; float16 as stored.
         logits: float32, (n, classes).
     """
 
@@ -58,27 +38,26 @@ class Described(NamedTuple):
 
 def fit_branch(
     maps: NDArray[np.float16],
-    hot: NDArray[np.float32],
+    one_hot: NDArray[np.float32],
     epochs: int,
     seed: int,
     hidden: int = Config.hidden,
 ) -> AttentionBranch:
-    """Stage 1: the branch learns to classify.
+    """Stage 1: train a branch to classify.
 
     Args:
         maps: (n, channels, h, w).
-        hot: (n, classes), 1 for each label of a picture and 0 elsewhere.
+        one_hot: (n, classes), 1 for each label of an image, otherwise 0.
         epochs: at least 1.
-        seed: of first weights and order.
-        hidden: channels of its 3 x 3 convolution.
+        seed: of initial weights and order.
+        hidden: channels of the 3 x 3 convolution.
     """
     torch.manual_seed(seed)
-    branch = AttentionBranch(maps.shape[1], hot.shape[1], hidden).train()
-    data = torch.from_numpy(np.ascontiguousarray(maps)), torch.from_numpy(hot)
+    branch = AttentionBranch(maps.shape[1], one_hot.shape[1], hidden).train()
+    data = torch.from_numpy(np.ascontiguousarray(maps)), torch.from_numpy(one_hot)
 
     def loss(features: Tensor, labels: Tensor, step: float) -> Tensor:
-        logits = branch(features.float()).logits
-        return cross_entropy(logits, labels / labels.sum(1, keepdim=True))
+        return classification_loss(branch(features.float()).logits, labels)
 
     descend([branch], loss, data, epochs, _BRANCH_RATE, seed)
     return branch.eval()
@@ -86,7 +65,7 @@ def fit_branch(
 
 @torch.inference_mode()
 def describe(maps: NDArray[np.float16], branch: AttentionBranch) -> Described:
-    """Global and local features, and the branch's scores."""
+    """Global and local features, and logits, of maps (n, channels, h, w)."""
     features, logits = [], []
     for start in range(0, len(maps), _CHUNK):
         part = torch.from_numpy(maps[start : start + _CHUNK].astype(np.float32))
@@ -98,22 +77,22 @@ def describe(maps: NDArray[np.float16], branch: AttentionBranch) -> Described:
 
 def fit_layer(
     features: NDArray[np.floating],
-    hot: NDArray[np.float32],
+    one_hot: NDArray[np.float32],
     method: Method,
     epochs: int,
     rate: float,
-) -> Layer:
-    """Stage 2: a linear layer and batch normalisation, as the network ends.
+) -> HashLayer:
+    """Stage 2: train a linear layer followed by batch normalisation, as at the end of the network.
 
-    Features are brought to mean 0 and variance 1 first, which a linear layer can undo: it is the
-    same model, and learns sooner.
+    Features are first scaled to mean 0 and variance 1. A linear layer can undo that, so the model
+    is the same, but it learns faster.
 
     Args:
         features: (n, d).
-        hot: (n, classes).
-        method: its loss; what it learns itself is trained along.
+        one_hot: (n, classes), 1 for each label of an image, otherwise 0.
+        method: the loss; its own parameters are trained as well.
         epochs: at least 1.
-        rate: of learning, at the start.
+        rate: learning rate at the start.
     """
     x = torch.from_numpy(features.astype(np.float32))
     mean, deviation = x.mean(0), x.std(0) + 1e-3
@@ -127,13 +106,18 @@ def fit_layer(
 
     method.train()
     descend(
-        [project, normalise, method], loss, (x, torch.from_numpy(hot)), epochs, rate, method.seed
+        [project, normalise, method],
+        loss,
+        (x, torch.from_numpy(one_hot)),
+        epochs,
+        rate,
+        method.seed,
     )
     with torch.inference_mode():
         scale = normalise.weight / (normalise.running_var + normalise.eps).sqrt()
         weight = (project.weight / deviation * scale[:, None]).T
         threshold = mean @ weight + normalise.running_mean * scale - normalise.bias
-    return Layer(weight.contiguous().numpy(), threshold.numpy())
+    return HashLayer(weight.contiguous().numpy(), threshold.numpy())
 
 
 def descend(
@@ -144,7 +128,16 @@ def descend(
     rate: float,
     seed: int,
 ) -> None:
-    """AdamW, a short warm-up, then half a cosine."""
+    """Train modules over fixed features: AdamW, a warm-up, then half a cosine.
+
+    Args:
+        modules: whose parameters learn.
+        loss: called with a batch of features, its labels, and the share of finished steps.
+        data: features (n, ...) and labels (n, ...).
+        epochs: at least 1.
+        rate: learning rate at the start.
+        seed: of the order.
+    """
     features, labels = data
     batch = min(_BATCH, len(features))
     steps_of_epoch = len(features) // batch
@@ -152,14 +145,13 @@ def descend(
     parameters = [one for module in modules for one in module.parameters()]
     optimiser = torch.optim.AdamW(parameters, rate, weight_decay=_WEIGHT_DECAY, fused=True)
     order = torch.Generator().manual_seed(seed)
-    for step in range(steps):
-        if step % steps_of_epoch == 0:
+
+    def losses() -> Iterator[Tensor]:
+        for epoch in range(epochs):
             shuffled = torch.randperm(len(features), generator=order)
-        start = step % steps_of_epoch * batch
-        chosen = shuffled[start : start + batch]
-        optimiser.param_groups[0]["lr"] = (
-            rate * min(1.0, 20 * (step + 1) / steps) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        )
-        optimiser.zero_grad(set_to_none=True)
-        loss(features[chosen], labels[chosen], step / steps).backward()
-        optimiser.step()
+            for place in range(steps_of_epoch):
+                chosen = shuffled[place * batch : (place + 1) * batch]
+                step = (epoch * steps_of_epoch + place) / steps
+                yield loss(features[chosen], labels[chosen], step)
+
+    minimise(losses(), optimiser, half_cosine(optimiser, steps))

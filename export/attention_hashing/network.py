@@ -1,7 +1,4 @@
-"""The network: backbone, attention branch, and one hash layer over global and local features.
-
-Knows how features become hash values and a packed code. Does not know how it is trained or stored.
-"""
+"""The network: backbone, attention branch, and one hash layer over global and local features."""
 
 from typing import NamedTuple
 
@@ -23,17 +20,37 @@ class Hashed(NamedTuple):
     hash: Tensor
 
 
+class HashLayer(NamedTuple):
+    """A fitted hash layer: values are `(features @ weight - threshold) / sqrt(variance)`.
+
+    Attributes:
+        weight: float16 or float32, (d, bits).
+        threshold: float32, (bits,); a bit is set where `features @ weight` is above it.
+        variance: float32, (bits,), or one number for all bits; scales the values, changes no bit.
+    """
+
+    weight: NDArray[np.floating]
+    threshold: NDArray[np.float32]
+    variance: NDArray[np.float32] | float = 1.0
+
+    def values(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Hash values of features (n, d): float32 (n, bits)."""
+        single, weight = (part.astype(np.float32, copy=False) for part in (features, self.weight))
+        found: NDArray[np.float32] = (single @ weight - self.threshold) / np.sqrt(self.variance)
+        return found
+
+
 class AttentionHashing(nn.Module):
     """Image to hash values, with the attention that shaped them.
 
-    The global feature is the spatial mean of the feature map, the local one its mean weighted by
-    the attention; the hash values are a linear layer over both, then batch normalisation
-    (OrthoHash, Hoe et al., NeurIPS 2021, shows what it does for bit balance). A bit is set where
-    its value is above 0.
+    The global feature is the spatial mean of the feature map; the local feature is its mean
+    weighted by the attention. A linear layer over both, followed by batch normalisation, yields
+    the hash values (OrthoHash, Hoe et al., NeurIPS 2021, shows how that balances bits). A bit is
+    set where its value is above 0.
 
     Args:
-        backbone: anything with `channels`, `mean`, `std`, and a forward to (B, channels, h, w).
-        branch: over the same channels.
+        backbone: a module with `channels`, `mean` and `std` that returns (B, channels, h, w).
+        branch: over the same number of channels.
         bits: length of the code.
     """
 
@@ -50,47 +67,40 @@ class AttentionHashing(nn.Module):
         return self.project.out_features
 
     def forward(self, image: Tensor) -> Hashed:
-        """image: uint8 (B, H, W, 3), RGB."""
+        """Hash images: uint8 (B, H, W, 3), RGB."""
         return self.hash(self.features(image))
 
     def features(self, image: Tensor) -> Tensor:
-        """uint8 (B, H, W, 3) to the backbone's map (B, channels, h, w)."""
+        """The backbone's map (B, channels, h, w) of images uint8 (B, H, W, 3)."""
         x = image.permute(0, 3, 1, 2).float()
         x = (x - self.backbone.mean) * (1 / self.backbone.std)
         return self.backbone(x)
 
-    def replace_hash_layer(
-        self, weight: NDArray[np.float32], threshold: NDArray[np.float32]
-    ) -> None:
-        """Put in another hash layer: a bit is set where `pooled @ weight - threshold` is above 0.
-
-        Args:
-            weight: (2 * channels, bits), of any number of bits.
-            threshold: (bits,).
-        """
-        channels, bits = weight.shape
-        self.project = nn.Linear(channels, bits, bias=False)
+    def replace_hash_layer(self, layer: HashLayer) -> None:
+        """Use this fitted hash layer over 2 * channels features; its number of bits may differ."""
+        dimensions, bits = layer.weight.shape
+        self.project = nn.Linear(dimensions, bits, bias=False)
         self.normalise = nn.BatchNorm1d(bits).eval()
         with torch.no_grad():
-            self.project.weight.copy_(torch.from_numpy(weight.T))
-            self.normalise.bias.copy_(torch.from_numpy(-threshold))
-            self.normalise.running_var.fill_(1 - self.normalise.eps)
+            self.project.weight.copy_(torch.from_numpy(layer.weight.T))
+            self.normalise.running_mean.copy_(torch.from_numpy(layer.threshold))
+            self.normalise.running_var.copy_(torch.as_tensor(layer.variance))
 
     def hash(self, features: Tensor) -> Hashed:
-        """The part after the backbone."""
+        """Hash a backbone's map (B, channels, h, w)."""
         logits, attention = self.branch(features)
         return Hashed(logits, attention, self.normalise(self.project(pooled(features, attention))))
 
 
 def pooled(features: Tensor, attention: Tensor) -> Tensor:
-    """Global and local feature side by side.
+    """Global and local features, concatenated.
 
     Args:
         features: (B, channels, h, w).
         attention: (B, h, w).
 
     Returns:
-        (B, 2 * channels): the spatial mean, then the mean weighted by the attention.
+        (B, 2 * channels): the spatial mean, then the attention-weighted mean.
     """
     total = attention.sum((1, 2))[:, None] + _EPSILON  # (B, 1)
     local = torch.einsum("bhw,bdhw->bd", attention, features) / total
@@ -98,7 +108,7 @@ def pooled(features: Tensor, attention: Tensor) -> Tensor:
 
 
 class Deployed(nn.Module):
-    """The network as it is exported: packed code, hash values, attention."""
+    """The network as exported: packed code, hash values, attention."""
 
     def __init__(self, network: AttentionHashing) -> None:
         super().__init__()
@@ -112,7 +122,7 @@ class Deployed(nn.Module):
 
 
 def pack(values: Tensor, place_values: Tensor) -> Tensor:
-    """Signs to bytes, the first bit the most significant one of byte 0 (as numpy.packbits).
+    """Pack signs into bytes, as bitgaze.hamming.pack does: the first bit is the highest of byte 0.
 
     ONNX has no operator that packs bits; a product with the place values is exact in float32.
     """

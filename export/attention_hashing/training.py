@@ -1,12 +1,10 @@
 """Two stages: the branch learns to classify, then guides a hash layer that learns to separate.
 
-Knows the loop. Does not know where pictures come from (data.py), what a hashing method's loss is
-(methods/), what is kept of a run (checkpoint.py), or what the file for the device looks like
-(onnx_file.py).
+Images come from data/, losses from methods/; checkpoint.py stores the state of a run.
 """
 
-import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,37 +13,16 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from attention_hashing import checkpoint
+from attention_hashing.attention import GUIDANCE_WEIGHT, classification_loss
 from attention_hashing.branch_file import StoredBranch
 from attention_hashing.config import Config, new_network
-from attention_hashing.data import Labelled
+from attention_hashing.data.labelled import Labelled
+from attention_hashing.data.scattered import Scattered
+from attention_hashing.descent import half_cosine, minimise
 from attention_hashing.methods import METHODS, Method
 from attention_hashing.network import AttentionHashing
-from attention_hashing.scattered import Scattered
 
 _STAGES = ("branch", "hash")
-# In stage 2 the branch is frozen, and its classification loss holds the backbone's maps in place.
-_GUIDANCE_WEIGHT = 0.5
-
-
-def fast_precision(device: torch.device, backbone: str) -> str:
-    """What a device trains a backbone faster in.
-
-    bfloat16 on a GPU, and on a processor that multiplies such numbers itself, where the backbone's
-    convolutions are dense. Forward and backward of a batch, one core of an AMD EPYC with
-    avx512_bf16, in seconds: resnet18-small, 32 pictures of 32 px, 1.00 in float32 and 0.54 in
-    bfloat16; efficientnet-lite0, whose convolutions are mostly depthwise, 16 of 128 px, 0.32 and
-    0.46. Backbones of other packages are not known; float32 is what they were made for.
-    """
-    if device.type == "cuda":
-        return "bfloat16"
-    is_fast = device.type == "cpu" and multiplies_bfloat16()
-    return "bfloat16" if is_fast and backbone == "resnet18-small" else "float32"
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether the processor has instructions for it; in others it is slower than float32."""
-    can = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
-    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
 def train(
@@ -55,25 +32,28 @@ def train(
     device: torch.device,
     branch: StoredBranch | None = None,
 ) -> AttentionHashing:
-    """Both stages, from the last checkpoint in `run` if there is one.
+    """Run both stages, resuming from the checkpoint in `run` if there is one.
 
     A checkpoint is written after each epoch. Every random choice depends on the seed and the epoch
-    alone, so an interrupted run continues as the undisturbed one would have.
+    alone, so a resumed run ends with the same weights as an uninterrupted one.
 
     Args:
-        data: what to train on.
-        config: how.
-        run: an existing folder.
+        data: to train on.
+        config: of the run.
+        run: an existing folder, for the checkpoint.
         device: to train on.
-        branch: the trained one whose digest `config.branch` is.
+        branch: the stored branch whose digest is `config.branch`.
+
+    Returns:
+        The network on the CPU, in evaluation mode.
 
     Raises:
-        ValueError: the checkpoint in `run` is of another configuration, other classes or other
-            pictures; or the branch is not that of the configuration, or not for this network.
+        ValueError: the checkpoint in `run` has another configuration, other classes or other
+            images; or the branch is not that of the configuration or does not fit the network.
     """
     network = new_network(config, len(data.classes))
     if config.branch != ("" if branch is None else branch.digest()):
-        raise ValueError("the branch is not the one that the configuration names")
+        raise ValueError("the digest of the branch differs from that in the configuration")
     if branch is not None:
         branch.check(network, config.backbone, data.classes)
         network.branch.load_state_dict(branch.branch.state_dict())
@@ -93,31 +73,46 @@ def train(
                 optimiser.load_state_dict(resumed["optimiser"])
                 scheduler.load_state_dict(resumed["scheduler"])
                 continue
-            epoch_seed = config.seed * 100_003 + epoch
-            views = data.views(config.preprocess, epoch_seed)
-            order = torch.Generator().manual_seed(epoch_seed)
-            loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-                views,
-                config.batch_size,
-                shuffle=True,
-                generator=order,
-                num_workers=min(4, (os.cpu_count() or 2) - 1),
-                drop_last=len(data) > config.batch_size,
-            )
+            loader = _loader(data, config, config.seed * 100_003 + epoch)
             _set_mode(network, stage, config.frozen_blocks)
             total = sum(epochs.values())
             bar = tqdm(loader, desc=f"epoch {epoch}/{total} ({stage})", unit="batch", mininterval=1)
-            for batch, (image, hot) in enumerate(bar):
-                step = (stage_epoch + batch / len(loader)) / epochs[stage]
-                pair = image.to(device), hot.to(device)
-                loss = _loss(network, method, config, stage, *pair, step)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
-                scheduler.step()
-                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+            losses = _losses(network, method, config, stage, bar, stage_epoch)
+            minimise(losses, optimiser, scheduler)
             checkpoint.save(network, method, config, data, digest, run, epoch, optimiser, scheduler)
     return network.cpu().eval()
+
+
+def _loader(
+    data: Labelled | Scattered, config: Config, epoch_seed: int
+) -> "DataLoader[tuple[Tensor, Tensor]]":
+    """The batches of an epoch; its seed determines order and views."""
+    return DataLoader(
+        data.views(config.preprocess, epoch_seed),
+        config.batch_size,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(epoch_seed),
+        num_workers=min(4, (os.cpu_count() or 2) - 1),
+        drop_last=len(data) > config.batch_size,
+    )
+
+
+def _losses(
+    network: AttentionHashing,
+    method: Method,
+    config: Config,
+    stage: str,
+    bar: "tqdm[tuple[Tensor, Tensor]]",
+    done: int,
+) -> Iterator[Tensor]:
+    """The loss of each batch in `bar`, which displays it, after `done` epochs of the stage."""
+    epochs = config.branch_epochs if stage == "branch" else config.hash_epochs
+    device = next(network.parameters()).device
+    for batch, (image, one_hot) in enumerate(bar):
+        step = (done + batch / len(bar)) / epochs
+        loss = _loss(network, method, config, stage, image.to(device), one_hot.to(device), step)
+        yield loss
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
 
 
 def _loss(
@@ -126,20 +121,19 @@ def _loss(
     config: Config,
     stage: str,
     image: Tensor,
-    hot: Tensor,
+    one_hot: Tensor,
     step: float,
 ) -> Tensor:
-    """Of a batch: image uint8 (B, H, W, 3), hot float32 (B, classes), step in [0, 1]."""
+    """Loss of a batch: image uint8 (B, H, W, 3), one_hot float32 (B, classes), step in [0, 1]."""
     is_half = config.precision == "bfloat16"
     with torch.autocast(image.device.type, torch.bfloat16, enabled=is_half):
         features = network.features(image)
     features = features.float()
-    shares = hot / hot.sum(1, keepdim=True)  # of the labels of an image
     if stage == "branch":
-        return nn.functional.cross_entropy(network.branch(features).logits, shares)
+        return classification_loss(network.branch(features).logits, one_hot)
     hashed = network.hash(features)
-    guidance = nn.functional.cross_entropy(hashed.logits, shares)
-    return method(hashed.hash, hot, step) + _GUIDANCE_WEIGHT * guidance
+    guidance = classification_loss(hashed.logits, one_hot)
+    return method(hashed.hash, one_hot, step) + GUIDANCE_WEIGHT * guidance
 
 
 def _set_mode(network: AttentionHashing, stage: str, frozen_blocks: int) -> None:
@@ -157,7 +151,7 @@ def _optimiser(
     stage: str,
     config: Config,
     epochs: int,
-    pictures: int,
+    images: int,
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
     head: list[nn.Module] = (
         [network.branch] if stage == "branch" else [network.project, network.normalise, method]
@@ -170,11 +164,5 @@ def _optimiser(
         },
     ]
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-    steps = max(1, epochs) * max(1, pictures // config.batch_size)
-    warmup = max(1, steps // 20)
-
-    def factor(step: int) -> float:
-        decay = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
-        return min(1.0, (step + 1) / warmup) * decay
-
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    steps = max(1, epochs) * max(1, images // config.batch_size)
+    return optimiser, half_cosine(optimiser, steps)

@@ -1,7 +1,7 @@
-"""Backbones by name: what `train.py --backbone` takes. Knows no layers.
+"""Backbones by name, for `train.py --backbone`.
 
-Each has `channels`, `stride`, `mean` and `std` (of values in 0..255; numbers, or tensors
-(3, 1, 1)), and maps float32 (B, 3, H, W) to (B, channels, H / stride, W / stride).
+Each has `channels`, `stride`, and `mean` and `std` of values in 0..255 (numbers, or tensors of
+shape (3, 1, 1)), and maps float32 (B, 3, H, W) to (B, channels, H / stride, W / stride).
 """
 
 from collections.abc import Iterable
@@ -14,12 +14,12 @@ from attention_hashing.backbones.small import ResNet18Small
 DEFAULT = "efficientnet-lite0"
 _LITES = {f"efficientnet-lite{version}": version for version in range(3)}
 _SMALL = "resnet18-small"
-# What `backbone` knows, for people.
+# The names that `backbone` accepts, for messages.
 NAMES = (*_LITES, _SMALL, "timm:NAME", "torchvision:NAME")
 
 
 def strides(name: str) -> tuple[int, ...]:
-    """Pixels a position of the map that a backbone can have, its own first.
+    """The strides that a backbone supports, in pixels per position of the map; the default first.
 
     Raises:
         ValueError: there is no backbone of this name.
@@ -35,21 +35,22 @@ def strides(name: str) -> tuple[int, ...]:
 
 
 def check_stride(name: str, stride: int) -> None:
-    """Raises a ValueError if there is no such backbone, or not with this stride."""
+    """Raise a ValueError if there is no such backbone, or if it does not support this stride."""
     if stride not in (known := strides(name)):
-        raise ValueError(f"stride is {stride}, expected {_either(known)} with {name}")
+        raise ValueError(f"stride is {stride}, expected {_either(known)} for {name}")
 
 
 def backbone(name: str, pretrained: bool = True, stride: int | None = None) -> nn.Module:
-    """A backbone, in training mode.
+    """Construct a backbone, in training mode.
 
     Args:
-        name: one of NAMES, with timm's or torchvision's own name of the network.
-        pretrained: with its published weights. resnet18-small has none, and is random either way.
-        stride: one of `strides`; None for its own.
+        name: one of NAMES, where NAME is timm's or torchvision's name of the network.
+        pretrained: whether to load the published weights. resnet18-small has none, and is random
+            either way.
+        stride: one of `strides`; None for the default.
 
     Raises:
-        ValueError: no such name or stride, or a package that it needs is not installed.
+        ValueError: the name or the stride is unknown, or a required package is not installed.
     """
     stride = strides(name)[0] if stride is None else stride
     check_stride(name, stride)
@@ -71,7 +72,7 @@ def backbone(name: str, pretrained: bool = True, stride: int | None = None) -> n
 
 
 def has_published_weights(name: str) -> bool:
-    """Whether `backbone` gives one that has learned already.
+    """Whether `backbone` can return one that is already trained.
 
     Raises:
         ValueError: there is no backbone of this name.
@@ -86,16 +87,16 @@ def efficientnet_lite0() -> tuple[lite.EfficientNetLite, Tensor, Tensor]:
 
 
 def described(name: str) -> str:
-    """What a model file says of a backbone."""
+    """The description of a backbone in a model file."""
     if name in _LITES:
         return f"EfficientNet-Lite{_LITES[name]}, ImageNet-1k"
     if name == _SMALL:
-        return "ResNet-18 for small pictures, from scratch"
+        return "ResNet-18 for small images, from scratch"
     return f"{name}, its pretrained weights"
 
 
 def licence(name: str) -> str:
-    """Whose terms a backbone's weights are under."""
+    """The licence of a backbone's weights, for a model file."""
     if name in _LITES:
         return "backbone Apache-2.0"
     if name == _SMALL:

@@ -1,10 +1,8 @@
-"""EfficientNet-Lite 0, 1 and 2: convolutional features, and the ImageNet classifier with them.
-
-Knows the layers and where the pretrained weights lie. Knows nothing of hashing or attention.
+"""EfficientNet-Lite 0, 1 and 2: convolutional features, with their ImageNet classifier.
 
 Layers: Tan and Le, "EfficientNet" (ICML 2019), in the Lite variant of the TensorFlow TPU models:
-no squeeze-and-excite, ReLU6 throughout, stem and head never scaled. Parameters carry the names of
-the pretrained file, so that it loads without a translation table.
+no squeeze-and-excite, ReLU6 throughout, stem and head never scaled. Parameters have the same names
+as in the pretrained file, so that it loads as it is.
 """
 
 import importlib
@@ -32,8 +30,8 @@ _BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
 class _SamePad(nn.Module):
     """TensorFlow's "same" padding before a strided convolution, on an even input.
 
-    The odd row and column go to the bottom right. Symmetric padding shifts every map and costs
-    accuracy with weights that were trained this way.
+    The odd row and column are added at the bottom right. Symmetric padding would shift every map,
+    which costs accuracy with weights trained this way.
     """
 
     def __init__(self, kernel: int) -> None:
@@ -68,7 +66,7 @@ class _Block(nn.Module):
         outputs: channels.
         kernel: of the depthwise convolution.
         stride: of the depthwise convolution.
-        expansion: depthwise channels for each input channel.
+        expansion: depthwise channels per input channel.
         dilation: of the depthwise convolution.
     """
 
@@ -107,16 +105,16 @@ class _Block(nn.Module):
 class EfficientNetLite(nn.Module):
     """Image to feature map.
 
-    Input: float32 (B, 3, H, W), values (rgb - mean) / std with the two numbers below; H and W
+    Input: float32 (B, 3, H, W), values (rgb - mean) / std with the two numbers below; H and W are
     multiples of the stride. Output: float32 (B, 1280, H / stride, W / stride), not negative.
 
     Args:
-        version: 0, 1 or 2; the larger, the wider and deeper.
-        stride: 32 as published; 16 for a map twice as fine from the same weights: the last strided
-            convolution takes every position, those after it are dilated to see as far as before.
-            Positions 1, 3, 5, ... of the map are those of stride 32: "same" padding puts what a
-            strided convolution sees to the lower right of its cell, and so the finer map lies
-            where the picture does.
+        version: 0, 1 or 2, of increasing width and depth.
+        stride: 32 as published; 16 for a map twice as fine with the same weights: the last strided
+            convolution visits every position, and those after it are dilated to keep their field
+            of view. Positions 1, 3, 5, ... of the map are those of stride 32: "same" padding shifts
+            the view of a strided convolution to the lower right of its cell, so the finer map is
+            aligned with the image.
     """
 
     channels = 1280
@@ -157,12 +155,12 @@ class EfficientNetLite(nn.Module):
         self._bn1 = nn.BatchNorm2d(self.channels, **_BATCH_NORM)
 
     def first(self, blocks: int) -> list[nn.Module]:
-        """The stem and so many blocks after it, up to 16 (Lite2: 21); nothing for 0."""
+        """The stem and this number of blocks, up to 16 (Lite2: 21); nothing for 0."""
         return [self._conv_stem, self._bn0, *self._blocks[:blocks]] if blocks else []
 
     @property
     def blocks(self) -> int:
-        """How many there are between stem and head."""
+        """Number of blocks between stem and head."""
         return len(self._blocks)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -174,13 +172,13 @@ class EfficientNetLite(nn.Module):
 
 
 def _rounded(channels: float) -> int:
-    """To a multiple of 8, never below nine tenths, as EfficientNet does."""
+    """Round to a multiple of 8, but not below nine tenths, as EfficientNet does."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
 
 def pretrained(version: int, stride: int = 32) -> tuple[EfficientNetLite, Tensor, Tensor]:
-    """A backbone with the ImageNet classifier it was trained with.
+    """A pretrained backbone and its ImageNet classifier.
 
     Args:
         version: 0, 1 or 2.

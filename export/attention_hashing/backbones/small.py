@@ -1,7 +1,7 @@
-"""ResNet-18 for small pictures. Knows the layers; there are no pretrained weights.
+"""ResNet-18 for small images; it has no pretrained weights.
 
 Layers: He et al., "Deep Residual Learning" (CVPR 2016). The stem is a 3 x 3 convolution of stride 1
-without max-pooling, as is usual for CIFAR-10's 32 pixels, so that a map of 4 x 4 is left of them.
+without max-pooling, as is usual for the 32 pixels of CIFAR-10, which leaves a map of 4 x 4.
 """
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ _WIDTHS = (64, 128, 256, 512)
 
 
 class _Block(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut."""
+    """Two 3 x 3 convolutions with a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -30,9 +30,9 @@ class _Block(nn.Module):
 
 
 class ResNet18Small(nn.Module):
-    """Image to feature map, for pictures of 32 to 64 pixels.
+    """Image to feature map, for images of 32 to 64 pixels.
 
-    Input: float32 (B, 3, H, W), values (rgb - mean) / std with the two numbers below; H and W
+    Input: float32 (B, 3, H, W), values (rgb - mean) / std with the two numbers below; H and W are
     multiples of 8. Output: float32 (B, 512, H / 8, W / 8), not negative.
     """
 

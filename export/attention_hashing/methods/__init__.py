@@ -1,18 +1,18 @@
-"""Hashing methods by name: what `train.py --method` trains with. Knows no formula.
+"""Hashing losses by name, for `train.py --method`.
 
-Each is a `Method`: made from (classes, bits, seed), called as `loss(hash, labels, step)`. What
-takes no training is in references.py.
+Each is a `Method`: constructed from (classes, bits, seed), called as `loss(hash, labels, step)`.
+Codes that need no training are in experiments/baselines.py.
 """
 
-from attention_hashing.methods.centres import CSQ, DPN, MDSH, OrthoHash, Ours
+from attention_hashing.methods.centres import CSQ, DPN, MDSH, OrthoHash, OrthoHashSupplement
 from attention_hashing.methods.greedy import GreedyHash
 from attention_hashing.methods.method import Method
 from attention_hashing.methods.pairwise import DCH, DPSH, DSH, DTSH, HashNet
 
-__all__ = ["DEFAULT", "METHODS", "Method"]
+__all__ = ["DEFAULT", "METHODS", "Method", "present_name"]
 
 METHODS: dict[str, type[Method]] = {
-    "ours": Ours,
+    "orthohash-supplement": OrthoHashSupplement,
     "dsh": DSH,
     "dpsh": DPSH,
     "dtsh": DTSH,
@@ -24,4 +24,10 @@ METHODS: dict[str, type[Method]] = {
     "orthohash": OrthoHash,
     "mdsh": MDSH,
 }
-DEFAULT = "ours"
+DEFAULT = "orthohash-supplement"
+_FORMER_NAMES = {"ours": "orthohash-supplement"}
+
+
+def present_name(name: str) -> str:
+    """The present name of a method, from a name stored in a file."""
+    return _FORMER_NAMES.get(name, name)

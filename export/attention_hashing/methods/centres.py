@@ -1,6 +1,6 @@
-"""Losses towards one fixed target a class: ours, OrthoHash, CSQ, DPN, MDSH.
+"""Losses towards one fixed target per class: OrthoHash, CSQ, DPN, MDSH.
 
-u are hash values, t the target of an image, of which `targets` knows the making.
+u are hash values, t is the target of an image, which `targets` makes.
 """
 
 import math
@@ -13,7 +13,7 @@ from attention_hashing.methods import targets
 from attention_hashing.methods.method import Method
 
 _ORTHOHASH_MARGIN = 0.2  # m, the paper's, with its s = sqrt(bits)
-_OUR_MARGIN = 0.4  # the best of the supplement's sweep
+_SUPPLEMENT_MARGIN = 0.4  # the best of the supplement's sweep
 _CSQ_QUANTISATION = 1e-4  # lambda, as in DeepHash-pytorch
 _DPN_MARGIN = 1.0  # m
 _MDSH_PAIRS = 1.0  # beta, as lambda in the authors' code
@@ -23,12 +23,12 @@ _MDSH_BANK = 4096
 
 
 class OrthoHash(Method):
-    """Cosine to the class's target, against all others, with a margin (Hoe et al., NeurIPS 2021).
+    """Cosine to the target of the class, with a margin (Hoe et al., NeurIPS 2021).
 
-    L = - sum_c w_c log softmax_c( s (cos(u, t_c) - m y_c) ), targets of fair coins; y is 1 for an
-    image's labels, w = y / (number of its labels), s = sqrt(bits), m = 0.2. There is no
-    quantisation term: a large cosine to a vector of -1 and 1 is one. For several labels this is
-    the best of the three losses that its supplement compares.
+    L = - sum_c w_c log softmax_c( s (cos(u, t_c) - m y_c) ), with targets of fair coins; y is 1 for
+    the labels of an image, w = y / (number of its labels), s = sqrt(bits), m = 0.2. No quantisation
+    term is needed: a large cosine to a vector of -1 and 1 serves as one. For several labels this is
+    the best of the three losses that the supplement compares.
     """
 
     def __init__(self, classes: int, bits: int, seed: int) -> None:
@@ -45,16 +45,15 @@ class OrthoHash(Method):
         return -(weights * scores).sum(1).mean()
 
 
-class Ours(OrthoHash):
+class OrthoHashSupplement(OrthoHash):
     """OrthoHash's loss at the settings that its supplement found better; the default.
 
-    s = sqrt(2) log(classes - 1), at least 4, and m = 0.4. What is ours is the network that it
-    trains, not this loss.
+    s = sqrt(2) log(classes - 1), at least 4, and m = 0.4.
     """
 
     def __init__(self, classes: int, bits: int, seed: int) -> None:
         super().__init__(classes, bits, seed)
-        self.margin = _OUR_MARGIN
+        self.margin = _SUPPLEMENT_MARGIN
         self.scale = max(4.0, math.sqrt(2) * math.log(max(classes - 1, 1)))
 
 
@@ -62,8 +61,8 @@ class CSQ(Method):
     """Bit by bit towards Hadamard centres (Yuan et al., CVPR 2020).
 
     L = mean over bits of BCE(p, (t + 1) / 2) + lambda mean (|tanh u| - 1)^2, p = (tanh u + 1) / 2.
-    An image of several labels has their majority as its centre, bit by bit; ties take a random
-    vector's.
+    The centre of an image with several labels is their majority, bit by bit; ties take the bit of a
+    random vector.
     """
 
     def __init__(self, classes: int, bits: int, seed: int) -> None:
@@ -74,22 +73,22 @@ class CSQ(Method):
     def loss(self, hash: Tensor, labels: Tensor, step: float) -> Tensor:
         """See the class."""
         centre = targets.of_images(labels, self.targets, self.ties)
-        # (tanh u + 1) / 2 is the sigmoid of 2 u, of which torch has a cross-entropy that is exact.
+        # (tanh u + 1) / 2 is the sigmoid of 2 u, for which torch has an exact cross-entropy.
         error = binary_cross_entropy_with_logits(2 * hash, (centre + 1) / 2)
         return error + _CSQ_QUANTISATION * (torch.tanh(hash).abs() - 1).square().mean()
 
 
 class DPN(Method):
-    """Each bit to its side of a margin (Fan et al., IJCAI 2020).
+    """Each bit on its side of a margin (Fan et al., IJCAI 2020).
 
-    L = mean over bits of max(0, m - u t), targets of fair coins, never estimated anew. Several
-    labels as in CSQ.
+    L = mean over bits of max(0, m - u t), with targets of fair coins that are never re-estimated.
+    Several labels as in CSQ.
     """
 
     def __init__(self, classes: int, bits: int, seed: int) -> None:
         super().__init__(classes, bits, seed)
         self.register_buffer("targets", targets.coins(classes, bits, seed), persistent=False)
-        # Another seed than the targets', whose first row would else be the ties'.
+        # With the seed of the targets, the vector for ties would be their first row.
         self.register_buffer("ties", targets.coins(1, bits, seed + 1)[0], persistent=False)
 
     def loss(self, hash: Tensor, labels: Tensor, step: float) -> Tensor:
@@ -99,25 +98,25 @@ class DPN(Method):
 
 
 class MDSH(Method):
-    """Centres that are a minimal distance apart, later pairs, too (Wang et al., CVPR 2023).
+    """Centres a minimal distance apart, and later pairs as well (Wang et al., CVPR 2023).
 
     L = - mean over images and classes of [ y log p + (1 - y) log(1 - p) ]
     + beta mean over alike pairs of log(1 + e^((1 - cos(u, v)) / 2)) + lambda mean (|u| - 1)^2,
     p = softmax_c( sqrt(bits) cos(u, t_c) ), v hash values of earlier images.
 
-    Where this is not the authors' recipe:
-    - They reach the centres by lp-box ADMM from CSQ's; these are drawn to meet the same two
-      conditions (`targets.separated`), and are others.
-    - Their bank holds values of a momentum copy of the network for every image of the training
-      set; this one holds the last 4,096 of the network itself. It is filled while training only.
-    - They add the pairs after 9 epochs, in runs that end when nothing improves; here they come
-      after a tenth of the training. The share is our choice.
+    Differences from the authors' recipe:
+    - They derive the centres from CSQ's by lp-box ADMM; these are drawn to meet the same two
+      conditions (`targets.separated`), so they differ.
+    - Their bank has values of a momentum copy of the network for all images of the training set;
+      this one has the last 4,096 of the network itself. It is filled during training only.
+    - They add the pairs after 9 epochs, in runs that end when nothing improves; here pairs are
+      added after a tenth of the training, a share chosen here.
     """
 
     def __init__(self, classes: int, bits: int, seed: int) -> None:
         super().__init__(classes, bits, seed)
         self.register_buffer("targets", targets.separated(classes, bits, seed), persistent=False)
-        # Rows of no image have no label, and make no pair.
+        # Empty rows have no label, and form no pair.
         self.register_buffer("bank", torch.zeros(_MDSH_BANK, bits))
         self.register_buffer("bank_labels", torch.zeros(_MDSH_BANK, classes))
 
@@ -126,7 +125,7 @@ class MDSH(Method):
         unit = normalize(hash)
         cosine = unit @ self.targets.T / math.sqrt(self.bits)  # (B, classes)
         scores = log_softmax(math.sqrt(self.bits) * cosine, 1)
-        # log(1 - p); where p rounds to 1 it would be minus infinity.
+        # log(1 - p), clamped because it would be minus infinity where p rounds to 1.
         others = torch.log(-torch.expm1(scores.clamp(max=-1e-6)))
         loss = -(labels * scores + (1 - labels) * others).mean()
         loss = loss + _MDSH_QUANTISATION * (hash.abs() - 1).square().mean()
@@ -139,6 +138,6 @@ class MDSH(Method):
         return loss
 
     def _remember(self, hash: Tensor, labels: Tensor) -> None:
-        """The newest first; what no longer fits is forgotten."""
+        """Put the newest values first, and drop the oldest."""
         self.bank = torch.cat([hash.to(self.bank.dtype), self.bank])[:_MDSH_BANK]
         self.bank_labels = torch.cat([labels, self.bank_labels])[:_MDSH_BANK]

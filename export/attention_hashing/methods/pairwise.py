@@ -1,8 +1,8 @@
 """Losses over pairs and triplets of a batch: DSH, DPSH, DTSH, HashNet, DCH.
 
-Two images are alike (s = 1) if they share a label. An image is never paired with itself, which
-would say nothing of likeness; u_i are hash values, and a mean over no pairs is 0. Some of the
-papers pair a batch with all images of the training set; here pairs are those of the batch.
+Two images are alike (s = 1) if they share a label. An image is never paired with itself; u_i are
+hash values, and a mean over no pairs is 0. Some of the papers pair a batch with all images of the
+training set; here pairs are within the batch.
 """
 
 import torch
@@ -12,21 +12,23 @@ from torch.nn.functional import normalize, relu, softplus
 from attention_hashing.methods.method import Method
 
 _DSH_QUANTISATION = 0.01  # alpha, the paper's
-# eta and lambda of the papers are weights of sums over the training set, which depend on its size;
-# these, of means over bits, are those of DeepHash-pytorch (swuxyj), which comes to the papers' mAP.
+# The papers' eta and lambda weigh sums over the training set, and depend on its size. These weigh
+# means over bits, and come from DeepHash-pytorch (swuxyj), which reaches the papers' mAP.
 _DPSH_QUANTISATION = 0.1
 _DTSH_QUANTISATION = 1.0
 _DTSH_MARGIN = 5.0  # alpha, likewise
 _HASHNET_SCALE = 10.0  # alpha = 10 / bits, as in the authors' code
 # Their beta = sqrt(1 + 0.005 iteration), over their 10,000 iterations.
 _HASHNET_GROWTH = 0.005 * 10_000
-_DCH_GAMMA = 20.0  # the authors' script's; one of them names 30, too (thulab/DeepHash, issue 38)
+_DCH_GAMMA = (
+    20.0  # of the authors' script; one of them also mentions 30 (thulab/DeepHash, issue 38)
+)
 _DCH_QUANTISATION = 0.1  # lambda
 _EPSILON = 1e-6
 
 
 class DSH(Method):
-    """Near if alike, else a margin apart (Liu et al., CVPR 2016).
+    """Close if alike, otherwise a margin apart (Liu et al., CVPR 2016).
 
     L = mean over pairs of [ s d / 2 + (1 - s) max(0, m - d) / 2 + alpha (q_i + q_j) ],
     d = ||u_i - u_j||^2, q_i = sum over bits of | |u_i| - 1 |, m = 2 bits.
@@ -43,7 +45,7 @@ class DSH(Method):
 
 
 class DPSH(Method):
-    """The likelihood of who is alike (Li, Wang and Kang, IJCAI 2016).
+    """The likelihood of pairs being alike (Li, Wang and Kang, IJCAI 2016).
 
     L = mean over pairs of [ log(1 + e^t) - s t ] + alpha mean over bits of (u - sign u)^2,
     t = u_i . u_j / 2.
@@ -58,7 +60,7 @@ class DPSH(Method):
 
 
 class DTSH(Method):
-    """Nearer to one that is alike than to one that is not (Wang, Shi and Kitani, ACCV 2016).
+    """Closer to an image that is alike than to one that is not (Wang, Shi and Kitani, ACCV 2016).
 
     L = mean over triplets of log(1 + e^(alpha - t_ap + t_an)) + lambda mean over bits of
     (u - sign u)^2, t_ij = u_i . u_j / 2, p alike to a and n not.
@@ -74,12 +76,12 @@ class DTSH(Method):
 
 
 class HashNet(Method):
-    """A likelihood with even weights, of a tanh that grows into a sign (Cao et al., ICCV 2017).
+    """A balanced likelihood of a tanh that becomes a sign (Cao et al., ICCV 2017).
 
     L = mean over alike pairs + mean over others of [ log(1 + e^z) - s z ], z = alpha h_i . h_j,
     h = tanh(beta u), beta = sqrt(1 + 50 step). The two means are the paper's weights |S| / |S_1|
-    and |S| / |S_0| written out, of the batch's pairs. Weights by the share of labels in common are
-    in the paper but not in its authors' code, and not here.
+    and |S| / |S_0| written out, for the pairs of the batch. The paper also weighs by the share of
+    common labels; the authors' code does not, nor does this.
     """
 
     def loss(self, hash: Tensor, labels: Tensor, step: float) -> Tensor:
@@ -95,7 +97,7 @@ class DCH(Method):
 
     L = mean over alike pairs of log(1 + d / gamma) + mean over others of log(1 + gamma / d)
     + lambda mean of log(1 + d(|u_i|, 1) / gamma), d(a, b) = bits (1 - cos(a, b)) / 2.
-    The paper's s log(d / gamma) + log(1 + gamma / d), its weights of the two kinds written out.
+    This is the paper's s log(d / gamma) + log(1 + gamma / d) with its two weights written out.
     """
 
     def loss(self, hash: Tensor, labels: Tensor, step: float) -> Tensor:
@@ -110,14 +112,14 @@ class DCH(Method):
 
 
 def _pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Who is alike and who is not: bool (B, B) each, neither on the diagonal."""
+    """Pairs that are alike, and pairs that are not: bool (B, B) each, False on the diagonal."""
     alike = labels @ labels.T > 0
     others = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     return alike & others, ~alike & others
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
-    """Mean of some of the values, 0 if there are none."""
+    """Mean of the selected values; 0 if there are none."""
     return (values * where).sum() / where.sum().clamp(min=1)
 
 

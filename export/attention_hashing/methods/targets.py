@@ -1,6 +1,6 @@
-"""Codes for classes to strive for: rows of -1 and 1, float32 (classes, bits), no two the same.
+"""Target codes of classes: distinct rows of -1 and 1, float32 (classes, bits).
 
-For any number of bits, and more classes than bits, up to 2^bits. Knows no loss.
+For any number of bits, and for up to 2^bits classes.
 """
 
 import math
@@ -8,15 +8,15 @@ import math
 import torch
 from torch import Tensor
 
-_CSQ_TRIES = 5  # more take seconds where classes are thousands
+_CSQ_TRIES = 5  # more would take seconds for thousands of classes
 _CANDIDATES = 256
 
 
 def coins(classes: int, bits: int, seed: int) -> Tensor:
-    """Independent fair coins, nearly orthogonal in expectation; what is there already is redrawn.
+    """Independent fair coins, nearly orthogonal in expectation; duplicates are redrawn.
 
     Raises:
-        ValueError: more classes than codes.
+        ValueError: there are more classes than codes.
     """
     _check(classes, bits)
     return _completed(torch.empty(0, bits), classes, seed)
@@ -25,12 +25,12 @@ def coins(classes: int, bits: int, seed: int) -> Tensor:
 def hadamard(classes: int, bits: int, seed: int) -> Tensor:
     """CSQ's centres: rows of a Hadamard matrix and of its negative, then coins.
 
-    Where bits is a power of two, rows of Sylvester's matrix and their negatives come first, 2 bits
-    of them, every two bits / 2 apart or more. Classes beyond these, and all of them for other
-    numbers of bits, get coins; of 5 draws the one with the largest least distance is taken.
+    If bits is a power of two, the rows of Sylvester's matrix and their negatives come first: 2 bits
+    rows, each two at least bits / 2 apart. Further classes, and all classes for other numbers of
+    bits, get coins, from the best of 5 draws: the one with the largest minimal distance.
 
     Raises:
-        ValueError: more classes than codes.
+        ValueError: there are more classes than codes.
     """
     _check(classes, bits)
     fixed = torch.empty(0, bits)
@@ -47,15 +47,14 @@ def hadamard(classes: int, bits: int, seed: int) -> Tensor:
 
 
 def separated(classes: int, bits: int, seed: int) -> Tensor:
-    """MDSH's centres: `separation` apart at least, and bits as balanced as that allows.
+    """MDSH's centres: at least `separation` apart, and as balanced as that allows.
 
-    Drawn one by one, each at random among the codes far enough from those before it; Gilbert's
-    proof says that there always is one. Then entries are flipped as long as a bit comes nearer to
-    as many 1 as -1 and all stay far enough apart: balanced bits are what makes the sum of all
-    distances largest.
+    Rows are drawn one by one, at random among the codes far enough from all previous rows; by
+    Gilbert's proof there always is one. Then entries are flipped where this balances a bit and
+    keeps all rows far enough apart: the sum of all distances is largest if every bit is balanced.
 
     Raises:
-        ValueError: more classes than codes.
+        ValueError: there are more classes than codes.
     """
     apart = separation(classes, bits)
     generator = torch.Generator().manual_seed(seed)
@@ -71,13 +70,13 @@ def separated(classes: int, bits: int, seed: int) -> Tensor:
 def separation(classes: int, bits: int) -> int:
     """The Gilbert-Varshamov distance: the largest d with sum_{i<d} C(bits, i) <= 2^bits / classes.
 
-    So many codes, every two at least d bits apart, surely exist.
+    One code per class, each two at least d bits apart, are guaranteed to exist.
 
     Raises:
-        ValueError: more classes than codes.
+        ValueError: there are more classes than codes.
     """
     _check(classes, bits)
-    ball, distance = 1, 1  # codes nearer than distance to one of them
+    ball, distance = 1, 1  # codes closer than distance to a given one
     while distance < bits and classes * (ball + math.comb(bits, distance)) <= 2**bits:
         ball += math.comb(bits, distance)
         distance += 1
@@ -85,19 +84,19 @@ def separation(classes: int, bits: int) -> int:
 
 
 def least_distance(rows: Tensor) -> int:
-    """Bits in which the two nearest rows differ; the number of bits for a single row."""
+    """Smallest Hamming distance between two rows; the number of bits for a single row."""
     upper = torch.triu(torch.ones(len(rows), len(rows), dtype=torch.bool), 1)
     distances = _distances(rows, rows)[upper]
     return int(distances.min()) if len(distances) else rows.shape[1]
 
 
 def of_images(labels: Tensor, targets: Tensor, ties: Tensor) -> Tensor:
-    """Each image's target: for each bit the one that most of its labels' targets have.
+    """The target of each image: bit by bit the majority of its labels' targets.
 
     Args:
-        labels: (B, classes), 1 where an image has a label and 0 elsewhere.
+        labels: (B, classes), 1 for each label of an image, otherwise 0.
         targets: (classes, bits).
-        ties: (bits,), -1 or 1, where as many say one as the other.
+        ties: (bits,), -1 or 1, used where the vote is tied.
 
     Returns:
         (B, bits), -1 or 1.
@@ -116,7 +115,7 @@ def _distances(rows: Tensor, others: Tensor) -> Tensor:
 
 
 def _completed(fixed: Tensor, classes: int, seed: int) -> Tensor:
-    """Coins behind fixed rows; what is there already is drawn again."""
+    """Fixed rows followed by coins; duplicates are redrawn."""
     generator = torch.Generator().manual_seed(seed)
     rows = dict.fromkeys(map(tuple, fixed.tolist()))
     while len(rows) < classes:
@@ -135,7 +134,7 @@ def _balanced(rows: Tensor, apart: int, generator: torch.Generator) -> Tensor:
                 break
             if rows[one, bit] != excess.sign():
                 continue
-            # A flip takes it one away from rows that agree with it here, nearer to the others.
+            # A flip moves the row away from rows that agree in this bit, closer to the others.
             change = rows[:, bit] * rows[one, bit]
             if (distances[one] + change >= apart).all():
                 rows[one, bit] *= -1

@@ -1,0 +1,1 @@
+"""Model files for devices: ONNX, reduced precision, and onnxruntime's own format."""

@@ -1,0 +1,1 @@
+"""The quality of codes: counts by distance, metrics, and the report of evaluate.py."""

@@ -1,0 +1,1 @@
+"""The measurements for docs/results.md: comparisons, ablations, and their tables."""

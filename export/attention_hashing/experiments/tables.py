@@ -1,0 +1,192 @@
+"""Tables from the rows of a comparison: means, deviations, and significant differences."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attention_hashing.evaluation.bootstrap import Difference, paired_bootstrap
+from attention_hashing.experiments.comparison import BASELINES
+from attention_hashing.experiments.run_log import Row
+from attention_hashing.methods import DEFAULT
+
+# The network with its branch and its default loss; the other methods are compared as published,
+# without the branch (comparison.FORMS).
+_GUIDED = (DEFAULT, "guided")
+
+
+class Table(NamedTuple):
+    """One name per column, then rows with one cell per column."""
+
+    head: list[str]
+    rows: list[list[str]]
+
+
+class _Group(NamedTuple):
+    """All seeds of one method at one length.
+
+    Attributes:
+        rows: one per seed.
+        scores: (queries,), average precision of each query, a mean over seeds.
+    """
+
+    rows: list[Row]
+    scores: NDArray[np.float64]
+
+    def mean(self, figure: str) -> float:
+        return float(np.mean([row[figure] for row in self.rows]))
+
+    def text(self) -> str:
+        found = [row["map"] for row in self.rows]
+        deviation = f" ± {_figure(float(np.std(found, ddof=1)))}" if len(found) > 1 else ""
+        return f"{_figure(float(np.mean(found)))}{deviation}"
+
+
+def by_length(rows: Iterable[Row], protocol: str) -> Table:
+    """The mAP of every method at every length. Bold: the best, and those that may be as good.
+
+    Rows: the guided network, methods as published, baselines. The best is the best trained one.
+    """
+    groups = _groups(rows, protocol)
+    lengths = sorted({bits for _, _, bits in groups if bits})
+    names = [
+        name
+        for name in dict.fromkeys((method, form) for method, form, _ in groups)
+        if name == _GUIDED or name[1] == "global"
+    ]
+    leaders = {bits: _leaders(groups, bits, names) for bits in lengths}
+    table = []
+    for name in names:
+        cells = []
+        for bits in lengths:
+            group = groups.get((*name, bits)) or groups.get((*name, 0))
+            text = group.text() if group else ""
+            cells.append(f"**{text}**" if name in leaders[bits] else text)
+        table.append([_title(*name), *cells])
+    return Table(["method", *(f"{bits} bits" for bits in lengths)], table)
+
+
+def of_branch(rows: Iterable[Row], protocols: list[str], bits: int) -> Table:
+    """What the guided local feature adds to each method: mAP with it minus mAP without it."""
+    rows = list(rows)
+    by_protocol = {protocol: _groups(rows, protocol) for protocol in protocols}
+    names = dict.fromkeys(
+        method for groups in by_protocol.values() for method, form, _ in groups if form == "guided"
+    )
+    table = []
+    for method in names:
+        cells = []
+        for groups in by_protocol.values():
+            pair = [groups.get((method, form, bits)) for form in ("guided", "global")]
+            cells.append(_difference(pair[0], pair[1]) if pair[0] and pair[1] else "")
+        table.append([method, *cells])
+    return Table(["loss", *protocols], table)
+
+
+def of_backbones(rows: dict[str, list[Row]], bits: int) -> Table:
+    """As `of_branch`, for several backbones, including both figures.
+
+    Args:
+        rows: by backbone.
+        bits: length of the code.
+    """
+    table = []
+    for backbone, some in rows.items():
+        for protocol in dict.fromkeys(row["protocol"] for row in some):
+            groups = _groups(some, protocol)
+            for method in dict.fromkeys(name for name, form, _ in groups if form == "guided"):
+                plain, guided = (groups[method, form, bits] for form in ("global", "guided"))
+                figures = [plain.text(), guided.text(), _difference(guided, plain)]
+                table.append([backbone, protocol, method, *figures])
+    head = ["backbone", "protocol", "loss", "without the branch", "with it", "difference"]
+    return Table(head, table)
+
+
+def against_rivals(rows: Iterable[Row], protocols: list[str]) -> Table:
+    """The guided network minus the best method as published, by protocol and length."""
+    rows = list(rows)
+    table = []
+    for protocol in protocols:
+        groups = _groups(rows, protocol)
+        for bits in sorted({bits for _, _, bits in groups if bits}):
+            guided = groups.get((*_GUIDED, bits))
+            rivals = {
+                method: group
+                for (method, form, length), group in groups.items()
+                if length == bits and form == "global" and method not in (*BASELINES, DEFAULT)
+            }
+            if guided is None or not rivals:
+                continue
+            best = max(rivals, key=lambda name: rivals[name].mean("map"))
+            table.append([protocol, str(bits), best, _difference(guided, rivals[best])])
+    return Table(["protocol", "bits", "best rival", "with the branch minus that"], table)
+
+
+def of_codes(rows: Iterable[Row], protocol: str, bits: int) -> Table:
+    """Further figures of the codes: order of ties, ball of radius 2, share of different codes."""
+    table = [
+        [
+            _title(method, form),
+            *(
+                _figure(group.mean(figure))
+                for figure in (
+                    "map_worst",
+                    "map",
+                    "map_best",
+                    "precision_within_radius",
+                    "empty_balls",
+                    "unique",
+                )
+            ),
+        ]
+        for (method, form, length), group in _groups(rows, protocol).items()
+        if length == bits
+    ]
+    head = ["method", "mAP, worst order of ties", "expected", "best"]
+    return Table([*head, "precision within radius 2", "empty balls", "different codes"], table)
+
+
+def _groups(rows: Iterable[Row], protocol: str) -> dict[tuple[str, str, int], _Group]:
+    found = defaultdict(list)
+    for row in rows:
+        if row["protocol"] == protocol:
+            found[row["method"], row["form"], row["bits"]].append(row)
+    return {
+        name: _Group(several, np.mean([row["queries"] for row in several], axis=0))
+        for name, several in found.items()
+    }
+
+
+def _leaders(
+    groups: dict[tuple[str, str, int], _Group], bits: int, names: list[tuple[str, str]]
+) -> set[tuple[str, str]]:
+    """The best trained method, and those not significantly different from it."""
+    trained = {
+        name: groups[*name, bits]
+        for name in names
+        if name[0] not in BASELINES and (*name, bits) in groups
+    }
+    if not trained:
+        return set()
+    best = max(trained.values(), key=lambda group: group.mean("map"))
+    return {
+        name
+        for name, group in trained.items()
+        if group is best or paired_bootstrap(best.scores, group.scores).low <= 0
+    }
+
+
+def _difference(first: _Group, second: _Group) -> str:
+    found: Difference = paired_bootstrap(first.scores, second.scores)
+    bold = "**" if found.low > 0 or found.high < 0 else ""
+    return f"{bold}{found.mean:+.3f}{bold} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def _title(method: str, form: str) -> str:
+    return f"{method}, with the branch" if form == "guided" else method
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
