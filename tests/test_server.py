@@ -380,12 +380,46 @@ def test_own_host_names_are_answered(client):
     assert refusal(client.get("/health", headers={"Host": "192.168.0.7"}), 421)
 
 
-def test_other_pages_may_not_post(client, owl_bytes):
-    for origin in ("http://evil.example", "null", "http://localhost:1", "http://["):
-        answer = client.post("/api/search", content=owl_bytes, headers={"Origin": origin})
+API = ("/api/gallery", "/api/browse", "/api/search?key=a", "/api/thumbnail?key=a", "/api/nothing")
+
+
+def test_other_pages_may_not_use_the_api(client, owl_bytes):
+    for headers in (
+        *(
+            {"Origin": it}
+            for it in ("http://evil.example", "null", "http://localhost:1", "http://[")
+        ),
+        *({"Sec-Fetch-Site": it} for it in ("cross-site", "same-site", "same-origin, none", "")),
+        {
+            "Sec-Fetch-Site": "cross-site",
+            "Sec-Fetch-Mode": "navigate",
+            "Sec-Fetch-Dest": "document",
+        },
+        {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
+    ):
+        answer = client.post("/api/search", content=owl_bytes, headers=headers)
         assert refusal(answer, 403)[0] == "wrong_origin"
-    own = {"Origin": "http://localhost"}
-    assert client.post("/api/search", content=owl_bytes, headers=own).status_code == 200
+        for path in API:
+            assert refusal(client.get(path, headers=headers), 403)[0] == "wrong_origin"
+            assert client.head(path, headers=headers).status_code == 403
+
+
+def test_the_own_page_and_programs_may_use_the_api(client, owl_bytes):
+    for headers in (
+        {},
+        {"Origin": "http://localhost"},
+        {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"},
+        {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"},  # a bookmark, or typed
+    ):
+        answer = client.post("/api/search", content=owl_bytes, headers=headers)
+        assert answer.status_code == 200
+        assert client.get("/api/gallery", headers=headers).status_code == 200
+
+
+def test_a_link_may_open_the_page(client):
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    for path in ("/", "/?key=a", "/serve.js", "/api/docs"):
+        assert client.get(path, headers=link).status_code == 200
 
 
 def test_the_token_is_required(gallery, owl_bytes):

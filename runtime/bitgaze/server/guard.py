@@ -1,7 +1,8 @@
 """Checks every request: the host name it addresses, the page it comes from, and its token.
 
-A page on the internet can make a browser send requests to this machine. It cannot fake the name in
-Host or Origin, and it cannot read a cookie: the guard checks these.
+A page on the internet can make a browser send requests to this machine, and so keep it busy. It
+cannot fake the name in Host or Origin, nor Sec-Fetch-Site, and it cannot read a cookie: the guard
+checks these.
 """
 
 import ipaddress
@@ -20,6 +21,8 @@ from bitgaze.server.answers import Refusal
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # A name or an IPv4 address, or an IPv6 address in brackets; a port.
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_.-]+))(?::\d{1,5})?", re.ASCII | re.IGNORECASE)
+# Requests of the page itself, and addresses that a person typed or bookmarked. Programs send none.
+_OWN_SITE = {"same-origin", "none"}
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,}")
 # The page may load from its own server, and show images from memory. Nothing else.
 _HEADERS = {
@@ -89,7 +92,7 @@ class Guard:
             Refusal: the request fails a check.
         """
         self._check_host(headers)
-        self._check_origin(scope["method"], headers)
+        self._check_site(scope, headers)
         if self._token is None:
             return None
         cookie = f"bitgaze-{scope['server'][1]}"  # a host's ports share their cookies
@@ -119,16 +122,27 @@ class Guard:
             "`bitgaze serve` printed.",
         )
 
-    def _check_origin(self, method: str, headers: Headers) -> None:
-        origin = headers.get("origin")
-        if origin is None or method in ("GET", "HEAD"):
+    def _check_site(self, scope: Scope, headers: Headers) -> None:
+        """Refuse requests of other sites' pages; a link may open the page, its files, and the docs.
+
+        Browsers send Sec-Fetch-Site to this machine (localhost) and over HTTPS. Elsewhere a token
+        is required, whose cookie they keep from other sites.
+        """
+        is_api = scope["path"].startswith("/api") and scope["path"] != "/api/docs"
+        if not is_api and scope["method"] in ("GET", "HEAD"):
             return
-        if _authority(origin) != headers["host"].lower():
-            raise Refusal(
-                403,
-                "wrong_origin",
-                f"Pages of {origin!r} may not post to this server; only its own page may.",
-            )
+        sites = set(headers.getlist("sec-fetch-site"))
+        origins = headers.getlist("origin")
+        host = headers["host"].lower()
+        if sites <= _OWN_SITE and all(_authority(origin) == host for origin in origins):
+            return
+        page = f"Pages of {origins[0]!r}" if origins else "Pages of other sites"
+        raise Refusal(
+            403,
+            "wrong_origin",
+            f"{page} may not use this server; only its own page may. Open this server's address "
+            "itself, or call it from a program.",
+        )
 
     def _check_token(self, passed: str) -> None:
         token = self._token or ""
