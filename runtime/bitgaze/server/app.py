@@ -93,11 +93,15 @@ def create_app(
 
 
 async def _health(request: Request) -> Answer:
+    """Whether the server works; only those who may read the gallery are told more."""
     parameters_of(request)
     state = state_of(request)
+    may_read = request.state.may_read
 
     def work() -> dict[str, Any]:
         gallery = state.gallery
+        if not may_read:
+            return {"status": "ok"}
         report = None if gallery.fingerprint is None else gallery.encoder.report
         return {
             "status": "ok",
