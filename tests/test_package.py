@@ -39,6 +39,7 @@ MODULE_LAYERS = {
         ["app"],
         ["search", "images"],
         ["browse", "state", "upload", "guard", "parameters"],
+        ["filtering"],
         ["answers"],
     ],
     "gallery": [

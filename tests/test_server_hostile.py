@@ -1,5 +1,6 @@
 """The server under bad uploads, broken connections and many clients; its OpenAPI description."""
 
+import contextlib
 import io
 import json
 import os
@@ -19,7 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
+from bitgaze import Gallery
 from bitgaze.cores import available_cores
+from bitgaze.gallery import items
 from bitgaze.server import run as server_run
 from bitgaze.server.app import create_app
 from bitgaze.server.state import Limits
@@ -288,6 +291,100 @@ def test_64_clients_share_one_encoder(gallery, pets, monkeypatch):
     with served(gallery) as address, ThreadPoolExecutor(64) as pool:
         assert all(pool.map(ask, range(64)))
     assert 1 <= now["most"] <= available_cores()
+
+
+# ---- slow conditions -----------------------------------------------------------------------------
+
+
+def code_search(where, **options):
+    return {"url": "/api/search/code", "params": {"code": "0" * 32, "where": json.dumps(where)}}
+
+
+@contextlib.contextmanager
+def slow_reading(gallery, monkeypatch):
+    """Makes the reading of a field last until the event is set, with the gallery's lock held."""
+    started, done = threading.Event(), threading.Event()
+    read_field = items.read_field
+
+    def slow(*arguments):
+        started.set()
+        assert done.wait(60)
+        return read_field(*arguments)
+
+    monkeypatch.setattr(items, "read_field", slow)
+    try:
+        yield started, done
+    finally:
+        done.set()
+
+
+def test_new_fields_and_conditions_are_limited(gallery):
+    app = create_app(gallery)
+    with client_of(app) as client:
+        new = {f"n{n}": None for n in range(5)}
+        code, message = refusal(client.get(**code_search(new)), 429)
+        assert code == "too_many_conditions"
+        assert "where has 5 fields" in message
+        assert "the limit is 4" in message
+        assert refusal(client.post("/api/search", params={"where": json.dumps(new)}), 429) == (
+            code,
+            message,
+        )
+        del new["n4"]
+        assert client.get(**code_search(new)).status_code == 200
+        # Those are known now.
+        assert client.get(**code_search(new | {"n4": None, "kind": "birds"})).status_code == 200
+        # Patterns are slow each time, and so are ranges of the key.
+        patterns = {name: {"like": "%a%"} for name in (*new, "@key")}
+        assert "where has 5 fields" in refusal(client.get(**code_search(patterns)), 429)[1]
+        ranges = {**patterns, "@key": {">": "a"}}
+        assert "where has 5 fields" in refusal(client.get(**code_search(ranges)), 429)[1]
+        many = {name: {"<": 1, "<=": 1, ">": 1, ">=": 1, "!=": 1, "in": [1]} for name in new}
+        assert client.get(**code_search(many)).status_code == 200
+        many |= {"kind": {"<": 1, "<=": 1, ">": 1, ">=": 1, "!=": 1, "in": [1], "like": ""}}
+        many["rank"] = {"<": 1, "<=": 1}
+        message = refusal(client.get(**code_search(many)), 400)[1]
+        assert "where has 33 conditions; the limit is 32" in message
+
+
+def test_health_does_not_wait_for_a_slow_search(pets_gallery, monkeypatch):
+    with Gallery(pets_gallery.path, encoder=pets_gallery.encoder, create=False) as gallery:
+        with (
+            slow_reading(gallery, monkeypatch) as (started, done),
+            client_of(create_app(gallery)) as client,
+            ThreadPoolExecutor(16) as pool,
+        ):
+            searches = [pool.submit(client.get, **code_search({f"n{n}": None})) for n in range(10)]
+            assert started.wait(60)
+            for _ in range(20):
+                assert client.get("/health").json()["items"] == 5
+            refused = [search.result() for search in searches if search.done()]
+            done.set()
+            answers = [search.result() for search in searches]
+        statuses = [answer.status_code for answer in answers]
+        assert (statuses.count(200), statuses.count(503)) == (9, 1)
+        (busy,) = [answer for answer in answers if answer.status_code == 503]
+        assert refusal(busy, 503)[0] == "busy"
+        assert int(busy.headers["retry-after"]) > 0
+        assert all(answer.status_code == 503 for answer in refused)
+
+
+def test_others_read_between_new_fields(pets_gallery):
+    """Each field is read in a call of its own: the gallery's lock is free in between."""
+    with Gallery(pets_gallery.path, encoder=pets_gallery.encoder, create=False) as gallery:
+        asked = []
+        search_code = gallery.search_code
+
+        def noted(*arguments, where=None, **options):
+            asked.append(list(where))
+            return search_code(*arguments, where=where, **options)
+
+        gallery.search_code = noted
+        with client_of(create_app(gallery)) as client:
+            where = {"b": None, "a": 1, "@key": {"in": []}}
+            for _ in range(2):
+                assert client.get(**code_search(where)).status_code == 200
+        assert asked == [["@key"], ["a"], ["b"], ["b", "a", "@key"], ["b", "a", "@key"]]
 
 
 # ---- the OpenAPI description --------------------------------------------------------------------

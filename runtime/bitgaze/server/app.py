@@ -93,25 +93,31 @@ def create_app(
 
 
 async def _health(request: Request) -> Answer:
-    """Whether the server works; only those who may read the gallery are told more."""
+    """Whether the server works; never waits long for the gallery, which a search may keep busy."""
     parameters_of(request)
     state = state_of(request)
     may_read = request.state.may_read
-
-    def work() -> dict[str, Any]:
-        gallery = state.gallery
-        if not may_read:
-            return {"status": "ok"}
-        report = None if gallery.fingerprint is None else gallery.encoder.report
-        return {
+    try:
+        items = await state.item_count()
+    except GalleryError as error:
+        if may_read:
+            raise
+        raise Refusal(
+            503, "gallery_unavailable", "The gallery cannot be read; with the token this tells why."
+        ) from error
+    if not may_read:
+        return Answer({"status": "ok"})
+    gallery = state.gallery
+    report = None if gallery.fingerprint is None else gallery.encoder.report
+    return Answer(
+        {
             "status": "ok",
-            "items": len(gallery),
+            "items": items,
             "model": gallery.model_name,
             "fingerprint": gallery.fingerprint,
             "session": None if report is None else asdict(report) | {"summary": str(report)},
         }
-
-    return Answer(await state.run_reading(work))
+    )
 
 
 async def _gallery(request: Request) -> Answer:
