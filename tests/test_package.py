@@ -39,7 +39,7 @@ MODULE_LAYERS = {
         ["app"],
         ["search", "images"],
         ["browse", "state", "upload", "guard", "parameters"],
-        ["filtering"],
+        ["filtering", "drawings"],
         ["answers"],
     ],
     "gallery": [

@@ -12,6 +12,7 @@ from bitgaze.cores import available_cores
 from bitgaze.gallery.gallery import Gallery
 from bitgaze.gallery.items import Item
 from bitgaze.server.answers import Refusal
+from bitgaze.server.drawings import Drawings
 from bitgaze.server.filtering import Filtering
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class ServerState:
     def __init__(self, gallery: Gallery, limits: Limits) -> None:
         self.gallery, self.limits = gallery, limits
         self.filtering = Filtering(gallery)
+        self.drawings = Drawings()
         self._encoding_threads = CapacityLimiter(available_cores())
         self._reading_threads = CapacityLimiter(4 * available_cores())
         self._health_threads = CapacityLimiter(_HEALTH_THREADS)
@@ -59,11 +61,11 @@ class ServerState:
         self._counting: Future[int] | None = None
 
     async def run_encoding(self, work: Callable[[], T]) -> T:
-        """Run work that decodes an upload or runs the network, in one of a few threads."""
+        """Run work on an upload, in one of a few threads."""
         return await to_thread.run_sync(work, limiter=self._encoding_threads)
 
     async def run_reading(self, work: Callable[[], T]) -> T:
-        """Run work that reads the gallery or a small image, in one of more threads."""
+        """Run work that reads the gallery, in one of more threads."""
         return await to_thread.run_sync(work, limiter=self._reading_threads)
 
     async def item_count(self) -> int:
