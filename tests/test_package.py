@@ -40,7 +40,7 @@ MODULE_LAYERS = {
         ["search", "images"],
         ["browse", "state", "upload", "guard", "parameters"],
         ["filtering", "drawings"],
-        ["answers"],
+        ["answers", "abandoned", "connections"],
     ],
     "gallery": [
         ["gallery"],

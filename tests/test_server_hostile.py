@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import struct
+import sys
 import threading
 import time
 import zlib
@@ -23,7 +24,8 @@ from schemathesis import GenerationMode
 from bitgaze import Gallery
 from bitgaze.cores import available_cores
 from bitgaze.gallery import items
-from bitgaze.server import run as server_run
+from bitgaze.server import app as app_module
+from bitgaze.server import connections
 from bitgaze.server.app import create_app
 from bitgaze.server.state import Limits
 from conftest import PETS, ROOT, smooth_image
@@ -200,7 +202,7 @@ def test_slow_uploads_time_out_while_others_are_served(gallery, owl_bytes):
 
 
 def test_idle_connections_are_closed(gallery, monkeypatch):
-    monkeypatch.setattr(server_run, "_HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "_IDLE_SECONDS", 0.3)
     with served(gallery) as address:
         place = urlsplit(address)
         request = f"GET /health HTTP/1.1\r\nHost: {place.netloc}\r\n".encode()
@@ -212,6 +214,82 @@ def test_idle_connections_are_closed(gallery, monkeypatch):
             for _ in range(3):
                 assert client.get("/health").status_code == 200
                 time.sleep(0.2)
+
+
+def idle(address, sent=b"GET / HTTP/1.1\r\n"):
+    place = urlsplit(address)
+    connection = socket.create_connection((place.hostname, place.port), timeout=60)
+    connection.sendall(sent)
+    return connection
+
+
+UPLOAD = b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx"
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\n", UPLOAD])
+def test_idle_connections_make_room_for_the_newest(gallery, owl_bytes, sent, monkeypatch):
+    monkeypatch.setattr(connections, "MAX_PER_CLIENT", 30)
+    with served(gallery) as address, contextlib.ExitStack() as stack:
+        held = [stack.enter_context(idle(address, sent)) for _ in range(100)]
+        for _ in range(3):
+            assert httpx.get(f"{address}/health").status_code == 200
+            assert httpx.post(f"{address}/api/search", content=owl_bytes).status_code == 200
+        for connection in held[:60]:  # the oldest
+            with contextlib.suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+        held[-1].settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            held[-1].recv(1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, 127.0.0.2 is not configured")
+def test_many_clients_leave_room_for_another(gallery, monkeypatch):
+    monkeypatch.setattr(connections, "MAX_PER_CLIENT", 30)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 50)
+    with served(gallery) as address, contextlib.ExitStack() as stack:
+        place = urlsplit(address)
+        for n in range(100):
+            source = (f"127.0.0.{2 + n % 3}", 0)
+            stack.enter_context(
+                socket.create_connection((place.hostname, place.port), 60, source_address=source)
+            )
+        with httpx.Client(base_url=address) as client:
+            for _ in range(3):
+                assert client.get("/health").status_code == 200
+
+
+def test_an_answer_that_nobody_takes_is_dropped(gallery, monkeypatch):
+    monkeypatch.setattr(connections, "_IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(app_module, "asdict", lambda _: {"padding": "x" * 30_000_000})
+    with served(gallery) as address:
+        place = urlsplit(address)
+        request = f"GET /health HTTP/1.1\r\nHost: {place.netloc}\r\n\r\n".encode()
+        with idle(address, request) as connection:
+            time.sleep(1.5)
+            with contextlib.suppress(ConnectionResetError):
+                assert len(read_all(connection)) < 30_000_000
+
+
+def test_work_for_a_client_that_left_never_starts(pets_gallery, owl_bytes, monkeypatch):
+    with Gallery(pets_gallery.path, encoder=pets_gallery.encoder, create=False) as gallery:
+        encode, calls, go = gallery.encode, [], threading.Event()
+
+        def slow(sources):
+            calls.append(sources)
+            assert go.wait(60)
+            return encode(sources)
+
+        monkeypatch.setattr(gallery, "encode", slow)
+        with served(gallery) as address:
+            head = f"POST /api/search HTTP/1.1\r\nHost: {urlsplit(address).netloc}\r\n"
+            request = f"{head}Content-Length: {len(owl_bytes)}\r\n\r\n".encode() + owl_bytes
+            for _ in range(60):
+                idle(address, request).close()
+            for _ in range(3):
+                assert httpx.get(f"{address}/health").status_code == 200
+            go.set()
+            assert httpx.post(f"{address}/api/search", content=owl_bytes).status_code == 200
+        assert len(calls) <= 2 * available_cores() + 1
 
 
 def test_broken_uploads_log_nothing(gallery, owl_bytes, capfd):

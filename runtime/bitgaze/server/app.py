@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from bitgaze.errors import GalleryError, ImageError
 from bitgaze.gallery.gallery import Gallery
+from bitgaze.server.abandoned import StopAbandoned
 from bitgaze.server.answers import Answer, Refusal, error_answer
 from bitgaze.server.browse import browse
 from bitgaze.server.guard import LOOPBACK, Guard, check_token
@@ -82,7 +83,7 @@ def create_app(
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Guard, hosts=hosts, token=token)],
+        middleware=[Middleware(Guard, hosts=hosts, token=token), Middleware(StopAbandoned)],
         exception_handlers={
             kind: error_answer
             for kind in (Refusal, HTTPException, ImageError, GalleryError, Exception)
