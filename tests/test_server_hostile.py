@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
+import numpy as np
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -374,7 +375,7 @@ def test_64_clients_share_one_encoder(gallery, pets, monkeypatch):
 # ---- slow conditions -----------------------------------------------------------------------------
 
 
-def code_search(where, **options):
+def code_search(where):
     return {"url": "/api/search/code", "params": {"code": "0" * 32, "where": json.dumps(where)}}
 
 
@@ -423,6 +424,19 @@ def test_new_fields_and_conditions_are_limited(gallery):
         many["rank"] = {"<": 1, "<=": 1}
         message = refusal(client.get(**code_search(many)), 400)[1]
         assert "where has 33 conditions; the limit is 32" in message
+
+
+def test_fields_are_new_again_after_a_commit(tmp_path):
+    with Gallery(tmp_path / "g.bitgaze", bits=128) as gallery, Gallery(gallery.path) as writer:
+        writer.add_code("a", np.zeros(16, np.uint8))
+        with client_of(create_app(gallery)) as client:
+            names = [f"n{n}" for n in range(5)]
+            for name in names:
+                assert client.get(**code_search({name: 1})).status_code == 200
+            every = dict.fromkeys(names, None)
+            assert client.get(**code_search(every)).status_code == 200
+            writer.add_code("b", np.zeros(16, np.uint8))
+            assert client.get(**code_search(every)).status_code == 429
 
 
 def test_health_does_not_wait_for_a_slow_search(pets_gallery, monkeypatch):

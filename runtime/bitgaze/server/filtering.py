@@ -5,7 +5,8 @@ text with a pattern. At a million items that takes seconds, and nobody else can 
 """
 
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 from anyio import CapacityLimiter, to_thread
@@ -25,10 +26,14 @@ class Filtering:
     def __init__(self, gallery: Gallery) -> None:
         self._gallery = gallery
         self._known: dict[str, None] = {}
+        self._written = self._last_written()
         self._turn = CapacityLimiter(1)
 
     def slow_fields(self, conditions: Collection[Condition]) -> list[str]:
         """The fields for which the gallery looks at every item, sorted."""
+        if (written := self._last_written()) != self._written:
+            self._written = written
+            self._known.clear()  # the gallery reads fields again after a commit
         return sorted(
             {
                 condition.field
@@ -67,6 +72,15 @@ class Filtering:
                 if len(self._known) > _MAX_KNOWN:
                     del self._known[next(iter(self._known))]
             yield
+
+    def _last_written(self) -> list[tuple[int, int]]:
+        """Sizes and times of the gallery's files."""
+        found = []
+        for path in (self._gallery.path, Path(f"{self._gallery.path}-wal")):
+            with suppress(OSError):  # no log, or no file any more
+                status = path.stat()
+                found.append((status.st_size, status.st_mtime_ns))
+        return found
 
     def _read(self, field: str) -> None:
         anything = np.zeros(self._gallery.bits // 8, np.uint8)
