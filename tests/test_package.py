@@ -39,7 +39,8 @@ MODULE_LAYERS = {
         ["app"],
         ["search", "images"],
         ["browse", "state", "upload", "guard", "parameters"],
-        ["answers"],
+        ["filtering", "drawings"],
+        ["answers", "abandoned", "connections"],
     ],
     "gallery": [
         ["gallery"],

@@ -406,7 +406,7 @@ def test_a_missing_file_is_named(open_page, encoder, tmp_path, examples):
         with served(gallery) as address:
             page = open_page(address, allowed=["404"])
             expect(page.locator("#hits .no-image").first).to_have_text(
-                "the file is gone or cannot be read"
+                "the file is gone, has changed or cannot be read"
             )
 
 

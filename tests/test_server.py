@@ -116,6 +116,8 @@ def test_gallery_returns_facts_and_limits(client, gallery):
             "upload_bytes": 32_000_000,
             "upload_seconds": 60,
             "pixels": 50_000_000,
+            "conditions": 32,
+            "slow_fields": 4,
             "hits": 200,
         },
     }
@@ -380,12 +382,46 @@ def test_own_host_names_are_answered(client):
     assert refusal(client.get("/health", headers={"Host": "192.168.0.7"}), 421)
 
 
-def test_other_pages_may_not_post(client, owl_bytes):
-    for origin in ("http://evil.example", "null", "http://localhost:1", "http://["):
-        answer = client.post("/api/search", content=owl_bytes, headers={"Origin": origin})
+API = ("/api/gallery", "/api/browse", "/api/search?key=a", "/api/thumbnail?key=a", "/api/nothing")
+
+
+def test_other_pages_may_not_use_the_api(client, owl_bytes):
+    for headers in (
+        *(
+            {"Origin": it}
+            for it in ("http://evil.example", "null", "http://localhost:1", "http://[")
+        ),
+        *({"Sec-Fetch-Site": it} for it in ("cross-site", "same-site", "same-origin, none", "")),
+        {
+            "Sec-Fetch-Site": "cross-site",
+            "Sec-Fetch-Mode": "navigate",
+            "Sec-Fetch-Dest": "document",
+        },
+        {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
+    ):
+        answer = client.post("/api/search", content=owl_bytes, headers=headers)
         assert refusal(answer, 403)[0] == "wrong_origin"
-    own = {"Origin": "http://localhost"}
-    assert client.post("/api/search", content=owl_bytes, headers=own).status_code == 200
+        for path in API:
+            assert refusal(client.get(path, headers=headers), 403)[0] == "wrong_origin"
+            assert client.head(path, headers=headers).status_code == 403
+
+
+def test_the_own_page_and_programs_may_use_the_api(client, owl_bytes):
+    for headers in (
+        {},
+        {"Origin": "http://localhost"},
+        {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"},
+        {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"},  # a bookmark, or typed
+    ):
+        answer = client.post("/api/search", content=owl_bytes, headers=headers)
+        assert answer.status_code == 200
+        assert client.get("/api/gallery", headers=headers).status_code == 200
+
+
+def test_a_link_may_open_the_page(client):
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    for path in ("/", "/?key=a", "/serve.js", "/api/docs"):
+        assert client.get(path, headers=link).status_code == 200
 
 
 def test_the_token_is_required(gallery, owl_bytes):
@@ -401,7 +437,8 @@ def test_the_token_is_required(gallery, owl_bytes):
         assert client.get("/api/gallery", headers=bearer).status_code == 200
         # The page itself contains nothing private, and health is for monitoring.
         assert client.get("/").status_code == 200
-        assert client.get("/health").status_code == 200
+        assert client.get("/health").json() == {"status": "ok"}
+        assert client.get("/health", headers=bearer).json()["items"] == 5
         # A name can be made to point elsewhere; an address cannot.
         assert client.get("/health", headers={"Host": "192.168.0.7:80"}).status_code == 200
         assert refusal(client.get("/health", headers={"Host": "evil.example"}), 421)
@@ -413,6 +450,51 @@ def test_the_token_is_required(gallery, owl_bytes):
         assert "HttpOnly" in opened.headers["set-cookie"]
         assert "samesite=strict" in opened.headers["set-cookie"].lower()
         assert client.get("/api/gallery").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "cookie", ["{0}=x; {0}={1}", "{0}={1}; {0}=x", "a; {0}={1};;{0}=", "{0}={1}"]
+)
+def test_one_of_several_cookies_is_enough(gallery, cookie):
+    with client_of(create_app(gallery, token=TOKEN)) as client:
+        cookie = cookie.format("bitgaze-80", TOKEN)
+        assert client.get("/api/gallery", headers={"Cookie": cookie}).status_code == 200
+        wrong = cookie.replace(TOKEN, "wrong")
+        assert client.get("/api/gallery", headers={"Cookie": wrong}).status_code == 401
+
+
+def test_health_without_the_token_tells_nothing_of_the_gallery(pets, encoder, tmp_path):
+    gallery = Gallery(tmp_path / "secret-name.bitgaze", encoder=encoder)
+    with client_of(create_app(gallery, token=TOKEN)) as client:
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": "bitgaze-80=wrong"}):
+            assert client.get("/health", headers=headers).json() == {"status": "ok"}
+        gallery.close()
+        code, message = refusal(client.get("/health"), 503)
+        assert code == "gallery_unavailable"
+        assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://{}/api/gallery", "{}", 200),
+        ("HTTP://{}/api/gallery?a=1", "{}", 400),
+        ("http://{}", "{}", 200),
+        # The target counts, not Host.
+        ("http://{}/api/gallery", "evil.example", 200),
+        ("http://evil.example/api/gallery", "{}", 421),
+        ("http://evil.example@localhost/api/gallery", "{}", 421),
+        ("http:///api/gallery", "{}", 421),
+        ("ftp://{}/api/gallery", "{}", 404),
+    ],
+)
+def test_a_target_may_name_the_server(gallery, target, host, status):
+    with served(gallery) as address:
+        place = urlsplit(address)
+        head = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        with socket.create_connection((place.hostname, place.port)) as connection:
+            connection.sendall(head.replace("{}", place.netloc).encode())
+            assert read_all(connection).startswith(b"HTTP/1.1 %d " % status)
 
 
 def test_an_application_needs_an_open_gallery(tmp_path):

@@ -1,10 +1,12 @@
 """The server under bad uploads, broken connections and many clients; its OpenAPI description."""
 
+import contextlib
 import io
 import json
 import os
 import socket
 import struct
+import sys
 import threading
 import time
 import zlib
@@ -13,14 +15,18 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
+import numpy as np
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
+from bitgaze import Gallery
 from bitgaze.cores import available_cores
-from bitgaze.server import run as server_run
+from bitgaze.gallery import items
+from bitgaze.server import app as app_module
+from bitgaze.server import connections
 from bitgaze.server.app import create_app
 from bitgaze.server.state import Limits
 from conftest import PETS, ROOT, smooth_image
@@ -197,7 +203,7 @@ def test_slow_uploads_time_out_while_others_are_served(gallery, owl_bytes):
 
 
 def test_idle_connections_are_closed(gallery, monkeypatch):
-    monkeypatch.setattr(server_run, "_HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "_IDLE_SECONDS", 0.3)
     with served(gallery) as address:
         place = urlsplit(address)
         request = f"GET /health HTTP/1.1\r\nHost: {place.netloc}\r\n".encode()
@@ -209,6 +215,82 @@ def test_idle_connections_are_closed(gallery, monkeypatch):
             for _ in range(3):
                 assert client.get("/health").status_code == 200
                 time.sleep(0.2)
+
+
+def idle(address, sent=b"GET / HTTP/1.1\r\n"):
+    place = urlsplit(address)
+    connection = socket.create_connection((place.hostname, place.port), timeout=60)
+    connection.sendall(sent)
+    return connection
+
+
+UPLOAD = b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx"
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\n", UPLOAD])
+def test_idle_connections_make_room_for_the_newest(gallery, owl_bytes, sent, monkeypatch):
+    monkeypatch.setattr(connections, "MAX_PER_CLIENT", 30)
+    with served(gallery) as address, contextlib.ExitStack() as stack:
+        held = [stack.enter_context(idle(address, sent)) for _ in range(100)]
+        for _ in range(3):
+            assert httpx.get(f"{address}/health").status_code == 200
+            assert httpx.post(f"{address}/api/search", content=owl_bytes).status_code == 200
+        for connection in held[:60]:  # the oldest
+            with contextlib.suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+        held[-1].settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            held[-1].recv(1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, 127.0.0.2 is not configured")
+def test_many_clients_leave_room_for_another(gallery, monkeypatch):
+    monkeypatch.setattr(connections, "MAX_PER_CLIENT", 30)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 50)
+    with served(gallery) as address, contextlib.ExitStack() as stack:
+        place = urlsplit(address)
+        for n in range(100):
+            source = (f"127.0.0.{2 + n % 3}", 0)
+            stack.enter_context(
+                socket.create_connection((place.hostname, place.port), 60, source_address=source)
+            )
+        with httpx.Client(base_url=address) as client:
+            for _ in range(3):
+                assert client.get("/health").status_code == 200
+
+
+def test_an_answer_that_nobody_takes_is_dropped(gallery, monkeypatch):
+    monkeypatch.setattr(connections, "_IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(app_module, "asdict", lambda _: {"padding": "x" * 30_000_000})
+    with served(gallery) as address:
+        place = urlsplit(address)
+        request = f"GET /health HTTP/1.1\r\nHost: {place.netloc}\r\n\r\n".encode()
+        with idle(address, request) as connection:
+            time.sleep(1.5)
+            with contextlib.suppress(ConnectionResetError):
+                assert len(read_all(connection)) < 30_000_000
+
+
+def test_work_for_a_client_that_left_never_starts(pets_gallery, owl_bytes, monkeypatch):
+    with Gallery(pets_gallery.path, encoder=pets_gallery.encoder, create=False) as gallery:
+        encode, calls, go = gallery.encode, [], threading.Event()
+
+        def slow(sources):
+            calls.append(sources)
+            assert go.wait(60)
+            return encode(sources)
+
+        monkeypatch.setattr(gallery, "encode", slow)
+        with served(gallery) as address:
+            head = f"POST /api/search HTTP/1.1\r\nHost: {urlsplit(address).netloc}\r\n"
+            request = f"{head}Content-Length: {len(owl_bytes)}\r\n\r\n".encode() + owl_bytes
+            for _ in range(60):
+                idle(address, request).close()
+            for _ in range(3):
+                assert httpx.get(f"{address}/health").status_code == 200
+            go.set()
+            assert httpx.post(f"{address}/api/search", content=owl_bytes).status_code == 200
+        assert len(calls) <= 2 * available_cores() + 1
 
 
 def test_broken_uploads_log_nothing(gallery, owl_bytes, capfd):
@@ -288,6 +370,113 @@ def test_64_clients_share_one_encoder(gallery, pets, monkeypatch):
     with served(gallery) as address, ThreadPoolExecutor(64) as pool:
         assert all(pool.map(ask, range(64)))
     assert 1 <= now["most"] <= available_cores()
+
+
+# ---- slow conditions -----------------------------------------------------------------------------
+
+
+def code_search(where):
+    return {"url": "/api/search/code", "params": {"code": "0" * 32, "where": json.dumps(where)}}
+
+
+@contextlib.contextmanager
+def slow_reading(gallery, monkeypatch):
+    """Makes the reading of a field last until the event is set, with the gallery's lock held."""
+    started, done = threading.Event(), threading.Event()
+    read_field = items.read_field
+
+    def slow(*arguments):
+        started.set()
+        assert done.wait(60)
+        return read_field(*arguments)
+
+    monkeypatch.setattr(items, "read_field", slow)
+    try:
+        yield started, done
+    finally:
+        done.set()
+
+
+def test_new_fields_and_conditions_are_limited(gallery):
+    app = create_app(gallery)
+    with client_of(app) as client:
+        new = {f"n{n}": None for n in range(5)}
+        code, message = refusal(client.get(**code_search(new)), 429)
+        assert code == "too_many_conditions"
+        assert "where has 5 fields" in message
+        assert "the limit is 4" in message
+        assert refusal(client.post("/api/search", params={"where": json.dumps(new)}), 429) == (
+            code,
+            message,
+        )
+        del new["n4"]
+        assert client.get(**code_search(new)).status_code == 200
+        # Those are known now.
+        assert client.get(**code_search(new | {"n4": None, "kind": "birds"})).status_code == 200
+        # Patterns are slow each time, and so are ranges of the key.
+        patterns = {name: {"like": "%a%"} for name in (*new, "@key")}
+        assert "where has 5 fields" in refusal(client.get(**code_search(patterns)), 429)[1]
+        ranges = {**patterns, "@key": {">": "a"}}
+        assert "where has 5 fields" in refusal(client.get(**code_search(ranges)), 429)[1]
+        many = {name: {"<": 1, "<=": 1, ">": 1, ">=": 1, "!=": 1, "in": [1]} for name in new}
+        assert client.get(**code_search(many)).status_code == 200
+        many |= {"kind": {"<": 1, "<=": 1, ">": 1, ">=": 1, "!=": 1, "in": [1], "like": ""}}
+        many["rank"] = {"<": 1, "<=": 1}
+        message = refusal(client.get(**code_search(many)), 400)[1]
+        assert "where has 33 conditions; the limit is 32" in message
+
+
+def test_fields_are_new_again_after_a_commit(tmp_path):
+    with Gallery(tmp_path / "g.bitgaze", bits=128) as gallery, Gallery(gallery.path) as writer:
+        writer.add_code("a", np.zeros(16, np.uint8))
+        with client_of(create_app(gallery)) as client:
+            names = [f"n{n}" for n in range(5)]
+            for name in names:
+                assert client.get(**code_search({name: 1})).status_code == 200
+            every = dict.fromkeys(names, None)
+            assert client.get(**code_search(every)).status_code == 200
+            writer.add_code("b", np.zeros(16, np.uint8))
+            assert client.get(**code_search(every)).status_code == 429
+
+
+def test_health_does_not_wait_for_a_slow_search(pets_gallery, monkeypatch):
+    with Gallery(pets_gallery.path, encoder=pets_gallery.encoder, create=False) as gallery:
+        with (
+            slow_reading(gallery, monkeypatch) as (started, done),
+            client_of(create_app(gallery)) as client,
+            ThreadPoolExecutor(16) as pool,
+        ):
+            searches = [pool.submit(client.get, **code_search({f"n{n}": None})) for n in range(10)]
+            assert started.wait(60)
+            for _ in range(20):
+                assert client.get("/health").json()["items"] == 5
+            refused = [search.result() for search in searches if search.done()]
+            done.set()
+            answers = [search.result() for search in searches]
+        statuses = [answer.status_code for answer in answers]
+        assert (statuses.count(200), statuses.count(503)) == (9, 1)
+        (busy,) = [answer for answer in answers if answer.status_code == 503]
+        assert refusal(busy, 503)[0] == "busy"
+        assert int(busy.headers["retry-after"]) > 0
+        assert all(answer.status_code == 503 for answer in refused)
+
+
+def test_others_read_between_new_fields(pets_gallery):
+    """Each field is read in a call of its own: the gallery's lock is free in between."""
+    with Gallery(pets_gallery.path, encoder=pets_gallery.encoder, create=False) as gallery:
+        asked = []
+        search_code = gallery.search_code
+
+        def noted(*arguments, where=None, **options):
+            asked.append(list(where))
+            return search_code(*arguments, where=where, **options)
+
+        gallery.search_code = noted
+        with client_of(create_app(gallery)) as client:
+            where = {"b": None, "a": 1, "@key": {"in": []}}
+            for _ in range(2):
+                assert client.get(**code_search(where)).status_code == 200
+        assert asked == [["@key"], ["a"], ["b"], ["b", "a", "@key"], ["b", "a", "@key"]]
 
 
 # ---- the OpenAPI description --------------------------------------------------------------------

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from bitgaze.errors import GalleryError, ImageError
 from bitgaze.gallery.gallery import Gallery
+from bitgaze.server.abandoned import StopAbandoned
 from bitgaze.server.answers import Answer, Refusal, error_answer
 from bitgaze.server.browse import browse
 from bitgaze.server.guard import LOOPBACK, Guard, check_token
@@ -82,7 +83,7 @@ def create_app(
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Guard, hosts=hosts, token=token)],
+        middleware=[Middleware(Guard, hosts=hosts, token=token), Middleware(StopAbandoned)],
         exception_handlers={
             kind: error_answer
             for kind in (Refusal, HTTPException, ImageError, GalleryError, Exception)
@@ -93,21 +94,31 @@ def create_app(
 
 
 async def _health(request: Request) -> Answer:
+    """Whether the server works; never waits long for the gallery, which a search may keep busy."""
     parameters_of(request)
     state = state_of(request)
-
-    def work() -> dict[str, Any]:
-        gallery = state.gallery
-        report = None if gallery.fingerprint is None else gallery.encoder.report
-        return {
+    may_read = request.state.may_read
+    try:
+        items = await state.item_count()
+    except GalleryError as error:
+        if may_read:
+            raise
+        raise Refusal(
+            503, "gallery_unavailable", "The gallery cannot be read; with the token this tells why."
+        ) from error
+    if not may_read:
+        return Answer({"status": "ok"})
+    gallery = state.gallery
+    report = None if gallery.fingerprint is None else gallery.encoder.report
+    return Answer(
+        {
             "status": "ok",
-            "items": len(gallery),
+            "items": items,
             "model": gallery.model_name,
             "fingerprint": gallery.fingerprint,
             "session": None if report is None else asdict(report) | {"summary": str(report)},
         }
-
-    return Answer(await state.run_reading(work))
+    )
 
 
 async def _gallery(request: Request) -> Answer:

@@ -1,7 +1,8 @@
 """Checks every request: the host name it addresses, the page it comes from, and its token.
 
-A page on the internet can make a browser send requests to this machine. It cannot fake the name in
-Host or Origin, and it cannot read a cookie: the guard checks these.
+A page on the internet can make a browser send requests to this machine, and so keep it busy. It
+cannot fake the name in Host or Origin, nor Sec-Fetch-Site, and it cannot read a cookie: the guard
+checks these.
 """
 
 import ipaddress
@@ -20,6 +21,10 @@ from bitgaze.server.answers import Refusal
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # A name or an IPv4 address, or an IPv6 address in brackets; a port.
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_.-]+))(?::\d{1,5})?", re.ASCII | re.IGNORECASE)
+# A request may name the server in its target as well: RFC 9112, 3.2.2.
+_ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
+# Requests of the page itself, and addresses that a person typed or bookmarked. Programs send none.
+_OWN_SITE = {"same-origin", "none"}
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,}")
 # The page may load from its own server, and show images from memory. Nothing else.
 _HEADERS = {
@@ -55,6 +60,9 @@ class Guard:
             answers to any address as well: only a name can be made to point elsewhere.
         token: required of every request below /api, as `Authorization: Bearer` or as the cookie
             that opening /?token=... sets. None requires nothing.
+
+    The application finds in `request.state.may_read` whether it may tell about the gallery: whether
+    there is no token, or the request carries it.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], token: str | None) -> None:
@@ -76,8 +84,12 @@ class Guard:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
+        scope = _in_origin_form(scope)
+        headers = Headers(scope=scope)
+        may_read = self._token is None or self._has_token(scope, headers)
+        scope["state"] = {**scope.get("state", {}), "may_read": may_read}
         try:
-            answer = self._answer(scope, Headers(scope=scope))
+            answer = self._answer(scope, headers)
         except Refusal as refusal:
             answer = refusal.answer()
         await (answer or self._app)(scope, receive, send_with_headers)
@@ -89,22 +101,36 @@ class Guard:
             Refusal: the request fails a check.
         """
         self._check_host(headers)
-        self._check_origin(scope["method"], headers)
+        self._check_site(scope, headers)
         if self._token is None:
             return None
-        cookie = f"bitgaze-{scope['server'][1]}"  # a host's ports share their cookies
         passed = parse_qs(scope["query_string"].decode("latin-1")).get("token")
         if scope["path"] == "/" and passed is not None:
-            self._check_token(passed[0])
+            if not self._is_token(passed[0]):
+                raise _wrong_token()
             answer = RedirectResponse("/", 303)  # keeps the token out of the history
-            answer.set_cookie(cookie, self._token, httponly=True, samesite="strict")
+            answer.set_cookie(_cookie_name(scope), self._token, httponly=True, samesite="strict")
             return answer
-        if scope["path"].startswith("/api"):
-            kind, _, bearer = headers.get("authorization", "").partition(" ")
-            is_bearer = kind.lower() == "bearer"
-            cookies = cookie_parser(headers.get("cookie", ""))
-            self._check_token(bearer if is_bearer else cookies.get(cookie, ""))
+        if scope["path"].startswith("/api") and not scope["state"]["may_read"]:
+            raise _wrong_token()
         return None
+
+    def _has_token(self, scope: Scope, headers: Headers) -> bool:
+        kind, _, bearer = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer":
+            return self._is_token(bearer.strip(" "))
+        # Another server of this host can set a cookie of the same name for a longer path, which
+        # comes first, or for the host's domain: any of them may be ours.
+        name = _cookie_name(scope)
+        return any(
+            self._is_token(cookie_parser(one).get(name, ""))
+            for line in headers.getlist("cookie")
+            for one in line.split(";")
+        )
+
+    def _is_token(self, passed: str) -> bool:
+        token = self._token or ""
+        return secrets.compare_digest(passed.encode(), token.encode())
 
     def _check_host(self, headers: Headers) -> None:
         name = headers.get("host", "")
@@ -119,27 +145,55 @@ class Guard:
             "`bitgaze serve` printed.",
         )
 
-    def _check_origin(self, method: str, headers: Headers) -> None:
-        origin = headers.get("origin")
-        if origin is None or method in ("GET", "HEAD"):
-            return
-        if _authority(origin) != headers["host"].lower():
-            raise Refusal(
-                403,
-                "wrong_origin",
-                f"Pages of {origin!r} may not post to this server; only its own page may.",
-            )
+    def _check_site(self, scope: Scope, headers: Headers) -> None:
+        """Refuse requests of other sites' pages; a link may open the page, its files, and the docs.
 
-    def _check_token(self, passed: str) -> None:
-        token = self._token or ""
-        if not secrets.compare_digest(passed.encode(), token.encode()):
-            raise Refusal(
-                401,
-                "wrong_token",
-                "This server requires its token. Open the address with ?token=... that "
-                "`bitgaze serve` printed, or send the token as `Authorization: Bearer TOKEN`.",
-                {"WWW-Authenticate": "Bearer"},
-            )
+        Browsers send Sec-Fetch-Site to this machine (localhost) and over HTTPS. Elsewhere a token
+        is required, whose cookie they keep from other sites.
+        """
+        is_api = scope["path"].startswith("/api") and scope["path"] != "/api/docs"
+        if not is_api and scope["method"] in ("GET", "HEAD"):
+            return
+        sites = set(headers.getlist("sec-fetch-site"))
+        origins = headers.getlist("origin")
+        host = headers["host"].lower()
+        if sites <= _OWN_SITE and all(_authority(origin) == host for origin in origins):
+            return
+        page = f"Pages of {origins[0]!r}" if origins else "Pages of other sites"
+        raise Refusal(
+            403,
+            "wrong_origin",
+            f"{page} may not use this server; only its own page may. Open this server's address "
+            "itself, or call it from a program.",
+        )
+
+
+def _in_origin_form(scope: Scope) -> Scope:
+    """The scope of a request as if its target was a path, with the server that it named as Host."""
+    target = _ABSOLUTE.fullmatch(scope["path"])
+    if target is None:
+        return {**scope}
+    headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    return {
+        **scope,
+        "path": target[2] or "/",
+        "raw_path": re.sub(rb"^[^/]*//[^/]*", b"", scope["raw_path"]) or b"/",
+        "headers": [(b"host", target[1].encode("latin-1", "replace")), *headers],
+    }
+
+
+def _cookie_name(scope: Scope) -> str:
+    return f"bitgaze-{scope['server'][1]}"  # a host's ports share their cookies
+
+
+def _wrong_token() -> Refusal:
+    return Refusal(
+        401,
+        "wrong_token",
+        "This server requires its token. Open the address with ?token=... that "
+        "`bitgaze serve` printed, or send the token as `Authorization: Bearer TOKEN`.",
+        {"WWW-Authenticate": "Bearer"},
+    )
 
 
 def _is_address(host: str) -> bool:

@@ -3,27 +3,27 @@
 Logs nothing, whatever requests arrive, except unexpected exceptions, to stderr.
 """
 
-import asyncio
 import errno
 import ipaddress
 import logging
 import secrets
 import socket
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from bitgaze.errors import BitgazeError
 from bitgaze.gallery.gallery import Gallery
 from bitgaze.server.app import create_app
+from bitgaze.server.connections import MAX_CONNECTIONS, MAX_PER_CLIENT, Connection, Connections
 from bitgaze.server.guard import LOOPBACK
 
-# Above this, requests are answered with 503, so that the process does not run out of files.
-_MAX_CONNECTIONS = 400
-# Maximum time for the head of a request to arrive, and for requests to finish at shutdown.
-_HEAD_SECONDS, _SHUTDOWN_SECONDS = 10, 3
+# Above this, requests are answered with 503. Connections alone never reach it.
+_MAX_REQUESTS = MAX_CONNECTIONS + MAX_PER_CLIENT
+_SHUTDOWN_SECONDS = 3  # maximum time for requests to finish
 _MAX_PORT = 65535
 
 
@@ -67,38 +67,19 @@ def server_config(app: Starlette) -> uvicorn.Config:
     """Settings with which uvicorn logs nothing, and ends every connection in time."""
     # Otherwise it logs every malformed form, to stderr if logging is not set up.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    connection: Any = partial(Connection, Connections())
     return uvicorn.Config(
         app,
-        http=_Connection,
+        http=connection,
         ws="none",
         lifespan="off",
         log_config=None,
         log_level="error",
         access_log=False,
         server_header=False,
-        limit_concurrency=_MAX_CONNECTIONS,
+        limit_concurrency=_MAX_REQUESTS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
-
-
-class _Connection(H11Protocol):
-    """An HTTP connection that closes when idle, and does not delay answers."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        # Otherwise the body of each answer waits 40 ms until the client acknowledges its head:
-        # asyncio sets this only on sockets created with an explicit protocol number.
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.loop.call_later(_HEAD_SECONDS, self._close_if_idle, None)
-
-    def _close_if_idle(self, before: RequestResponseCycle | None) -> None:
-        if self.transport.is_closing():
-            return
-        is_waiting = self.cycle is None or self.cycle.response_complete
-        if is_waiting and self.cycle is before:
-            self.transport.close()
-        else:
-            self.loop.call_later(_HEAD_SECONDS, self._close_if_idle, self.cycle)
 
 
 def _is_loopback(host: str) -> bool:

@@ -10,7 +10,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from bitgaze.encoding.heatmap import data_uri, overlay, thumbnail
-from bitgaze.gallery.gallery import Gallery
+from bitgaze.gallery.filters import Condition, conditions
 from bitgaze.gallery.search import Hit
 from bitgaze.server.answers import Answer, Refusal
 from bitgaze.server.browse import item_to_json
@@ -22,7 +22,7 @@ from bitgaze.server.parameters import (
     parameters_of,
     required,
 )
-from bitgaze.server.state import MAX_HITS, check_model, item_of, state_of
+from bitgaze.server.state import MAX_HITS, ServerState, check_model, item_of, state_of
 from bitgaze.server.upload import check_image, uploaded_file
 
 
@@ -35,16 +35,18 @@ async def search_code(request: Request) -> Answer:
     """Search by a code that an earlier answer returned: the image need not be sent again."""
     parameters = parameters_of(request, "code", "k", "radius", "where")
     state = state_of(request)
-    nearest = _search_with(parameters, state.gallery)
+    nearest, filters = _search_with(parameters, state)
     text = required(parameters, "code")
     code = code_from(text, state.gallery.bits)
-    return Answer(await state.run_reading(lambda: {"item": None, "code": text} | nearest(code)))
+    async with state.filtering.ready_for(filters):
+        found = await state.run_reading(lambda: nearest(code))
+    return Answer({"item": None, "code": text} | found)
 
 
 async def _search_item(request: Request) -> Answer:
     parameters = parameters_of(request, "key", "k", "radius", "where")
     state = state_of(request)
-    nearest = _search_with(parameters, state.gallery)
+    nearest, filters = _search_with(parameters, state)
     key = required(parameters, "key")
 
     def work() -> dict[str, Any]:
@@ -52,14 +54,15 @@ async def _search_item(request: Request) -> Answer:
         item = item_of(state.gallery, key)
         return {"item": item_to_json(item), "code": None} | nearest(item.code, key)
 
-    return Answer(await state.run_reading(work))
+    async with state.filtering.ready_for(filters):
+        return Answer(await state.run_reading(work))
 
 
 async def _search_image(request: Request) -> Answer:
     parameters = parameters_of(request, "k", "radius", "where", "images")
     state = state_of(request)
     gallery, limits = state.gallery, state.limits
-    nearest = _search_with(parameters, gallery)
+    nearest, filters = _search_with(parameters, state)
     with_images = boolean(parameters, "images")
     check_model(gallery)
 
@@ -77,30 +80,56 @@ async def _search_image(request: Request) -> Answer:
             answer["attention"] = data_uri(overlay(small, encoded.attention[0]))
         return answer
 
-    async with uploaded_file(request, limits.upload_bytes, limits.upload_seconds) as upload:
+    async with (
+        uploaded_file(request, limits.upload_bytes, limits.upload_seconds) as upload,
+        state.filtering.ready_for(filters),
+    ):
         return Answer(await state.run_encoding(lambda: work(upload)))
 
 
-def _search_with(parameters: dict[str, str], gallery: Gallery) -> Callable[..., dict[str, Any]]:
+def _search_with(
+    parameters: dict[str, str], state: ServerState
+) -> tuple[Callable[..., dict[str, Any]], tuple[Condition, ...]]:
     """A search with the k, radius and where of these parameters.
 
     Returns:
         A function of a code, and of the key of an item to leave out or None, to the part of the
-        answer that all searches share.
+        answer that all searches share; and the conditions of where.
     """
+    gallery = state.gallery
     k = integer(parameters, "k", 1, MAX_HITS) or 10
     radius = integer(parameters, "radius", 0, gallery.bits)
     where = condition(parameters)
+    try:
+        filters = conditions(where or {})
+    except ValueError as error:
+        raise Refusal(400, "bad_argument", str(error)) from error
+    _check_conditions(filters, state)
 
     def nearest(code: NDArray[np.uint8], key: str | None = None) -> dict[str, Any]:
-        try:
-            hits = gallery.search_code(code, k + (key is not None), radius=radius, where=where)
-        except ValueError as error:
-            raise Refusal(400, "bad_argument", str(error)) from error
+        hits = gallery.search_code(code, k + (key is not None), radius=radius, where=where)
         others = [hit for hit in hits if hit.key != key]
         return {"bits": gallery.bits, "hits": [_hit_to_json(hit) for hit in others[:k]]}
 
-    return nearest
+    return nearest, filters
+
+
+def _check_conditions(filters: tuple[Condition, ...], state: ServerState) -> None:
+    limits, slow = state.limits, state.filtering.slow_fields(filters)
+    if len(filters) > limits.conditions:
+        raise Refusal(
+            400,
+            "too_many_conditions",
+            f"where has {len(filters)} conditions; the limit is {limits.conditions}.",
+        )
+    if len(slow) > limits.slow_fields:
+        raise Refusal(
+            429,
+            "too_many_conditions",
+            f"where has {len(slow)} fields that are compared with a pattern, or that no search has "
+            f"used yet; the limit is {limits.slow_fields}, since all items must be looked at for "
+            "each. Search with some of them first.",
+        )
 
 
 def _hit_to_json(hit: Hit) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What all requests share: the gallery, their limits, and the threads that do the work."""
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -11,10 +12,14 @@ from bitgaze.cores import available_cores
 from bitgaze.gallery.gallery import Gallery
 from bitgaze.gallery.items import Item
 from bitgaze.server.answers import Refusal
+from bitgaze.server.drawings import Drawings
+from bitgaze.server.filtering import Filtering
 
 T = TypeVar("T")
 
 MAX_HITS = 200
+
+_MAX_HEALTH_WAIT_S, _HEALTH_THREADS = 0.03, 64
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,17 @@ class Limits:
         upload_bytes: maximum size of a request's body.
         upload_seconds: maximum time from a request's head to the last byte of its body.
         pixels: maximum number of pixels of an uploaded image.
+        conditions: maximum number of conditions in `where`.
+        slow_fields: maximum number of fields in `where` that make the gallery look at every item:
+            those that no search has used yet, and those compared with a pattern (`like`), or the
+            key with a range.
     """
 
     upload_bytes: int = 32_000_000
     upload_seconds: float = 60
     pixels: int = 50_000_000
+    conditions: int = 32
+    slow_fields: int = 4
 
 
 DEFAULT_LIMITS = Limits()
@@ -40,16 +51,34 @@ class ServerState:
 
     def __init__(self, gallery: Gallery, limits: Limits) -> None:
         self.gallery, self.limits = gallery, limits
+        self.filtering = Filtering(gallery)
+        self.drawings = Drawings()
         self._encoding_threads = CapacityLimiter(available_cores())
         self._reading_threads = CapacityLimiter(4 * available_cores())
+        self._health_threads = CapacityLimiter(_HEALTH_THREADS)
+        self._counter = ThreadPoolExecutor(1)
+        self._items = len(gallery)
+        self._counting: Future[int] | None = None
 
     async def run_encoding(self, work: Callable[[], T]) -> T:
-        """Run work that decodes an upload or runs the network, in one of a few threads."""
+        """Run work on an upload, in one of a few threads."""
         return await to_thread.run_sync(work, limiter=self._encoding_threads)
 
     async def run_reading(self, work: Callable[[], T]) -> T:
-        """Run work that reads the gallery or a small image, in one of more threads."""
+        """Run work that reads the gallery, in one of more threads."""
         return await to_thread.run_sync(work, limiter=self._reading_threads)
+
+    async def item_count(self) -> int:
+        """The number of items; the last known one if other requests keep the gallery for long."""
+        if self._counting is None or self._counting.done():
+            self._counting = self._counter.submit(len, self.gallery)
+        counting = self._counting
+        await to_thread.run_sync(
+            lambda: wait([counting], _MAX_HEALTH_WAIT_S), limiter=self._health_threads
+        )
+        if counting.done():
+            self._items = counting.result()
+        return self._items
 
 
 def state_of(request: Request) -> ServerState:

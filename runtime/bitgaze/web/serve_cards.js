@@ -62,7 +62,7 @@ export function showImage(figure, { image, attention, reason = "no longer in thi
   plain.hidden = false;
   note.hidden = true;
   plain.alt = alt;
-  plain.onerror = () => showReason("the file is gone or cannot be read");
+  plain.onerror = () => showReason("the file is gone, has changed or cannot be read");
   if (image) plain.src = image;
   else {
     plain.removeAttribute("src");
