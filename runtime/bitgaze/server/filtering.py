@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from anyio import CapacityLimiter, to_thread
 
-from bitgaze.gallery.filters import KEY, RANGES, Condition
+from bitgaze.gallery.filters import KEY, RANGE_OPERATORS, Condition
 from bitgaze.gallery.gallery import Gallery
 from bitgaze.server.answers import Refusal
 
@@ -40,7 +40,7 @@ class Filtering:
                 for condition in conditions
                 if condition.field not in self._known
                 or condition.operator == "like"
-                or (condition.field == KEY and condition.operator in RANGES)
+                or (condition.field == KEY and condition.operator in RANGE_OPERATORS)
             }
         )
 
