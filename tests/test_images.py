@@ -3,12 +3,15 @@ import hashlib
 import io
 import os
 import struct
+import threading
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
+from PIL import ImageFile as ImageFilePlugin
 
 from bitgaze import ImageError
 from bitgaze.encoding import images
@@ -425,6 +428,47 @@ class TestImageFile:
             os.mkfifo(tmp_path / "pipe.png")
             with pytest.raises(ImageError, match=r"pipe\.png: not a regular file"):
                 load(ImageFile(tmp_path / "pipe.png"), SMALL)
+
+
+@pytest.mark.parametrize("source", [str, ImageFile])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("tiff", {}), ("tiff", {"compression": "tiff_lzw"}), ("bmp", {}), ("ppm", {}), ("tga", {})],
+)
+@pytest.mark.usefixtures("in_memory_bytes")
+def test_a_file_that_is_shortened_while_it_is_decoded_is_refused(
+    source, kind, options, tmp_path, monkeypatch
+):
+    """Mapped into memory, by Pillow or by libtiff, it would end the process: SIGBUS."""
+    path = tmp_path / "scan"
+    noise = np.random.default_rng(1).integers(0, 256, (700, 700), np.uint8)
+    Image.fromarray(noise).save(path, kind, **options)
+    decode = ImageFilePlugin.ImageFile.load_prepare
+    mapped = []
+
+    def shorten(image):
+        os.truncate(path, 1000)
+        if (maps := Path("/proc/self/maps")).exists():
+            mapped.append(str(path) in maps.read_text())
+        return decode(image)
+
+    monkeypatch.setattr(ImageFilePlugin.ImageFile, "load_prepare", shorten)
+    with pytest.raises(ImageError, match="scan: "):
+        load(source(path), SMALL)
+    assert not any(mapped)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_read_and_a_device_that_never_ends_is_refused(tmp_path, make_image, monkeypatch):
+    content = make_image("a.png").read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[content])
+    writer.start()
+    assert np.array_equal(load(tmp_path / "pipe", SMALL), load(content, SMALL))
+    writer.join()
+    monkeypatch.setattr(images, "_STREAM_BYTES", 1_000_000)
+    with pytest.raises(ImageError, match="/dev/zero: not a regular file, and more than 1000000"):
+        load("/dev/zero", SMALL)
 
 
 def test_a_file_just_written_is_read_once_its_times_can_show_a_change(make_image):

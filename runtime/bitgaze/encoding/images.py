@@ -11,7 +11,7 @@ import stat
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias
@@ -56,7 +56,7 @@ class ImageFile:
             OSError: the file cannot be read.
             ValueError: it is no regular file, or changed until the context ended.
         """
-        with open(self.path, "rb", opener=_open_at_once) as file:
+        with _Unmapped(self.path, _open_at_once) as file:
             before = _settled(file)
             self.size, self.mtime_ns, self.ctime_ns = _state(before)
             stream: BinaryIO = file
@@ -71,15 +71,15 @@ class ImageFile:
                 raise
             self._compare(file, None)
 
-    def _compare(self, file: BinaryIO, cause: Exception | None) -> None:
+    def _compare(self, file: "_Unmapped", cause: Exception | None) -> None:
         was = self.size, self.mtime_ns, self.ctime_ns
-        status = os.fstat(file.fileno())
+        status = file.status()
         try:
             named = os.stat(self.path)  # noqa: PTH116 (may be bytes)
             self.has_changed = not _state(named) == _state(status) == was
             # Some network file systems have another inode number at each look.
             if not self.has_changed and not os.path.samestat(named, status):
-                with open(self.path, "rb", opener=_open_at_once) as other:
+                with _Unmapped(self.path, _open_at_once) as other:
                     self.has_changed = _digest(other) != self.content
         except OSError:
             self.has_changed = True
@@ -149,6 +149,8 @@ _UPRIGHT = {
 # `ImageFile` reads files of up to this size into memory, and larger ones twice from one descriptor:
 # for the digest, then to decode them.
 _IN_MEMORY_BYTES = 16 << 20
+# Of what is no regular file: a pipe, a device that never ends.
+_STREAM_BYTES = 256_000_000
 # File systems round times to a tick of the clock, 1 to 10 ms. A file written within the last tick
 # could change again and keep its times.
 _TICK_NS = 20_000_000
@@ -209,7 +211,9 @@ def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
 
     Args:
         source: a path, the content of an image file, an `ImageFile`, a PIL image, or a uint8 array:
-            (height, width) grey, (height, width, 3) RGB or (height, width, 4) RGBA.
+            (height, width) grey, (height, width, 3) RGB or (height, width, 4) RGBA. Files are never
+            mapped into memory: one that is shortened while it is read is an ImageError. Only a PIL
+            image that the caller opened by name is read as Pillow does, which may map its file.
         preprocess: of the model; its size and filter apply.
 
     Returns:
@@ -306,31 +310,59 @@ def _stream(
         with source.opened() as stream:
             yield stream
     elif isinstance(source, str | os.PathLike):
-        with open(source, "rb") as stream:  # noqa: PTH123
-            yield stream
+        with _Unmapped(source) as file:
+            if stat.S_ISREG(file.status().st_mode):
+                yield file
+                return
+            content = file.read(_STREAM_BYTES + 1)  # of a pipe, for example
+        if len(content) > _STREAM_BYTES:
+            raise ValueError(f"not a regular file, and more than {_STREAM_BYTES} bytes")
+        yield io.BytesIO(content)
     else:
         yield io.BytesIO(source)
 
 
+class _Unmapped(io.BufferedReader):
+    """A file that nobody can map into memory, since it has neither name nor descriptor to give.
+
+    Pillow maps files that it opens by name, and libtiff those of a descriptor. If such a file is
+    then shortened, SIGBUS ends the process; here the image is truncated, which is an ImageError.
+    """
+
+    def __init__(
+        self,
+        path: str | bytes | os.PathLike[str],
+        opener: Callable[[str, int], int] | None = None,
+    ) -> None:
+        self._file = io.FileIO(os.fspath(path), opener=opener)
+        super().__init__(self._file)
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
+
+    def status(self) -> os.stat_result:
+        return os.fstat(self._file.fileno())
+
+
 def _open_at_once(path: str, flags: int) -> int:
-    """Opener for `open` that does not wait for a pipe's writer."""
+    """Opener that does not wait for a pipe's writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _settled(file: BinaryIO) -> os.stat_result:
+def _settled(file: _Unmapped) -> os.stat_result:
     """Status of a regular file, taken so late that any change after it shows in the times.
 
     Raises:
         ValueError: not a regular file.
     """
-    status = os.fstat(file.fileno())
+    status = file.status()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("not a regular file")
     age_ns = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
     if not 0 <= age_ns < _TICK_NS:
         return status
     time.sleep((_TICK_NS - age_ns) / 1e9)
-    return os.fstat(file.fileno())
+    return file.status()
 
 
 def _digest(file: BinaryIO) -> bytes:
