@@ -13,6 +13,7 @@ from bitgaze.cli.options import (
     OK,
     Commands,
     add_command,
+    add_decoding,
     add_gallery,
     add_model,
     check_kernel,
@@ -178,6 +179,7 @@ def _add_duplicates(commands: Commands) -> None:
         help="maximum number of bits that may differ (default: a twelfth of all)",
     )
     _add_html(parser)
+    add_decoding(parser)
 
 
 def duplicates(options: argparse.Namespace) -> int:

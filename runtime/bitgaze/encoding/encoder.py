@@ -297,7 +297,8 @@ class Encoder:
         try:
             return images.load(source, self.contract.preprocess)
         except ImageError as error:
-            return error
+            # Without its traceback, which would keep what was decoded as long as the error.
+            return ImageError(*error.args)
 
     def _run(self, session: Any, pixels: NDArray[np.uint8]) -> _Row | ImageError:
         try:

@@ -16,7 +16,7 @@ from bitgaze.cores import available_cores
 from bitgaze.encoding.alterations import altered
 from bitgaze.encoding.calibration import Calibration, calibrate
 from bitgaze.encoding.encoder import Encoder
-from bitgaze.encoding.images import Source, upright
+from bitgaze.encoding.images import Source, fitted
 from bitgaze.errors import GalleryError, ImageError
 from bitgaze.gallery.adaptation import Adaptation, fit, with_kind_of
 from bitgaze.gallery.items import ItemImage, changed
@@ -233,11 +233,14 @@ class Recoding:
         """Altered versions of images; to `originals` goes the row of the one each is of."""
         for row, item_image in enumerate(item_images):
             try:
-                image = upright(self._source(item_image), self._encoder.contract.preprocess.size)
+                # Ten versions of a panorama would be gigabytes.
+                image = fitted(
+                    self._source(item_image),
+                    _LONGEST_ALTERED_PX,
+                    self._encoder.contract.preprocess.size,
+                )
             except ImageError as error:
                 raise self._refusal({item_image.key: str(error)}) from error
-            # Ten versions of a panorama would be gigabytes.
-            image.thumbnail((_LONGEST_ALTERED_PX, _LONGEST_ALTERED_PX))
             if min(image.size) < _SHORTEST_ALTERED_PX:
                 continue
             for version in altered(image).values():

@@ -19,9 +19,6 @@ from bitgaze.encoding.images import dimensions
 from bitgaze.server.answers import Refusal
 
 _IN_MEMORY = 1 << 20
-# A JPEG of a few kilobytes can ask a decoder to go over the whole image a hundred thousand times.
-# What cameras and programs write does so about ten times.
-_START_OF_SCAN, _MOST_SCANS = b"\xff\xda", 100
 
 
 @asynccontextmanager
@@ -67,8 +64,8 @@ def check_image(content: bytes, max_pixels: int) -> None:
     """Refuse what would take a decoder too long or too much memory; nothing is decoded.
 
     Raises:
-        Refusal: more pixels than allowed, or a JPEG of absurdly many scans.
-        ImageError: not an image.
+        Refusal: more pixels than allowed.
+        ImageError: not an image, or its headers ask too much of a decoder.
     """
     width, height = dimensions(content)
     if width * height > max_pixels:
@@ -77,13 +74,6 @@ def check_image(content: bytes, max_pixels: int) -> None:
             "too_many_pixels",
             f"The image has {width} x {height} pixels, {width * height / 1e6:.0f} million; the "
             f"limit is {max_pixels / 1e6:.0f} million. Save a smaller copy and search with that.",
-        )
-    if content.startswith(b"\xff\xd8") and content.count(_START_OF_SCAN) > _MOST_SCANS:
-        raise Refusal(
-            422,
-            "not_an_image",
-            f"This JPEG has more than {_MOST_SCANS} scans, as if made to keep a computer busy. "
-            "Save it anew and search with that.",
         )
 
 
