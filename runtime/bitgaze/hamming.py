@@ -109,7 +109,9 @@ class HammingIndex:
 
         The index keeps the array alive. Do not change the array during a search. It may be backed
         by a file or any other buffer: `numpy.memmap`, or
-        `numpy.frombuffer(data, numpy.uint8).reshape(n, -1)`.
+        `numpy.frombuffer(data, numpy.uint8).reshape(n, -1)`. If another program shortens a mapped
+        file, the operating system ends the process at the next search (SIGBUS): map only files that
+        nobody writes to, or read them.
 
         Args:
             codes: uint8, shape (n, bits // 8), C-contiguous, with any alignment.

@@ -9,6 +9,7 @@ from pathlib import Path
 from bitgaze.cli import doctor, index, search, serve, upkeep
 from bitgaze.cli.options import STOPPED
 from bitgaze.cli.terminal import warn
+from bitgaze.encoding.memory import limit
 from bitgaze.errors import BitgazeError, GalleryCorrupt
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A file name must not stop the program on a terminal that cannot show its characters.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     options = parser().parse_args(arguments)
+    if getattr(options, "max_decoded_bytes", None) is not None:
+        limit(options.max_decoded_bytes)
     try:
         result: int = options.run(options)
         return result

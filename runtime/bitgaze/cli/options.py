@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bitgaze.cli.terminal import warn
+from bitgaze.encoding.memory import OPTION, VARIABLE, megabytes
 from bitgaze.errors import BitgazeError, ProviderWarning
 
 if TYPE_CHECKING:
@@ -60,6 +61,26 @@ def add_model(
         'repeated, in order of preference), "auto", or a device policy such as prefer_npu '
         "(default: cpu)",
     )
+    add_decoding(parser)
+
+
+def add_decoding(parser: argparse.ArgumentParser) -> None:
+    """The option --max-decoded-mb, which `main` obeys."""
+    parser.add_argument(
+        OPTION,
+        dest="max_decoded_bytes",
+        type=_decoded_bytes,
+        metavar="MB",
+        help="memory for decoding images, of all threads together; images that need more are "
+        f"refused (default: ${VARIABLE}, then a quarter of the memory)",
+    )
+
+
+def _decoded_bytes(text: str) -> int:
+    try:
+        return megabytes(text, OPTION)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def gallery_path(text: str) -> str:

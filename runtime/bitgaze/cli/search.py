@@ -13,6 +13,7 @@ from bitgaze.cli.options import (
     OK,
     Commands,
     add_command,
+    add_decoding,
     add_gallery,
     add_model,
     cannot_write,
@@ -187,6 +188,7 @@ def _add_duplicates(commands: Commands) -> None:
         help="maximum number of bits that differ (default: a twelfth of the code)",
     )
     _add_html(parser)
+    add_decoding(parser)
 
 
 def duplicates(options: argparse.Namespace) -> int:

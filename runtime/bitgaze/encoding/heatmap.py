@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bitgaze.encoding.images import Source, upright
+from bitgaze.encoding.images import Source, fitted
 
 THUMBNAIL_PX = 320  # longest side on a page
 
@@ -30,9 +30,7 @@ def thumbnail(source: Source, side: int = THUMBNAIL_PX) -> Image.Image:
     Raises:
         ImageError, TypeError, ValueError: as for `bitgaze.encoding.images.load`.
     """
-    image = upright(source, side)
-    image.thumbnail((side, side))
-    return image
+    return fitted(source, side)
 
 
 def jpeg(image: Image.Image) -> bytes:

@@ -4,22 +4,93 @@ The one place where images are decoded and resized, for the runtime and for trai
 are comparable only if their images went through the same steps.
 """
 
+import hashlib
 import io
 import os
+import stat
 import struct
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from bitgaze.encoding.costs import decoding_cost, is_decoded_in_python
+from bitgaze.encoding.headers import MOST_PIXELS, check_jpeg, check_pnm, readable_png
+from bitgaze.encoding.memory import Reservation, budget
 from bitgaze.errors import ImageError
 
-Source: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+
+class ImageFile:
+    """An image file as a source that is read once: what is decoded is what its digest is of.
+
+    A source for one `load`, `upright` or `encode`, which opens the file in the thread that decodes.
+    If the file changes, moves or is replaced meanwhile, that raises an ImageError, and the file is
+    to be read again. Later changes of the path's file do not matter to the attributes.
+
+    Attributes:
+        path: of the file, as given.
+        content: BLAKE2b digest of the file, 16 bytes; empty until it is read.
+        size: in bytes; this and the two below are 0 until the file is read.
+        mtime_ns: modification time in nanoseconds.
+        ctime_ns: as `os.stat` gives it.
+        has_changed: whether the file changed, moved or was replaced while it was read.
+    """
+
+    def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.content = b""
+        self.size = self.mtime_ns = self.ctime_ns = 0
+        self.has_changed = False
+
+    def __repr__(self) -> str:
+        return f"ImageFile({self.path!r})"
+
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """The file, open to be decoded; the attributes are set.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is no regular file, or changed until the context ended.
+        """
+        with _Unmapped(self.path, _open_at_once) as file:
+            before = _settled(file)
+            self.size, self.mtime_ns, self.ctime_ns = _state(before)
+            stream: BinaryIO = file
+            if self.size <= _IN_MEMORY_BYTES:
+                # One byte more, to read to the end of a file that has grown since.
+                stream = io.BytesIO(file.read(self.size + 1))
+            self.content = _digest(stream)
+            try:
+                yield stream
+            except Exception as error:
+                self._compare(file, error)
+                raise
+            self._compare(file, None)
+
+    def _compare(self, file: "_Unmapped", cause: Exception | None) -> None:
+        was = self.size, self.mtime_ns, self.ctime_ns
+        status = file.status()
+        try:
+            named = os.stat(self.path)  # noqa: PTH116 (may be bytes)
+            self.has_changed = not _state(named) == _state(status) == was
+            # Some network file systems have another inode number at each look.
+            if not self.has_changed and not os.path.samestat(named, status):
+                with _Unmapped(self.path, _open_at_once) as other:
+                    self.has_changed = _digest(other) != self.content
+        except OSError:
+            self.has_changed = True
+        if self.has_changed:
+            raise ValueError("changed while it was being read") from cause
+
+
+Source: TypeAlias = str | os.PathLike[str] | bytes | ImageFile | Image.Image | NDArray[np.uint8]
 
 # File name extensions that count as images. Some formats Pillow cannot read (HEIC needs a plug-in);
 # listing them gets such a file reported instead of silently missing from the gallery.
@@ -68,6 +139,10 @@ _FORMATS = (
     "QOI",
     "TGA",
 )
+# Those of which libjpeg decodes no more than it needs.
+_DRAFTED = ("JPEG", "MPO")
+# Pixels, and bytes of the file, of what Pillow decodes in Python: a microsecond for each.
+_MOST_SLOW = 16_000_000
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -78,6 +153,14 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# `ImageFile` reads files of up to this size into memory, and larger ones twice from one descriptor:
+# for the digest, then to decode them.
+_IN_MEMORY_BYTES = 16 << 20
+# Of what is no regular file: a pipe, a device that never ends.
+_STREAM_BYTES = 256_000_000
+# File systems round times to a tick of the clock, 1 to 10 ms. A file written within the last tick
+# could change again and keep its times.
+_TICK_NS = 20_000_000
 # Two threads must not decode the same lazily opened PIL image, and callers may pass one twice.
 _PIL_LOCK = threading.Lock()
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -91,11 +174,10 @@ _KNOWN_RULES = {
 # photograph then takes 9 ms instead of 109, with no visible difference.
 _REDUCING_GAP = 2.0
 _STRIP_PIXELS = 1 << 20
-# Where Pillow refuses too (twice its MAX_IMAGE_PIXELS), unless a program has lifted that limit: 720
-# MB at 4 bytes per pixel.
-_MAX_PIXELS = 178_956_970
 # The WebP decoder holds the canvas four times: 94 million pixels took 1.4 GB, from a file of 5 kB.
-_MAX_PIXELS_WEBP = _MAX_PIXELS // 4
+_MOST_PIXELS_WEBP = MOST_PIXELS // 4
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -134,28 +216,39 @@ def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
     """Load an image as a model's input.
 
     Args:
-        source: a path, the content of an image file, a PIL image, or a uint8 array: (height, width)
-            grey, (height, width, 3) RGB or (height, width, 4) RGBA.
+        source: a path, the content of an image file, an `ImageFile`, a PIL image, or a uint8 array:
+            (height, width) grey, (height, width, 3) RGB or (height, width, 4) RGBA. Files are never
+            mapped into memory: one that is shortened while it is read is an ImageError. Only a PIL
+            image that the caller opened by name is read as Pillow does, which may map its file.
         preprocess: of the model; its size and filter apply.
 
     Returns:
         uint8, shape (size, size, 3), RGB, upright, C-contiguous.
 
     Raises:
-        ImageError: the image cannot be read, or its file has more than 178,956,970 pixels (a
-            quarter of that for WebP).
+        ImageError: the image cannot be read; or it has more than 178,956,970 pixels (a quarter of
+            that for WebP; of a JPEG only those count that are decoded at a reduced scale), takes
+            more memory than the budget of decoded bytes (`bitgaze.encoding.memory`), or is of a
+            kind that Pillow decodes in Python (QOI, some BMP and PPM) and has more than 16 million
+            pixels or bytes.
         TypeError: `source` is none of the above.
         ValueError: an array of a different shape.
     """
-    image = upright(source, preprocess.size)
     square = (preprocess.size, preprocess.size)
-    if image.size != square:
-        image = image.resize(square, _FILTERS[preprocess.filter], reducing_gap=_REDUCING_GAP)
-    return np.array(image)
+
+    def resized(image: Image.Image) -> NDArray[np.uint8]:
+        if image.size != square:
+            image = image.resize(square, _FILTERS[preprocess.filter], reducing_gap=_REDUCING_GAP)
+        return np.array(image)
+
+    return with_upright(source, preprocess.size, resized)
 
 
 def upright(source: Source, shorter_side: int) -> Image.Image:
     """Load a whole image, upright and RGB; a large JPEG is decoded at a reduced scale.
+
+    The image is no longer part of the budget of decoded bytes; `with_upright` and `fitted` keep the
+    memory of many threads within it.
 
     Args:
         source: as for `load`.
@@ -165,24 +258,99 @@ def upright(source: Source, shorter_side: int) -> Image.Image:
     Raises:
         ImageError, TypeError, ValueError: as for `load`.
     """
+    return with_upright(source, shorter_side, Image.Image.copy, copies=1)
+
+
+def fitted(source: Source, side: int, shorter_side: int | None = None) -> Image.Image:
+    """Load an image, upright and RGB, shrunk to fit a square, within the budget of decoded bytes.
+
+    Args:
+        source: as for `load`.
+        side: of the square, in pixels. A smaller image keeps its size.
+        shorter_side: as for `upright`; by default `side`.
+
+    Raises:
+        ImageError, TypeError, ValueError: as for `load`.
+    """
+
+    def shrunk(image: Image.Image) -> Image.Image:
+        image.thumbnail((side, side))
+        return image.copy()  # a plain image, that does not hold a decoder
+
+    return with_upright(source, shorter_side or side, shrunk)
+
+
+def with_upright(
+    source: Source, shorter_side: int, work: Callable[[Image.Image], _T], copies: int = 0
+) -> _T:
+    """Do something with an image that is decoded within the budget of decoded bytes.
+
+    Args:
+        source: as for `load`.
+        shorter_side: as for `upright`.
+        work: called with the image as `upright` returns it, which it may change, but must not keep.
+        copies: of the whole image that `work` makes.
+
+    Returns:
+        What `work` returns.
+
+    Raises:
+        ImageError, TypeError, ValueError: as for `load`.
+    """
+    reservation = Reservation(budget())
+    try:
+        return _with_upright(source, shorter_side, work, copies, reservation)
+    finally:
+        reservation.budget.parts.pop(reservation, None)
+        reservation.wake_others()
+
+
+def _with_upright(
+    source: Source,
+    shorter_side: int,
+    work: Callable[[Image.Image], _T],
+    copies: int,
+    reservation: Reservation,
+) -> _T:
     if isinstance(source, np.ndarray):
-        return _rgb(_from_array(source))
+        _check_array(source)
+        reservation.take_some(5 * source.size)
+        return work(_rgb(Image.fromarray(source)).copy())
     if isinstance(source, Image.Image):
         try:
+            # In memory already, or about to be decoded as its owner has opened it.
+            reservation.take_some(decoding_cost(source, 0, copies=copies + 1))
             with _PIL_LOCK:
                 source.load()
                 orientation = _orientation(source)
-            return _turned(_rgb(source), orientation)
+            image = _turned(_rgb(source), orientation)
+            image = image.copy() if image is source else image
         except Exception as error:  # a lazily opened image is decoded here; see _opened
             raise ImageError(f"PIL image: {_reason(error)}") from error
-    if not isinstance(source, str | os.PathLike | bytes | bytearray | memoryview):
+        return work(image)
+    if not isinstance(source, str | os.PathLike | bytes | bytearray | memoryview | ImageFile):
         raise TypeError(
             f"an image is a path, bytes, PIL.Image or numpy array, not {type(source).__name__}"
         )
-    with _opened(source) as image:
-        _check_size(image)
+    with _opened(source) as opened:
+        image = opened.image
+        coefficients = image.width * image.height if opened.keeps_coefficients else 0
         _draft(image, shorter_side)
-        return _turned(_rgb(image), _orientation(image))
+        _check_size(image, opened.file_bytes)
+        cost = decoding_cost(
+            image,
+            opened.file_bytes,
+            coefficients=coefficients,
+            is_turned=_orientation(image) in _UPRIGHT,
+            copies=copies,
+        )
+        try:
+            reservation.take(cost)
+        except ValueError as error:
+            raise ValueError(f"{image.width} x {image.height} pixels: {error}") from error
+        image.load()
+        # Only now: Pillow turns some TIFF files itself.
+        return work(_turned(_rgb(image), _orientation(image)))
 
 
 def dimensions(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
@@ -194,33 +362,138 @@ def dimensions(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     Raises:
         ImageError: the file cannot be read or is not an image.
     """
-    with _opened(source) as image:
-        return image.size
+    with _opened(source) as opened:
+        return opened.image.size
+
+
+class _Opened(NamedTuple):
+    """An image file that is open, and what its headers say."""
+
+    image: Image.Image
+    file_bytes: int
+    keeps_coefficients: bool
 
 
 @contextmanager
 def _opened(
-    source: str | os.PathLike[str] | bytes | bytearray | memoryview,
-) -> Iterator[Image.Image]:
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | ImageFile,
+) -> Iterator[_Opened]:
     """An open image file. Any failure until it is closed becomes an ImageError that names it."""
     if isinstance(source, str | os.PathLike):
-        file: str | io.BytesIO = os.fspath(source)
         name = printable(source)
+    elif isinstance(source, ImageFile):
+        name = printable(source.path)
     else:
-        file, name = io.BytesIO(source), f"{len(source)} bytes"
+        name = f"{len(source)} bytes"
     # On hostile or damaged files decoders raise nearly anything (struct.error, SyntaxError,
     # IndexError, ...). All of it means that this image cannot be read.
     try:
         Image.init()  # registers every format, once; Image.open fails on a format not registered
-        formats = [format for format in _FORMATS if format in Image.OPEN]
-        with Image.open(file, formats=formats) as image:
-            yield image
+        with _stream(source) as stream:
+            file_bytes = stream.seek(0, io.SEEK_END)
+            image, keeps_coefficients = _identified(stream)
+            try:
+                yield _Opened(image, file_bytes, keeps_coefficients)
+            finally:
+                # Pixels and decoder, which an error's traceback would keep.
+                vars(image).clear()
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image that bitgaze reads") from error
     except IsADirectoryError as error:
         raise ImageError(f"{name}: a folder; name an image in it") from error
     except Exception as error:
         raise ImageError(f"{name}: {_reason(error)}") from error
+
+
+def _identified(stream: BinaryIO) -> tuple[Image.Image, bool]:
+    """An image that is open, not decoded, and whether its decoder keeps all its coefficients."""
+    stream.seek(0)
+    start = stream.read(8)
+    if start.startswith(b"\xff\xd8\xff"):
+        keeps_coefficients = check_jpeg(stream)
+        stream.seek(0)
+        try:
+            # Not by Image.open, which has a limit on stored pixels: most need not be decoded.
+            return Image.OPEN["JPEG"][0](stream, ""), keeps_coefficients
+        except (SyntaxError, IndexError, TypeError, struct.error) as error:
+            raise UnidentifiedImageError from error
+    if start == b"\x89PNG\r\n\x1a\n":
+        stream = readable_png(stream)
+    elif start[:1] == b"P":
+        check_pnm(stream)
+    formats = [format for format in _FORMATS if format in Image.OPEN]
+    return Image.open(stream, formats=formats), False
+
+
+@contextmanager
+def _stream(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | ImageFile,
+) -> Iterator[BinaryIO]:
+    if isinstance(source, ImageFile):
+        with source.opened() as stream:
+            yield stream
+    elif isinstance(source, str | os.PathLike):
+        with _Unmapped(source) as file:
+            if stat.S_ISREG(file.status().st_mode):
+                yield file
+                return
+            content = file.read(_STREAM_BYTES + 1)  # of a pipe, for example
+        if len(content) > _STREAM_BYTES:
+            raise ValueError(f"not a regular file, and more than {_STREAM_BYTES} bytes")
+        yield io.BytesIO(content)
+    else:
+        yield io.BytesIO(source)
+
+
+class _Unmapped(io.BufferedReader):
+    """A file that nobody can map into memory, since it has neither name nor descriptor to give.
+
+    Pillow maps files that it opens by name, and libtiff those of a descriptor. If such a file is
+    then shortened, SIGBUS ends the process; here the image is truncated, which is an ImageError.
+    """
+
+    def __init__(
+        self,
+        path: str | bytes | os.PathLike[str],
+        opener: Callable[[str, int], int] | None = None,
+    ) -> None:
+        self._file = io.FileIO(os.fspath(path), opener=opener)
+        super().__init__(self._file)
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
+
+    def status(self) -> os.stat_result:
+        return os.fstat(self._file.fileno())
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opener that does not wait for a pipe's writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _settled(file: _Unmapped) -> os.stat_result:
+    """Status of a regular file, taken so late that any change after it shows in the times.
+
+    Raises:
+        ValueError: not a regular file.
+    """
+    status = file.status()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file")
+    age_ns = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
+    if not 0 <= age_ns < _TICK_NS:
+        return status
+    time.sleep((_TICK_NS - age_ns) / 1e9)
+    return file.status()
+
+
+def _digest(file: BinaryIO) -> bytes:
+    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()  # type: ignore[arg-type]
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def printable(path: str | bytes | os.PathLike[str]) -> str:
@@ -234,24 +507,13 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _from_array(array: NDArray[Any]) -> Image.Image:
+def _check_array(array: NDArray[Any]) -> None:
     if array.dtype != np.uint8:
         raise TypeError(f"an image array must be uint8, not {array.dtype}")
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise ValueError(
             "an image array must have shape (height, width), (height, width, 3) or "
             f"(height, width, 4), not {array.shape}"
-        )
-    return Image.fromarray(array)
-
-
-def _check_size(image: Image.Image) -> None:
-    """Refuse a huge image before decoding: a file of a few bytes can claim to hold gigabytes."""
-    most = _MAX_PIXELS_WEBP if image.format == "WEBP" else _MAX_PIXELS
-    if image.width * image.height > most:
-        raise ValueError(
-            f"{image.width} x {image.height} pixels, the maximum is {most} in total; "
-            "downscale it first and pass a PIL image"
         )
 
 
@@ -263,12 +525,33 @@ def _draft(image: Image.Image, shorter_side: int) -> None:
         image.draft(None, (round(width * scale), round(height * scale)))
 
 
+def _check_size(image: Image.Image, file_bytes: int) -> None:
+    """Refuse what would be a huge image: a file of a few bytes can claim to hold gigabytes."""
+    pixels = image.width * image.height
+    most = _MOST_PIXELS_WEBP if image.format == "WEBP" else MOST_PIXELS
+    if image.format in _DRAFTED and Image.MAX_IMAGE_PIXELS is not None:
+        most = min(most, 2 * Image.MAX_IMAGE_PIXELS)  # as Pillow limits other formats
+    if pixels > most:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels, the maximum is {most} in total; "
+            "downscale it first and pass a PIL image"
+        )
+    if is_decoded_in_python(image) and max(pixels, file_bytes) > _MOST_SLOW:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels in {file_bytes} bytes, the maximum for this "
+            f"slow kind of {image.format} is {_MOST_SLOW} of both; save it as PNG"
+        )
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    """Convert from any of Pillow's modes to RGB, compositing transparency on white."""
+    """Convert from any of Pillow's modes to RGB, compositing transparency on white.
+
+    An image that is RGB already is returned itself.
+    """
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
         return _eight_bit(image).convert("RGB")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     # In strips, since the four copies that compositing makes of a whole image dominated memory.
     rgb = Image.new("RGB", image.size)
     rows = max(1, _STRIP_PIXELS // image.width)

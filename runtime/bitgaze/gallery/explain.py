@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from bitgaze.encoding.encoder import Encoded
 from bitgaze.encoding.heatmap import overlay
-from bitgaze.encoding.images import Source, printable, upright
+from bitgaze.encoding.images import Source, printable, with_upright
 from bitgaze.errors import ImageError
 from bitgaze.gallery.items import Item, reason_changed
 from bitgaze.gallery.search import code_distances, encode_one, hit
@@ -102,7 +102,7 @@ def _item_side(encode: Encode, has_model: bool, item: Item) -> _Side:
 
 
 def _panel(source: Source) -> Image.Image:
-    return ImageOps.contain(upright(source, min(_PANEL)), _PANEL)
+    return with_upright(source, min(_PANEL), lambda image: ImageOps.contain(image, _PANEL))
 
 
 def _draw(sides: tuple[_Side, _Side], facts: str) -> Image.Image:

@@ -13,7 +13,7 @@ from bitgaze.cores import available_cores
 from bitgaze.encoding.alterations import altered
 from bitgaze.encoding.calibration import Calibration, calibrate
 from bitgaze.encoding.encoder import Encoder
-from bitgaze.encoding.images import Source, upright
+from bitgaze.encoding.images import Source, fitted
 from bitgaze.errors import GalleryError, ImageError
 from bitgaze.gallery.adaptation import Adaptation, adapted_codes, fit, with_kind_of
 from bitgaze.gallery.items import CHANGED, ImageRef, reason_changed
@@ -220,11 +220,12 @@ class _Reencoder:
         """Altered versions of images; appends to `rows` the position of each one's original."""
         for row, ref in enumerate(refs):
             try:
-                image = upright(self._source(ref), self._encoder.contract.preprocess.size)
+                # Ten full-size versions of a panorama would take gigabytes.
+                image = fitted(
+                    self._source(ref), _MAX_ALTERED_PX, self._encoder.contract.preprocess.size
+                )
             except ImageError as error:
                 raise self._refusal({ref.key: str(error)}) from error
-            # Ten full-size versions of a panorama would take gigabytes.
-            image.thumbnail((_MAX_ALTERED_PX, _MAX_ALTERED_PX))
             if min(image.size) < _MIN_ALTERED_PX:
                 continue
             for version in altered(image).values():

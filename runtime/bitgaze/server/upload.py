@@ -18,9 +18,6 @@ from bitgaze.encoding.images import dimensions
 from bitgaze.server.answers import Refusal
 
 _MAX_IN_MEMORY = 1 << 20  # bytes; the rest of an upload goes to disk
-# A JPEG of a few kilobytes can make a decoder go over the whole image a hundred thousand times.
-# Cameras and programs write about ten scans.
-_START_OF_SCAN, _MAX_SCANS = b"\xff\xda", 100
 
 
 @asynccontextmanager
@@ -67,8 +64,8 @@ def check_image(content: bytes, max_pixels: int) -> None:
     """Check, without decoding it, that an image takes no decoder too much time or memory.
 
     Raises:
-        Refusal: the image has too many pixels, or is a JPEG of absurdly many scans.
-        ImageError: it is not an image.
+        Refusal: the image has more pixels than allowed.
+        ImageError: it is not an image, or its headers ask too much of a decoder.
     """
     width, height = dimensions(content)
     if width * height > max_pixels:
@@ -77,13 +74,6 @@ def check_image(content: bytes, max_pixels: int) -> None:
             "too_many_pixels",
             f"The image has {width} x {height} pixels, {width * height / 1e6:.0f} million; the "
             f"limit is {max_pixels / 1e6:.0f} million. Save a smaller copy and search with that.",
-        )
-    if content.startswith(b"\xff\xd8") and content.count(_START_OF_SCAN) > _MAX_SCANS:
-        raise Refusal(
-            422,
-            "not_an_image",
-            f"This JPEG has more than {_MAX_SCANS} scans, which would keep the server busy for too "
-            "long. Save it again as an ordinary JPEG and search with that.",
         )
 
 
