@@ -9,7 +9,7 @@ import pytest
 from inside import move
 
 from bitgaze import GalleryError
-from bitgaze.gallery.items import content_digest as digest
+from bitgaze.gallery.sync import ingest
 from bitgaze.gallery.sync.patterns import PathFilter
 from conftest import smooth_image
 from galleries import touch
@@ -341,8 +341,7 @@ def test_interrupted_comparing_can_be_continued(gallery, tmp_path, monkeypatch):
         gallery.sync(root, on_progress=interrupt)
     read = []
     monkeypatch.setattr(gallery.encoder, "encode", None)
-    monkeypatch.setattr(
-        "bitgaze.gallery.sync.ingest._digest", lambda path: read.append(path) or digest(path)
-    )
+    original = ingest._read
+    monkeypatch.setattr(ingest, "_read", lambda path: read.append(path) or original(path))
     assert gallery.sync(root).unchanged == 40
     assert read == [str(root / f"{number:02}.png") for number in range(32, 40)]

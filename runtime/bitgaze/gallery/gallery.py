@@ -481,7 +481,9 @@ class Gallery:
         another image, its item keeps its metadata.
 
         Sync commits every few seconds; after an interruption, the next call continues. Other
-        processes can write in the meantime.
+        processes can write in the meantime. Files can change and move in the meantime too: each
+        image is read once, so that an item's code is always that of the content it records. A file
+        that changes while it is read is reported as failed, and taken by the next sync.
 
         A pattern matches an image if it matches the image itself or a folder that contains it: by
         name or, if the pattern contains a "/", by path relative to the given folder, with or

@@ -68,22 +68,22 @@ def sync(
     unmatched = {
         path: synced[path] for path in [*missing, *(path for path in todo if path in synced)]
     }
-    digests: dict[str, bytes] = {}
     plan = Plan()
     if unmatched:
         sizes = {old.file.size for old in unmatched.values()}
         candidates = [path for path in todo if found.states[path][0] in sizes]
-        touched, digests = compare(
-            store, candidates, synced, found.states, report, on_progress, dry_run=dry_run
-        )
-        unreadable = set(candidates).difference(touched, digests)
+        touched, files = compare(store, candidates, synced, report, on_progress, dry_run=dry_run)
+        unreadable = set(candidates).difference(touched, files)
         unmatched = {
             path: old
             for path, old in unmatched.items()
             if path not in touched and path not in unreadable
         }
         with store.reading() if dry_run else store.writing():
-            plan = plan_moves(store, unmatched, found.states, digests)
+            plan = plan_moves(store, unmatched, found.states, files)
+            # An image of an equal size that could not be read may be the one that is missing.
+            unread_sizes = {found.states[path][0] for path in unreadable}
+            plan.keep(path for path in missing if synced[path].file.size in unread_sizes)
             if not allow_empty:
                 _check_not_emptied(roots, found.states, plan)
             if not dry_run:
@@ -96,7 +96,7 @@ def sync(
     if dry_run:
         _predict_ingest(store, todo, synced, plan, report)
     else:
-        ingest(store, encoder, todo, found.states, digests, metadata, report, on_progress)
+        ingest(store, encoder, todo, metadata, report, on_progress)
     return report
 
 
