@@ -13,8 +13,10 @@ from PIL import Image
 from bitgaze import Gallery, GalleryError, Item
 from bitgaze.encoding import images
 from bitgaze.encoding.images import printable
+from bitgaze.gallery import items
 from bitgaze.gallery.items import content_digest
-from bitgaze.gallery.sync import ingest
+from bitgaze.gallery.sync import folders, ingest
+from bitgaze.gallery.sync.folders import file_state
 from bitgaze.gallery.sync.report import KEY_IN_USE
 from conftest import smooth_image
 from galleries import run_processes, touch
@@ -387,6 +389,56 @@ def test_sync_commits_every_few_seconds(gallery, tmp_path, monkeypatch):
     gallery.sync(tmp_path)
     assert sizes[:4] == [32, 30, 30, 30]
     assert sum(sizes) == 150
+
+
+def test_dates_that_64_bits_do_not_hold_are_clamped(gallery, folder, monkeypatch):
+    for name, year in (("a.png", 2400), ("b.jpg", 1600)):
+        os.utime(folder / name, ((year - 1970) * 31_556_952,) * 2)
+    assert len(gallery.sync(folder).added) == 3
+    assert gallery.get(str(folder / "a.png")).file.mtime_ns == 2**63 - 1
+    assert gallery.sync(folder).unchanged == 3
+    (folder / "a.png").rename(folder / "sub" / "renamed.png")
+    os.utime(folder / "b.jpg", (13_000_000_000,) * 2)
+    encodes_nothing(gallery, monkeypatch)
+    report = gallery.sync(folder)
+    assert (len(report.moved), report.unchanged, report.failed) == (1, 2, {})
+    assert gallery.sync(folder).unchanged == 3
+    assert file_state(5, -(10**30), 10**30) == (5, -(2**63), 2**63 - 1)
+
+
+@pytest.mark.parametrize("error", [OverflowError("too large"), ValueError("odd"), TypeError("bad")])
+@pytest.mark.parametrize(
+    "step", ["folders.file_state", "ingest._read", "items.write_item", "images._rgb"]
+)
+def test_an_error_of_one_image_stops_no_other(gallery, folder, monkeypatch, step, error):
+    smooth_image(9).save(folder / "sub" / "d.png")
+    if step == "ingest._read":  # opened only to find what was renamed
+        gallery.sync(folder)
+        for path in (folder / "a.png", folder / "b.jpg", folder / "sub" / "c.webp"):
+            path.rename(path.with_name(f"renamed {path.name}"))
+    module = {"folders": folders, "ingest": ingest, "items": items, "images": images}[
+        step.partition(".")[0]
+    ]
+    name = step.partition(".")[2]
+    original = getattr(module, name)
+    calls = iter(range(9))
+
+    def fail(*arguments):
+        if next(calls) == 1:
+            if step == "ingest._read":
+                return error  # as it catches it
+            raise error
+        return original(*arguments)
+
+    monkeypatch.setattr(ingest, "available_cores", lambda: 1)
+    monkeypatch.setattr(module, name, fail)
+    report = gallery.sync(folder)
+    assert list(report.failed.values()) == [str(error)]
+    monkeypatch.undo()
+    assert not gallery.sync(folder).failed
+    assert len(gallery) == 4
+    for key in gallery:
+        assert gallery.search(Path(key), k=1)[0].key == key
 
 
 def test_a_pipe_is_reported_and_not_opened(gallery, folder):

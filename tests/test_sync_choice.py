@@ -243,6 +243,7 @@ def test_metadata_is_requested_for_new_images_only(gallery, tmp_path):
         (["album"], "must be a dict or None, got list"),
         ({"x": {1}}, "cannot be represented in JSON: .*set is not JSON"),
         ({"x": float("nan")}, "cannot be represented in JSON"),
+        ({1: "x"}, "must be str, got int: 1"),
     ],
 )
 def test_invalid_metadata_is_rejected(gallery, tmp_path, wrong, message):

@@ -16,6 +16,15 @@ from bitgaze.gallery.sync.patterns import PathFilter
 State = tuple[int, int, int]
 
 _SUFFIXES = tuple(SUFFIXES)
+_MIN_NS, _MAX_NS = -(2**63), 2**63 - 1
+
+
+def file_state(size: int, mtime_ns: int, ctime_ns: int) -> State:
+    """The state to store: times outside the years 1677 to 2262 become the nearest inside.
+
+    Network shares and archives hold such times. A gallery has 64 bits for each.
+    """
+    return size, min(max(mtime_ns, _MIN_NS), _MAX_NS), min(max(ctime_ns, _MIN_NS), _MAX_NS)
 
 
 @dataclass
@@ -33,6 +42,11 @@ class Scan:
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     unlisted: list[str] = field(default_factory=list)
+
+
+def reason(error: Exception) -> str:
+    """Why a file or folder cannot be read, as text."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def find_roots(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -99,23 +113,23 @@ class _Walk:
             self._folders[identity] = folder
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
-        except OSError as error:
-            self._fail(folder, error.strerror or str(error))
+        except Exception as error:
+            self._fail(folder, reason(error))
             return []
         subfolders: list[tuple[str, str]] = []
         for entry in entries:
             try:
                 self._visit(entry, prefix + entry.name, subfolders)
-            except OSError as error:
-                self._fail(entry.path, error.strerror or str(error))
+            except Exception as error:  # whatever one file does, the others are indexed
+                self._fail(entry.path, reason(error))
         return subfolders
 
     def visit_linked_file(self, path: str) -> None:
         """Adds the image behind a link, unless the scan has found it elsewhere."""
         try:
             status = os.stat(path)  # noqa: PTH116
-        except OSError as error:
-            self._fail(path, error.strerror or str(error))
+        except Exception as error:
+            self._fail(path, reason(error))
             return
         if (status.st_dev, status.st_ino) in self._files:
             self._skip(path, "an image")
@@ -144,7 +158,7 @@ class _Walk:
         if not stat.S_ISREG(status.st_mode):
             self._fail(path, "not a regular file but a pipe, a socket or a device")
             return
-        self.found.states[path] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        self.found.states[path] = file_state(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         self._files.add((status.st_dev, status.st_ino))
 
     def _skip(self, path: str, target: str) -> None:

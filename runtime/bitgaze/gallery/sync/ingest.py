@@ -16,6 +16,7 @@ from bitgaze.encoding.images import ImageFile, printable
 from bitgaze.gallery.adaptation import adapted
 from bitgaze.gallery.items import FileState, Item
 from bitgaze.gallery.store import Store
+from bitgaze.gallery.sync.folders import file_state, reason
 from bitgaze.gallery.sync.moves import SyncedItem, is_current
 from bitgaze.gallery.sync.report import KEY_IN_USE, SyncReport
 
@@ -92,7 +93,7 @@ def read_files(
             if isinstance(file, FileState):
                 files[path] = file
             else:
-                report.failed[printable(path)] = getattr(file, "strerror", None) or str(file)
+                report.failed[printable(path)] = reason(file)
             if advance is not None:
                 advance()
     finally:
@@ -111,8 +112,8 @@ def _read(path: str) -> FileState | Exception:
 
 def _file_state(source: ImageFile) -> FileState:
     """What the source's content was read from."""
-    path = os.fsencode(source.path)
-    return FileState(path, source.size, source.mtime_ns, source.ctime_ns, source.content)
+    state = file_state(source.size, source.mtime_ns, source.ctime_ns)
+    return FileState(os.fsencode(source.path), *state, source.content)
 
 
 def ingest(
@@ -210,11 +211,17 @@ def _encode(
                 values = (
                     new_metadata[path] if path in new_metadata else _metadata_of(metadata, path)
                 )
-                store.put(Item(name, encoded.codes[row], values, file))
-                report.added.append(name)
+                item = Item(name, encoded.codes[row], values, file)
+            else:
+                item = Item(old.key, encoded.codes[row], old.metadata, file)
+            try:
+                store.put(item)
+            except (TypeError, ValueError, OverflowError) as error:  # of this item; others go on
+                report.failed[name] = reason(error)
                 continue
-            store.put(Item(old.key, encoded.codes[row], old.metadata, file))
-            if old.file is not None and old.file.content == file.content:
+            if old is None:
+                report.added.append(name)
+            elif old.file is not None and old.file.content == file.content:
                 report.unchanged += 1  # another process has encoded it in the meantime
             else:
                 report.updated.append(old.key)
@@ -238,6 +245,12 @@ def _metadata_of(metadata: MetadataOf | None, path: str) -> dict[str, Any]:
         raise TypeError(
             f"metadata of {printable(path)} must be a dict or None, got {type(values).__name__}"
         )
+    for field in values:
+        if not isinstance(field, str):
+            raise TypeError(
+                f"field names in metadata of {printable(path)} must be str, got "
+                f"{type(field).__name__}: {field!r}"
+            )
     try:
         json.dumps(dict(values), allow_nan=False)
     except (TypeError, ValueError) as error:
