@@ -13,6 +13,7 @@ from bitgaze.errors import GalleryError
 from bitgaze.gallery.items import FileState
 from bitgaze.gallery.store import Store
 from bitgaze.gallery.sync.folders import State, find_roots, scan
+from bitgaze.gallery.sync.guard import keep_unsure
 from bitgaze.gallery.sync.ingest import MetadataOf, Progress, compare, ingest
 from bitgaze.gallery.sync.moves import Plan, SyncedItem, plan_moves
 from bitgaze.gallery.sync.patterns import PathFilter
@@ -40,7 +41,7 @@ def sync(
         exclude: patterns.
         metadata: returns a new image's metadata.
         dry_run: write nothing.
-        allow_empty: remove items of a folder without images.
+        allow_empty: remove the items that `keep_unsure` would keep.
         on_progress: called with (done, total) images.
     """
     path_filter = PathFilter(include, exclude)
@@ -69,6 +70,7 @@ def sync(
         path: synced[path] for path in [*missing, *(path for path in todo if path in synced)]
     }
     plan = Plan()
+    unsure: tuple[str, ...] = ()
     if unmatched:
         sizes = {old.file.size for old in unmatched.values()}
         candidates = [path for path in todo if found.states[path][0] in sizes]
@@ -80,19 +82,36 @@ def sync(
             if path not in touched and path not in unreadable
         }
         with store.reading() if dry_run else store.writing():
-            plan = plan_moves(store, unmatched, found.states, files)
             # An image of an equal size that could not be read may be the one that is missing.
             unread_sizes = {found.states[path][0] for path in unreadable}
-            plan.keep(path for path in missing if synced[path].file.size in unread_sizes)
-            if not allow_empty:
+            waiting = [path for path in missing if synced[path].file.size in unread_sizes]
+            while True:
+                plan = plan_moves(store, unmatched, found.states, files)
+                plan.keep(waiting)
+                if allow_empty:
+                    break
                 _check_not_emptied(roots, found.states, plan)
+                kept = keep_unsure(roots, found.states, synced, plan)
+                # Nothing new enters these folders, or the next sync would see no sign of the loss.
+                unsure = tuple(os.path.join(folder, "") for folder in kept)  # noqa: PTH118
+                report.missing = {printable(folder): count for folder, count in kept.items()}
+                if not any(path.startswith(unsure) for path in plan.old_paths):
+                    break
+                refused = {path for path in files if path.startswith(unsure)}
+                contents = {files[path].content for path in refused}
+                waiting += [path for path in missing if synced[path].file.content in contents]
+                files = {path: file for path, file in files.items() if path not in refused}
             if not dry_run:
                 for key in plan.removed.values():
                     store.delete(key)
                 store.move(plan.moves)
         _report_plan(plan, report)
         finished = plan.refused.union(plan.old_paths, touched, unreadable)
-        todo = [path for path in todo if path not in finished]
+        todo = [
+            path
+            for path in todo
+            if path not in finished and (path in synced or not path.startswith(unsure))
+        ]
     if dry_run:
         _predict_ingest(store, todo, synced, plan, report)
     else:
