@@ -471,9 +471,14 @@ class Gallery:
         """Makes the gallery match the images below folders, by adding, updating and removing items.
 
         An image is a file whose name ends in one of `bitgaze.encoding.images.SUFFIXES`; names that
-        start with a dot are left out. Its key is its absolute path as text. Links are followed, and
-        each folder and each image counts once. Items added by hand, and items of other folders, are
-        not changed.
+        start with a dot are left out. Its key is its absolute path as text. Items added by hand, and
+        items of other folders, are not changed.
+
+        Links are followed, and each folder and each image counts once, under one name: the one that
+        the gallery already has items from, if a given folder is reached by a link now and was
+        reached by another path before. Hard links are names of one image too; the first is taken.
+        The report lists what was skipped, such as further names, and the gallery's own files, which
+        are never opened as images.
 
         Sync does not open files whose size and times (modification and change) are unchanged, and
         does not encode files whose content is unchanged. An item follows its image when it is
