@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from PIL import Image
 
 from bitgaze import Encoded, Encoder, Gallery
 from bitgaze.cores import available_cores
+from bitgaze.encoding.images import ImageFile
 
 FILES_PER_FOLDER = 500
 RUNS = 5
@@ -70,14 +72,19 @@ def make_library(library: Path, count: int) -> None:
 
 
 def random_encoder() -> Encoder:
-    """An encoder that returns random codes without reading images."""
+    """An encoder that returns random codes, and reads images without decoding them."""
     encoder = Encoder()
     random = np.random.default_rng(0)
 
-    def encode(sources: Sequence[str], on_progress: Callable[[int], None]) -> Encoded:
+    def read(source: ImageFile) -> None:
+        with source.opened():
+            pass
+
+    def encode(sources: Sequence[ImageFile], on_progress: Callable[[int], None]) -> Encoded:
         count, bits = len(sources), encoder.bits
-        for _ in sources:
-            on_progress(1)
+        with ThreadPoolExecutor(available_cores()) as pool:
+            for _ in pool.map(read, sources):
+                on_progress(1)
         return Encoded(
             codes=random.integers(0, 256, (count, bits // 8), dtype=np.uint8),
             hashes=np.zeros((count, bits), np.float32),

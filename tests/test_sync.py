@@ -11,8 +11,12 @@ from inside import move
 from PIL import Image
 
 from bitgaze import Gallery, GalleryError, Item
+from bitgaze.encoding import images
 from bitgaze.encoding.images import printable
-from bitgaze.gallery.sync import ingest
+from bitgaze.gallery import items
+from bitgaze.gallery.items import content_digest
+from bitgaze.gallery.sync import folders, ingest
+from bitgaze.gallery.sync.folders import file_state
 from bitgaze.gallery.sync.report import KEY_IN_USE
 from conftest import smooth_image
 from galleries import run_processes, touch
@@ -51,7 +55,7 @@ def test_new_images_are_added_and_found(gallery, folder):
 
 def test_a_second_sync_opens_no_file(gallery, folder, monkeypatch):
     gallery.sync(folder)
-    monkeypatch.setattr("bitgaze.gallery.sync.ingest._digest", None)  # calling it would raise
+    monkeypatch.setattr("bitgaze.gallery.sync.ingest._read", None)  # calling it would raise
     monkeypatch.setattr(gallery._store, "writing", None)  # nor is the gallery locked
     report = gallery.sync(folder)
     assert report.unchanged == 3
@@ -77,7 +81,7 @@ def test_a_touched_image_is_not_encoded_again(gallery, folder, monkeypatch):
     touch(folder / "a.png")
     encodes_nothing(gallery, monkeypatch)
     assert gallery.sync(folder).unchanged == 3
-    monkeypatch.setattr("bitgaze.gallery.sync.ingest._digest", None)
+    monkeypatch.setattr("bitgaze.gallery.sync.ingest._read", None)
     assert gallery.sync(folder).unchanged == 3
 
 
@@ -205,7 +209,7 @@ def test_a_folder_restored_from_a_copy_is_read_once(gallery, folder, tmp_path, m
     (tmp_path / "backup").rename(folder)
     encodes_nothing(gallery, monkeypatch)
     assert gallery.sync(folder).unchanged == 3
-    monkeypatch.setattr("bitgaze.gallery.sync.ingest._digest", None)
+    monkeypatch.setattr("bitgaze.gallery.sync.ingest._read", None)
     assert gallery.sync(folder).unchanged == 3
 
 
@@ -387,6 +391,56 @@ def test_sync_commits_every_few_seconds(gallery, tmp_path, monkeypatch):
     assert sum(sizes) == 150
 
 
+def test_dates_that_64_bits_do_not_hold_are_clamped(gallery, folder, monkeypatch):
+    for name, year in (("a.png", 2400), ("b.jpg", 1600)):
+        os.utime(folder / name, ((year - 1970) * 31_556_952,) * 2)
+    assert len(gallery.sync(folder).added) == 3
+    assert gallery.get(str(folder / "a.png")).file.mtime_ns == 2**63 - 1
+    assert gallery.sync(folder).unchanged == 3
+    (folder / "a.png").rename(folder / "sub" / "renamed.png")
+    os.utime(folder / "b.jpg", (13_000_000_000,) * 2)
+    encodes_nothing(gallery, monkeypatch)
+    report = gallery.sync(folder)
+    assert (len(report.moved), report.unchanged, report.failed) == (1, 2, {})
+    assert gallery.sync(folder).unchanged == 3
+    assert file_state(5, -(10**30), 10**30) == (5, -(2**63), 2**63 - 1)
+
+
+@pytest.mark.parametrize("error", [OverflowError("too large"), ValueError("odd"), TypeError("bad")])
+@pytest.mark.parametrize(
+    "step", ["folders.file_state", "ingest._read", "items.write_item", "images._rgb"]
+)
+def test_an_error_of_one_image_stops_no_other(gallery, folder, monkeypatch, step, error):
+    smooth_image(9).save(folder / "sub" / "d.png")
+    if step == "ingest._read":  # opened only to find what was renamed
+        gallery.sync(folder)
+        for path in (folder / "a.png", folder / "b.jpg", folder / "sub" / "c.webp"):
+            path.rename(path.with_name(f"renamed {path.name}"))
+    module = {"folders": folders, "ingest": ingest, "items": items, "images": images}[
+        step.partition(".")[0]
+    ]
+    name = step.partition(".")[2]
+    original = getattr(module, name)
+    calls = iter(range(9))
+
+    def fail(*arguments):
+        if next(calls) == 1:
+            if step == "ingest._read":
+                return error  # as it catches it
+            raise error
+        return original(*arguments)
+
+    monkeypatch.setattr(ingest, "available_cores", lambda: 1)
+    monkeypatch.setattr(module, name, fail)
+    report = gallery.sync(folder)
+    assert list(report.failed.values()) == [str(error)]
+    monkeypatch.undo()
+    assert not gallery.sync(folder).failed
+    assert len(gallery) == 4
+    for key in gallery:
+        assert gallery.search(Path(key), k=1)[0].key == key
+
+
 def test_a_pipe_is_reported_and_not_opened(gallery, folder):
     gallery.sync(folder)
     (folder / "a.png").unlink()
@@ -468,6 +522,65 @@ def during_encoding(gallery, monkeypatch, act):
     monkeypatch.setattr(gallery.encoder, "encode", encode)
 
 
+def test_images_that_change_places_during_a_sync_get_their_own_codes(gallery, folder, monkeypatch):
+    def swap():
+        for old, new in (("a.png", "t"), ("b.jpg", "a.png"), ("t", "b.jpg")):
+            (folder / old).rename(folder / new)
+
+    during_encoding(gallery, monkeypatch, swap)
+    gallery.sync(folder)
+    for _ in range(2):
+        for key in gallery:
+            path = Path(key)
+            assert gallery.search(path, k=1)[0].key == key
+            assert gallery.get(key).file.content == content_digest(path)
+        assert gallery.sync(folder).unchanged == 3
+
+
+@pytest.mark.parametrize("is_restored", [False, True])
+def test_an_image_that_changes_while_it_is_read_is_taken_by_the_next_sync(
+    gallery, folder, monkeypatch, is_restored
+):
+    path = folder / "a.png"
+    before = path.read_bytes()
+    rgb = images._rgb
+
+    def change(image):
+        monkeypatch.undo()
+        smooth_image(9).save(path)
+        if is_restored:
+            path.write_bytes(before)
+        return rgb(image)
+
+    monkeypatch.setattr(ingest, "_FIRST_BATCH", 1)
+    monkeypatch.setattr(images, "_rgb", change)
+    report = gallery.sync(folder)
+    assert report.failed == {str(path): "changed while it was being read"}
+    assert names(gallery) == ["b.jpg", "c.webp"]
+    assert gallery.sync(folder).added == [str(path)]
+    hit = gallery.search(path, k=1)[0]
+    assert (hit.key, hit.distance) == (str(path), 0)
+
+
+def test_an_item_waits_while_its_image_may_be_one_that_cannot_be_read(gallery, folder, monkeypatch):
+    gallery.sync(folder)
+    name_items(gallery)
+    (folder / "a.png").rename(folder / "t.png")
+    read = ingest._read
+
+    def rename_again(path):
+        monkeypatch.undo()
+        (folder / "t.png").rename(folder / "renamed.png")
+        return read(path)
+
+    monkeypatch.setattr(ingest, "_read", rename_again)
+    report = gallery.sync(folder)
+    assert report.failed == {str(folder / "t.png"): "No such file or directory"}
+    assert report.removed == []
+    assert gallery.sync(folder).moved == [(str(folder / "a.png"), str(folder / "renamed.png"))]
+    assert origins(gallery)["renamed.png"] == "a.png"
+
+
 @pytest.fixture
 def other(gallery, encoder):
     """The same gallery, as another process has it open."""
@@ -493,14 +606,14 @@ def test_concurrent_syncs_do_not_fail(gallery, other, folder, monkeypatch):
     name_items(gallery)
     (folder / "a.png").rename(folder / "renamed.png")
     (folder / "b.jpg").unlink()
-    digests = ingest.read_digests
+    read = ingest.read_files
 
-    def slow_digests(*arguments):
+    def slow_read(*arguments):
         monkeypatch.undo()
         other.sync(folder)
-        return digests(*arguments)
+        return read(*arguments)
 
-    monkeypatch.setattr(ingest, "read_digests", slow_digests)
+    monkeypatch.setattr(ingest, "read_files", slow_read)
     report = gallery.sync(folder)
     assert (report.moved, report.removed, report.failed) == ([], [], {})
     assert origins(gallery) == {"renamed.png": "a.png", "c.webp": "c.webp"}

@@ -2,14 +2,17 @@
 
 import os
 import shutil
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from inside import move
 
-from bitgaze import GalleryError
-from bitgaze.gallery.items import content_digest as digest
+from bitgaze import Gallery, GalleryError
+from bitgaze.encoding import images
+from bitgaze.gallery.sync import folders as listing
+from bitgaze.gallery.sync import ingest
 from bitgaze.gallery.sync.patterns import PathFilter
 from conftest import smooth_image
 from galleries import touch
@@ -212,6 +215,123 @@ def test_an_image_with_several_links_is_indexed_once(gallery, tmp_path):
     assert gallery.sync(root).unchanged == 2
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("link", "disk"), ("disk", "link"), ("link/sub", "disk"), ("link", "disk/sub")],
+)
+def test_a_linked_folder_keeps_the_name_that_the_gallery_knows(gallery, tmp_path, first, second):
+    disk = fill(tmp_path / "disk", "a.png", "sub/b.png", "sub/c.png")
+    (tmp_path / "link").symlink_to("disk", target_is_directory=True)
+    gallery.sync(tmp_path / first)
+    before = contents(gallery)
+    report = gallery.sync(tmp_path / second)
+    assert (report.moved, report.removed, report.failed) == ([], [], {})
+    assert [row for row in contents(gallery) if row in before] == before
+    assert len(gallery) == 3
+    smooth_image(8).save(disk / "sub" / "new.png")
+    (disk / "sub" / "b.png").unlink()
+    report = gallery.sync(tmp_path / second)
+    assert (len(report.added), len(report.removed)) == (1, 1)
+    assert len(gallery) == 3
+    assert gallery.sync(tmp_path / first).added == []
+
+
+def test_a_link_to_what_the_gallery_holds_is_skipped(gallery, tmp_path):
+    outside = fill(tmp_path / "outside", "b.png", "sub/c.png", seed=5)
+    gallery.sync(outside)
+    root = fill(tmp_path / "photos", "a.png")
+    (root / "usb").symlink_to(outside, target_is_directory=True)
+    (root / "one.png").symlink_to(outside / "b.png")
+    report = gallery.sync(root)
+    assert report.skipped == {
+        str(root / "usb"): f"the gallery holds this folder as {outside}",
+        str(root / "one.png"): f"the gallery holds this image in {outside}",
+    }
+    assert report.added == [str(root / "a.png")]
+    assert gallery.sync(outside, root).unchanged == 3
+
+
+@pytest.mark.parametrize("inode", [0, 7])
+def test_file_systems_without_inode_numbers_hide_nothing(gallery, tmp_path, monkeypatch, inode):
+    root = fill(tmp_path / "photos", "a.png", "b.png", "one/c.png", "one/two/d.png", "three/c.png")
+    (root / "link.png").symlink_to(root / "a.png")
+    (root / "up").symlink_to(".", target_is_directory=True)
+
+    class Status:
+        st_ino, st_nlink = inode, 2
+
+        def __init__(self, status):
+            self._status = status
+
+        def __getattr__(self, name):
+            return getattr(self._status, name)
+
+    class Entry:
+        def __init__(self, entry):
+            self._entry = entry
+
+        def __getattr__(self, name):
+            return getattr(self._entry, name)
+
+        def stat(self):
+            return Status(self._entry.stat())
+
+    class System:
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def stat(self, path):
+            return Status(Path(path).stat())
+
+        @contextmanager
+        def scandir(self, path):
+            with os.scandir(path) as entries:
+                yield map(Entry, entries)
+
+    monkeypatch.setattr(listing, "os", System())
+    report = gallery.sync(root)
+    assert (len(report.added), report.failed) == (5, {})
+    assert list(report.skipped) == [str(root / "up"), str(root / "link.png")]
+
+
+def test_a_hard_link_is_another_name_of_one_image(gallery, tmp_path):
+    root = fill(tmp_path / "photos", "b.png", "sub/c.png")
+    gallery.sync(root, metadata=lambda path: {"album": 1})
+    (root / "a.png").hardlink_to(root / "sub" / "c.png")
+    report = gallery.sync(root)
+    assert report.skipped == {str(root / "sub" / "c.png"): f"a hard link to {root / 'a.png'}"}
+    assert report.moved == [(str(root / "sub" / "c.png"), str(root / "a.png"))]
+    assert gallery.get(str(root / "a.png")).metadata == {"album": 1}
+    assert gallery.sync(root).unchanged == 2
+    assert gallery.duplicates() == []
+    (root / "a.png").unlink()
+    assert gallery.sync(root).moved == [(str(root / "a.png"), str(root / "sub" / "c.png"))]
+
+
+@pytest.mark.parametrize("link", ["hard", "soft", "none"])
+def test_the_gallery_itself_is_never_opened(tmp_path, encoder, monkeypatch, link):
+    root = fill(tmp_path / "photos", "a.png")
+    path = root / "gallery.png"
+    with Gallery(path, encoder=encoder) as gallery:
+        expected = [path]
+        if link == "hard":
+            for suffix in ("", "-wal"):
+                (root / f"other{suffix}.jpg").hardlink_to(f"{path}{suffix}")
+                expected.append(root / f"other{suffix}.jpg")
+        elif link == "soft":
+            (root / "other.jpg").symlink_to(path)
+            expected.append(root / "other.jpg")
+        opened = []
+        open_at_once = images._open_at_once
+        monkeypatch.setattr(
+            images, "_open_at_once", lambda *call: opened.append(call[0]) or open_at_once(*call)
+        )
+        report = gallery.sync(root)
+        assert report.skipped == dict.fromkeys(map(str, expected), "the gallery's own file")
+        assert (report.added, report.failed) == ([str(root / "a.png")], {})
+        assert opened == [str(root / "a.png")]
+
+
 def test_metadata_is_requested_for_new_images_only(gallery, tmp_path):
     root = fill(tmp_path / "photos", "a.png", "b.png", "c.png")
     (root / "broken.png").write_text("not an image")
@@ -243,6 +363,7 @@ def test_metadata_is_requested_for_new_images_only(gallery, tmp_path):
         (["album"], "must be a dict or None, got list"),
         ({"x": {1}}, "cannot be represented in JSON: .*set is not JSON"),
         ({"x": float("nan")}, "cannot be represented in JSON"),
+        ({1: "x"}, "must be str, got int: 1"),
     ],
 )
 def test_invalid_metadata_is_rejected(gallery, tmp_path, wrong, message):
@@ -341,8 +462,7 @@ def test_interrupted_comparing_can_be_continued(gallery, tmp_path, monkeypatch):
         gallery.sync(root, on_progress=interrupt)
     read = []
     monkeypatch.setattr(gallery.encoder, "encode", None)
-    monkeypatch.setattr(
-        "bitgaze.gallery.sync.ingest._digest", lambda path: read.append(path) or digest(path)
-    )
+    original = ingest._read
+    monkeypatch.setattr(ingest, "_read", lambda path: read.append(path) or original(path))
     assert gallery.sync(root).unchanged == 40
     assert read == [str(root / f"{number:02}.png") for number in range(32, 40)]

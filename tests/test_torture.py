@@ -9,6 +9,7 @@ import kill
 import pytest
 import readers
 import removed
+import renames
 import storage
 import supervised
 
@@ -53,6 +54,10 @@ def test_readers_see_single_commits_while_another_process_writes():
 def test_removed_data_are_not_in_the_bytes():
     # Without compaction on close, the last case leaves a copy of a row.
     assert removed.remove(range(164, 169), jobs=1) == {"clean": 5}
+
+
+def test_images_that_change_during_a_sync_get_their_own_codes():
+    assert renames.rename(range(40), jobs=2)["changed"] > 30
 
 
 def crash(seed):

@@ -58,7 +58,9 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--allow-empty",
         action="store_true",
-        help="remove all items that came from DIR, if it now holds no images",
+        help="remove also items that may be on a disk that is away: of a folder that has lost all "
+        "its images and is empty, on another device or had more than 20; or of more than 20 that "
+        "are more than half of those from DIR",
     )
     add_model(parser)
 
@@ -99,14 +101,20 @@ def index(options: argparse.Namespace) -> int:
     seconds = time.perf_counter() - started
     for path, reason in report.failed.items():
         warn(f"refused {path}: {reason}")
+    for folder, count in report.missing.items():
+        warn(
+            f"kept {images(count)} of {folder}: gone from there, so nothing is added there (is a "
+            "disk not mounted?); if you deleted them, use --allow-empty"
+        )
     for path, reason in islice(report.skipped.items(), _MAX_SKIPPED_SHOWN):
         warn(f"skipped {path}: {reason}")
     if len(report.skipped) > _MAX_SKIPPED_SHOWN:
         warn(f"skipped {len(report.skipped) - _MAX_SKIPPED_SHOWN} more; --json lists all")
+    status = SOME_FAILED if report.failed or report.missing else OK
     if options.json:
         facts = {"gallery": options.gallery, "items": size, "dry_run": options.dry_run}
         say(json.dumps({**facts, "seconds": round(seconds, 3), **asdict(report)}))
-        return SOME_FAILED if report.failed else OK
+        return status
     if options.dry_run:
         say(
             *(f"add     {path}" for path in report.added),
@@ -123,7 +131,7 @@ def index(options: argparse.Namespace) -> int:
     if report.excluded:
         say(f"{report.excluded} left unchanged: hidden, or excluded by a pattern")
     say(f"{options.gallery}: {images(size)}")
-    return SOME_FAILED if report.failed else OK
+    return status
 
 
 @contextmanager

@@ -471,9 +471,14 @@ class Gallery:
         """Makes the gallery match the images below folders, by adding, updating and removing items.
 
         An image is a file whose name ends in one of `bitgaze.encoding.images.SUFFIXES`; names that
-        start with a dot are left out. Its key is its absolute path as text. Links are followed, and
-        each folder and each image counts once. Items added by hand, and items of other folders, are
-        not changed.
+        start with a dot are left out. Its key is its absolute path as text. Items added by hand, and
+        items of other folders, are not changed.
+
+        Links are followed, and each folder and each image counts once, under one name: the one that
+        the gallery already has items from, if a given folder is reached by a link now and was
+        reached by another path before. Hard links are names of one image too; the first is taken.
+        The report lists what was skipped, such as further names, and the gallery's own files, which
+        are never opened as images.
 
         Sync does not open files whose size and times (modification and change) are unchanged, and
         does not encode files whose content is unchanged. An item follows its image when it is
@@ -481,7 +486,23 @@ class Gallery:
         another image, its item keeps its metadata.
 
         Sync commits every few seconds; after an interruption, the next call continues. Other
-        processes can write in the meantime.
+        processes can write in the meantime. Files can change and move in the meantime too: each
+        image is read once, so that an item's code is always that of the content it records. A file
+        that changes while it is read is reported as failed, and taken by the next sync.
+
+        A disk that is away for one run must not lose its items, which may have metadata. So an item
+        whose image is gone is kept, and reported in `SyncReport.missing`, if no image of its folder
+        is left where it was, and that folder, or one that contains it,
+
+            - exists and is empty, like the mount point of a disk that is not mounted; or
+            - is on another device than the folder that contains it, so another disk may be mounted;
+              or
+            - had more than 20 images, whether it is gone or holds other files now.
+
+        The same goes for more than 20 images that are gone, if they are more than half of those
+        from one of the given folders. Images that were renamed or moved do not count as gone.
+        Until that is settled, no new image is added from such a folder. `allow_empty` removes the
+        items; a folder that you have emptied yourself can also be deleted.
 
         A pattern matches an image if it matches the image itself or a folder that contains it: by
         name or, if the pattern contains a "/", by path relative to the given folder, with or
@@ -501,7 +522,7 @@ class Gallery:
             dry_run: write and encode nothing, and report what a sync would do. Reads only files
                 that may have been renamed, so images that cannot be read or decoded are not
                 reported.
-            allow_empty: allow a folder without images; all items from it are then removed.
+            allow_empty: remove also the items that look as if their disk were away (see above).
             on_progress: called with (done, total) images, first while changed files are compared,
                 if there are any, and again from the start while images are encoded.
 

@@ -294,14 +294,17 @@ class Store:
         """Stores an item; one with the same key is replaced."""
         check_array(item.code, "code")
         slot = self.find(item.key)
+        # The row first: if it cannot be written, codes and items still match.
         if slot is None:
             slot = len(self.index)
+            items.write_item(self._db, slot, item)
             self.index.add(item.code[None])
         else:
+            has_same_metadata = items.has_same_metadata(self._db, slot, item)
+            items.write_item(self._db, slot, item)
             self.index.replace(slot, item.code)
             self._needs_checkpoint = True  # for its old code
-            self._needs_compaction |= not items.has_same_metadata(self._db, slot, item)
-        items.write_item(self._db, slot, item)
+            self._needs_compaction |= not has_same_metadata
         self._note_changed(slot)
 
     def delete(self, key: str) -> None:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from bitgaze.encoding.images import SUFFIXES, printable
 from bitgaze.gallery.sync.patterns import PathFilter
@@ -16,6 +17,36 @@ from bitgaze.gallery.sync.patterns import PathFilter
 State = tuple[int, int, int]
 
 _SUFFIXES = tuple(SUFFIXES)
+_MIN_NS, _MAX_NS = -(2**63), 2**63 - 1
+
+
+def file_state(size: int, mtime_ns: int, ctime_ns: int) -> State:
+    """The state to store: times outside the years 1677 to 2262 become the nearest inside.
+
+    Network shares and archives hold such times. A gallery has 64 bits for each.
+    """
+    return size, min(max(mtime_ns, _MIN_NS), _MAX_NS), min(max(ctime_ns, _MIN_NS), _MAX_NS)
+
+
+# Device and inode number.
+Identity = tuple[int, int]
+
+
+@dataclass
+class Known:
+    """What a gallery knows of the folders to scan, so that each image keeps one name.
+
+    Attributes:
+        paths: of images of items, outside of the folders to scan.
+        names: real path to path, for the folders of these images.
+        folders: paths of folders that hold images of other items.
+        own: real paths of the gallery's own files.
+    """
+
+    paths: set[str] = field(default_factory=set)
+    names: dict[str, str] = field(default_factory=dict)
+    folders: set[str] = field(default_factory=set)
+    own: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -25,7 +56,7 @@ class Scan:
     Attributes:
         states: path to state of each image.
         failed: path as text to reason, for what could not be read.
-        skipped: path as text to reason, for links to folders and images found elsewhere.
+        skipped: path as text to reason, for further names of folders and images.
         unlisted: prefixes of paths below which the images are unknown.
     """
 
@@ -33,6 +64,11 @@ class Scan:
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     unlisted: list[str] = field(default_factory=list)
+
+
+def reason(error: Exception) -> str:
+    """Why a file or folder cannot be read, as text."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def find_roots(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -60,76 +96,112 @@ def find_roots(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
     return sorted(depth, key=lambda root: (os.path.islink(root), -depth[root]))  # noqa: PTH114
 
 
-def scan(roots: Iterable[str], path_filter: PathFilter) -> Scan:
+def scan(roots: Iterable[str], path_filter: PathFilter, known: Known) -> Scan:
     """Lists the images below the folders from `find_roots`.
 
-    Follows links, but visits each folder and each image once. Links are followed last, so that most
-    paths contain no link.
+    Follows links, but visits each folder and each image once, whatever its names: links, bind
+    mounts and hard links. Links are followed last, so that most paths contain no link.
     """
-    walk = _Walk(path_filter)
-    folders = [(root, "") for root in roots][::-1]
+    walk = _Walk(path_filter, known)
+    folders = [_Folder(root, "", os.path.realpath(root)) for root in roots][::-1]
     while folders or walk.linked_folders:
-        folder, prefix = folders.pop() if folders else walk.linked_folders.popleft()
-        folders += reversed(walk.list_folder(folder, prefix))
+        folder = folders.pop() if folders else walk.linked_folders.popleft()
+        folders += reversed(walk.list_folder(folder))
     for path in walk.linked_files:
         walk.visit_linked_file(path)
     return walk.found
 
 
-class _Walk:
-    """A scan in progress. `prefix` is a folder's relative path with a "/", or "" for a root."""
+class _Folder(NamedTuple):
+    """A folder to visit; `prefix` is its relative path with a "/", or "" for a root."""
 
-    def __init__(self, path_filter: PathFilter) -> None:
+    path: str
+    prefix: str
+    real: str
+
+
+class _Walk:
+    """A scan in progress."""
+
+    def __init__(self, path_filter: PathFilter, known: Known) -> None:
         self.found = Scan()
-        self.linked_folders = deque[tuple[str, str]]()
+        self.linked_folders = deque[_Folder]()
         self.linked_files: list[str] = []
         self._filter = path_filter
-        self._folders: dict[tuple[int, int], str] = {}
-        self._files: set[tuple[int, int]] = set()
+        self._known = known
+        self._own = {_identity(os.stat(path)) for path in known.own}  # noqa: PTH116
+        # Path of each visited folder, by its real path; and its real path by its identity.
+        self._folders: dict[str, str] = {}
+        self._reals: dict[Identity, str] = {}
+        # Images with several hard links, and those behind links.
+        self._hard_links: dict[Identity, str] = {}
+        self._linked: set[str] = set()
 
-    def list_folder(self, folder: str, prefix: str) -> list[tuple[str, str]]:
-        """Visits the entries of a folder; returns its subfolders with their prefixes."""
+    def list_folder(self, folder: _Folder) -> list[_Folder]:
+        """Visits the entries of a folder; returns its subfolders."""
+        path, real = folder.path, folder.real
         try:
-            status = os.stat(folder)  # noqa: PTH116 (surrogates and speed)
-            identity = (status.st_dev, status.st_ino)
-            if identity in self._folders:
-                if self._folders[identity] != folder:  # or an argument inside another one
-                    self._skip(folder, "a folder")
+            status = os.stat(path)  # noqa: PTH116 (surrogates and speed)
+            identity = _identity(status)
+            if self._folders.get(real) == path:  # an argument inside another one
                 return []
-            self._folders[identity] = folder
-            with os.scandir(folder) as listing:
+            other = self._reals.setdefault(identity, real)
+            if real in self._folders or (other != real and _is_same(identity, real, other)):
+                self._skip(path, "a link to a folder that was found elsewhere")
+                return []
+            self._folders[real] = path
+            name = self._known.names.get(real, path)
+            if name != path and path not in self._known.folders:
+                self._skip(path, f"the gallery holds this folder as {printable(name)}")
+                return []
+            with os.scandir(path) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
-        except OSError as error:
-            self._fail(folder, error.strerror or str(error))
+        except Exception as error:
+            self._fail(path, reason(error))
             return []
-        subfolders: list[tuple[str, str]] = []
+        subfolders: list[_Folder] = []
         for entry in entries:
             try:
-                self._visit(entry, prefix + entry.name, subfolders)
-            except OSError as error:
-                self._fail(entry.path, error.strerror or str(error))
+                self._visit(entry, folder, status, subfolders)
+            except Exception as error:  # whatever one file does, the others are indexed
+                self._fail(entry.path, reason(error))
         return subfolders
 
     def visit_linked_file(self, path: str) -> None:
-        """Adds the image behind a link, unless the scan has found it elsewhere."""
+        """Adds the image behind a link, unless it is found or known under another name."""
         try:
             status = os.stat(path)  # noqa: PTH116
-        except OSError as error:
-            self._fail(path, error.strerror or str(error))
-            return
-        if (status.st_dev, status.st_ino) in self._files:
-            self._skip(path, "an image")
-        else:
-            self._add(path, status)
+            folder, name = os.path.split(real := os.path.realpath(path))
+            found = os.path.join(self._folders.get(folder, folder), name)  # noqa: PTH118
+            known = self._known.names.get(folder)
+            if real in self._linked or found in self.found.states:
+                self._skip(path, "a link to an image that was found elsewhere")
+            elif known and os.path.join(known, name) in self._known.paths:  # noqa: PTH118
+                self._skip(path, f"the gallery holds this image in {printable(known)}")
+            else:
+                self._linked.add(real)
+                self._add(path, status, os.stat(folder))  # noqa: PTH116
+        except Exception as error:
+            self._fail(path, reason(error))
 
     def _visit(
-        self, entry: "os.DirEntry[str]", relative: str, subfolders: list[tuple[str, str]]
+        self,
+        entry: "os.DirEntry[str]",
+        folder: _Folder,
+        folder_status: os.stat_result,
+        subfolders: list[_Folder],
     ) -> None:
+        relative = folder.prefix + entry.name
         is_link = entry.is_symlink()
         if entry.is_dir():
-            if self._filter.descends_into(relative):
-                folders = self.linked_folders if is_link else subfolders
-                folders.append((entry.path, f"{relative}/"))
+            if not self._filter.descends_into(relative):
+                return
+            if is_link:
+                real = os.path.realpath(entry.path)
+                self.linked_folders.append(_Folder(entry.path, f"{relative}/", real))
+            else:
+                real = os.path.join(folder.real, entry.name)  # noqa: PTH118
+                subfolders.append(_Folder(entry.path, f"{relative}/", real))
         elif is_link and not os.path.exists(entry.path):  # noqa: PTH110
             if self._filter.descends_into(relative):
                 # It may lead to an unmounted disk, whose images must not be removed.
@@ -138,19 +210,46 @@ class _Walk:
             if is_link:
                 self.linked_files.append(entry.path)
             else:
-                self._add(entry.path, entry.stat())
+                self._add(entry.path, entry.stat(), folder_status)
 
-    def _add(self, path: str, status: os.stat_result) -> None:
+    def _add(self, path: str, status: os.stat_result, folder: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):
             self._fail(path, "not a regular file but a pipe, a socket or a device")
             return
-        self.found.states[path] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        self._files.add((status.st_dev, status.st_ino))
+        identity = _identity(status)
+        # Some network file systems have no inode numbers, or one for all.
+        is_trusted = status.st_ino not in (0, folder.st_ino)
+        if identity in self._own and (is_trusted or os.path.realpath(path) in self._known.own):
+            self._skip(path, "the gallery's own file")
+            return
+        state = file_state(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if status.st_nlink > 1 and is_trusted:
+            other = self._hard_links.setdefault(identity, path)
+            if other != path and self.found.states[other] == state:
+                self._skip(path, f"a hard link to {printable(other)}")
+                return
+        self.found.states[path] = state
 
-    def _skip(self, path: str, target: str) -> None:
-        self.found.skipped[printable(path)] = f"a link to {target} that was found elsewhere"
+    def _skip(self, path: str, reason: str) -> None:
+        self.found.skipped[printable(path)] = reason
 
     def _fail(self, path: str, reason: str) -> None:
         self.found.failed[printable(path)] = reason
         # It may be a folder: the gallery's items from there must not count as missing.
         self.found.unlisted.append(os.path.join(path, ""))  # noqa: PTH118
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino
+
+
+def _is_same(identity: Identity, real: str, other: str) -> bool:
+    """Whether two folders of one identity are one, as with bind mounts.
+
+    Some network file systems have no inode numbers, or one for all.
+    """
+    return (
+        identity[1] != 0
+        and identity != _identity(os.stat(os.path.dirname(real)))  # noqa: PTH116, PTH120
+        and sorted(os.listdir(real)) == sorted(os.listdir(other))  # noqa: PTH208
+    )

@@ -12,11 +12,11 @@ from typing import Any
 
 from bitgaze.cores import available_cores
 from bitgaze.encoding.encoder import Encoder
-from bitgaze.encoding.images import printable
+from bitgaze.encoding.images import ImageFile, printable
 from bitgaze.gallery.adaptation import adapted
-from bitgaze.gallery.items import FileState, Item, content_digest
+from bitgaze.gallery.items import FileState, Item
 from bitgaze.gallery.store import Store
-from bitgaze.gallery.sync.folders import State
+from bitgaze.gallery.sync.folders import file_state, reason
 from bitgaze.gallery.sync.moves import SyncedItem, is_current
 from bitgaze.gallery.sync.report import KEY_IN_USE, SyncReport
 
@@ -36,29 +36,27 @@ def compare(
     store: Store,
     paths: Sequence[str],
     synced: Mapping[str, SyncedItem],
-    states: Mapping[str, State],
     report: SyncReport,
     on_progress: Progress | None,
     *,
     dry_run: bool,
-) -> tuple[set[str], dict[str, bytes]]:
+) -> tuple[set[str], dict[str, FileState]]:
     """Digests files; if only the times of a file have changed, updates its item's file state.
 
     Args:
         store: the gallery's file.
         paths: files to compare.
         synced: path to item, for the files that the gallery has an item of.
-        states: state of every file, by path.
         report: receives failures and the number of unchanged files.
         on_progress: called with (done, total) files.
         dry_run: write nothing.
 
     Returns:
-        The paths of files whose content has not changed; and path to digest of the other files that
-        can be read.
+        The paths of files whose content has not changed; and path to file of the other files that
+        can be read. Their digests find renamed images; to encode one, `ingest` reads it again.
     """
     touched: set[str] = set()
-    digests: dict[str, bytes] = {}
+    files: dict[str, FileState] = {}
     done = 0
 
     def advance() -> None:
@@ -68,65 +66,73 @@ def compare(
             on_progress(done, len(paths))
 
     for batch in _batches(paths, _MAX_COMPARED):
-        read = read_digests(batch, report, advance)
-        same = [p for p, digest in read.items() if p in synced and synced[p].file.content == digest]
+        read = read_files(batch, report, advance)
+        same = [
+            p for p, file in read.items() if p in synced and synced[p].file.content == file.content
+        ]
         if same and not dry_run:
             with store.writing():
                 # Items that another process has changed since are already up to date.
                 same = [path for path in same if is_current(store, path, synced[path])]
                 keys = [synced[path].key for path in same]
-                files = [FileState(os.fsencode(p), *states[p], read[p]) for p in same]
-                store.move(list(zip(keys, keys, files, strict=True)))
+                store.move(list(zip(keys, keys, map(read.__getitem__, same), strict=True)))
         touched.update(same)
-        digests.update((path, digest) for path, digest in read.items() if path not in touched)
+        files.update((path, file) for path, file in read.items() if path not in touched)
     report.unchanged += len(touched)
-    return touched, digests
+    return touched, files
 
 
-def read_digests(
+def read_files(
     paths: Sequence[str], report: SyncReport, advance: Callable[[], None] | None = None
-) -> dict[str, bytes]:
-    """Path to digest; files that cannot be read go to the report instead."""
-    digests: dict[str, bytes] = {}
+) -> dict[str, FileState]:
+    """Path to file; those that cannot be read, or change meanwhile, go to the report instead."""
+    files: dict[str, FileState] = {}
     pool = ThreadPoolExecutor(available_cores())
     try:
-        for path, digest in zip(paths, pool.map(_digest, paths), strict=True):
-            if isinstance(digest, OSError):
-                report.failed[printable(path)] = digest.strerror or str(digest)
+        for path, file in zip(paths, pool.map(_read, paths), strict=True):
+            if isinstance(file, FileState):
+                files[path] = file
             else:
-                digests[path] = digest
+                report.failed[printable(path)] = reason(file)
             if advance is not None:
                 advance()
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for pending files
-    return digests
+    return files
 
 
-def _digest(path: str) -> bytes | OSError:
+def _read(path: str) -> FileState | Exception:
+    source = ImageFile(path)
     try:
-        return content_digest(path)
-    except OSError as error:
+        with source.opened():
+            return _file_state(source)
+    except Exception as error:
         return error
+
+
+def _file_state(source: ImageFile) -> FileState:
+    """What the source's content was read from."""
+    state = file_state(source.size, source.mtime_ns, source.ctime_ns)
+    return FileState(os.fsencode(source.path), *state, source.content)
 
 
 def ingest(
     store: Store,
     encoder: Callable[[], Encoder],
     todo: Sequence[str],
-    states: Mapping[str, State],
-    digests: Mapping[str, bytes],
     metadata: MetadataOf | None,
     report: SyncReport,
     on_progress: Progress | None,
 ) -> None:
     """Encodes images, and commits every few seconds.
 
+    Each image is read once: its item's code, digest, size and times are of the same bytes, whatever
+    happens to the file meanwhile. A file that changes while it is read is reported as failed.
+
     Args:
         store: the gallery's file.
         encoder: returns the gallery's model; called once there is an image to encode.
         todo: paths of the images.
-        states: state of each of them, by path.
-        digests: digests that are already known, by path.
         metadata: returns the metadata of a new image, by its path.
         report: receives what is done.
         on_progress: called with (done, total) images.
@@ -147,14 +153,7 @@ def ingest(
         for batch in _batches(todo, _MAX_BATCH):
             with store.reading():
                 paths = [path for path in batch if not _is_key_in_use(store, path, report)]
-            new_digests = read_digests([path for path in paths if path not in digests], report)
-            batch_digests = {path: digests.get(path) or new_digests.get(path) for path in paths}
-            files = [
-                FileState(os.fsencode(path), *states[path], digest)
-                for path, digest in batch_digests.items()
-                if digest
-            ]
-            _encode(store, encoder, files, metadata, report, advance)
+            _encode(store, encoder, paths, metadata, report, advance)
             done += len(batch)
             if shown < done:  # images that were not encoded
                 advance(done - shown)
@@ -179,17 +178,17 @@ def _batches(paths: Sequence[str], max_size: int) -> Iterator[Sequence[str]]:
 def _encode(
     store: Store,
     encoder: Callable[[], Encoder],
-    files: Sequence[FileState],
+    paths: Sequence[str],
     metadata: MetadataOf | None,
     report: SyncReport,
     advance: Callable[[int], None],
 ) -> None:
     """Encodes and commits some images, as new items or in place of the items of their files."""
-    if not files:
+    if not paths:
         return
-    paths = [os.fsdecode(file.path) for file in files]
     model = encoder()
-    encoded = model.encode(paths, on_progress=advance)
+    sources = [ImageFile(path) for path in paths]
+    encoded = model.encode(sources, on_progress=advance)
     # Before the transaction, so that other writers do not wait for it.
     with store.reading():
         new = [path for path in paths if store.item_of_file(os.fsencode(path)) is None]
@@ -198,24 +197,31 @@ def _encode(
     with store.writing():
         # With the adaptation as of this transaction.
         encoded = adapted(encoded, store.info["adaptation"], model)
-        for row, (path, file) in enumerate(zip(paths, files, strict=True)):
+        for row, (path, source) in enumerate(zip(paths, sources, strict=True)):
             name = printable(path)
             if row in encoded.errors:
                 report.failed[name] = str(encoded.errors[row]).removeprefix(f"{name}: ")
                 continue
             if _is_key_in_use(store, path, report):
                 continue
+            file = _file_state(source)
             old = store.item_of_file(file.path)
             if old is None:
                 # Missing from new_metadata only if the item has been removed in the meantime.
                 values = (
                     new_metadata[path] if path in new_metadata else _metadata_of(metadata, path)
                 )
-                store.put(Item(name, encoded.codes[row], values, file))
-                report.added.append(name)
+                item = Item(name, encoded.codes[row], values, file)
+            else:
+                item = Item(old.key, encoded.codes[row], old.metadata, file)
+            try:
+                store.put(item)
+            except (TypeError, ValueError, OverflowError) as error:  # of this item; others go on
+                report.failed[name] = reason(error)
                 continue
-            store.put(Item(old.key, encoded.codes[row], old.metadata, file))
-            if old.file is not None and old.file.content == file.content:
+            if old is None:
+                report.added.append(name)
+            elif old.file is not None and old.file.content == file.content:
                 report.unchanged += 1  # another process has encoded it in the meantime
             else:
                 report.updated.append(old.key)
@@ -239,6 +245,12 @@ def _metadata_of(metadata: MetadataOf | None, path: str) -> dict[str, Any]:
         raise TypeError(
             f"metadata of {printable(path)} must be a dict or None, got {type(values).__name__}"
         )
+    for field in values:
+        if not isinstance(field, str):
+            raise TypeError(
+                f"field names in metadata of {printable(path)} must be str, got "
+                f"{type(field).__name__}: {field!r}"
+            )
     try:
         json.dumps(dict(values), allow_nan=False)
     except (TypeError, ValueError) as error:

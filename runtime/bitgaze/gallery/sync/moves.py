@@ -4,7 +4,7 @@ Plans only; sync.py reads the files and writes the gallery.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -37,12 +37,18 @@ class Plan:
     removed: dict[str, str] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
 
+    def keep(self, paths: Iterable[str]) -> None:
+        """Do not remove the items of these missing images."""
+        for path in paths:
+            if path not in self.old_paths:  # or the image that moved there could not have an item
+                self.removed.pop(path, None)
+
 
 def plan_moves(
     store: Store,
     unmatched: dict[str, SyncedItem],
     states: Mapping[str, State],
-    digests: Mapping[str, bytes],
+    files: Mapping[str, FileState],
 ) -> Plan:
     """Finds the file that now holds the image of each unmatched item.
 
@@ -51,7 +57,7 @@ def plan_moves(
         unmatched: old path to item, for files that are missing or hold another image. Among items
             with equal images, the first is matched first.
         states: state of every image file, by path.
-        digests: digest of every file that may hold one of their images, by path.
+        files: every file that may hold one of their images, by path.
     """
     # Items that another process has changed since are already up to date.
     unmatched = {path: old for path, old in unmatched.items() if is_current(store, path, old)}
@@ -60,8 +66,9 @@ def plan_moves(
         by_content.setdefault(old.file.content, []).append(path)
     plan = Plan()
     new_keys: set[str] = set()
-    for path, digest in digests.items():
-        is_done = path not in unmatched and store.item_of_file(os.fsencode(path)) is not None
+    for path, file in files.items():
+        digest = file.content
+        is_done = path not in unmatched and store.item_of_file(file.path) is not None
         if is_done or not by_content.get(digest):
             continue
         old_path = by_content[digest][-1]
@@ -75,9 +82,9 @@ def plan_moves(
             continue
         plan.old_paths[path] = by_content[digest].pop()
         new_keys.add(key)
-        file = FileState(os.fsencode(path), *states[path], digest)
         plan.moves.append((old_key, key, file))
-    refused = {digests[path] for path in plan.refused}  # their items wait until the key is free
+    # Their items wait until the key is free.
+    refused = {files[path].content for path in plan.refused}
     moved = set(plan.old_paths.values())
     for path, old in unmatched.items():
         is_gone = path not in states and old.file.content not in refused

@@ -18,6 +18,8 @@ class SyncReport:
         unchanged: number of images that were already up to date.
         failed: path to reason, for what could not be read. An image that the gallery already holds
             keeps its old code, and the next sync tries again.
+        missing: folder to number of items that were kept although their images are gone, because
+            the folder looks like a disk that is away; see `Gallery.sync`.
         skipped: path to reason, for links to folders and images found elsewhere.
         excluded: number of items left unchanged because their images are hidden or excluded by the
             patterns.
@@ -29,5 +31,6 @@ class SyncReport:
     removed: list[str] = field(default_factory=list)
     unchanged: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     excluded: int = 0

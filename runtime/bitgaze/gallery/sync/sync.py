@@ -5,7 +5,7 @@ ingest.py reads and encodes.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 from bitgaze.encoding.encoder import Encoder
 from bitgaze.encoding.images import printable
@@ -13,8 +13,10 @@ from bitgaze.errors import GalleryError
 from bitgaze.gallery.items import FileState
 from bitgaze.gallery.store import Store
 from bitgaze.gallery.sync.folders import State, find_roots, scan
+from bitgaze.gallery.sync.guard import keep_unsure
 from bitgaze.gallery.sync.ingest import MetadataOf, Progress, compare, ingest
 from bitgaze.gallery.sync.moves import Plan, SyncedItem, plan_moves
+from bitgaze.gallery.sync.names import known_names
 from bitgaze.gallery.sync.patterns import PathFilter
 from bitgaze.gallery.sync.report import KEY_IN_USE, SyncReport
 
@@ -40,7 +42,7 @@ def sync(
         exclude: patterns.
         metadata: returns a new image's metadata.
         dry_run: write nothing.
-        allow_empty: remove items of a folder without images.
+        allow_empty: remove the items that `keep_unsure` would keep.
         on_progress: called with (done, total) images.
     """
     path_filter = PathFilter(include, exclude)
@@ -48,9 +50,13 @@ def sync(
         roots = find_roots(folders)
     except NotADirectoryError as error:
         raise GalleryError(f"{error.filename}: {error.strerror}") from error
-    found = scan(roots, path_filter)
+    with store.reading():
+        files = store.files((b"",))
+    items = {os.fsdecode(file.path): SyncedItem(key, file) for key, file in files.items()}
+    roots, known = known_names(store.path, roots, items)
+    found = scan(roots, path_filter, known)
     report = SyncReport(failed=found.failed, skipped=found.skipped)
-    synced, report.excluded = _synced_items(store, roots, path_filter, found.states)
+    synced, report.excluded = _synced_items(items, roots, path_filter, found.states)
     todo = [
         path
         for path, state in found.states.items()
@@ -68,57 +74,107 @@ def sync(
     unmatched = {
         path: synced[path] for path in [*missing, *(path for path in todo if path in synced)]
     }
-    digests: dict[str, bytes] = {}
     plan = Plan()
     if unmatched:
         sizes = {old.file.size for old in unmatched.values()}
         candidates = [path for path in todo if found.states[path][0] in sizes]
-        touched, digests = compare(
-            store, candidates, synced, found.states, report, on_progress, dry_run=dry_run
-        )
-        unreadable = set(candidates).difference(touched, digests)
+        touched, read = compare(store, candidates, synced, report, on_progress, dry_run=dry_run)
+        unreadable = set(candidates).difference(touched, read)
         unmatched = {
             path: old
             for path, old in unmatched.items()
             if path not in touched and path not in unreadable
         }
         with store.reading() if dry_run else store.writing():
-            plan = plan_moves(store, unmatched, found.states, digests)
-            if not allow_empty:
-                _check_not_emptied(roots, found.states, plan)
+            plan, report.missing = _plan(
+                store,
+                roots,
+                found.states,
+                {path: synced[path] for path in missing},
+                synced,
+                unmatched,
+                read,
+                {found.states[path][0] for path in unreadable},
+                allow_empty=allow_empty,
+            )
             if not dry_run:
                 for key in plan.removed.values():
                     store.delete(key)
                 store.move(plan.moves)
         _report_plan(plan, report)
         finished = plan.refused.union(plan.old_paths, touched, unreadable)
-        todo = [path for path in todo if path not in finished]
+        unsure = _below(report.missing)
+        todo = [
+            path
+            for path in todo
+            if path not in finished and (path in synced or not path.startswith(unsure))
+        ]
+        report.missing = {printable(folder): count for folder, count in report.missing.items()}
     if dry_run:
         _predict_ingest(store, todo, synced, plan, report)
     else:
-        ingest(store, encoder, todo, found.states, digests, metadata, report, on_progress)
+        ingest(store, encoder, todo, metadata, report, on_progress)
     return report
 
 
 def _synced_items(
-    store: Store, roots: Iterable[str], path_filter: PathFilter, states: Mapping[str, State]
+    items: Mapping[str, SyncedItem],
+    roots: Iterable[str],
+    path_filter: PathFilter,
+    states: Mapping[str, State],
 ) -> tuple[dict[str, SyncedItem], int]:
     """The items of the folders' images, by path, and the number of items that are excluded."""
     synced: dict[str, SyncedItem] = {}
     excluded = 0
     # Paths are relative to the innermost folder.
-    prefixes = sorted((os.path.join(root, "") for root in roots), key=len, reverse=True)  # noqa: PTH118
-    with store.reading():
-        files = store.files(tuple(map(os.fsencode, prefixes)))
-    for key, file in files.items():
-        path = os.fsdecode(file.path)
-        if path not in states:
+    prefixes = tuple(sorted((os.path.join(root, "") for root in roots), key=len, reverse=True))  # noqa: PTH118
+    for path, item in items.items():
+        if path in states:
+            synced[path] = item
+        elif path.startswith(prefixes):
             prefix = next(prefix for prefix in prefixes if path.startswith(prefix))
-            if not path_filter.accepts(path[len(prefix) :].replace(os.sep, "/")):
+            if path_filter.accepts(path[len(prefix) :].replace(os.sep, "/")):
+                synced[path] = item
+            else:
                 excluded += 1
-                continue
-        synced[path] = SyncedItem(key, file)
     return synced, excluded
+
+
+def _plan(
+    store: Store,
+    roots: Iterable[str],
+    states: Mapping[str, State],
+    missing: Mapping[str, SyncedItem],
+    synced: Mapping[str, SyncedItem],
+    unmatched: dict[str, SyncedItem],
+    read: Mapping[str, FileState],
+    unread_sizes: Container[int],
+    *,
+    allow_empty: bool,
+) -> tuple[Plan, dict[str, int]]:
+    """The plan, and folder to number of items kept because their disk may be away."""
+    # An image of an equal size that could not be read may be the one that is missing.
+    waiting = [path for path, item in missing.items() if item.file.size in unread_sizes]
+    while True:
+        plan = plan_moves(store, unmatched, states, read)
+        plan.keep(waiting)
+        if allow_empty:
+            return plan, {}
+        _check_not_emptied(roots, states, plan)
+        kept = keep_unsure(roots, states, synced, plan)
+        # Nothing new enters these folders, or the next sync would see no sign of the loss.
+        unsure = _below(kept)
+        if not any(path.startswith(unsure) for path in plan.old_paths):
+            return plan, kept
+        refused = {path for path in read if path.startswith(unsure)}
+        contents = {read[path].content for path in refused}
+        waiting += [path for path, item in missing.items() if item.file.content in contents]
+        read = {path: file for path, file in read.items() if path not in refused}
+
+
+def _below(folders: Iterable[str]) -> tuple[str, ...]:
+    """What the paths below these folders start with."""
+    return tuple(os.path.join(folder, "") for folder in folders)  # noqa: PTH118
 
 
 def _check_not_emptied(roots: Iterable[str], states: Mapping[str, State], plan: Plan) -> None:
