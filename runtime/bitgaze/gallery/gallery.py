@@ -7,7 +7,7 @@ module of the operation: search.py, sync/, reencode.py, duplicates.py, explain.p
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -648,8 +648,7 @@ class Gallery:
         """
         self._store.backup(Path(path).expanduser())
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Makes several calls atomic: an exception rolls back all of them.
 
         Use as `with gallery.transaction():`. Others cannot change what you read inside. Other
@@ -659,8 +658,7 @@ class Gallery:
             GalleryError: the file cannot be written; or a call inside failed and its exception was
                 caught inside, after which all later writes in the transaction fail too.
         """
-        with self._store.transaction():
-            yield
+        return self._store.writing()
 
     def close(self) -> None:
         """Closes the file. Later calls raise GalleryError.

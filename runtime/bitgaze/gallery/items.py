@@ -263,16 +263,14 @@ def read_field(db: sqlite3.Connection, path: Path, name: str) -> Iterator[str | 
     try:
         if _PLAIN_NAME.fullmatch(name):
             query = "SELECT metadata -> ? FROM item NOT INDEXED ORDER BY slot"
-            for (text,) in db.execute(query, (f'$."{name}"',)):
-                yield text
+            rows = db.execute(query, (f'$."{name}"',))
+            while batch := rows.fetchmany(_BATCH_ROWS):
+                for (text,) in batch:
+                    yield text
             return
         for (text,) in db.execute("SELECT metadata FROM item NOT INDEXED ORDER BY slot"):
             metadata = json.loads(text)
             yield json.dumps(metadata[name]) if name in metadata else None
-    except sqlite3.OperationalError as error:
-        if "JSON" not in str(error):
-            raise
-        raise GalleryCorrupt(f"{path}: an item's metadata is damaged: {error}") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise GalleryCorrupt(f"{path}: an item's metadata is damaged: {error}") from error
 

@@ -16,6 +16,7 @@ from bitgaze.encoding.encoder import Encoder
 from bitgaze.errors import GalleryCorrupt, GalleryError
 from bitgaze.gallery import file_format, items
 from bitgaze.gallery.adaptation import adapted
+from bitgaze.gallery.connection import translated_errors
 from bitgaze.gallery.file_format import CHUNK_CODES, ModelInfo
 from bitgaze.gallery.items import FileState, Item
 from bitgaze.gallery.store import Store
@@ -115,7 +116,7 @@ def repair(
 
 def _repair(path: Path, out: Path, encoder: Encoder | None) -> RepairReport:
     report = RepairReport()
-    with file_format.translated_errors(path, _TIMEOUT_S):
+    with translated_errors(path, _TIMEOUT_S):
         mode = "mode=ro" if file_format.immutable_state(path) is None else "immutable=1"
         uri = f"{path.absolute().as_uri()}?{mode}"
         with closing(sqlite3.connect(uri, uri=True, timeout=_TIMEOUT_S)) as db:
