@@ -532,6 +532,18 @@ def test_a_second_comparison_of_a_field_is_kept_or_refused(indexed, capsys):
     assert "--where album=Paris: a second = for this field" in capsys.readouterr().err
 
 
+def test_a_condition_on_a_field_that_no_item_has_says_so(photos, capsys):
+    assert main(["index", "photos", "--set", "album=Rome", "--set", "year=2020"]) == 0
+    query = str(photos / "p0.png")
+    capsys.readouterr()
+    for options in ([], ["--json"]):
+        assert main(["search", query, "--where", "albun=Rome", "--where", "a=1", *options]) == 0
+        error = capsys.readouterr().err
+        assert "no item has a field 'a', 'albun'; fields are album, year\n" in error
+    assert main(["search", query, "--where", "album=Paris", "--where", "@key!=x"]) == 0
+    assert capsys.readouterr().err == "bitgaze: nothing found\n"
+
+
 @pytest.mark.parametrize("value", ["1e999", "NaN", "Infinity", "[" * 100_000])
 def test_a_value_that_json_cannot_hold_is_text(photos, value, capsys):
     assert main(["index", "photos", "--set", f"what={value}"]) == 0

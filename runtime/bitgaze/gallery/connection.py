@@ -103,6 +103,8 @@ class Connection(sqlite3.Connection):
 class Cursor(sqlite3.Cursor):
     """Rows of a statement; reading them raises GalleryError and GalleryCorrupt."""
 
+    __slots__ = ()
+
     connection: Connection
 
     def fetchone(self) -> Any:

@@ -83,6 +83,21 @@ class ModelInfo(NamedTuple):
     calibration: Calibration | None
 
 
+def gallery_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a gallery's file, with ~ expanded.
+
+    Raises:
+        GalleryError: it cannot be the path of a file.
+    """
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError as error:
+        raise GalleryError(f"{path}: {error}; write the whole path") from error
+    if "\0" in str(expanded):  # SQLite would end the name there
+        raise GalleryError(f"{str(path)!r}: holds a NUL character, which no file name can")
+    return expanded
+
+
 @dataclass(frozen=True)
 class ImmutableState:
     """State of a file opened as immutable, to notice if another process writes it after all."""
@@ -184,14 +199,15 @@ def new_file(out: Path, what: str) -> Iterator[Path]:
         GalleryError: `out` exists, its folder does not, or a file next to it would be taken for its
             log; or the disk is full.
     """
-    if out.exists():
-        raise GalleryError(f"{out}: already exists; {what} needs the name of a new file")
-    for log in _log_files(out):
-        if log.exists():
-            raise GalleryError(
-                f"{log}: left over from a deleted gallery and would corrupt the new one; delete it "
-                "or choose another name"
-            )
+    with system_errors(out):
+        if out.exists():
+            raise GalleryError(f"{out}: already exists; {what} needs the name of a new file")
+        for log in _log_files(out):
+            if log.exists():
+                raise GalleryError(
+                    f"{log}: left over from a deleted gallery and would corrupt the new one; "
+                    "delete it or choose another name"
+                )
     if not out.parent.is_dir():
         raise GalleryError(f"{out}: the folder {out.parent} does not exist; create it first")
     # In a folder of its own, so that two processes can create the same file.
@@ -266,7 +282,8 @@ def check_model(info: dict[str, Any], model: Model, path: Path) -> None:
     """
     if model.fingerprint != info["fingerprint"]:
         remedy = (
-            "open it with the model that made them, or index the images into a new gallery"
+            "open it with the model that made them (on the command line, -m FILE), or index the "
+            "images into a new gallery"
             if info["fingerprint"]
             else "open it without a model"
         )

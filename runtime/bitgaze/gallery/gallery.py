@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -26,7 +25,7 @@ from bitgaze.errors import FingerprintMismatch, GalleryError
 from bitgaze.gallery.adaptation import Adaptation, adapted
 from bitgaze.gallery.duplicates import DuplicateGroup, default_radius, find_duplicates
 from bitgaze.gallery.explain import explain
-from bitgaze.gallery.file_format import ModelInfo, check_model, origin
+from bitgaze.gallery.file_format import ModelInfo, check_model, gallery_path, origin
 from bitgaze.gallery.filters import conditions
 from bitgaze.gallery.items import Item
 from bitgaze.gallery.reencode import reencode
@@ -84,7 +83,7 @@ class Gallery:
             bits = code_length(bits)
         if not 0 <= timeout_s <= _MAX_TIMEOUT_S:
             raise ValueError(f"timeout_s is {timeout_s}, expected 0 to {_MAX_TIMEOUT_S:g}")
-        self.path = Path(path).expanduser()
+        self.path = gallery_path(path)
         self._encoder = encoder
         self._encoder_lock = threading.Lock()
 
@@ -186,6 +185,17 @@ class Gallery:
         """
         with self._store.reading():
             return self._store.item(self._store.slot(key))
+
+    def fields(self) -> list[str]:
+        """Names of the metadata fields that items have, sorted; `where` filters by them.
+
+        Reads all metadata, which takes seconds for a million items.
+
+        Raises:
+            GalleryCorrupt: the file is damaged.
+        """
+        with self._store.reading():
+            return sorted(self._store.fields())
 
     def search(
         self,
@@ -646,7 +656,7 @@ class Gallery:
         Raises:
             GalleryError: `path` exists or cannot be written, or a transaction is open.
         """
-        self._store.backup(Path(path).expanduser())
+        self._store.backup(gallery_path(path))
 
     def transaction(self) -> AbstractContextManager[None]:
         """Makes several calls atomic: an exception rolls back all of them.

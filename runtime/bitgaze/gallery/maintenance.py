@@ -73,7 +73,7 @@ def verify_gallery(path: str | os.PathLike[str]) -> GalleryVerification:
     Raises:
         GalleryError: the gallery does not exist, or another process keeps it locked.
     """
-    path = Path(path).expanduser()
+    path = file_format.gallery_path(path)
     try:
         with closing(Store(path, None, _TIMEOUT_S)) as store, store.reading():
             problems = store.problems(_MAX_PROBLEMS)
@@ -107,8 +107,10 @@ def repair(
             of its codes is damaged.
         FingerprintMismatch: the encoder is not the gallery's model.
     """
-    path, out = Path(path).expanduser(), Path(out).expanduser()
-    if not path.is_file():
+    path, out = file_format.gallery_path(path), file_format.gallery_path(out)
+    with file_format.system_errors(path):
+        is_file = path.is_file()
+    if not is_file:
         raise GalleryError(f"{path}: no such gallery")
     with file_format.new_file(out, "repair") as unfinished:
         return _repair(path, unfinished, encoder)

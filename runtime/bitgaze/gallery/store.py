@@ -250,6 +250,11 @@ class Store:
             if file is not None and file.path.startswith(prefixes)
         }
 
+    def fields(self) -> set[str]:
+        """Names of the metadata fields that items have."""
+        texts = {text for _, _, text, _ in self._items()}
+        return {name for text in texts for name in items.read_metadata(self.path, text)}
+
     def image_refs(self) -> list[ImageRef]:
         """A reference to every item's image, in slot order."""
         return items.read_image_refs(self._db, self.path, self.index)
