@@ -16,7 +16,7 @@ from PIL import Image
 from bitgaze import Encoder, ImageError, ModelError
 from bitgaze.cores import available_cores
 from bitgaze.encoding.contract import DEFAULT_MODEL
-from bitgaze.encoding.images import load
+from bitgaze.encoding.images import ImageFile, load
 from bitgaze.hamming import pack
 from conftest import smooth_image
 
@@ -110,6 +110,26 @@ def test_images_of_one_subject_are_nearer_than_others_on_average(encoder, exampl
     subject = np.array([path.parent.name for path in paths])
     same = (subject[:, None] == subject[None]) & ~np.eye(len(paths), dtype=bool)
     assert distance[same].mean() < distance[subject[:, None] != subject[None]].mean() - 8
+
+
+def test_image_files_are_opened_a_few_at_a_time(encoder, make_image, monkeypatch):
+    paths = [make_image(f"{seed}.png", seed) for seed in range(12)]
+    files = [ImageFile(path) for path in paths]
+    opened = ImageFile.opened
+    threads = set()
+
+    def recorded(self):
+        threads.add(threading.current_thread())
+        return opened(self)
+
+    monkeypatch.setattr(ImageFile, "opened", recorded)
+    found = encoder.encode(files)
+    assert np.array_equal(found.hashes, encoder.encode(paths).hashes)
+    assert len({file.content for file in files}) == 12
+    assert 1 <= len(threads) <= available_cores()
+    assert threading.current_thread() not in threads
+    with pytest.raises(TypeError, match="put a single one into a list"):
+        encoder.encode(files[0])
 
 
 def test_progress_counts_every_image(encoder):

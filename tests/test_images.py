@@ -1,7 +1,9 @@
 import contextlib
+import hashlib
 import io
 import os
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from bitgaze import ImageError
-from bitgaze.encoding.images import Preprocess, load, upright
+from bitgaze.encoding import images
+from bitgaze.encoding.images import ImageFile, Preprocess, load, upright
 from conftest import smooth_image
 
 SMALL = Preprocess(size=32)
@@ -26,7 +29,7 @@ def encoded(image, kind, **options):
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["path", "str", "bytes", "bytearray", "pil", "array"])
+@pytest.mark.parametrize("kind", ["path", "str", "bytes", "bytearray", "file", "pil", "array"])
 def test_every_kind_of_source_loads_the_same_pixels(kind, make_image):
     path = make_image("a.png", seed=1)
     sources = {
@@ -34,6 +37,7 @@ def test_every_kind_of_source_loads_the_same_pixels(kind, make_image):
         "str": str(path),
         "bytes": path.read_bytes(),
         "bytearray": bytearray(path.read_bytes()),
+        "file": ImageFile(path),
         "pil": smooth_image(1),
         "array": np.asarray(smooth_image(1)),
     }
@@ -331,3 +335,101 @@ def test_the_limit_for_webp_is_a_quarter():
     content[canvas : canvas + 6] = (16382).to_bytes(3, "little") + (3699).to_bytes(3, "little")
     with pytest.raises(ImageError, match="16383 x 3700 pixels, the maximum is 44739242 in total"):
         load(bytes(content), Preprocess(size=32))
+
+
+@pytest.fixture(params=[1 << 20, 0], ids=["in memory", "from its descriptor"])
+def in_memory_bytes(request, monkeypatch):
+    monkeypatch.setattr(images, "_IN_MEMORY_BYTES", request.param)
+
+
+@pytest.mark.usefixtures("in_memory_bytes")
+class TestImageFile:
+    @pytest.mark.parametrize("kind", [str, os.fsencode])
+    def test_it_knows_the_file_that_it_read(self, kind, make_image):
+        path = make_image("a.png")
+        source = ImageFile(kind(path))
+        assert np.array_equal(load(source, SMALL), load(path, SMALL))
+        status = path.stat()
+        assert source.content == hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+        assert (source.size, source.mtime_ns) == (status.st_size, status.st_mtime_ns)
+        assert source.ctime_ns == status.st_ctime_ns
+        assert not source.has_changed
+
+    def test_it_has_the_digest_of_a_file_that_is_no_image(self, tmp_path):
+        path = tmp_path / "a.jpg"
+        path.write_bytes(b"text")
+        source = ImageFile(path)
+        with pytest.raises(ImageError, match=r"a\.jpg: not an image that bitgaze reads"):
+            load(source, SMALL)
+        assert source.content == hashlib.blake2b(b"text", digest_size=16).digest()
+        assert not source.has_changed
+
+    @pytest.mark.parametrize(
+        "change", ["replaced", "renamed", "removed", "written", "grown", "shortened", "restored"]
+    )
+    def test_a_change_during_the_read_is_seen(self, change, make_image, monkeypatch):
+        path, other = make_image("a.png", seed=1), make_image("b.png", seed=2)
+        content, status = path.read_bytes(), path.stat()
+
+        def moved():
+            if change == "replaced":
+                os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+                other.replace(path)
+            elif change == "renamed":
+                path.rename(path.with_name("c.png"))
+            elif change == "removed":
+                path.unlink()
+            elif change == "shortened":
+                os.truncate(path, 100)
+            elif change == "grown":
+                path.write_bytes(content + b" ")
+            else:
+                path.write_bytes(content[:-1] + b" ")
+            if change == "restored":
+                path.write_bytes(content)
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+        open_image = Image.open
+
+        def opened(*arguments, **named):
+            moved()
+            return open_image(*arguments, **named)
+
+        monkeypatch.setattr(Image, "open", opened)
+        source = ImageFile(path)
+        with pytest.raises(ImageError, match=r"a\.png: changed while it was being read"):
+            load(source, SMALL)
+        assert source.has_changed
+
+    def test_a_change_after_the_read_does_not_matter(self, make_image):
+        path, other = make_image("a.png", seed=1), make_image("b.png", seed=2)
+        digest = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+        source = ImageFile(path)
+        load(source, SMALL)
+        other.replace(path)
+        assert source.content == digest
+        assert not source.has_changed
+
+    def test_inode_numbers_that_change_do_not_refuse_a_file(self, make_image, monkeypatch):
+        monkeypatch.setattr(os.path, "samestat", lambda *_: False)
+        source = ImageFile(make_image("a.png"))
+        load(source, SMALL)
+        assert not source.has_changed
+
+    def test_what_is_no_regular_file_is_refused_at_once(self, tmp_path):
+        with pytest.raises(ImageError, match="a folder"):
+            load(ImageFile(tmp_path), SMALL)
+        with pytest.raises(ImageError, match=r"none\.png: No such file"):
+            load(ImageFile(tmp_path / "none.png"), SMALL)
+        if hasattr(os, "mkfifo"):
+            os.mkfifo(tmp_path / "pipe.png")
+            with pytest.raises(ImageError, match=r"pipe\.png: not a regular file"):
+                load(ImageFile(tmp_path / "pipe.png"), SMALL)
+
+
+def test_a_file_just_written_is_read_once_its_times_can_show_a_change(make_image):
+    path = make_image("a.png")
+    os.utime(path)
+    source = ImageFile(path)
+    load(source, SMALL)
+    assert path.stat().st_mtime_ns + 10_000_000 < time.time_ns()

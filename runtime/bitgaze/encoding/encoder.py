@@ -26,7 +26,7 @@ from PIL import Image
 from bitgaze.arguments import thread_count
 from bitgaze.encoding import images
 from bitgaze.encoding.contract import DEFAULT_MODEL, Contract, Model, read_model
-from bitgaze.encoding.images import Source
+from bitgaze.encoding.images import ImageFile, Source
 from bitgaze.encoding.providers import CPU, ProviderReport, Providers, open_session
 from bitgaze.errors import ImageError, ModelError, ProviderError
 
@@ -182,9 +182,10 @@ class Encoder:
         """Compute codes, hash values and attention of images.
 
         Args:
-            sources: paths, bytes, PIL images or arrays, as for `bitgaze.encoding.images.load`; or
-                one array of several images, shape (n, height, width, 3). A generator is read only a
-                few images ahead.
+            sources: paths, bytes, `ImageFile`s, PIL images or arrays, as for
+                `bitgaze.encoding.images.load`; or one array of several images, shape (n, height,
+                width, 3). A generator is read only a few images ahead, and files are opened by the
+                thread that decodes them.
             on_progress: called as images finish, with their number since the last call.
 
         Returns:
@@ -197,7 +198,9 @@ class Encoder:
             ValueError: an array does not have the shape of an image, or the encoder is closed.
         """
         is_single_array = isinstance(sources, np.ndarray) and sources.ndim < 4
-        if is_single_array or isinstance(sources, str | bytes | os.PathLike | Image.Image):
+        if is_single_array or isinstance(
+            sources, str | bytes | os.PathLike | ImageFile | Image.Image
+        ):
             raise TypeError("encode takes several images; put a single one into a list: [image]")
         blank = self._blank()
         rows: list[_Row] = []

@@ -4,14 +4,17 @@ The one place where images are decoded and resized, for the runtime and for trai
 are comparable only if their images went through the same steps.
 """
 
+import hashlib
 import io
 import os
+import stat
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +22,72 @@ from PIL import Image, UnidentifiedImageError
 
 from bitgaze.errors import ImageError
 
-Source: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+
+class ImageFile:
+    """An image file as a source that is read once: what is decoded is what its digest is of.
+
+    A source for one `load`, `upright` or `encode`, which opens the file in the thread that decodes.
+    If the file changes, moves or is replaced meanwhile, that raises an ImageError, and the file is
+    to be read again. Later changes of the path's file do not matter to the attributes.
+
+    Attributes:
+        path: of the file, as given.
+        content: BLAKE2b digest of the file, 16 bytes; empty until it is read.
+        size: in bytes; this and the two below are 0 until the file is read.
+        mtime_ns: modification time in nanoseconds.
+        ctime_ns: as `os.stat` gives it.
+        has_changed: whether the file changed, moved or was replaced while it was read.
+    """
+
+    def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.content = b""
+        self.size = self.mtime_ns = self.ctime_ns = 0
+        self.has_changed = False
+
+    def __repr__(self) -> str:
+        return f"ImageFile({self.path!r})"
+
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """The file, open to be decoded; the attributes are set.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is no regular file, or changed until the context ended.
+        """
+        with open(self.path, "rb", opener=_open_at_once) as file:
+            before = _settled(file)
+            self.size, self.mtime_ns, self.ctime_ns = _state(before)
+            stream: BinaryIO = file
+            if self.size <= _IN_MEMORY_BYTES:
+                # One byte more, to read to the end of a file that has grown since.
+                stream = io.BytesIO(file.read(self.size + 1))
+            self.content = _digest(stream)
+            try:
+                yield stream
+            except Exception as error:
+                self._compare(file, error)
+                raise
+            self._compare(file, None)
+
+    def _compare(self, file: BinaryIO, cause: Exception | None) -> None:
+        was = self.size, self.mtime_ns, self.ctime_ns
+        status = os.fstat(file.fileno())
+        try:
+            named = os.stat(self.path)  # noqa: PTH116 (may be bytes)
+            self.has_changed = not _state(named) == _state(status) == was
+            # Some network file systems have another inode number at each look.
+            if not self.has_changed and not os.path.samestat(named, status):
+                with open(self.path, "rb", opener=_open_at_once) as other:
+                    self.has_changed = _digest(other) != self.content
+        except OSError:
+            self.has_changed = True
+        if self.has_changed:
+            raise ValueError("changed while it was being read") from cause
+
+
+Source: TypeAlias = str | os.PathLike[str] | bytes | ImageFile | Image.Image | NDArray[np.uint8]
 
 # File name extensions that count as images. Some formats Pillow cannot read (HEIC needs a plug-in);
 # listing them gets such a file reported instead of silently missing from the gallery.
@@ -78,6 +146,12 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# `ImageFile` reads files of up to this size into memory, and larger ones twice from one descriptor:
+# for the digest, then to decode them.
+_IN_MEMORY_BYTES = 16 << 20
+# File systems round times to a tick of the clock, 1 to 10 ms. A file written within the last tick
+# could change again and keep its times.
+_TICK_NS = 20_000_000
 # Two threads must not decode the same lazily opened PIL image, and callers may pass one twice.
 _PIL_LOCK = threading.Lock()
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -134,8 +208,8 @@ def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
     """Load an image as a model's input.
 
     Args:
-        source: a path, the content of an image file, a PIL image, or a uint8 array: (height, width)
-            grey, (height, width, 3) RGB or (height, width, 4) RGBA.
+        source: a path, the content of an image file, an `ImageFile`, a PIL image, or a uint8 array:
+            (height, width) grey, (height, width, 3) RGB or (height, width, 4) RGBA.
         preprocess: of the model; its size and filter apply.
 
     Returns:
@@ -175,7 +249,7 @@ def upright(source: Source, shorter_side: int) -> Image.Image:
             return _turned(_rgb(source), orientation)
         except Exception as error:  # a lazily opened image is decoded here; see _opened
             raise ImageError(f"PIL image: {_reason(error)}") from error
-    if not isinstance(source, str | os.PathLike | bytes | bytearray | memoryview):
+    if not isinstance(source, str | os.PathLike | bytes | bytearray | memoryview | ImageFile):
         raise TypeError(
             f"an image is a path, bytes, PIL.Image or numpy array, not {type(source).__name__}"
         )
@@ -200,20 +274,21 @@ def dimensions(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
 
 @contextmanager
 def _opened(
-    source: str | os.PathLike[str] | bytes | bytearray | memoryview,
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | ImageFile,
 ) -> Iterator[Image.Image]:
     """An open image file. Any failure until it is closed becomes an ImageError that names it."""
     if isinstance(source, str | os.PathLike):
-        file: str | io.BytesIO = os.fspath(source)
         name = printable(source)
+    elif isinstance(source, ImageFile):
+        name = printable(source.path)
     else:
-        file, name = io.BytesIO(source), f"{len(source)} bytes"
+        name = f"{len(source)} bytes"
     # On hostile or damaged files decoders raise nearly anything (struct.error, SyntaxError,
     # IndexError, ...). All of it means that this image cannot be read.
     try:
         Image.init()  # registers every format, once; Image.open fails on a format not registered
         formats = [format for format in _FORMATS if format in Image.OPEN]
-        with Image.open(file, formats=formats) as image:
+        with _stream(source) as stream, Image.open(stream, formats=formats) as image:
             yield image
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image that bitgaze reads") from error
@@ -221,6 +296,49 @@ def _opened(
         raise ImageError(f"{name}: a folder; name an image in it") from error
     except Exception as error:
         raise ImageError(f"{name}: {_reason(error)}") from error
+
+
+@contextmanager
+def _stream(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | ImageFile,
+) -> Iterator[BinaryIO]:
+    if isinstance(source, ImageFile):
+        with source.opened() as stream:
+            yield stream
+    elif isinstance(source, str | os.PathLike):
+        with open(source, "rb") as stream:  # noqa: PTH123
+            yield stream
+    else:
+        yield io.BytesIO(source)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opener for `open` that does not wait for a pipe's writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _settled(file: BinaryIO) -> os.stat_result:
+    """Status of a regular file, taken so late that any change after it shows in the times.
+
+    Raises:
+        ValueError: not a regular file.
+    """
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file")
+    age_ns = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
+    if not 0 <= age_ns < _TICK_NS:
+        return status
+    time.sleep((_TICK_NS - age_ns) / 1e9)
+    return os.fstat(file.fileno())
+
+
+def _digest(file: BinaryIO) -> bytes:
+    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()  # type: ignore[arg-type]
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def printable(path: str | bytes | os.PathLike[str]) -> str:
