@@ -558,9 +558,22 @@ def test_a_missing_folder_creates_no_gallery(photos, capsys):
     assert not Path("gallery.bitgaze").exists()
 
 
+def test_verify_compares_images_with_their_codes(indexed, capsys):
+    command = ["verify", "-g", "gallery.bitgaze", "--images"]
+    assert main(command) == 0
+    count = 4
+    assert f"{count} codes compared with their files; 0 not" in capsys.readouterr().out
+    (indexed / "p0.png").unlink()
+    assert main([*command, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["images"], facts["not_compared"]) == (count - 1, 1)
+    assert main(["verify", "--images"]) == 2
+    assert "--images needs the gallery" in capsys.readouterr().err
+
+
 def test_verifying_a_gallery_takes_no_provider(indexed, capsys):
     assert main(["verify", "-g", "gallery.bitgaze", "--provider", "cuda"]) == 2
-    assert "--provider applies to a model" in capsys.readouterr().err
+    assert "--provider apply to a model" in capsys.readouterr().err
 
 
 def test_an_item_added_by_hand_shows_no_image(photos, capsys):
