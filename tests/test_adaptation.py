@@ -383,7 +383,7 @@ def test_a_failed_transaction_keeps_the_old_state(gallery, path, step, monkeypat
     before = state(gallery)
 
     def fail(*_):
-        raise sqlite3.OperationalError("disk I/O error")
+        raise GalleryError("disk I/O error")
 
     with monkeypatch.context() as patch:
         patch.setattr(file_format, step, fail)

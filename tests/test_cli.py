@@ -532,6 +532,18 @@ def test_a_second_comparison_of_a_field_is_kept_or_refused(indexed, capsys):
     assert "--where album=Paris: a second = for this field" in capsys.readouterr().err
 
 
+def test_a_condition_on_a_field_that_no_item_has_says_so(photos, capsys):
+    assert main(["index", "photos", "--set", "album=Rome", "--set", "year=2020"]) == 0
+    query = str(photos / "p0.png")
+    capsys.readouterr()
+    for options in ([], ["--json"]):
+        assert main(["search", query, "--where", "albun=Rome", "--where", "a=1", *options]) == 0
+        error = capsys.readouterr().err
+        assert "no item has a field 'a', 'albun'; fields are album, year\n" in error
+    assert main(["search", query, "--where", "album=Paris", "--where", "@key!=x"]) == 0
+    assert capsys.readouterr().err == "bitgaze: nothing found\n"
+
+
 @pytest.mark.parametrize("value", ["1e999", "NaN", "Infinity", "[" * 100_000])
 def test_a_value_that_json_cannot_hold_is_text(photos, value, capsys):
     assert main(["index", "photos", "--set", f"what={value}"]) == 0
@@ -546,9 +558,22 @@ def test_a_missing_folder_creates_no_gallery(photos, capsys):
     assert not Path("gallery.bitgaze").exists()
 
 
+def test_verify_compares_images_with_their_codes(indexed, capsys):
+    command = ["verify", "-g", "gallery.bitgaze", "--images"]
+    assert main(command) == 0
+    count = 4
+    assert f"{count} codes compared with their files; 0 not" in capsys.readouterr().out
+    (indexed / "p0.png").unlink()
+    assert main([*command, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["images"], facts["not_compared"]) == (count - 1, 1)
+    assert main(["verify", "--images"]) == 2
+    assert "--images needs the gallery" in capsys.readouterr().err
+
+
 def test_verifying_a_gallery_takes_no_provider(indexed, capsys):
     assert main(["verify", "-g", "gallery.bitgaze", "--provider", "cuda"]) == 2
-    assert "--provider applies to a model" in capsys.readouterr().err
+    assert "--provider apply to a model" in capsys.readouterr().err
 
 
 def test_an_item_added_by_hand_shows_no_image(photos, capsys):

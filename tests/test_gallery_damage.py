@@ -190,7 +190,7 @@ def test_an_absurd_length_raises_a_typed_error(path, monkeypatch):
         def fail(*_):
             raise MemoryError  # as sqlite3 does
 
-        monkeypatch.setattr("bitgaze.gallery.items.read_item", fail)
+        monkeypatch.setattr("bitgaze.gallery.connection.Connection.cursor", fail)
         with pytest.raises(GalleryCorrupt, match="a length is damaged, or memory is too small"):
             gallery.get("item 1")
         monkeypatch.undo()

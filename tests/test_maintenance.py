@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from bitgaze import (
     verify_gallery,
 )
 from bitgaze.cli.main import main
+from bitgaze.encoding.encoder import Encoder
 from bitgaze.gallery.file_format import CHUNK_CODES
+from bitgaze.gallery.maintenance import GalleryVerification
 from conftest import smooth_image
 from galleries import codes, execute
 
@@ -166,6 +169,62 @@ def test_repair_encodes_images_with_damaged_codes_again(tmp_path, folder, is_ada
             assert (new.get(key).code == old.get(key).code).all()
             assert new.get(key).metadata == old.get(key).metadata
         assert len(new) == 4
+
+
+@pytest.mark.parametrize("is_adapted", [False, True])
+def test_verify_finds_codes_that_are_not_their_files(tmp_path, folder, is_adapted, monkeypatch):
+    monkeypatch.setattr("bitgaze.gallery.reencode.min_images", lambda bits: 4)
+    path = tmp_path / "g.bitgaze"
+    with Gallery(path) as gallery:
+        gallery.sync(folder)
+        gallery.add("by hand", folder / "0.png")
+        if is_adapted:
+            gallery.adapt(lambda _: folder / "0.png")
+        assert verify_gallery(path, images=True) == GalleryVerification(7, (), 6, 1)
+        (folder / "1.png").write_bytes((folder / "2.png").read_bytes())
+        (folder / "3.png").unlink()
+        key, other = str(folder / "4.png"), str(folder / "5.png")
+        gallery.upsert([replace(gallery.get(key), code=gallery.get(other).code)])
+    assert verify_gallery(path).is_sound
+    found = verify_gallery(path, images=True)
+    assert (found.items, found.images, found.not_compared) == (7, 4, 3)
+    (problem,) = found.problems
+    assert f"the code of '{key}' is not that of its file" in problem
+
+
+def test_a_code_is_compared_with_the_file_that_was_decoded(tmp_path, folder, monkeypatch):
+    """Files are exchanged while they are encoded: no code of one gets the digest of another."""
+    monkeypatch.setattr("bitgaze.gallery.reencode.min_images", lambda bits: 4)
+    path, first, second = tmp_path / "g.bitgaze", folder / "0.png", folder / "1.png"
+    contents = first.read_bytes(), second.read_bytes()
+    encode = Encoder.encode
+
+    def exchanging(self, sources, **options):
+        first.write_bytes(contents[1])
+        second.write_bytes(contents[0])
+        try:
+            return encode(self, sources, **options)
+        finally:
+            first.write_bytes(contents[0])
+            second.write_bytes(contents[1])
+
+    with Gallery(path) as gallery:
+        gallery.sync(folder)
+        before = [gallery.get(key).code.tobytes() for key in gallery]
+        monkeypatch.setattr(Encoder, "encode", exchanging)
+        with pytest.raises(GalleryError, match="2 of its images .*changed since it was added"):
+            gallery.adapt()
+        assert [gallery.get(key).code.tobytes() for key in gallery] == before
+    assert verify_gallery(path, images=True) == GalleryVerification(6, (), 4, 2)
+    execute(path, "UPDATE chunk SET codes = zeroblob(96)")
+    lost = repair(path, tmp_path / "new.bitgaze").lost
+    assert set(lost) == {str(first), str(second)}
+
+
+def test_images_of_own_codes_cannot_be_verified(tmp_path):
+    Gallery(tmp_path / "own.bitgaze", bits=64).close()
+    with pytest.raises(GalleryError, match="your own codes"):
+        verify_gallery(tmp_path / "own.bitgaze", images=True)
 
 
 def test_repair_of_own_codes_needs_no_model(tmp_path):

@@ -1,10 +1,11 @@
-"""A few cases of each torture test: damage, crashes, full disks, concurrent readers."""
+"""A few cases of each torture test: damage, crashes, Ctrl-C, full disks, concurrent readers."""
 
 import subprocess
 import sys
 
 import damage_gallery
 import damage_images
+import interrupt
 import kill
 import pytest
 import readers
@@ -38,6 +39,11 @@ def test_killed_processes_lose_nothing_they_reported():
     words = kill.kill(range(20), jobs=1)
     assert words.total() == 20
     assert len(words) >= 5  # each kind of work, and some of it half done
+
+
+def test_interrupted_calls_leave_nothing_open():
+    words = interrupt.interrupt(range(600), jobs=1)
+    assert set(words.values()) == {600 // len(interrupt.CALLS)}
 
 
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):

@@ -46,11 +46,9 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model(
-    parser: argparse.ArgumentParser, group: argparse._ActionsContainer | None = None
-) -> None:
-    """Add the options -m, to `group` if there is one, and --provider."""
-    (group or parser).add_argument(
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options -m and --provider."""
+    parser.add_argument(
         "-m", "--model", metavar="FILE", help="your own model (default: the built-in one)"
     )
     parser.add_argument(

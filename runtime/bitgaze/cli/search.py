@@ -28,6 +28,10 @@ from bitgaze.errors import BitgazeError
 
 if TYPE_CHECKING:
     from bitgaze.gallery.duplicates import Duplicate
+    from bitgaze.gallery.gallery import Gallery
+
+# Fields to list if a search names one that no item has.
+_MAX_FIELDS = 20
 
 
 def add_to(commands: Commands) -> None:
@@ -83,6 +87,7 @@ def search(options: argparse.Namespace) -> int:
             ranking=options.ranking,
         )
         size = len(gallery)
+        unknown = "" if hits else _unknown_fields(gallery, options.where)
         if options.html:
             from bitgaze.cli.page import results_page
 
@@ -91,6 +96,8 @@ def search(options: argparse.Namespace) -> int:
     if options.json:
         found = [asdict(hit) for hit in hits]
         say(json.dumps({"query": options.image, "gallery": options.gallery, "hits": found}))
+        if unknown:
+            warn(unknown)
         return OK
     if hits:
         say(*(f"{hit.distance:4d}{_columns(hit.chances)}  {hit.key}" for hit in hits))
@@ -99,9 +106,24 @@ def search(options: argparse.Namespace) -> int:
             f"{options.gallery} holds no images; `bitgaze index DIR -g {options.gallery}` adds some"
         )
     else:
-        warn("nothing found")
+        warn("; ".join(filter(None, ["nothing found", unknown])))
     _note_page(options.html)
     return OK
+
+
+def _unknown_fields(gallery: "Gallery", texts: Sequence[str]) -> str:
+    """Words about fields of --where that no item has; empty if there are none."""
+    from bitgaze.gallery.filters import KEY
+
+    if not texts:
+        return ""
+    fields = gallery.fields()
+    unknown = ", ".join(map(repr, sorted(_where(texts).keys() - {KEY, *fields})))
+    if not unknown:
+        return ""
+    known = ", ".join(fields[:_MAX_FIELDS]) + (", ..." if len(fields) > _MAX_FIELDS else "")
+    fields_are = f"fields are {known}" if fields else "no item has metadata"
+    return f"no item has a field {unknown}; {fields_are}"
 
 
 def _columns(chances: dict[str, str]) -> str:

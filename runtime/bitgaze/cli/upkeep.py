@@ -35,11 +35,15 @@ def add_to(commands: Commands) -> None:
     add_model(parser)
 
     parser = add_command(commands, verify)
-    subject = parser.add_mutually_exclusive_group()
-    subject.add_argument(
+    parser.add_argument(
         "-g", "--gallery", type=gallery_path, metavar="FILE", help="the gallery to check"
     )
-    add_model(parser, subject)
+    parser.add_argument(
+        "--images",
+        action="store_true",
+        help="with -g: also encode the images again, and find codes that are not their files'",
+    )
+    add_model(parser)
 
     parser = add_command(commands, repair)
     add_gallery(parser)
@@ -111,9 +115,14 @@ def adapt(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     """Check a gallery for damage, or a model against its golden examples."""
     if options.gallery is not None:
-        if options.provider:
-            raise BitgazeError("--provider applies to a model; verifying a gallery runs none")
+        if (options.provider or options.model) and not options.images:
+            raise BitgazeError(
+                "-m and --provider apply to a model; verifying a gallery runs one only with "
+                "--images"
+            )
         return _verify_gallery(options)
+    if options.images:
+        raise BitgazeError("--images needs the gallery, -g FILE")
     from bitgaze.encoding.encoder import Encoder
     from bitgaze.encoding.verification import verify
 
@@ -138,15 +147,24 @@ def verify(options: argparse.Namespace) -> int:
 def _verify_gallery(options: argparse.Namespace) -> int:
     from bitgaze.gallery.maintenance import verify_gallery
 
-    found = verify_gallery(options.gallery)
+    quiet_pillow()
+    encoder = encoder_for(options) if options.images else None
+    found = verify_gallery(options.gallery, images=options.images, encoder=encoder)
     if options.json:
         facts = {"gallery": options.gallery, **asdict(found), "sound": found.is_sound}
         say(json.dumps(facts))
     elif found.is_sound:
         say(f"sound: {found.items} items and their codes are as they were written")
+    elif found.images:
+        say(*(f"wrong: {problem}" for problem in found.problems))
     else:
         say(*(f"damaged: {problem}" for problem in found.problems))
         say(f"`bitgaze repair NEW -g {options.gallery}` saves what it can to a new file")
+    if options.images and not options.json:
+        say(
+            f"{found.images} codes compared with their files; {found.not_compared} not, as the "
+            "file is missing, unreadable, or changed, or the image was added by hand"
+        )
     return OK if found.is_sound else SOME_FAILED
 
 

@@ -45,6 +45,7 @@ from bitgaze.encoding.calibration import Calibration
 from bitgaze.encoding.contract import Model, calibration_from
 from bitgaze.errors import FingerprintMismatch, GalleryCorrupt, GalleryError
 from bitgaze.gallery.adaptation import Adaptation
+from bitgaze.gallery.connection import Connection
 from bitgaze.gallery.items import COLUMNS, item_crc
 from bitgaze.hamming import HammingIndex
 
@@ -82,6 +83,21 @@ class ModelInfo(NamedTuple):
     calibration: Calibration | None
 
 
+def gallery_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a gallery's file, with ~ expanded.
+
+    Raises:
+        GalleryError: it cannot be the path of a file.
+    """
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError as error:
+        raise GalleryError(f"{path}: {error}; write the whole path") from error
+    if "\0" in str(expanded):  # SQLite would end the name there
+        raise GalleryError(f"{str(path)!r}: holds a NUL character, which no file name can")
+    return expanded
+
+
 @dataclass(frozen=True)
 class ImmutableState:
     """State of a file opened as immutable, to notice if another process writes it after all."""
@@ -98,13 +114,29 @@ def immutable_state(path: Path) -> ImmutableState | None:
     create them, it has to open the file as immutable. A process with more rights can still write
     the file later; then the index appears and the state changes.
     """
-    if not path.exists() or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
-        return None
-    log, index = (Path(f"{path}-{name}") for name in ("wal", "shm"))
-    if index.exists() or (log.exists() and log.stat().st_size > 0):
-        return None
-    status = path.stat()
-    return ImmutableState(status.st_ino, status.st_size, status.st_mtime_ns)
+    with system_errors(path):
+        if not path.exists() or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+            return None
+        log, index = (Path(f"{path}-{name}") for name in ("wal", "shm"))
+        if index.exists() or (log.exists() and log.stat().st_size > 0):
+            return None
+        status = path.stat()
+        return ImmutableState(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def file_size(path: Path) -> int:
+    """Size of a gallery's file in bytes."""
+    with system_errors(path):
+        return path.stat().st_size
+
+
+@contextmanager
+def system_errors(path: Path) -> Iterator[None]:
+    """Turns errors of the operating system about a gallery's file into GalleryError."""
+    try:
+        yield
+    except OSError as error:
+        raise GalleryError(f"{path}: {error.strerror or error}") from error
 
 
 def connect(
@@ -113,7 +145,7 @@ def connect(
     timeout_s: float,
     *,
     is_immutable: bool,
-) -> sqlite3.Connection:
+) -> Connection:
     """Opens a gallery file, or creates an empty one. A file that is not writable opens read-only.
 
     Args:
@@ -139,27 +171,19 @@ def connect(
         raise GalleryError(f"{path}: the folder {path.parent} does not exist; create it first")
     # Before the file exists: a model that cannot be read must not leave an empty file behind.
     new_info = None if model_info is None or path.exists() else model_info()
-    with translated_errors(path, timeout_s):
-        db = sqlite3.connect(
-            # Absolute, so that ":memory:" names a file.
-            path.absolute().as_uri() + ("?immutable=1" if is_immutable else ""),
-            uri=True,
-            timeout=timeout_s,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        try:
-            db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
-            # Overwrite removed keys and codes with zeros instead of only unlinking them.
-            db.execute("PRAGMA secure_delete = ON")
-            if model_info is not None and _is_new(db):
-                _create(db, new_info or model_info(), timeout_s)
-            if check_version(db, path) == 1:
-                _migrate(db, path, is_immutable=is_immutable)
-            _check_schema(db, path, _SCHEMA)
-        except BaseException:
-            db.close()
-            raise
+    db = Connection.open(path, "immutable=1" if is_immutable else "", timeout_s)
+    try:
+        db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
+        # Overwrite removed keys and codes with zeros instead of only unlinking them.
+        db.execute("PRAGMA secure_delete = ON")
+        if model_info is not None and _is_new(db):
+            _create(db, new_info or model_info(), timeout_s)
+        if check_version(db, path) == 1:
+            _migrate(db, path, is_immutable=is_immutable)
+        _check_schema(db, path, _SCHEMA)
+    except BaseException:
+        db.close()
+        raise
     return db
 
 
@@ -175,14 +199,15 @@ def new_file(out: Path, what: str) -> Iterator[Path]:
         GalleryError: `out` exists, its folder does not, or a file next to it would be taken for its
             log; or the disk is full.
     """
-    if out.exists():
-        raise GalleryError(f"{out}: already exists; {what} needs the name of a new file")
-    for log in _log_files(out):
-        if log.exists():
-            raise GalleryError(
-                f"{log}: left over from a deleted gallery and would corrupt the new one; delete it "
-                "or choose another name"
-            )
+    with system_errors(out):
+        if out.exists():
+            raise GalleryError(f"{out}: already exists; {what} needs the name of a new file")
+        for log in _log_files(out):
+            if log.exists():
+                raise GalleryError(
+                    f"{log}: left over from a deleted gallery and would corrupt the new one; "
+                    "delete it or choose another name"
+                )
     if not out.parent.is_dir():
         raise GalleryError(f"{out}: the folder {out.parent} does not exist; create it first")
     # In a folder of its own, so that two processes can create the same file.
@@ -257,7 +282,8 @@ def check_model(info: dict[str, Any], model: Model, path: Path) -> None:
     """
     if model.fingerprint != info["fingerprint"]:
         remedy = (
-            "open it with the model that made them, or index the images into a new gallery"
+            "open it with the model that made them (on the command line, -m FILE), or index the "
+            "images into a new gallery"
             if info["fingerprint"]
             else "open it without a model"
         )
@@ -328,59 +354,18 @@ def write_chunk(db: sqlite3.Connection, n: int, codes: NDArray[np.uint8]) -> Non
 
 def checkpoint(db: sqlite3.Connection, timeout_s: float) -> None:
     """Writes the log ("-wal") back into the file and empties it, unless the file is in use."""
-    db.execute("PRAGMA busy_timeout = 0")
+    restore = f"PRAGMA busy_timeout = {timeout_s * 1000:.0f}"
     try:
+        db.execute("PRAGMA busy_timeout = 0")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # returns "busy" in a row, raises no error
     finally:
-        db.execute(f"PRAGMA busy_timeout = {timeout_s * 1000:.0f}")
+        # SQLite's own function, written in C: Ctrl-C cannot come before it.
+        sqlite3.Connection.execute(db, restore)
 
 
 def data_version(db: sqlite3.Connection) -> int:
     """A number that changes whenever another connection commits."""
     return int(db.execute("PRAGMA data_version").fetchone()[0])
-
-
-@contextmanager
-def translated_errors(path: Path, timeout_s: float) -> Iterator[None]:
-    """Turns errors of SQLite and the system into GalleryError and GalleryCorrupt with the path."""
-    try:
-        yield
-    except UnicodeDecodeError as error:  # text of the file, or an SQLite message that quotes it
-        raise GalleryCorrupt(f"{path}: text in the file is damaged: {error}") from error
-    except MemoryError as error:  # SQLite raises it too, for an absurd length in the file
-        raise GalleryCorrupt(f"{path}: a length is damaged, or memory is too small") from error
-    except OSError as error:
-        raise GalleryError(f"{path}: {error.strerror}") from error
-    except sqlite3.Error as error:
-        # The low byte is the primary code: https://sqlite.org/rescode.html
-        full_code = getattr(error, "sqlite_errorcode", 0)
-        code = full_code & 0xFF
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise GalleryCorrupt(f"{path}: not a gallery, or damaged: {error}") from error
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise GalleryError(
-                f"{path}: another process is still writing after {timeout_s:g} s; try again, or "
-                "wait longer with timeout_s"
-            ) from error
-        if code == sqlite3.SQLITE_FULL or full_code == sqlite3.SQLITE_IOERR_SHMSIZE:
-            raise GalleryError(
-                f"{path}: the disk is full; free some space (32 KB are needed even for reading)"
-            ) from error
-        if full_code == sqlite3.SQLITE_CONSTRAINT_UNIQUE and "item.path" in str(error):
-            raise GalleryError(f"{path}: an item's file belongs to another item") from error
-        if code == sqlite3.SQLITE_READONLY:
-            raise GalleryError(f"{path}: the file or its folder is read-only") from error
-        if code == sqlite3.SQLITE_CANTOPEN and Path(f"{path}-wal").exists():
-            raise GalleryError(
-                f"{path}: recent changes are in its log ({path.name}-wal), which cannot be read in "
-                "a read-only folder; open the gallery once where the folder is writable"
-            ) from error
-        if code == sqlite3.SQLITE_CANTOPEN:
-            raise GalleryError(
-                f"{path}: cannot be opened or created; check the permissions of the file and its "
-                "folder"
-            ) from error
-        raise GalleryError(f"{path}: {error}") from error
 
 
 def _info_crc(info: dict[str, Any]) -> int:
@@ -424,7 +409,7 @@ def _identity(db: sqlite3.Connection) -> tuple[int, int]:
     return application_id, version
 
 
-def _create(db: sqlite3.Connection, model_info: ModelInfo, timeout_s: float) -> None:
+def _create(db: Connection, model_info: ModelInfo, timeout_s: float) -> None:
     _enable_wal(db, timeout_s)
     db.execute("BEGIN IMMEDIATE")
     if _is_new(db):  # checked again under the write lock
@@ -441,16 +426,16 @@ def _create(db: sqlite3.Connection, model_info: ModelInfo, timeout_s: float) -> 
     db.execute("COMMIT")
 
 
-def _enable_wal(db: sqlite3.Connection, timeout_s: float) -> None:
+def _enable_wal(db: Connection, timeout_s: float) -> None:
     """Turns WAL on; for this statement SQLite ignores the timeout, so it is implemented here."""
     give_up = time.monotonic() + timeout_s
     while True:
         try:
-            db.execute("PRAGMA journal_mode = WAL")
+            sqlite3.Connection.execute(db, "PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
             is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
             if not is_busy or time.monotonic() > give_up:
-                raise
+                raise db.translated(error) from error
             time.sleep(0.01)
         else:
             return

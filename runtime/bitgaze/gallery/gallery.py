@@ -7,9 +7,8 @@ module of the operation: search.py, sync/, reencode.py, duplicates.py, explain.p
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -26,7 +25,7 @@ from bitgaze.errors import FingerprintMismatch, GalleryError
 from bitgaze.gallery.adaptation import Adaptation, adapted
 from bitgaze.gallery.duplicates import DuplicateGroup, default_radius, find_duplicates
 from bitgaze.gallery.explain import explain
-from bitgaze.gallery.file_format import ModelInfo, check_model, origin
+from bitgaze.gallery.file_format import ModelInfo, check_model, gallery_path, origin
 from bitgaze.gallery.filters import conditions
 from bitgaze.gallery.items import Item
 from bitgaze.gallery.reencode import reencode
@@ -84,7 +83,7 @@ class Gallery:
             bits = code_length(bits)
         if not 0 <= timeout_s <= _MAX_TIMEOUT_S:
             raise ValueError(f"timeout_s is {timeout_s}, expected 0 to {_MAX_TIMEOUT_S:g}")
-        self.path = Path(path).expanduser()
+        self.path = gallery_path(path)
         self._encoder = encoder
         self._encoder_lock = threading.Lock()
 
@@ -186,6 +185,17 @@ class Gallery:
         """
         with self._store.reading():
             return self._store.item(self._store.slot(key))
+
+    def fields(self) -> list[str]:
+        """Names of the metadata fields that items have, sorted; `where` filters by them.
+
+        Reads all metadata, which takes seconds for a million items.
+
+        Raises:
+            GalleryCorrupt: the file is damaged.
+        """
+        with self._store.reading():
+            return sorted(self._store.fields())
 
     def search(
         self,
@@ -471,8 +481,8 @@ class Gallery:
         """Makes the gallery match the images below folders, by adding, updating and removing items.
 
         An image is a file whose name ends in one of `bitgaze.encoding.images.SUFFIXES`; names that
-        start with a dot are left out. Its key is its absolute path as text. Items added by hand, and
-        items of other folders, are not changed.
+        start with a dot are left out. Its key is its absolute path as text. Items added by hand,
+        and items of other folders, are not changed.
 
         Links are followed, and each folder and each image counts once, under one name: the one that
         the gallery already has items from, if a given folder is reached by a link now and was
@@ -667,10 +677,9 @@ class Gallery:
         Raises:
             GalleryError: `path` exists or cannot be written, or a transaction is open.
         """
-        self._store.backup(Path(path).expanduser())
+        self._store.backup(gallery_path(path))
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Makes several calls atomic: an exception rolls back all of them.
 
         Use as `with gallery.transaction():`. Others cannot change what you read inside. Other
@@ -680,8 +689,7 @@ class Gallery:
             GalleryError: the file cannot be written; or a call inside failed and its exception was
                 caught inside, after which all later writes in the transaction fail too.
         """
-        with self._store.transaction():
-            yield
+        return self._store.writing()
 
     def close(self) -> None:
         """Closes the file. Later calls raise GalleryError.

@@ -220,13 +220,29 @@ def read_item(db: sqlite3.Connection, path: Path, slot: int, code: NDArray[np.ui
         GalleryCorrupt: the item is missing or damaged.
     """
     found, key, text, file = _verified(path, _read_row(db, path, slot))
+    if found != slot:
+        raise GalleryCorrupt(f"{path}: the item in slot {slot} is damaged: {key!r}")
+    return Item(key, code, read_metadata(path, text, key), file)
+
+
+def read_metadata(path: Path, text: str, key: str = "an item") -> dict[str, Any]:
+    """Parses an item's metadata.
+
+    Args:
+        path: the gallery's file, for messages.
+        text: as stored.
+        key: of the item, for messages.
+
+    Raises:
+        GalleryCorrupt: the text is not a JSON object.
+    """
     try:
         metadata = json.loads(text)
+        if not isinstance(metadata, dict):
+            raise ValueError(f"expected a JSON object, got {type(metadata).__name__}")
     except (ValueError, RecursionError) as error:
         raise GalleryCorrupt(f"{path}: the metadata of {key!r} is damaged: {error}") from error
-    if found != slot or not isinstance(metadata, dict):
-        raise GalleryCorrupt(f"{path}: the item in slot {slot} is damaged: {key!r}, {metadata!r}")
-    return Item(key, code, metadata, file)
+    return metadata
 
 
 def read_image_refs(db: sqlite3.Connection, path: Path, codes: HammingIndex) -> list[ImageRef]:
@@ -263,16 +279,14 @@ def read_field(db: sqlite3.Connection, path: Path, name: str) -> Iterator[str | 
     try:
         if _PLAIN_NAME.fullmatch(name):
             query = "SELECT metadata -> ? FROM item NOT INDEXED ORDER BY slot"
-            for (text,) in db.execute(query, (f'$."{name}"',)):
-                yield text
+            rows = db.execute(query, (f'$."{name}"',))
+            while batch := rows.fetchmany(_BATCH_ROWS):
+                for (text,) in batch:
+                    yield text
             return
         for (text,) in db.execute("SELECT metadata FROM item NOT INDEXED ORDER BY slot"):
             metadata = json.loads(text)
             yield json.dumps(metadata[name]) if name in metadata else None
-    except sqlite3.OperationalError as error:
-        if "JSON" not in str(error):
-            raise
-        raise GalleryCorrupt(f"{path}: an item's metadata is damaged: {error}") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise GalleryCorrupt(f"{path}: an item's metadata is damaged: {error}") from error
 

@@ -13,16 +13,20 @@ from numpy.typing import NDArray
 
 from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
 from bitgaze.encoding.encoder import Encoder
+from bitgaze.encoding.images import ImageFile
 from bitgaze.errors import GalleryCorrupt, GalleryError
 from bitgaze.gallery import file_format, items
 from bitgaze.gallery.adaptation import adapted
+from bitgaze.gallery.connection import translated_errors
 from bitgaze.gallery.file_format import CHUNK_CODES, ModelInfo
 from bitgaze.gallery.items import FileState, Item
+from bitgaze.gallery.reencode import reason_unusable
 from bitgaze.gallery.store import Store
 
 _TIMEOUT_S = 5.0
 _MAX_PROBLEMS = 20
 _BATCH = 512
+_LOST_CODE = "its code is damaged, and "
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,15 @@ class GalleryVerification:
     Attributes:
         items: number of items; 0 if the gallery cannot be opened.
         problems: the first 20 problems, a sentence each.
+        images: number of items whose code was compared with their file.
+        not_compared: number of items that were to be compared, but whose file is missing,
+            unreadable, or changed since, or that were added by hand.
     """
 
     items: int
     problems: tuple[str, ...]
+    images: int = 0
+    not_compared: int = 0
 
     @property
     def is_sound(self) -> bool:
@@ -60,7 +69,9 @@ class RepairReport:
     unreadable: int = 0
 
 
-def verify_gallery(path: str | os.PathLike[str]) -> GalleryVerification:
+def verify_gallery(
+    path: str | os.PathLike[str], *, images: bool = False, encoder: Encoder | None = None
+) -> GalleryVerification:
     """Verifies all of a gallery: pages, codes, items, and the indexes of keys and paths.
 
     Takes about 20 s for a million items; other processes can use the gallery in the meantime.
@@ -68,17 +79,76 @@ def verify_gallery(path: str | os.PathLike[str]) -> GalleryVerification:
 
     Args:
         path: the gallery's file.
+        images: also encode the images' files again, and report items whose code is not that of
+            their file. Bits that may differ between machines are not compared, nor are files that
+            have changed since the last sync.
+        encoder: the gallery's model, for `images`; defaults to the one that comes with bitgaze.
 
     Raises:
-        GalleryError: the gallery does not exist, or another process keeps it locked.
+        GalleryError: the gallery does not exist, or another process keeps it locked; or `images`,
+            and its codes are your own.
+        FingerprintMismatch: `images`, and the encoder is not the gallery's model.
     """
-    path = Path(path).expanduser()
+    path = file_format.gallery_path(path)
     try:
-        with closing(Store(path, None, _TIMEOUT_S)) as store, store.reading():
-            problems = store.problems(_MAX_PROBLEMS)
-            return GalleryVerification(len(store.index), tuple(problems))
+        with closing(Store(path, None, _TIMEOUT_S)) as store:
+            if images:
+                encoder = _encoder_of(store, encoder)
+            with store.reading():
+                problems = store.problems(_MAX_PROBLEMS)
+                count = len(store.index)
+            if encoder is None or not images or problems:
+                return GalleryVerification(count, tuple(problems))
+            compared, not_compared, problems = _compare_images(store, encoder)
+            return GalleryVerification(
+                count, tuple(problems[:_MAX_PROBLEMS]), compared, not_compared
+            )
     except GalleryCorrupt as error:
         return GalleryVerification(0, (str(error),))
+
+
+def _encoder_of(store: Store, encoder: Encoder | None) -> Encoder:
+    with store.reading():
+        info = store.info
+    if not info["fingerprint"]:
+        raise GalleryError(f"{store.path}: holds your own codes, which no model computes again")
+    encoder = Encoder() if encoder is None else encoder
+    file_format.check_model(info, encoder.model, store.path)
+    return encoder
+
+
+def _compare_images(store: Store, encoder: Encoder) -> tuple[int, int, list[str]]:
+    """Encodes the items' files again; returns the numbers of items compared and not, and problems.
+
+    Encodes outside of a snapshot, so that the log of other processes' changes does not grow.
+    """
+    with store.reading():
+        files = [(ref.key, ref.file) for ref in store.image_refs()]
+    compared = 0
+    problems: list[str] = []
+    todo = [(key, file) for key, file in files if file is not None]
+    for start in range(0, len(todo), _BATCH):
+        batch = todo[start : start + _BATCH]
+        sources = [ImageFile(file.path) for _, file in batch]
+        encoded = encoder.encode(sources)
+        with store.reading():
+            found = adapted(encoded, store.info["adaptation"], encoder)
+            for row, (key, file) in enumerate(batch):
+                slot = store.find(key)
+                if reason_unusable(file, sources[row], encoded.errors.get(row)) or slot is None:
+                    continue
+                item = store.item(slot)
+                if item.file is None or item.file.content != file.content:
+                    continue  # another process has changed it in the meantime
+                compared += 1
+                differs = np.unpackbits(item.code ^ found.codes[row]).astype(bool)
+                count = int((differs & found.stable[row]).sum())
+                if count:
+                    problems.append(
+                        f"{store.path}: the code of {key!r} is not that of its file: {count} bits "
+                        "differ; remove the item and sync again"
+                    )
+    return compared, len(files) - compared, problems
 
 
 def repair(
@@ -106,8 +176,10 @@ def repair(
             of its codes is damaged.
         FingerprintMismatch: the encoder is not the gallery's model.
     """
-    path, out = Path(path).expanduser(), Path(out).expanduser()
-    if not path.is_file():
+    path, out = file_format.gallery_path(path), file_format.gallery_path(out)
+    with file_format.system_errors(path):
+        is_file = path.is_file()
+    if not is_file:
         raise GalleryError(f"{path}: no such gallery")
     with file_format.new_file(out, "repair") as unfinished:
         return _repair(path, unfinished, encoder)
@@ -115,7 +187,7 @@ def repair(
 
 def _repair(path: Path, out: Path, encoder: Encoder | None) -> RepairReport:
     report = RepairReport()
-    with file_format.translated_errors(path, _TIMEOUT_S):
+    with translated_errors(path, _TIMEOUT_S):
         mode = "mode=ro" if file_format.immutable_state(path) is None else "immutable=1"
         uri = f"{path.absolute().as_uri()}?{mode}"
         with closing(sqlite3.connect(uri, uri=True, timeout=_TIMEOUT_S)) as db:
@@ -204,25 +276,24 @@ def _reencode(
     """Items with a damaged code whose image has not changed, with a new code."""
     if encoder is None:
         for item in without_code:
-            report.lost[item.key] = "its code is damaged, and its model was not given"
+            report.lost[item.key] = _LOST_CODE + "its model was not given"
         return []
     todo: list[tuple[Item, FileState]] = []
     for item in without_code:
-        reason = "added by hand" if item.file is None else items.reason_changed(item.file)
-        if item.file is None or reason is not None:
-            report.lost[item.key] = (
-                f"its code is damaged, and its image cannot be encoded again: {reason}"
-            )
+        if item.file is None:
+            report.lost[item.key] = _LOST_CODE + "its image cannot be encoded again: added by hand"
         else:
             todo.append((item, item.file))
     found: list[Item] = []
     for start in range(0, len(todo), _BATCH):
         batch = todo[start : start + _BATCH]
-        encoded = encoder.encode([os.fsdecode(file.path) for _, file in batch])
+        sources = [ImageFile(file.path) for _, file in batch]
+        encoded = encoder.encode(sources)
         codes = adapted(encoded, info["adaptation"], encoder).codes
         for row, (item, file) in enumerate(batch):
-            if row in encoded.errors:
-                report.lost[item.key] = f"its code is damaged, and {encoded.errors[row]}"
+            reason = reason_unusable(file, sources[row], encoded.errors.get(row))
+            if reason is not None:
+                report.lost[item.key] = _LOST_CODE + f"its image cannot be encoded again: {reason}"
                 continue
             found.append(Item(item.key, codes[row], item.metadata, file))
             report.encoded.append(item.key)

@@ -2,21 +2,19 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bitgaze.cores import available_cores
 from bitgaze.encoding.alterations import altered
 from bitgaze.encoding.calibration import Calibration, calibrate
 from bitgaze.encoding.encoder import Encoder
-from bitgaze.encoding.images import Source, fitted
+from bitgaze.encoding.images import ImageFile, Source, fitted, printable
 from bitgaze.errors import GalleryError, ImageError
 from bitgaze.gallery.adaptation import Adaptation, adapted_codes, fit, with_kind_of
-from bitgaze.gallery.items import CHANGED, ImageRef, reason_changed
+from bitgaze.gallery.items import CHANGED, FileState, ImageRef
 from bitgaze.gallery.search import code_distances
 from bitgaze.gallery.store import Store
 
@@ -177,18 +175,20 @@ class _Reencoder:
         """The model's hash values, float32, (m, bits), in batches of `_BATCH` images."""
         for start in range(0, len(refs), _BATCH):
             batch = refs[start : start + _BATCH]
-            # A code must be of the image that the gallery holds, not of a newer one in its file.
-            with ThreadPoolExecutor(available_cores()) as pool:
-                reasons = pool.map(_reason_changed, batch)
-            self._refuse({ref.key: why for ref, why in zip(batch, reasons, strict=True) if why})
             sources = [self._source(ref) for ref in batch]
             encoded = self._encoder.encode(sources, on_progress=self._advance)
-            self._refuse({batch[row].key: str(error) for row, error in encoded.errors.items()})
+            self._refuse(
+                {
+                    ref.key: why
+                    for row, (ref, source) in enumerate(zip(batch, sources, strict=True))
+                    if (why := _reason_unusable(ref, source, encoded.errors.get(row))) is not None
+                }
+            )
             yield encoded.hashes
 
     def _source(self, ref: ImageRef) -> Source:
         if ref.file is not None:
-            return os.fsdecode(ref.file.path)
+            return ImageFile(ref.file.path)
         if self._images is None:
             raise self._images_required([ref.key])
         return self._images(ref.key)
@@ -219,13 +219,15 @@ class _Reencoder:
     def _altered(self, refs: Sequence[ImageRef], rows: list[int]) -> Iterator[Image.Image]:
         """Altered versions of images; appends to `rows` the position of each one's original."""
         for row, ref in enumerate(refs):
+            source, refused = self._source(ref), None
             try:
                 # Ten full-size versions of a panorama would take gigabytes.
-                image = fitted(
-                    self._source(ref), _MAX_ALTERED_PX, self._encoder.contract.preprocess.size
-                )
+                image = fitted(source, _MAX_ALTERED_PX, self._encoder.contract.preprocess.size)
             except ImageError as error:
-                raise self._refusal({ref.key: str(error)}) from error
+                refused = error
+            why = _reason_unusable(ref, source, refused)
+            if why is not None:
+                raise self._refusal({ref.key: why}) from refused
             if min(image.size) < _MIN_ALTERED_PX:
                 continue
             for version in altered(image).values():
@@ -281,5 +283,23 @@ def _reason_missing(ref: ImageRef) -> str | None:
     return None if size == ref.file.size else CHANGED
 
 
-def _reason_changed(ref: ImageRef) -> str | None:
-    return None if ref.file is None else reason_changed(ref.file)
+def _reason_unusable(ref: ImageRef, source: Source, error: ImageError | None) -> str | None:
+    if ref.file is not None and isinstance(source, ImageFile):
+        return reason_unusable(ref.file, source, error)
+    return None if error is None else str(error)
+
+
+def reason_unusable(file: FileState, read: ImageFile, error: ImageError | None) -> str | None:
+    """Why what was read is not the image of an item; None if it is.
+
+    The digest is of the bytes that were decoded: a code must be of the image that the gallery
+    holds, not of one that has taken its file's name since.
+
+    Args:
+        file: of the item.
+        read: the file, after it has been encoded.
+        error: of encoding it, or None.
+    """
+    if read.content and read.content != file.content:
+        return CHANGED
+    return None if error is None else str(error).removeprefix(f"{printable(read.path)}: ")

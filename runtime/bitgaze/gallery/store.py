@@ -8,7 +8,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from bitgaze.encoding.calibration import Calibration
 from bitgaze.errors import GalleryCorrupt, GalleryError
 from bitgaze.gallery import file_format, items
 from bitgaze.gallery.adaptation import Adaptation
+from bitgaze.gallery.blocks import Steps, block, body
+from bitgaze.gallery.connection import Connection, translated_errors
 from bitgaze.gallery.file_format import CHUNK_CODES, ModelInfo
 from bitgaze.gallery.filters import KEY, Column, Condition
 from bitgaze.gallery.items import FileState, ImageRef, Item
@@ -66,6 +68,7 @@ class Store:
 
     index: HammingIndex
     info: dict[str, Any]
+    _db: Connection
 
     def __init__(
         self, path: Path, model_info: Callable[[], ModelInfo] | None, timeout_s: float
@@ -82,13 +85,14 @@ class Store:
         self._open(model_info)
 
     def _open(self, model_info: Callable[[], ModelInfo] | None) -> None:
-        with self._translated_errors():
-            self._immutable = file_format.immutable_state(self.path)
-            self._db: sqlite3.Connection = file_format.connect(
-                self.path, model_info, self._timeout_s, is_immutable=self._immutable is not None
-            )
+        immutable = file_format.immutable_state(self.path)
+        db = file_format.connect(
+            self.path, model_info, self._timeout_s, is_immutable=immutable is not None
+        )
         self._data_version = -1
         self._has_checked = False
+        self._db = db
+        self._immutable = immutable  # last: after an interruption the next read opens it again
 
     def close(self) -> None:
         """Closes the file. Later calls raise GalleryError."""
@@ -98,37 +102,41 @@ class Store:
             try:
                 # SQLite moves rows between pages and overwrites only their last place. If others
                 # use the file or the disk is full, the copies stay until the next compaction.
-                with suppress(GalleryError, OSError):
-                    is_small = self.path.stat().st_size <= _MAX_COMPACTED_BYTES
+                with suppress(GalleryError):
+                    is_small = file_format.file_size(self.path) <= _MAX_COMPACTED_BYTES
                     if self._needs_compaction and is_small:
                         self.compact()
             finally:
                 self._db.close()
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
+    @block
+    def reading(self) -> Steps:
         """Reads one snapshot of the file; `index` and `info` are as of that snapshot."""
-        with self._lock, self._translated_errors():
+        with self._lock:
             if self._db.in_transaction:
-                yield
+                yield from body()
                 return
             if self._is_outdated():
-                self._db.close()
+                old = self._db
                 self._open(None)
-            self._db.execute("BEGIN")
+                old.close()
             try:
+                self._db.execute("BEGIN")
                 self._refresh()
-                yield
+                yield from body()
             finally:
-                self._db.execute("COMMIT")
+                self._db.rollback()
+                self._db.close_cursors()
             if self._is_outdated():
                 raise GalleryError(
                     f"{self.path}: another process wrote it during this read; try again"
                 )
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Makes several writes atomic: an exception rolls back all of them.
+    @block
+    def writing(self) -> Steps:
+        """Writes in a transaction, or as a part of the one that is open.
+
+        An exception rolls back all of the transaction.
 
         Raises:
             GalleryError: the file cannot be written, or a call inside failed and the caller caught
@@ -136,36 +144,29 @@ class Store:
         """
         with self._lock:
             is_nested = self._is_in_transaction
-            with self._translated_errors():
-                if is_nested and not self._db.in_transaction:  # or this would start a new one
-                    raise self._rolled_back()
-                if not is_nested and self._db.in_transaction:
-                    raise GalleryError(
-                        f"{self.path}: cannot be written during a read, such as in on_progress; "
-                        "write after the call returns"
-                    )
+            if is_nested and not self._db.in_transaction:  # or this would start a new one
+                raise self._rolled_back()
+            if not is_nested and self._db.in_transaction:
+                raise GalleryError(
+                    f"{self.path}: cannot be written during a read, such as in on_progress; "
+                    "write after the call returns"
+                )
             try:
                 if not is_nested:
                     self._begin()
                     self._is_in_transaction = True
-                yield
+                yield from body()
                 if not is_nested:
                     self._commit()
             except BaseException:
                 # The codes in memory are ahead of the file: load them again.
                 self._data_version = -1
-                if self._db.in_transaction:  # after some errors SQLite rolls back itself
-                    self._db.execute("ROLLBACK")
+                self._db.rollback()  # nothing to do if SQLite rolled back itself
                 raise
             finally:
                 if not is_nested:
                     self._is_in_transaction = False
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Writes in a transaction, or as a part of the one that is open."""
-        with self._translated_errors(), self.transaction():
-            yield
+                    self._db.close_cursors()
 
     @property
     def calibration(self) -> Calibration | None:
@@ -248,6 +249,11 @@ class Store:
             for _, key, _, file in self._items()
             if file is not None and file.path.startswith(prefixes)
         }
+
+    def fields(self) -> set[str]:
+        """Names of the metadata fields that items have."""
+        texts = {text for _, _, text, _ in self._items()}
+        return {name for text in texts for name in items.read_metadata(self.path, text)}
 
     def image_refs(self) -> list[ImageRef]:
         """A reference to every item's image, in slot order."""
@@ -379,7 +385,7 @@ class Store:
                 return problems
             try:
                 self.item(slot)
-            except (GalleryCorrupt, UnicodeDecodeError) as error:
+            except GalleryCorrupt as error:
                 problems.append(str(error))
         try:
             items.check_indexes(self._db, self.path)
@@ -389,7 +395,7 @@ class Store:
 
     def compact(self) -> int:
         """Rewrites the file without free space; returns by how many bytes it shrank."""
-        with self._lock, self._translated_errors():
+        with self._lock:
             self._check_no_transaction("compact")
             if self._db.in_transaction:
                 raise GalleryError(
@@ -397,11 +403,11 @@ class Store:
                     "compact after the call returns"
                 )
             file_format.checkpoint(self._db, self._timeout_s)  # or the log would count as freed
-            before = self.path.stat().st_size
+            before = file_format.file_size(self.path)
             self._db.execute("VACUUM")
             file_format.checkpoint(self._db, self._timeout_s)
             self._needs_compaction = False
-            return before - self.path.stat().st_size
+            return before - file_format.file_size(self.path)
 
     def checkpoint(self) -> None:
         """Writes the log back into the file.
@@ -409,7 +415,7 @@ class Store:
         Raises:
             GalleryError: the disk is full.
         """
-        with self._lock, self._translated_errors():
+        with self._lock:
             file_format.checkpoint(self._db, self._timeout_s)
 
     def backup(self, out: Path) -> None:
@@ -419,7 +425,7 @@ class Store:
         with (
             file_format.new_file(out, "a backup") as unfinished,
             self.reading(),
-            file_format.translated_errors(out, self._timeout_s),
+            translated_errors(out, self._timeout_s),
             closing(sqlite3.connect(unfinished)) as copy,
         ):
             self._db.backup(copy)
@@ -436,26 +442,24 @@ class Store:
         )
 
     def _begin(self) -> None:
-        with self._translated_errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            self._changed_chunks.clear()
-            self._refresh()
+        self._db.execute("BEGIN IMMEDIATE")
+        self._changed_chunks.clear()
+        self._refresh()
 
     def _commit(self) -> None:
-        with self._translated_errors():
-            if not self._db.in_transaction:
-                raise self._rolled_back()
-            for n in self._changed_chunks:
-                first = n * CHUNK_CODES
-                codes = self.index[first : first + CHUNK_CODES]
-                file_format.write_chunk(self._db, n, codes)
-            self._db.execute("COMMIT")
-            if self._needs_checkpoint:
-                # The commit counts as done even if this fails: with a full disk, or another reader,
-                # the log keeps removed bytes until the next commit.
-                with suppress(sqlite3.Error):
-                    file_format.checkpoint(self._db, self._timeout_s)
-                    self._needs_checkpoint = False
+        if not self._db.in_transaction:
+            raise self._rolled_back()
+        for n in self._changed_chunks:
+            first = n * CHUNK_CODES
+            codes = self.index[first : first + CHUNK_CODES]
+            file_format.write_chunk(self._db, n, codes)
+        self._db.execute("COMMIT")
+        if self._needs_checkpoint:
+            # The commit counts as done even if this fails: with a full disk, or another reader, the
+            # log keeps removed bytes until the next commit.
+            with suppress(GalleryError, sqlite3.Error):
+                file_format.checkpoint(self._db, self._timeout_s)
+                self._needs_checkpoint = False
 
     def _rolled_back(self) -> GalleryError:
         return GalleryError(
@@ -477,8 +481,3 @@ class Store:
             self.index = file_format.read_codes(self._db, self.path, self.info["bits"])
             self._fields.clear()
             self._data_version = version
-
-    @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
-        with file_format.translated_errors(self.path, self._timeout_s):
-            yield

@@ -1,0 +1,194 @@
+"""The connection to a gallery's file: SQLite's errors become GalleryError where SQLite is called.
+
+Errors of anything else, such as a caller's function that runs during a read, pass unchanged.
+"""
+
+import sqlite3
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bitgaze.errors import GalleryCorrupt, GalleryError
+
+# UnicodeDecodeError: text of the file, or an SQLite message that quotes it. MemoryError: an absurd
+# length in the file.
+_ERRORS = (sqlite3.Error, UnicodeDecodeError, MemoryError)
+
+
+class Connection(sqlite3.Connection):
+    """A connection whose statements raise GalleryError and GalleryCorrupt with the file's path.
+
+    `rollback` is SQLite's own, a function written in C: Ctrl-C cannot come before it.
+
+    Attributes:
+        path: the file, for messages.
+        timeout_s: how long to wait for another writer, in seconds.
+    """
+
+    path: Path
+    timeout_s: float
+
+    @classmethod
+    def open(cls, path: Path, parameters: str, timeout_s: float) -> "Connection":
+        """Opens a file.
+
+        Args:
+            path: the file.
+            parameters: of an SQLite URI, such as "immutable=1".
+            timeout_s: how long to wait for another writer, in seconds.
+        """
+        with translated_errors(path, timeout_s):
+            db: Connection = sqlite3.connect(
+                # Absolute, so that ":memory:" names a file.
+                f"{path.absolute().as_uri()}?{parameters}",
+                uri=True,
+                timeout=timeout_s,
+                isolation_level=None,
+                check_same_thread=False,
+                factory=cls,
+            )
+            db.path, db.timeout_s = path, timeout_s
+            return db
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._cursors: set[weakref.ref[Cursor]] = set()
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        try:
+            return super().in_transaction
+        except sqlite3.Error as error:
+            raise self.translated(error) from error
+
+    def execute(self, sql: str, parameters: Any = (), /) -> "Cursor":
+        """Runs a statement."""
+        try:
+            cursor = self.cursor(Cursor)
+            self._cursors.add(weakref.ref(cursor, self._cursors.discard))
+            return cursor.execute(sql, parameters)
+        except _ERRORS as error:
+            raise self.translated(error) from error
+
+    def executemany(self, sql: str, parameters: Any, /) -> "Cursor":
+        """Runs a statement for each of several parameters."""
+        try:
+            return self.cursor(Cursor).executemany(sql, parameters)
+        except _ERRORS as error:
+            raise self.translated(error) from error
+
+    def close_cursors(self) -> None:
+        """Ends statements that have rows left; they would keep the snapshot after a transaction.
+
+        An exception that is kept, as interactive sessions keep the last one, keeps cursors alive.
+        """
+        while self._cursors:
+            cursor = self._cursors.pop()()
+            if cursor is not None:
+                cursor.close()
+
+    def close(self) -> None:
+        """Closes the connection; an open transaction is rolled back."""
+        self.close_cursors()
+        super().close()
+
+    def translated(self, error: BaseException) -> GalleryError:
+        """The exception to raise in place of one of SQLite."""
+        return translated(error, self.path, self.timeout_s)
+
+
+class Cursor(sqlite3.Cursor):
+    """Rows of a statement; reading them raises GalleryError and GalleryCorrupt."""
+
+    __slots__ = ()
+
+    connection: Connection
+
+    def fetchone(self) -> Any:
+        """The next row, or None."""
+        try:
+            return super().fetchone()
+        except _ERRORS as error:
+            raise self.connection.translated(error) from error
+
+    def fetchmany(self, size: int | None = 1) -> list[Any]:
+        """The next rows, at most `size`."""
+        try:
+            return super().fetchmany(size)
+        except _ERRORS as error:
+            raise self.connection.translated(error) from error
+
+    def fetchall(self) -> list[Any]:
+        """All rows that are left."""
+        try:
+            return super().fetchall()
+        except _ERRORS as error:
+            raise self.connection.translated(error) from error
+
+    def __next__(self) -> Any:
+        try:
+            return super().__next__()
+        except _ERRORS as error:
+            raise self.connection.translated(error) from error
+
+
+@contextmanager
+def translated_errors(path: Path, timeout_s: float) -> Iterator[None]:
+    """Turns errors of SQLite into GalleryError and GalleryCorrupt with the path.
+
+    Only around calls of SQLite itself: whatever else runs inside has its errors turned too.
+    """
+    try:
+        yield
+    except _ERRORS as error:
+        raise translated(error, path, timeout_s) from error
+
+
+def translated(error: BaseException, path: Path, timeout_s: float) -> GalleryError:  # noqa: PLR0911
+    """The exception to raise in place of one of SQLite."""
+    if isinstance(error, UnicodeDecodeError):
+        return GalleryCorrupt(f"{path}: text in the file is damaged: {error}")
+    if isinstance(error, MemoryError):
+        return GalleryCorrupt(f"{path}: a length is damaged, or memory is too small")
+    # The low byte is the primary code: https://sqlite.org/rescode.html
+    full_code = getattr(error, "sqlite_errorcode", 0)
+    code = full_code & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return GalleryCorrupt(f"{path}: not a gallery, or damaged: {error}")
+    if "malformed JSON" in str(error):
+        return GalleryCorrupt(f"{path}: an item's metadata is damaged: {error}")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return GalleryError(
+            f"{path}: another process is still writing after {timeout_s:g} s; try again, or wait "
+            "longer with timeout_s"
+        )
+    if code == sqlite3.SQLITE_FULL or full_code == sqlite3.SQLITE_IOERR_SHMSIZE:
+        return GalleryError(
+            f"{path}: the disk is full; free some space (32 KB are needed even for reading)"
+        )
+    if full_code in (
+        sqlite3.SQLITE_IOERR_SHMMAP,
+        sqlite3.SQLITE_IOERR_SHMOPEN,
+        sqlite3.SQLITE_IOERR_SHMLOCK,
+    ):
+        return GalleryError(
+            f"{path}: its file system does not share memory between processes, as network drives "
+            f"and shared folders do not ({error}); put the gallery on a local disk"
+        )
+    if full_code == sqlite3.SQLITE_CONSTRAINT_UNIQUE and "item.path" in str(error):
+        return GalleryError(f"{path}: an item's file belongs to another item")
+    if code == sqlite3.SQLITE_READONLY:
+        return GalleryError(f"{path}: the file or its folder is read-only")
+    if code == sqlite3.SQLITE_CANTOPEN and Path(f"{path}-wal").exists():
+        return GalleryError(
+            f"{path}: recent changes are in its log ({path.name}-wal), which cannot be read in a "
+            "read-only folder; open the gallery once where the folder is writable"
+        )
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return GalleryError(
+            f"{path}: cannot be opened or created; check the permissions of the file and its folder"
+        )
+    return GalleryError(f"{path}: {error}")
