@@ -2,7 +2,7 @@
 
     python docs/hero.py
 
-Needs Chromium and Playwright, as the tests do. The JPEG keeps the page's text in its comment; a
+Needs Chromium and Playwright. The JPEG keeps the page's text in its comment; a
 test compares that with the page that the demo writes today.
 """
 
@@ -12,9 +12,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 ROOT = Path(__file__).parent.parent
 HERO = ROOT / "docs" / "results.jpg"
@@ -51,6 +54,9 @@ def text_of(html: str) -> str:
 
 def screenshot(path: Path) -> bytes:
     """The page's header and its full rows of hits, as PNG."""
+    # Imported here so that the test, which takes no screenshot, does not need it.
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(
@@ -63,7 +69,7 @@ def screenshot(path: Path) -> bytes:
     return png
 
 
-def _end_of_full_rows(page: Page) -> float:
+def _end_of_full_rows(page: "Page") -> float:
     cards = [box for card in page.locator("ol > li").all() if (box := card.bounding_box())]
     tops = [card["y"] for card in cards]
     full = [card for card in cards if tops.count(card["y"]) == tops.count(tops[0])]

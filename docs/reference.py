@@ -114,7 +114,7 @@ def api_page() -> str:
         "# The bitgaze package",
         _NOTE,
         f"Four classes: {first}; then [the other names](#the-other-names) and [errors](#errors). "
-        "A click on an entry unfolds it.",
+        "Click an entry to expand it.",
         _block("python", _IMPORT),
     ]
     for name, example in _FIRST.items():
@@ -194,7 +194,7 @@ def _has_more(member: ast.FunctionDef) -> bool:
 
 
 def _folded(node: ast.FunctionDef, title: str) -> str:
-    """Signature and docstring under a title that unfolds them; the table has the summary."""
+    """Signature and docstring in a collapsible section; the table has the summary."""
     summary = f'<summary><a id="{_anchor(title)}"></a><code>{title}</code></summary>'
     rest = _markdown(_summary(ast.get_docstring(node) or "")[1])
     parts = [f"<details>{summary}", _signature_of(node, title), rest, "</details>"]

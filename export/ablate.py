@@ -1,9 +1,9 @@
 """Measure what guided attention adds where it should help: small objects, scattered over a scene.
 
-    python export/ablate.py --cifar10 DIR --photos DIR --out runs/scattered
+    python export/ablate.py --cifar10 DIR --backgrounds DIR --out runs/scattered
 
 Scenes show one to three CIFAR-10 objects on photographs; no two parts share an object or a
-photograph. For each seed a backbone is trained to classify the scenes by its global mean, without
+background. For each seed a backbone is trained to classify the scenes by its global mean, without
 attention, at its default stride; with --backbone-epochs 0 it keeps its published weights. Its maps
 at a finer stride are stored, and every variant of experiments/ablations.py is trained over these,
 at the learning rate that was best for it on validation scenes with the first seed. Two scenes are
@@ -36,7 +36,7 @@ from attention_hashing.experiments.pointing_game import covered, energy_inside, 
 from attention_hashing.experiments.results import print_section, write_section
 from attention_hashing.experiments.run_log import Row, Rows, check_arguments
 from attention_hashing.experiments.scattered_parts import ScatteredParts, parts
-from attention_hashing.features import FeatureExtractor, kept_maps
+from attention_hashing.features import FeatureExtractor, cached_maps
 from attention_hashing.heads import describe, fit_branch
 from attention_hashing.methods import DEFAULT, METHODS
 from attention_hashing.training import train
@@ -50,7 +50,7 @@ _MAPS = 2
 # Of the pointing game, as a share of the side: its authors' 15 pixels in images 500 wide.
 _TOLERANCE = 0.03
 _RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
-_LEAST = {
+_MINIMUMS = {
     "seeds": 0,
     "training": 2,  # batch normalisation cannot train on one
     "queries": 1,
@@ -75,10 +75,10 @@ def main() -> int:
                 f"{arguments.backbone} has no published weights; use --backbone-epochs above 0"
             )
         data = protocols.images("cifar10", arguments.cifar10)
-        photos = images_below(arguments.photos)
+        backgrounds = images_below(arguments.backgrounds)
         scenes = parts(
             protocols.draw("cifar10", data, _DRAW),
-            photos,
+            backgrounds,
             (arguments.queries, arguments.training, arguments.database, arguments.validation),
             _DRAW,
         )
@@ -100,7 +100,7 @@ def _arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--cifar10", type=Path, required=True, metavar="DIR", help="as published, or class folders")
-    add("--photos", type=Path, required=True, metavar="DIR", help="photographs for backgrounds")
+    add("--backgrounds", type=Path, required=True, metavar="DIR", help="images to cut from")
     add("--out", type=Path, default=Path("runs/scattered"), help="folder for results (%(default)s)")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of trainings (%(default)s)")
     add("--bits", type=int, default=64, help="(%(default)s)")
@@ -124,11 +124,11 @@ def _arguments() -> argparse.Namespace:
     add("--results", action="store_true", help="write the tables into docs/results.md")
     arguments = parser.parse_args()
     check_lengths(parser, [arguments.bits])
-    for name, least in _LEAST.items():
+    for name, minimum in _MINIMUMS.items():
         for value in np.atleast_1d(getattr(arguments, name)).tolist():
-            if value < least:
+            if value < minimum:
                 option = name.replace("_", "-")
-                parser.error(f"--{option} {value}: expected at least {least}")
+                parser.error(f"--{option} {value}: expected at least {minimum}")
     trained_only = ("frozen_blocks", "backbone_rate")
     if not arguments.backbone_epochs and any(
         getattr(arguments, name) != parser.get_default(name) for name in trained_only
@@ -159,7 +159,7 @@ def _fine(seed: int, arguments: argparse.Namespace) -> Config:
 
 def _decisive(arguments: argparse.Namespace, scenes: ScatteredParts) -> Row:
     """Everything that determines the rows of a seed."""
-    others = ("cifar10", "photos", "out", "seeds", "results")
+    others = ("cifar10", "backgrounds", "out", "seeds", "results")
     found = {name: value for name, value in vars(arguments).items() if name not in others}
     digests = {f"scenes of {name}": part.digest() for name, part in scenes._asdict().items()}
     fixed = {"rates": list(_RATES), "maps": _MAPS, "tolerance": _TOLERANCE}
@@ -191,7 +191,7 @@ def _measure(seed: int, scenes: ScatteredParts, arguments: argparse.Namespace, r
     )
     images = (part.scene(n).image for part in scenes for n in range(len(part)))
     extract = FeatureExtractor(network, fine.preprocess, whole_map=True)
-    maps = kept_maps(extract, images, sum(counts), folder / "maps.npy")
+    maps = cached_maps(extract, images, sum(counts), folder / "maps.npy")
     boxes = [one for part in scenes for one in part.boxes]
     inside = np.stack([covered(one, maps.shape[2:]) for one in boxes]).astype(np.float32)
     data = Data(maps, has.astype(np.float32), training, inside)
@@ -277,7 +277,7 @@ def _write(rows: Rows, arguments: argparse.Namespace) -> None:
     text = (
         f"Tie-aware mAP, {arguments.bits} bits, {arguments.queries} queries, {arguments.database} "
         f"scenes; {over}. Differences of these means have a 95 % interval over resampled queries, "
-        "with the trainings fixed; scenes share objects and photographs, so it is too narrow "
+        "with the trainings fixed; scenes share objects and backgrounds, so it is too narrow "
         "rather than too wide. Each variant is trained at the rate, out of "
         f"{', '.join(f'{rate:g}' for rate in _RATES)}, that was best on {arguments.validation} "
         f"other scenes with seed {', '.join(map(str, tuned_with))}. The variants are described in "

@@ -9,8 +9,8 @@ branch's local features as well. Codes are searched by bitgaze.HammingIndex. The
 resumes an interrupted run. --results writes the tables into docs/results.md.
 
 With other or several --backbones there is one table, of what the branch adds to each. A backbone
-trained by train.py has seen the held-out images, so its learning rates are chosen on images that it
-knows.
+trained by train.py has seen the held-out images, so its learning rates are chosen on images it
+was trained on.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from attention_hashing.experiments.tables import (
     of_branch,
     of_codes,
 )
-from attention_hashing.features import FeatureExtractor, kept_maps
+from attention_hashing.features import FeatureExtractor, cached_maps
 from attention_hashing.methods import METHODS
 from attention_hashing.network import AttentionHashing
 from bitgaze import ImageError
@@ -159,18 +159,18 @@ def _studies(arguments: argparse.Namespace) -> dict[str, list[Study]]:
     ]
     chosen = [one for one in chosen if one[2]]
     folders = {"cifar10": arguments.cifar10, "fashion-mnist": arguments.fashion_mnist}
-    for source, _, wanted in chosen:
+    for source, _, requested in chosen:
         if folders[source] is None:
-            raise ValueError(f"{wanted[0]} requires --{source} DIR; or omit it from --protocols")
+            raise ValueError(f"{requested[0]} requires --{source} DIR; or omit it from --protocols")
     backbones = [_frozen(name, arguments.size) for name in arguments.backbones]
     titles = [one.title for one in backbones]
     if len(set(titles)) < len(titles):
         raise ValueError(f"backbones {', '.join(titles)}: one is listed twice")
     read = {}
-    for source, first, wanted in chosen:
-        data = protocols.images(wanted[0], folders[source])
+    for source, first, requested in chosen:
+        data = protocols.images(requested[0], folders[source])
         check_arguments(arguments.out, {f"images of {source}": data.digest()})
-        read[first] = data, [protocols.draw(one, data, _DRAW) for one in wanted]
+        read[first] = data, [protocols.draw(one, data, _DRAW) for one in requested]
         for backbone in backbones:
             _check_training(backbone, *read[first])
     return {
@@ -204,7 +204,7 @@ def _study(
     extract = FeatureExtractor(backbone.network, backbone.preprocess, whole_map=True)
     return Study(
         f"{first}-{backbone.title}",
-        kept_maps(extract, data.images, len(data), path),
+        cached_maps(extract, data.images, len(data), path),
         data.labels,
         drawn[0].training,
         drawn[0].queries,

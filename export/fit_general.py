@@ -1,8 +1,8 @@
 """Fit the general model's hash layer on a folder of photographs; no labels needed.
 
-    python export/fit_general.py PHOTOS
+    python export/fit_general.py IMAGES
 
-Writes export/general.npz, from which to_onnx.py makes the model that the wheel ships. PHOTOS should
+Writes export/general.npz, from which to_onnx.py makes the model that the wheel ships. IMAGES should
 show many different subjects. --kinds, with one folder per kind, is not used in the fit, but to
 measure how close images of the same kind are.
 """
@@ -24,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photos", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument(
         "--kinds", type=Path, default=HERE.parent / "examples" / "pictures", help="(%(default)s)"
     )
@@ -33,9 +33,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE / "general.npz")
     arguments = parser.parse_args()
     try:
-        images = images_below(arguments.photos)
+        images = images_below(arguments.images)
         command = (
-            f"python export/fit_general.py PHOTOS --bits {arguments.bits} --seed {arguments.seed}"
+            f"python export/fit_general.py IMAGES --bits {arguments.bits} --seed {arguments.seed}"
             f"  # {len(images)} photographs"
         )
         general.check(arguments.bits, arguments.seed, len(images))

@@ -1,8 +1,8 @@
 """Measure what the general model loses by hashing, on data sets that it was not made with.
 
-    python export/general_table.py PHOTOS FOLDERS...
+    python export/general_table.py IMAGES FOLDERS...
 
-FOLDERS contain one folder per class (or CIFAR-10, or the IDX files of Fashion-MNIST); PHOTOS are
+FOLDERS contain one folder per class (or CIFAR-10, or the IDX files of Fashion-MNIST); IMAGES are
 those that the hash layer was fitted to. Measures tie-aware mAP of the shipped model's codes, of
 codes adapted to the set, and of the cosine of the class scores that the codes are made from; and
 the same for hash layers fitted to the whole image alone and to the attended part alone. Writes a
@@ -25,7 +25,7 @@ from bitgaze.gallery import adaptation
 from bitgaze.hamming import pack
 
 _QUERIES = 1000
-_MOST_IMAGES = 10_000
+_MAX_IMAGES = 10_000
 _LAYER = Path(__file__).parent / "general.npz"
 
 
@@ -34,17 +34,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photos", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("folders", type=Path, nargs="+")
     arguments = parser.parse_args()
     try:
-        photos = images_below(arguments.photos)
+        images = images_below(arguments.images)
         sets = {f"{f.parent.name}/{f.name}": _some(read(f)) for f in arguments.folders}
         shipped = general.Fitted.load(_LAYER).layer
         bits = len(shipped.threshold)
-        general.check(bits, 0, len(photos))
+        general.check(bits, 0, len(images))
         extract = general.extractor()
-        seen = general.versions(extract, photos, 0)
+        seen = general.versions(extract, images, 0)
     except (BitgazeError, ValueError) as error:
         print(f"general_table.py: {error}", file=sys.stderr)
         return 2
@@ -78,7 +78,7 @@ def main() -> int:
             )
     text = (
         f"Tie-aware mAP at {bits} bits; {_QUERIES:,} queries, or half of the images; the others "
-        f"are the database; up to {_MOST_IMAGES:,} images per set. Adapted: to the database, "
+        f"are the database; up to {_MAX_IMAGES:,} images per set. Adapted: to the database, "
         "without labels, as by `gallery.adapt()`. Cosine: of the class scores of whole image and "
         "attended part, as they are and centred on the database."
     )
@@ -97,7 +97,7 @@ def main() -> int:
 
 
 def _some(data: Labelled) -> Labelled:
-    order = np.random.default_rng(0).permutation(len(data))[:_MOST_IMAGES]
+    order = np.random.default_rng(0).permutation(len(data))[:_MAX_IMAGES]
     return data.subset(np.sort(order))
 
 

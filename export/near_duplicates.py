@@ -1,9 +1,9 @@
 """Measure how often an altered photograph finds its original among many other images.
 
-    python export/near_duplicates.py PHOTOS OTHERS...
+    python export/near_duplicates.py ORIGINALS OTHERS...
 
 Each photograph is altered in ten ways (bitgaze.encoding.alterations), and each version is searched
-for among all photographs and all images in the folders OTHERS. It is found if its original is
+for among all ORIGINALS and all images in the folders OTHERS. It is found if its original is
 closer than all other images; a tie counts as a miss. Compares the shipped model with random
 hyperplanes on the same network's class scores, and with the perceptual hashes of the package
 imagehash (64 bits, as most people use them). Writes a section of docs/results.md.
@@ -44,16 +44,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photos", type=Path)
+    parser.add_argument("originals", type=Path)
     parser.add_argument("others", type=Path, nargs="+")
     arguments = parser.parse_args()
     try:
-        photos = images_below(arguments.photos)
+        originals = images_below(arguments.originals)
         others = [path for folder in arguments.others for path in images_below(folder)]
-        names = list(altered(upright(photos[0], 8)))
+        names = list(altered(upright(originals[0], 8)))
         recall = {
             method: _recall(*coded, len(names))
-            for method, coded in _all_codes(photos, others, len(names)).items()
+            for method, coded in _all_codes(originals, others, len(names)).items()
         }
     except (BitgazeError, ValueError) as error:
         print(f"near_duplicates.py: {error}", file=sys.stderr)
@@ -67,28 +67,28 @@ def main() -> int:
         [f"without {', '.join(_MOVING)}", *(f"{f[calm].mean():.3f}" for f in recall.values())]
     )
     text = (
-        f"Recall at 1 of {len(names) * len(photos):,} altered versions of {len(photos)} "
+        f"Recall at 1 of {len(names) * len(originals):,} altered versions of {len(originals)} "
         f"photographs, among these and {len(others):,} other images. A tie is a miss."
     )
     write_section("near_duplicates.py", "Near-duplicates", text, ["alteration", *recall], rows)
     return 0
 
 
-def _versions(photos: list[Path]) -> Iterator[Image.Image]:
-    for path in photos:
+def _versions(originals: list[Path]) -> Iterator[Image.Image]:
+    for path in originals:
         yield from altered(upright(path, 10_000)).values()
 
 
 _Codes = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
-def _all_codes(photos: list[Path], others: list[Path], alterations: int) -> dict[str, _Codes]:
+def _all_codes(originals: list[Path], others: list[Path], alterations: int) -> dict[str, _Codes]:
     """Codes of the photographs and the others, and codes of the versions, by method."""
     encoder = Encoder()
-    database = photos + others
-    with tqdm(total=len(database) + alterations * len(photos), unit="img", disable=None) as bar:
+    database = originals + others
+    with tqdm(total=len(database) + alterations * len(originals), unit="img", disable=None) as bar:
         coded = encoder.encode(database, on_progress=bar.update)
-        coded_versions = encoder.encode(_versions(photos), on_progress=bar.update)
+        coded_versions = encoder.encode(_versions(originals), on_progress=bar.update)
     if coded.errors or coded_versions.errors:
         raise next(iter([*coded.errors.values(), *coded_versions.errors.values()]))
     found = {f"bitgaze, {encoder.bits}": (coded.codes, coded_versions.codes)}
@@ -96,11 +96,11 @@ def _all_codes(photos: list[Path], others: list[Path], alterations: int) -> dict
     scores = general.class_scores("both").astype(np.float32)
     # Centred on the photographs, which is the best case for random hyperplanes.
     features = extract(tqdm(database, unit="img", disable=None), lambda path: path) @ scores.T
-    centre = features[: len(photos)].mean(0)
+    centre = features[: len(originals)].mean(0)
     planes = np.random.default_rng(0).standard_normal((len(scores), encoder.bits))
     plane_codes = [
         pack((part - centre) @ planes)
-        for part in (features, extract(_versions(photos), lambda image: image) @ scores.T)
+        for part in (features, extract(_versions(originals), lambda image: image) @ scores.T)
     ]
     found[f"LSH, {encoder.bits}"] = (plane_codes[0], plane_codes[1])
 
@@ -108,12 +108,12 @@ def _all_codes(photos: list[Path], others: list[Path], alterations: int) -> dict
         return [np.packbits(hashed(image).hash) for hashed in _PERCEPTUAL.values()]
 
     with ThreadPoolExecutor(available_cores()) as pool:
-        originals = list(
+        unaltered = list(
             pool.map(lambda path: perceptual(upright(path, 10_000)), tqdm(database, disable=None))
         )
-        changed = [perceptual(image) for image in _versions(photos)]
+        changed = [perceptual(image) for image in _versions(originals)]
     for column, name in enumerate(_PERCEPTUAL):
-        pair = (np.stack([row[column] for row in rows]) for rows in (originals, changed))
+        pair = (np.stack([row[column] for row in rows]) for rows in (unaltered, changed))
         found[f"{name}, 64"] = (next(pair), next(pair))
     return found
 

@@ -1,8 +1,8 @@
 """Measure what reduced precision costs the general model, and what it saves.
 
-    python export/precision_table.py PHOTOS FOLDER
+    python export/precision_table.py IMAGES FOLDER
 
-Makes the model in float16 and in 8-bit integers for each target, calibrated on PHOTOS, and compares
+Makes the model in float16 and in 8-bit integers for each target, calibrated on IMAGES, and compares
 each with float32 on 3,000 images of FOLDER, which contains one folder per class; 1,000 are queries.
 No model is refused, and none is kept. Writes a section of docs/results.md.
 """
@@ -30,12 +30,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photos", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     network, contract = to_onnx.general_model()
     try:
-        pixels = reduced_precision.calibration_pixels(images_below(arguments.photos), contract)
+        pixels = reduced_precision.calibration_pixels(images_below(arguments.images), contract)
         data = read(arguments.folder)
     except (BitgazeError, ValueError) as error:
         print(f"precision_table.py: {error}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
     python export/to_onnx.py                              the general model that the wheel ships
     python export/to_onnx.py runs/mine/checkpoint.pt --out mine.onnx
-    python export/to_onnx.py --precision int8 --target arm --calibrate PHOTOS --out small.onnx
+    python export/to_onnx.py --precision int8 --target arm --calibrate IMAGES --out small.onnx
 
 The file is compared with torch on real images before it is kept. In reduced precision (fp16, int8)
 it is also compared with float32 on images in class folders, and refused if it flips too many bits,

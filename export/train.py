@@ -8,7 +8,7 @@
 FOLDER contains one folder per class (or train/ and test/ with such folders), the IDX files of
 Fashion-MNIST, or CIFAR-10 as published: python or binary version, packed or unpacked. The same
 command resumes an interrupted run after its last epoch. The attention branch is also written to a
-file of its own (branch.pt), which can guide other networks of the same backbone and classes instead
+separate file (branch.pt), which can guide other networks of the same backbone and classes instead
 of stage 1.
 """
 

@@ -100,7 +100,10 @@ def test_search_in_an_empty_gallery_suggests_index(tmp_path, capsys, monkeypatch
     Path("empty").mkdir()
     assert main(["index", "empty"]) == 0
     assert main(["search", "q.png"]) == 0
-    assert "gallery.bitgaze holds no images; `bitgaze index" in capsys.readouterr().err
+    assert (
+        "gallery.bitgaze contains no images; add some with `bitgaze index"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a folder where nobody can create a file")
@@ -113,7 +116,7 @@ def test_a_damaged_gallery_suggests_repair(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("gallery.bitgaze").write_bytes(b"none")
     assert main(["info"]) == 2
-    assert "; `bitgaze repair NEW -g FILE` saves" in capsys.readouterr().err
+    assert "; recover it with `bitgaze repair NEW -g FILE`" in capsys.readouterr().err
     assert main(["repair", "new.bitgaze"]) == 2
     assert "`bitgaze repair" not in capsys.readouterr().err
 
@@ -466,7 +469,7 @@ def test_doctor_prints_its_findings(monkeypatch, capsys):
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "provider     a runs" in out
-    assert "found   a cold\nharm    it sneezes\nremedy  drink tea\n\nfindings: 1\n" in out
+    assert "problem  a cold\neffect   it sneezes\nfix      drink tea\n\nfindings: 1\n" in out
     assert main(["doctor", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["findings"][0]["remedy"] == "drink tea"
 

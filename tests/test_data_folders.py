@@ -26,7 +26,7 @@ def test_training_and_evaluation_see_the_same_images(make_image, tmp_path):
     assert split.classes == trained.classes
 
 
-def test_both_refuse_with_the_same_error(make_image, tmp_path):
+def test_training_and_evaluation_raise_the_same_error(make_image, tmp_path):
     make_image("outside.jpg")
     for reader in (labelled.read, read, images_below):
         with pytest.raises(DataError, match="none: not a folder|none: contains no images"):
@@ -38,7 +38,7 @@ def test_both_refuse_with_the_same_error(make_image, tmp_path):
     assert issubclass(DataError, ValueError)
 
 
-def test_a_folder_of_train_and_test_is_no_folder_of_two_classes(make_image, tmp_path):
+def test_train_and_test_folders_are_not_read_as_classes(make_image, tmp_path):
     for part in ("train", "test"):
         for name in ("a", "b"):
             for seed in range(2):

@@ -99,7 +99,7 @@ def test_a_missing_list(tmp_path):
     assert not lists.is_list(tmp_path / "none.txt")
 
 
-def test_a_train_txt_that_is_no_list_is_ignored(tmp_path):
+def test_a_train_txt_of_another_format_is_ignored(tmp_path):
     for name in ("cats/1.png", "cats/2.png", "dogs/1.png", "dogs/2.png"):
         write(tmp_path, "unused.txt", {name: ""})
     (tmp_path / "train.txt").write_text("Images to train on.\n0.1 0 1\n")

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from attention_hashing.data import labelled, protocols
-from attention_hashing.data.backgrounds import photograph, prepared, textured
+from attention_hashing.data.backgrounds import cropped, prepared, textured
 from attention_hashing.data.scattered import Scattered
 from attention_hashing.experiments import scattered_parts
 from bitgaze import ImageError
@@ -72,11 +72,11 @@ def test_objects_overlap_little():
     assert 0.1 < max(overlaps) <= 0.25 + 1e-9
 
 
-@pytest.mark.parametrize("photos", [None, "arrays"])
-def test_a_scene_depends_on_seed_and_number_alone(photos):
-    if photos:
-        photos = [np.asarray(smooth_image(seed, (150, 220))) for seed in range(3)]
-    make = lambda seed: Scattered(OBJECTS, LABELS, CLASSES, photos, 20, seed)  # noqa: E731
+@pytest.mark.parametrize("backgrounds", [None, "arrays"])
+def test_a_scene_depends_on_seed_and_number_alone(backgrounds):
+    if backgrounds:
+        backgrounds = [np.asarray(smooth_image(seed, (150, 220))) for seed in range(3)]
+    make = lambda seed: Scattered(OBJECTS, LABELS, CLASSES, backgrounds, 20, seed)  # noqa: E731
     scenes, again, other = make(1), make(1), make(2)
     backwards = {number: again.scene(number) for number in reversed(range(20))}
     for number in range(20):
@@ -125,11 +125,11 @@ def test_backgrounds():
     texture = textured(128, np.random.default_rng(0))
     assert (texture.dtype, texture.shape) == (np.uint8, (128, 128, 3))
     assert texture.std() > 20
-    photo = prepared(np.asarray(smooth_image(1, (100, 300))))
-    assert photo.shape == (576, 192, 3)
+    background = prepared(np.asarray(smooth_image(1, (100, 300))))
+    assert background.shape == (576, 192, 3)
     slope = np.zeros((192, 300, 3), np.uint8)
     slope[:] = np.linspace(0, 255, 300)[:, None]
-    seen = [photograph([prepared(slope)], 128, np.random.default_rng(seed)) for seed in range(20)]
+    seen = [cropped([prepared(slope)], 128, np.random.default_rng(seed)) for seed in range(20)]
     assert {part.shape for part in seen} == {(128, 128, 3)}
     rises = [np.sign(int(part[64, 100, 0]) - int(part[64, 20, 0])) for part in seen]
     assert set(rises) == {-1, 1}
@@ -147,18 +147,18 @@ def test_backgrounds():
         ({"labels": LABELS + 1}, r"labels are int64 \(12,\), expected 0\.\.3 each"),
         ({"labels": np.ones((12, 4), bool)}, r"labels are bool \(12, 4\), expected"),
         ({"labels": LABELS % 2}, "objects of 2 classes, expected at least 3"),
-        ({"photos": []}, "no photographs; pass None for textures"),
+        ({"backgrounds": []}, "no backgrounds; pass None for textures"),
         ({"count": 0}, "count is 0, expected at least 1"),
         ({"seed": -1}, r"seed is -1, expected 0\.\.4294967295"),
     ],
 )
 def test_invalid_arguments(changes, message):
-    good = {"images": OBJECTS, "labels": LABELS, "photos": BLACK, "count": 3, "seed": 0}
+    good = {"images": OBJECTS, "labels": LABELS, "backgrounds": BLACK, "count": 3, "seed": 0}
     with pytest.raises(ValueError, match=message):
         Scattered(classes=CLASSES, **good | changes)
 
 
-def test_a_missing_scene_and_a_missing_photograph(tmp_path):
+def test_a_missing_scene_and_a_missing_background(tmp_path):
     scenes = Scattered(OBJECTS, LABELS, CLASSES, BLACK, 3, 0)
     for number in (-1, 3):
         with pytest.raises(IndexError, match=rf"scene {number}, expected 0\.\.2"):
@@ -180,10 +180,10 @@ def protocol(queries, training, database, count=60):
     return protocols.Protocol("cifar10", 0, data, *map(np.array, (queries, training, database)))
 
 
-def test_parts_share_neither_objects_nor_photographs():
+def test_parts_share_neither_objects_nor_backgrounds():
     positions = (np.arange(0, 20), np.arange(20, 40), np.arange(40, 60))
-    photos = [np.full((192, 192, 3), shade, np.uint8) for shade in range(10)]
-    made = scattered_parts.parts(protocol(*positions), photos, (30, 40, 50, 60), seed=5)
+    backgrounds = [np.full((192, 192, 3), shade, np.uint8) for shade in range(10)]
+    made = scattered_parts.parts(protocol(*positions), backgrounds, (30, 40, 50, 60), seed=5)
     assert list(map(len, made)) == [30, 40, 50, 60]
     shades, objects = [], []
     for scenes, some in zip(made, (*positions, positions[2]), strict=True):
@@ -213,7 +213,7 @@ def test_impossible_parts():
     with pytest.raises(ValueError, match="the parts of cifar10 share images"):
         scattered_parts.parts(shared, None, (1, 1, 1, 1), 0)
     apart = protocol(range(20), range(20, 40), range(40, 60))
-    with pytest.raises(ValueError, match="9 photographs, expected at least 10"):
+    with pytest.raises(ValueError, match="9 backgrounds, expected at least 10"):
         scattered_parts.parts(apart, BLACK * 9, (1, 1, 1, 1), 0)
     with pytest.raises(ValueError, match=r"seed is 1073741824, expected 0\.\.1073741823"):
         scattered_parts.parts(apart, None, (1, 1, 1, 1), 2**30)

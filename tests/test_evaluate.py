@@ -41,7 +41,7 @@ def run(monkeypatch, *arguments):
     return evaluate.main()
 
 
-def test_a_plain_call_prints_and_writes_nothing(folder, monkeypatch, capsys, tmp_path):
+def test_without_out_it_prints_figures_and_writes_no_file(folder, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     assert run(monkeypatch, folder) == 0
@@ -189,7 +189,7 @@ def test_a_draw_divides_the_images(folder):
         assert path.parent.name == images.classes[label]
 
 
-def test_labels_of_two_folders_are_one_list(folder, tmp_path):
+def test_labels_of_both_folders_are_merged(folder, tmp_path):
     queries = tmp_path / "queries"
     queries.mkdir()
     shutil.copy(min((folder / "birds").iterdir()), queries / "a.jpg")
@@ -299,7 +299,7 @@ def test_evaluation_uses_the_runtime_alone():
         (["--against", "/nowhere.onnx"], "/nowhere.onnx"),
     ],
 )
-def test_mistakes(folder, monkeypatch, capsys, arguments, message):
+def test_invalid_arguments_exit_with_a_message(folder, monkeypatch, capsys, arguments, message):
     assert run(monkeypatch, folder, *arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("evaluate.py: ")

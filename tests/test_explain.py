@@ -8,6 +8,7 @@ from bitgaze import Gallery, ImageError, Item
 from bitgaze.cli.main import main
 from bitgaze.gallery.explain import overlay
 from bitgaze.gallery.items import FileState, content_digest
+from bitgaze.gallery.store import Store
 from conftest import smooth_image
 
 GREY = Image.new("RGB", (120, 80), (128, 128, 128))
@@ -146,10 +147,22 @@ def test_explain_on_the_command_line(gallery, tmp_path, monkeypatch, capsys):
         assert capsys.readouterr().out == "out.png\n"
         with Image.open("out.png") as drawing:
             assert drawing.width == 872
+    (tmp_path / "photos" / "1.png").unlink()
+    assert main(["explain", "photos/0.png", "photos/1.png", "-g", "g.bitgaze"]) == 0
+    capsys.readouterr()
     assert main(["explain", "photos/0.png", "photos/8.png", "-g", "g.bitgaze"]) == 2
-    assert "holds no image photos/8.png; `bitgaze search` prints keys" in capsys.readouterr().err
+    assert (
+        "has no image photos/8.png; use a path as printed by `bitgaze search`"
+        in capsys.readouterr().err
+    )
     assert main(["explain", "photos/0.png", "by hand", "-g", "g.bitgaze", "-o", "no/x.png"]) == 2
     assert "no/x.png: there is no folder" in capsys.readouterr().err
+
+
+def test_explain_by_a_relative_path_checks_no_index(gallery, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Store, "_check", lambda self: pytest.fail("checks the whole gallery"))
+    assert main(["explain", "photos/0.png", "photos/1.png", "-g", "g.bitgaze"]) == 0
 
 
 def test_explain_works_on_own_codes_with_files(tmp_path, make_image):

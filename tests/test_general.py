@@ -111,11 +111,11 @@ def test_a_layer_is_stored_and_does_what_the_network_does(
 @pytest.mark.parametrize(
     ("bits", "seed", "message"),
     [
-        (12, 0, "bits is 12, expected a multiple"),
+        (12, 0, "bits must be a multiple"),
         (16, -1, "seed is -1, expected at least 0"),
         (48, 0, "40 images for 48 bits, expected more than 48"),
     ],
 )
-def test_what_cannot_be_fitted(seen, bits, seed, message):
+def test_invalid_fits_are_rejected(seen, bits, seed, message):
     with pytest.raises(ValueError, match=message):
         general.fit(seen, bits, seed)

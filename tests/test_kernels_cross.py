@@ -134,7 +134,7 @@ def test_aarch64(tmp_path):
     "name",
     ["dispatch", "scan", "search", "multi_index", *(f"kernel_{name}" for name in _hamming.KERNELS)],
 )
-def test_registers(native, name):
+def test_only_kernel_files_use_vector_registers(native, name):
     """Kernels are named for their instruction sets; every other file runs on any CPU."""
     need("objdump")
     code = output_of("objdump", "-d", "--no-show-raw-insn", object_file(native, name))

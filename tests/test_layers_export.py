@@ -1,4 +1,4 @@
-"""The training side's rooms: who imports whom, and that each says what it is for."""
+"""Layers of attention_hashing: who imports whom."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -10,9 +10,8 @@ from conftest import ROOT
 EXPORT = ROOT / "export"
 PACKAGE = EXPORT / "attention_hashing"
 
-# A room is a package of attention_hashing, or a module beside these. Its modules import one
-# another, and rooms of the rows below; never a room of their own row or of a row above.
-ROWS = [
+# Packages and top-level modules by layer: each imports only from layers below its own.
+LAYERS = [
     {"experiments"},
     {"general"},
     {"features"},
@@ -53,28 +52,28 @@ def imports(path):
                 yield rest if rest in names else rest.rpartition(".")[0]
 
 
-def row(name):
-    return next(i for i, rooms in enumerate(ROWS) if name.split(".")[0] in rooms)
+def layer(name):
+    return next(i for i, packages in enumerate(LAYERS) if name.split(".")[0] in packages)
 
 
-def test_every_room_is_in_the_table_once():
-    named = [room for rooms in ROWS for room in rooms]
+def test_every_package_has_one_layer():
+    named = [package for packages in LAYERS for package in packages]
     assert sorted(named) == sorted({name_of(path).split(".")[0] for path in modules()})
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_imports_go_downwards(path):
-    room = name_of(path).split(".")[0]
+    package = name_of(path).split(".")[0]
     for target in imports(path):
-        if target.split(".")[0] != room:
-            assert row(room) < row(target), f"{name_of(path)} imports {target}"
+        if target.split(".")[0] != package:
+            assert layer(package) < layer(target), f"{name_of(path)} imports {target}"
 
 
-def test_no_circle_of_imports():
+def test_imports_have_no_cycle():
     TopologicalSorter({name_of(path): set(imports(path)) for path in modules()}).prepare()
 
 
-def test_only_the_table_lets_a_file_import_a_script():
+def test_scripts_are_imported_only_as_listed():
     scripts = {path.stem for path in EXPORT.glob("*.py")}
     for path in EXPORT.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -85,6 +84,6 @@ def test_only_the_table_lets_a_file_import_a_script():
                 assert (path.relative_to(EXPORT).stem, name) in SCRIPTS, path
 
 
-def test_every_room_says_what_it_is_for():
+def test_every_package_has_a_docstring():
     for path in PACKAGE.rglob("__init__.py"):
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")), clean=True), path

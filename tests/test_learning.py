@@ -342,7 +342,7 @@ def test_the_backbones_rate_is_a_factor():
     assert {id(p) for p in old["params"]} == {id(p) for p in network.backbone.parameters()}
 
 
-def test_several_labels_weigh_alike():
+def test_several_labels_have_equal_weight():
     network = new_network(SMALL, 3).eval()
     method = METHODS["orthohash-supplement"](3, 16, 0)
     config = dataclasses.replace(SMALL, precision="float32")

@@ -123,7 +123,7 @@ def test_compare_of_other_images(small, monkeypatch, tmp_path, capsys):
         (["--seeds", -1], "--seeds -1: expected 0..4294967294"),
         (["--seeds", 1, 1], "--seeds: 1 is listed twice"),
         (["--bits", 8, 8], "--bits: 8 is listed twice"),
-        (["--bits", 12], "--bits is 12, expected a multiple of 8 in 8..1024"),
+        (["--bits", 12], "--bits must be a multiple of 8 from 8 to 1024, got 12"),
         (
             ["--methods", "dsh", "dsh"],
             "--methods: dsh is listed twice",
@@ -147,21 +147,21 @@ def test_compare_requires_every_set_before_it_reads_one(small, monkeypatch, tmp_
     assert not list((tmp_path / "run").glob("*.npy"))
 
 
-def scenes(folder, photos):
+def scenes(folder, backgrounds):
     """Those of test_ablate."""
     drawn = protocols.draw("cifar10", protocols.images("cifar10", folder), 0)
-    return scattered_parts.parts(drawn, images_below(photos), (12, 48, 40, 20), 0)
+    return scattered_parts.parts(drawn, images_below(backgrounds), (12, 48, 40, 20), 0)
 
 
 def test_ablate(small, monkeypatch, tmp_path, capsys):
-    photos = tmp_path / "photos"
-    photos.mkdir()
+    backgrounds = tmp_path / "backgrounds"
+    backgrounds.mkdir()
     for seed in range(10):
-        smooth_image(seed, (160, 160)).save(photos / f"{seed}.png")
+        smooth_image(seed, (160, 160)).save(backgrounds / f"{seed}.png")
     arguments = [
-        "--cifar10", tmp_path, "--photos", photos, "--out", tmp_path / "run", "--seeds", 0,
-        "--bits", 8, "--stride", 16, "--frozen-blocks", 11, "--training", 48, "--queries", 12,
-        "--database", 40, "--validation", 20, "--backbone-epochs", 1,
+        "--cifar10", tmp_path, "--backgrounds", backgrounds, "--out", tmp_path / "run",
+        "--seeds", 0, "--bits", 8, "--stride", 16, "--frozen-blocks", 11, "--training", 48,
+        "--queries", 12, "--database", 40, "--validation", 20, "--backbone-epochs", 1,
         "--branch-epochs", 1, "--epochs", 1, "--hidden", 4, "--results",
     ]  # fmt: skip
     assert call(monkeypatch, ablate, *arguments) == 0
@@ -185,7 +185,7 @@ def test_ablate(small, monkeypatch, tmp_path, capsys):
     trained, _, _ = load_trained(tmp_path / "run" / "backbone-0" / "checkpoint.pt")
     maps = np.load(tmp_path / "run" / "backbone-0" / "maps.npy")
     assert maps.shape == (12 + 48 + 40 + 20, 1280, 8, 8)
-    scene = scenes(tmp_path, photos).queries.scene(0)
+    scene = scenes(tmp_path, backgrounds).queries.scene(0)
     with torch.inference_mode():
         coarse = trained.features(torch.from_numpy(scene.image[None]))[0].numpy()
     np.testing.assert_allclose(maps[0][:, 1::2, 1::2], coarse, atol=0.02)
@@ -203,7 +203,7 @@ def test_ablate(small, monkeypatch, tmp_path, capsys):
         assert call(monkeypatch, ablate, *arguments, *other, *mistake) == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "other").exists()
-    smooth_image(10, (160, 160)).save(photos / "a.png")
+    smooth_image(10, (160, 160)).save(backgrounds / "a.png")
     assert call(monkeypatch, ablate, *arguments) == 2
     assert "contains a run with scenes of " in capsys.readouterr().err
     assert (tmp_path / "run" / "rows.jsonl").read_bytes() == rows
@@ -211,16 +211,16 @@ def test_ablate(small, monkeypatch, tmp_path, capsys):
 
 def test_ablate_over_a_published_backbone(small, monkeypatch, tmp_path, capsys):
     """All seeds share the maps, and the tables have their own sections."""
-    photos = tmp_path / "photos"
-    photos.mkdir()
+    backgrounds = tmp_path / "backgrounds"
+    backgrounds.mkdir()
     for seed in range(10):
-        smooth_image(seed, (160, 160)).save(photos / f"{seed}.png")
+        smooth_image(seed, (160, 160)).save(backgrounds / f"{seed}.png")
     small.write_text("<!-- export/ablate.py variants over a trained backbone -->\n<!-- end -->\n")
     arguments = [
-        "--cifar10", tmp_path, "--photos", photos, "--out", tmp_path / "run", "--seeds", 0, 1,
-        "--bits", 8, "--stride", 32, "--training", 24, "--queries", 6, "--database", 10,
-        "--validation", 6, "--backbone-epochs", 0, "--branch-epochs", 1, "--epochs", 1,
-        "--hidden", 4, "--results",
+        "--cifar10", tmp_path, "--backgrounds", backgrounds, "--out", tmp_path / "run",
+        "--seeds", 0, 1, "--bits", 8, "--stride", 32, "--training", 24, "--queries", 6,
+        "--database", 10, "--validation", 6, "--backbone-epochs", 0,
+        "--branch-epochs", 1, "--epochs", 1, "--hidden", 4, "--results",
     ]  # fmt: skip
     assert call(monkeypatch, ablate, *arguments) == 0
     text = small.read_text()
@@ -239,7 +239,7 @@ def test_ablate_over_a_published_backbone(small, monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--bits", 12], "--bits is 12, expected a multiple of 8 in 8..1024"),
+        (["--bits", 12], "--bits must be a multiple of 8 from 8 to 1024, got 12"),
         (["--seeds", 0, 0], "--seeds: 0 is listed twice"),
         (["--seeds", -1], "--seeds -1: expected at least 0"),
         (["--hidden", 0], "--hidden 0: expected at least 1"),
@@ -253,16 +253,16 @@ def test_ablate_over_a_published_backbone(small, monkeypatch, tmp_path, capsys):
     ],
 )
 def test_ablate_with_wrong_arguments(arguments, message, monkeypatch, tmp_path, capsys):
-    sets = ["--cifar10", tmp_path, "--photos", tmp_path, "--out", tmp_path / "run"]
+    sets = ["--cifar10", tmp_path, "--backgrounds", tmp_path, "--out", tmp_path / "run"]
     with pytest.raises(SystemExit, match="2"):
         call(monkeypatch, ablate, *sets, *arguments)
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("photos", ["none", "."])
-def test_ablate_without_photographs(photos, small, monkeypatch, tmp_path, capsys):
-    folder = tmp_path / photos
-    arguments = ["--cifar10", tmp_path, "--photos", folder, "--out", tmp_path / "run"]
+@pytest.mark.parametrize("backgrounds", ["none", "."])
+def test_ablate_without_backgrounds(backgrounds, small, monkeypatch, tmp_path, capsys):
+    folder = tmp_path / backgrounds
+    arguments = ["--cifar10", tmp_path, "--backgrounds", folder, "--out", tmp_path / "run"]
     assert call(monkeypatch, ablate, *arguments) == 2
     assert f"{folder}: contains no images" in capsys.readouterr().err
 
@@ -543,7 +543,10 @@ def test_mistakes_with_another_hash_layer(folders, taught, whole, monkeypatch, t
     for arguments, message in (
         ([taught, folders / "train"], "only the branch was trained"),
         ([whole, other], "has the classes a, b, c, d, e, f, g, h, i, j; the images have x, y"),
-        ([whole, folders / "train", "--bits", 12], "bits is 12, expected a multiple of 8"),
+        (
+            [whole, folders / "train", "--bits", 12],
+            "bits must be a multiple of 8 from 8 to 1024, got 12",
+        ),
         (
             [whole, folders / "train", "--method", "csp"],
             f"--method csp: expected one of {DEFAULT}",

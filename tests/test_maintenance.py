@@ -374,7 +374,7 @@ def test_compact_waits_for_a_writer(path):
 def test_maintenance_on_the_command_line(path, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for command, text in [
-        (["verify"], "sound: 5000 items and their codes are as they were written\n"),
+        (["verify"], "sound: all 5000 items and codes match their checksums\n"),
         (["backup", "copy.bitgaze"], f"copy.bitgaze: {path.stat().st_size:,} bytes\n"),
     ]:
         assert main([*command, "-g", "g.bitgaze"]) == 0
@@ -387,7 +387,7 @@ def test_maintenance_on_the_command_line(path, tmp_path, capsys, monkeypatch):
     execute(path, "UPDATE item SET metadata = '{}' WHERE slot = 7", "UPDATE chunk SET crc = 0")
     assert main(["verify", "-g", "g.bitgaze"]) == 1
     assert "damaged: g.bitgaze: chunk 0" in (out := capsys.readouterr().out)
-    assert "`bitgaze repair NEW -g g.bitgaze` saves" in out
+    assert "recover it with `bitgaze repair NEW -g g.bitgaze`" in out
     assert main(["verify", "-g", "g.bitgaze", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["sound"] is False
     assert main(["repair", "new.bitgaze", "-g", "g.bitgaze"]) == 1

@@ -216,7 +216,7 @@ def batch(classes, bits, size, seed=0):
 
 @every_method
 @pytest.mark.parametrize("step", [0.0, 0.7])
-def test_gradients(name, step):
+def test_gradients_equal_finite_differences(name, step):
     loss = METHODS[name](3, 6, 0).double()
     hash, labels = batch(3, 6, 7)
     assert (labels.sum(1) == 2).any()
@@ -264,7 +264,7 @@ def test_the_order_of_bits_does_not_matter(name):
     ids=["many-classes", "one-image", "one-class", "every-label"],
 )
 @pytest.mark.parametrize("scale", [0.0, 1.0, 100.0])
-def test_no_batch_returns_nan(name, labels, scale):
+def test_losses_of_degenerate_batches_are_finite(name, labels, scale):
     loss = METHODS[name](40, 12, 0)
     for step in (0.0, 1.0):
         hash = scale * torch.randn(len(labels), 12, generator=torch.Generator().manual_seed(1))
@@ -296,8 +296,8 @@ def test_a_few_steps_lower_the_loss_and_separate_the_codes(name):
         signs = torch.where(layer(points) > 0, 1.0, -1.0)
         distance = (bits - signs @ signs.T) / 2
         same = label[:, None] == label
-        itself = torch.eye(len(label), dtype=torch.bool)
-        return float(distance[~same].mean() - distance[same & ~itself].mean())
+        is_same_row = torch.eye(len(label), dtype=torch.bool)
+        return float(distance[~same].mean() - distance[same & ~is_same_row].mean())
 
     loss(layer(points), labels, 0)  # fills the bank
     start, gap_before = loss.eval()(layer(points), labels, 1).item(), gap()
@@ -313,7 +313,7 @@ def test_a_few_steps_lower_the_loss_and_separate_the_codes(name):
 
 
 @every_method
-def test_what_is_drawn_depends_on_the_seed_alone(name):
+def test_random_targets_depend_only_on_the_seed(name):
     state = torch.random.get_rng_state()
     one, again = METHODS[name](9, 12, 5), METHODS[name](9, 12, 5)
     assert torch.equal(torch.random.get_rng_state(), state)  # the global generator is not used

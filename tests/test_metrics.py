@@ -56,7 +56,7 @@ def test_average_precision_is_that_of_all_orders_of_ties(over, items, top):
 
 
 @given(items=ITEMS)
-def test_the_whole_ranking_has_one_denominator(items):
+def test_over_found_equals_over_possible_for_the_whole_ranking(items):
     found = average_precision(counted(items))
     check(found, [plain(relevant, len(items), "possible") for relevant in orders(items)])
     assert average_precision(counted(items), over="found") == found
@@ -68,7 +68,7 @@ def test_precision_among_the_first_is_that_of_all_orders_of_ties(items, top):
     check(precision_among_first(counted(items), top), values)
 
 
-def test_by_hand():
+def test_metrics_of_a_worked_example():
     ranks = np.ones((1, 3), int)
     hit_miss_hit = Levels(ranks, np.array([[1, 0, 1]]))
     hit_miss_miss = Levels(ranks, np.array([[1, 0, 0]]))
@@ -98,7 +98,7 @@ def test_by_hand():
 )
 @pytest.mark.parametrize("over", ["possible", "found"])
 @pytest.mark.parametrize("top", [1, 4, None])
-def test_edges(items, relevant, expected, over, top):
+def test_rankings_with_a_trivial_result(items, relevant, expected, over, top):
     ranking = Levels(np.array([items]), np.array([relevant]))
     assert np.ravel(average_precision(ranking, top, over)) == pytest.approx([expected] * 3)
     if top:

@@ -44,20 +44,21 @@ MODULE_LAYERS = {
     ],
     "gallery": [
         ["gallery"],
-        ["sync.sync", "explain", "reencode", "duplicates", "maintenance"],
-        ["sync.ingest", "search"],
-        ["sync.moves"],
+        ["sync.sync", "explain", "duplicates", "maintenance"],
+        ["sync.ingest", "sync.guard", "reencode"],
+        ["sync.names", "sync.moves", "search"],
         ["sync.folders", "sync.report"],
         ["store"],
         ["file_format"],
         ["items", "adaptation"],
-        ["filters", "sync.patterns"],
+        ["filters", "sync.patterns", "connection", "blocks"],
     ],
     "encoding": [
         ["heatmap", "verification"],
         ["encoder"],
         ["contract", "providers"],
         ["images", "calibration", "alterations"],
+        ["costs", "headers", "memory"],
     ],
 }
 # Dependencies of the extra `serve`; only modules of server/ may import them.

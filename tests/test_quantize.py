@@ -60,13 +60,13 @@ def flipped(found, expected):
     return float((np.unpackbits(found[0]) != np.unpackbits(expected[0])).mean())
 
 
-def test_int8_gives_nearly_the_same_codes_and_attention(integer, pixels, expected):
+def test_int8_codes_and_attention_are_close_to_float32(integer, pixels, expected):
     found = outputs(integer, pixels[1::2])
     assert flipped(found, expected) < 0.03
     assert np.abs(found[2] - expected[2]).mean() < 0.03
 
 
-def test_fp16_gives_nearly_the_same_codes_and_attention(model, pixels, expected):
+def test_fp16_codes_and_attention_are_close_to_float32(model, pixels, expected):
     found = outputs(reduced_precision.fp16(model), pixels[1::2])
     assert flipped(found, expected) < 0.01
     assert np.abs(found[2] - expected[2]).mean() < 0.01

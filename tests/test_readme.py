@@ -35,10 +35,10 @@ def test_the_number_of_example_images(examples):
     assert f"index {count} example images" in README
 
 
-def test_every_figure_stands_in_the_results():
+def test_every_figure_is_in_the_results():
     results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     known = {float(figure) for figure in re.findall(r"\d*\.?\d+", results.replace(",", ""))}
-    table = README.partition("| what | figure |")[2].partition("\n\n")[0]
+    table = README.partition("| measurement | result |")[2].partition("\n\n")[0]
     cells = [row.split("|")[2] for row in table.splitlines()[2:]]
     figures = re.findall(r"\d*\.?\d+", " ".join(cells))
     assert len(figures) >= 10

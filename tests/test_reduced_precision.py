@@ -28,7 +28,7 @@ def few(examples, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _few_ranks(monkeypatch):
     """The limit on mAP is for more ranks than those of 16 images."""
-    monkeypatch.setattr(fidelity, "MOST_LOSS", 0.1)
+    monkeypatch.setattr(fidelity, "MAX_MAP_LOSS", 0.1)
 
 
 def run(monkeypatch, *arguments):
@@ -44,7 +44,7 @@ def int8(folder, out):
 
 
 def test_int8_as_onnx_and_ort(few, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(fidelity, "MOST_FLIPS", 0.05)
+    monkeypatch.setattr(fidelity, "MAX_FLIPS", 0.05)
     assert run(monkeypatch, *int8(few, tmp_path / "small.onnx"), "--format", "ort") == 0
     text = capsys.readouterr().out
     assert "16 images of 4 classes" in text
@@ -70,7 +70,7 @@ def test_int8_as_onnx_and_ort(few, tmp_path, monkeypatch, capsys):
 def test_a_model_that_loses_too_much_is_not_kept(few, tmp_path, monkeypatch, capsys):
     out = tmp_path / "half.onnx"
     out.write_bytes(b"before")
-    monkeypatch.setattr(fidelity, "MOST_FLIPS", -1.0)
+    monkeypatch.setattr(fidelity, "MAX_FLIPS", -1.0)
     command = ["--precision", "fp16", "--check", few, "--images", few, "--out", out]
     assert run(monkeypatch, *command) == 2
     error = capsys.readouterr().err

@@ -77,7 +77,7 @@ def test_the_general_table(document, examples, monkeypatch, capsys):
     for name in ("_DISTORTED", "_OUT_OF_FOCUS", "_CUT_OUT"):
         monkeypatch.setattr(general, name, 0)
     monkeypatch.setattr("attention_hashing.general.unsupervised._STEPS", 5)
-    monkeypatch.setattr(general_table, "_MOST_IMAGES", 60)
+    monkeypatch.setattr(general_table, "_MAX_IMAGES", 60)
     monkeypatch.setattr("sys.argv", ["general_table.py", str(examples), str(examples)])
     assert general_table.main() == 0
     rows = [line for line in document.read_text().splitlines() if "/pictures |" in line]

@@ -47,11 +47,11 @@ class StoredBranch:
         Raises:
             ValueError: names what differs.
         """
-        found, wanted = self.branch.channels, network.branch.channels
-        if (self.backbone, found) != (backbone, wanted):
+        found, expected = self.branch.channels, network.branch.channels
+        if (self.backbone, found) != (backbone, expected):
             raise ValueError(
                 f"the branch was trained on {self.backbone} ({found} channels), expected "
-                f"{backbone} ({wanted}); use the same --backbone, or omit --branch"
+                f"{backbone} ({expected}); use the same --backbone, or omit --branch"
             )
         if self.branch.hidden != network.branch.hidden:
             raise ValueError(

@@ -8,6 +8,7 @@ from attention_hashing import backbones
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.methods import DEFAULT, METHODS
 from attention_hashing.network import AttentionHashing
+from bitgaze.arguments import code_length
 from bitgaze.encoding.images import Preprocess
 
 PRECISIONS = ("float32", "bfloat16")
@@ -18,7 +19,7 @@ class Config:
     """Everything that determines the weights; stored with them.
 
     Attributes:
-        bits: length of the code, a multiple of 8 in 8..1024.
+        bits: length of the code, a multiple of 8 from 8 to 1024.
         size: side of the input in pixels, a multiple of the stride.
         branch_epochs: of stage 1; 0 if and only if a stored branch is used.
         hash_epochs: of stage 2; 0 to train the branch alone.
@@ -66,15 +67,15 @@ class Config:
                 f"{self.backbone}"
             )
         # Batch normalisation cannot train on a single image.
-        least = {
+        minimums = {
             "batch_size": 2,
             "branch_epochs": 0 if self.branch else 1,
             "hash_epochs": 1 if self.branch else 0,
             "hidden": 0,
         }
-        for name, smallest in least.items():
-            if (value := getattr(self, name)) < smallest:
-                raise ValueError(f"{name} is {value}, expected at least {smallest}")
+        for name, minimum in minimums.items():
+            if (value := getattr(self, name)) < minimum:
+                raise ValueError(f"{name} is {value}, expected at least {minimum}")
         if self.branch and self.branch_epochs:
             raise ValueError(
                 f"branch_epochs is {self.branch_epochs}, expected 0 with a stored branch"
@@ -86,7 +87,7 @@ class Config:
                 raise ValueError(f"{name} is {rate}, expected a number above 0")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}, expected 0..{2**32 - 1}")
-        check_bits(self.bits)
+        code_length(self.bits)
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}, expected one of {', '.join(METHODS)}")
         if self.precision not in PRECISIONS:
@@ -96,12 +97,6 @@ class Config:
     def preprocess(self) -> Preprocess:
         """How images are prepared for the network."""
         return Preprocess(self.size)
-
-
-def check_bits(bits: int) -> None:
-    """Raise a ValueError unless this is a valid code length."""
-    if bits % 8 or not 8 <= bits <= 1024:
-        raise ValueError(f"bits is {bits}, expected a multiple of 8 in 8..1024")
 
 
 def new_network(config: Config, classes: int, pretrained: bool = True) -> AttentionHashing:

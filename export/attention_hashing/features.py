@@ -83,7 +83,7 @@ class FeatureExtractor:
             yield from _mapped(pool, features, items)
 
 
-def kept_maps(
+def cached_maps(
     extract: FeatureExtractor, images: Iterable[Source], count: int, path: Path
 ) -> NDArray[np.float16]:
     """The backbone's maps of images, from a file that is created if it does not exist.

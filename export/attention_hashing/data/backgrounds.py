@@ -8,9 +8,9 @@ from PIL import Image, ImageDraw
 
 from bitgaze.encoding.images import upright
 
-# Shorter side of photographs in memory, in pixels; at 192 each takes 150 kB.
+# Shorter side of the images in memory, in pixels; at 192 each takes 150 kB.
 _KEPT_SIDE = 192
-# Side of a crop, as a share of the photograph's shorter side.
+# Side of a crop, as a share of the image's shorter side.
 _CROP = (0.5, 1.0)
 # From coarse to fine: cells per side, and weight. Most of the noise is grey, as in photographs.
 _NOISE = ((3, 0.9), (8, 0.5), (32, 0.3))
@@ -18,28 +18,28 @@ _COLOUR = 0.3
 _SHAPES = (6, 16)
 
 
-def prepared(photo: NDArray[np.uint8] | Path) -> NDArray[np.uint8]:
-    """Load a photograph for `photograph`: uint8 (height, width, 3), with a shorter side of 192 px.
+def prepared(source: NDArray[np.uint8] | Path) -> NDArray[np.uint8]:
+    """Load an image for `cropped`: uint8 (height, width, 3), with a shorter side of 192 px.
 
     Raises:
-        ImageError: the photograph cannot be read.
+        ImageError: the image cannot be read.
     """
-    image = upright(photo, _KEPT_SIDE)
+    image = upright(source, _KEPT_SIDE)
     scale = _KEPT_SIDE / min(image.size)
     width, height = (max(_KEPT_SIDE, round(scale * length)) for length in image.size)
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def photograph(
-    photos: list[NDArray[np.uint8]], side: int, generator: np.random.Generator
+def cropped(
+    sources: list[NDArray[np.uint8]], side: int, generator: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """A random square of one of the photographs, mirrored half the time: uint8 (side, side, 3)."""
-    photo = photos[int(generator.integers(len(photos)))]
-    height, width = photo.shape[:2]
+    """A random square of one of the images, mirrored half the time: uint8 (side, side, 3)."""
+    source = sources[int(generator.integers(len(sources)))]
+    height, width = source.shape[:2]
     crop = int(generator.uniform(*_CROP) * min(height, width))
     top = int(generator.integers(height - crop + 1))
     left = int(generator.integers(width - crop + 1))
-    image = Image.fromarray(photo[top : top + crop, left : left + crop])
+    image = Image.fromarray(source[top : top + crop, left : left + crop])
     image = image.resize((side, side), Image.Resampling.BICUBIC)
     if generator.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -79,16 +79,16 @@ def read(
 
 def _unpacked(place: Path, batches: list[str]) -> dict[str, bytes]:
     """Contents of the files needed, by name. Nothing is extracted to disk."""
-    wanted = {"batches.meta", "batches.meta.txt"} | {
+    names = {"batches.meta", "batches.meta.txt"} | {
         b + end for b in batches for end in ("", ".bin")
     }
     if place.is_dir():
-        return {p.name: p.read_bytes() for p in place.iterdir() if p.name in wanted}
+        return {p.name: p.read_bytes() for p in place.iterdir() if p.name in names}
     files = {}
     try:
         with tarfile.open(place) as archive:
             for member in archive:
-                if (name := Path(member.name).name) in wanted and member.isfile():
+                if (name := Path(member.name).name) in names and member.isfile():
                     files[name] = archive.extractfile(member).read()  # type: ignore[union-attr]
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{place}: not an archive, or a damaged one ({error})") from error

@@ -176,7 +176,7 @@ def _read_any(folder: Path) -> Labelled:
     if lists.is_list(folder / lists.TRAIN):
         paths, one_hot, classes = lists.read(folder / lists.TRAIN)
         return Labelled(paths, lists.labels(one_hot), classes)
-    return class_folders(folder / "train" if (folder / "train").is_dir() else folder)
+    return from_class_folders(folder / "train" if (folder / "train").is_dir() else folder)
 
 
 def check_readable(data: Labelled, preprocess: Preprocess) -> None:
@@ -245,7 +245,7 @@ def _random_view(image: Image.Image, generator: np.random.Generator) -> Image.Im
     return image
 
 
-def class_folders(root: Path) -> Labelled:
+def from_class_folders(root: Path) -> Labelled:
     """Read one folder per class (`folders.class_folders`)."""
     found = folders.class_folders(root)
     position = {name: at for at, name in enumerate(dict.fromkeys(found.values()))}

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from attention_hashing.data import cifar, idx
 from attention_hashing.data.errors import DataError
-from attention_hashing.data.labelled import Labelled, class_folders, numbered
+from attention_hashing.data.labelled import Labelled, from_class_folders, numbered
 
 _SETS = {"cifar10": 6000, "fashion-mnist": 7000}  # images per class, of 10 classes
 _VARIANTS = ("", "-1", "-unseen")
@@ -213,7 +213,7 @@ def _cifar10(folder: Path) -> Labelled:
         )
     for root in (folder, folder / "cifar10"):
         if (root / "train").is_dir() and (root / "test").is_dir():
-            train, test = class_folders(root / "train"), class_folders(root / "test")
+            train, test = from_class_folders(root / "train"), from_class_folders(root / "test")
             if train.classes != test.classes:
                 raise DataError(f"{root}: train and test have different class folders")
             labels = np.concatenate([train.labels, test.labels])

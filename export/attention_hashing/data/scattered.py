@@ -3,8 +3,8 @@
 A scene shows where an attention map should look and what it should ignore. Scenes are made from a
 seed; scattered_parts.py chooses the objects and backgrounds.
 
-A CIFAR image is a square with a background of its own. Its border is feathered, so that no edge
-gives the object away.
+A CIFAR image is a square with its own background. Its border is feathered, so that no edge reveals
+the object.
 """
 
 import hashlib
@@ -20,18 +20,18 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from attention_hashing.data.backgrounds import photograph, prepared, textured
+from attention_hashing.data.backgrounds import cropped, prepared, textured
 from bitgaze.encoding.images import Preprocess, load
 
 SIDE = 128
 OBJECT_SIDE = 32
-MOST_OBJECTS = 3
+MAX_OBJECTS = 3
 # Side of an object, as a share of the scene's. Chosen by how often the likeliest class is in the
 # scene, of a Lite0 that learned for 8 epochs to classify scenes without attention, its first five
 # blocks frozen: .785 of 1,000 scenes.
 SIDES = (0.3, 0.5)
 # Maximum overlap of two boxes, as a share of the smaller one.
-MOST_OVERLAP = 0.25
+MAX_OVERLAP = 0.25
 # Width of the feathered border, as a share of the object's side.
 _FEATHER = 0.1
 
@@ -65,15 +65,15 @@ class Scattered:
         images: of the objects, uint8 (n, 32, 32, 3).
         labels: classes of the objects, int64 (n,).
         classes: names.
-        photos: to cut backgrounds from: arrays uint8 (height, width, 3), or paths, which are read
-            here; None for textures generated from the seed.
+        backgrounds: images to cut backgrounds from: arrays uint8 (height, width, 3), or paths,
+            which are read here; None for textures generated from the seed.
         count: number of scenes.
         seed: of everything random, in 0..2^32 - 1.
 
     Raises:
         ValueError: a number is out of range, an array has another shape, fewer than three classes
-            have an image, or `photos` is empty.
-        ImageError: a photograph cannot be read.
+            have an image, or `backgrounds` is empty.
+        ImageError: a background cannot be read.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Scattered:
         images: NDArray[np.uint8],
         labels: NDArray[np.int64],
         classes: tuple[str, ...],
-        photos: list[NDArray[np.uint8]] | list[Path] | None,
+        backgrounds: list[NDArray[np.uint8]] | list[Path] | None,
         count: int,
         seed: int,
     ) -> None:
@@ -98,19 +98,19 @@ class Scattered:
             raise ValueError(f"count is {count}, expected at least 1")
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed is {seed}, expected 0..{2**32 - 1}")
-        if photos is not None and not len(photos):
-            raise ValueError("no photographs; pass None for textures")
+        if backgrounds is not None and not len(backgrounds):
+            raise ValueError("no backgrounds; pass None for textures")
         self.classes = classes
         self._images = images
         self._labels = labels
-        self._photos = None if photos is None else [prepared(photo) for photo in photos]
+        self._backgrounds = None if backgrounds is None else [prepared(one) for one in backgrounds]
         self._count = count
         self._seed = seed
         self._of_class = [np.flatnonzero(labels == label) for label in range(len(classes))]
         self._present = [label for label, some in enumerate(self._of_class) if len(some)]
-        if len(self._present) < MOST_OBJECTS:
+        if len(self._present) < MAX_OBJECTS:
             raise ValueError(
-                f"objects of {len(self._present)} classes, expected at least {MOST_OBJECTS}"
+                f"objects of {len(self._present)} classes, expected at least {MAX_OBJECTS}"
             )
 
     def __len__(self) -> int:
@@ -124,10 +124,10 @@ class Scattered:
         """
         generator = self._generator(position, epoch_seed)
         layout = self._layout(generator)
-        if self._photos is None:
+        if self._backgrounds is None:
             image = textured(SIDE, generator)
         else:
-            image = photograph(self._photos, SIDE, generator)
+            image = cropped(self._backgrounds, SIDE, generator)
         for which, box in zip(layout.objects, layout.boxes, strict=True):
             _paste(image, self._images[which], box, bool(generator.random() < 0.5))
         classes = self._labels[layout.objects]
@@ -153,7 +153,7 @@ class Scattered:
     def digest(self) -> str:
         """SHA-256 of what the scenes are made of, as 64 hex digits."""
         digest = hashlib.sha256(repr((self._count, self._seed, self.classes, SIDES)).encode())
-        for array in (self._images, self._labels, *(self._photos or ())):
+        for array in (self._images, self._labels, *(self._backgrounds or ())):
             digest.update(repr(array.shape).encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
@@ -169,7 +169,7 @@ class Scattered:
         return np.random.default_rng((self._seed, position, epoch))
 
     def _layout(self, generator: np.random.Generator) -> _Layout:
-        count = int(generator.integers(1, MOST_OBJECTS + 1))
+        count = int(generator.integers(1, MAX_OBJECTS + 1))
         classes = generator.choice(self._present, count, replace=False)
         objects = [generator.choice(self._of_class[label]) for label in classes]
         sides = np.rint(SIDE * generator.uniform(*SIDES, count)).astype(np.int64)
@@ -214,12 +214,12 @@ def _as_shares(boxes: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 def _are_apart(corners: NDArray[np.int64], sides: NDArray[np.int64]) -> bool:
-    """Whether no two squares share more than MOST_OVERLAP of the smaller."""
+    """Whether no two squares share more than MAX_OVERLAP of the smaller."""
     for i, j in combinations(range(len(sides)), 2):
         start = np.maximum(corners[i], corners[j])
         end = np.minimum(corners[i] + sides[i], corners[j] + sides[j])
         shared = np.prod(np.maximum(end - start, 0))
-        if shared > MOST_OVERLAP * min(sides[i], sides[j]) ** 2:
+        if shared > MAX_OVERLAP * min(sides[i], sides[j]) ** 2:
             return False
     return True
 

@@ -15,11 +15,11 @@ from bitgaze import Encoded, Encoder
 from bitgaze.encoding.images import load
 
 # Limits: shares of bits, of mean average precision, and of the size of the float32 file.
-MOST_FLIPS = 0.02
-MOST_LOSS = 0.003
-MOST_SIZE = 0.6
+MAX_FLIPS = 0.02
+MAX_MAP_LOSS = 0.003
+MAX_SIZE = 0.6
 # Difference of float32 between two machines; no reduced precision can promise less.
-_LEAST_TOLERANCE = 1e-3
+_MIN_TOLERANCE = 1e-3
 _CLEAR = 0.1
 _TIMED_IMAGES = 100
 _WARM_UP = 3
@@ -65,14 +65,14 @@ class Comparison(NamedTuple):
             is_sized: whether the limit on the file's size applies.
         """
         found = []
-        if self.flips > MOST_FLIPS:
-            found.append(f"{self.flips:.2%} of the bits flip (limit {MOST_FLIPS:.0%})")
+        if self.flips > MAX_FLIPS:
+            found.append(f"{self.flips:.2%} of the bits flip (limit {MAX_FLIPS:.0%})")
         loss = self.precision[0] - self.precision[1]
-        if loss > MOST_LOSS:
-            found.append(f"mAP falls by {loss:.4f} (limit {MOST_LOSS})")
-        most = MOST_SIZE * self.megabytes[0]
-        if is_sized and self.megabytes[1] > most:
-            found.append(f"the file has {self.megabytes[1]:.2f} MB (limit {most:.2f})")
+        if loss > MAX_MAP_LOSS:
+            found.append(f"mAP falls by {loss:.4f} (limit {MAX_MAP_LOSS})")
+        limit = MAX_SIZE * self.megabytes[0]
+        if is_sized and self.megabytes[1] > limit:
+            found.append(f"the file has {self.megabytes[1]:.2f} MB (limit {limit:.2f})")
         return found
 
 
@@ -142,7 +142,7 @@ def tolerance(model: onnx.ModelProto, pixels: NDArray[np.uint8]) -> float:
     """
     fast = _values(model, pixels, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
     plain = _values(model, pixels, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
-    return max(_LEAST_TOLERANCE, float(np.abs(fast - plain).max()))
+    return max(_MIN_TOLERANCE, float(np.abs(fast - plain).max()))
 
 
 def _values(

@@ -84,7 +84,7 @@ def to_nearest(model: onnx.ModelProto, pixels: NDArray[np.uint8], target: str) -
 
     Args: as for `int8`.
     """
-    wanted = TARGETS[target]
+    instructions = TARGETS[target]
     nodes = _integer_nodes(model)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
@@ -96,8 +96,8 @@ def to_nearest(model: onnx.ModelProto, pixels: NDArray[np.uint8], target: str) -
             _Images(pixels),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            reduce_range=wanted.reduced,
-            activation_type=wanted.activations,
+            reduce_range=instructions.reduced,
+            activation_type=instructions.activations,
             weight_type=QuantType.QInt8,
             nodes_to_quantize=nodes,
             calibrate_method=CalibrationMethod.MinMax,

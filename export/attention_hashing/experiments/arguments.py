@@ -4,14 +4,14 @@ import argparse
 from collections import Counter
 from collections.abc import Iterable
 
-from attention_hashing.config import check_bits
+from bitgaze.arguments import code_length
 
 
 def check_lengths(parser: argparse.ArgumentParser, lengths: Iterable[int]) -> None:
     """Exit with a usage error if one of the lengths of --bits is not valid."""
     for bits in lengths:
         try:
-            check_bits(bits)
+            code_length(bits)
         except ValueError as error:
             parser.error(f"--{error}")
 

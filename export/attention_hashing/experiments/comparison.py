@@ -159,12 +159,12 @@ def run(
         for seed in (seeds if name in METHODS or name in ("lsh", "class-id") else seeds[:1])
     ]
     protocols = {study.key: study.databases for study in studies}
-    wanted = [(cell, name) for cell in cells for name in protocols[cell.study]]
+    requested = [(cell, name) for cell in cells for name in protocols[cell.study]]
     done = _by_cell(rows, rates)
-    missing = dict.fromkeys(cell for cell, name in wanted if (cell, name) not in done)
+    missing = dict.fromkeys(cell for cell, name in requested if (cell, name) not in done)
     _in_parallel(_measured, list(missing), (rates,), studies, folder, rows, "cells")
     done = _by_cell(rows, rates)
-    return [done[one] for one in dict.fromkeys(wanted)]
+    return [done[one] for one in dict.fromkeys(requested)]
 
 
 def _tried(rows: Rows) -> dict[_OfRate, dict[float, float]]:

@@ -1,4 +1,4 @@
-"""Tables in docs/results.md, each in a section of its own."""
+"""Tables in docs/results.md, one section per table."""
 
 import platform
 import re

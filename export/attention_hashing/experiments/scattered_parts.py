@@ -1,6 +1,6 @@
 """Scenes of scattered objects for training and for evaluation, with nothing in common.
 
-Assigns objects and photographs to parts; data/scattered.py makes the scenes.
+Assigns objects and backgrounds to parts; data/scattered.py makes the scenes.
 """
 
 from pathlib import Path
@@ -15,8 +15,8 @@ from attention_hashing.data.protocols import Protocol
 from attention_hashing.data.scattered import OBJECT_SIDE, Scattered
 from bitgaze.encoding.images import upright
 
-# Shares of the photographs: queries, training, database, validation.
-_PHOTO_SHARES = (0.2, 0.6, 0.1, 0.1)
+# Shares of the backgrounds: queries, training, database, validation.
+_BACKGROUND_SHARES = (0.2, 0.6, 0.1, 0.1)
 # Share of the database's objects that validation gets.
 _VALIDATION_SHARE = 0.2
 
@@ -35,7 +35,7 @@ class ScatteredParts(NamedTuple):
 
 def parts(
     protocol: Protocol,
-    photos: list[Path] | list[NDArray[np.uint8]] | None,
+    backgrounds: list[Path] | list[NDArray[np.uint8]] | None,
     counts: tuple[int, int, int, int],
     seed: int,
 ) -> ScatteredParts:
@@ -43,15 +43,15 @@ def parts(
 
     Args:
         protocol: whose parts provide the objects; validation gets a fifth of its database's.
-        photos: for backgrounds, assigned at random: three fifths to training, a fifth to queries,
-            a tenth each to database and validation; None for textures.
+        backgrounds: images to cut backgrounds from, assigned at random: three fifths to training, a
+            fifth to queries, a tenth each to database and validation; None for textures.
         counts: number of scenes: queries, training, database, validation.
         seed: of everything random, in 0..2^30 - 1.
 
     Raises:
-        ValueError: the protocol's parts overlap, there are fewer than ten photographs, or as for
+        ValueError: the protocol's parts overlap, there are fewer than ten backgrounds, or as for
             `Scattered`.
-        ImageError: an image or a photograph cannot be read.
+        ImageError: an object or a background cannot be read.
     """
     if not 0 <= seed < 2**30:
         raise ValueError(f"seed is {seed}, expected 0..{2**30 - 1}")
@@ -61,24 +61,24 @@ def parts(
     spread = np.random.default_rng((seed, 1)).permutation(protocol.database)
     taken = round(_VALIDATION_SHARE * len(spread))
     objects = (*objects[:2], spread[taken:], spread[:taken])
-    backgrounds: list[list[Path] | list[NDArray[np.uint8]] | None] = [None] * len(objects)
-    if photos is not None:
-        if len(photos) < 10:
-            raise ValueError(f"{len(photos)} photographs, expected at least 10")
-        order = np.random.default_rng(seed).permutation(len(photos))
-        places = np.rint(np.cumsum(_PHOTO_SHARES[:-1]) * len(photos)).astype(int)
-        backgrounds = [[photos[i] for i in some] for some in np.split(order, places)]
+    by_part: list[list[Path] | list[NDArray[np.uint8]] | None] = [None] * len(objects)
+    if backgrounds is not None:
+        if len(backgrounds) < 10:
+            raise ValueError(f"{len(backgrounds)} backgrounds, expected at least 10")
+        order = np.random.default_rng(seed).permutation(len(backgrounds))
+        places = np.rint(np.cumsum(_BACKGROUND_SHARES[:-1]) * len(backgrounds)).astype(int)
+        by_part = [[backgrounds[i] for i in some] for some in np.split(order, places)]
     made = [
         Scattered(
             pixels(data := protocol.data.subset(positions)),
             data.labels,
             data.classes,
-            background,
+            part,
             count,
             len(objects) * seed + number,
         )
-        for number, (positions, background, count) in enumerate(
-            zip(objects, backgrounds, counts, strict=True)
+        for number, (positions, part, count) in enumerate(
+            zip(objects, by_part, counts, strict=True)
         )
     ]
     return ScatteredParts(*made)

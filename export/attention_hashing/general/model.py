@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.backbones import efficientnet_lite0
-from attention_hashing.config import check_bits
 from attention_hashing.data.labelled import Labelled
 from attention_hashing.data.labels import is_relevant
 from attention_hashing.features import FeatureExtractor
 from attention_hashing.general.distortions import cut_out, distorted, out_of_focus
 from attention_hashing.general.unsupervised import fit_bits
 from attention_hashing.network import AttentionHashing, HashLayer
+from bitgaze.arguments import code_length
 from bitgaze.encoding.alterations import altered
 from bitgaze.encoding.calibration import Calibration, false_match_rates, probabilities
 from bitgaze.encoding.contract import calibration_from
@@ -147,7 +147,7 @@ def check(bits: int, seed: int, count: int) -> None:
     Raises:
         ValueError: bits or seed is out of range, or there are too few images.
     """
-    check_bits(bits)
+    code_length(bits)
     if seed < 0:
         raise ValueError(f"seed is {seed}, expected at least 0")
     if count <= bits:
@@ -208,7 +208,7 @@ def calibration(
     changed = extract((v for path in bar for v in _alterations(path)), lambda version: version)
     changed = changed.reshape(len(images), -1, changed.shape[1])
     plain = seen.features[: len(images)]
-    duplicates, strangers = [], []
+    duplicates, unrelated = [], []
     parts = np.array_split(np.random.default_rng(0).permutation(len(images)), _PARTS)
     for part in tqdm(parts, desc="parts", disable=None):
         others = np.setdiff1d(np.arange(len(images)), part)
@@ -217,7 +217,7 @@ def calibration(
         for version in range(changed.shape[1]):
             altered_codes = held_out.values(changed[part, version]) > 0
             duplicates.append((altered_codes != codes).sum(1))
-        strangers.append(_pairs(codes)[np.triu_indices(len(part), 1)])
+        unrelated.append(_pairs(codes)[np.triu_indices(len(part), 1)])
     distances = _pairs(layer.values(extract(kinds.images, lambda image: image)) > 0)
     upper = np.triu_indices(len(kinds), 1)
     alike = is_relevant(kinds.labels, kinds.labels)[upper]
@@ -225,7 +225,7 @@ def calibration(
         # Images of one kind are closer than unrelated ones, but just as little the same image.
         duplicate=probabilities(np.concatenate(duplicates), distances[upper], bits),
         kind=probabilities(distances[upper][alike], distances[upper][~alike], bits),
-        false_match=false_match_rates(np.concatenate(strangers), bits),
+        false_match=false_match_rates(np.concatenate(unrelated), bits),
     )
 
 

@@ -77,7 +77,7 @@ def _trained(
     seed: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     unit = torch.from_numpy(teachers / np.linalg.norm(teachers, axis=1, keepdims=True)).float()
-    wanted = 2 / torch.pi * torch.asin((unit @ unit.T).clamp(-1, 1))  # (m, m)
+    target = 2 / torch.pi * torch.asin((unit @ unit.T).clamp(-1, 1))  # (m, m)
     values = points @ start
     scale = values.std()
     weight = torch.from_numpy(start / scale).float()  # (r, bits)
@@ -89,7 +89,7 @@ def _trained(
     batch = min(_BATCH, len(points))
     inputs, image = torch.from_numpy(points).float(), torch.from_numpy(images)
     generator = np.random.default_rng(seed)
-    itself = torch.eye(batch, dtype=torch.bool)
+    is_same_row = torch.eye(batch, dtype=torch.bool)
 
     def losses() -> Iterator[Tensor]:
         for step in range(_STEPS):
@@ -99,8 +99,8 @@ def _trained(
             found = soft @ soft.T / soft.shape[1]  # (B, B)
             of = image[rows]
             same = of[:, None] == of[None]
-            loss = (found - wanted[of][:, of]).square()[~same].mean()
-            if (pairs := same & ~itself).any():
+            loss = (found - target[of][:, of]).square()[~same].mean()
+            if (pairs := same & ~is_same_row).any():
                 loss = loss + _SAME_WEIGHT * (found[pairs] - 1).square().mean()
             loss = loss + _BALANCE_WEIGHT * soft.mean(0).square().mean()
             yield loss + _STAY_WEIGHT * (weight - origin).square().sum() / origin.square().sum()

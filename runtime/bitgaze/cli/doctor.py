@@ -14,7 +14,7 @@ def add_to(commands: Commands) -> None:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Check this installation, and say how to fix what is wrong."""
+    """Diagnose this installation and suggest fixes."""
     from bitgaze.cli.diagnosis import examine
 
     diagnosis = examine()
@@ -27,7 +27,7 @@ def doctor(options: argparse.Namespace) -> int:
             *(f"{'provider':12} {report}" for report in diagnosis.providers.values()),
         )
         for finding in diagnosis.findings:
-            say("", f"found   {finding.found}", f"harm    {finding.harm}")
-            say(f"remedy  {finding.remedy}")
+            say("", f"problem  {finding.found}", f"effect   {finding.harm}")
+            say(f"fix      {finding.remedy}")
         say("", f"findings: {len(diagnosis.findings) or 'none'}")
     return SOME_FAILED if diagnosis.findings else OK

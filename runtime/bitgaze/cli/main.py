@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STOPPED
     except (BitgazeError, ValueError) as error:
         is_repairable = isinstance(error, GalleryCorrupt) and options.run is not upkeep.repair
-        remedy = "; `bitgaze repair NEW -g FILE` saves what it can" if is_repairable else ""
+        remedy = "; recover it with `bitgaze repair NEW -g FILE`" if is_repairable else ""
         warn(f"{error}{remedy}")
         return STOPPED
     except KeyboardInterrupt as error:

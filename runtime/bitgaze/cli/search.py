@@ -103,7 +103,8 @@ def search(options: argparse.Namespace) -> int:
         say(*(f"{hit.distance:4d}{_columns(hit.chances)}  {hit.key}" for hit in hits))
     elif not size:
         warn(
-            f"{options.gallery} holds no images; `bitgaze index DIR -g {options.gallery}` adds some"
+            f"{options.gallery} contains no images; add some with "
+            f"`bitgaze index DIR -g {options.gallery}`"
         )
     else:
         warn("; ".join(filter(None, ["nothing found", unknown])))
@@ -180,14 +181,17 @@ def explain(options: argparse.Namespace) -> int:
 
     quiet_pillow()
     with Gallery(options.gallery, encoder=encoder_for(options), create=False) as gallery:
-        key = options.key
-        if key not in gallery:  # typed as a relative path
-            key = os.path.abspath(key)  # noqa: PTH100 (keeps links)
+        # Most likely a relative path. A key that is missing costs a check of the whole gallery.
+        absolute = os.path.abspath(options.key)  # noqa: PTH100 (keeps links)
+        key = absolute if Path(options.key).exists() else options.key
+        if key not in gallery:
+            key = options.key if key == absolute else absolute
         try:
             drawing = gallery.explain(Path(options.image), key)
         except KeyError as error:
             raise BitgazeError(
-                f"{options.gallery} holds no image {options.key}; `bitgaze search` prints keys"
+                f"{options.gallery} has no image {options.key}; use a path as printed by "
+                "`bitgaze search`"
             ) from error
     try:
         drawing.save(options.out, "PNG")

@@ -154,12 +154,12 @@ def _verify_gallery(options: argparse.Namespace) -> int:
         facts = {"gallery": options.gallery, **asdict(found), "sound": found.is_sound}
         say(json.dumps(facts))
     elif found.is_sound:
-        say(f"sound: {found.items} items and their codes are as they were written")
+        say(f"sound: all {found.items} items and codes match their checksums")
     elif found.images:
         say(*(f"wrong: {problem}" for problem in found.problems))
     else:
         say(*(f"damaged: {problem}" for problem in found.problems))
-        say(f"`bitgaze repair NEW -g {options.gallery}` saves what it can to a new file")
+        say(f"recover it with `bitgaze repair NEW -g {options.gallery}`")
     if options.images and not options.json:
         say(
             f"{found.images} codes compared with their files; {found.not_compared} not, as the "
@@ -169,7 +169,7 @@ def _verify_gallery(options: argparse.Namespace) -> int:
 
 
 def repair(options: argparse.Namespace) -> int:
-    """Save what can be saved of a damaged gallery to a new file."""
+    """Recover a damaged gallery into a new file."""
     from bitgaze.gallery.maintenance import repair as repair_gallery
 
     quiet_pillow()
