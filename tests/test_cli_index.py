@@ -282,3 +282,25 @@ def test_progress_bar_on_a_terminal(monkeypatch):
     counts = [line.split("[")[0].split("|")[-1].strip() for line in shown]
     assert counts[-4:] == ["1/4", "4/4", "0/8", "2/8"]
     assert all("indexing:" in line and " images/s" in line for line in shown[-4:])
+
+
+def test_system_folders_are_counted_and_forget_removes_them(here, capsys):
+    smooth_image(7).save(here / "one" / "z.png")
+    (here / "one" / "@eaDir").mkdir()
+    (here / "one" / "z.png").rename(here / "one" / "@eaDir" / "z.png")
+    assert main(["index", "one"]) == 0
+    assert "\n1 system folders left out; --all-folders takes them\n" in capsys.readouterr().out
+    assert main(["index", "one", "--all-folders"]) == 0
+    assert "one/@eaDir/z.png" in items()
+    capsys.readouterr()
+    assert main(["forget", "@eaDir", "--dry-run"]) == 1  # a folder here
+    assert main(["forget", "@ea*", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert f"forget  {here / 'one' / '@eaDir' / 'z.png'}\ndry run: nothing was written\n" in out
+    assert main(["forget", "@ea*", "two"]) == 0
+    assert capsys.readouterr().out == "1 forgotten\ngallery.bitgaze: 2 images\n"
+    assert main(["forget", "one/a.png", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["forgotten"] == [str(here / "one" / "a.png")]
+    assert list(items()) == ["one/b.jpg"]
+    assert main(["forget", "none"]) == 1

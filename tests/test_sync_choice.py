@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -90,17 +91,150 @@ def test_an_excluded_folder_is_not_scanned(gallery, tmp_path, monkeypatch):
     assert (len(report.added), report.failed) == (1, {})
 
 
-def test_items_of_excluded_images_stay(gallery, tmp_path):
-    root = fill(tmp_path / "photos", "a.png", "b.jpg", "c.png", "raw/d.png")
+def test_items_of_excluded_images_stay_until_their_files_are_gone(gallery, tmp_path):
+    root = fill(tmp_path / "photos", "a.png", "b.jpg", "c.png", "raw/d.png", "raw/e.png")
     gallery.sync(root)
     before = contents(gallery)
-    (root / "b.jpg").unlink()
-    shutil.rmtree(root / "raw")
+    smooth_image(9).save(root / "raw" / "d.png")
     report = gallery.sync(root, include=["*.png"], exclude=["raw"])
-    assert (report.unchanged, report.excluded, report.removed) == (2, 2, [])
+    assert (report.unchanged, report.excluded, report.removed) == (2, 3, [])
     assert contents(gallery) == before
+    (root / "b.jpg").unlink()
+    (root / "raw" / "d.png").rename(root / "new.png")
+    (root / "raw" / "e.png").unlink()
+    (root / "raw").rmdir()
+    report = gallery.sync(root, include=["*.png"], exclude=["raw"])
+    assert (report.unchanged, report.excluded, report.missing) == (2, 0, {})
+    assert sorted(report.removed) == [
+        str(root / name) for name in ("b.jpg", "raw/d.png", "raw/e.png")
+    ]
+    assert report.added == [str(root / "new.png")]
+
+
+def test_items_of_an_excluded_disk_that_is_away_stay(gallery, tmp_path, monkeypatch):
+    root = fill(tmp_path / "photos", "a.png", "raw/d.png", "dead/e.png")
+    gallery.sync(root)
+    shutil.rmtree(root / "raw")
+    (root / "raw").mkdir()
+    lstat = os.lstat
+
+    def fail(path):
+        if "dead" in str(path):
+            raise OSError(116, "Stale file handle")
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", fail)
+    report = gallery.sync(root, exclude=["raw", "dead"])
+    assert (report.missing, report.excluded) == ({str(root / "raw"): 1}, 1)
+    assert len(gallery) == 3
+
+
+SYSTEM = (
+    "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg",
+    "2024/@EADIR/b.png",
+    "#recycle/c.png",
+    "$RECYCLE.BIN/S-1-5/d.png",
+    ".Trash-1000/files/e.png",
+    "__MACOSX/f.png",
+    "lost+found/g.png",
+    ".stversions/h.png",
+    ".thumbnails/i.png",
+    "System Volume Information/j.png",
+    "My.photoslibrary/resources/derivatives/k.png",
+    "My.photoslibrary/l.png",
+)
+ORDINARY = (
+    "m.png",
+    "recycle/n.png",
+    "My.photoslibrary/originals/0/o.png",
+    "Old.aplibrary/Masters/p.png",
+)
+
+
+def test_system_folders_are_left_out(gallery, tmp_path):
+    root = fill(tmp_path / "photos", *SYSTEM, *ORDINARY, ".hidden/q.png")
     report = gallery.sync(root)
-    assert (report.unchanged, report.excluded, len(report.removed)) == (2, 0, 2)
+    assert below(root, gallery) == sorted(ORDINARY)
+    assert report.system_folders == 11
+    report = gallery.sync(root, all_folders=True)
+    assert below(root, gallery) == sorted((*SYSTEM, *ORDINARY))
+    assert report.system_folders == 0
+    report = gallery.sync(root)
+    assert (report.unchanged, report.excluded) == (len(ORDINARY), len(SYSTEM))
+    (root / SYSTEM[0]).unlink()
+    (root / SYSTEM[0]).parent.rmdir()
+    (root / "@eaDir").rmdir()
+    assert gallery.sync(root).removed == [str(root / SYSTEM[0])]
+    assert gallery.sync(root / "#recycle").unchanged == 1  # named by the user
+
+
+def test_a_bitgazeignore_file_hides_images(gallery, tmp_path):
+    names = [
+        "a.png",
+        "b.jpg",
+        "raw/c.png",
+        "sub/d.jpg",
+        "sub/keep.jpg",
+        "sub/raw/e.png",
+        "sub/f.png",
+    ]
+    root = fill(tmp_path / "photos", *names)
+    gallery.sync(root)
+    (root / ".bitgazeignore").write_text("# mine\n*.jpg\n/raw/\n")
+    (root / "sub" / ".bitgazeignore").write_text("!keep.jpg\nf.png\n")
+    report = gallery.sync(root)
+    assert (report.unchanged, report.excluded, report.removed) == (3, 4, [])
+    with Gallery(tmp_path / "new.bitgaze", encoder=gallery.encoder) as new:
+        new.sync(root)
+        assert below(root, new) == ["a.png", "sub/keep.jpg", "sub/raw/e.png"]
+    (root / "b.jpg").unlink()
+    assert gallery.sync(root).removed == [str(root / "b.jpg")]
+    (root / "sub" / ".bitgazeignore").write_bytes(b"\xff\xfe")
+    with pytest.raises(GalleryError, match="sub/.bitgazeignore: .*decode"):
+        gallery.sync(root)
+
+
+def test_a_bitgazeignore_file_without_pathspec_stops(gallery, tmp_path, monkeypatch):
+    root = fill(tmp_path / "photos", "a.png")
+    (root / ".bitgazeignore").write_text("a.png\n")
+    monkeypatch.setitem(sys.modules, "pathspec", None)
+    with pytest.raises(GalleryError, match=r"pip install 'bitgaze\[ignore\]'"):
+        gallery.sync(root)
+    assert len(gallery) == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "left"),
+    [
+        ("photos/2024", "a.png [x].png raw/d.png"),
+        ("photos/2024/raw/", "a.png 2024/b.png [x].png raw/d.png"),
+        ("photos/a.png", "2024/b.png 2024/raw/c.png [x].png raw/d.png"),
+        ("photos/[x].png", "a.png 2024/b.png 2024/raw/c.png raw/d.png"),
+        ("link/raw", "a.png 2024/b.png 2024/raw/c.png [x].png"),
+        ("RA?", "a.png 2024/b.png [x].png"),
+        ("[ab].png", "2024/raw/c.png [x].png raw/d.png"),
+        ("2024/*", "a.png [x].png raw/d.png"),
+        ("*/photos/*/raw", "a.png 2024/b.png [x].png raw/d.png"),
+        ("photo", "a.png 2024/b.png 2024/raw/c.png [x].png raw/d.png"),
+    ],
+)
+def test_forget_removes_folders_and_patterns(gallery, tmp_path, monkeypatch, target, left):
+    monkeypatch.chdir(tmp_path)
+    root = fill(
+        tmp_path / "photos", "a.png", "2024/b.png", "2024/raw/c.png", "[x].png", "raw/d.png"
+    )
+    (tmp_path / "link").symlink_to("photos", target_is_directory=True)
+    gallery.sync(root)
+    gallery.add(str(root / "2024" / "by hand.png"), smooth_image(9))
+    shutil.rmtree(root / "2024")
+    count = 5 - len(left.split())
+    assert len(gallery.forget(target, dry_run=True)) == count
+    assert len(gallery) == 6
+    assert len(gallery.forget(target)) == count
+    assert below(root, gallery) == sorted([*left.split(), "2024/by hand.png"])
+    for wrong in ((), ("",), ("//",)):
+        with pytest.raises(ValueError, match="nothing"):
+            gallery.forget(*wrong)
 
 
 def test_items_of_a_hidden_folder_stay(gallery, tmp_path):

@@ -1,4 +1,4 @@
-"""`bitgaze index`: bring a gallery up to date with folders of images."""
+"""`bitgaze index` and `forget`: bring a gallery up to date with folders, or forget them."""
 
 import argparse
 import json
@@ -31,7 +31,7 @@ _MAX_SKIPPED_SHOWN = 10
 
 
 def add_to(commands: Commands) -> None:
-    """Add the command."""
+    """Add the commands."""
     parser = add_command(commands, index)
     add_gallery(parser)
     parser.add_argument("folders", metavar="DIR", nargs="+", help="a folder (searched recursively)")
@@ -62,7 +62,42 @@ def add_to(commands: Commands) -> None:
         "its images and is empty, on another device or had more than 20; or of more than 20 that "
         "are more than half of those from DIR",
     )
+    parser.add_argument(
+        "--all-folders",
+        action="store_true",
+        help="take thumbnails and bins of systems too, such as @eaDir, $RECYCLE.BIN and lost+found",
+    )
     add_model(parser)
+
+    parser = add_command(commands, forget)
+    add_gallery(parser)
+    parser.add_argument(
+        "targets",
+        metavar="FOLDER|PATTERN",
+        nargs="+",
+        help='a folder or image, which need not exist any more, or a pattern for names ("@eaDir*") '
+        'or, with a "/", for the ends of paths ("2024/raw/*")',
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be removed; write nothing"
+    )
+
+
+def forget(options: argparse.Namespace) -> int:
+    """Remove the images of a folder, or that match a pattern, from a gallery; files stay."""
+    from bitgaze.gallery.gallery import Gallery
+
+    with Gallery(options.gallery, create=False) as gallery:
+        keys = gallery.forget(*options.targets, dry_run=options.dry_run)
+        size = len(gallery)
+    if options.json:
+        facts = {"gallery": options.gallery, "items": size, "dry_run": options.dry_run}
+        say(json.dumps({**facts, "forgotten": keys}))
+    else:
+        if options.dry_run:
+            say(*(f"forget  {key}" for key in keys), "dry run: nothing was written")
+        say(f"{len(keys)} forgotten", f"{options.gallery}: {images(size)}")
+    return OK if keys else SOME_FAILED
 
 
 def _named_value(text: str) -> tuple[str, Any]:
@@ -93,6 +128,7 @@ def index(options: argparse.Namespace) -> int:
                 metadata=lambda path: metadata,
                 dry_run=options.dry_run,
                 allow_empty=options.allow_empty,
+                all_folders=options.all_folders,
                 on_progress=show,
             )
         except KeyboardInterrupt as error:
@@ -130,6 +166,8 @@ def index(options: argparse.Namespace) -> int:
     )
     if report.excluded:
         say(f"{report.excluded} left unchanged: hidden, or excluded by a pattern")
+    if report.system_folders:
+        say(f"{report.system_folders} system folders left out; --all-folders takes them")
     say(f"{options.gallery}: {images(size)}")
     return status
 

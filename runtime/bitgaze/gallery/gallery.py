@@ -31,6 +31,7 @@ from bitgaze.gallery.items import Item
 from bitgaze.gallery.reencode import reencode
 from bitgaze.gallery.search import Hit, Ranking, SearchParams, encode_one, nearest, search
 from bitgaze.gallery.store import Store
+from bitgaze.gallery.sync.forget import forget
 from bitgaze.gallery.sync.report import SyncReport
 from bitgaze.gallery.sync.sync import sync
 
@@ -456,6 +457,28 @@ class Gallery:
             for key in keys:
                 self._store.delete(key)
 
+    def forget(self, *targets: str | os.PathLike[str], dry_run: bool = False) -> list[str]:
+        """Removes the items that sync made from images of a folder, or that match a pattern.
+
+        The files stay, and the next sync of their folder adds them again, unless it leaves them
+        out. Items added by hand stay. Overwrites removed data as `remove` does.
+
+        Args:
+            targets: folders, which need not exist any more, or images, by any of their names; or,
+                if the gallery has none from there, patterns with `*`, `?` or `[]`: for the name of
+                the image or a folder that contains it ("@eaDir*"), or with a "/" for its path or
+                the end of its path ("/mnt/old/*", "2024/raw/*").
+            dry_run: only return the keys.
+
+        Returns:
+            The keys of the removed items; empty if nothing matches.
+
+        Raises:
+            GalleryError: the file cannot be written.
+            ValueError: no target, or an empty pattern.
+        """
+        return forget(self._store, targets, dry_run=dry_run)
+
     def rename(self, key: str, new_key: str) -> None:
         """Changes an item's key. An item that sync made still follows its file.
 
@@ -476,6 +499,7 @@ class Gallery:
         metadata: Callable[[str], Mapping[str, Any] | None] | None = None,
         dry_run: bool = False,
         allow_empty: bool = False,
+        all_folders: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> SyncReport:
         """Makes the gallery match the images below folders, by adding, updating and removing items.
@@ -520,7 +544,17 @@ class Gallery:
         that name, "2024/*.jpg" every JPEG below 2024, "*/raw/*" everything below any folder raw.
         `*` matches any characters, including "/"; `?` matches one character; `[abc]` matches one of
         these. Case and a trailing "/" are ignored. Items whose images the patterns leave out are
-        not changed, even if their files are changed or missing.
+        not changed, even if their files are changed; they are removed once their files are gone.
+        `forget` removes them at once.
+
+        System folders are left out: thumbnails, bins and other data of NAS systems, Windows, macOS
+        and Linux (`bitgaze.gallery.sync.patterns.SYSTEM_FOLDERS`), and in a photo library
+        (*.photoslibrary, *.aplibrary) everything but its originals. A folder that you name yourself
+        is always searched.
+
+        A file named .bitgazeignore hides images in its folder and below, in the syntax of
+        gitignore; it requires pathspec (`pip install 'bitgaze[ignore]'`). `exclude` and such files
+        both apply.
 
         Args:
             folders: to search recursively; one may contain another.
@@ -533,6 +567,7 @@ class Gallery:
                 that may have been renamed, so images that cannot be read or decoded are not
                 reported.
             allow_empty: remove also the items that look as if their disk were away (see above).
+            all_folders: include system folders, hidden ones too.
             on_progress: called with (done, total) images, first while changed files are compared,
                 if there are any, and again from the start while images are encoded.
 
@@ -542,7 +577,8 @@ class Gallery:
         Raises:
             GalleryError: a folder does not exist; or it has no images although items from it would
                 be removed (as if its disk were not mounted; without `allow_empty`, nothing is
-                changed); or the file cannot be written.
+                changed); or a .bitgazeignore file cannot be read, or pathspec is missing; or the
+                gallery's file cannot be written.
             FingerprintMismatch: an image has to be encoded, and the encoder is not the gallery's
                 model.
             KeyboardInterrupt: Ctrl-C; while images are encoded, its text says how many are done and
@@ -559,6 +595,7 @@ class Gallery:
             metadata=metadata,
             dry_run=dry_run,
             allow_empty=allow_empty,
+            all_folders=all_folders,
             on_progress=on_progress,
         )
 

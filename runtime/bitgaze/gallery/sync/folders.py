@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bitgaze.encoding.images import SUFFIXES, printable
+from bitgaze.errors import GalleryError
+from bitgaze.gallery.sync.ignore import NAME, IgnoreFiles
 from bitgaze.gallery.sync.patterns import PathFilter
 
 # Size, mtime_ns and ctime_ns. Without ctime, two images of equal size and time, from one archive,
@@ -58,12 +60,16 @@ class Scan:
         failed: path as text to reason, for what could not be read.
         skipped: path as text to reason, for further names of folders and images.
         unlisted: prefixes of paths below which the images are unknown.
+        system_folders: number of system folders that were left out.
+        ignore: the .bitgazeignore files of the folders.
     """
 
     states: dict[str, State] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     unlisted: list[str] = field(default_factory=list)
+    system_folders: int = 0
+    ignore: IgnoreFiles = field(default_factory=IgnoreFiles)
 
 
 def reason(error: Exception) -> str:
@@ -103,7 +109,7 @@ def scan(roots: Iterable[str], path_filter: PathFilter, known: Known) -> Scan:
     mounts and hard links. Links are followed last, so that most paths contain no link.
     """
     walk = _Walk(path_filter, known)
-    folders = [_Folder(root, "", os.path.realpath(root)) for root in roots][::-1]
+    folders = [_Folder(root, "", os.path.realpath(root), root) for root in roots][::-1]
     while folders or walk.linked_folders:
         folder = folders.pop() if folders else walk.linked_folders.popleft()
         folders += reversed(walk.list_folder(folder))
@@ -118,6 +124,7 @@ class _Folder(NamedTuple):
     path: str
     prefix: str
     real: str
+    root: str
 
 
 class _Walk:
@@ -156,6 +163,10 @@ class _Walk:
                 return []
             with os.scandir(path) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
+            if any(entry.name == NAME for entry in entries):
+                self.found.ignore.read(path)
+        except GalleryError:
+            raise
         except Exception as error:
             self._fail(path, reason(error))
             return []
@@ -194,19 +205,26 @@ class _Walk:
         relative = folder.prefix + entry.name
         is_link = entry.is_symlink()
         if entry.is_dir():
-            if not self._filter.descends_into(relative):
+            self.found.system_folders += self._filter.is_system(relative)
+            if not self._filter.descends_into(relative) or self.found.ignore.hides(
+                entry.path, folder.root, is_folder=True
+            ):
                 return
             if is_link:
                 real = os.path.realpath(entry.path)
-                self.linked_folders.append(_Folder(entry.path, f"{relative}/", real))
+                self.linked_folders.append(_Folder(entry.path, f"{relative}/", real, folder.root))
             else:
                 real = os.path.join(folder.real, entry.name)  # noqa: PTH118
-                subfolders.append(_Folder(entry.path, f"{relative}/", real))
+                subfolders.append(_Folder(entry.path, f"{relative}/", real, folder.root))
         elif is_link and not os.path.exists(entry.path):  # noqa: PTH110
             if self._filter.descends_into(relative):
                 # It may lead to an unmounted disk, whose images must not be removed.
                 self._fail(entry.path, "broken link: its target does not exist")
-        elif entry.name.lower().endswith(_SUFFIXES) and self._filter.accepts(relative):
+        elif (
+            entry.name.lower().endswith(_SUFFIXES)
+            and self._filter.accepts(relative)
+            and not self.found.ignore.hides(entry.path, folder.root)
+        ):
             if is_link:
                 self.linked_files.append(entry.path)
             else:

@@ -37,7 +37,7 @@ def known_names(
             known.paths.add(path)
             counts[folder] += 1
     cache: dict[str, str] = {}
-    reals = {folder: _real_path(folder, cache) for folder in counts}
+    reals = {folder: real_path(folder, cache) for folder in counts}
     # Among several names of a folder, the one with the most items.
     known.names = {reals[folder]: folder for folder, _ in reversed(counts.most_common())}
     renamed: list[str] = []
@@ -71,12 +71,12 @@ def _other_name(root: str, names: dict[str, str]) -> str:
     return root
 
 
-def _real_path(folder: str, cache: dict[str, str]) -> str:
+def real_path(folder: str, cache: dict[str, str]) -> str:
     """As `os.path.realpath`, with one look at each folder."""
     if folder not in cache:
         parent, name = os.path.split(folder)
         if not name or os.path.islink(folder):  # noqa: PTH114
             cache[folder] = os.path.realpath(folder)
         else:
-            cache[folder] = os.path.join(_real_path(parent, cache), name)  # noqa: PTH118
+            cache[folder] = os.path.join(real_path(parent, cache), name)  # noqa: PTH118
     return cache[folder]

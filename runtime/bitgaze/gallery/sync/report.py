@@ -21,8 +21,9 @@ class SyncReport:
         missing: folder to number of items that were kept although their images are gone, because
             the folder looks like a disk that is away; see `Gallery.sync`.
         skipped: path to reason, for links to folders and images found elsewhere.
-        excluded: number of items left unchanged because their images are hidden or excluded by the
-            patterns.
+        excluded: number of items left unchanged because their images are hidden, in a system folder
+            or excluded by patterns; if the image is gone too, the item is removed.
+        system_folders: number of system folders that were left out.
     """
 
     added: list[str] = field(default_factory=list)
@@ -34,3 +35,4 @@ class SyncReport:
     missing: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     excluded: int = 0
+    system_folders: int = 0

@@ -12,7 +12,7 @@ from bitgaze.encoding.images import printable
 from bitgaze.errors import GalleryError
 from bitgaze.gallery.items import FileState
 from bitgaze.gallery.store import Store
-from bitgaze.gallery.sync.folders import State, find_roots, scan
+from bitgaze.gallery.sync.folders import Scan, State, find_roots, scan
 from bitgaze.gallery.sync.guard import keep_unsure
 from bitgaze.gallery.sync.ingest import MetadataOf, Progress, compare, ingest
 from bitgaze.gallery.sync.moves import Plan, SyncedItem, plan_moves
@@ -30,6 +30,7 @@ def sync(
     metadata: MetadataOf | None = None,
     dry_run: bool = False,
     allow_empty: bool = False,
+    all_folders: bool = False,
     on_progress: Progress | None = None,
 ) -> SyncReport:
     """Makes a gallery match the images below folders; see `Gallery.sync`.
@@ -43,9 +44,10 @@ def sync(
         metadata: returns a new image's metadata.
         dry_run: write nothing.
         allow_empty: remove the items that `keep_unsure` would keep.
+        all_folders: include system folders.
         on_progress: called with (done, total) images.
     """
-    path_filter = PathFilter(include, exclude)
+    path_filter = PathFilter(include, exclude, all_folders=all_folders)
     try:
         roots = find_roots(folders)
     except NotADirectoryError as error:
@@ -55,8 +57,10 @@ def sync(
     items = {os.fsdecode(file.path): SyncedItem(key, file) for key, file in files.items()}
     roots, known = known_names(store.path, roots, items)
     found = scan(roots, path_filter, known)
-    report = SyncReport(failed=found.failed, skipped=found.skipped)
-    synced, report.excluded = _synced_items(items, roots, path_filter, found.states)
+    report = SyncReport(
+        failed=found.failed, skipped=found.skipped, system_folders=found.system_folders
+    )
+    synced, report.excluded = _synced_items(items, roots, path_filter, found)
     todo = [
         path
         for path, state in found.states.items()
@@ -118,26 +122,40 @@ def sync(
 
 
 def _synced_items(
-    items: Mapping[str, SyncedItem],
-    roots: Iterable[str],
-    path_filter: PathFilter,
-    states: Mapping[str, State],
+    items: Mapping[str, SyncedItem], roots: Iterable[str], path_filter: PathFilter, found: Scan
 ) -> tuple[dict[str, SyncedItem], int]:
-    """The items of the folders' images, by path, and the number of items that are excluded."""
+    """The items of the folders' images, by path, and the number of items that are excluded.
+
+    An item whose image is excluded and gone is not excluded: no sync would ever remove it.
+    """
     synced: dict[str, SyncedItem] = {}
     excluded = 0
     # Paths are relative to the innermost folder.
-    prefixes = tuple(sorted((os.path.join(root, "") for root in roots), key=len, reverse=True))  # noqa: PTH118
+    ordered = sorted(roots, key=len, reverse=True)
+    prefixes = {os.path.join(root, ""): root for root in ordered}  # noqa: PTH118
+    starts = tuple(prefixes)
     for path, item in items.items():
-        if path in states:
+        if path in found.states:
             synced[path] = item
-        elif path.startswith(prefixes):
-            prefix = next(prefix for prefix in prefixes if path.startswith(prefix))
-            if path_filter.accepts(path[len(prefix) :].replace(os.sep, "/")):
-                synced[path] = item
-            else:
+        elif path.startswith(starts):
+            prefix, root = next((p, root) for p, root in prefixes.items() if path.startswith(p))
+            relative = path[len(prefix) :].replace(os.sep, "/")
+            is_excluded = not path_filter.accepts(relative) or found.ignore.hides(path, root)
+            if is_excluded and not _is_gone(path):
                 excluded += 1
+            else:
+                synced[path] = item
     return synced, excluded
+
+
+def _is_gone(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # cannot be told
+        return False
+    return False
 
 
 def _plan(
