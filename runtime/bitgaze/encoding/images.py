@@ -170,6 +170,7 @@ _KNOWN_RULES = {
     "alpha": ("white",),
     "resize": ("stretch",),
 }
+_LARGEST_INPUT = 4096
 # Pillow may first shrink by whole factors, down to this multiple of the target: a 12-megapixel
 # photograph then takes 9 ms instead of 109, with no visible difference.
 _REDUCING_GAP = 2.0
@@ -188,7 +189,7 @@ class Preprocess:
     one value for most of them and refuses a file with another value rather than misread it.
 
     Attributes:
-        size: side of the model's input in pixels, at least 1.
+        size: side of the model's input in pixels, 1 to 4096.
         filter: "bilinear" or "bicubic", as Pillow computes them.
         exif: "upright": rotated and mirrored according to the EXIF orientation.
         alpha: "white": transparent images are composited on white.
@@ -207,6 +208,8 @@ class Preprocess:
             raise TypeError(f"size is {self.size!r}, expected an integer")
         if self.size < 1:
             raise ValueError(f"size is {self.size}, expected at least 1")
+        if self.size > _LARGEST_INPUT:
+            raise ValueError(f"size is {self.size}, expected at most {_LARGEST_INPUT}")
         for name, known in _KNOWN_RULES.items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} is {value!r}, this version of bitgaze supports {known}")
