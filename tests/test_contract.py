@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -35,6 +36,7 @@ def test_a_contract_survives_a_round_trip_through_json():
     [
         ({"bits": 12}, "bits must be a multiple of 8"),
         ({"bits": 2048}, "bits must be a multiple of 8 from 8 to 1024, got 2048"),
+        ({"preprocess": {"size": 5000}}, "size is 5000, expected at most 4096"),
         ({"schema": 99}, "schema 99, this version of bitgaze reads 1"),
         ({"preprocess": {"size": 64, "colour": "BGR"}}, "preprocess cannot be read: .*colour"),
         ({"preprocess": {"size": 64, "filter": "sinc"}}, "filter is 'sinc'"),
@@ -79,11 +81,15 @@ def test_a_missing_entry_is_rejected_unless_it_has_a_default(name):
 
 def field(number, content):
     """A length-delimited field of a protobuf message."""
-    size, length = len(content), b""
-    while size > 127:
-        length += bytes([size & 127 | 128])
-        size >>= 7
-    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def varint(number):
+    head = b""
+    while number > 127:
+        head += bytes([number & 127 | 128])
+        number >>= 7
+    return head + bytes([number])
 
 
 @pytest.fixture
@@ -93,7 +99,7 @@ def read_contract(tmp_path):
     def read(document):
         path = tmp_path / "a.onnx"
         entry = field(1, b"bitgaze") + field(2, json.dumps(document).encode())
-        path.write_bytes(field(7, b"graph") + field(14, entry))
+        path.write_bytes(field(7, field(2, b"graph")) + field(14, entry))
         return read_model(path).contract
 
     return read
@@ -206,4 +212,98 @@ def test_any_bytes_raise_a_model_error(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("any") / "a.onnx"
     path.write_bytes(content)
     with pytest.raises(ModelError):
+        read_model(path)
+
+
+def tensor(**external):
+    """A TensorProto, with external data or without."""
+    parts = [field(9, b"\0\0\0\0")]
+    if "data" in external:
+        parts.append(field(13, field(1, b"location") + field(2, b"weights.bin")))
+    if "location" in external:
+        parts.append(bytes([14 << 3, external["location"]]))
+    return b"".join(parts)
+
+
+def model_file(graph, *others):
+    entry = field(1, b"bitgaze") + field(2, CONTRACT.to_json().encode())
+    return field(7, graph) + field(14, entry) + b"".join(others)
+
+
+DATA = tensor(data=True, location=1)
+ATTRIBUTE = field(5, field(5, DATA))  # of a node
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        model_file(field(5, DATA)),
+        model_file(field(5, tensor(data=True))),
+        model_file(field(5, tensor(location=1))),
+        model_file(field(15, field(1, DATA))),
+        model_file(field(15, field(2, DATA))),
+        model_file(field(1, ATTRIBUTE)),
+        model_file(field(1, field(5, field(10, DATA)))),
+        model_file(field(1, field(5, field(22, field(1, DATA))))),
+        model_file(field(1, field(5, field(6, field(5, DATA))))),
+        model_file(field(1, field(5, field(11, field(1, ATTRIBUTE))))),
+        model_file(b"", field(25, field(7, ATTRIBUTE))),
+        model_file(b"", field(25, field(11, field(5, DATA)))),
+        model_file(field(1, field(4, b"EPContext"))),
+    ],
+)
+def test_a_model_with_weights_in_other_files_is_refused(content, tmp_path):
+    """Its fingerprint would not tell one set of weights from another."""
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"m\.onnx: it keeps weights in other files"):
+        read_model(path)
+
+
+def test_a_model_of_one_file_is_read(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model_file(field(5, tensor(location=0)) + field(1, field(4, b"Conv"))))
+    assert read_model(path).contract == CONTRACT
+
+
+def test_graphs_nested_too_deeply_are_refused(tmp_path):
+    graph = b""
+    for _ in range(100):
+        graph = field(1, field(5, field(6, graph)))
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model_file(graph))
+    with pytest.raises(ModelError, match="nested too deeply"):
+        read_model(path)
+
+
+def test_an_output_of_absurdly_many_values_is_refused(tmp_path):
+    def size(n):
+        return field(1, bytes([1 << 3]) + varint(n))
+
+    path = tmp_path / "m.onnx"
+    for side, is_read in ((4_096, True), (5_000, False)):
+        shape = field(1, field(2, b"batch")) + size(side) + size(side)
+        path.write_bytes(model_file(field(12, field(2, field(1, field(2, shape))))))
+        if is_read:
+            assert read_model(path).contract == CONTRACT
+        else:
+            with pytest.raises(ModelError, match="an output has more than 16777216 values"):
+                read_model(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_model_that_is_no_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.onnx")
+    for path in (tmp_path / "pipe.onnx", "/dev/zero"):
+        with pytest.raises(ModelError, match="not a regular file"):
+            read_model(path)
+    with pytest.raises(ModelError, match="Is a directory"):
+        read_model(tmp_path)
+
+
+def test_a_model_file_that_is_too_large_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.touch()
+    os.truncate(path, (1 << 30) + 1)
+    with pytest.raises(ModelError, match="more than 1073741824 bytes"):
         read_model(path)

@@ -220,6 +220,31 @@ def test_the_first_frame_of_an_animation_is_read():
     assert close(load(content, SMALL), load(first.convert("RGB"), SMALL))
 
 
+def animation(kind, frames, **options):
+    return encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=50, **options)
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_the_first_frame_that_is_not_plain_is_read(kind):
+    black, image = Image.new("RGB", (64, 48)), smooth_image(6)
+    dim = Image.blend(black, image, 0.5)
+    content = animation(kind, [black, Image.new("RGB", (64, 48), (3, 3, 3)), dim, image])
+    assert close(load(content, SMALL), load(dim, SMALL), 8)
+    content = animation(kind, [image, black])
+    assert close(load(content, SMALL), load(image, SMALL), 8)
+    red = Image.new("RGB", (64, 48), "red")
+    assert close(load(animation(kind, [black, red]), SMALL), load(black, SMALL), 8)
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_an_animation_that_is_plain_as_far_as_it_can_be_read_gives_its_first_frame(kind):
+    frames = [Image.new("RGB", (64, 48)), smooth_image(6), smooth_image(7)]
+    content = bytearray(animation(kind, frames, **({"lossless": True} if kind == "webp" else {})))
+    content[len(content) // 3 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 3)
+    with contextlib.suppress(ImageError):
+        load(bytes(content), SMALL)
+
+
 def test_a_large_jpeg_is_decoded_at_a_reduced_scale():
     content = encoded(smooth_image(8, (1600, 1200)), "jpeg")
     assert max(upright(content, 32).size) < 400

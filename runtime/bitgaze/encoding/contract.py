@@ -6,6 +6,8 @@ not require a session. encoder.py runs models; export/ writes them, with the fun
 
 import hashlib
 import json
+import os
+import stat
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -25,6 +27,21 @@ DEFAULT_MODEL = Path(__file__).parent.parent / "models" / "general.onnx"
 # Field numbers of onnx.ModelProto (onnx/onnx.proto), and of the StringStringEntryProto inside it.
 _GRAPH, _OPSET_IMPORT, _METADATA_PROPS, _FUNCTIONS = 7, 8, 14, 25
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
+# Where tensors are, by message: fields of tensors, of sparse tensors, and of other messages with
+# tensors in them. GraphProto, NodeProto, AttributeProto, FunctionProto.
+_TENSORS_IN = {
+    "graph": ((5,), (15,), {1: "node"}),
+    "node": ((), (), {5: "attribute"}),
+    "attribute": ((5, 10), (22, 23), {6: "graph", 11: "graph"}),
+    "function": ((), (), {7: "node", 11: "attribute"}),
+}
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a TensorProto
+_OP_TYPE = 4  # of a NodeProto
+_OUTPUT = 12  # of a GraphProto: ValueInfoProto
+_MAX_DEPTH = 64
+# Beyond what protobuf and onnxruntime take, and beyond any network for a device.
+_MAX_BYTES = 1 << 30
+_MAX_OUTPUT_VALUES = 1 << 24
 # Protobuf wire types.
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -156,8 +173,9 @@ def read_model(path: str | Path) -> Model:
     """Read the contract and the fingerprint of a model file, in about 10 ms for 10 MB.
 
     Raises:
-        ModelError: the file is missing or is not ONNX, or its contract is missing or cannot be read
-            by this version.
+        ModelError: the file is missing, is no regular file of at most 1 GB or is not ONNX; its
+            contract is missing or cannot be read by this version; it keeps weights in other files,
+            which the fingerprint could not cover; or an output is absurdly large.
     """
     path = Path(path)
     if path.suffix == ".ort":
@@ -166,7 +184,7 @@ def read_model(path: str | Path) -> Model:
             "file that it was made from"
         )
     try:
-        content = path.read_bytes()
+        content = _content(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot read the model: {error.strerror}") from error
     except ValueError as error:  # a NUL in the path
@@ -184,7 +202,86 @@ def read_model(path: str | Path) -> Model:
         contract = Contract.from_json(text)
     except ValueError as error:
         raise ModelError(f"{path}: {error}") from error
+    try:
+        _check_graphs(path, content)
+    except ValueError as error:
+        raise ModelError(f"{path}: not an ONNX file ({error})") from error
     return Model(path, contract, fingerprint(content, contract.preprocess))
+
+
+def _content(path: Path) -> bytes:
+    """A regular file, without waiting for what never ends."""
+    with open(path, "rb", opener=_open_at_once) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError(f"{path}: not a regular file, so not a model")
+        content = file.read(_MAX_BYTES + 1) if status.st_size <= _MAX_BYTES else b""
+    if status.st_size > _MAX_BYTES or len(content) > _MAX_BYTES:
+        raise ModelError(f"{path}: more than {_MAX_BYTES} bytes, so not a model for a device")
+    return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opener that does not wait for a pipe's writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_graphs(path: Path, content: bytes) -> None:
+    """Check what a session would do before it computes anything.
+
+    Raises:
+        ModelError: weights in other files, or an output of absurdly many values.
+        ValueError: not a protobuf message.
+    """
+    for number, value in _fields(content):
+        if number == _GRAPH:
+            for field_number, output in _fields(value):
+                if field_number == _OUTPUT and _values(output) > _MAX_OUTPUT_VALUES:
+                    raise ModelError(
+                        f"{path}: an output has more than {_MAX_OUTPUT_VALUES} values an image"
+                    )
+        if number in (_GRAPH, _FUNCTIONS):
+            kind = "graph" if number == _GRAPH else "function"
+            if _reaches_outside(value, kind, 0):
+                raise ModelError(
+                    f"{path}: it keeps weights in other files, which its fingerprint does not "
+                    "cover; save it as one file (onnx.save without save_as_external_data)"
+                )
+
+
+def _values(output: memoryview) -> int:
+    """Number of values of an output, as a ValueInfoProto declares it; unknown sizes count as 1."""
+    count = 1
+    for type_number, kind in _fields(output):
+        for tensor_number, tensor in _fields(kind) if type_number == 2 else ():
+            for shape_number, shape in _fields(tensor) if tensor_number == 1 else ():
+                for dim_number, dim in _fields(shape) if shape_number == 2 else ():
+                    sizes = [n for number, n in _varints(dim) if number == 1]
+                    count *= max(1, sizes[-1] if dim_number == 1 and sizes else 1)
+    return count
+
+
+def _reaches_outside(message: memoryview, kind: str, depth: int) -> bool:
+    """Whether a message names data outside the file: an external tensor, a compiled context."""
+    if depth > _MAX_DEPTH:
+        raise ValueError("graphs nested too deeply")
+    tensors, sparse, others = _TENSORS_IN[kind]
+    for number, value in _fields(message):
+        if number in tensors and _is_external(value):
+            return True
+        if number in sparse and any(_is_external(part) for _, part in _fields(value)):
+            return True
+        if kind == "node" and number == _OP_TYPE and bytes(value) == b"EPContext":
+            return True
+        if number in others and _reaches_outside(value, others[number], depth + 1):
+            return True
+    return False
+
+
+def _is_external(tensor: memoryview) -> bool:
+    return any(number == _EXTERNAL_DATA for number, _ in _fields(tensor)) or any(
+        number == _DATA_LOCATION and value for number, value in _varints(tensor)
+    )
 
 
 def fingerprint(content: bytes, preprocess: Preprocess) -> str:
@@ -266,13 +363,27 @@ def _metadata(content: bytes) -> str | None:
 
 def _fields(message: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
     """Length-delimited top-level fields of a protobuf message, in order: number and content."""
+    for number, value in _parsed(message):
+        if isinstance(value, memoryview):
+            yield number, value
+
+
+def _varints(message: bytes | memoryview) -> Iterator[tuple[int, int]]:
+    """Top-level fields of a protobuf message that are numbers, in order: number and value."""
+    for number, value in _parsed(message):
+        if isinstance(value, int):
+            yield number, value
+
+
+def _parsed(message: bytes | memoryview) -> Iterator[tuple[int, int | memoryview]]:
     view = memoryview(message)
     position = 0
     while position < len(view):
         tag, position = _varint(view, position)
         number, wire_type = tag >> 3, tag & 7
         if wire_type == _VARINT:
-            _, position = _varint(view, position)
+            value, position = _varint(view, position)
+            yield number, value
             continue
         if wire_type == _BYTES:
             length, position = _varint(view, position)

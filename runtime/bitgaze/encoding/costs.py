@@ -15,6 +15,7 @@ _DEEP_MODES, _DEEP_BYTES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"), 12
 _STRIP_BYTES, _STRIP_PIXELS = 24, 1 << 20
 _ROW_POINTER_BYTES = 8
 _MARGIN = 1.05
+_FRAMES_BYTES = 12
 # Decoders keep two rows, of at most 8 bytes a pixel: nearly all there is to an image of one row.
 _ROWS_BYTES = 16
 _JPEG2000_SAMPLE_BYTES, _JPEG2000_BLOCK_BYTES = 6.5, 1_000
@@ -28,6 +29,7 @@ def decoding_cost(
     *,
     coefficients: int = 0,
     is_turned: bool = False,
+    is_animated: bool = False,
     copies: int = 0,
 ) -> int:
     """Memory for decoding an image and making it upright and RGB, in bytes.
@@ -37,12 +39,16 @@ def decoding_cost(
         file_bytes: size of its file; 0 if that is in memory already.
         coefficients: pixels as stored, of a JPEG whose decoder keeps all coefficients; else 0.
         is_turned: whether it is turned as its EXIF orientation says.
+        is_animated: whether frames after the first one may be decoded.
         copies: of the RGB image that are made besides.
     """
     pixels = image.width * image.height
     stored, rgb = _image_bytes(image, image.mode), _image_bytes(image, "RGB")
     decoding, kept = _decoder_bytes(image, file_bytes)
     decoding += _ROWS_BYTES * image.width + _coefficient_bytes(image, coefficients)
+    if is_animated:  # the frame before, and what it covered
+        kept += _FRAMES_BYTES * pixels
+        decoding += _FRAMES_BYTES * pixels
     result = converting = stored + rgb
     if image.mode in _DEEP_MODES:
         converting = stored + max(_DEEP_BYTES * pixels, rgb + pixels)

@@ -5,13 +5,14 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
 from bitgaze.encoding.images import Source, fitted
 
 THUMBNAIL_PX = 320  # longest side on a page
 
 _QUALITY = 82
+_LARGEST_PROFILE_BYTES = 4 << 20
 # Dark violet to pale yellow with evenly rising lightness, which survives grey print and colour
 # blindness. RGB at five evenly spaced points.
 _RAMP = np.array(
@@ -21,7 +22,7 @@ _HEAT_OPACITY = 0.6
 
 
 def thumbnail(source: Source, side: int = THUMBNAIL_PX) -> Image.Image:
-    """Load an image, upright and RGB, shrunk to fit a square.
+    """Load an image, upright and in sRGB, shrunk to fit a square.
 
     Args:
         source: as for `bitgaze.encoding.images.load`.
@@ -30,7 +31,29 @@ def thumbnail(source: Source, side: int = THUMBNAIL_PX) -> Image.Image:
     Raises:
         ImageError, TypeError, ValueError: as for `bitgaze.encoding.images.load`.
     """
-    return fitted(source, side)
+    return in_srgb(fitted(source, side))
+
+
+def in_srgb(image: Image.Image) -> Image.Image:
+    """Convert an RGB image from its colour profile to sRGB, which screens expect.
+
+    For display only: codes are computed from the samples as they are stored.
+
+    Args:
+        image: RGB; its profile is in `info`. Returned itself if there is none for RGB.
+    """
+    profile = image.info.pop("icc_profile", None)
+    if not profile or len(profile) > _LARGEST_PROFILE_BYTES:
+        return image
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if own.profile.xcolor_space.strip() != "RGB":
+            return image
+        srgb = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, own, srgb, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError, ImportError):
+        return image  # a broken profile must not hide an image
+    return converted or image
 
 
 def jpeg(image: Image.Image) -> bytes:

@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
@@ -141,6 +141,8 @@ _FORMATS = (
 )
 # Those of which libjpeg decodes no more than it needs.
 _DRAFTED = ("JPEG", "MPO")
+# Stored ones; those that are decoded have the same limit as in other formats.
+_MOST_PIXELS_JPEG = 1_000_000_000
 # Pixels, and bytes of the file, of what Pillow decodes in Python: a microsecond for each.
 _MOST_SLOW = 16_000_000
 _ORIENTATION_TAG = 0x0112
@@ -170,6 +172,11 @@ _KNOWN_RULES = {
     "alpha": ("white",),
     "resize": ("stretch",),
 }
+_LARGEST_INPUT = 4096
+_ANIMATED, _MOST_FRAMES = ("GIF", "WEBP", "PNG"), 100
+_MOST_FRAMES_PIXELS = 1_000_000_000
+# Levels, of 256, that a band of a plain frame may vary.
+_PLAIN = 8
 # Pillow may first shrink by whole factors, down to this multiple of the target: a 12-megapixel
 # photograph then takes 9 ms instead of 109, with no visible difference.
 _REDUCING_GAP = 2.0
@@ -188,7 +195,7 @@ class Preprocess:
     one value for most of them and refuses a file with another value rather than misread it.
 
     Attributes:
-        size: side of the model's input in pixels, at least 1.
+        size: side of the model's input in pixels, 1 to 4096.
         filter: "bilinear" or "bicubic", as Pillow computes them.
         exif: "upright": rotated and mirrored according to the EXIF orientation.
         alpha: "white": transparent images are composited on white.
@@ -207,6 +214,8 @@ class Preprocess:
             raise TypeError(f"size is {self.size!r}, expected an integer")
         if self.size < 1:
             raise ValueError(f"size is {self.size}, expected at least 1")
+        if self.size > _LARGEST_INPUT:
+            raise ValueError(f"size is {self.size}, expected at most {_LARGEST_INPUT}")
         for name, known in _KNOWN_RULES.items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} is {value!r}, this version of bitgaze supports {known}")
@@ -223,14 +232,16 @@ def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
         preprocess: of the model; its size and filter apply.
 
     Returns:
-        uint8, shape (size, size, 3), RGB, upright, C-contiguous.
+        uint8, shape (size, size, 3), RGB, upright, C-contiguous. Of an animation (GIF, WebP, PNG)
+        the first frame; if that is of one colour, the first of 100 frames that is not. Colour
+        profiles do not matter.
 
     Raises:
         ImageError: the image cannot be read; or it has more than 178,956,970 pixels (a quarter of
-            that for WebP; of a JPEG only those count that are decoded at a reduced scale), takes
-            more memory than the budget of decoded bytes (`bitgaze.encoding.memory`), or is of a
-            kind that Pillow decodes in Python (QOI, some BMP and PPM) and has more than 16 million
-            pixels or bytes.
+            that for WebP; of a JPEG, only those count that are decoded at a reduced scale, and it
+            may store a billion), takes more memory than the budget of decoded bytes
+            (`bitgaze.encoding.memory`), or is of a kind that Pillow decodes in Python (QOI, some
+            BMP and PPM) and has more than 16 million pixels or bytes.
         TypeError: `source` is none of the above.
         ValueError: an array of a different shape.
     """
@@ -334,14 +345,20 @@ def _with_upright(
         )
     with _opened(source) as opened:
         image = opened.image
-        coefficients = image.width * image.height if opened.keeps_coefficients else 0
+        stored = image.width * image.height
+        if image.format in _DRAFTED and stored > _MOST_PIXELS_JPEG:
+            raise ValueError(
+                f"{image.width} x {image.height} pixels, the maximum for a JPEG is "
+                f"{_MOST_PIXELS_JPEG}"
+            )
         _draft(image, shorter_side)
         _check_size(image, opened.file_bytes)
         cost = decoding_cost(
             image,
             opened.file_bytes,
-            coefficients=coefficients,
+            coefficients=stored if opened.keeps_coefficients else 0,
             is_turned=_orientation(image) in _UPRIGHT,
+            is_animated=_is_animated(image),
             copies=copies,
         )
         try:
@@ -349,6 +366,7 @@ def _with_upright(
         except ValueError as error:
             raise ValueError(f"{image.width} x {image.height} pixels: {error}") from error
         image.load()
+        _skip_plain_frames(image)
         # Only now: Pillow turns some TIFF files itself.
         return work(_turned(_rgb(image), _orientation(image)))
 
@@ -517,6 +535,42 @@ def _check_array(array: NDArray[Any]) -> None:
         )
 
 
+def _is_animated(image: Any) -> bool:
+    return image.format in _ANIMATED and getattr(image, "is_animated", False)
+
+
+def _skip_plain_frames(image: Any) -> None:
+    """Go on to the first frame of an animation that is not of one colour, if the first one is.
+
+    Many fade in from black, which would give all of them one code.
+    """
+    if not _is_animated(image) or not _is_plain(image):
+        return
+    most = min(_MOST_FRAMES, _MOST_FRAMES_PIXELS // (image.width * image.height))
+    # EOFError behind the last frame; on a damaged one nearly anything, see _opened.
+    with suppress(Exception):
+        for frame in range(1, most):
+            image.seek(frame)
+            image.load()
+            if not _is_plain(image):
+                return
+    image.seek(0)
+    image.load()
+
+
+def _is_plain(image: Any) -> bool:
+    """Whether all pixels have about one colour, or none is visible."""
+    if image.mode == "P":
+        palette = np.reshape(image.getpalette("RGB") or [0, 0, 0], (-1, 3))
+        indices = [index for _, index in image.getcolors(256) or ()]
+        used = palette[[index for index in indices if index < len(palette)]]
+        return len(used) == 0 or bool(np.ptp(used, axis=0).max() <= _PLAIN)
+    bands = dict(zip(image.getbands(), np.reshape(image.getextrema(), (-1, 2)), strict=True))
+    if "A" in bands and bands.pop("A")[1] == 0:
+        return True
+    return all(high - low <= _PLAIN for low, high in bands.values())
+
+
 def _draft(image: Image.Image, shorter_side: int) -> None:
     """Let a JPEG decode at 1/2, 1/4 or 1/8 of its size, leaving enough pixels for the filter."""
     width, height = image.size
@@ -558,6 +612,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
         rgb.paste(_on_white(strip), (0, top))
+    if "icc_profile" in image.info:
+        rgb.info["icc_profile"] = image.info["icc_profile"]
     return rgb
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from bitgaze.encoding.encoder import Encoded
-from bitgaze.encoding.heatmap import overlay
+from bitgaze.encoding.heatmap import in_srgb, overlay
 from bitgaze.encoding.images import Source, printable, with_upright
 from bitgaze.errors import ImageError
 from bitgaze.gallery.items import Item, reason_changed
@@ -102,7 +102,8 @@ def _item_side(encode: Encode, has_model: bool, item: Item) -> _Side:
 
 
 def _panel(source: Source) -> Image.Image:
-    return with_upright(source, min(_PANEL), lambda image: ImageOps.contain(image, _PANEL))
+    fit = with_upright(source, min(_PANEL), lambda image: ImageOps.contain(image, _PANEL))
+    return in_srgb(fit)
 
 
 def _draw(sides: tuple[_Side, _Side], facts: str) -> Image.Image:
