@@ -149,13 +149,13 @@ def translated_errors(path: Path, timeout_s: float) -> Iterator[None]:
 
 def translated(error: BaseException, path: Path, timeout_s: float) -> GalleryError:  # noqa: PLR0911
     """The exception to raise in place of one of SQLite."""
-    if isinstance(error, UnicodeDecodeError):
-        return GalleryCorrupt(f"{path}: text in the file is damaged: {error}")
-    if isinstance(error, MemoryError):
-        return GalleryCorrupt(f"{path}: a length is damaged, or memory is too small")
     # The low byte is the primary code: https://sqlite.org/rescode.html
     full_code = getattr(error, "sqlite_errorcode", 0)
     code = full_code & 0xFF
+    if isinstance(error, UnicodeDecodeError):
+        return GalleryCorrupt(f"{path}: text in the file is damaged: {error}")
+    if isinstance(error, MemoryError) or code == sqlite3.SQLITE_TOOBIG:
+        return GalleryCorrupt(f"{path}: a length is damaged, or memory is too small")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return GalleryCorrupt(f"{path}: not a gallery, or damaged: {error}")
     if "malformed JSON" in str(error):

@@ -284,7 +284,12 @@ class Store:
         max_changed = max(_MAX_CHANGED, _MAX_CHANGED_SHARE * count)
         if field is None or len(field.changed) > max_changed:
             texts = items.read_field(self._db, self.path, name)
-            field = self._fields[name] = _Field(Column(texts))
+            try:
+                field = self._fields[name] = _Field(Column(texts))
+            except ValueError as error:
+                raise GalleryCorrupt(
+                    f"{self.path}: an item's metadata is damaged: {error}"
+                ) from error
             if len(self._fields) > _MAX_FIELDS:
                 del self._fields[next(iter(self._fields))]
         matches = np.zeros(count, bool)
