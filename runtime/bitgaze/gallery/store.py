@@ -21,7 +21,7 @@ from bitgaze.errors import GalleryCorrupt, GalleryError
 from bitgaze.gallery import file_format, items
 from bitgaze.gallery.adaptation import Adaptation
 from bitgaze.gallery.blocks import Steps, block, body
-from bitgaze.gallery.connection import Connection, translated_errors
+from bitgaze.gallery.connection import Connection, deadline, seconds_allowed, translated_errors
 from bitgaze.gallery.file_format import CHUNK_CODES, ModelInfo
 from bitgaze.gallery.filters import KEY, Column, Condition
 from bitgaze.gallery.items import FileState, ImageRef, Item
@@ -379,6 +379,10 @@ class Store:
 
     def problems(self, limit: int) -> list[str]:
         """Damage of pages, items and indexes, a sentence each, up to a limit. Inside `reading`."""
+        with deadline(self._db, seconds_allowed(file_format.file_size(self.path))):
+            return self._problems(limit)
+
+    def _problems(self, limit: int) -> list[str]:
         # A sound file returns the single row "ok".
         rows = self._db.execute(f"PRAGMA integrity_check({limit})")
         problems = [f"{self.path}: {text}" for (text,) in rows if text != "ok"]
@@ -479,7 +483,8 @@ class Store:
         """Reloads codes and info if another process has committed since the last snapshot."""
         version = file_format.data_version(self._db)
         if version != self._data_version:
-            self.info = file_format.read_info(self._db, self.path)
-            self.index = file_format.read_codes(self._db, self.path, self.info["bits"])
+            with deadline(self._db, seconds_allowed(file_format.file_size(self.path))):
+                self.info = file_format.read_info(self._db, self.path)
+                self.index = file_format.read_codes(self._db, self.path, self.info["bits"])
             self._fields.clear()
             self._data_version = version
