@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from bitgaze import (
 )
 from bitgaze.cli.main import main
 from bitgaze.encoding.encoder import Encoder
+from bitgaze.gallery.connection import Connection, deadline
 from bitgaze.gallery.file_format import CHUNK_CODES
 from bitgaze.gallery.maintenance import GalleryVerification
 from conftest import smooth_image
@@ -219,6 +221,59 @@ def test_a_code_is_compared_with_the_file_that_was_decoded(tmp_path, folder, mon
     execute(path, "UPDATE chunk SET codes = zeroblob(96)")
     lost = repair(path, tmp_path / "new.bitgaze").lost
     assert set(lost) == {str(first), str(second)}
+
+
+_ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
+
+
+@pytest.mark.parametrize(
+    ("table", "columns"),
+    [
+        (
+            "item",
+            "x AS slot, x AS key, '{}' AS metadata, NULL path, NULL size, NULL mtime_ns,"
+            " NULL ctime_ns, NULL content, 0 crc",
+        ),
+        ("chunk", "x AS n, zeroblob(16) AS codes, 0 AS crc"),
+        ("info", "x AS name, 1 AS value"),
+    ],
+)
+def test_a_view_in_place_of_a_table_ends_repair_at_once(path, tmp_path, table, columns):
+    execute(
+        path,
+        f"ALTER TABLE {table} RENAME TO old",
+        f"CREATE VIEW {table} AS {_ENDLESS} SELECT {columns} FROM c",
+    )
+    with pytest.raises(GalleryCorrupt, match="the tables are not those of a gallery"):
+        repair(path, tmp_path / "new.bitgaze")
+    assert not verify_gallery(path).is_sound
+
+
+def test_repair_ignores_what_was_added_to_the_tables(path, tmp_path):
+    execute(
+        path,
+        f"CREATE VIEW v AS {_ENDLESS} SELECT x FROM c",
+        "CREATE TRIGGER t AFTER UPDATE ON item BEGIN DELETE FROM item; END",
+    )
+    assert repair(path, tmp_path / "new.bitgaze").kept == 5000
+
+
+@pytest.mark.parametrize("work", ["SELECT count(*) FROM c", "SELECT x FROM c WHERE x < 0"])
+def test_a_statement_ends_at_its_deadline(path, work):
+    db = Connection.open(path, "mode=ro", 5)
+    with closing(db), deadline(db, 0.2):
+        for _ in range(2):
+            with pytest.raises(GalleryCorrupt, match="takes too long"):
+                db.execute(f"{_ENDLESS} {work}").fetchall()
+    db = Connection.open(path, "mode=ro", 5)
+    with closing(db), deadline(db, 60):
+        assert db.execute("SELECT count(*) FROM item").fetchone() == (5000,)
+
+
+def test_repair_ends_at_its_deadline(path, tmp_path, monkeypatch):
+    monkeypatch.setattr("bitgaze.gallery.maintenance.seconds_allowed", lambda size: 0.001)
+    with pytest.raises(GalleryCorrupt, match="takes too long"):
+        repair(path, tmp_path / "new.bitgaze")
 
 
 def test_images_of_own_codes_cannot_be_verified(tmp_path):

@@ -4,13 +4,15 @@ Errors of anything else, such as a caller's function that runs during a read, pa
 """
 
 import sqlite3
+import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from bitgaze.errors import GalleryCorrupt, GalleryError
+from bitgaze.gallery.blocks import Steps, block, body
 
 # UnicodeDecodeError: text of the file, or an SQLite message that quotes it. MemoryError: an absurd
 # length in the file.
@@ -135,6 +137,35 @@ class Cursor(sqlite3.Cursor):
             raise self.connection.translated(error) from error
 
 
+@block
+def deadline(db: sqlite3.Connection, seconds: float) -> Steps:
+    """Interrupts the statements of a connection once some seconds have passed.
+
+    Pages that refer to each other in a circle, or a view in place of a table, can make a statement
+    endless. A thread watches, since some statements call no progress handler.
+    """
+    done = threading.Lock()
+    done.acquire()
+
+    def watch() -> None:
+        if done.acquire(timeout=seconds):
+            return
+        with suppress(sqlite3.Error):  # closed
+            while not done.acquire(timeout=0.05):
+                db.interrupt()
+
+    try:
+        threading.Thread(target=watch, name="bitgaze-deadline", daemon=True).start()
+        yield from body()
+    finally:
+        done.release()
+
+
+def seconds_allowed(size: int) -> float:
+    """How long reading all of a file of this size in bytes may take: far longer than it does."""
+    return 60 + size / 100_000
+
+
 @contextmanager
 def translated_errors(path: Path, timeout_s: float) -> Iterator[None]:
     """Turns errors of SQLite into GalleryError and GalleryCorrupt with the path.
@@ -149,17 +180,19 @@ def translated_errors(path: Path, timeout_s: float) -> Iterator[None]:
 
 def translated(error: BaseException, path: Path, timeout_s: float) -> GalleryError:  # noqa: PLR0911
     """The exception to raise in place of one of SQLite."""
-    if isinstance(error, UnicodeDecodeError):
-        return GalleryCorrupt(f"{path}: text in the file is damaged: {error}")
-    if isinstance(error, MemoryError):
-        return GalleryCorrupt(f"{path}: a length is damaged, or memory is too small")
     # The low byte is the primary code: https://sqlite.org/rescode.html
     full_code = getattr(error, "sqlite_errorcode", 0)
     code = full_code & 0xFF
+    if isinstance(error, UnicodeDecodeError):
+        return GalleryCorrupt(f"{path}: text in the file is damaged: {error}")
+    if isinstance(error, MemoryError) or code == sqlite3.SQLITE_TOOBIG:
+        return GalleryCorrupt(f"{path}: a length is damaged, or memory is too small")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return GalleryCorrupt(f"{path}: not a gallery, or damaged: {error}")
     if "malformed JSON" in str(error):
         return GalleryCorrupt(f"{path}: an item's metadata is damaged: {error}")
+    if code == sqlite3.SQLITE_INTERRUPT:
+        return GalleryCorrupt(f"{path}: damaged: reading it takes too long for a file of its size")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return GalleryError(
             f"{path}: another process is still writing after {timeout_s:g} s; try again, or wait "

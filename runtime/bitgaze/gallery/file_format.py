@@ -468,6 +468,23 @@ def _check_schema(db: sqlite3.Connection, path: Path, schema: tuple[str, ...]) -
         raise GalleryCorrupt(f"{path}: the tables are not those of a gallery")
 
 
+def check_tables(db: sqlite3.Connection, path: Path) -> None:
+    """Checks that a damaged file has the tables of a gallery, whatever else it has.
+
+    A view in place of a table could be endless, or hold what nobody stored.
+
+    Raises:
+        GalleryCorrupt: it has not.
+    """
+    found = db.execute(
+        "SELECT name, type, rootpage FROM sqlite_schema"
+        " WHERE lower(name) IN ('chunk', 'info', 'item') ORDER BY name"
+    ).fetchall()
+    is_table = [kind == "table" and isinstance(page, int) and page > 0 for _, kind, page in found]
+    if [name for name, _, _ in found] != ["chunk", "info", "item"] or not all(is_table):
+        raise GalleryCorrupt(f"{path}: the tables are not those of a gallery")
+
+
 def _migrate(db: sqlite3.Connection, path: Path, *, is_immutable: bool) -> None:
     """Upgrades format 1 to format 2 in one transaction: adds checksums to items and info."""
     if is_immutable:

@@ -3,7 +3,6 @@
 Works on JSON values alone; the SQL is in items.py.
 """
 
-import json
 import re
 from array import array
 from bisect import bisect_left, bisect_right
@@ -13,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bitgaze.gallery.metadata import value_from
 
 KEY = "@key"
 
@@ -127,7 +128,7 @@ class Column:
         texts: the field's value in each item as JSON, or None if absent; in slot order.
 
     Raises:
-        ValueError: a text is not JSON.
+        ValueError: a text is not JSON within the limits of metadata.py.
     """
 
     def __init__(self, texts: Iterable[str | None]) -> None:
@@ -135,7 +136,7 @@ class Column:
         seen: dict[str | None, int] = {}
         cell_of_item = array("i", (seen.setdefault(text, len(seen)) for text in texts))
         # Parsed as one list: a million calls would take seconds.
-        cells: list[Any] = json.loads(f"[{','.join(text or 'null' for text in seen)}]")
+        cells: list[Any] = value_from(f"[{','.join(text or 'null' for text in seen)}]")
         del seen  # 140 MB for a million different texts
         numbers: list[Any] = []
         self._strings: list[str] = []

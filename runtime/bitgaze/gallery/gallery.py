@@ -360,6 +360,7 @@ class Gallery:
             key: any string that is not in use yet.
             image: as `bitgaze.encoding.images.load` takes it.
             metadata: a JSON object as a dict; hits include it, and `where` filters by it.
+                At most 16 MB as JSON, 100 levels deep, with integers of up to 640 digits.
 
         Raises:
             GalleryError: the key is in use, or the file cannot be written.
@@ -384,6 +385,7 @@ class Gallery:
             key: any string that is not in use yet.
             code: from `encode`, or your own: uint8, (bits // 8,).
             metadata: a JSON object as a dict; hits include it, and `where` filters by it.
+                At most 16 MB as JSON, 100 levels deep, with integers of up to 640 digits.
 
         Raises:
             GalleryError: the key is in use, or the file cannot be written.

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bitgaze.errors import GalleryCorrupt
 from bitgaze.gallery.filters import RANGE_OPERATORS, Condition, like
+from bitgaze.gallery.metadata import MAX_BYTES, from_text, to_text
 from bitgaze.hamming import HammingIndex
 
 # In the order of the arguments of `item_crc`.
@@ -97,6 +98,8 @@ _CRC_INPUT = (
     " || ifnull(path, '') || x'00' || ifnull(content, '') AS BLOB) END"
 )
 _BATCH_ROWS = 4096
+# Of a file's path and digest; systems take 4 KB at most.
+_MAX_FILE_BYTES = 1 << 20
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # Names that json.dumps writes without escapes, which SQLite's JSON paths do not support.
 _PLAIN_NAME = re.compile(r"[ !#-\[\]-~]*")
@@ -237,12 +240,9 @@ def read_metadata(path: Path, text: str, key: str = "an item") -> dict[str, Any]
         GalleryCorrupt: the text is not a JSON object.
     """
     try:
-        metadata = json.loads(text)
-        if not isinstance(metadata, dict):
-            raise ValueError(f"expected a JSON object, got {type(metadata).__name__}")
-    except (ValueError, RecursionError) as error:
+        return from_text(text)
+    except ValueError as error:
         raise GalleryCorrupt(f"{path}: the metadata of {key!r} is damaged: {error}") from error
-    return metadata
 
 
 def read_image_refs(db: sqlite3.Connection, path: Path, codes: HammingIndex) -> list[ImageRef]:
@@ -276,19 +276,16 @@ def read_field(db: sqlite3.Connection, path: Path, name: str) -> Iterator[str | 
     Raises:
         GalleryCorrupt: an item's metadata is not a JSON object.
     """
-    try:
-        if _PLAIN_NAME.fullmatch(name):
-            query = "SELECT metadata -> ? FROM item NOT INDEXED ORDER BY slot"
-            rows = db.execute(query, (f'$."{name}"',))
-            while batch := rows.fetchmany(_BATCH_ROWS):
-                for (text,) in batch:
-                    yield text
-            return
-        for (text,) in db.execute("SELECT metadata FROM item NOT INDEXED ORDER BY slot"):
-            metadata = json.loads(text)
-            yield json.dumps(metadata[name]) if name in metadata else None
-    except (ValueError, TypeError, RecursionError) as error:
-        raise GalleryCorrupt(f"{path}: an item's metadata is damaged: {error}") from error
+    if _PLAIN_NAME.fullmatch(name):
+        query = "SELECT metadata -> ? FROM item NOT INDEXED ORDER BY slot"
+        rows = db.execute(query, (f'$."{name}"',))
+        while batch := rows.fetchmany(_BATCH_ROWS):
+            for (text,) in batch:
+                yield text
+        return
+    for (text,) in db.execute("SELECT metadata FROM item NOT INDEXED ORDER BY slot"):
+        values = read_metadata(path, text)
+        yield json.dumps(values[name]) if name in values else None
 
 
 def match_keys(db: sqlite3.Connection, condition: Condition, count: int) -> NDArray[np.bool_]:
@@ -352,14 +349,17 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
 
     Raises:
         TypeError: metadata that is not a JSON object, or a file that is not a valid `FileState`.
-        ValueError: a key with a lone surrogate, or metadata that JSON cannot represent.
+        ValueError: a key with a lone surrogate or of more than `MAX_BYTES`, or metadata beyond the
+            limits of metadata.py.
     """
-    item.key.encode()  # SQLite would store a lone surrogate and could not read it back
+    # SQLite would store a lone surrogate and could not read it back.
+    if len(item.key.encode()) > MAX_BYTES:
+        raise ValueError(f"a key has more than {MAX_BYTES:,} bytes: {item.key[:80]!r}...")
     file = item.file
     if not _is_valid(file):
         raise TypeError(
-            f"file of {item.key!r} is {file}, expected path and content as bytes, and size, "
-            "mtime_ns and ctime_ns as integers of at most 64 bits"
+            f"file of {item.key!r} is {file}, expected path and content as bytes of at most "
+            f"{_MAX_FILE_BYTES:,}, and size, mtime_ns and ctime_ns as integers of at most 64 bits"
         )
     state = (
         (None,) * 5
@@ -395,8 +395,8 @@ def _metadata_text(item: Item) -> str:
                 f"{type(name).__name__}: {name!r}"
             )
     try:
-        return json.dumps(item.metadata, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
+        return to_text(item.metadata)
+    except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"metadata of {item.key!r} cannot be represented in JSON: {error}") from error
 
@@ -464,6 +464,7 @@ def _is_valid(file: FileState | None) -> bool:
     return file is None or (
         isinstance(file.path, bytes)
         and isinstance(file.content, bytes)
+        and len(file.path) + len(file.content) <= _MAX_FILE_BYTES
         # `type`, since True is an int too and would be read back as 1.
         and all(
             type(n) is int and -(2**63) <= n < 2**63

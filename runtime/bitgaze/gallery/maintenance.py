@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from bitgaze.encoding.images import ImageFile
 from bitgaze.errors import GalleryCorrupt, GalleryError
 from bitgaze.gallery import file_format, items
 from bitgaze.gallery.adaptation import adapted
-from bitgaze.gallery.connection import translated_errors
+from bitgaze.gallery.connection import Connection, deadline, seconds_allowed
 from bitgaze.gallery.file_format import CHUNK_CODES, ModelInfo
 from bitgaze.gallery.items import FileState, Item
 from bitgaze.gallery.reencode import reason_unusable
@@ -172,8 +173,9 @@ def repair(
     Raises:
         GalleryError: the gallery does not exist or is of another format; or `out` exists or cannot
             be written.
-        GalleryCorrupt: nothing can be recovered: the file is not an SQLite file, or the description
-            of its codes is damaged.
+        GalleryCorrupt: nothing can be recovered: the file is not an SQLite file, its tables are not
+            those of a gallery, the description of its codes is damaged, or reading it takes more
+            than a minute and 10 s per MB.
         FingerprintMismatch: the encoder is not the gallery's model.
     """
     path, out = file_format.gallery_path(path), file_format.gallery_path(out)
@@ -187,20 +189,21 @@ def repair(
 
 def _repair(path: Path, out: Path, encoder: Encoder | None) -> RepairReport:
     report = RepairReport()
-    with translated_errors(path, _TIMEOUT_S):
-        mode = "mode=ro" if file_format.immutable_state(path) is None else "immutable=1"
-        uri = f"{path.absolute().as_uri()}?{mode}"
-        with closing(sqlite3.connect(uri, uri=True, timeout=_TIMEOUT_S)) as db:
-            db.execute("BEGIN")
-            if file_format.check_version(db, path) < file_format.FORMAT_VERSION:
-                raise GalleryError(
-                    f"{path}: has gallery format 1; upgrade it with `bitgaze info -g {path}`, then "
-                    "repair it"
-                )
-            info = file_format.read_info(db, path)
-            if encoder is not None:
-                file_format.check_model(info, encoder.model, path)
-            intact, without_code = _read_intact(db, path, info["bits"], report)
+    mode = "mode=ro" if file_format.immutable_state(path) is None else "immutable=1"
+    allowed_s = seconds_allowed(file_format.file_size(path))
+    with closing(Connection.open(path, mode, _TIMEOUT_S)) as db, deadline(db, allowed_s):
+        db.execute("BEGIN")
+        if file_format.check_version(db, path) < file_format.FORMAT_VERSION:
+            raise GalleryError(
+                f"{path}: has gallery format 1; upgrade it with `bitgaze info -g {path}`, then "
+                "repair it"
+            )
+        file_format.check_tables(db, path)
+        info = file_format.read_info(db, path)
+        if encoder is not None:
+            file_format.check_model(info, encoder.model, path)
+        give_up = time.monotonic() + allowed_s
+        intact, without_code = _read_intact(db, path, info["bits"], report, give_up)
     if encoder is None and info["fingerprint"] == read_model(DEFAULT_MODEL).fingerprint:
         encoder = Encoder()
     reencoded = _reencode(without_code, info, encoder, report)
@@ -209,14 +212,20 @@ def _repair(path: Path, out: Path, encoder: Encoder | None) -> RepairReport:
 
 
 def _read_intact(
-    db: sqlite3.Connection, path: Path, bits: int, report: RepairReport
+    db: sqlite3.Connection, path: Path, bits: int, report: RepairReport, give_up: float
 ) -> tuple[list[Item], list[Item]]:
-    """Intact items, and items of which only the code is damaged; counts the others in `report`."""
+    """Intact items, and items of which only the code is damaged; counts the others in `report`.
+
+    Raises:
+        GalleryCorrupt: it takes until the time `give_up`.
+    """
     intact: list[Item] = []
     without_code: list[Item] = []
     chunk: NDArray[np.uint8] | None = None
     seen: set[str | bytes] = set()
     for slot in range(_slot_count(db, bits // 8)):
+        if time.monotonic() > give_up:  # statements were interrupted, and what they read is missing
+            raise GalleryCorrupt(f"{path}: reading it takes too long for a file of its size")
         if slot % CHUNK_CODES == 0:
             chunk = _chunk(db, slot // CHUNK_CODES, bits // 8)
         row = slot % CHUNK_CODES
@@ -224,7 +233,7 @@ def _read_intact(
         code = chunk[row] if chunk is not None and has_code else np.zeros(bits // 8, np.uint8)
         try:
             item = items.read_item(db, path, slot, code)
-        except (GalleryCorrupt, sqlite3.DatabaseError, UnicodeDecodeError, MemoryError):
+        except GalleryError:
             report.unreadable += 1
             continue
         names: set[str | bytes] = {item.key}
@@ -249,7 +258,7 @@ def _slot_count(db: sqlite3.Connection, code_bytes: int) -> int:
     ):
         try:
             counts += filter(None, db.execute(query).fetchone() or ())
-        except sqlite3.DatabaseError:
+        except GalleryError:
             continue
     # A damaged number must not make the loop endless: an item takes at least 32 bytes.
     pages, page_bytes = (
@@ -262,7 +271,7 @@ def _chunk(db: sqlite3.Connection, n: int, code_bytes: int) -> NDArray[np.uint8]
     """The codes of a chunk, uint8, (m, code_bytes); None if it is damaged or missing."""
     try:
         row = db.execute("SELECT codes, crc FROM chunk WHERE n = ?", (n,)).fetchone()
-    except sqlite3.DatabaseError:
+    except GalleryError:
         return None
     return None if row is None else file_format.verified_chunk(row[0], row[1], code_bytes)
 

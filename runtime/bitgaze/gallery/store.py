@@ -21,7 +21,7 @@ from bitgaze.errors import GalleryCorrupt, GalleryError
 from bitgaze.gallery import file_format, items
 from bitgaze.gallery.adaptation import Adaptation
 from bitgaze.gallery.blocks import Steps, block, body
-from bitgaze.gallery.connection import Connection, translated_errors
+from bitgaze.gallery.connection import Connection, deadline, seconds_allowed, translated_errors
 from bitgaze.gallery.file_format import CHUNK_CODES, ModelInfo
 from bitgaze.gallery.filters import KEY, Column, Condition
 from bitgaze.gallery.items import FileState, ImageRef, Item
@@ -284,7 +284,12 @@ class Store:
         max_changed = max(_MAX_CHANGED, _MAX_CHANGED_SHARE * count)
         if field is None or len(field.changed) > max_changed:
             texts = items.read_field(self._db, self.path, name)
-            field = self._fields[name] = _Field(Column(texts))
+            try:
+                field = self._fields[name] = _Field(Column(texts))
+            except ValueError as error:
+                raise GalleryCorrupt(
+                    f"{self.path}: an item's metadata is damaged: {error}"
+                ) from error
             if len(self._fields) > _MAX_FIELDS:
                 del self._fields[next(iter(self._fields))]
         matches = np.zeros(count, bool)
@@ -377,6 +382,10 @@ class Store:
 
     def problems(self, limit: int) -> list[str]:
         """Damage of pages, items and indexes, a sentence each, up to a limit. Inside `reading`."""
+        with deadline(self._db, seconds_allowed(file_format.file_size(self.path))):
+            return self._problems(limit)
+
+    def _problems(self, limit: int) -> list[str]:
         # A sound file returns the single row "ok".
         rows = self._db.execute(f"PRAGMA integrity_check({limit})")
         problems = [f"{self.path}: {text}" for (text,) in rows if text != "ok"]
@@ -477,7 +486,8 @@ class Store:
         """Reloads codes and info if another process has committed since the last snapshot."""
         version = file_format.data_version(self._db)
         if version != self._data_version:
-            self.info = file_format.read_info(self._db, self.path)
-            self.index = file_format.read_codes(self._db, self.path, self.info["bits"])
+            with deadline(self._db, seconds_allowed(file_format.file_size(self.path))):
+                self.info = file_format.read_info(self._db, self.path)
+                self.index = file_format.read_codes(self._db, self.path, self.info["bits"])
             self._fields.clear()
             self._data_version = version
