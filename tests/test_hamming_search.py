@@ -272,6 +272,8 @@ def test_mih_requires_tables():
         ({"method": "hnsw"}, ValueError, 'method must be "scan", "mih" or None, got \'hnsw\''),
         ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),
         ({"threads": 1.5}, TypeError, "threads must be an integer, got float"),
+        ({"threads": True}, TypeError, "threads must be an integer, got bool"),
+        ({"k": True}, TypeError, "k must be an integer, got bool"),
         ({"filter": np.ones(11, bool)}, ValueError, r"m at most 10 for 10 codes, got \(11,\)"),
         ({"filter": np.ones(3, np.uint8)}, ValueError, r"m at most 2 for 10 codes, got \(3,\)"),
         ({"filter": np.ones((1, 2), bool)}, ValueError, r"m at most 10 for 10 codes"),

@@ -51,7 +51,8 @@ MODULE_LAYERS = {
         ["store"],
         ["file_format"],
         ["items", "adaptation"],
-        ["filters", "sync.patterns", "sync.ignore", "connection", "blocks"],
+        ["filters", "connection"],
+        ["metadata", "blocks", "sync.patterns", "sync.ignore"],
     ],
     "encoding": [
         ["heatmap", "verification"],

@@ -16,8 +16,10 @@ def integer(value: SupportsIndex, name: str) -> int:
     """Any kind of integer as an int.
 
     Raises:
-        TypeError: value is not an integer.
+        TypeError: value is not an integer; True and False are not.
     """
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got bool")
     try:
         return operator.index(value)
     except TypeError:
@@ -145,10 +147,11 @@ def bitmap(filter: NDArray[np.bool_] | NDArray[np.uint8], count: int) -> NDArray
     if not _is_plain_array(filter) or filter.dtype not in {np.dtype(bool), np.dtype("u1")}:
         got = filter.dtype if _is_plain_array(filter) else type(filter).__name__
         raise TypeError(f"filter must be a bool array or a packed uint8 array, got {got}")
-    most = count if filter.dtype == bool else -(-count // 8)
-    if filter.ndim != 1 or len(filter) > most:
+    max_length = count if filter.dtype == bool else -(-count // 8)
+    if filter.ndim != 1 or len(filter) > max_length:
         raise ValueError(
-            f"filter must have shape (m,), m at most {most} for {count} codes, got {filter.shape}"
+            f"filter must have shape (m,), m at most {max_length} for {count} codes, "
+            f"got {filter.shape}"
         )
     if filter.dtype == bool:
         return np.packbits(filter, bitorder="little")

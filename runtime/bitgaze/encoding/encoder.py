@@ -107,8 +107,6 @@ class Encoder:
         providers: Providers = (CPU,),
         threads: int | None = None,
     ) -> None:
-        if isinstance(threads, bool):
-            raise TypeError("threads must be an integer, got bool")
         self._threads = thread_count(threads)
         self._arguments = (providers, threads)  # as given: a pickle may move to other hardware
         self._model = read_model(Path(model).absolute())
