@@ -90,8 +90,12 @@ Bytes sparse_bytes(std::size_t size, std::mt19937& random) {
 
 std::uint16_t reference_distance(const std::uint8_t* a, const std::uint8_t* b, std::size_t size) {
   int sum = 0;
-  for (std::size_t i = 0; i < size; ++i) {
-    sum += std::popcount(static_cast<std::uint8_t>(a[i] ^ b[i]));
+  for (std::size_t i = 0; i < size; i += 8) {
+    std::uint64_t word_a = 0;
+    std::uint64_t word_b = 0;
+    std::memcpy(&word_a, a + i, std::min<std::size_t>(8, size - i));
+    std::memcpy(&word_b, b + i, std::min<std::size_t>(8, size - i));
+    sum += std::popcount(word_a ^ word_b);
   }
   return static_cast<std::uint16_t>(sum);
 }
@@ -232,39 +236,45 @@ std::vector<Found> reference_search(const Bytes& codes, const Bytes& queries,
 }
 
 // Codes in blocks by word.
-std::vector<std::uint64_t> blocks_of(const Bytes& codes, std::size_t code_bytes) {
+Words blocks_of(const Bytes& codes, std::size_t code_bytes) {
   const std::size_t count = codes.size() / code_bytes;
   const std::size_t blocks = (count + bitgaze::kBlockCodes - 1) / bitgaze::kBlockCodes;
-  std::vector<std::uint64_t> words(blocks * bitgaze::kBlockCodes * code_bytes / 8);
+  Words words(blocks * bitgaze::kBlockCodes * code_bytes / 8);
   bitgaze::write_by_word(codes.data(), count, code_bytes, 0,
                          reinterpret_cast<std::uint8_t*>(words.data()));
   return words;
 }
 
+// The k nearest for each k: by scan of both layouts and by tables.
 void test_search(const bitgaze::Kernel& kernel, std::size_t code_bytes, const Bytes& codes,
-                 const Bytes& queries, std::size_t k, const char* what, unsigned threads = 1) {
+                 const Bytes& queries, Sizes ks, const char* what, unsigned threads = 1) {
   const std::size_t count = codes.size() / code_bytes;
   const bitgaze::Queries query_rows{queries.data(), queries.size() / code_bytes};
-  const auto bits = static_cast<unsigned>(8 * code_bytes);
-  const bitgaze::SearchParams params{k, bits, {}, threads};
-  const std::vector<Found> expected = reference_search(codes, queries, code_bytes, params);
-  const std::string about = std::string(" search in ") + what + " codes, " +
-                            std::to_string(code_bytes) + " bytes, " + std::to_string(count) +
-                            " codes, k " + std::to_string(k) + ", threads " +
-                            std::to_string(threads);
-
+  bitgaze::SearchParams params{std::max(ks), static_cast<unsigned>(8 * code_bytes), {}, threads};
+  const std::vector<Found> nearest = reference_search(codes, queries, code_bytes, params);
   const bitgaze::Codes rows{codes.data(), count, code_bytes, false};
-  check(bitgaze::search(kernel, rows, query_rows, params, {}) == expected, kernel, "rows" + about);
   const bitgaze::MultiIndex index(rows, threads);
   const bitgaze::Tables tables{&index, count / 64 * 64, {}, true};
-  check(bitgaze::search(kernel, rows, query_rows, params, tables) == expected, kernel,
-        "table" + about);
-  if (code_bytes % 8 != 0) return;
-  const std::vector<std::uint64_t> blocks = blocks_of(codes, code_bytes);
+  const bool whole_words = code_bytes % 8 == 0;
+  const Words blocks = whole_words ? blocks_of(codes, code_bytes) : Words{};
   const bitgaze::Codes by_word{reinterpret_cast<const std::uint8_t*>(blocks.data()), count,
                                code_bytes, true};
-  check(bitgaze::search(kernel, by_word, query_rows, params, {}) == expected, kernel,
-        "by-word" + about);
+  for (const std::size_t k : ks) {
+    params.k = k;
+    std::vector<Found> expected = nearest;
+    for (Found& found : expected) found.resize(std::min(found.size(), k));
+    const std::string about = std::string(" search in ") + what + " codes, " +
+                              std::to_string(code_bytes) + " bytes, " + std::to_string(count) +
+                              " codes, k " + std::to_string(k) + ", threads " +
+                              std::to_string(threads);
+    check(bitgaze::search(kernel, rows, query_rows, params, {}) == expected, kernel,
+          "rows" + about);
+    check(bitgaze::search(kernel, rows, query_rows, params, tables) == expected, kernel,
+          "table" + about);
+    if (!whole_words) continue;
+    check(bitgaze::search(kernel, by_word, query_rows, params, {}) == expected, kernel,
+          "by-word" + about);
+  }
 }
 
 void test_scan(const bitgaze::Kernel& kernel) {
@@ -273,20 +283,17 @@ void test_scan(const bitgaze::Kernel& kernel) {
   for (const std::size_t code_bytes : Sizes{1, 5, 8, 16, 24, 32, 33, 64, 100, 128}) {
     // Around the first blocks (64 codes, 128, ...) and the 2,048 codes of a full one.
     for (const std::size_t count : Sizes{1, 63, 64, 65, 191, 192, 193, 2049, 4500}) {
-      for (const std::size_t k : Sizes{1, 10, 65, kMany}) {
-        const Bytes queries = random_bytes(2 * code_bytes, random);
-        const Bytes codes = random_bytes(count * code_bytes, random);
-        test_search(kernel, code_bytes, codes, queries, k, "random");
-        const Bytes few_bits = sparse_bytes(count * code_bytes, random);
-        test_search(kernel, code_bytes, few_bits, queries, k, "sparse");
-      }
+      const Bytes queries = random_bytes(2 * code_bytes, random);
+      const Bytes codes = random_bytes(count * code_bytes, random);
+      test_search(kernel, code_bytes, codes, queries, {1, 10, 65, kMany}, "random");
+      const Bytes few_bits = sparse_bytes(count * code_bytes, random);
+      test_search(kernel, code_bytes, few_bits, queries, {1, 10, 65, kMany}, "sparse");
     }
     const Bytes queries = random_bytes(3 * code_bytes, random);
-    for (const std::size_t k : Sizes{1, 300, kMany}) {
-      test_search(kernel, code_bytes, Bytes(2100 * code_bytes, 0x55), queries, k, "equal");
-      test_search(kernel, code_bytes, {}, queries, k, "no");
-      test_search(kernel, code_bytes, Bytes(code_bytes), {}, k, "one (no query)");
-    }
+    const Bytes equal(2100 * code_bytes, 0x55);
+    test_search(kernel, code_bytes, equal, queries, {1, 300, kMany}, "equal");
+    test_search(kernel, code_bytes, {}, queries, {1, 300, kMany}, "no");
+    test_search(kernel, code_bytes, Bytes(code_bytes), {}, {1, 300, kMany}, "one (no query)");
   }
   // Each code is nearer than the last and is kept, so the room for candidates runs out repeatedly.
   Bytes codes;
@@ -296,23 +303,22 @@ void test_scan(const bitgaze::Kernel& kernel) {
     for (std::size_t b = 0; b < bits; ++b) code[b / 8] |= static_cast<std::uint8_t>(1 << b % 8);
     codes.insert(codes.end(), code.begin(), code.end());
   }
-  for (const std::size_t k : Sizes{1, 2, 100, 1000}) {
-    test_search(kernel, 128, codes, Bytes(128, 0), k, "descending");
-    test_search(kernel, 128, codes, Bytes(128, 255), k, "ascending");
-  }
+  test_search(kernel, 128, codes, Bytes(128, 0), {1, 2, 100, 1000}, "descending");
+  test_search(kernel, 128, codes, Bytes(128, 255), {1, 2, 100, 1000}, "ascending");
   // Enough queries to copy codes to word columns, and more than one group of queries.
   for (const std::size_t code_bytes : Sizes{5, 16, 33, 64, 128}) {
     const Bytes many = random_bytes(13 * code_bytes, random);
-    test_search(kernel, code_bytes, random_bytes(3000 * code_bytes, random), many, 7, "random");
-    test_search(kernel, code_bytes, sparse_bytes(3000 * code_bytes, random), many, 7, "sparse");
+    test_search(kernel, code_bytes, random_bytes(3000 * code_bytes, random), many, {7}, "random");
+    test_search(kernel, code_bytes, sparse_bytes(3000 * code_bytes, random), many, {7}, "sparse");
   }
-  test_search(kernel, 16, random_bytes(16 * 100, random), random_bytes(16 * 600, random), 3,
+  test_search(kernel, 16, random_bytes(16 * 100, random), random_bytes(16 * 600, random), {3},
               "random");
   for (const unsigned threads : {2U, 3U}) {
     const Bytes many = random_bytes(70000 * 24, random);
-    test_search(kernel, 24, many, random_bytes(24 * 9, random), 11, "many random", threads);
+    test_search(kernel, 24, many, random_bytes(24 * 9, random), {11}, "many random", threads);
   }
-  test_search(kernel, 8, random_bytes(8 * 100, random), random_bytes(8 * 600, random), 3, "random");
+  test_search(kernel, 8, random_bytes(8 * 100, random), random_bytes(8 * 600, random), {3},
+              "random");
 }
 
 // A radius, a filter and excluded ids: with a scan, and with tables after some codes have changed.
@@ -373,7 +379,7 @@ void test_threads(const bitgaze::Kernel& kernel, std::size_t block_count, std::s
   constexpr std::size_t kBytes = 16;
   const Bytes codes = sparse_bytes(count * kBytes, random);
   const Bytes queries = sparse_bytes(query_count * kBytes, random);
-  std::vector<std::uint64_t> blocks = blocks_of(codes, kBytes);
+  Words blocks = blocks_of(codes, kBytes);
   auto* bytes = reinterpret_cast<std::uint8_t*>(blocks.data());
   const bitgaze::Codes seen{bytes, seen_count, kBytes, true};
   const bitgaze::Queries query_rows{queries.data(), query_count};
@@ -417,13 +423,19 @@ void test_pool(const bitgaze::Kernel& kernel) {
 
 }  // namespace
 
-// threads: only the tests of threads, with one kernel; for ThreadSanitizer, which loses 512-bit
-// registers across its own calls (GCC 12).
+// test_hamming [threads] [KERNEL ...]: tests these kernels, or else all that this machine supports.
+// threads: only the tests that use threads.
 int main(int count, char** arguments) {
-  const bool only_threads = count == 2 && std::string(arguments[1]) == "threads";
-  std::size_t kernel_count = 0;
-  for (const bitgaze::Kernel& kernel : bitgaze::kernels()) {
-    if (only_threads && std::string_view(kernel.name) != "portable") continue;
+  std::vector<std::string> names(arguments + 1, arguments + count);
+  const bool only_threads = std::erase(names, "threads") > 0;
+  std::printf("kernels:");
+  for (const bitgaze::Kernel& kernel : bitgaze::kernels()) std::printf(" %s", kernel.name);
+  std::printf("\n");
+  if (names.empty()) {
+    for (const bitgaze::Kernel& kernel : bitgaze::kernels()) names.emplace_back(kernel.name);
+  }
+  for (const std::string& name : names) {
+    const bitgaze::Kernel& kernel = bitgaze::kernel(name);
     const std::size_t before = checks;
     if (!only_threads) {
       test_kernel(kernel);
@@ -433,10 +445,9 @@ int main(int count, char** arguments) {
     test_threads(kernel, 70, 4);   // threads share the codes
     test_threads(kernel, 16, 40);  // each thread takes other queries
     test_pool(kernel);
-    ++kernel_count;
     std::printf("%s: %zu checks\n", kernel.name, checks - before);
     std::fflush(stdout);
   }
-  std::printf("%zu checks on %zu kernels, %zu failures\n", checks, kernel_count, failures);
+  std::printf("%zu checks on %zu kernels, %zu failures\n", checks, names.size(), failures);
   return failures == 0 ? 0 : 1;
 }
