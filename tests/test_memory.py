@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from bitgaze import Encoder, ImageError
 from bitgaze.cli.main import main
@@ -195,6 +195,27 @@ def test_threads_that_decode_large_images_wait_for_one_another(limit, encoder, m
     assert len(most) == 24
     assert max(most) <= 9_000_000
     assert not memory.budget().parts
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "gif", "tiff", "avif", "jpeg2000", "bmp"])
+def test_nothing_is_decoded_before_its_memory_is_reserved(kind, monkeypatch):
+    content = saved(smooth_image(1, (640, 480)), kind)
+    is_granted = False
+    take, prepare = Reservation.take, ImageFile.ImageFile.load_prepare
+
+    def taken(self, cost_bytes):
+        nonlocal is_granted
+        take(self, cost_bytes)
+        is_granted = True
+
+    def prepared(self):
+        assert is_granted
+        prepare(self)
+
+    monkeypatch.setattr(Reservation, "take", taken)
+    monkeypatch.setattr(ImageFile.ImageFile, "load_prepare", prepared)
+    load(content, SMALL)
+    assert is_granted
 
 
 def test_images_that_cannot_be_read_give_their_memory_back(limit, encoder):

@@ -115,14 +115,15 @@ def _check_scans(content: bytes, pixels: int) -> None:
         raise ValueError(f"a JPEG of {scans} scans over {pixels} pixels, which takes too long")
 
 
-def readable_png(stream: BinaryIO) -> BinaryIO:
+def readable_png(stream: BinaryIO) -> tuple[BinaryIO, bool]:
     """A PNG file without the texts and the colour profile that Pillow would refuse it for.
 
     Args:
         stream: at any position; left at another.
 
     Returns:
-        The stream itself if there are none, which is nearly always so.
+        The stream itself if there are none, which is nearly always so; and whether the file may
+        hold an orientation, which Pillow knows only once it has decoded the image.
 
     Raises:
         ValueError: more chunks than any program writes.
@@ -131,6 +132,7 @@ def readable_png(stream: BinaryIO) -> BinaryIO:
     stream.seek(position)
     kept: list[tuple[int, int]] = []
     memory = chunks = image_chunks = 0
+    is_oriented = False
     while len(head := stream.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         end = position + 12 + length
@@ -140,10 +142,13 @@ def readable_png(stream: BinaryIO) -> BinaryIO:
             chunks += 1
         if chunks > _MOST_CHUNKS or image_chunks > _MOST_IMAGE_CHUNKS:
             raise ValueError("a PNG of more chunks than any program writes")
+        is_oriented |= kind == b"eXIf"
         if kind in (b"iCCP", b"iTXt", b"zTXt", b"tEXt"):
             size = length
             if memory + length <= PngImagePlugin.MAX_TEXT_MEMORY:
-                size = _size_of_text(kind, stream.read(length))
+                text = stream.read(length)
+                size = _size_of_text(kind, text)
+                is_oriented |= text.startswith((b"XML:com.adobe.xmp", b"Raw profile type"))
             memory += size
             is_compressed_and_long = kind != b"tEXt" and size > PngImagePlugin.MAX_TEXT_CHUNK
             if is_compressed_and_long or memory > PngImagePlugin.MAX_TEXT_MEMORY:
@@ -154,12 +159,12 @@ def readable_png(stream: BinaryIO) -> BinaryIO:
         position = end
         stream.seek(position)
     if not kept:
-        return stream
+        return stream, is_oriented
     pieces = [PngImagePlugin._MAGIC]
     for first, last in [*kept, (start, stream.seek(0, io.SEEK_END))]:
         stream.seek(first)
         pieces.append(stream.read(max(last - first, 0)))
-    return io.BytesIO(b"".join(pieces))
+    return io.BytesIO(b"".join(pieces)), is_oriented
 
 
 def _size_of_text(kind: bytes, chunk: bytes) -> int:

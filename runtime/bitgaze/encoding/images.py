@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from bitgaze.encoding.costs import decoding_cost, is_decoded_in_python
 from bitgaze.encoding.headers import MOST_PIXELS, check_jpeg, check_pnm, readable_png
-from bitgaze.encoding.memory import Reservation, budget
+from bitgaze.encoding.memory import Reservation, budget, trim
 from bitgaze.errors import ImageError
 
 
@@ -310,7 +310,10 @@ def with_upright(
     """
     reservation = Reservation(budget())
     try:
-        return _with_upright(source, shorter_side, work, copies, reservation)
+        try:
+            return _with_upright(source, shorter_side, work, copies, reservation)
+        finally:
+            trim(reservation.budget.parts.get(reservation, 0))
     finally:
         reservation.budget.parts.pop(reservation, None)
         reservation.wake_others()
@@ -357,7 +360,7 @@ def _with_upright(
             image,
             opened.file_bytes,
             coefficients=stored if opened.keeps_coefficients else 0,
-            is_turned=_orientation(image) in _UPRIGHT,
+            is_turned=opened.may_be_turned,
             is_animated=_is_animated(image),
             copies=copies,
         )
@@ -390,6 +393,7 @@ class _Opened(NamedTuple):
     image: Image.Image
     file_bytes: int
     keeps_coefficients: bool
+    may_be_turned: bool
 
 
 @contextmanager
@@ -409,12 +413,12 @@ def _opened(
         Image.init()  # registers every format, once; Image.open fails on a format not registered
         with _stream(source) as stream:
             file_bytes = stream.seek(0, io.SEEK_END)
-            image, keeps_coefficients = _identified(stream)
+            opened = _identified(stream, file_bytes)
             try:
-                yield _Opened(image, file_bytes, keeps_coefficients)
+                yield opened
             finally:
                 # Pixels and decoder, which an error's traceback would keep.
-                vars(image).clear()
+                vars(opened.image).clear()
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image that bitgaze reads") from error
     except IsADirectoryError as error:
@@ -423,8 +427,8 @@ def _opened(
         raise ImageError(f"{name}: {_reason(error)}") from error
 
 
-def _identified(stream: BinaryIO) -> tuple[Image.Image, bool]:
-    """An image that is open, not decoded, and whether its decoder keeps all its coefficients."""
+def _identified(stream: BinaryIO, file_bytes: int) -> _Opened:
+    """An image that is open, not decoded."""
     stream.seek(0)
     start = stream.read(8)
     if start.startswith(b"\xff\xd8\xff"):
@@ -432,15 +436,19 @@ def _identified(stream: BinaryIO) -> tuple[Image.Image, bool]:
         stream.seek(0)
         try:
             # Not by Image.open, which has a limit on stored pixels: most need not be decoded.
-            return Image.OPEN["JPEG"][0](stream, ""), keeps_coefficients
+            jpeg = Image.OPEN["JPEG"][0](stream, "")
+            return _Opened(jpeg, file_bytes, keeps_coefficients, _orientation(jpeg) in _UPRIGHT)
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
             raise UnidentifiedImageError from error
     if start == b"\x89PNG\r\n\x1a\n":
-        stream = readable_png(stream)
-    elif start[:1] == b"P":
+        stream, may_be_turned = readable_png(stream)
+        # Not _orientation: Pillow decodes a PNG to look for one.
+        return _Opened(Image.open(stream, formats=["PNG"]), file_bytes, False, may_be_turned)
+    if start[:1] == b"P":
         check_pnm(stream)
     formats = [format for format in _FORMATS if format in Image.OPEN]
-    return Image.open(stream, formats=formats), False
+    image = Image.open(stream, formats=formats)
+    return _Opened(image, file_bytes, False, _orientation(image) in _UPRIGHT)
 
 
 @contextmanager

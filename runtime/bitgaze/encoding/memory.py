@@ -4,11 +4,13 @@ An image file of a few kilobytes can take gigabytes to decode. Whoever decodes o
 first: images wait for one another, and one that can never fit is refused before it is decoded.
 """
 
+import ctypes
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 VARIABLE, OPTION = "BITGAZE_MAX_DECODED_MB", "--max-decoded-mb"
 
@@ -21,6 +23,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 # Version 1 of cgroups says "no limit" with a number near 2 ** 63.
 _NO_LIMIT = 1 << 60
+_LARGE_BYTES = 64 * _MB
 # A waiting thread looks by itself this often, so that an interrupt at any point costs no more.
 _LOOK_S = 0.5
 
@@ -132,6 +135,26 @@ def megabytes(text: str, name: str) -> int:
     if not 1 <= number < float("inf"):
         raise ValueError(f"{name} is {text!r}, expected a number of megabytes, at least 1")
     return int(number * _MB)
+
+
+def trim(cost_bytes: int) -> None:
+    """Give freed memory back to the system after something large, before others reserve it.
+
+    The C library keeps what a thread frees for that thread: four threads that decode in turn would
+    hold four images' memory.
+    """
+    if cost_bytes >= _LARGE_BYTES and _malloc_trim is not None:
+        _malloc_trim(0)
+
+
+def _find_malloc_trim() -> Any:
+    try:
+        return ctypes.CDLL(None).malloc_trim  # of glibc alone
+    except (OSError, AttributeError, TypeError):
+        return None
+
+
+_malloc_trim = _find_malloc_trim()
 
 
 def _after_fork() -> None:
