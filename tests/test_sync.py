@@ -581,6 +581,26 @@ def test_an_item_waits_while_its_image_may_be_one_that_cannot_be_read(gallery, f
     assert origins(gallery)["renamed.png"] == "a.png"
 
 
+def test_an_image_renamed_during_the_scan_keeps_its_item(gallery, folder, monkeypatch):
+    gallery.sync(folder)
+    name_items(gallery)
+    scandir = os.scandir
+
+    def rename(path):
+        if str(path).endswith("sub"):  # after the folder above it
+            monkeypatch.undo()
+            (folder / "sub" / "c.webp").rename(folder / "renamed.webp")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", rename)
+    report = gallery.sync(folder)
+    assert list(report.failed) == [str(folder), str(folder / "sub")]
+    assert "changed while it was being listed" in report.failed[str(folder)]
+    assert (report.removed, report.missing) == ([], {})
+    assert len(gallery.sync(folder).moved) == 1
+    assert origins(gallery)["renamed.webp"] == "c.webp"
+
+
 @pytest.fixture
 def other(gallery, encoder):
     """The same gallery, as another process has it open."""

@@ -60,6 +60,7 @@ class Scan:
         failed: path as text to reason, for what could not be read.
         skipped: path as text to reason, for further names of folders and images.
         unlisted: prefixes of paths below which the images are unknown.
+        folders: path to modification time of each folder, from before it was listed.
         system_folders: number of system folders that were left out.
         ignore: the .bitgazeignore files of the folders.
     """
@@ -68,8 +69,13 @@ class Scan:
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     unlisted: list[str] = field(default_factory=list)
+    folders: dict[str, int] = field(default_factory=dict)
     system_folders: int = 0
     ignore: IgnoreFiles = field(default_factory=IgnoreFiles)
+
+    def changed_folders(self) -> list[str]:
+        """The folders that entries have entered or left since they were listed."""
+        return [path for path, mtime_ns in self.folders.items() if _mtime_ns(path) != mtime_ns]
 
 
 def reason(error: Exception) -> str:
@@ -161,6 +167,7 @@ class _Walk:
             if name != path and path not in self._known.folders:
                 self._skip(path, f"the gallery holds this folder as {printable(name)}")
                 return []
+            self.found.folders[path] = status.st_mtime_ns
             with os.scandir(path) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
             if any(entry.name == NAME for entry in entries):
@@ -255,6 +262,13 @@ class _Walk:
         self.found.failed[printable(path)] = reason
         # It may be a folder: the gallery's items from there must not count as missing.
         self.found.unlisted.append(os.path.join(path, ""))  # noqa: PTH118
+
+
+def _mtime_ns(path: str) -> int | None:
+    try:
+        return os.stat(path).st_mtime_ns  # noqa: PTH116
+    except OSError:
+        return None
 
 
 def _identity(status: os.stat_result) -> Identity:

@@ -20,6 +20,8 @@ from bitgaze.gallery.sync.names import known_names
 from bitgaze.gallery.sync.patterns import PathFilter
 from bitgaze.gallery.sync.report import KEY_IN_USE, SyncReport
 
+_CHANGED = "changed while it was being listed; items of images that are gone wait for the next sync"
+
 
 def sync(
     store: Store,
@@ -74,6 +76,8 @@ def sync(
         and printable(path) not in report.failed
         and not path.startswith(tuple(found.unlisted))
     ]
+    # An image that was renamed during the scan may be where the scan had already been.
+    changed = found.changed_folders() if missing else []
     # Missing files first: of two equal images, the missing one is the one that was renamed.
     unmatched = {
         path: synced[path] for path in [*missing, *(path for path in todo if path in synced)]
@@ -98,7 +102,9 @@ def sync(
                 synced,
                 unmatched,
                 read,
+                # An image that could not be read may be a missing one of its size.
                 {found.states[path][0] for path in unreadable},
+                has_changed=bool(changed),
                 allow_empty=allow_empty,
             )
             if not dry_run:
@@ -106,6 +112,9 @@ def sync(
                     store.delete(key)
                 store.move(plan.moves)
         _report_plan(plan, report)
+        settled = {*plan.old_paths.values(), *plan.removed}
+        if not settled.issuperset(missing):
+            report.failed.update({printable(folder): _CHANGED for folder in changed})
         finished = plan.refused.union(plan.old_paths, touched, unreadable)
         unsure = _below(report.missing)
         todo = [
@@ -168,11 +177,13 @@ def _plan(
     read: Mapping[str, FileState],
     unread_sizes: Container[int],
     *,
+    has_changed: bool,
     allow_empty: bool,
 ) -> tuple[Plan, dict[str, int]]:
     """The plan, and folder to number of items kept because their disk may be away."""
-    # An image of an equal size that could not be read may be the one that is missing.
-    waiting = [path for path, item in missing.items() if item.file.size in unread_sizes]
+    waiting = [
+        path for path, item in missing.items() if has_changed or item.file.size in unread_sizes
+    ]
     while True:
         plan = plan_moves(store, unmatched, states, read)
         plan.keep(waiting)
