@@ -124,6 +124,22 @@ def immutable_state(path: Path) -> ImmutableState | None:
         return ImmutableState(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
+def identity(path: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Device and inode of a gallery's file and of its log's index ("-shm"), None for a missing one.
+
+    A file system without lasting inodes answers differently each time.
+    """
+    return _identity_of(str(path)), _identity_of(f"{path}-shm")
+
+
+def _identity_of(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116 (called by every read, and twice as fast)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def file_size(path: Path) -> int:
     """Size of a gallery's file in bytes."""
     with system_errors(path):
