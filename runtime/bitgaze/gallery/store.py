@@ -439,13 +439,13 @@ class Store:
         """Copies a snapshot to a new file."""
         with self._lock:
             self._check_no_transaction("back up")
-        with (
-            file_format.new_file(out, "a backup") as unfinished,
-            self.reading(),
-            translated_errors(out, self._timeout_s),
-            closing(sqlite3.connect(unfinished)) as copy,
-        ):
-            self._db.backup(copy)
+        with file_format.new_file(out, "a backup") as unfinished, self.reading():
+            file_format.create_private(unfinished)
+            with (
+                translated_errors(out, self._timeout_s),
+                closing(sqlite3.connect(unfinished)) as copy,
+            ):
+                self._db.backup(copy)
 
     def _note_changed(self, *slots: int) -> None:
         self._changed_chunks.update(slot // CHUNK_CODES for slot in slots)
