@@ -91,6 +91,29 @@ def test_explain_draws_both_images_and_every_differing_bit(gallery):
     assert (np.asarray(drawing) == np.asarray(gallery.explain(query, key_of(gallery, 1)))).all()
 
 
+def test_explain_draws_one_state_of_the_gallery(gallery, monkeypatch):
+    """A change by another process between its reads starts the drawing again."""
+    key, other = list(gallery)[:2]
+    expected = None
+    encode = Gallery.encode
+    changes = iter([{"changed": 1}, {"changed": 2}])
+
+    def changing(self, sources):
+        for metadata in changes:
+            with Gallery(self.path) as writer:
+                writer.set_metadata(key, metadata)
+            break
+        return encode(self, sources)
+
+    monkeypatch.setattr(Gallery, "encode", changing)
+    drawn = gallery.explain(other, key)
+    assert next(changes, None) is None
+    monkeypatch.undo()
+    assert gallery.get(key).metadata == {"changed": 2}
+    expected = gallery.explain(other, key)
+    assert drawn.tobytes() == expected.tobytes()
+
+
 def test_explain_overlays_attention(gallery, encoder):
     path = key_of(gallery, 1)
     drawing = gallery.explain(path, path)

@@ -1,11 +1,13 @@
 """Galleries in read-only files and folders, and in folders without access."""
 
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from bitgaze import Gallery, Item
+from bitgaze import Gallery, Item, repair
 from galleries import codes, items
 
 
@@ -141,3 +143,28 @@ for call in (gallery.backup, lambda out: repair(path, out)):
         without_privileges(script, path)
     finally:
         path.parent.chmod(0o755)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+@pytest.mark.parametrize(("folder_mode", "expected"), [(0o755, 0o600), (0o2775, 0o664)])
+def test_a_new_gallery_is_private_unless_its_folder_is_shared(
+    path, tmp_path, folder_mode, expected
+):
+    tmp_path.chmod(folder_mode)
+    before = os.umask(0o002)
+    try:
+        (tmp_path / "link").symlink_to(tmp_path / "linked")
+        for name in ("g", "link"):
+            with Gallery(tmp_path / name, bits=64) as gallery:
+                gallery.add_code("a", np.zeros(8, np.uint8))
+                gallery.backup(tmp_path / f"{name} copy")
+                files = [file for file in tmp_path.iterdir() if file.exists()]
+                modes = {file.name: file.stat().st_mode & 0o777 for file in files}
+                assert set(modes.values()) == {expected}, modes
+        repair(tmp_path / "g", tmp_path / "repaired")
+        assert (tmp_path / "repaired").stat().st_mode & 0o777 == expected
+        (tmp_path / "g").chmod(0o640)
+        Gallery(tmp_path / "g").close()
+        assert (tmp_path / "g").stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)

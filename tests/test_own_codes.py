@@ -112,6 +112,21 @@ def test_exclude_self_with_a_key(hashes):
     assert len(without) == 5
 
 
+def test_exclude_self_finds_a_file_by_other_links(tmp_path, make_image):
+    for n in range(3):
+        make_image(f"real/{n}.png", seed=n)
+    (tmp_path / "one").symlink_to(tmp_path / "real")
+    (tmp_path / "two").symlink_to(tmp_path / "real")
+    with Gallery(tmp_path / "g.bitgaze") as gallery:
+        gallery.sync(tmp_path / "one")
+        for ranking in ("hamming", "asymmetric"):
+            for query in ("real/1.png", "one/1.png", "two/1.png", "two/../real/1.png"):
+                hits = gallery.search(tmp_path / query, exclude_self=True, ranking=ranking)
+                assert sorted(hit.path[-5:] for hit in hits) == ["0.png", "2.png"], query
+        (tmp_path / "copy.png").write_bytes((tmp_path / "real/1.png").read_bytes())
+        assert len(gallery.search(tmp_path / "copy.png", exclude_self=True)) == 3
+
+
 def test_exclude_self_with_a_path(tmp_path, make_image, monkeypatch):
     for seed in range(4):
         make_image(f"photos/{seed}.png", seed=seed)

@@ -3,6 +3,7 @@
 import json
 import random
 import sqlite3
+import unicodedata
 
 import numpy as np
 import pytest
@@ -311,3 +312,27 @@ def test_keys_compare_like_other_strings(shop):
     for condition in tried:
         by_copy = keys(shop, {"copy": condition, "@key": {"in": keys_}})
         assert keys(shop, {"@key": condition}) & set(keys_) == by_copy, condition
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+@pytest.mark.parametrize("asked", ["NFC", "NFD"])
+def test_composed_and_decomposed_spellings_are_equal(path, stored, asked):
+    def spelled(form, text="Caf\u00e9 \u00c5"):
+        return unicodedata.normalize(form, text)
+
+    with Gallery(path, bits=8 * len(CODE)) as gallery:
+        name = spelled(stored)
+        gallery.add_code(name, CODE, {"place": name, "tags": [name, "x"]})
+        gallery.add_code("other", CODE, {"place": "Cafe A"})
+        word = spelled(asked)
+        for where in (
+            {"place": word},
+            {"place": {"like": word[:5] + "%"}},
+            {"place": {">=": word, "<=": word}},
+            {"tags": {"in": ["y", word]}},
+            {"@key": word},
+            {"@key": {"like": word + "%"}},
+        ):
+            assert keys(gallery, where) == {name}, where
+        for where in ({"place": {"!=": word}}, {"@key": {"!=": word}}):
+            assert keys(gallery, where) == {"other"}

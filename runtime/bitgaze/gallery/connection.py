@@ -3,8 +3,8 @@
 Errors of anything else, such as a caller's function that runs during a read, pass unchanged.
 """
 
+import _thread
 import sqlite3
-import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -144,7 +144,7 @@ def deadline(db: sqlite3.Connection, seconds: float) -> Steps:
     Pages that refer to each other in a circle, or a view in place of a table, can make a statement
     endless. A thread watches, since some statements call no progress handler.
     """
-    done = threading.Lock()
+    done = _thread.allocate_lock()
     done.acquire()
 
     def watch() -> None:
@@ -155,7 +155,8 @@ def deadline(db: sqlite3.Connection, seconds: float) -> Steps:
                 db.interrupt()
 
     try:
-        threading.Thread(target=watch, name="bitgaze-deadline", daemon=True).start()
+        # Not threading.Thread, whose start is not safe from Ctrl-C.
+        _thread.start_new_thread(watch, ())
         yield from body()
     finally:
         done.release()

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,24 +54,40 @@ def explain(store: Store, encode: Encode, query: Source, key: str) -> Image.Imag
         query: an image, or the key of an item.
         key: key of the hit.
     """
-    with store.reading():
-        item = store.item(store.slot(key))
-        query_slot = store.find(query) if isinstance(query, str) else None
-        query_item = None if query_slot is None else store.item(query_slot)
-        calibration = store.calibration
-        has_model = bool(store.info["fingerprint"])
-    sides = (
-        _image_side(encode, query)
-        if query_item is None
-        else _item_side(encode, has_model, query_item),
-        _item_side(encode, has_model, item),
-    )
-    distance = int(code_distances(sides[0].code, item.code))
-    with store.reading():
-        found = hit(store, store.slot(key), distance, calibration)
+    while True:
+        with store.reading():
+            query_item, item = _items(store, query, key)
+            has_model = bool(store.info["fingerprint"])
+            state = _state(store, query_item, item)
+        # Outside of the snapshot: decoding an image can take seconds.
+        sides = (
+            _image_side(encode, query)
+            if query_item is None
+            else _item_side(encode, has_model, query_item),
+            _item_side(encode, has_model, item),
+        )
+        distance = int(code_distances(sides[0].code, item.code))
+        with store.reading():
+            if state == _state(store, *_items(store, query, key)):
+                found = hit(store, store.slot(key), distance, store.calibration)
+                break
+            # Another process has changed an item or the adaptation: what is drawn is of one state.
     facts = [f"{distance} of {8 * len(item.code)} bits differ"]
     facts += [f"{words} {chance}" for words, chance in found.chances.items()]
     return _draw(sides, ",  ".join(facts))
+
+
+def _items(store: Store, query: Source, key: str) -> tuple[Item | None, Item]:
+    """The query's item, if it is a key, and the hit's."""
+    query_slot = store.find(query) if isinstance(query, str) else None
+    return None if query_slot is None else store.item(query_slot), store.item(store.slot(key))
+
+
+def _state(store: Store, *items: Item | None) -> list[Any]:
+    """What a drawing of some items depends on, to compare."""
+    adaptation = store.info["adaptation"]
+    described = [item and (item.code.tobytes(), item.metadata, item.file) for item in items]
+    return [adaptation and adaptation.fingerprint, store.calibration, *described]
 
 
 def _image_side(encode: Encode, query: Source) -> _Side:

@@ -28,10 +28,11 @@ Format 1 had no crc in info and item. Opening such a file upgrades it to format 
 import json
 import os
 import sqlite3
+import stat
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -124,6 +125,22 @@ def immutable_state(path: Path) -> ImmutableState | None:
         return ImmutableState(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
+def identity(path: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Device and inode of a gallery's file and of its log's index ("-shm"), None for a missing one.
+
+    A file system without lasting inodes answers differently each time.
+    """
+    return _identity_of(str(path)), _identity_of(f"{path}-shm")
+
+
+def _identity_of(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116 (called by every read, and twice as fast)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def file_size(path: Path) -> int:
     """Size of a gallery's file in bytes."""
     with system_errors(path):
@@ -171,6 +188,8 @@ def connect(
         raise GalleryError(f"{path}: the folder {path.parent} does not exist; create it first")
     # Before the file exists: a model that cannot be read must not leave an empty file behind.
     new_info = None if model_info is None or path.exists() else model_info()
+    if model_info is not None:
+        create_private(path)
     db = Connection.open(path, "immutable=1" if is_immutable else "", timeout_s)
     try:
         db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
@@ -185,6 +204,21 @@ def connect(
         db.close()
         raise
     return db
+
+
+def create_private(path: Path) -> None:
+    """Creates an empty file that only its owner can read, unless it exists.
+
+    In a folder that is shared on purpose, which has the setgid bit or a default ACL, these and the
+    umask decide. SQLite gives its log the permissions of the file. Reports no error: SQLite does.
+    """
+    target = path.resolve()  # a dangling link is created where it leads
+    with suppress(OSError):
+        is_shared = target.parent.stat().st_mode & stat.S_ISGID or (
+            hasattr(os, "listxattr") and "system.posix_acl_default" in os.listxattr(target.parent)
+        )
+        mode = 0o666 if is_shared else 0o600
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
 
 
 @contextmanager

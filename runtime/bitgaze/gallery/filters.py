@@ -4,6 +4,7 @@ Works on JSON values alone; the SQL is in items.py.
 """
 
 import re
+import unicodedata
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -120,7 +121,8 @@ def _scalar(field: str, value: Any) -> Any:
 class Column:
     """One metadata field of all items, sorted, so that a condition becomes ranges of ranks.
 
-    Numbers compare with numbers, and strings with strings by code point; true is not a number. An
+    Numbers compare with numbers, and strings with strings by code point after `composed`, so that
+    an accented letter has one spelling; true is not a number. An
     absent field is null. A list meets a condition if one of its elements does; "!=" is the negation
     of equality. A nested object meets no condition.
 
@@ -143,7 +145,7 @@ class Column:
         for value in cells:
             for scalar in _elements(value):
                 if isinstance(scalar, str):
-                    self._strings.append(scalar)
+                    self._strings.append(composed(scalar))
                 elif _is_number(scalar):
                     numbers.append(scalar)
         numbers, self._strings = _sorted(numbers), _sorted(self._strings)
@@ -156,7 +158,9 @@ class Column:
         cell_of_value, rank_of_value = array("i"), array("i")
         for cell, value in enumerate(cells):
             for scalar in _elements(value):
-                if isinstance(scalar, str) or _is_number(scalar):
+                if isinstance(scalar, str):
+                    rank = ranks[composed(scalar)]
+                elif _is_number(scalar):
                     rank = ranks[scalar]
                 elif _is_scalar(scalar):
                     rank = self._equal(scalar)[0]
@@ -185,8 +189,13 @@ class Column:
     def _ranks(self, condition: Condition) -> Iterable[tuple[int, int]]:
         """Ranges of ranks of the values that meet a condition (for "!=": that equal it)."""
         operator, operand = condition.operator, condition.operand
+        if isinstance(operand, str):
+            operand = composed(operand)
         if operator == "in":
-            return [self._equal(value) for value in operand]
+            return [
+                self._equal(composed(value) if isinstance(value, str) else value)
+                for value in operand
+            ]
         if operator == "!=":
             return [self._equal(operand)]
         first = len(self._numbers)
@@ -233,6 +242,14 @@ def like(pattern: str) -> Callable[[str], object]:
         expression += f"{between}.*{others[-1]}"
     # ASCII: as in SQLite, "K" matches "k" but not the Kelvin sign.
     return re.compile(expression, re.IGNORECASE | re.ASCII | re.DOTALL).fullmatch
+
+
+def composed(text: str) -> str:
+    """A string in Unicode's composed form (NFC), in which equal letters have one spelling.
+
+    File names of macOS, and metadata made from them, have accents apart from their letters.
+    """
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def _is_scalar(value: Any) -> bool:

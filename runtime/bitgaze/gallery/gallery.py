@@ -47,7 +47,8 @@ class Gallery:
     All codes come from one model, or are your own. They are held in memory and in the file; when a
     call returns, its change is in the file. Any number of processes can read while one writes; each
     sees a commit at its next call. A read-only file can be searched. Safe to use from several
-    threads.
+    threads. A new file can be read by its owner only, unless its folder has the setgid bit or a
+    default ACL.
 
     Args:
         path: the gallery's file, usually named `*.bitgaze`.
@@ -220,6 +221,7 @@ class Gallery:
                 operators are <, <=, >, >=, !=, in (a list of values), and like (a pattern in which
                 % matches any characters and _ matches one). A list in metadata meets a condition if
                 one of its elements does; an absent field equals None; "@key" stands for the key.
+                Composed and decomposed spellings of a letter (NFC, NFD) are equal.
                 The first search by a field reads it from all items, which takes seconds for a
                 million; later ones are fast.
             exclude_self: leave out the item with the key `query`, or made from the file `query`.

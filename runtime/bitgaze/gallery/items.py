@@ -9,11 +9,13 @@ import operator
 import os
 import re
 import sqlite3
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +102,7 @@ _CRC_INPUT = (
 _BATCH_ROWS = 4096
 # Of a file's path and digest; systems take 4 KB at most.
 _MAX_FILE_BYTES = 1 << 20
+_FORMS: tuple[Literal["NFC"], Literal["NFD"]] = ("NFC", "NFD")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # Names that json.dumps writes without escapes, which SQLite's JSON paths do not support.
 _PLAIN_NAME = re.compile(r"[ !#-\[\]-~]*")
@@ -309,20 +312,28 @@ def match_keys(db: sqlite3.Connection, condition: Condition, count: int) -> NDAr
             )
         elif _SURROGATES.search(operand):
             continue  # keys are valid Unicode
-        elif operator == "=":
-            rows = db.execute("SELECT slot FROM item WHERE key = ?", (operand,))
         else:
-            # SQLite's LIKE stops at a NUL.
-            matches_pattern = like(operand)
-            found = db.execute(
-                "SELECT slot, key FROM item NOT INDEXED WHERE key LIKE ?"
-                " OR instr(CAST(key AS BLOB), x'00')",
-                (operand,),
-            )
-            rows = ((slot,) for slot, key in found if "\0" not in key or matches_pattern(key))
+            # Stored keys have the spelling of their files' names, which differs between systems.
+            spellings = {operand, *(unicodedata.normalize(form, operand) for form in _FORMS)}
+            rows = chain.from_iterable(_match_key(db, operator, text) for text in spellings)
         slots = np.fromiter((slot for (slot,) in rows), np.int64)
         matches[slots[(slots >= 0) & (slots < count)]] = True  # a damaged index can hold any number
     return ~matches if condition.operator == "!=" else matches
+
+
+def _match_key(db: sqlite3.Connection, operator: str, text: str) -> Iterable[tuple[int]]:
+    """Slots of the keys that equal a text ("=") or match a pattern ("like"), in its spelling."""
+    if operator == "=":
+        rows: Iterable[tuple[int]] = db.execute("SELECT slot FROM item WHERE key = ?", (text,))
+        return rows
+    # SQLite's LIKE stops at a NUL.
+    matches_pattern = like(text)
+    found = db.execute(
+        "SELECT slot, key FROM item NOT INDEXED WHERE key LIKE ?"
+        " OR instr(CAST(key AS BLOB), x'00')",
+        (text,),
+    )
+    return ((slot,) for slot, key in found if "\0" not in key or matches_pattern(key))
 
 
 def content_digest(path: str | bytes) -> bytes:

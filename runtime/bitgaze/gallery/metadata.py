@@ -17,7 +17,7 @@ MAX_DIGITS = 640
 
 
 def to_text(metadata: dict[str, Any]) -> str:
-    """Metadata as JSON, in ASCII.
+    """Metadata as JSON, in ASCII; the names must be str.
 
     Raises:
         TypeError: a value that JSON does not have.
@@ -27,7 +27,9 @@ def to_text(metadata: dict[str, Any]) -> str:
         text = json.dumps(metadata, allow_nan=False)
     except RecursionError as error:
         raise ValueError(f"nested more than {MAX_DEPTH} levels deep") from error
-    from_text(text)
+    # Short text of one object cannot exceed a limit: most metadata are not read back.
+    if len(text) > MAX_DIGITS or text.count("{") > 1 or text.count("[") >= MAX_DEPTH:
+        from_text(text)
     return text
 
 

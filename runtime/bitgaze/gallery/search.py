@@ -2,9 +2,10 @@
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -146,12 +147,26 @@ def search(
         raise
     with store.reading():
         encoded = adapted(encoded, store.info["adaptation"], encoder())
-        exclude_slot = None
-        if exclude_self and isinstance(query, str | os.PathLike):
-            exclude_slot = _slot_of_file(store, query)
-        if ranking == "hamming":
-            return nearest(store, encoded.codes, params, exclude_slot)[0]
-        return _ranked(store, encoded.codes[0], encoded.hashes[0], params, exclude_slot)
+        path = query if exclude_self and isinstance(query, str | os.PathLike) else None
+        exclude_slot = None if path is None else _slot_of_file(store, path)
+        hits = _find(store, encoded, params, ranking, exclude_slot)
+        if path is not None and exclude_slot is None:
+            exclude_slot = _slot_of_same_file(store, path, hits)
+            if exclude_slot is not None:
+                hits = _find(store, encoded, params, ranking, exclude_slot)
+        return hits
+
+
+def _find(
+    store: Store,
+    encoded: Encoded,
+    params: SearchParams,
+    ranking: Ranking,
+    exclude_slot: int | None,
+) -> list[Hit]:
+    if ranking == "hamming":
+        return nearest(store, encoded.codes, params, exclude_slot)[0]
+    return _ranked(store, encoded.codes[0], encoded.hashes[0], params, exclude_slot)
 
 
 def _search_key(
@@ -186,6 +201,19 @@ def _slot_of_file(store: Store, path: str | os.PathLike[str]) -> int | None:
         item = store.item_of_file(absolute(os.fsencode(path)))
         if item is not None:
             return store.slot(item.key)
+    return None
+
+
+def _slot_of_same_file(
+    store: Store, path: str | os.PathLike[str], hits: Sequence[Hit]
+) -> int | None:
+    """The slot of a hit whose path leads to the file by other links, or None."""
+    for found in hits:
+        try:
+            if found.path is not None and Path(found.path).samefile(path):
+                return store.slot(found.key)
+        except OSError:
+            continue  # its file is gone
     return None
 
 

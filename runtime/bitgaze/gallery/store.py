@@ -5,6 +5,7 @@ models, images and searches are above.
 """
 
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -69,6 +70,7 @@ class Store:
     index: HammingIndex
     info: dict[str, Any]
     _db: Connection
+    _identity: tuple[tuple[int, int] | None, ...] | None
 
     def __init__(
         self, path: Path, model_info: Callable[[], ModelInfo] | None, timeout_s: float
@@ -78,6 +80,8 @@ class Store:
         self._lock = threading.RLock()
         self._changed_chunks: set[int] = set()
         self._is_in_transaction = False
+        self._must_reopen = False
+        self._pid = os.getpid()
         self._fields: dict[str, _Field] = {}
         # Removed bytes are still in the log, and in free places of the file.
         self._needs_checkpoint = False
@@ -91,6 +95,8 @@ class Store:
         )
         self._data_version = -1
         self._has_checked = False
+        self._connected_pid = os.getpid()
+        self._identity = None
         self._db = db
         self._immutable = immutable  # last: after an interruption the next read opens it again
 
@@ -98,13 +104,15 @@ class Store:
         """Closes the file. Later calls raise GalleryError."""
         with self._lock:
             self._check_no_transaction("close")
-            self._immutable = None  # or a change of the file would reopen it
+            # Or a change of the file would reopen it.
+            self._immutable = self._identity = None
+            self._must_reopen = False
             try:
                 # SQLite moves rows between pages and overwrites only their last place. If others
                 # use the file or the disk is full, the copies stay until the next compaction.
                 with suppress(GalleryError):
                     is_small = file_format.file_size(self.path) <= _MAX_COMPACTED_BYTES
-                    if self._needs_compaction and is_small:
+                    if self._needs_compaction and is_small and not self._is_forked():
                         self.compact()
             finally:
                 self._db.close()
@@ -113,13 +121,10 @@ class Store:
     def reading(self) -> Steps:
         """Reads one snapshot of the file; `index` and `info` are as of that snapshot."""
         with self._lock:
+            self._reopen_if_replaced()
             if self._db.in_transaction:
                 yield from body()
                 return
-            if self._is_outdated():
-                old = self._db
-                self._open(None)
-                old.close()
             try:
                 self._db.execute("BEGIN")
                 self._refresh()
@@ -127,7 +132,7 @@ class Store:
             finally:
                 self._db.rollback()
                 self._db.close_cursors()
-            if self._is_outdated():
+            if self._is_immutable_outdated():
                 raise GalleryError(
                     f"{self.path}: another process wrote it during this read; try again"
                 )
@@ -143,6 +148,12 @@ class Store:
                 its exception.
         """
         with self._lock:
+            if self._is_forked():
+                raise GalleryError(
+                    f"{self.path}: was opened before this process was forked; to write, open it "
+                    "again in this process"
+                )
+            self._reopen_if_replaced()
             is_nested = self._is_in_transaction
             if is_nested and not self._db.in_transaction:  # or this would start a new one
                 raise self._rolled_back()
@@ -431,24 +442,55 @@ class Store:
         """Copies a snapshot to a new file."""
         with self._lock:
             self._check_no_transaction("back up")
-        with (
-            file_format.new_file(out, "a backup") as unfinished,
-            self.reading(),
-            translated_errors(out, self._timeout_s),
-            closing(sqlite3.connect(unfinished)) as copy,
-        ):
-            self._db.backup(copy)
+        with file_format.new_file(out, "a backup") as unfinished, self.reading():
+            file_format.create_private(unfinished)
+            with (
+                translated_errors(out, self._timeout_s),
+                closing(sqlite3.connect(unfinished)) as copy,
+            ):
+                self._db.backup(copy)
 
     def _note_changed(self, *slots: int) -> None:
         self._changed_chunks.update(slot // CHUNK_CODES for slot in slots)
         for field in self._fields.values():
             field.changed.update(slots)
 
-    def _is_outdated(self) -> bool:
+    def _reopen_if_replaced(self) -> None:
+        """Opens the file again if the connection would no longer read and write what others do."""
+        if not self._must_reopen:
+            is_inherited = self._connected_pid != os.getpid()
+            if self._db.in_transaction:
+                if is_inherited:  # even a rollback would change what the parent writes
+                    raise GalleryError(
+                        f"{self.path}: a transaction was open when this process was forked; open "
+                        "the gallery again in this process"
+                    )
+                return
+            if not (is_inherited or self._is_immutable_outdated() or self._is_replaced()):
+                return
+        self._must_reopen = True
+        # First: two connections of a process share the locks of a file, and what is left of them.
+        self._db.close()
+        self._open(None)
+        self._must_reopen = False
+
+    def _is_forked(self) -> bool:
+        return self._pid != os.getpid()
+
+    def _is_immutable_outdated(self) -> bool:
         """Whether the file was opened as immutable and has been written since."""
         return self._immutable is not None and self._immutable != file_format.immutable_state(
             self.path
         )
+
+    def _is_replaced(self) -> bool:
+        """Whether another file has the name of this one, or of its log's index.
+
+        SQLite keeps the index while a connection is open. Another process deletes it if the locks
+        of this one are gone, which is so once this process has read the file by other means:
+        closing any descriptor of a file drops a process's POSIX locks on it.
+        """
+        return self._identity is not None and self._identity != file_format.identity(self.path)
 
     def _begin(self) -> None:
         self._db.execute("BEGIN IMMEDIATE")
@@ -458,6 +500,11 @@ class Store:
     def _commit(self) -> None:
         if not self._db.in_transaction:
             raise self._rolled_back()
+        if self._is_replaced():
+            raise GalleryError(
+                f"{self.path}: was replaced or lost its locks during the transaction; nothing was "
+                "written; do not copy or read a gallery's files while it is open, use backup"
+            )
         for n in self._changed_chunks:
             first = n * CHUNK_CODES
             codes = self.index[first : first + CHUNK_CODES]
@@ -490,4 +537,8 @@ class Store:
                 self.info = file_format.read_info(self._db, self.path)
                 self.index = file_format.read_codes(self._db, self.path, self.info["bits"])
             self._fields.clear()
+            if self._immutable is None:
+                identity = file_format.identity(self.path)
+                is_lasting = identity == file_format.identity(self.path)
+                self._identity = identity if is_lasting else None
             self._data_version = version
