@@ -50,7 +50,7 @@ class CMakeBuild(build_ext):
 
 
 def run(command: list[str], advice: str) -> None:
-    """Runs a command; a failure ends the build with advice instead of a traceback."""
+    """Run a command; a failure ends the build with advice instead of a traceback."""
     sys.stdout.flush()
     try:
         subprocess.run(command, check=True)

@@ -91,7 +91,7 @@ def with_layer(layer: HashLayer) -> AttentionHashing:
 
 
 def extractor() -> FeatureExtractor:
-    """Computes the features that a hash layer of this model takes."""
+    """Compute the features that a hash layer of this model takes."""
     return FeatureExtractor(untrained(8), PREPROCESS)
 
 

@@ -54,7 +54,7 @@ class Adaptation:
 
     @classmethod
     def from_bytes(cls, content: bytes, bits: int) -> "Adaptation":
-        """Reads what `to_bytes` wrote.
+        """Read what `to_bytes` wrote.
 
         Raises:
             ValueError: the wrong number of bytes, or values that are not an adaptation.
@@ -76,7 +76,7 @@ class Adaptation:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def apply(self, hashes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Transforms the model's hash values; float32, (n, bits), in and out."""
+        """Transform the model's hash values; float32, (n, bits), in and out."""
         # In float64, so that rounding does not flip signs: an image alone and the same image in a
         # batch are multiplied in a different order.
         values = (hashes - self.offset.astype(np.float64)) @ self.rotation.astype(np.float64)
@@ -84,7 +84,7 @@ class Adaptation:
 
 
 def fit(hashes: NDArray[np.float32]) -> Adaptation:
-    """Fits an adaptation to the images with these hash values; deterministic.
+    """Fit an adaptation to the images with these hash values; deterministic.
 
     Args:
         hashes: float32, (n, bits), from the model. The caller decides how many are enough.
@@ -144,7 +144,7 @@ def adapted(encoded: Encoded, adaptation: Adaptation | None, encoder: Encoder) -
 
 
 def carried_over(kind: ArrayLike, from_rates: ArrayLike, to_rates: ArrayLike) -> tuple[float, ...]:
-    """Transfers a table of probabilities by distance to codes with other distances.
+    """Transfer a table of probabilities by distance to codes with other distances.
 
     Each distance takes the probability of the old distance with the same false-match rate. Where
     the new rates are too high, because related pairs were counted as unrelated, the result is too

@@ -31,7 +31,7 @@ class _Block:
 def block(
     function: Callable[_Parameters, Steps],
 ) -> Callable[_Parameters, AbstractContextManager[None]]:
-    """Makes a generator function return a context manager, as `contextlib.contextmanager` does.
+    """Make a generator function return a context manager, as `contextlib.contextmanager` does.
 
     The generator runs the body of the `with` statement by `yield from body()`, once. It ends by its
     own exception, or by none: it cannot catch or replace those of the body.
@@ -45,7 +45,7 @@ def block(
 
 
 def body() -> Steps:
-    """Runs the body of the `with` statement of a block; raises if the body does."""
+    """Run the body of the `with` statement of a block; raises if the body does."""
     yield 0  # entered; resumed by the False of `_Block.__exit__`
     if (yield 1) is not None:  # resumed by the type of the body's exception
         raise _BodyFailed

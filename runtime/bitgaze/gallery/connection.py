@@ -34,7 +34,7 @@ class Connection(sqlite3.Connection):
 
     @classmethod
     def open(cls, path: Path, parameters: str, timeout_s: float) -> "Connection":
-        """Opens a file.
+        """Open a file.
 
         Args:
             path: the file.
@@ -67,7 +67,7 @@ class Connection(sqlite3.Connection):
             raise self.translated(error) from error
 
     def execute(self, sql: str, parameters: Any = (), /) -> "Cursor":
-        """Runs a statement."""
+        """Run a statement."""
         try:
             cursor = self.cursor(Cursor)
             self._cursors.add(weakref.ref(cursor, self._cursors.discard))
@@ -76,14 +76,14 @@ class Connection(sqlite3.Connection):
             raise self.translated(error) from error
 
     def executemany(self, sql: str, parameters: Any, /) -> "Cursor":
-        """Runs a statement for each of several parameters."""
+        """Run a statement for each of several parameters."""
         try:
             return self.cursor(Cursor).executemany(sql, parameters)
         except _ERRORS as error:
             raise self.translated(error) from error
 
     def close_cursors(self) -> None:
-        """Ends statements that have rows left; they would keep the snapshot after a transaction.
+        """End statements that have rows left; they would keep the snapshot after a transaction.
 
         An exception that is kept, as interactive sessions keep the last one, keeps cursors alive.
         """
@@ -93,7 +93,7 @@ class Connection(sqlite3.Connection):
                 cursor.close()
 
     def close(self) -> None:
-        """Closes the connection; an open transaction is rolled back."""
+        """Close the connection; an open transaction is rolled back."""
         self.close_cursors()
         super().close()
 
@@ -139,7 +139,7 @@ class Cursor(sqlite3.Cursor):
 
 @block
 def deadline(db: sqlite3.Connection, seconds: float) -> Steps:
-    """Interrupts the statements of a connection once some seconds have passed.
+    """Interrupt the statements of a connection once some seconds have passed.
 
     Pages that refer to each other in a circle, or a view in place of a table, can make a statement
     endless. A thread watches, since some statements call no progress handler.
@@ -169,7 +169,7 @@ def seconds_allowed(size: int) -> float:
 
 @contextmanager
 def translated_errors(path: Path, timeout_s: float) -> Iterator[None]:
-    """Turns errors of SQLite into GalleryError and GalleryCorrupt with the path.
+    """Turn errors of SQLite into GalleryError and GalleryCorrupt with the path.
 
     Only around calls of SQLite itself: whatever else runs inside has its errors turned too.
     """

@@ -123,7 +123,7 @@ def _distinct(codes: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.i
 
 
 def _join(parent: NDArray[np.int64], one: NDArray[np.int64], other: NDArray[np.int64]) -> None:
-    """Joins the trees of each pair."""
+    """Join the trees of each pair."""
     while len(one):
         one, other = _roots(parent, one), _roots(parent, other)
         apart = one != other

@@ -46,7 +46,7 @@ class _Side:
 
 
 def explain(store: Store, encode: Encode, query: Source, key: str) -> Image.Image:
-    """Draws why an item is near a query; see `Gallery.explain`.
+    """Draw why an item is near a query; see `Gallery.explain`.
 
     Args:
         store: the gallery's file.

@@ -149,7 +149,7 @@ def file_size(path: Path) -> int:
 
 @contextmanager
 def system_errors(path: Path) -> Iterator[None]:
-    """Turns errors of the operating system about a gallery's file into GalleryError."""
+    """Turn errors of the operating system about a gallery's file into GalleryError."""
     try:
         yield
     except OSError as error:
@@ -163,7 +163,7 @@ def connect(
     *,
     is_immutable: bool,
 ) -> Connection:
-    """Opens a gallery file, or creates an empty one. A file that is not writable opens read-only.
+    """Open a gallery file, or create an empty one. A file that is not writable opens read-only.
 
     Args:
         path: the file.
@@ -207,7 +207,7 @@ def connect(
 
 
 def create_private(path: Path) -> None:
-    """Creates an empty file that only its owner can read, unless it exists.
+    """Create an empty file that only its owner can read, unless it exists.
 
     In a folder that is shared on purpose, which has the setgid bit or a default ACL, these and the
     umask decide. SQLite gives its log the permissions of the file. Reports no error: SQLite does.
@@ -272,7 +272,7 @@ def _log_files(path: Path) -> list[Path]:
 
 
 def read_info(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
-    """Reads the description of the file's codes.
+    """Read the description of the file's codes.
 
     Returns:
         The entries fingerprint, model, bits and calibration of the model, and adaptation and
@@ -309,7 +309,7 @@ def origin(info: dict[str, Any]) -> str:
 
 
 def check_model(info: dict[str, Any], model: Model, path: Path) -> None:
-    """Checks that a model made the codes of the gallery with this info.
+    """Check that a model made the codes of the gallery with this info.
 
     Raises:
         FingerprintMismatch: it did not.
@@ -330,7 +330,7 @@ def check_model(info: dict[str, Any], model: Model, path: Path) -> None:
 def write_adaptation(
     db: sqlite3.Connection, adaptation: Adaptation | None, calibration: Calibration | None
 ) -> None:
-    """Stores the adaptation of the codes and its calibration; None for the model's own codes."""
+    """Store the adaptation of the codes and its calibration; None for the model's own codes."""
     db.executemany("DELETE FROM info WHERE name = ?", [(name,) for name in _ADAPTED])
     if adaptation is not None:
         info = {
@@ -343,13 +343,13 @@ def write_adaptation(
 
 
 def seal_info(db: sqlite3.Connection) -> None:
-    """Stores the checksum of the present entries of `info`."""
+    """Store the checksum of the present entries of `info`."""
     crc = _info_crc(dict(db.execute("SELECT name, value FROM info")))
     db.execute("INSERT OR REPLACE INTO info VALUES ('crc', ?)", (crc,))
 
 
 def read_codes(db: sqlite3.Connection, path: Path, bits: int) -> HammingIndex:
-    """Reads all codes, in slot order.
+    """Read all codes, in slot order.
 
     Raises:
         GalleryCorrupt: a chunk is missing or damaged, or codes and items do not match one to one.
@@ -378,7 +378,7 @@ def verified_chunk(codes: Any, crc: Any, code_bytes: int) -> NDArray[np.uint8] |
 
 
 def write_chunk(db: sqlite3.Connection, n: int, codes: NDArray[np.uint8]) -> None:
-    """Writes a chunk of codes; an empty one is deleted."""
+    """Write a chunk of codes; an empty one is deleted."""
     if len(codes):
         blob = codes.tobytes()
         db.execute("INSERT OR REPLACE INTO chunk VALUES (?, ?, ?)", (n, blob, zlib.crc32(blob)))
@@ -387,7 +387,7 @@ def write_chunk(db: sqlite3.Connection, n: int, codes: NDArray[np.uint8]) -> Non
 
 
 def checkpoint(db: sqlite3.Connection, timeout_s: float) -> None:
-    """Writes the log ("-wal") back into the file and empties it, unless the file is in use."""
+    """Write the log ("-wal") back into the file and empty it, unless the file is in use."""
     restore = f"PRAGMA busy_timeout = {timeout_s * 1000:.0f}"
     try:
         db.execute("PRAGMA busy_timeout = 0")
@@ -461,7 +461,7 @@ def _create(db: Connection, model_info: ModelInfo, timeout_s: float) -> None:
 
 
 def _enable_wal(db: Connection, timeout_s: float) -> None:
-    """Turns WAL on; for this statement SQLite ignores the timeout, so it is implemented here."""
+    """Turn WAL on; for this statement SQLite ignores the timeout, so it is implemented here."""
     give_up = time.monotonic() + timeout_s
     while True:
         try:
@@ -476,7 +476,7 @@ def _enable_wal(db: Connection, timeout_s: float) -> None:
 
 
 def check_version(db: sqlite3.Connection, path: Path) -> int:
-    """Checks that the file is a gallery, and returns its format version, 1 to `FORMAT_VERSION`.
+    """Check that the file is a gallery, and return its format version, 1 to `FORMAT_VERSION`.
 
     Raises:
         GalleryError: the file is not a gallery, or of a newer format.
@@ -503,7 +503,7 @@ def _check_schema(db: sqlite3.Connection, path: Path, schema: tuple[str, ...]) -
 
 
 def check_tables(db: sqlite3.Connection, path: Path) -> None:
-    """Checks that a damaged file has the tables of a gallery, whatever else it has.
+    """Check that a damaged file has the tables of a gallery, whatever else it has.
 
     A view in place of a table could be endless, or hold what nobody stored.
 
@@ -520,7 +520,7 @@ def check_tables(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _migrate(db: sqlite3.Connection, path: Path, *, is_immutable: bool) -> None:
-    """Upgrades format 1 to format 2 in one transaction: adds checksums to items and info."""
+    """Upgrade format 1 to format 2 in one transaction: add checksums to items and info."""
     if is_immutable:
         raise GalleryError(
             f"{path}: has gallery format 1 and must be upgraded, but the file or its folder is "

@@ -42,7 +42,7 @@ class Condition:
 
 
 def conditions(where: Mapping[str, Any] | None) -> tuple[Condition, ...]:
-    """Parses the `where` argument of a search; an item must meet all conditions.
+    """Parse the `where` argument of a search; an item must meet all conditions.
 
     Args:
         where: maps each field to the value it must equal, or to operators and their operands:
@@ -265,7 +265,7 @@ def _elements(value: Any) -> Sequence[Any]:
 
 
 def _sorted(values: list[Any]) -> list[Any]:
-    """Sorts values in place and returns them without duplicates."""
+    """Sort values in place and return them without duplicates."""
     values.sort()
     # Not a set, which takes 60 MB for a million strings.
     return [value for n, value in enumerate(values) if n == 0 or value != values[n - 1]]

@@ -209,7 +209,7 @@ class Gallery:
         exclude_self: bool = False,
         ranking: Ranking = "hamming",
     ) -> list[Hit]:
-        """Finds the items nearest to an image; exact.
+        """Find the items nearest to an image; exact.
 
         Args:
             query: an image as `bitgaze.encoding.images.load` takes it, or the key of an item. A
@@ -259,7 +259,7 @@ class Gallery:
         radius: int | None = None,
         where: Where | None = None,
     ) -> list[Hit]:
-        """Finds the items nearest to a code; like `search`.
+        """Find the items nearest to a code; like `search`.
 
         Args:
             code: from `encode`, or your own: uint8, (bits // 8,).
@@ -286,7 +286,7 @@ class Gallery:
         radius: int | None = None,
         where: Where | None = None,
     ) -> list[list[Hit]]:
-        """Finds the items nearest to each of many codes, faster than one search after the other.
+        """Find the items nearest to each of many codes, faster than one search after the other.
 
         Args:
             codes: from `encode`, or your own: uint8, (q, bits // 8).
@@ -336,7 +336,7 @@ class Gallery:
         return calibration.radius(false_match_rate)
 
     def encode(self, sources: Iterable[Source]) -> Encoded:
-        """Encodes images to codes of this gallery, for `search_code`, `upsert` or your own use.
+        """Encode images to codes of this gallery, for `search_code`, `upsert` or your own use.
 
         Like `Encoder.encode`, but in an adapted gallery codes and hash values are adapted, and only
         comparable with those of this gallery.
@@ -354,7 +354,7 @@ class Gallery:
         return self._adapted(self.encoder.encode(sources))
 
     def add(self, key: str, image: Source, metadata: Mapping[str, Any] | None = None) -> None:
-        """Encodes an image and stores its code under a new key.
+        """Encode an image and store its code under a new key.
 
         For a folder of images, use `sync`: it is faster and tracks the files.
 
@@ -381,7 +381,7 @@ class Gallery:
     def add_code(
         self, key: str, code: NDArray[np.uint8], metadata: Mapping[str, Any] | None = None
     ) -> None:
-        """Stores a code under a new key; like `add`, without an image.
+        """Store a code under a new key; like `add`, without an image.
 
         Args:
             key: any string that is not in use yet.
@@ -401,7 +401,7 @@ class Gallery:
             self.upsert([Item(key, code, _as_dict(metadata))])
 
     def upsert(self, items: Iterable[Item]) -> None:
-        """Stores items, replacing those with the same keys; all of them or, after an error, none.
+        """Store items, replacing those with the same keys; all of them or, after an error, none.
 
         An item replaces everything that was stored under its key. To change one that sync made
         without detaching it from its file, start with `dataclasses.replace(gallery.get(key), ...)`.
@@ -424,7 +424,7 @@ class Gallery:
                 self._store.put(item)
 
     def set_metadata(self, key: str, metadata: Mapping[str, Any]) -> None:
-        """Replaces all of an item's metadata.
+        """Replace all of an item's metadata.
 
         Args:
             key: of the item.
@@ -443,7 +443,7 @@ class Gallery:
             self._store.put(replace(item, metadata=_as_dict(metadata)))
 
     def remove(self, *keys: str) -> None:
-        """Removes items and overwrites their keys and codes in the file; all items or none.
+        """Remove items and overwrite their keys and codes in the file; all items or none.
 
         If another process is reading or writing at that moment, the log next to the file may keep
         the removed bytes until the next removal, or until no process has the gallery open. Copies
@@ -462,7 +462,7 @@ class Gallery:
                 self._store.delete(key)
 
     def forget(self, *targets: str | os.PathLike[str], dry_run: bool = False) -> list[str]:
-        """Removes the items that sync made from images of a folder, or that match a pattern.
+        """Remove the items that sync made from images of a folder, or that match a pattern.
 
         The files stay, and the next sync of their folder adds them again, unless it leaves them
         out. Items added by hand stay. Overwrites removed data as `remove` does.
@@ -484,7 +484,7 @@ class Gallery:
         return forget(self._store, targets, dry_run=dry_run)
 
     def rename(self, key: str, new_key: str) -> None:
-        """Changes an item's key. An item that sync made still follows its file.
+        """Change an item's key. An item that sync made still follows its file.
 
         Raises:
             KeyError: no item has the old key.
@@ -506,7 +506,7 @@ class Gallery:
         all_folders: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> SyncReport:
-        """Makes the gallery match the images below folders, by adding, updating and removing items.
+        """Make the gallery match the images below folders, by adding, updating and removing items.
 
         An image is a file whose name ends in one of `bitgaze.encoding.images.SUFFIXES`; names that
         start with a dot are left out. Its key is its absolute path as text. Items added by hand,
@@ -610,7 +610,7 @@ class Gallery:
         reset: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Recomputes the gallery's codes, adapted to its images.
+        """Recompute the gallery's codes, adapted to its images.
 
         A model's bits are balanced on the images it was made with; on others many carry little
         information. This learns an offset and a rotation of hash values from the gallery's own
@@ -653,7 +653,7 @@ class Gallery:
         *,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[DuplicateGroup]:
-        """Finds groups of near-duplicates; exact, by comparing every pair. Deletes nothing.
+        """Find groups of near-duplicates; exact, by comparing every pair. Deletes nothing.
 
         Items within the radius of each other are in one group, together with everything within the
         radius of either. A chain of similar images can therefore join dissimilar ones.
@@ -677,7 +677,7 @@ class Gallery:
             return find_duplicates(self._store, radius, on_progress)
 
     def explain(self, query: Source, key: str) -> Image.Image:
-        """Draws why an item is near a query.
+        """Draw why an item is near a query.
 
         The drawing shows both images with the network's attention, what their distance means, and
         their codes bit by bit. If the item's file is missing, it shows the stored data instead.
@@ -697,7 +697,7 @@ class Gallery:
         return explain(self._store, self.encode, query, key)
 
     def compact(self) -> int:
-        """Returns the space of removed items to the disk; items and codes do not change.
+        """Return the space of removed items to the disk; items and codes do not change.
 
         Requires as much free disk space as the gallery has, and no other writer.
 
@@ -710,7 +710,7 @@ class Gallery:
         return self._store.compact()
 
     def backup(self, path: str | os.PathLike[str]) -> None:
-        """Copies a snapshot of the gallery to a new file; others can read and write meanwhile.
+        """Copy a snapshot of the gallery to a new file; others can read and write meanwhile.
 
         Args:
             path: the new gallery file; must not exist.
@@ -721,7 +721,7 @@ class Gallery:
         self._store.backup(gallery_path(path))
 
     def transaction(self) -> AbstractContextManager[None]:
-        """Makes several calls atomic: an exception rolls back all of them.
+        """Make several calls atomic: an exception rolls back all of them.
 
         Use as `with gallery.transaction():`. Others cannot change what you read inside. Other
         writers and other threads have to wait, so encode images before, not inside.
@@ -733,7 +733,7 @@ class Gallery:
         return self._store.writing()
 
     def close(self) -> None:
-        """Closes the file. Later calls raise GalleryError.
+        """Close the file. Later calls raise GalleryError.
 
         After items were removed, renamed or given other metadata, first compacts a file of up to
         64 MB, so that no removed byte is left in it; errors of that are ignored. Call `compact` for

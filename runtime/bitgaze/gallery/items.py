@@ -112,7 +112,7 @@ Row: TypeAlias = tuple[int, str, str, FileState | None]
 
 
 def read_items(db: sqlite3.Connection, path: Path, count: int) -> Iterator[Row]:
-    """Reads (slot, key, metadata as JSON, file) of every item, in slot order.
+    """Read (slot, key, metadata as JSON, file) of every item, in slot order.
 
     Raises:
         GalleryCorrupt: the number of items is not `count`, or an item is damaged.
@@ -122,7 +122,7 @@ def read_items(db: sqlite3.Connection, path: Path, count: int) -> Iterator[Row]:
 
 
 def check_items(db: sqlite3.Connection, path: Path, count: int) -> None:
-    """Verifies the checksum of every item; takes 2 s for a million.
+    """Verify the checksum of every item; takes 2 s for a million.
 
     Raises:
         GalleryCorrupt: the number of items is not `count`, or an item is damaged.
@@ -188,7 +188,7 @@ def find_file(db: sqlite3.Connection, path: bytes) -> int | None:
 
 
 def check_indexes(db: sqlite3.Connection, path: Path) -> None:
-    """Verifies the indexes of keys and paths, so that a failed lookup means a missing item.
+    """Verify the indexes of keys and paths, so that a failed lookup means a missing item.
 
     Lookups are reliable if each index is sorted and holds exactly the items' values.
 
@@ -232,7 +232,7 @@ def read_item(db: sqlite3.Connection, path: Path, slot: int, code: NDArray[np.ui
 
 
 def read_metadata(path: Path, text: str, key: str = "an item") -> dict[str, Any]:
-    """Parses an item's metadata.
+    """Parse an item's metadata.
 
     Args:
         path: the gallery's file, for messages.
@@ -356,7 +356,7 @@ def reason_changed(file: FileState) -> str | None:
 
 
 def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
-    """Writes an item's row into a slot; `file_format.write_chunk` writes its code.
+    """Write an item's row into a slot; `file_format.write_chunk` writes its code.
 
     Raises:
         TypeError: metadata that is not a JSON object, or a file that is not a valid `FileState`.
@@ -413,13 +413,13 @@ def _metadata_text(item: Item) -> str:
 
 
 def release_key(db: sqlite3.Connection, slot: int) -> None:
-    """Frees an item's key and path, before `write_item` gives it new ones."""
+    """Free an item's key and path, before `write_item` gives it new ones."""
     # A blob equals no text, so the placeholder collides with no item's key.
     db.execute("UPDATE item SET key = CAST(slot AS BLOB), path = NULL WHERE slot = ?", (slot,))
 
 
 def delete_item(db: sqlite3.Connection, path: Path, slot: int, last: int) -> None:
-    """Deletes the item in a slot and moves the last item there, since slots have no gaps.
+    """Delete the item in a slot and move the last item there, since slots have no gaps.
 
     Raises:
         GalleryCorrupt: the last item is damaged; moving it would give it a valid checksum.

@@ -73,7 +73,7 @@ class RepairReport:
 def verify_gallery(
     path: str | os.PathLike[str], *, images: bool = False, encoder: Encoder | None = None
 ) -> GalleryVerification:
-    """Verifies all of a gallery: pages, codes, items, and the indexes of keys and paths.
+    """Verify all of a gallery: pages, codes, items, and the indexes of keys and paths.
 
     Takes about 20 s for a million items; other processes can use the gallery in the meantime.
     Changes nothing, except that a file of an older format is upgraded, as whenever it is opened.
@@ -119,7 +119,7 @@ def _encoder_of(store: Store, encoder: Encoder | None) -> Encoder:
 
 
 def _compare_images(store: Store, encoder: Encoder) -> tuple[int, int, list[str]]:
-    """Encodes the items' files again; returns the numbers of items compared and not, and problems.
+    """Encode the items' files again; return the numbers of items compared and not, and problems.
 
     Encodes outside of a snapshot, so that the log of other processes' changes does not grow.
     """
@@ -158,7 +158,7 @@ def repair(
     *,
     encoder: Encoder | None = None,
 ) -> RepairReport:
-    """Recovers a damaged gallery into a new file; the damaged one is not changed.
+    """Recover a damaged gallery into a new file; the damaged one is not changed.
 
     Keeps the items whose row and code have valid checksums. If only the code is damaged, it is
     re-encoded, provided that the image's file has not changed. A later `sync` adds lost items whose

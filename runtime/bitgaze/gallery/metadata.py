@@ -34,7 +34,7 @@ def to_text(metadata: dict[str, Any]) -> str:
 
 
 def from_text(text: str) -> dict[str, Any]:
-    """Reads metadata from JSON.
+    """Read metadata from JSON.
 
     Raises:
         ValueError: as for `to_text`; or the text is not a JSON object.
@@ -48,7 +48,7 @@ def from_text(text: str) -> dict[str, Any]:
 
 
 def value_from(text: str) -> Any:
-    """Reads a value from JSON, without a limit for its size.
+    """Read a value from JSON, without a limit for its size.
 
     Raises:
         ValueError: as for `from_text`.

@@ -49,7 +49,7 @@ def reencode(
     reset: bool,
     on_progress: Callable[[int, int], None] | None,
 ) -> int:
-    """Recomputes the codes of all items; see `Gallery.adapt`.
+    """Recompute the codes of all items; see `Gallery.adapt`.
 
     Args:
         store: the gallery's file.
@@ -110,7 +110,7 @@ class _Reencoder:
         self._done = self._total = 0
 
     def check(self, refs: Sequence[ImageRef]) -> None:
-        """Finds missing images early, without opening a file.
+        """Find missing images early, without opening a file.
 
         Raises:
             GalleryError: images are missing or have another size than before, or items were added
@@ -122,7 +122,7 @@ class _Reencoder:
         self._refuse({ref.key: why for ref in refs if (why := _reason_missing(ref)) is not None})
 
     def fit(self, refs: Sequence[ImageRef], model_calibration: Calibration | None) -> None:
-        """Fits the adaptation, and measures what distances between adapted codes mean.
+        """Fit the adaptation, and measure what distances between adapted codes mean.
 
         Args:
             refs: the gallery's images.
@@ -148,7 +148,7 @@ class _Reencoder:
         self.calibration = self._calibrate(sample[:_MAX_ALTERED], codes, model_calibration)
 
     def encode(self, refs: Sequence[ImageRef]) -> None:
-        """Computes the codes of images that have none yet.
+        """Compute the codes of images that have none yet.
 
         Raises:
             GalleryError: an image has changed.
@@ -199,7 +199,7 @@ class _Reencoder:
         codes: NDArray[np.uint8],
         model_calibration: Calibration | None,
     ) -> Calibration | None:
-        """Measures the calibration; None if no image is large enough to be altered.
+        """Measure the calibration; None if no image is large enough to be altered.
 
         Args:
             refs: images to alter.

@@ -183,7 +183,7 @@ def _search_key(
 
 
 def encode_one(encode: Callable[[list[Source]], Encoded], image: Source) -> Encoded:
-    """Encodes a single image.
+    """Encode a single image.
 
     Raises:
         ImageError: the image cannot be read.

@@ -101,7 +101,7 @@ class Store:
         self._immutable = immutable  # last: after an interruption the next read opens it again
 
     def close(self) -> None:
-        """Closes the file. Later calls raise GalleryError."""
+        """Close the file. Later calls raise GalleryError."""
         with self._lock:
             self._check_no_transaction("close")
             # Or a change of the file would reopen it.
@@ -119,7 +119,7 @@ class Store:
 
     @block
     def reading(self) -> Steps:
-        """Reads one snapshot of the file; `index` and `info` are as of that snapshot."""
+        """Read one snapshot of the file; `index` and `info` are as of that snapshot."""
         with self._lock:
             self._reopen_if_replaced()
             if self._db.in_transaction:
@@ -139,7 +139,7 @@ class Store:
 
     @block
     def writing(self) -> Steps:
-        """Writes in a transaction, or as a part of the one that is open.
+        """Write in a transaction, or as a part of the one that is open.
 
         An exception rolls back all of the transaction.
 
@@ -224,7 +224,7 @@ class Store:
         return slot
 
     def check_free(self, key: str) -> None:
-        """Raises GalleryError if an item has this key."""
+        """Raise GalleryError if an item has this key."""
         if self.find(key) is not None:
             raise GalleryError(
                 f"{self.path}: key {key!r} is already in use; choose another or remove the item"
@@ -313,7 +313,7 @@ class Store:
         return matches
 
     def put(self, item: Item) -> None:
-        """Stores an item; one with the same key is replaced."""
+        """Store an item; one with the same key is replaced."""
         check_array(item.code, "code")
         slot = self.find(item.key)
         # The row first: if it cannot be written, codes and items still match.
@@ -330,7 +330,7 @@ class Store:
         self._note_changed(slot)
 
     def delete(self, key: str) -> None:
-        """Deletes an item; the last one moves into its slot."""
+        """Delete an item; the last one moves into its slot."""
         slot, last = self.slot(key), len(self.index) - 1
         items.delete_item(self._db, self.path, slot, last)
         self.index.remove(slot)
@@ -338,7 +338,7 @@ class Store:
         self._needs_checkpoint = self._needs_compaction = True
 
     def move(self, moves: Sequence[tuple[str, str, FileState | None]]) -> None:
-        """Changes keys and files of items at once, given (key, new key, new file) of each.
+        """Change keys and files of items at once, given (key, new key, new file) of each.
 
         Raises:
             KeyError: no item has one of the keys.
@@ -364,7 +364,7 @@ class Store:
         adaptation: Adaptation | None,
         calibration: Calibration | None,
     ) -> None:
-        """Replaces the codes of all items.
+        """Replace the codes of all items.
 
         Args:
             codes: uint8, (n, bits // 8), by slot.
@@ -382,7 +382,7 @@ class Store:
         return items.read_items(self._db, self.path, len(self.index))
 
     def _check(self) -> None:
-        """Verifies items and indexes, once per connection, before a failed lookup is trusted.
+        """Verify items and indexes, once per connection, before a failed lookup is trusted.
 
         Takes 4 s for a million items.
         """
@@ -414,7 +414,7 @@ class Store:
         return problems
 
     def compact(self) -> int:
-        """Rewrites the file without free space; returns by how many bytes it shrank."""
+        """Rewrite the file without free space; return by how many bytes it shrank."""
         with self._lock:
             self._check_no_transaction("compact")
             if self._db.in_transaction:
@@ -430,7 +430,7 @@ class Store:
             return before - file_format.file_size(self.path)
 
     def checkpoint(self) -> None:
-        """Writes the log back into the file.
+        """Write the log back into the file.
 
         Raises:
             GalleryError: the disk is full.
@@ -439,7 +439,7 @@ class Store:
             file_format.checkpoint(self._db, self._timeout_s)
 
     def backup(self, out: Path) -> None:
-        """Copies a snapshot to a new file."""
+        """Copy a snapshot to a new file."""
         with self._lock:
             self._check_no_transaction("back up")
         with file_format.new_file(out, "a backup") as unfinished, self.reading():
@@ -456,7 +456,7 @@ class Store:
             field.changed.update(slots)
 
     def _reopen_if_replaced(self) -> None:
-        """Opens the file again if the connection would no longer read and write what others do."""
+        """Open the file again if the connection would no longer read and write what others do."""
         if not self._must_reopen:
             is_inherited = self._connected_pid != os.getpid()
             if self._db.in_transaction:
@@ -530,7 +530,7 @@ class Store:
             )
 
     def _refresh(self) -> None:
-        """Reloads codes and info if another process has committed since the last snapshot."""
+        """Reload codes and info if another process has committed since the last snapshot."""
         version = file_format.data_version(self._db)
         if version != self._data_version:
             with deadline(self._db, seconds_allowed(file_format.file_size(self.path))):

@@ -109,7 +109,7 @@ def find_roots(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 
 def scan(roots: Iterable[str], path_filter: PathFilter, known: Known) -> Scan:
-    """Lists the images below the folders from `find_roots`.
+    """List the images below the folders from `find_roots`.
 
     Follows links, but visits each folder and each image once, whatever its names: links, bind
     mounts and hard links. Links are followed last, so that most paths contain no link.
@@ -151,7 +151,7 @@ class _Walk:
         self._linked: set[str] = set()
 
     def list_folder(self, folder: _Folder) -> list[_Folder]:
-        """Visits the entries of a folder; returns its subfolders."""
+        """Visit the entries of a folder; return its subfolders."""
         path, real = folder.path, folder.real
         try:
             status = os.stat(path)  # noqa: PTH116 (surrogates and speed)
@@ -186,7 +186,7 @@ class _Walk:
         return subfolders
 
     def visit_linked_file(self, path: str) -> None:
-        """Adds the image behind a link, unless it is found or known under another name."""
+        """Add the image behind a link, unless it is found or known under another name."""
         try:
             status = os.stat(path)  # noqa: PTH116
             folder, name = os.path.split(real := os.path.realpath(path))

@@ -9,7 +9,7 @@ from bitgaze.gallery.sync.patterns import PathPattern
 
 
 def forget(store: Store, targets: Sequence[str | os.PathLike[str]], *, dry_run: bool) -> list[str]:
-    """Removes items; see `Gallery.forget`.
+    """Remove items; see `Gallery.forget`.
 
     Args:
         store: the gallery's file.

@@ -16,7 +16,7 @@ MAX_DELETED = 20
 def keep_unsure(
     roots: Iterable[str], states: Container[str], synced: Iterable[str], plan: Plan
 ) -> dict[str, int]:
-    """Takes out of a plan the removals that are better confirmed; `Gallery.sync` has the rules.
+    """Take out of a plan the removals that are better confirmed; `Gallery.sync` has the rules.
 
     Args:
         roots: the folders that are synced.

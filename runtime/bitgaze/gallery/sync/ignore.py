@@ -21,7 +21,7 @@ class IgnoreFiles:
         self._hidden: dict[str, bool] = {}
 
     def read(self, folder: str) -> None:
-        """Reads the file of a folder.
+        """Read the file of a folder.
 
         Raises:
             GalleryError: it cannot be read, or pathspec is not installed.

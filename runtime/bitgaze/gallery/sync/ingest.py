@@ -41,7 +41,7 @@ def compare(
     *,
     dry_run: bool,
 ) -> tuple[set[str], dict[str, FileState]]:
-    """Digests files; if only the times of a file have changed, updates its item's file state.
+    """Digest files; if only the times of a file have changed, update its item's file state.
 
     Args:
         store: the gallery's file.
@@ -124,7 +124,7 @@ def ingest(
     report: SyncReport,
     on_progress: Progress | None,
 ) -> None:
-    """Encodes images, and commits every few seconds.
+    """Encode images, and commit every few seconds.
 
     Each image is read once: its item's code, digest, size and times are of the same bytes, whatever
     happens to the file meanwhile. A file that changes while it is read is reported as failed.
@@ -183,7 +183,7 @@ def _encode(
     report: SyncReport,
     advance: Callable[[int], None],
 ) -> None:
-    """Encodes and commits some images, as new items or in place of the items of their files."""
+    """Encode and commit some images, as new items or in place of the items of their files."""
     if not paths:
         return
     model = encoder()

@@ -50,7 +50,7 @@ def plan_moves(
     states: Mapping[str, State],
     files: Mapping[str, FileState],
 ) -> Plan:
-    """Finds the file that now holds the image of each unmatched item.
+    """Find the file that now holds the image of each unmatched item.
 
     Args:
         store: the gallery's file; inside `reading` or `writing`.

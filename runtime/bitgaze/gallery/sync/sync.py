@@ -35,7 +35,7 @@ def sync(
     all_folders: bool = False,
     on_progress: Progress | None = None,
 ) -> SyncReport:
-    """Makes a gallery match the images below folders; see `Gallery.sync`.
+    """Make a gallery match the images below folders; see `Gallery.sync`.
 
     Args:
         store: the gallery's file.
@@ -232,7 +232,7 @@ def _predict_ingest(
     plan: Plan,
     report: SyncReport,
 ) -> None:
-    """Reports what `ingest` would do after the plan."""
+    """Report what `ingest` would do after the plan."""
     vacated = {*plan.removed, *plan.old_paths.values()}
     with store.reading():
         keys = set(store.keys())
