@@ -188,6 +188,11 @@ def test_explain_by_a_relative_path_checks_no_index(gallery, tmp_path, monkeypat
     assert main(["explain", "photos/0.png", "photos/1.png", "-g", "g.bitgaze"]) == 0
 
 
+def test_explain_by_an_image_given_as_text_checks_no_index(gallery, make_image, monkeypatch):
+    monkeypatch.setattr(Store, "_check", lambda self: pytest.fail("checks the whole gallery"))
+    gallery.explain(str(make_image("query.png", seed=50)), next(iter(gallery)))
+
+
 def test_explain_works_on_own_codes_with_files(tmp_path, make_image):
     path = make_image("a.png")
     state = FileState(bytes(path), 1, 1, 1, content_digest(str(path)))

@@ -79,8 +79,11 @@ def explain(store: Store, encode: Encode, query: Source, key: str) -> Image.Imag
 
 def _items(store: Store, query: Source, key: str) -> tuple[Item | None, Item]:
     """The query's item, if it is a key, and the hit's."""
-    query_slot = store.find(query) if isinstance(query, str) else None
-    return None if query_slot is None else store.item(query_slot), store.item(store.slot(key))
+    # `has`, not `find`: that checks the whole gallery before it says that there is no such key.
+    query_item = None
+    if isinstance(query, str) and store.has(query):
+        query_item = store.item(store.slot(query))
+    return query_item, store.item(store.slot(key))
 
 
 def _state(store: Store, *items: Item | None) -> list[Any]:
@@ -103,9 +106,9 @@ def _item_side(encode: Encode, has_model: bool, item: Item) -> _Side:
     lines = [name, *([json.dumps(item.metadata, ensure_ascii=False)] if item.metadata else [])]
     if item.file is None or item.path is None:
         return _Side(None, (*lines, "added by hand, without a file"), item.code)
-    reason = reason_changed(item.file)
     if not has_model:
         return _Side(None, (*lines, "your own code: no model, so no attention"), item.code)
+    reason = reason_changed(item.file)
     try:
         encoded = encode([item.path])
         image = _panel(item.path)
