@@ -43,14 +43,16 @@ MODULE_LAYERS = {
     ],
     "gallery": [
         ["gallery"],
-        ["sync.sync", "explain", "reencode", "duplicates", "maintenance"],
+        ["sync.sync", "explain", "duplicates", "maintenance"],
+        ["reencode"],
         ["sync.ingest", "search"],
         ["sync.moves"],
         ["sync.folders", "sync.report"],
         ["store"],
         ["file_format"],
-        ["items", "adaptation"],
+        ["items", "adaptation", "connection"],
         ["filters", "sync.patterns"],
+        ["metadata", "blocks"],
     ],
     "encoding": [
         ["heatmap", "verification"],
