@@ -3,7 +3,6 @@
 folders.py finds the files, and sync.py decides which ones to read.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from bitgaze.encoding.encoder import Encoder
 from bitgaze.encoding.images import ImageFile, printable
 from bitgaze.gallery.adaptation import adapted
 from bitgaze.gallery.items import FileState, Item
+from bitgaze.gallery.metadata import to_text
 from bitgaze.gallery.store import Store
 from bitgaze.gallery.sync.folders import file_state, reason
 from bitgaze.gallery.sync.moves import SyncedItem, is_current
@@ -252,7 +252,7 @@ def _metadata_of(metadata: MetadataOf | None, path: str) -> dict[str, Any]:
                 f"{type(field).__name__}: {field!r}"
             )
     try:
-        json.dumps(dict(values), allow_nan=False)
+        to_text(dict(values))
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"metadata of {printable(path)} cannot be represented in JSON: {error}"
