@@ -28,7 +28,7 @@ demo: $(DEMO)/installed
 
 # One worker per core, each with one thread: otherwise torch starts a thread per core in every worker.
 test: debian lint
-	OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(DEV)/installed
 	$(DEV)/bin/ruff check .
