@@ -6,6 +6,7 @@ import struct
 import sys
 import threading
 import time
+import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -340,6 +341,26 @@ def test_texts_of_usual_length_are_kept():
     text = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
     content = saved(smooth_image(1, (64, 48)), "png")
     assert upright(content[:33] + text + content[33:], 8).size == (48, 64)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp", "png"])
+def test_what_follows_an_image_takes_no_memory(kind, tmp_path):
+    content = saved(smooth_image(1), kind, **({"progressive": True} if kind == "jpeg" else {}))
+    if kind == "png":
+        content = content[:33] + chunk(b"iCCP", b"profile\0\0" + LONG) + content[33:]
+    path = tmp_path / "a"
+    path.write_bytes(content)
+    os.truncate(path, 300_000_000)
+    tracemalloc.start()
+    try:
+        if kind == "webp":
+            with pytest.raises(ImageError, match="300000000 bytes, the maximum for WebP"):
+                load(path, SMALL)
+        else:
+            assert np.array_equal(load(path, SMALL), load(content, SMALL))
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_png_of_more_chunks_than_any_program_writes_is_refused():

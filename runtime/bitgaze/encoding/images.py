@@ -21,7 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from bitgaze.encoding.costs import decoding_cost, is_decoded_in_python
-from bitgaze.encoding.headers import MOST_PIXELS, check_jpeg, check_pnm, readable_png
+from bitgaze.encoding.headers import (
+    MOST_BYTES_AT_ONCE,
+    MOST_PIXELS,
+    check_jpeg,
+    check_pnm,
+    readable_png,
+)
 from bitgaze.encoding.memory import Reservation, budget, trim
 from bitgaze.errors import ImageError
 
@@ -430,7 +436,7 @@ def _opened(
 def _identified(stream: BinaryIO, file_bytes: int) -> _Opened:
     """An image that is open, not decoded."""
     stream.seek(0)
-    start = stream.read(8)
+    start = stream.read(12)
     if start.startswith(b"\xff\xd8\xff"):
         keeps_coefficients = check_jpeg(stream)
         stream.seek(0)
@@ -440,10 +446,15 @@ def _identified(stream: BinaryIO, file_bytes: int) -> _Opened:
             return _Opened(jpeg, file_bytes, keeps_coefficients, _orientation(jpeg) in _UPRIGHT)
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
             raise UnidentifiedImageError from error
-    if start == b"\x89PNG\r\n\x1a\n":
+    if start.startswith(b"\x89PNG\r\n\x1a\n"):
         stream, may_be_turned = readable_png(stream)
         # Not _orientation: Pillow decodes a PNG to look for one.
         return _Opened(Image.open(stream, formats=["PNG"]), file_bytes, False, may_be_turned)
+    # WebP, AVIF and HEIF, whose decoders copy the file before they know its pixels.
+    if (start[8:] == b"WEBP" or start[4:8] == b"ftyp") and file_bytes > MOST_BYTES_AT_ONCE:
+        raise ValueError(
+            f"{file_bytes} bytes, the maximum for WebP, AVIF and HEIF is {MOST_BYTES_AT_ONCE}"
+        )
     if start[:1] == b"P":
         check_pnm(stream)
     formats = [format for format in _FORMATS if format in Image.OPEN]
