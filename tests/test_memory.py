@@ -409,6 +409,19 @@ def test_a_forked_child_does_not_wait_for_its_parents_threads(limit):
         give_back(held)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_decodes_while_another_thread_of_its_parent_did():
+    with images._PIL_LOCK:
+        child = multiprocessing.get_context("fork").Process(
+            target=load, args=(smooth_image(1), SMALL)
+        )
+        child.start()
+        child.join(20)
+    if child.is_alive():
+        child.kill()
+    assert child.exitcode == 0
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
@@ -439,6 +452,19 @@ def test_without_a_cgroups_limit_the_machines_memory_counts(files, tmp_path, mon
     monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "proc")
     monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
     assert memory.available_bytes() > 100_000_000
+
+
+@pytest.mark.parametrize("answer", [-1, ValueError("unrecognized configuration name")])
+def test_a_system_that_does_not_tell_its_memory_has_4_gb(answer, tmp_path, monkeypatch):
+    def sysconf(name):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer if name == "SC_PHYS_PAGES" else 4096
+
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "proc")
+    monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
+    assert memory.available_bytes() == 4 << 30
 
 
 def test_the_variable_sets_the_budget(limit, monkeypatch):
