@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitgaze import Contract, ModelError
+from bitgaze.encoding import contract
 from bitgaze.encoding.calibration import Calibration
 from bitgaze.encoding.contract import DEFAULT_MODEL, Golden, fingerprint, read_model
 from bitgaze.encoding.images import Preprocess
@@ -276,6 +277,17 @@ def test_graphs_nested_too_deeply_are_refused(tmp_path):
         read_model(path)
 
 
+@pytest.mark.parametrize("number", [1, 7])
+def test_a_model_of_absurdly_many_fields_is_refused(number, tmp_path, monkeypatch):
+    """In any message, and over all passes together."""
+    monkeypatch.setattr(contract, "_MAX_FIELDS", 10_000)
+    path = tmp_path / "m.onnx"
+    many = bytes([1 << 3, 0]) * 10_000
+    path.write_bytes(model_file(b"", many if number == 1 else field(number, many)))
+    with pytest.raises(ModelError, match="more than 10000 fields"):
+        read_model(path)
+
+
 def test_an_output_of_absurdly_many_values_is_refused(tmp_path):
     def size(n):
         return field(1, bytes([1 << 3]) + varint(n))
@@ -304,6 +316,6 @@ def test_a_model_that_is_no_regular_file_is_refused_at_once(tmp_path):
 def test_a_model_file_that_is_too_large_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "m.onnx"
     path.touch()
-    os.truncate(path, (1 << 30) + 1)
-    with pytest.raises(ModelError, match="more than 1073741824 bytes"):
+    os.truncate(path, 256_000_001)
+    with pytest.raises(ModelError, match="more than 256000000 bytes"):
         read_model(path)

@@ -2,11 +2,13 @@ import contextlib
 import hashlib
 import io
 import os
+import stat
 import struct
 import threading
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -234,6 +236,17 @@ def test_the_first_frame_that_is_not_plain_is_read(kind):
     assert close(load(content, SMALL), load(image, SMALL), 8)
     red = Image.new("RGB", (64, 48), "red")
     assert close(load(animation(kind, [black, red]), SMALL), load(black, SMALL), 8)
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_plain_frames_have_a_limit_of_pixels(kind, monkeypatch):
+    """A fade of 10 megapixels is followed for 10 frames, the first included."""
+    looked_at, is_plain = [], images._is_plain
+    monkeypatch.setattr(images, "_is_plain", lambda image: looked_at.append(0) or is_plain(image))
+    monkeypatch.setattr(images, "_MOST_FRAMES_PIXELS", images._MOST_FRAMES_PIXELS * 3072 // 10**7)
+    frames = [Image.new("RGB", (64, 48), (level, 0, 0)) for level in range(0, 200, 10)]
+    assert close(load(animation(kind, frames), SMALL), load(frames[0], SMALL), 8)
+    assert len(looked_at) == 10
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png"])
@@ -502,3 +515,21 @@ def test_a_file_just_written_is_read_once_its_times_can_show_a_change(make_image
     source = ImageFile(path)
     load(source, SMALL)
     assert path.stat().st_mtime_ns + 10_000_000 < time.time_ns()
+
+
+@pytest.mark.parametrize(
+    ("times_ns", "waited"),
+    [
+        ((99_000_000_000, 98_000_000_000), [0.5]),
+        ((98_000_000_000, 98_000_000_000), []),
+        ((99_000_000_000, 98_000_000_001), []),
+        ((100_490_000_000, 98_000_000_000), [0.01]),
+    ],
+)
+def test_times_in_whole_seconds_are_waited_for_longer(times_ns, waited, monkeypatch):
+    waits = []
+    status = SimpleNamespace(st_mode=stat.S_IFREG, st_mtime_ns=times_ns[0], st_ctime_ns=times_ns[1])
+    monkeypatch.setattr(time, "time_ns", lambda: 100_500_000_000)
+    monkeypatch.setattr(time, "sleep", waits.append)
+    assert images._settled(SimpleNamespace(status=lambda: status)) is status
+    assert waits == pytest.approx(waited)

@@ -6,6 +6,7 @@ import struct
 import sys
 import threading
 import time
+import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -342,6 +343,26 @@ def test_texts_of_usual_length_are_kept():
     assert upright(content[:33] + text + content[33:], 8).size == (48, 64)
 
 
+@pytest.mark.parametrize("kind", ["jpeg", "webp", "png"])
+def test_what_follows_an_image_takes_no_memory(kind, tmp_path):
+    content = saved(smooth_image(1), kind, **({"progressive": True} if kind == "jpeg" else {}))
+    if kind == "png":
+        content = content[:33] + chunk(b"iCCP", b"profile\0\0" + LONG) + content[33:]
+    path = tmp_path / "a"
+    path.write_bytes(content)
+    os.truncate(path, 300_000_000)
+    tracemalloc.start()
+    try:
+        if kind == "webp":
+            with pytest.raises(ImageError, match="300000000 bytes, the maximum for WebP"):
+                load(path, SMALL)
+        else:
+            assert np.array_equal(load(path, SMALL), load(content, SMALL))
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_png_of_more_chunks_than_any_program_writes_is_refused():
     content = saved(smooth_image(1), "png")
     with pytest.raises(ImageError, match="more chunks"):
@@ -388,6 +409,19 @@ def test_a_forked_child_does_not_wait_for_its_parents_threads(limit):
         give_back(held)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_decodes_while_another_thread_of_its_parent_did():
+    with images._PIL_LOCK:
+        child = multiprocessing.get_context("fork").Process(
+            target=load, args=(smooth_image(1), SMALL)
+        )
+        child.start()
+        child.join(20)
+    if child.is_alive():
+        child.kill()
+    assert child.exitcode == 0
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
@@ -418,6 +452,19 @@ def test_without_a_cgroups_limit_the_machines_memory_counts(files, tmp_path, mon
     monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "proc")
     monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
     assert memory.available_bytes() > 100_000_000
+
+
+@pytest.mark.parametrize("answer", [-1, ValueError("unrecognized configuration name")])
+def test_a_system_that_does_not_tell_its_memory_has_4_gb(answer, tmp_path, monkeypatch):
+    def sysconf(name):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer if name == "SC_PHYS_PAGES" else 4096
+
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "proc")
+    monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
+    assert memory.available_bytes() == 4 << 30
 
 
 def test_the_variable_sets_the_budget(limit, monkeypatch):

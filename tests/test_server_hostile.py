@@ -8,9 +8,9 @@ import socket
 import struct
 import sys
 import threading
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -220,10 +220,30 @@ def test_idle_connections_are_closed(gallery, monkeypatch):
             with socket.create_connection((place.hostname, place.port), timeout=60) as connection:
                 connection.sendall(sent)
                 read_all(connection)  # until the server closes the connection
-        with httpx.Client(base_url=address) as client:
-            for _ in range(3):
-                assert client.get("/health").status_code == 200
-                time.sleep(0.2)
+
+
+def test_a_connection_in_use_is_kept(gallery, monkeypatch):
+    """Each request starts the idle time again."""
+    made = []
+    add = connections.Connections.add
+    monkeypatch.setattr(
+        connections.Connections, "add", lambda all_, new: made.append(new) or add(all_, new)
+    )
+    monkeypatch.setattr(connections, "_IDLE_SECONDS", 60)
+    with served(gallery) as address:
+        place = urlsplit(address)
+        client = HTTPConnection(place.hostname, place.port, timeout=60)
+        before, ports = None, set()
+        for _ in range(3):
+            client.request("GET", "/health")
+            assert client.getresponse().read()
+            ports.add(client.sock.getsockname())
+            (connection,) = made
+            # As if an idle time ended that began before this request.
+            connection.loop.call_soon_threadsafe(connection._close_if_idle, before, 0)
+            before = connection.cycle
+        client.close()
+        assert len(ports) == 1
 
 
 def idle(address, sent=b"GET / HTTP/1.1\r\n"):
@@ -270,12 +290,16 @@ def test_many_clients_leave_room_for_another(gallery, monkeypatch):
 
 def test_an_answer_that_nobody_takes_is_dropped(gallery, monkeypatch):
     monkeypatch.setattr(connections, "_IDLE_SECONDS", 0.3)
+    dropped, discard = threading.Event(), connections.Connections.discard
+    monkeypatch.setattr(
+        connections.Connections, "discard", lambda all_, old: dropped.set() or discard(all_, old)
+    )
     monkeypatch.setattr(app_module, "asdict", lambda _: {"padding": "x" * 30_000_000})
     with served(gallery) as address:
         place = urlsplit(address)
         request = f"GET /health HTTP/1.1\r\nHost: {place.netloc}\r\n\r\n".encode()
         with idle(address, request) as connection:
-            time.sleep(1.5)
+            assert dropped.wait(60)
             with contextlib.suppress(ConnectionResetError):
                 assert len(read_all(connection)) < 30_000_000
 

@@ -160,6 +160,32 @@ def test_a_few_are_drawn_at_a_time_and_the_last_used_are_kept():
     assert max(most) <= 2
 
 
+def test_a_shared_failure_keeps_no_traceback_of_other_requests():
+    depths = []
+
+    async def work():
+        drawings, error = Drawings(), ValueError("broken")
+
+        def fail():
+            started.wait(60)
+            raise error
+
+        async def ask():
+            with pytest.raises(ValueError, match="broken") as raised:
+                await drawings.get("a", fail)
+            depths.append(len(raised.traceback))
+
+        started = threading.Event()
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(ask)
+            await anyio.lowlevel.checkpoint()
+            started.set()
+
+    anyio.run(work)
+    assert len(set(depths[1:])) == 1
+
+
 def test_a_failure_is_shared_but_not_kept():
     calls = []
 

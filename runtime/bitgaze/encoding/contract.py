@@ -39,8 +39,10 @@ _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a TensorProto
 _OP_TYPE = 4  # of a NodeProto
 _OUTPUT = 12  # of a GraphProto: ValueInfoProto
 _MAX_DEPTH = 64
-# Beyond what protobuf and onnxruntime take, and beyond any network for a device.
-_MAX_BYTES = 1 << 30
+# Beyond any network for a device.
+_MAX_BYTES = 256_000_000
+# Of all messages; a network has some thousands. A million takes about a second to go over.
+_MAX_FIELDS = 1_000_000
 _MAX_OUTPUT_VALUES = 1 << 24
 # Protobuf wire types.
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -190,7 +192,8 @@ def read_model(path: str | Path) -> Model:
     except ValueError as error:  # a NUL in the path
         raise ModelError(f"{str(path)!r}: cannot read the model: {error}") from error
     try:
-        text = _metadata(content)
+        fields = _Fields()
+        text = _metadata(fields, content)
     except ValueError as error:
         raise ModelError(f"{path}: not an ONNX file ({error})") from error
     if text is None:
@@ -203,7 +206,7 @@ def read_model(path: str | Path) -> Model:
     except ValueError as error:
         raise ModelError(f"{path}: {error}") from error
     try:
-        _check_graphs(path, content)
+        _check_graphs(fields, path, content)
     except ValueError as error:
         raise ModelError(f"{path}: not an ONNX file ({error})") from error
     return Model(path, contract, fingerprint(content, contract.preprocess))
@@ -226,61 +229,63 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _check_graphs(path: Path, content: bytes) -> None:
+def _check_graphs(fields: "_Fields", path: Path, content: bytes) -> None:
     """Check what a session would do before it computes anything.
 
     Raises:
         ModelError: weights in other files, or an output of absurdly many values.
         ValueError: not a protobuf message.
     """
-    for number, value in _fields(content):
+    for number, value in fields.contents(content):
         if number == _GRAPH:
-            for field_number, output in _fields(value):
-                if field_number == _OUTPUT and _values(output) > _MAX_OUTPUT_VALUES:
+            for field_number, output in fields.contents(value):
+                if field_number == _OUTPUT and _values(fields, output) > _MAX_OUTPUT_VALUES:
                     raise ModelError(
                         f"{path}: an output has more than {_MAX_OUTPUT_VALUES} values an image"
                     )
         if number in (_GRAPH, _FUNCTIONS):
             kind = "graph" if number == _GRAPH else "function"
-            if _reaches_outside(value, kind, 0):
+            if _reaches_outside(fields, value, kind, 0):
                 raise ModelError(
                     f"{path}: it keeps weights in other files, which its fingerprint does not "
                     "cover; save it as one file (onnx.save without save_as_external_data)"
                 )
 
 
-def _values(output: memoryview) -> int:
+def _values(fields: "_Fields", output: memoryview) -> int:
     """Number of values of an output, as a ValueInfoProto declares it; unknown sizes count as 1."""
     count = 1
-    for type_number, kind in _fields(output):
-        for tensor_number, tensor in _fields(kind) if type_number == 2 else ():
-            for shape_number, shape in _fields(tensor) if tensor_number == 1 else ():
-                for dim_number, dim in _fields(shape) if shape_number == 2 else ():
-                    sizes = [n for number, n in _varints(dim) if number == 1]
+    for type_number, kind in fields.contents(output):
+        for tensor_number, tensor in fields.contents(kind) if type_number == 2 else ():
+            for shape_number, shape in fields.contents(tensor) if tensor_number == 1 else ():
+                for dim_number, dim in fields.contents(shape) if shape_number == 2 else ():
+                    sizes = [n for number, n in fields.numbers(dim) if number == 1]
                     count *= max(1, sizes[-1] if dim_number == 1 and sizes else 1)
     return count
 
 
-def _reaches_outside(message: memoryview, kind: str, depth: int) -> bool:
+def _reaches_outside(fields: "_Fields", message: memoryview, kind: str, depth: int) -> bool:
     """Whether a message names data outside the file: an external tensor, a compiled context."""
     if depth > _MAX_DEPTH:
         raise ValueError("graphs nested too deeply")
     tensors, sparse, others = _TENSORS_IN[kind]
-    for number, value in _fields(message):
-        if number in tensors and _is_external(value):
+    for number, value in fields.contents(message):
+        if number in tensors and _is_external(fields, value):
             return True
-        if number in sparse and any(_is_external(part) for _, part in _fields(value)):
+        if number in sparse and any(
+            _is_external(fields, part) for _, part in fields.contents(value)
+        ):
             return True
         if kind == "node" and number == _OP_TYPE and bytes(value) == b"EPContext":
             return True
-        if number in others and _reaches_outside(value, others[number], depth + 1):
+        if number in others and _reaches_outside(fields, value, others[number], depth + 1):
             return True
     return False
 
 
-def _is_external(tensor: memoryview) -> bool:
-    return any(number == _EXTERNAL_DATA for number, _ in _fields(tensor)) or any(
-        number == _DATA_LOCATION and value for number, value in _varints(tensor)
+def _is_external(fields: "_Fields", tensor: memoryview) -> bool:
+    return any(number == _EXTERNAL_DATA for number, _ in fields.contents(tensor)) or any(
+        number == _DATA_LOCATION and value for number, value in fields.numbers(tensor)
     )
 
 
@@ -298,7 +303,7 @@ def fingerprint(content: bytes, preprocess: Preprocess) -> str:
         ValueError: `content` is not a protobuf message.
     """
     digest = hashlib.sha256()
-    for number, value in _fields(content):
+    for number, value in _Fields().contents(content):
         if number in (_GRAPH, _OPSET_IMPORT, _FUNCTIONS):
             digest.update(number.to_bytes(1, "little") + len(value).to_bytes(8, "little"))
             digest.update(value)
@@ -352,50 +357,57 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _metadata(content: bytes) -> str | None:
-    for number, value in _fields(content):
+def _metadata(fields: "_Fields", content: bytes) -> str | None:
+    for number, value in fields.contents(content):
         if number == _METADATA_PROPS:
-            entry = dict(_fields(value))
+            entry = dict(fields.contents(value))
             if bytes(entry.get(_ENTRY_KEY, b"")) == METADATA_KEY.encode():
                 return bytes(entry.get(_ENTRY_VALUE, b"")).decode()
     return None
 
 
-def _fields(message: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Length-delimited top-level fields of a protobuf message, in order: number and content."""
-    for number, value in _parsed(message):
-        if isinstance(value, memoryview):
-            yield number, value
+class _Fields:
+    """Reads protobuf messages: of one file, a limited number of fields over all passes."""
 
+    def __init__(self) -> None:
+        self._left = _MAX_FIELDS
 
-def _varints(message: bytes | memoryview) -> Iterator[tuple[int, int]]:
-    """Top-level fields of a protobuf message that are numbers, in order: number and value."""
-    for number, value in _parsed(message):
-        if isinstance(value, int):
-            yield number, value
+    def contents(self, message: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
+        """Length-delimited top-level fields of a protobuf message, in order: number and content."""
+        for number, value in self._parsed(message):
+            if isinstance(value, memoryview):
+                yield number, value
 
+    def numbers(self, message: bytes | memoryview) -> Iterator[tuple[int, int]]:
+        """Top-level fields of a protobuf message that are numbers, in order: number and value."""
+        for number, value in self._parsed(message):
+            if isinstance(value, int):
+                yield number, value
 
-def _parsed(message: bytes | memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    view = memoryview(message)
-    position = 0
-    while position < len(view):
-        tag, position = _varint(view, position)
-        number, wire_type = tag >> 3, tag & 7
-        if wire_type == _VARINT:
-            value, position = _varint(view, position)
-            yield number, value
-            continue
-        if wire_type == _BYTES:
-            length, position = _varint(view, position)
-        elif wire_type in (_FIXED32, _FIXED64):
-            length = 4 if wire_type == _FIXED32 else 8
-        else:
-            raise ValueError(f"unknown wire type {wire_type} at byte {position}")
-        if length > len(view) - position:
-            raise ValueError(f"a field at byte {position} is longer than the file")
-        if wire_type == _BYTES:
-            yield number, view[position : position + length]
-        position += length
+    def _parsed(self, message: bytes | memoryview) -> Iterator[tuple[int, int | memoryview]]:
+        view = memoryview(message)
+        position = 0
+        while position < len(view):
+            self._left -= 1
+            if self._left < 0:
+                raise ValueError(f"more than {_MAX_FIELDS} fields")
+            tag, position = _varint(view, position)
+            number, wire_type = tag >> 3, tag & 7
+            if wire_type == _VARINT:
+                value, position = _varint(view, position)
+                yield number, value
+                continue
+            if wire_type == _BYTES:
+                length, position = _varint(view, position)
+            elif wire_type in (_FIXED32, _FIXED64):
+                length = 4 if wire_type == _FIXED32 else 8
+            else:
+                raise ValueError(f"unknown wire type {wire_type} at byte {position}")
+            if length > len(view) - position:
+                raise ValueError(f"a field at byte {position} is longer than the file")
+            if wire_type == _BYTES:
+                yield number, view[position : position + length]
+            position += length
 
 
 def _varint(view: memoryview, position: int) -> tuple[int, int]:

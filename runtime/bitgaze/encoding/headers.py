@@ -13,6 +13,8 @@ from typing import BinaryIO
 
 from PIL import JpegImagePlugin, PngImagePlugin
 
+# Bytes of a file that is read into memory as a whole before its decoding cost is known.
+MOST_BYTES_AT_ONCE = 100_000_000
 # Pillow refuses more (twice its MAX_IMAGE_PIXELS), unless a program has lifted that limit.
 MOST_PIXELS = 178_956_970
 
@@ -25,6 +27,7 @@ _FRAMES = frozenset(
     [*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)]
 )
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_PIECE_BYTES, _SMALL_PIECE_BYTES = 1 << 20, 1 << 16
 _IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 _MOST_CHUNKS, _MOST_IMAGE_CHUNKS = 10_000, 1_000_000
@@ -76,7 +79,7 @@ def check_jpeg(stream: BinaryIO) -> bool:
             if not head or (not is_progressive and head[0] >= components):
                 return False
             stream.seek(length - 2 - len(head), io.SEEK_CUR)
-            _check_scans(stream.read(), pixels)
+            _check_scans(stream, pixels)
             return True
         if code in _FRAMES and len(head) == 6:
             _, height, width, components = struct.unpack(">BHHB", head)
@@ -91,28 +94,51 @@ def _padded(padding: int) -> int:
     return padding + 1
 
 
-def _check_scans(content: bytes, pixels: int) -> None:
-    """Count the scans of a JPEG.
+def _check_scans(stream: BinaryIO, pixels: int) -> None:
+    """Count the scans of a JPEG, piece by piece: any number of bytes may follow the image.
 
     Args:
-        content: of the file, from the first scan's data.
+        stream: at the first scan's data.
         pixels: of the image as it is stored.
     """
-    scans = 1 + content.count(bytes([0xFF, _START_OF_SCAN]))
+    start = stream.tell()
+    scans, last = 1, b""
+    while scans <= _MOST_SCANS and (piece := stream.read(_PIECE_BYTES)):
+        scans += (last + piece).count(bytes([0xFF, _START_OF_SCAN]))
+        last = piece[-1:]
     if scans > _MOST_SCANS:  # some may be in other segments, or in another image after this one
-        scans, position = 1, 0
-        while found := _IN_SCAN.search(content, position):
-            code, position = content[found.start() + 1], found.end()
-            if code == _END_OF_IMAGE:
-                break
-            scans += code == _START_OF_SCAN
-            position += int.from_bytes(content[position : position + 2], "big")
+        scans = _scans(stream, start)
     if scans > _MOST_SCANS:
         raise ValueError(
             f"a JPEG of more than {_MOST_SCANS} scans, as if made to keep a computer busy"
         )
     if scans * pixels > _MOST_SCANS * MOST_PIXELS:
         raise ValueError(f"a JPEG of {scans} scans over {pixels} pixels, which takes too long")
+
+
+def _scans(stream: BinaryIO, position: int) -> int:
+    """Scans of the image whose first scan's data starts at a position, up to one too many."""
+    scans, segments = 1, 0
+    while scans <= _MOST_SCANS:
+        stream.seek(position)
+        piece = stream.read(_SMALL_PIECE_BYTES)
+        found = _IN_SCAN.search(piece)
+        if found is None:
+            if len(piece) < 2:
+                break
+            position += len(piece) - 1  # the last byte may start a marker
+            continue
+        segments += 1
+        if segments > _MOST_SEGMENTS:
+            raise ValueError(f"a JPEG with more than {_MOST_SEGMENTS} segments in its scans")
+        code = piece[found.start() + 1]
+        if code == _END_OF_IMAGE:
+            break
+        scans += code == _START_OF_SCAN
+        position += found.end()
+        stream.seek(position)
+        position += int.from_bytes(stream.read(2), "big")
+    return scans
 
 
 def readable_png(stream: BinaryIO) -> tuple[BinaryIO, bool]:
@@ -126,7 +152,7 @@ def readable_png(stream: BinaryIO) -> tuple[BinaryIO, bool]:
         hold an orientation, which Pillow knows only once it has decoded the image.
 
     Raises:
-        ValueError: more chunks than any program writes.
+        ValueError: more chunks than any program writes; or too long to be copied without some.
     """
     start = position = 8
     stream.seek(position)
@@ -154,14 +180,20 @@ def readable_png(stream: BinaryIO) -> tuple[BinaryIO, bool]:
             if is_compressed_and_long or memory > PngImagePlugin.MAX_TEXT_MEMORY:
                 kept.append((start, position))
                 start = end
+        position = end
         if kind == b"IEND":
             break
-        position = end
         stream.seek(position)
     if not kept:
         return stream, is_oriented
+    kept.append((start, min(position, stream.seek(0, io.SEEK_END))))
+    if sum(last - first for first, last in kept) > MOST_BYTES_AT_ONCE:
+        raise ValueError(
+            f"a PNG of more than {MOST_BYTES_AT_ONCE} bytes with a text or colour profile that is "
+            "too long"
+        )
     pieces = [PngImagePlugin._MAGIC]
-    for first, last in [*kept, (start, stream.seek(0, io.SEEK_END))]:
+    for first, last in kept:
         stream.seek(first)
         pieces.append(stream.read(max(last - first, 0)))
     return io.BytesIO(b"".join(pieces)), is_oriented

@@ -21,7 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from bitgaze.encoding.costs import decoding_cost, is_decoded_in_python
-from bitgaze.encoding.headers import MOST_PIXELS, check_jpeg, check_pnm, readable_png
+from bitgaze.encoding.headers import (
+    MOST_BYTES_AT_ONCE,
+    MOST_PIXELS,
+    check_jpeg,
+    check_pnm,
+    readable_png,
+)
 from bitgaze.encoding.memory import Reservation, budget, trim
 from bitgaze.errors import ImageError
 
@@ -32,6 +38,9 @@ class ImageFile:
     A source for one `load`, `upright` or `encode`, which opens the file in the thread that decodes.
     If the file changes, moves or is replaced meanwhile, that raises an ImageError, and the file is
     to be read again. Later changes of the path's file do not matter to the attributes.
+
+    A file written within the last 20 ms (2 s where a file system keeps whole seconds) is read once
+    that time is over.
 
     Attributes:
         path: of the file, as given.
@@ -163,8 +172,20 @@ _STREAM_BYTES = 256_000_000
 # File systems round times to a tick of the clock, 1 to 10 ms. A file written within the last tick
 # could change again and keep its times.
 _TICK_NS = 20_000_000
+# Of exFAT and FAT, in two seconds; of HFS+ and older NFS servers, in one.
+_LONG_TICK_NS = 2_000_000_000
 # Two threads must not decode the same lazily opened PIL image, and callers may pass one twice.
 _PIL_LOCK = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _PIL_LOCK  # noqa: PLW0603 (another thread of the parent may have held it)
+    _PIL_LOCK = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _KNOWN_RULES = {
     "filter": tuple(_FILTERS),
@@ -174,7 +195,7 @@ _KNOWN_RULES = {
 }
 _LARGEST_INPUT = 4096
 _ANIMATED, _MOST_FRAMES = ("GIF", "WEBP", "PNG"), 100
-_MOST_FRAMES_PIXELS = 1_000_000_000
+_MOST_FRAMES_PIXELS = 100_000_000  # of all of them, the first included
 # Levels, of 256, that a band of a plain frame may vary.
 _PLAIN = 8
 # Pillow may first shrink by whole factors, down to this multiple of the target: a 12-megapixel
@@ -233,8 +254,8 @@ def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
 
     Returns:
         uint8, shape (size, size, 3), RGB, upright, C-contiguous. Of an animation (GIF, WebP, PNG)
-        the first frame; if that is of one colour, the first of 100 frames that is not. Colour
-        profiles do not matter.
+        the first frame; if that is of one colour, the first of 100 frames, and of 100
+        million pixels in all, that is not. Colour profiles do not matter.
 
     Raises:
         ImageError: the image cannot be read; or it has more than 178,956,970 pixels (a quarter of
@@ -430,7 +451,7 @@ def _opened(
 def _identified(stream: BinaryIO, file_bytes: int) -> _Opened:
     """An image that is open, not decoded."""
     stream.seek(0)
-    start = stream.read(8)
+    start = stream.read(12)
     if start.startswith(b"\xff\xd8\xff"):
         keeps_coefficients = check_jpeg(stream)
         stream.seek(0)
@@ -440,10 +461,15 @@ def _identified(stream: BinaryIO, file_bytes: int) -> _Opened:
             return _Opened(jpeg, file_bytes, keeps_coefficients, _orientation(jpeg) in _UPRIGHT)
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
             raise UnidentifiedImageError from error
-    if start == b"\x89PNG\r\n\x1a\n":
+    if start.startswith(b"\x89PNG\r\n\x1a\n"):
         stream, may_be_turned = readable_png(stream)
         # Not _orientation: Pillow decodes a PNG to look for one.
         return _Opened(Image.open(stream, formats=["PNG"]), file_bytes, False, may_be_turned)
+    # WebP, AVIF and HEIF, whose decoders copy the file before they know its pixels.
+    if (start[8:] == b"WEBP" or start[4:8] == b"ftyp") and file_bytes > MOST_BYTES_AT_ONCE:
+        raise ValueError(
+            f"{file_bytes} bytes, the maximum for WebP, AVIF and HEIF is {MOST_BYTES_AT_ONCE}"
+        )
     if start[:1] == b"P":
         check_pnm(stream)
     formats = [format for format in _FORMATS if format in Image.OPEN]
@@ -507,10 +533,12 @@ def _settled(file: _Unmapped) -> os.stat_result:
     status = file.status()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("not a regular file")
+    is_whole = status.st_mtime_ns % 1_000_000_000 == status.st_ctime_ns % 1_000_000_000 == 0
+    tick_ns = _LONG_TICK_NS if is_whole else _TICK_NS
     age_ns = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
-    if not 0 <= age_ns < _TICK_NS:
+    if not 0 <= age_ns < tick_ns:
         return status
-    time.sleep((_TICK_NS - age_ns) / 1e9)
+    time.sleep((tick_ns - age_ns) / 1e9)
     return file.status()
 
 

@@ -173,13 +173,14 @@ def available_bytes() -> int:
     """The memory that this process may use: the machine's, or less where a cgroup limits it."""
     limits = [_UNKNOWN_MEMORY_BYTES]
     if hasattr(os, "sysconf"):
-        limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+        with suppress(ValueError, OSError):  # some sandboxes do not tell
+            limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for file in _limit_files():
         try:
             limits.append(int(file.read_text(encoding="ascii")))
         except (OSError, ValueError):  # there is no such limit, or it is "max"
             continue
-    return min(limit for limit in limits if 0 < limit < _NO_LIMIT)
+    return min((n for n in limits if 0 < n < _NO_LIMIT), default=_UNKNOWN_MEMORY_BYTES)
 
 
 def _limit_files() -> Iterator[Path]:

@@ -51,7 +51,7 @@ class Drawings:
                 return await self._make(key, draw)
             await pending.done.wait()
             if pending.error is not None:
-                raise pending.error
+                raise pending.error.with_traceback(None)  # each raise adds to it
             if pending.content is not None:
                 return pending.content
 

@@ -22,7 +22,8 @@ from bitgaze.server.parameters import integer, parameters_of, required
 from bitgaze.server.state import check_model, item_of, state_of
 
 _MAX_SIDE_PX = 1024
-_MAX_FILE_BYTES = 256_000_000
+# Read as a whole, besides the budget of decoded bytes.
+_MAX_FILE_BYTES = 64_000_000
 
 
 async def thumbnail_image(request: Request) -> Response:
