@@ -123,3 +123,27 @@ def test_a_child_that_was_forked_in_a_transaction_leaves_it_alone(gallery):
     assert len(gallery) == 31
     gallery.close()
     assert verify_gallery(gallery.path).is_sound
+
+
+def test_a_gallery_stays_itself_when_the_working_directory_changes(tmp_path, monkeypatch):
+    for name, key in (("a", "mine"), ("b", "other")):
+        (tmp_path / name).mkdir()
+        with Gallery(tmp_path / name / "g", bits=BITS) as gallery:
+            gallery.add_code(key, codes(1)[0])
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    with Gallery("g", bits=BITS) as gallery:
+        for folder in ("b", "empty"):
+            monkeypatch.chdir(tmp_path / folder)
+            assert "mine" in gallery
+            assert "other" not in gallery
+            gallery.add_code(f"written in {folder}", codes(1)[0])
+            gallery.rename(f"written in {folder}", folder)
+            gallery.compact()
+            gallery.backup("copy")
+            assert (tmp_path / folder / "copy").exists()
+        add_in_another_process(tmp_path / "a" / "g", 1)
+        assert len(gallery) == 4
+    with Gallery(tmp_path / "b" / "g") as other:
+        assert list(other) == ["other"]
+    assert not (tmp_path / "empty" / "g").exists()

@@ -58,7 +58,8 @@ class Store:
         timeout_s: how long to wait for another writer, in seconds.
 
     Attributes:
-        path: the file.
+        path: the file as given, for messages.
+        file: its absolute path: the working directory may change while it is open.
         index: codes by slot, as of the last snapshot.
         info: the result of `file_format.read_info`, as of the last snapshot.
 
@@ -76,6 +77,8 @@ class Store:
         self, path: Path, model_info: Callable[[], ModelInfo] | None, timeout_s: float
     ) -> None:
         self.path = path
+        with file_format.system_errors(path):  # a working directory that was deleted
+            self.file = path.absolute()
         self._timeout_s = timeout_s
         self._lock = threading.RLock()
         self._changed_chunks: set[int] = set()
@@ -86,12 +89,12 @@ class Store:
         # Removed bytes are still in the log, and in free places of the file.
         self._needs_checkpoint = False
         self._needs_compaction = False
-        self._open(model_info)
+        self._open(path, model_info)
 
-    def _open(self, model_info: Callable[[], ModelInfo] | None) -> None:
-        immutable = file_format.immutable_state(self.path)
+    def _open(self, path: Path, model_info: Callable[[], ModelInfo] | None) -> None:
+        immutable = file_format.immutable_state(path)
         db = file_format.connect(
-            self.path, model_info, self._timeout_s, is_immutable=immutable is not None
+            path, model_info, self._timeout_s, is_immutable=immutable is not None
         )
         self._data_version = -1
         self._has_checked = False
@@ -111,7 +114,7 @@ class Store:
                 # SQLite moves rows between pages and overwrites only their last place. If others
                 # use the file or the disk is full, the copies stay until the next compaction.
                 with suppress(GalleryError):
-                    is_small = file_format.file_size(self.path) <= _MAX_COMPACTED_BYTES
+                    is_small = file_format.file_size(self.file) <= _MAX_COMPACTED_BYTES
                     if self._needs_compaction and is_small and not self._is_forked():
                         self.compact()
             finally:
@@ -393,7 +396,7 @@ class Store:
 
     def problems(self, limit: int) -> list[str]:
         """Damage of pages, items and indexes, a sentence each, up to a limit. Inside `reading`."""
-        with deadline(self._db, seconds_allowed(file_format.file_size(self.path))):
+        with deadline(self._db, seconds_allowed(file_format.file_size(self.file))):
             return self._problems(limit)
 
     def _problems(self, limit: int) -> list[str]:
@@ -423,11 +426,11 @@ class Store:
                     "compact after the call returns"
                 )
             file_format.checkpoint(self._db, self._timeout_s)  # or the log would count as freed
-            before = file_format.file_size(self.path)
+            before = file_format.file_size(self.file)
             self._db.execute("VACUUM")
             file_format.checkpoint(self._db, self._timeout_s)
             self._needs_compaction = False
-            return before - file_format.file_size(self.path)
+            return before - file_format.file_size(self.file)
 
     def checkpoint(self) -> None:
         """Write the log back into the file.
@@ -471,7 +474,7 @@ class Store:
         self._must_reopen = True
         # First: two connections of a process share the locks of a file, and what is left of them.
         self._db.close()
-        self._open(None)
+        self._open(self.file, None)
         self._must_reopen = False
 
     def _is_forked(self) -> bool:
@@ -480,7 +483,7 @@ class Store:
     def _is_immutable_outdated(self) -> bool:
         """Whether the file was opened as immutable and has been written since."""
         return self._immutable is not None and self._immutable != file_format.immutable_state(
-            self.path
+            self.file
         )
 
     def _is_replaced(self) -> bool:
@@ -490,7 +493,7 @@ class Store:
         of this one are gone, which is so once this process has read the file by other means:
         closing any descriptor of a file drops a process's POSIX locks on it.
         """
-        return self._identity is not None and self._identity != file_format.identity(self.path)
+        return self._identity is not None and self._identity != file_format.identity(self.file)
 
     def _begin(self) -> None:
         self._db.execute("BEGIN IMMEDIATE")
@@ -533,12 +536,12 @@ class Store:
         """Reload codes and info if another process has committed since the last snapshot."""
         version = file_format.data_version(self._db)
         if version != self._data_version:
-            with deadline(self._db, seconds_allowed(file_format.file_size(self.path))):
+            with deadline(self._db, seconds_allowed(file_format.file_size(self.file))):
                 self.info = file_format.read_info(self._db, self.path)
                 self.index = file_format.read_codes(self._db, self.path, self.info["bits"])
             self._fields.clear()
             if self._immutable is None:
-                identity = file_format.identity(self.path)
-                is_lasting = identity == file_format.identity(self.path)
+                identity = file_format.identity(self.file)
+                is_lasting = identity == file_format.identity(self.file)
                 self._identity = identity if is_lasting else None
             self._data_version = version

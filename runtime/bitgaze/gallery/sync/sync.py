@@ -57,7 +57,7 @@ def sync(
     with store.reading():
         files = store.files((b"",))
     items = {os.fsdecode(file.path): SyncedItem(key, file) for key, file in files.items()}
-    roots, known = known_names(store.path, roots, items)
+    roots, known = known_names(store.file, roots, items)
     found = scan(roots, path_filter, known)
     report = SyncReport(
         failed=found.failed, skipped=found.skipped, system_folders=found.system_folders
