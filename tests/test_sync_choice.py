@@ -194,6 +194,12 @@ def test_a_bitgazeignore_file_hides_images(gallery, tmp_path):
         gallery.sync(root)
 
 
+def test_a_bitgazeignore_file_of_windows_hides_images(gallery, tmp_path):
+    root = fill(tmp_path / "photos", "a.png", "secret.png", "private.png")
+    (root / ".bitgazeignore").write_bytes(b"\xef\xbb\xbfsecret*\r\nprivate*\r\n")
+    assert gallery.sync(root).added == [str(root / "a.png")]
+
+
 def test_a_bitgazeignore_file_without_pathspec_stops(gallery, tmp_path, monkeypatch):
     root = fill(tmp_path / "photos", "a.png")
     (root / ".bitgazeignore").write_text("a.png\n")
@@ -296,19 +302,33 @@ def test_an_image_can_move_between_folders(gallery, tmp_path, is_emptied):
     assert {row[1] for row in contents(gallery)} == {row[1] for row in before}
 
 
-def test_one_empty_folder_among_several_removes_nothing(gallery, tmp_path):
+def test_one_empty_folder_among_several_is_kept_and_stops_no_other(gallery, tmp_path):
     one = fill(tmp_path / "one", "a.png", "b.png")
     two = fill(tmp_path / "two", "c.png", seed=5)
     gallery.sync(one, two)
     (one / "a.png").rename(two / "d.png")
     (one / "b.png").unlink()
+    smooth_image(9).save(two / "new.png")
+    for dry_run in (True, False):
+        report = gallery.sync(one, two, dry_run=dry_run)
+        assert (report.missing, report.removed, len(report.moved)) == ({str(one): 1}, [], 1)
+        assert report.added == [str(two / "new.png")]
+    report = gallery.sync(one, two, allow_empty=True)
+    assert report.removed == [str(one / "b.png")]
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_folders_that_are_all_empty_raise(gallery, tmp_path, is_nested):
+    one = fill(tmp_path / "one", *([] if is_nested else ["a.png"]), "sub/b.png")
+    two = one / "sub" if is_nested else fill(tmp_path / "two", "c.png", seed=5)
+    gallery.sync(one, two)
+    for path in [*one.rglob("*.png"), *two.rglob("*.png")]:
+        path.unlink(missing_ok=True)
     before = contents(gallery)
     for dry_run in (True, False):
-        with pytest.raises(GalleryError, match="one: no images found, .* holds 1 from this folder"):
+        with pytest.raises(GalleryError, match="no images found, .* from this folder"):
             gallery.sync(one, two, dry_run=dry_run)
     assert contents(gallery) == before
-    report = gallery.sync(one, two, allow_empty=True)
-    assert (len(report.moved), report.removed) == (1, [str(one / "b.png")])
 
 
 @pytest.mark.parametrize("order", [1, -1])
