@@ -14,6 +14,7 @@ from bitgaze import Gallery, GalleryError
 from bitgaze.encoding import images
 from bitgaze.gallery.sync import folders as listing
 from bitgaze.gallery.sync import ingest
+from bitgaze.gallery.sync import sync as syncing
 from bitgaze.gallery.sync.patterns import PathFilter
 from conftest import smooth_image
 from galleries import touch
@@ -452,14 +453,30 @@ def test_a_hard_link_is_another_name_of_one_image(gallery, tmp_path):
     root = fill(tmp_path / "photos", "b.png", "sub/c.png")
     gallery.sync(root, metadata=lambda path: {"album": 1})
     (root / "a.png").hardlink_to(root / "sub" / "c.png")
-    report = gallery.sync(root)
-    assert report.skipped == {str(root / "sub" / "c.png"): f"a hard link to {root / 'a.png'}"}
-    assert report.moved == [(str(root / "sub" / "c.png"), str(root / "a.png"))]
-    assert gallery.get(str(root / "a.png")).metadata == {"album": 1}
-    assert gallery.sync(root).unchanged == 2
+    (root / "sub" / "d.png").hardlink_to(root / "a.png")
+    known = root / "sub" / "c.png"
+    for _ in range(2):  # the item keeps its name
+        report = gallery.sync(root)
+        assert set(report.skipped) == {str(root / "a.png"), str(root / "sub" / "d.png")}
+        assert report.skipped[str(root / "a.png")] == f"a hard link to {known}"
+        assert (report.moved, report.unchanged) == ([], 2)
     assert gallery.duplicates() == []
-    (root / "a.png").unlink()
-    assert gallery.sync(root).moved == [(str(root / "a.png"), str(root / "sub" / "c.png"))]
+    known.unlink()
+    assert gallery.sync(root).moved == [(str(known), str(root / "a.png"))]
+    assert gallery.get(str(root / "a.png")).metadata == {"album": 1}
+
+
+def test_a_log_of_the_gallery_that_vanishes_stops_nothing(gallery, tmp_path, monkeypatch):
+    root = fill(tmp_path / "photos", "a.png")
+    known_names = syncing.known_names
+
+    def vanish(*arguments):
+        roots, known = known_names(*arguments)
+        known.own.add(str(tmp_path / "gone-journal"))
+        return roots, known
+
+    monkeypatch.setattr(syncing, "known_names", vanish)
+    assert len(gallery.sync(root).added) == 1
 
 
 @pytest.mark.parametrize("link", ["hard", "soft", "none"])
