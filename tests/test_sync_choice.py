@@ -14,6 +14,7 @@ from bitgaze import Gallery, GalleryError
 from bitgaze.encoding import images
 from bitgaze.gallery.sync import folders as listing
 from bitgaze.gallery.sync import ingest
+from bitgaze.gallery.sync import sync as syncing
 from bitgaze.gallery.sync.patterns import PathFilter
 from conftest import smooth_image
 from galleries import touch
@@ -194,6 +195,12 @@ def test_a_bitgazeignore_file_hides_images(gallery, tmp_path):
         gallery.sync(root)
 
 
+def test_a_bitgazeignore_file_of_windows_hides_images(gallery, tmp_path):
+    root = fill(tmp_path / "photos", "a.png", "secret.png", "private.png")
+    (root / ".bitgazeignore").write_bytes(b"\xef\xbb\xbfsecret*\r\nprivate*\r\n")
+    assert gallery.sync(root).added == [str(root / "a.png")]
+
+
 def test_a_bitgazeignore_file_without_pathspec_stops(gallery, tmp_path, monkeypatch):
     root = fill(tmp_path / "photos", "a.png")
     (root / ".bitgazeignore").write_text("a.png\n")
@@ -296,19 +303,33 @@ def test_an_image_can_move_between_folders(gallery, tmp_path, is_emptied):
     assert {row[1] for row in contents(gallery)} == {row[1] for row in before}
 
 
-def test_one_empty_folder_among_several_removes_nothing(gallery, tmp_path):
+def test_one_empty_folder_among_several_is_kept_and_stops_no_other(gallery, tmp_path):
     one = fill(tmp_path / "one", "a.png", "b.png")
     two = fill(tmp_path / "two", "c.png", seed=5)
     gallery.sync(one, two)
     (one / "a.png").rename(two / "d.png")
     (one / "b.png").unlink()
+    smooth_image(9).save(two / "new.png")
+    for dry_run in (True, False):
+        report = gallery.sync(one, two, dry_run=dry_run)
+        assert (report.missing, report.removed, len(report.moved)) == ({str(one): 1}, [], 1)
+        assert report.added == [str(two / "new.png")]
+    report = gallery.sync(one, two, allow_empty=True)
+    assert report.removed == [str(one / "b.png")]
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_folders_that_are_all_empty_raise(gallery, tmp_path, is_nested):
+    one = fill(tmp_path / "one", *([] if is_nested else ["a.png"]), "sub/b.png")
+    two = one / "sub" if is_nested else fill(tmp_path / "two", "c.png", seed=5)
+    gallery.sync(one, two)
+    for path in [*one.rglob("*.png"), *two.rglob("*.png")]:
+        path.unlink(missing_ok=True)
     before = contents(gallery)
     for dry_run in (True, False):
-        with pytest.raises(GalleryError, match="one: no images found, .* holds 1 from this folder"):
+        with pytest.raises(GalleryError, match="no images found, .* from this folder"):
             gallery.sync(one, two, dry_run=dry_run)
     assert contents(gallery) == before
-    report = gallery.sync(one, two, allow_empty=True)
-    assert (len(report.moved), report.removed) == (1, [str(one / "b.png")])
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -432,14 +453,30 @@ def test_a_hard_link_is_another_name_of_one_image(gallery, tmp_path):
     root = fill(tmp_path / "photos", "b.png", "sub/c.png")
     gallery.sync(root, metadata=lambda path: {"album": 1})
     (root / "a.png").hardlink_to(root / "sub" / "c.png")
-    report = gallery.sync(root)
-    assert report.skipped == {str(root / "sub" / "c.png"): f"a hard link to {root / 'a.png'}"}
-    assert report.moved == [(str(root / "sub" / "c.png"), str(root / "a.png"))]
-    assert gallery.get(str(root / "a.png")).metadata == {"album": 1}
-    assert gallery.sync(root).unchanged == 2
+    (root / "sub" / "d.png").hardlink_to(root / "a.png")
+    known = root / "sub" / "c.png"
+    for _ in range(2):  # the item keeps its name
+        report = gallery.sync(root)
+        assert set(report.skipped) == {str(root / "a.png"), str(root / "sub" / "d.png")}
+        assert report.skipped[str(root / "a.png")] == f"a hard link to {known}"
+        assert (report.moved, report.unchanged) == ([], 2)
     assert gallery.duplicates() == []
-    (root / "a.png").unlink()
-    assert gallery.sync(root).moved == [(str(root / "a.png"), str(root / "sub" / "c.png"))]
+    known.unlink()
+    assert gallery.sync(root).moved == [(str(known), str(root / "a.png"))]
+    assert gallery.get(str(root / "a.png")).metadata == {"album": 1}
+
+
+def test_a_log_of_the_gallery_that_vanishes_stops_nothing(gallery, tmp_path, monkeypatch):
+    root = fill(tmp_path / "photos", "a.png")
+    known_names = syncing.known_names
+
+    def vanish(*arguments):
+        roots, known = known_names(*arguments)
+        known.own.add(str(tmp_path / "gone-journal"))
+        return roots, known
+
+    monkeypatch.setattr(syncing, "known_names", vanish)
+    assert len(gallery.sync(root).added) == 1
 
 
 @pytest.mark.parametrize("link", ["hard", "soft", "none"])

@@ -94,14 +94,13 @@ def test_a_folder_that_keeps_other_files_is_not_a_mount_point(gallery, library):
     assert len(gallery.sync(root).removed) == 5
 
 
-@pytest.mark.parametrize("leftover", [None, "notes.txt", "new.png"])
+@pytest.mark.parametrize("leftover", [None, "notes.txt"])
 def test_a_large_folder_that_lost_all_images_is_kept(gallery, library, leftover):
     root = library(local=20, disk_a=3, disk_b=3)
     shutil.rmtree(root / "disk")
     if leftover:
         (root / "disk").mkdir()
-        smooth_image(999).save(root / "disk" / "new.png")
-        (root / "disk" / "new.png").rename(root / "disk" / leftover)
+        (root / "disk" / leftover).write_text("sorted out")
     report = gallery.sync(root)
     assert report.missing == {str(root / "disk"): 6}
     assert report.removed == []
@@ -123,40 +122,56 @@ def test_most_images_of_a_library_are_kept(gallery, library):
     assert len(gallery.sync(root, allow_empty=True).removed) == 9
 
 
+def test_images_replaced_under_new_names_show_that_the_folder_is_there(gallery, library):
+    root = library(local=20, album=9)
+    for number in range(9):
+        (root / "album" / f"{number}.png").unlink()
+        smooth_image(500 + number).save(root / "album" / f"{number}.webp")
+    report = gallery.sync(root)
+    assert (len(report.removed), len(report.added)) == (9, 9)
+    assert (report.missing, report.waiting) == ({}, 0)
+
+
 @pytest.mark.parametrize("name", ["library", "disk"])
-def test_another_disk_in_its_place_keeps_the_items(gallery, library, monkeypatch, name):
+def test_another_disk_with_images_replaces_the_items(gallery, library, monkeypatch, name):
     root = library(disk=2)
-    disk = root / "disk"
-    disk.rename(root.parent / "away")
-    disk.mkdir()
-    for number in range(2):
-        smooth_image(500 + number).save(disk / f"{number}.jpg")
     device = guard._device
     monkeypatch.setattr(guard, "_device", lambda folder: device(folder) + folder.endswith(name))
-    for _ in range(2):
-        report = gallery.sync(root)
-        assert report.missing == {str(root if name == "library" else disk): 2}
-        assert report.removed == report.added == []
+    for number in range(2):
+        (root / "disk" / f"{number}.png").unlink()
+        smooth_image(500 + number).save(root / "disk" / f"{number}.jpg")
+    report = gallery.sync(root)
+    assert (len(report.removed), len(report.added), report.missing) == (2, 2, {})
+
+
+def test_another_disk_without_images_keeps_the_items(gallery, library, monkeypatch):
+    root = library(local=1, disk=2)
+    disk = root / "disk"
+    unmount(disk)
+    (disk / "notes.txt").write_text("another disk")
+    device = guard._device
+    monkeypatch.setattr(guard, "_device", lambda folder: device(folder) + folder.endswith("disk"))
+    report = gallery.sync(root)
+    assert (report.missing, report.removed) == ({str(disk): 2}, [])
     mount(disk)
-    assert gallery.sync(root).unchanged == 2
-    (disk / "0.png").unlink()
-    assert len(gallery.sync(root).removed) == 1
+    assert gallery.sync(root).unchanged == 3
 
 
 @pytest.mark.parametrize("is_moved", [False, True])
-def test_images_put_into_a_mount_point_do_not_hide_that_its_disk_is_away(
-    gallery, library, is_moved
-):
+def test_new_images_wait_while_most_images_are_gone(gallery, library, is_moved, capsys):
     root = library(local=3, nas=6)
     unmount(root / "nas")
     (shutil.move if is_moved else shutil.copy)(root / "local" / "0.png", root / "nas" / "new.png")
     for _ in range(2):
         report = gallery.sync(root)
-        assert report.missing == {str(root / "nas"): 6}
+        assert (report.missing, report.waiting) == ({str(root): 6}, 1)
         assert report.removed == report.added == report.moved == []
+    assert main(["index", str(root), "-g", str(gallery.path)]) == 1
+    assert "1 new image waits" in capsys.readouterr().err
     mount(root / "nas")
     report = gallery.sync(root)
     assert (len(report.removed), report.unchanged) == (int(is_moved), 9 - is_moved)
+    assert report.waiting == 0
 
 
 def test_images_renamed_in_a_folder_show_that_it_is_there(gallery, library):

@@ -139,8 +139,13 @@ def index(options: argparse.Namespace) -> int:
         warn(f"refused {path}: {reason}")
     for folder, count in report.missing.items():
         warn(
-            f"kept {images(count)} of {folder}: gone from there, so nothing is added there (is a "
-            "disk not mounted?); if you deleted them, use --allow-empty"
+            f"kept {images(count)} of {folder}: gone from there (is a disk not mounted?); if you "
+            "deleted them, use --allow-empty"
+        )
+    if report.waiting:
+        warn(
+            f"{report.waiting} new {'image waits' if report.waiting == 1 else 'images wait'}: "
+            "nothing is added to these folders until then"
         )
     for path, reason in islice(report.skipped.items(), _MAX_SKIPPED_SHOWN):
         warn(f"skipped {path}: {reason}")

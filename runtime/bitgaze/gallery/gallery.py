@@ -529,18 +529,20 @@ class Gallery:
         that changes while it is read is reported as failed, and taken by the next sync.
 
         A disk that is away for one run must not lose its items, which may have metadata. So an item
-        whose image is gone is kept, and reported in `SyncReport.missing`, if no image of its folder
-        is left where it was, and that folder, or one that contains it,
+        whose image is gone is kept, and reported in `SyncReport.missing`, if its folder, or one
+        that contains it, now holds no image at all and
 
+            - is one of the given folders; or
             - exists and is empty, like the mount point of a disk that is not mounted; or
             - is on another device than the folder that contains it, so another disk may be mounted;
               or
             - had more than 20 images, whether it is gone or holds other files now.
 
         The same goes for more than 20 images that are gone, if they are more than half of those
-        from one of the given folders. Images that were renamed or moved do not count as gone.
-        Until that is settled, no new image is added from such a folder. `allow_empty` removes the
-        items; a folder that you have emptied yourself can also be deleted.
+        from one of the given folders; until that is settled, no new image is added from this
+        folder, and `SyncReport.waiting` counts them. Images that were renamed or moved do not
+        count as gone. `allow_empty` removes the items; a folder that you have emptied yourself,
+        inside a given one, can also be deleted.
 
         A pattern matches an image if it matches the image itself or a folder that contains it: by
         name or, if the pattern contains a "/", by path relative to the given folder, with or
@@ -579,10 +581,10 @@ class Gallery:
             What was done.
 
         Raises:
-            GalleryError: a folder does not exist; or it has no images although items from it would
-                be removed (as if its disk were not mounted; without `allow_empty`, nothing is
-                changed); or a .bitgazeignore file cannot be read, or pathspec is missing; or the
-                gallery's file cannot be written.
+            GalleryError: a folder does not exist; or no folder has any images although items from
+                each would be removed (as if their disks were not mounted; without `allow_empty`,
+                nothing is changed); or a .bitgazeignore file cannot be read, or pathspec is
+                missing; or the gallery's file cannot be written.
             FingerprintMismatch: an image has to be encoded, and the encoder is not the gallery's
                 model.
             KeyboardInterrupt: Ctrl-C; while images are encoded, its text says how many are done and

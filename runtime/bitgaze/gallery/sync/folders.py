@@ -4,7 +4,8 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -43,12 +44,14 @@ class Known:
         names: real path to path, for the folders of these images.
         folders: paths of folders that hold images of other items.
         own: real paths of the gallery's own files.
+        items: paths of images of all items.
     """
 
     paths: set[str] = field(default_factory=set)
     names: dict[str, str] = field(default_factory=dict)
     folders: set[str] = field(default_factory=set)
     own: set[str] = field(default_factory=set)
+    items: Container[str] = ()
 
 
 @dataclass
@@ -142,7 +145,10 @@ class _Walk:
         self.linked_files: list[str] = []
         self._filter = path_filter
         self._known = known
-        self._own = {_identity(os.stat(path)) for path in known.own}  # noqa: PTH116
+        self._own: set[Identity] = set()
+        for path in known.own:
+            with suppress(OSError):  # another process may remove a log at any time
+                self._own.add(_identity(os.stat(path)))  # noqa: PTH116
         # Path of each visited folder, by its real path; and its real path by its identity.
         self._folders: dict[str, str] = {}
         self._reals: dict[Identity, str] = {}
@@ -251,8 +257,12 @@ class _Walk:
         if status.st_nlink > 1 and is_trusted:
             other = self._hard_links.setdefault(identity, path)
             if other != path and self.found.states[other] == state:
-                self._skip(path, f"a hard link to {printable(other)}")
-                return
+                if other in self._known.items or path not in self._known.items:
+                    self._skip(path, f"a hard link to {printable(other)}")
+                    return
+                self._hard_links[identity] = path  # the name of the item stays
+                del self.found.states[other]
+                self._skip(other, f"a hard link to {printable(path)}")
         self.found.states[path] = state
 
     def _skip(self, path: str, reason: str) -> None:

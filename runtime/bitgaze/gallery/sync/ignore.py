@@ -34,7 +34,8 @@ class IgnoreFiles:
                 f"{printable(path)}: requires pathspec; run: pip install 'bitgaze[ignore]'"
             ) from error
         try:
-            with open(path, encoding="utf-8") as file:  # noqa: PTH123
+            # Windows' Notepad writes a byte order mark, which would hide the first pattern.
+            with open(path, encoding="utf-8-sig") as file:  # noqa: PTH123
                 self._specs[folder] = GitIgnoreSpec.from_lines(file)
         except OSError as error:
             raise GalleryError(f"{printable(path)}: {error.strerror}") from error

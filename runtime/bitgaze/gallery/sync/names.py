@@ -5,14 +5,14 @@ Resolves links; opens no image.
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from bitgaze.gallery.sync.folders import Known
 
 
 def known_names(
-    gallery: Path, roots: Sequence[str], paths: Iterable[str]
+    gallery: Path, roots: Sequence[str], paths: Collection[str]
 ) -> tuple[list[str], Known]:
     """The names under which a gallery knows folders and images.
 
@@ -27,7 +27,8 @@ def known_names(
     """
     prefixes = tuple(os.path.join(root, "") for root in roots)  # noqa: PTH118
     files = (f"{gallery}{suffix}" for suffix in ("", "-wal", "-shm", "-journal"))
-    known = Known(own={os.path.realpath(file) for file in files if os.path.exists(file)})  # noqa: PTH110
+    own = {os.path.realpath(file) for file in files if os.path.exists(file)}  # noqa: PTH110
+    known = Known(own=own, items=paths)
     counts = Counter[str]()
     for path in paths:
         folder = path.rpartition(os.sep)[0]

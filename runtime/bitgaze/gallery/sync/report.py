@@ -20,6 +20,7 @@ class SyncReport:
             keeps its old code, and the next sync tries again.
         missing: folder to number of items that were kept although their images are gone, because
             the folder looks like a disk that is away; see `Gallery.sync`.
+        waiting: number of new images that were not added, because their folder is in `missing`.
         skipped: path to reason, for links to folders and images found elsewhere.
         excluded: number of items left unchanged because their images are hidden, in a system folder
             or excluded by patterns; if the image is gone too, the item is removed.
@@ -33,6 +34,7 @@ class SyncReport:
     unchanged: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
+    waiting: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
     excluded: int = 0
     system_folders: int = 0

@@ -117,11 +117,10 @@ def sync(
             report.failed.update({printable(folder): _CHANGED for folder in changed})
         finished = plan.refused.union(plan.old_paths, touched, unreadable)
         unsure = _below(report.missing)
-        todo = [
-            path
-            for path in todo
-            if path not in finished and (path in synced or not path.startswith(unsure))
-        ]
+        todo = [path for path in todo if path not in finished]
+        waiting = {path for path in todo if path not in synced and path.startswith(unsure)}
+        todo = [path for path in todo if path not in waiting]
+        report.waiting = len(waiting)
         report.missing = {printable(folder): count for folder, count in report.missing.items()}
     if dry_run:
         _predict_ingest(store, todo, synced, plan, report)
@@ -189,7 +188,6 @@ def _plan(
         plan.keep(waiting)
         if allow_empty:
             return plan, {}
-        _check_not_emptied(roots, states, plan)
         kept = keep_unsure(roots, states, synced, plan)
         # Nothing new enters these folders, or the next sync would see no sign of the loss.
         unsure = _below(kept)
@@ -204,18 +202,6 @@ def _plan(
 def _below(folders: Iterable[str]) -> tuple[str, ...]:
     """What the paths below these folders start with."""
     return tuple(os.path.join(folder, "") for folder in folders)  # noqa: PTH118
-
-
-def _check_not_emptied(roots: Iterable[str], states: Mapping[str, State], plan: Plan) -> None:
-    for root in roots:
-        prefix = os.path.join(root, "")  # noqa: PTH118
-        lost = sum(path.startswith(prefix) for path in plan.removed)
-        if lost and not any(path.startswith(prefix) for path in states):
-            raise GalleryError(
-                f"{printable(root)}: no images found, but the gallery holds {lost} from this "
-                "folder; nothing was removed (is the disk mounted?); to remove them, use "
-                "allow_empty=True or --allow-empty"
-            )
 
 
 def _report_plan(plan: Plan, report: SyncReport) -> None:
