@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bitgaze.errors import GalleryCorrupt, GalleryError
+from bitgaze.gallery import forks
 from bitgaze.gallery.blocks import Steps, block, body
 
 # UnicodeDecodeError: text of the file, or an SQLite message that quotes it. MemoryError: an absurd
@@ -40,7 +41,11 @@ class Connection(sqlite3.Connection):
             path: the file.
             parameters: of an SQLite URI, such as "immutable=1".
             timeout_s: how long to wait for another writer, in seconds.
+
+        Raises:
+            GalleryError: see `check_not_cut_off`; or SQLite cannot open the file.
         """
+        check_not_cut_off(path)
         with translated_errors(path, timeout_s):
             db: Connection = sqlite3.connect(
                 # Absolute, so that ":memory:" names a file.
@@ -135,6 +140,20 @@ class Cursor(sqlite3.Cursor):
             return super().__next__()
         except _ERRORS as error:
             raise self.connection.translated(error) from error
+
+
+def check_not_cut_off(path: Path) -> None:
+    """Check that this process can use SQLite.
+
+    Raises:
+        GalleryError: when it was forked, another thread was using a gallery. SQLite may hold a
+            mutex of that thread, for which any call could wait without end.
+    """
+    if forks.is_cut_off():
+        raise GalleryError(
+            f"{path}: another thread was using a gallery when this process was forked; fork before "
+            "threads use galleries, or start processes by the method spawn"
+        )
 
 
 @block
