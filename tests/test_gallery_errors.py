@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from bitgaze import Gallery, GalleryError, Item, repair, verify_gallery
+from bitgaze import Gallery, GalleryCorrupt, GalleryError, Item, repair, verify_gallery
 from bitgaze.gallery.connection import translated
 from galleries import BITS, codes, items
 
@@ -52,6 +52,26 @@ def test_too_little_memory_for_a_search_is_not_damage(gallery, monkeypatch):
     monkeypatch.setattr("bitgaze.hamming.HammingIndex.range_search", fail)
     with pytest.raises(MemoryError):
         gallery.search_code(codes(1)[0])
+
+
+def test_too_little_memory_for_sqlite_is_not_damage(gallery, monkeypatch):
+    def fail(*_):
+        raise MemoryError  # as sqlite3 does
+
+    monkeypatch.setattr("bitgaze.gallery.connection.Connection.cursor", fail)
+    with pytest.raises(GalleryError, match="not enough memory") as raised:
+        gallery.get("item 1")
+    assert not isinstance(raised.value, GalleryCorrupt)
+
+
+def test_a_system_without_another_thread_opens_galleries(gallery, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("can't start new thread")  # as _thread does
+
+    monkeypatch.setattr("_thread.start_new_thread", fail)
+    with Gallery(gallery.path) as other:
+        assert len(other) == 50
+    assert verify_gallery(gallery.path).is_sound
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from bitgaze.errors import GalleryCorrupt, GalleryError
 from bitgaze.gallery import forks
 from bitgaze.gallery.blocks import Steps, block, body
 
-# UnicodeDecodeError: text of the file, or an SQLite message that quotes it. MemoryError: an absurd
-# length in the file.
+# UnicodeDecodeError: text of the file, or an SQLite message that quotes it.
 _ERRORS = (sqlite3.Error, UnicodeDecodeError, MemoryError)
 
 
@@ -161,7 +160,8 @@ def deadline(db: sqlite3.Connection, seconds: float) -> Steps:
     """Interrupt the statements of a connection once some seconds have passed.
 
     Pages that refer to each other in a circle, or a view in place of a table, can make a statement
-    endless. A thread watches, since some statements call no progress handler.
+    endless. A thread watches, since some statements call no progress handler. If the system has no
+    thread left, nobody does.
     """
     done = _thread.allocate_lock()
     done.acquire()
@@ -174,8 +174,9 @@ def deadline(db: sqlite3.Connection, seconds: float) -> Steps:
                 db.interrupt()
 
     try:
-        # Not threading.Thread, whose start is not safe from Ctrl-C.
-        _thread.start_new_thread(watch, ())
+        with suppress(RuntimeError):
+            # Not threading.Thread, whose start is not safe from Ctrl-C.
+            _thread.start_new_thread(watch, ())
         yield from body()
     finally:
         done.release()
@@ -198,15 +199,20 @@ def translated_errors(path: Path, timeout_s: float) -> Iterator[None]:
         raise translated(error, path, timeout_s) from error
 
 
-def translated(error: BaseException, path: Path, timeout_s: float) -> GalleryError:  # noqa: PLR0911
+def translated(error: BaseException, path: Path, timeout_s: float) -> GalleryError:  # noqa: PLR0911, PLR0912
     """The exception to raise in place of one of SQLite."""
     # The low byte is the primary code: https://sqlite.org/rescode.html
     full_code = getattr(error, "sqlite_errorcode", 0)
     code = full_code & 0xFF
     if isinstance(error, UnicodeDecodeError):
         return GalleryCorrupt(f"{path}: text in the file is damaged: {error}")
-    if isinstance(error, MemoryError) or code == sqlite3.SQLITE_TOOBIG:
-        return GalleryCorrupt(f"{path}: a length is damaged, or memory is too small")
+    if isinstance(error, MemoryError):
+        return GalleryError(
+            f"{path}: there is not enough memory; free some (no value in a gallery takes more than "
+            "64 MB)"
+        )
+    if code == sqlite3.SQLITE_TOOBIG:
+        return GalleryCorrupt(f"{path}: a length in the file is damaged: {error}")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return GalleryCorrupt(f"{path}: not a gallery, or damaged: {error}")
     if "malformed JSON" in str(error):
