@@ -112,3 +112,10 @@ def test_fields_are_the_names_in_metadata(gallery):
     assert gallery.fields() == ["album", "i", "year"]
     gallery.remove(*gallery)
     assert gallery.fields() == []
+
+
+def test_a_long_transaction_notes_few_cursors(gallery):
+    with gallery.transaction():
+        gallery.upsert(items(2000, seed=3))
+        assert len(gallery._store._db._cursors) <= 1000
+    assert gallery._store._db._cursors == []

@@ -18,6 +18,9 @@ from bitgaze.gallery.blocks import Steps, block, body
 # UnicodeDecodeError: text of the file, or an SQLite message that quotes it.
 _ERRORS = (sqlite3.Error, UnicodeDecodeError, MemoryError)
 
+# Noted before those that are freed are dropped.
+_MOST_CURSORS = 1000
+
 
 class Connection(sqlite3.Connection):
     """A connection whose statements raise GalleryError and GalleryCorrupt with the file's path.
@@ -60,7 +63,7 @@ class Connection(sqlite3.Connection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._cursors: set[weakref.ref[Cursor]] = set()
+        self._cursors: list[weakref.ref[Cursor]] = []
 
     @property
     def in_transaction(self) -> bool:
@@ -74,7 +77,9 @@ class Connection(sqlite3.Connection):
         """Run a statement."""
         try:
             cursor = self.cursor(Cursor)
-            self._cursors.add(weakref.ref(cursor, self._cursors.discard))
+            self._cursors.append(weakref.ref(cursor))
+            if len(self._cursors) > _MOST_CURSORS:  # in a long transaction
+                self._cursors = [one for one in self._cursors if one() is not None]
             return cursor.execute(sql, parameters)
         except _ERRORS as error:
             raise self.translated(error) from error

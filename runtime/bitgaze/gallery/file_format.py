@@ -125,15 +125,11 @@ def immutable_state(path: Path) -> ImmutableState | None:
         return ImmutableState(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def identity(path: Path) -> tuple[tuple[int, int] | None, ...]:
-    """Device and inode of a gallery's file and of its log's index ("-shm"), None for a missing one.
+def identity(path: str) -> tuple[int, int] | None:
+    """Device and inode of a file, or None if it is missing.
 
     A file system without lasting inodes answers differently each time.
     """
-    return _identity_of(str(path)), _identity_of(f"{path}-shm")
-
-
-def _identity_of(path: str) -> tuple[int, int] | None:
     try:
         status = os.stat(path)  # noqa: PTH116 (called by every read, and twice as fast)
     except OSError:

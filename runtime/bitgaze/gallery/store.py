@@ -84,6 +84,7 @@ class Store:
         self.path = path
         with file_format.system_errors(path):  # a working directory that was deleted
             self.file = path.absolute()
+        self._names = str(self.file), f"{self.file}-shm"
         self._timeout_s = timeout_s
         self._lock = forks.Lock()
         self._changed_chunks: set[int] = set()
@@ -504,7 +505,12 @@ class Store:
         of this one are gone, which is so once this process has read the file by other means:
         closing any descriptor of a file drops a process's POSIX locks on it.
         """
-        return self._identity is not None and self._identity != file_format.identity(self.file)
+        return self._identity is not None and self._identity != self._identities()
+
+    def _identities(self) -> tuple[tuple[int, int] | None, ...]:
+        """Of the file and of its log's index ("-shm")."""
+        file, index = self._names
+        return file_format.identity(file), file_format.identity(index)
 
     def _begin(self) -> None:
         self._db.execute("BEGIN IMMEDIATE")
@@ -560,7 +566,6 @@ class Store:
                 self.index = file_format.read_codes(self._db, self.path, self.info["bits"])
             self._fields.clear()
             if self._immutable is None:
-                identity = file_format.identity(self.file)
-                is_lasting = identity == file_format.identity(self.file)
-                self._identity = identity if is_lasting else None
+                identity = self._identities()
+                self._identity = identity if identity == self._identities() else None
             self._data_version = version
