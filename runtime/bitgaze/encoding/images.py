@@ -154,6 +154,9 @@ _DRAFTED = ("JPEG", "MPO")
 _MOST_PIXELS_JPEG = 1_000_000_000
 # Pixels, and bytes of the file, of what Pillow decodes in Python: a microsecond for each.
 _MOST_SLOW = 16_000_000
+# Far beyond panoramas and screenshots of whole pages. Decoders and Pillow keep some bytes for each
+# row and column, nearly all there is to a strip: one of 1 x 178,956,970 grey pixels took 3.6 GB.
+_LONGEST_SIDE = 1_000_000
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -286,9 +289,9 @@ def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
     Raises:
         ImageError: the image cannot be read; or it has more than 178,956,970 pixels (a quarter of
             that for WebP; of a JPEG, only those count that are decoded at a reduced scale, and it
-            may store a billion), takes more memory than the budget of decoded bytes
-            (`bitgaze.encoding.memory`), or is of a kind that Pillow decodes in Python (QOI, some
-            BMP and PPM) and has more than 16 million pixels or bytes.
+            may store a billion) or 1,000,000 on a side, takes more memory than the budget of
+            decoded bytes (`bitgaze.encoding.memory`), or is of a kind that Pillow decodes in Python
+            (QOI, some BMP and PPM) and has more than 16 million pixels or bytes.
         TypeError: `source` is none of the above.
         ValueError: an array of a different shape.
     """
@@ -655,6 +658,10 @@ def _draft(image: Image.Image, shorter_side: int) -> None:
 def _check_size(image: Image.Image, file_bytes: int) -> None:
     """Refuse what would be a huge image: a file of a few bytes can claim to hold gigabytes."""
     pixels = image.width * image.height
+    if max(image.size) > _LONGEST_SIDE:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels, the maximum for a side is {_LONGEST_SIDE}"
+        )
     most = _MOST_PIXELS_WEBP if image.format == "WEBP" else MOST_PIXELS
     if image.format in _DRAFTED and Image.MAX_IMAGE_PIXELS is not None:
         most = min(most, 2 * Image.MAX_IMAGE_PIXELS)  # as Pillow limits other formats
