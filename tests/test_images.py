@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, GifImagePlugin, Image, PngImagePlugin, WebPImagePlugin
 from PIL import ImageFile as ImageFilePlugin
 
 from bitgaze import ImageError
@@ -337,6 +337,28 @@ def test_plain_frames_have_a_limit_of_pixels(kind, monkeypatch):
     frames = [Image.new("RGB", (64, 48), (level, 0, 0)) for level in range(0, 200, 10)]
     assert close(load(animation(kind, frames), SMALL), load(frames[0], SMALL), 8)
     assert len(looked_at) == 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "decoder", "step"),
+    [
+        ("gif", GifImagePlugin.GifImageFile, "_seek"),
+        ("png", PngImagePlugin.PngImageFile, "_seek"),
+        ("webp", WebPImagePlugin.WebPImageFile, "_get_next"),
+    ],
+)
+def test_of_thousands_of_plain_frames_a_hundred_are_decoded(kind, decoder, step, monkeypatch):
+    decoded, decode = [], getattr(decoder, step)
+    frames = [Image.new("RGB", (16, 16), (level % 200, level // 200, 0)) for level in range(2000)]
+    content = animation(kind, frames, **({"lossless": True} if kind == "webp" else {}))
+
+    def counted(*arguments, **options):
+        decoded.append(0)
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(decoder, step, counted)
+    assert close(load(content, SMALL), load(frames[0], SMALL))
+    assert 90 < len(decoded) < 110
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png"])
