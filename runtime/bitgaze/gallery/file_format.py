@@ -252,14 +252,26 @@ def new_file(out: Path, what: str) -> Iterator[Path]:
             # SQLite reports no error if it cannot checkpoint its log while closing.
             if log.exists() and log.stat().st_size > 0:
                 raise GalleryError(f"{out}: could not be written completely; is the disk full?")
-        if out.exists():
+        try:
+            _name(unfinished, out)
+        except FileExistsError as error:
             raise GalleryError(
                 f"{out}: was created by another process; {what} needs the name of a new file"
-            )
-        try:
-            unfinished.replace(out)
+            ) from error
         except OSError as error:
             raise GalleryError(f"{out}: cannot be created: {error.strerror}") from error
+
+
+def _name(unfinished: Path, out: Path) -> None:
+    """Give a file a name that none has, in one step where the file system has hard links."""
+    try:
+        out.hardlink_to(unfinished)
+    except FileExistsError:
+        raise
+    except (OSError, NotImplementedError):
+        if out.exists():
+            raise FileExistsError from None
+        unfinished.replace(out)
 
 
 def _log_files(path: Path) -> list[Path]:
