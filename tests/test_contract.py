@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -319,3 +320,15 @@ def test_a_model_file_that_is_too_large_is_refused_before_it_is_read(tmp_path):
     os.truncate(path, 256_000_001)
     with pytest.raises(ModelError, match="more than 256000000 bytes"):
         read_model(path)
+
+
+def test_models_from_before_depth_keep_their_contract_and_fingerprint():
+    old = replace(CONTRACT, preprocess=Preprocess(size=64, filter="bilinear", depth="stored"))
+    document = json.loads(old.to_json())
+    assert sorted(document["preprocess"]) == ["alpha", "exif", "filter", "resize", "size"]
+    assert Contract.from_json(json.dumps(document)) == old
+    digest = hashlib.sha256(json.dumps(document["preprocess"], sort_keys=True).encode())
+    assert fingerprint(b"", old.preprocess) == digest.hexdigest()
+    new = replace(old.preprocess, depth="used")
+    assert Preprocess.from_entries(new.entries()) == new
+    assert fingerprint(b"", new) != fingerprint(b"", old.preprocess)

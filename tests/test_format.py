@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bitgaze import Gallery, GalleryCorrupt, GalleryError, repair
-from bitgaze.gallery.file_format import FORMAT_VERSION
+from bitgaze.gallery.file_format import FORMAT_VERSION, new_file
 from conftest import ROOT
 from galleries import execute
 
@@ -104,3 +104,29 @@ def test_repair_reads_only_the_newest_format(old, tmp_path):
         GalleryError, match="format 3, but this version of bitgaze reads formats up to 2"
     ):
         repair(old, tmp_path / "another.bitgaze")
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_name_that_another_process_takes_meanwhile_stays_its_own(
+    tmp_path, monkeypatch, has_links
+):
+    def fail(*_):
+        raise OSError("no hard links here")
+
+    if not has_links:
+        monkeypatch.setattr(Path, "hardlink_to", fail)
+    out = tmp_path / "out"
+
+    def write(content):
+        with new_file(out, "a backup") as unfinished:
+            unfinished.write_text("first")
+            if content:
+                out.write_text(content)
+
+    with pytest.raises(GalleryError, match="was created by another process; a backup needs"):
+        write("theirs")
+    assert out.read_text() == "theirs"
+    out.unlink()
+    write("")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert out.read_text() == "first"

@@ -52,7 +52,7 @@ MODULE_LAYERS = {
         ["file_format"],
         ["items", "adaptation"],
         ["filters", "connection"],
-        ["metadata", "blocks", "sync.patterns", "sync.ignore"],
+        ["metadata", "blocks", "forks", "sync.patterns", "sync.ignore"],
     ],
     "encoding": [
         ["heatmap", "verification"],

@@ -59,8 +59,8 @@ def add_to(commands: Commands) -> None:
         "--allow-empty",
         action="store_true",
         help="remove also items that may be on a disk that is away: of a folder that has lost all "
-        "its images and is empty, on another device or had more than 20; or of more than 20 that "
-        "are more than half of those from DIR",
+        "its images and is empty, on another device, had more than 20, or holds fewer new ones; or "
+        "of more than 20 that are more than half of those from DIR",
     )
     parser.add_argument(
         "--all-folders",

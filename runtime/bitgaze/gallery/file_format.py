@@ -125,15 +125,11 @@ def immutable_state(path: Path) -> ImmutableState | None:
         return ImmutableState(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def identity(path: Path) -> tuple[tuple[int, int] | None, ...]:
-    """Device and inode of a gallery's file and of its log's index ("-shm"), None for a missing one.
+def identity(path: str) -> tuple[int, int] | None:
+    """Device and inode of a file, or None if it is missing.
 
     A file system without lasting inodes answers differently each time.
     """
-    return _identity_of(str(path)), _identity_of(f"{path}-shm")
-
-
-def _identity_of(path: str) -> tuple[int, int] | None:
     try:
         status = os.stat(path)  # noqa: PTH116 (called by every read, and twice as fast)
     except OSError:
@@ -256,14 +252,26 @@ def new_file(out: Path, what: str) -> Iterator[Path]:
             # SQLite reports no error if it cannot checkpoint its log while closing.
             if log.exists() and log.stat().st_size > 0:
                 raise GalleryError(f"{out}: could not be written completely; is the disk full?")
-        if out.exists():
+        try:
+            _name(unfinished, out)
+        except FileExistsError as error:
             raise GalleryError(
                 f"{out}: was created by another process; {what} needs the name of a new file"
-            )
-        try:
-            unfinished.replace(out)
+            ) from error
         except OSError as error:
             raise GalleryError(f"{out}: cannot be created: {error.strerror}") from error
+
+
+def _name(unfinished: Path, out: Path) -> None:
+    """Give a file a name that none has, in one step where the file system has hard links."""
+    try:
+        out.hardlink_to(unfinished)
+    except FileExistsError:
+        raise
+    except (OSError, NotImplementedError):
+        if out.exists():
+            raise FileExistsError from None
+        unfinished.replace(out)
 
 
 def _log_files(path: Path) -> list[Path]:

@@ -538,11 +538,12 @@ class Gallery:
               or
             - had more than 20 images, whether it is gone or holds other files now.
 
-        The same goes for more than 20 images that are gone, if they are more than half of those
-        from one of the given folders; until that is settled, no new image is added from this
-        folder, and `SyncReport.waiting` counts them. Images that were renamed or moved do not
-        count as gone. `allow_empty` removes the items; a folder that you have emptied yourself,
-        inside a given one, can also be deleted.
+        The same goes for a folder that holds none of its former images but fewer new ones than are
+        gone, as if put there while no disk was mounted; and for more than 20 images that are gone,
+        if they are more than half of those from one of the given folders. Until that is settled, no
+        new image is added from this folder, and `SyncReport.waiting` counts them. Images that were
+        renamed or moved do not count as gone. `allow_empty` removes the items; a folder that you
+        have emptied yourself, inside a given one, can also be deleted.
 
         A pattern matches an image if it matches the image itself or a folder that contains it: by
         name or, if the pattern contains a "/", by path relative to the given folder, with or

@@ -7,7 +7,6 @@ models, images and searches are above.
 import json
 import os
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -19,10 +18,16 @@ from numpy.typing import NDArray
 from bitgaze.arguments import check_array
 from bitgaze.encoding.calibration import Calibration
 from bitgaze.errors import GalleryCorrupt, GalleryError
-from bitgaze.gallery import file_format, items
+from bitgaze.gallery import file_format, forks, items
 from bitgaze.gallery.adaptation import Adaptation
 from bitgaze.gallery.blocks import Steps, block, body
-from bitgaze.gallery.connection import Connection, deadline, seconds_allowed, translated_errors
+from bitgaze.gallery.connection import (
+    Connection,
+    check_not_cut_off,
+    deadline,
+    seconds_allowed,
+    translated_errors,
+)
 from bitgaze.gallery.file_format import CHUNK_CODES, ModelInfo
 from bitgaze.gallery.filters import KEY, Column, Condition
 from bitgaze.gallery.items import FileState, ImageRef, Item
@@ -79,8 +84,9 @@ class Store:
         self.path = path
         with file_format.system_errors(path):  # a working directory that was deleted
             self.file = path.absolute()
+        self._names = str(self.file), f"{self.file}-shm"
         self._timeout_s = timeout_s
-        self._lock = threading.RLock()
+        self._lock = forks.Lock()
         self._changed_chunks: set[int] = set()
         self._is_in_transaction = False
         self._must_reopen = False
@@ -100,12 +106,15 @@ class Store:
         self._has_checked = False
         self._connected_pid = os.getpid()
         self._identity = None
-        self._db = db
+        self._db = self._lock.guarded = db
         self._immutable = immutable  # last: after an interruption the next read opens it again
 
     def close(self) -> None:
         """Close the file. Later calls raise GalleryError."""
         with self._lock:
+            is_inherited = self._db is self._lock.inherited
+            if is_inherited and (forks.is_cut_off() or self._db.in_transaction):
+                return  # it belongs to the parent
             self._check_no_transaction("close")
             # Or a change of the file would reopen it.
             self._immutable = self._identity = None
@@ -175,7 +184,9 @@ class Store:
             except BaseException:
                 # The codes in memory are ahead of the file: load them again.
                 self._data_version = -1
-                self._db.rollback()  # nothing to do if SQLite rolled back itself
+                # In a child that was forked inside, it would change what the parent writes.
+                if self._db is not self._lock.inherited:
+                    self._db.rollback()  # nothing to do if SQLite rolled back itself
                 raise
             finally:
                 if not is_nested:
@@ -419,6 +430,7 @@ class Store:
     def compact(self) -> int:
         """Rewrite the file without free space; return by how many bytes it shrank."""
         with self._lock:
+            self._reopen_if_replaced()
             self._check_no_transaction("compact")
             if self._db.in_transaction:
                 raise GalleryError(
@@ -439,11 +451,13 @@ class Store:
             GalleryError: the disk is full.
         """
         with self._lock:
+            self._reopen_if_replaced()
             file_format.checkpoint(self._db, self._timeout_s)
 
     def backup(self, out: Path) -> None:
         """Copy a snapshot to a new file."""
         with self._lock:
+            self._reopen_if_replaced()
             self._check_no_transaction("back up")
         with file_format.new_file(out, "a backup") as unfinished, self.reading():
             file_format.create_private(unfinished)
@@ -460,14 +474,12 @@ class Store:
 
     def _reopen_if_replaced(self) -> None:
         """Open the file again if the connection would no longer read and write what others do."""
+        check_not_cut_off(self.path)
         if not self._must_reopen:
             is_inherited = self._connected_pid != os.getpid()
             if self._db.in_transaction:
                 if is_inherited:  # even a rollback would change what the parent writes
-                    raise GalleryError(
-                        f"{self.path}: a transaction was open when this process was forked; open "
-                        "the gallery again in this process"
-                    )
+                    raise self._forked_inside()
                 return
             if not (is_inherited or self._is_immutable_outdated() or self._is_replaced()):
                 return
@@ -493,7 +505,12 @@ class Store:
         of this one are gone, which is so once this process has read the file by other means:
         closing any descriptor of a file drops a process's POSIX locks on it.
         """
-        return self._identity is not None and self._identity != file_format.identity(self.file)
+        return self._identity is not None and self._identity != self._identities()
+
+    def _identities(self) -> tuple[tuple[int, int] | None, ...]:
+        """Of the file and of its log's index ("-shm")."""
+        file, index = self._names
+        return file_format.identity(file), file_format.identity(index)
 
     def _begin(self) -> None:
         self._db.execute("BEGIN IMMEDIATE")
@@ -501,6 +518,8 @@ class Store:
         self._refresh()
 
     def _commit(self) -> None:
+        if self._is_forked():
+            raise self._forked_inside()
         if not self._db.in_transaction:
             raise self._rolled_back()
         if self._is_replaced():
@@ -519,6 +538,12 @@ class Store:
             with suppress(GalleryError, sqlite3.Error):
                 file_format.checkpoint(self._db, self._timeout_s)
                 self._needs_checkpoint = False
+
+    def _forked_inside(self) -> GalleryError:
+        return GalleryError(
+            f"{self.path}: a transaction was open when this process was forked; open the gallery "
+            "again in this process"
+        )
 
     def _rolled_back(self) -> GalleryError:
         return GalleryError(
@@ -541,7 +566,6 @@ class Store:
                 self.index = file_format.read_codes(self._db, self.path, self.info["bits"])
             self._fields.clear()
             if self._immutable is None:
-                identity = file_format.identity(self.file)
-                is_lasting = identity == file_format.identity(self.file)
-                self._identity = identity if is_lasting else None
+                identity = self._identities()
+                self._identity = identity if identity == self._identities() else None
             self._data_version = version

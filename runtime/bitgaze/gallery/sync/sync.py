@@ -77,7 +77,8 @@ def sync(
         and not path.startswith(tuple(found.unlisted))
     ]
     # An image that was renamed during the scan may be where the scan had already been.
-    changed = found.changed_folders() if missing else []
+    arrivals = found.arrivals(path_filter) if missing else {}
+    arrived_sizes = {size for sizes in arrivals.values() for size in sizes or ()}
     # Missing files first: of two equal images, the missing one is the one that was renamed.
     unmatched = {
         path: synced[path] for path in [*missing, *(path for path in todo if path in synced)]
@@ -102,9 +103,9 @@ def sync(
                 synced,
                 unmatched,
                 read,
-                # An image that could not be read may be a missing one of its size.
-                {found.states[path][0] for path in unreadable},
-                has_changed=bool(changed),
+                # What could not be read may be a missing image of its size.
+                arrived_sizes.union(found.states[path][0] for path in unreadable),
+                has_unknown_arrivals=None in arrivals.values(),
                 allow_empty=allow_empty,
             )
             if not dry_run:
@@ -113,8 +114,10 @@ def sync(
                 store.move(plan.moves)
         _report_plan(plan, report)
         settled = {*plan.old_paths.values(), *plan.removed}
-        if not settled.issuperset(missing):
-            report.failed.update({printable(folder): _CHANGED for folder in changed})
+        waiting_sizes = {synced[path].file.size for path in missing if path not in settled}
+        for folder, arrived in arrivals.items():
+            if waiting_sizes and (arrived is None or not waiting_sizes.isdisjoint(arrived)):
+                report.failed[printable(folder)] = _CHANGED
         finished = plan.refused.union(plan.old_paths, touched, unreadable)
         unsure = _below(report.missing)
         todo = [path for path in todo if path not in finished]
@@ -176,12 +179,14 @@ def _plan(
     read: Mapping[str, FileState],
     unread_sizes: Container[int],
     *,
-    has_changed: bool,
+    has_unknown_arrivals: bool,
     allow_empty: bool,
 ) -> tuple[Plan, dict[str, int]]:
     """The plan, and folder to number of items kept because their disk may be away."""
     waiting = [
-        path for path, item in missing.items() if has_changed or item.file.size in unread_sizes
+        path
+        for path, item in missing.items()
+        if has_unknown_arrivals or item.file.size in unread_sizes
     ]
     while True:
         plan = plan_moves(store, unmatched, states, read)
