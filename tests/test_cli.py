@@ -17,7 +17,7 @@ from bitgaze import Gallery
 from bitgaze.cli.main import main
 from bitgaze.encoding.calibration import at_odds
 from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
-from bitgaze.gallery.file_format import seal_info
+from bitgaze.gallery.info import new_file_id, seal_info
 from bitgaze.gallery.search import percent
 from conftest import smooth_image
 
@@ -275,6 +275,7 @@ def test_search_prints_probabilities(indexed, capsys):
             text = json.dumps({**tables, "kind": kind})
             db.execute("UPDATE info SET value = ? WHERE name = 'calibration'", [text])
             seal_info(db)
+            new_file_id(db)
             db.commit()
         assert main(["search", str(indexed / "p2.png"), "--radius", "0", "--html", "o.html"]) == 0
         assert capsys.readouterr().out == f"   0{shown}  same image  43%  {indexed}/p2.png\n"

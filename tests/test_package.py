@@ -50,8 +50,10 @@ MODULE_LAYERS = {
         ["sync.folders", "sync.report"],
         ["store"],
         ["file_format"],
-        ["items", "adaptation"],
-        ["filters", "connection"],
+        ["migration"],
+        ["items", "info"],
+        ["chunks", "lookup", "adaptation"],
+        ["filters", "connection", "schema"],
         ["metadata", "blocks", "sync.patterns", "sync.ignore"],
     ],
     "encoding": [

@@ -25,8 +25,9 @@ from bitgaze.errors import FingerprintMismatch, GalleryError
 from bitgaze.gallery.adaptation import Adaptation, adapted
 from bitgaze.gallery.duplicates import DuplicateGroup, default_radius, find_duplicates
 from bitgaze.gallery.explain import explain
-from bitgaze.gallery.file_format import ModelInfo, check_model, gallery_path, origin
+from bitgaze.gallery.file_format import gallery_path
 from bitgaze.gallery.filters import conditions
+from bitgaze.gallery.info import ModelInfo, check_model, origin
 from bitgaze.gallery.items import Item
 from bitgaze.gallery.reencode import reencode
 from bitgaze.gallery.search import Hit, Ranking, SearchParams, encode_one, nearest, search
