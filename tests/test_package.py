@@ -50,7 +50,7 @@ MODULE_LAYERS = {
         ["sync.folders", "sync.report"],
         ["store"],
         ["file_format"],
-        ["migration"],
+        ["migration", "remembered"],
         ["items", "info"],
         ["chunks", "lookup", "adaptation"],
         ["filters", "connection", "schema"],

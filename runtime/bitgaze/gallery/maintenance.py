@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
+from bitgaze.encoding.contract import read_model
 from bitgaze.encoding.encoder import Encoder
 from bitgaze.encoding.images import ImageFile
 from bitgaze.errors import GalleryCorrupt, GalleryError
@@ -23,6 +23,7 @@ from bitgaze.gallery.connection import Connection, deadline, seconds_allowed
 from bitgaze.gallery.info import ModelInfo, check_model, read_info
 from bitgaze.gallery.items import FileState, Item
 from bitgaze.gallery.reencode import reason_unusable
+from bitgaze.gallery.remembered import find_model, read_sources
 from bitgaze.gallery.schema import check_tables, check_version
 from bitgaze.gallery.store import Store
 
@@ -115,7 +116,7 @@ def _encoder_of(store: Store, encoder: Encoder | None) -> Encoder:
         info = store.info
     if not info["fingerprint"]:
         raise GalleryError(f"{store.path}: holds your own codes, which no model computes again")
-    encoder = Encoder() if encoder is None else encoder
+    encoder = Encoder(find_model(info, store.file)) if encoder is None else encoder
     check_model(info, encoder.model, store.path)
     return encoder
 
@@ -207,8 +208,10 @@ def _repair(path: Path, out: Path, encoder: Encoder | None) -> RepairReport:
             check_model(info, encoder.model, path)
         give_up = time.monotonic() + allowed_s
         intact, without_code = _read_intact(db, path, version, info, report, give_up)
-    if encoder is None and info["fingerprint"] == read_model(DEFAULT_MODEL).fingerprint:
-        encoder = Encoder()
+    if encoder is None:
+        model = find_model(info, path)
+        if info["fingerprint"] == read_model(model).fingerprint:
+            encoder = Encoder(model)
     reencoded = _reencode(without_code, info, encoder, report)
     _write(out, info, [*intact, *reencoded])
     return report
@@ -378,4 +381,5 @@ def _write(path: Path, info: dict[str, Any], found: Sequence[Item]) -> None:
                 store.put(item)
             if info["adaptation"] is not None:
                 store.replace_codes(store.index[:], info["adaptation"], info["adapted_calibration"])
+            store.remember(read_sources(info, path))
         store.checkpoint()  # closing checkpoints too, but does not report a full disk

@@ -30,6 +30,7 @@ from bitgaze.gallery.filters import KEY, Column, Condition
 from bitgaze.gallery.info import ModelInfo
 from bitgaze.gallery.items import FileState, ImageRef, Item
 from bitgaze.gallery.lookup import Lookup
+from bitgaze.gallery.remembered import Sources, read_sources, write_sources
 from bitgaze.hamming import HammingIndex
 
 # A field's column is read again once this many items, or this share of all, have changed; until
@@ -574,6 +575,16 @@ class Store:
                 copy.execute("PRAGMA secure_delete = ON")
                 info.new_file_id(copy)
                 copy.commit()
+
+    @property
+    def sources(self) -> Sources | None:
+        """What the gallery was last synced with; None if it never was. Inside `reading`."""
+        return read_sources(self.info, self.path)
+
+    def remember(self, sources: Sources | None) -> None:
+        """Store what the gallery was synced with; None to forget. Inside `writing`."""
+        write_sources(self._db, sources)
+        self.info = info.read_info(self._db, self.path)
 
     def _tables(self) -> list[str]:
         """The tables of chunks that this gallery uses."""
