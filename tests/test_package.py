@@ -53,7 +53,7 @@ MODULE_LAYERS = {
         ["migration", "remembered"],
         ["items", "info"],
         ["chunks", "lookup", "adaptation"],
-        ["filters", "connection", "schema"],
+        ["filters", "connection", "schema", "thumbnails", "distinct"],
         ["metadata", "blocks", "sync.patterns", "sync.ignore"],
     ],
     "encoding": [

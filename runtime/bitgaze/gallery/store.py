@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bitgaze.arguments import check_array
 from bitgaze.encoding.calibration import Calibration
 from bitgaze.errors import GalleryCorrupt, GalleryError
-from bitgaze.gallery import chunks, file_format, info, items, lookup
+from bitgaze.gallery import chunks, distinct, file_format, info, items, lookup, thumbnails
 from bitgaze.gallery.adaptation import Adaptation
 from bitgaze.gallery.blocks import Steps, block, body
 from bitgaze.gallery.chunks import SLOTS, Rows, Sums
@@ -355,6 +355,8 @@ class Store:
             self._looks.add(looks[None])
             self._structure.add(structure[None])
         else:
+            if not np.array_equal(self.index[slot], item.code):
+                thumbnails.delete_thumbnail(self._db, slot)  # of another image
             self.index.replace(slot, item.code)
             self._looks.replace(slot, looks)
             self._structure.replace(slot, structure)
@@ -432,7 +434,9 @@ class Store:
         if removed.path is not None:
             self._lookup.remove("path", removed.path, slot)
         self._sums.change_item(slot, removed.crc, removed.new_crc)
+        thumbnails.delete_thumbnail(self._db, slot)
         if removed.last_key is not None:
+            thumbnails.move_thumbnail(self._db, self.path, last, slot)
             self._lookup.move("key", removed.last_key, last, slot)
             if removed.last_path is not None:
                 self._lookup.move("path", removed.last_path, last, slot)
@@ -532,6 +536,8 @@ class Store:
             found = chain(
                 items.sum_problems(self._db, self._sums),
                 lookup.problems(self._db, items.names(self._db, count), count),
+                thumbnails.problems(self._db, self.path, count),
+                distinct.problems(self._db),
             )
             problems += (f"{self.path}: {problem}" for problem in found)
         return problems[:limit]
@@ -585,6 +591,23 @@ class Store:
         """Store what the gallery was synced with; None to forget. Inside `writing`."""
         write_sources(self._db, sources)
         self.info = info.read_info(self._db, self.path)
+
+    def thumbnail(self, slot: int) -> bytes | None:
+        """The thumbnail of the item in a slot, an encoded image; None without one."""
+        return thumbnails.read_thumbnail(self._db, self.path, slot)
+
+    def set_thumbnail(self, slot: int, image: bytes) -> None:
+        """Store the thumbnail of the item in a slot, until its code changes. Inside `writing`."""
+        thumbnails.write_thumbnail(self._db, slot, image)
+        self._needs_checkpoint = True  # for the one before
+
+    def distinct_pairs(self) -> set[tuple[bytes, bytes]]:
+        """Identities of images that a person called distinct; the lower one of each pair first."""
+        return distinct.read_pairs(self._db, self.path)
+
+    def set_distinct(self, one: bytes, other: bytes, *, are_distinct: bool = True) -> None:
+        """Store that two images, by identity, are distinct, or remove that. Inside `writing`."""
+        (distinct.add_pair if are_distinct else distinct.remove_pair)(self._db, one, other)
 
     def _tables(self) -> list[str]:
         """The tables of chunks that this gallery uses."""
