@@ -204,6 +204,8 @@ def test_info_prints_the_same_facts_as_text_and_json(indexed, capsys):
     assert facts["items"] == 4
     assert facts["bits"] == 128
     assert (facts["adaptation"], facts["calibration"]) == (None, "model")
+    assert facts.pop("sources")["folders"] == [str(indexed)]
+    assert f"folder       {indexed}" in text
     for name, value in facts.items():
         shown = "none" if value is None else str(value)
         assert re.search(rf"^{name} +{re.escape(shown)}$", text, re.MULTILINE)

@@ -33,6 +33,9 @@ class Rows:
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._buffer = np.empty((0, *shape), np.uint8)
         self._count = 0
+        self._is_empty = 0 in shape  # then the buffer takes no memory, and never has to grow
+        if self._is_empty:
+            self._buffer = np.empty((2**32, *shape), np.uint8)
 
     @property
     def array(self) -> NDArray[np.uint8]:
@@ -42,6 +45,9 @@ class Rows:
     def add(self, rows: NDArray[np.uint8]) -> None:
         """Append rows."""
         count = self._count + len(rows)
+        if self._is_empty:
+            self._count = count
+            return
         if count > len(self._buffer):
             capacity = max(count, self._count + self._count // 2, 64)
             buffer = np.empty((capacity, *self._buffer.shape[1:]), np.uint8)
@@ -52,7 +58,8 @@ class Rows:
 
     def replace(self, slot: int, row: NDArray[np.uint8]) -> None:
         """Replace a row."""
-        self.array[slot] = row
+        if not self._is_empty:
+            self._buffer[slot] = row
 
     def remove(self, slot: int) -> None:
         """Remove a row; the last one moves into its slot."""

@@ -262,8 +262,10 @@ def read_item(
 
 
 def _packed(boxes: NDArray[np.float32]) -> bytes | None:
+    if not len(boxes):
+        return None
     steps = np.rint(np.asarray(boxes, np.float64) * _BOX_STEPS)
-    return steps.astype("<u2").tobytes() or None
+    return steps.astype("<u2").tobytes()
 
 
 def _unpacked(packed: bytes) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ is absent.
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -70,8 +71,10 @@ class Lookup:
             GalleryCorrupt: the bucket is damaged or missing, or does not match the items.
         """
         digest = _digest(kind, name)
-        for position in _positions(self._bucket(self._address(digest)), digest):
-            slot = self._slot(digest, position)
+        bucket = self._bucket(self._address(digest))
+        for position in _positions(bucket, digest):
+            start = position + _DIGEST_BYTES
+            slot = int.from_bytes(bucket[start : start + 4], "little")
             row = self._db.execute(_READ[kind], (slot,)).fetchone()
             if row is not None and row[0] == name:
                 return slot
@@ -140,7 +143,9 @@ class Lookup:
         self._changed.clear()
 
     def _address(self, digest: bytes) -> int:
-        return int(addresses(int.from_bytes(digest, "little"), self._count))
+        count = self._count
+        number = int.from_bytes(digest, "little") & ((1 << count.bit_length()) - 1)
+        return number if number < count else _parent(number)
 
     def _bucket(self, number: int) -> bytearray:
         bucket = self._buckets.get(number)
@@ -168,11 +173,6 @@ class Lookup:
         bucket = self._bucket(number)
         entry = digest + slot.to_bytes(4, "little")
         return next(((number, position) for position in _positions(bucket, entry)), None)
-
-    def _slot(self, digest: bytes, position: int) -> int:
-        bucket = self._buckets[self._address(digest)]
-        start = position + _DIGEST_BYTES
-        return int.from_bytes(bucket[start : start + 4], "little")
 
 
 def write_all(
@@ -226,20 +226,17 @@ def _all_buckets(
         packed += slot.to_bytes(4, "little")
     entries = np.frombuffer(bytes(packed), _ENTRY)
     count = bucket_count(items)
-    numbers = addresses(entries["digest"], count)
+    numbers = _addresses(entries["digest"], count)
     order = np.argsort(numbers, kind="stable")
     starts = np.searchsorted(numbers[order], np.arange(count + 1))
     for number in range(count):
         yield number, entries[order[starts[number] : starts[number + 1]]]
 
 
-def addresses(digest: Any, count: int) -> Any:
-    """The number of the bucket, of `count`, for a digest as an int or for an array of them."""
+def _addresses(digests: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
+    """The number of the bucket, of `count`, for each digest; as `Lookup._address` has it."""
     bits = count.bit_length()
-    if isinstance(digest, int):
-        number = digest & ((1 << bits) - 1)
-        return number if number < count else _parent(number)
-    numbers = (digest & np.uint64((1 << bits) - 1)).astype(np.int64)
+    numbers = (digests & np.uint64((1 << bits) - 1)).astype(np.int64)
     return np.where(numbers < count, numbers, numbers - (1 << (bits - 1)))
 
 
@@ -248,6 +245,7 @@ def _parent(number: int) -> int:
     return number - (1 << (number.bit_length() - 1))
 
 
+@lru_cache(maxsize=8)  # a write looks for a name, then adds it
 def _digest(kind: Kind, name: str | bytes) -> bytes:
     content = name if isinstance(name, bytes) else name.encode()
     return blake2b(content, digest_size=_DIGEST_BYTES, person=_PERSON[kind]).digest()

@@ -20,7 +20,7 @@ class Sources:
         include: patterns.
         exclude: patterns.
         all_folders: whether system folders were included.
-        synced_at: when the sync ended, in seconds since 1970.
+        synced_at: when the last sync ended, in seconds since 1970; to the minute.
         model: absolute path of the model's file; "" for the one that comes with bitgaze, or if the
             sync ran no other.
     """

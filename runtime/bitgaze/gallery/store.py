@@ -43,6 +43,7 @@ _MAX_FIELDS = 64
 # Up to this many items, those of a file with a log are compared with its codes when it is opened:
 # 30 ms. `verify` compares all.
 _MAX_COMPARED = 100_000
+_NO_LOOKS, _NO_STRUCTURE = np.empty((0, 0), np.uint8), np.empty(0, np.uint8)
 
 
 class _Field:
@@ -82,6 +83,8 @@ class Store:
     _structure: Rows
     _sums: Sums
     _file_id: bytes
+    # Those of `SLOTS` that this gallery uses.
+    _tables: list[str]
     _lookup: Lookup
     _db: Connection
     _identity: tuple[tuple[int, int] | None, ...] | None
@@ -389,8 +392,10 @@ class Store:
 
     def _checked_looks(self, item: Item) -> NDArray[np.uint8]:
         """The codes for an item's places for looks: uint8, (looks, bits // 8)."""
-        _, places, width = self._looks.array.shape
+        places, width = self.info["looks"], self.index.bits // 8
         count = len(item.looks)
+        if not (places or count or len(item.boxes)):
+            return _NO_LOOKS
         boxes = np.asarray(item.boxes)
         if count > places:
             raise ValueError(
@@ -401,8 +406,6 @@ class Store:
                 f"boxes of {item.key!r} have shape {boxes.shape}, expected ({count}, 4), from 0 to "
                 "1: a box for each look"
             )
-        if not places:
-            return np.empty((0, width), np.uint8)
         if item.code.shape != (width,):
             raise ValueError(f"code has shape {item.code.shape}, expected ({width},)")
         if not count:
@@ -416,9 +419,9 @@ class Store:
 
     def _checked_structure(self, item: Item) -> NDArray[np.uint8]:
         """An item's structural code; zero if it is not known."""
-        width = self._structure.array.shape[1]
+        width = self.info["structure"] // 8
         if item.structure is None:
-            return np.zeros(width, np.uint8)
+            return np.zeros(width, np.uint8) if width else _NO_STRUCTURE
         check_array(item.structure, "structure")
         if item.structure.shape != (width,):
             raise ValueError(
@@ -497,7 +500,7 @@ class Store:
         if looks is not None:
             self._looks = Rows(looks.shape[1:])
             self._looks.add(looks)
-        for table in self._tables():
+        for table in self._tables:
             self._changed_chunks[table].update(range(-(-len(codes) // SLOTS[table])))
         info.write_adaptation(self._db, adaptation, calibration)
         self.info = info.read_info(self._db, self.path)
@@ -609,14 +612,11 @@ class Store:
         """Store that two images, by identity, are distinct, or remove that. Inside `writing`."""
         (distinct.add_pair if are_distinct else distinct.remove_pair)(self._db, one, other)
 
-    def _tables(self) -> list[str]:
-        """The tables of chunks that this gallery uses."""
-        uses = {"look_chunk": self.info["looks"], "structure_chunk": self.info["structure"]}
-        return [table for table in SLOTS if uses.get(table, True)]
-
     def _note_changed(self, *slots: int) -> None:
-        for table in self._tables():
-            self._changed_chunks[table].update(slot // SLOTS[table] for slot in slots)
+        for table in self._tables:
+            changed, length = self._changed_chunks[table], SLOTS[table]
+            for slot in slots:
+                changed.add(slot // length)
         for field in self._fields.values():
             field.changed.update(slots)
 
@@ -750,3 +750,5 @@ class Store:
         self._must_compare = False
         self._sums = sums
         self._lookup.forget(count)
+        uses = {"look_chunk": self.info["looks"], "structure_chunk": self.info["structure"]}
+        self._tables = [table for table in SLOTS if uses.get(table, True)]

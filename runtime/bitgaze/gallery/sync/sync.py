@@ -7,6 +7,8 @@ ingest.py reads and encodes.
 import os
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 
 from bitgaze.encoding.encoder import Encoder
 from bitgaze.encoding.images import printable
@@ -22,6 +24,8 @@ from bitgaze.gallery.sync.names import known_names
 from bitgaze.gallery.sync.patterns import PathFilter
 from bitgaze.gallery.sync.report import KEY_IN_USE, SyncReport
 
+# The time of a sync like the one before is stored after so many seconds; it costs a transaction.
+_REMEMBERED_S = 60
 _CHANGED = "changed while it was being listed; items of images that are gone wait for the next sync"
 
 
@@ -148,15 +152,20 @@ def _remember(
     all_folders: bool,
     model: str | None,
 ) -> None:
-    with store.writing():
+    absolute = (os.path.abspath(os.path.expanduser(folder)) for folder in folders)  # noqa: PTH100, PTH111
+    names = tuple(dict.fromkeys(absolute))
+    with store.reading():
         before = store.sources
-        if model is None:
-            model = "" if before is None else before.model
-        absolute = (os.path.abspath(os.path.expanduser(folder)) for folder in folders)  # noqa: PTH100, PTH111
-        names = tuple(dict.fromkeys(absolute))
-        store.remember(
-            Sources(names, tuple(include), tuple(exclude), all_folders, time.time(), model)
-        )
+    if model is None:
+        model = "" if before is None else before.model
+    sources = Sources(names, tuple(include), tuple(exclude), all_folders, time.time(), model)
+    if before is None or replace(sources, synced_at=before.synced_at) != before:
+        with store.writing():
+            store.remember(sources)
+    elif sources.synced_at - before.synced_at > _REMEMBERED_S:
+        # A gallery that is read-only or locked has been synced all the same: nothing had changed.
+        with suppress(GalleryError), store.writing():
+            store.remember(sources)
 
 
 def _synced_items(
