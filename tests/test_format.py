@@ -17,7 +17,7 @@ from galleries import execute
 DATA = ROOT / "tests" / "data"
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[1, 2, 3])
 def older(request, tmp_path):
     return request.param, Path(shutil.copy(DATA / f"format-{request.param}.bitgaze", tmp_path))
 

@@ -19,27 +19,27 @@ def nothing(gallery):
 
 
 def metadata(gallery):
-    for n in (5, 700, COUNT - 1):
-        gallery.set_metadata(f"item {n}", {"changed": True})
+    for key in list(gallery)[::700]:
+        gallery.set_metadata(key, {"changed": len(gallery)})
 
 
 def additions(gallery):
     for n in range(20):
-        gallery.add_code(f"new {n}", codes(1, seed=n)[0])
+        gallery.add_code(f"new {len(gallery)}", codes(1, seed=n)[0])
 
 
 def removals(gallery):
-    gallery.remove(*(f"item {n}" for n in range(0, COUNT, 50)))
+    gallery.remove(*list(gallery)[::50])
 
 
 def names(gallery):
-    for n in range(0, COUNT, 100):
-        gallery.rename(f"item {n}", f"renamed {n}")
+    for key in list(gallery)[::100]:
+        gallery.rename(key, f"renamed {key}")
 
 
 def other_codes(gallery):
     with gallery.transaction():
-        gallery._store.replace_codes(codes(COUNT, seed=9), None, None)
+        gallery._store.replace_codes(codes(len(gallery), seed=9), None, None)
 
 
 def content(gallery):
