@@ -110,7 +110,9 @@ def read_codes(db: sqlite3.Connection, path: Path, bits: int, sums: Sums) -> Ham
     index = HammingIndex(bits)
     rows = db.execute("SELECT n, codes, crc, items FROM chunk ORDER BY n")
     _read(rows, path, "chunk", bits // 8, index, sums)
-    first, last = db.execute("SELECT min(slot), max(slot) FROM item").fetchone()
+    # In one query without subqueries, SQLite would read the whole table.
+    query = "SELECT (SELECT min(slot) FROM item), (SELECT max(slot) FROM item)"
+    first, last = db.execute(query).fetchone()
     count = 0 if last is None else last + 1
     if count != len(index):
         raise GalleryCorrupt(f"{path}: holds {count} items but {len(index)} codes")
