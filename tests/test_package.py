@@ -50,8 +50,10 @@ MODULE_LAYERS = {
         ["sync.folders", "sync.report"],
         ["store"],
         ["file_format"],
-        ["items", "adaptation"],
-        ["filters", "connection"],
+        ["migration", "remembered"],
+        ["items", "info"],
+        ["chunks", "lookup", "adaptation"],
+        ["filters", "connection", "schema", "thumbnails", "distinct"],
         ["metadata", "blocks", "forks", "sync.patterns", "sync.ignore"],
     ],
     "encoding": [

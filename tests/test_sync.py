@@ -423,12 +423,12 @@ def test_an_error_of_one_image_stops_no_other(gallery, folder, monkeypatch, step
     original = getattr(module, name)
     calls = iter(range(9))
 
-    def fail(*arguments):
+    def fail(*arguments, **options):
         if next(calls) == 1:
             if step == "ingest._read":
                 return error  # as it catches it
             raise error
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(ingest, "available_cores", lambda: 1)
     monkeypatch.setattr(module, name, fail)

@@ -5,12 +5,16 @@ ingest.py reads and encodes.
 """
 
 import os
+import time
 from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 
 from bitgaze.encoding.encoder import Encoder
 from bitgaze.encoding.images import printable
 from bitgaze.errors import GalleryError
 from bitgaze.gallery.items import FileState
+from bitgaze.gallery.remembered import Sources
 from bitgaze.gallery.store import Store
 from bitgaze.gallery.sync.folders import Scan, State, find_roots, scan
 from bitgaze.gallery.sync.guard import keep_unsure
@@ -20,6 +24,8 @@ from bitgaze.gallery.sync.names import known_names
 from bitgaze.gallery.sync.patterns import PathFilter
 from bitgaze.gallery.sync.report import KEY_IN_USE, SyncReport
 
+# The time of a sync like the one before is stored after so many seconds; it costs a transaction.
+_REMEMBERED_S = 60
 _CHANGED = "changed while it was being listed; items of images that are gone wait for the next sync"
 
 
@@ -34,6 +40,7 @@ def sync(
     allow_empty: bool = False,
     all_folders: bool = False,
     on_progress: Progress | None = None,
+    model: str | None = None,
 ) -> SyncReport:
     """Make a gallery match the images below folders; see `Gallery.sync`.
 
@@ -48,7 +55,9 @@ def sync(
         allow_empty: remove the items that `keep_unsure` would keep.
         all_folders: include system folders.
         on_progress: called with (done, total) images.
+        model: path of the model to remember; None to keep what is remembered.
     """
+    include, exclude = _patterns(include), _patterns(exclude)
     path_filter = PathFilter(include, exclude, all_folders=all_folders)
     try:
         roots = find_roots(folders)
@@ -129,7 +138,37 @@ def sync(
         _predict_ingest(store, todo, synced, plan, report)
     else:
         ingest(store, encoder, todo, metadata, report, on_progress)
+        _remember(store, folders, include, exclude, all_folders, model)
     return report
+
+
+def _patterns(patterns: Iterable[str]) -> Iterable[str]:
+    """As a tuple, to be read twice; a single string is left for `PathFilter` to refuse."""
+    return patterns if isinstance(patterns, str) else tuple(patterns)
+
+
+def _remember(
+    store: Store,
+    folders: Iterable[str | os.PathLike[str]],
+    include: Iterable[str],
+    exclude: Iterable[str],
+    all_folders: bool,
+    model: str | None,
+) -> None:
+    absolute = (os.path.abspath(os.path.expanduser(folder)) for folder in folders)  # noqa: PTH100, PTH111
+    names = tuple(dict.fromkeys(absolute))
+    with store.reading():
+        before = store.sources
+    if model is None:
+        model = "" if before is None else before.model
+    sources = Sources(names, tuple(include), tuple(exclude), all_folders, time.time(), model)
+    if before is None or replace(sources, synced_at=before.synced_at) != before:
+        with store.writing():
+            store.remember(sources)
+    elif sources.synced_at - before.synced_at > _REMEMBERED_S:
+        # A gallery that is read-only or locked has been synced all the same: nothing had changed.
+        with suppress(GalleryError), store.writing():
+            store.remember(sources)
 
 
 def _synced_items(
