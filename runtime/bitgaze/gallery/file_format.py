@@ -18,6 +18,8 @@ Format 2 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 2, WAL journal):
                 size (bytes), mtime_ns, ctime_ns, and content (BLAKE2b, 16 bytes)
       metadata  a JSON object
       crc       CRC-32 of all other columns, see `items.item_crc`
+  field, field_chunk
+      columns of the metadata's fields, see columns.py
   chunk(n, codes, crc)
       codes     of the 4096 slots from n * 4096 on; fewer in the last chunk
       crc       CRC-32 of codes
@@ -45,6 +47,7 @@ from bitgaze.arguments import code_length
 from bitgaze.encoding.calibration import Calibration
 from bitgaze.encoding.contract import Model, calibration_from
 from bitgaze.errors import FingerprintMismatch, GalleryCorrupt, GalleryError
+from bitgaze.gallery import columns
 from bitgaze.gallery.adaptation import Adaptation
 from bitgaze.gallery.connection import Connection
 from bitgaze.gallery.items import COLUMNS, item_crc
@@ -64,6 +67,7 @@ _SCHEMA = (
     # SQLite has no checksums of its pages.
     " crc INTEGER NOT NULL)",
     "CREATE TABLE chunk(n INTEGER PRIMARY KEY, codes BLOB NOT NULL, crc INTEGER NOT NULL)",
+    *columns.SCHEMA,
 )
 _SCHEMA_1 = (_SCHEMA[0], _SCHEMA[1].replace(", crc INTEGER NOT NULL", ""), _SCHEMA[2])
 
@@ -538,6 +542,9 @@ def _migrate(db: sqlite3.Connection, path: Path, *, is_immutable: bool) -> None:
                 f"INSERT INTO item({COLUMNS}, crc) SELECT {COLUMNS}, item_crc({COLUMNS}) FROM old"
             )
             db.execute("DROP TABLE old")
+            for statement in columns.SCHEMA:
+                db.execute(statement)
+            columns.rebuild_all(db, path, db.execute("SELECT count(*) FROM item").fetchone()[0])
             seal_info(db)
             db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
         db.execute("COMMIT")

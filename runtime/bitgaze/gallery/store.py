@@ -4,7 +4,6 @@ Handles locks, commits of other processes, and slots. The SQL is in file_format.
 models, images and searches are above.
 """
 
-import json
 import os
 import sqlite3
 import threading
@@ -22,27 +21,15 @@ from bitgaze.errors import GalleryCorrupt, GalleryError
 from bitgaze.gallery import file_format, items
 from bitgaze.gallery.adaptation import Adaptation
 from bitgaze.gallery.blocks import Steps, block, body
+from bitgaze.gallery.columns import Columns
 from bitgaze.gallery.connection import Connection, deadline, seconds_allowed, translated_errors
 from bitgaze.gallery.file_format import CHUNK_CODES, ModelInfo
-from bitgaze.gallery.filters import KEY, Column, Condition
+from bitgaze.gallery.filters import KEY, Condition
 from bitgaze.gallery.items import FileState, ImageRef, Item
 from bitgaze.hamming import HammingIndex
 
-# A field's column is read again once this many items, or this share of all, have changed; until
-# then changed items are checked one by one.
-_MAX_CHANGED, _MAX_CHANGED_SHARE = 1024, 1 / 64
 # Larger files are not compacted on close: 250,000 items take a second.
 _MAX_COMPACTED_BYTES = 64 << 20
-# Columns kept in memory; each takes at least 4 MB for a million items.
-_MAX_FIELDS = 64
-
-
-class _Field:
-    """A metadata field of all items, and the slots that have changed since it was read."""
-
-    def __init__(self, column: Column) -> None:
-        self.column = column
-        self.changed: set[int] = set()
 
 
 class Store:
@@ -85,7 +72,9 @@ class Store:
         self._is_in_transaction = False
         self._must_reopen = False
         self._pid = os.getpid()
-        self._fields: dict[str, _Field] = {}
+        self._columns = Columns()
+        # Slots whose metadata this transaction has changed.
+        self._changed_metadata: set[int] = set()
         # Removed bytes are still in the log, and in free places of the file.
         self._needs_checkpoint = False
         self._needs_compaction = False
@@ -97,7 +86,7 @@ class Store:
             path, model_info, self._timeout_s, is_immutable=immutable is not None
         )
         self._data_version = -1
-        self._has_checked = False
+        self._has_checked = self._has_checked_items = False
         self._connected_pid = os.getpid()
         self._identity = None
         self._db = db
@@ -266,8 +255,7 @@ class Store:
 
     def fields(self) -> set[str]:
         """Names of the metadata fields that items have."""
-        texts = {text for _, _, text, _ in self._items()}
-        return {name for text in texts for name in items.read_metadata(self.path, text)}
+        return self._columns.fields(self._db, self.path, len(self.index), self._changed_metadata)
 
     def image_refs(self) -> list[ImageRef]:
         """A reference to every item's image, in slot order."""
@@ -276,44 +264,24 @@ class Store:
     def allowed(self, conditions: Sequence[Condition]) -> NDArray[np.bool_]:
         """Which items meet all conditions: bool, (n,), by slot.
 
-        The first call verifies all items, see `_check`. The first condition on a field reads that
-        field of all items, which takes a second or more for a million; the field is then cached,
-        and later conditions on it take milliseconds.
+        Conditions on fields read the field's columns, see columns.py. Patterns and ranges of the
+        key look at each item, and the first of them verifies all items.
 
         Raises:
-            GalleryCorrupt: an item is damaged, or its metadata is not JSON.
+            GalleryCorrupt: a column is damaged, or an item that is read.
         """
-        self._check()
-        allowed = np.ones(len(self.index), bool)
+        count = len(self.index)
+        on_fields = [condition for condition in conditions if condition.field != KEY]
+        allowed = np.ones(count, bool)
+        if on_fields:
+            changed = self._changed_metadata
+            allowed = self._columns.allowed(self._db, self.path, on_fields, count, changed)
         for condition in conditions:
             if condition.field == KEY:
-                allowed &= items.match_keys(self._db, condition, len(self.index))
-            else:
-                allowed &= self._matches(condition)
+                allowed &= items.match_keys(
+                    self._db, condition, count, self.find, self._check_items
+                )
         return allowed
-
-    def _matches(self, condition: Condition) -> NDArray[np.bool_]:
-        name, count = condition.field, len(self.index)
-        field = self._fields.get(name)
-        max_changed = max(_MAX_CHANGED, _MAX_CHANGED_SHARE * count)
-        if field is None or len(field.changed) > max_changed:
-            texts = items.read_field(self._db, self.path, name)
-            try:
-                field = self._fields[name] = _Field(Column(texts))
-            except ValueError as error:
-                raise GalleryCorrupt(
-                    f"{self.path}: an item's metadata is damaged: {error}"
-                ) from error
-            if len(self._fields) > _MAX_FIELDS:
-                del self._fields[next(iter(self._fields))]
-        matches = np.zeros(count, bool)
-        cached = field.column.matches(condition)[:count]
-        matches[: len(cached)] = cached
-        changed = [slot for slot in field.changed if slot < count]
-        if changed:
-            values = [self.item(slot).metadata.get(name) for slot in changed]
-            matches[changed] = Column(map(json.dumps, values)).matches(condition)
-        return matches
 
     def put(self, item: Item) -> None:
         """Store an item; one with the same key is replaced."""
@@ -324,20 +292,24 @@ class Store:
             slot = len(self.index)
             items.write_item(self._db, slot, item)
             self.index.add(item.code[None])
+            self._changed_metadata.add(slot)
         else:
             has_same_metadata = items.has_same_metadata(self._db, slot, item)
             items.write_item(self._db, slot, item)
             self.index.replace(slot, item.code)
             self._needs_checkpoint = True  # for its old code
-            self._needs_compaction |= not has_same_metadata
-        self._note_changed(slot)
+            if not has_same_metadata:
+                self._needs_compaction = True
+                self._changed_metadata.add(slot)
+        self._changed_chunks.add(slot // CHUNK_CODES)
 
     def delete(self, key: str) -> None:
         """Delete an item; the last one moves into its slot."""
         slot, last = self.slot(key), len(self.index) - 1
         items.delete_item(self._db, self.path, slot, last)
         self.index.remove(slot)
-        self._note_changed(slot, last)
+        self._changed_chunks.update((slot // CHUNK_CODES, last // CHUNK_CODES))
+        self._changed_metadata.update((slot, last))
         self._needs_checkpoint = self._needs_compaction = True
 
     def move(self, moves: Sequence[tuple[str, str, FileState | None]]) -> None:
@@ -390,9 +362,15 @@ class Store:
         Takes 4 s for a million items.
         """
         if not self._has_checked:
-            items.check_items(self._db, self.path, len(self.index))
+            self._check_items()
             items.check_indexes(self._db, self.path)
             self._has_checked = True
+
+    def _check_items(self) -> None:
+        """Verify items, once per connection; takes 2 s for a million."""
+        if not self._has_checked_items:
+            items.check_items(self._db, self.path, len(self.index))
+            self._has_checked_items = True
 
     def problems(self, limit: int) -> list[str]:
         """Damage of pages, items and indexes, a sentence each, up to a limit. Inside `reading`."""
@@ -414,7 +392,9 @@ class Store:
             items.check_indexes(self._db, self.path)
         except GalleryCorrupt as error:
             problems.append(str(error))
-        return problems
+        if not problems:  # damaged items cannot be compared
+            problems += self._columns.problems(self._db, self.path, len(self.index))
+        return problems[:limit]
 
     def compact(self) -> int:
         """Rewrite the file without free space; return by how many bytes it shrank."""
@@ -452,11 +432,6 @@ class Store:
                 closing(sqlite3.connect(unfinished)) as copy,
             ):
                 self._db.backup(copy)
-
-    def _note_changed(self, *slots: int) -> None:
-        self._changed_chunks.update(slot // CHUNK_CODES for slot in slots)
-        for field in self._fields.values():
-            field.changed.update(slots)
 
     def _reopen_if_replaced(self) -> None:
         """Open the file again if the connection would no longer read and write what others do."""
@@ -498,6 +473,7 @@ class Store:
     def _begin(self) -> None:
         self._db.execute("BEGIN IMMEDIATE")
         self._changed_chunks.clear()
+        self._changed_metadata.clear()
         self._refresh()
 
     def _commit(self) -> None:
@@ -512,7 +488,9 @@ class Store:
             first = n * CHUNK_CODES
             codes = self.index[first : first + CHUNK_CODES]
             file_format.write_chunk(self._db, n, codes)
+        self._columns.commit(self._db, self.path, len(self.index), self._changed_metadata)
         self._db.execute("COMMIT")
+        self._changed_metadata.clear()
         if self._needs_checkpoint:
             # The commit counts as done even if this fails: with a full disk, or another reader, the
             # log keeps removed bytes until the next commit.
@@ -539,7 +517,8 @@ class Store:
             with deadline(self._db, seconds_allowed(file_format.file_size(self.file))):
                 self.info = file_format.read_info(self._db, self.path)
                 self.index = file_format.read_codes(self._db, self.path, self.info["bits"])
-            self._fields.clear()
+            self._columns.refresh()
+            self._changed_metadata.clear()
             if self._immutable is None:
                 identity = file_format.identity(self.file)
                 is_lasting = identity == file_format.identity(self.file)
