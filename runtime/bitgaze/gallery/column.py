@@ -17,6 +17,7 @@ object, an empty list), null, and absent, in this order.
 """
 
 import json
+import math
 import struct
 import sys
 from bisect import bisect_left, bisect_right
@@ -28,11 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgaze.gallery.filters import Condition, composed, like
-from bitgaze.gallery.metadata import value_from
+from bitgaze.gallery.metadata import MAX_DIGITS, value_from
 
 MAX_SLOTS = 4096
 
 _HEADER = struct.Struct("<8I")
+_TOO_LARGE = 10**MAX_DIGITS
 # Ranks after the last string.
 _FALSE, _TRUE, _OTHER, _NULL, _ABSENT, _CONSTANTS = range(6)
 
@@ -96,7 +98,11 @@ class Column:
 
     @staticmethod
     def of(values: Sequence[Any]) -> "Column":
-        """The column of JSON values, one for each slot; `ABSENT` where an item lacks the field."""
+        """The column of JSON values, one for each slot; `ABSENT` where an item lacks the field.
+
+        Raises:
+            ValueError: a number that is not finite, or an integer of more than `MAX_DIGITS`.
+        """
         kinds, slots = set(map(type, values)), len(values)
         owners: list[int] | None = None
         if list in kinds:
@@ -127,6 +133,10 @@ class Column:
         small = slice(bisect_left(found, -(2**63)), bisect_left(found, 2**63))
         integers, large = found[small], found[: small.start] + found[small.stop :]
         floats = sorted(of_kind(float))
+        if not all(map(math.isfinite, floats)):
+            raise ValueError("a number is not finite")
+        if any(not -_TOO_LARGE < n < _TOO_LARGE for n in large):
+            raise ValueError(f"an integer has more than {MAX_DIGITS} digits")
         spelled = {text: composed(text) for text in of_kind(str)}
         strings = sorted(set(spelled.values()))
         encoded = [text.encode("utf-8", "surrogatepass") for text in strings]

@@ -36,6 +36,7 @@ from bitgaze.errors import GalleryCorrupt
 from bitgaze.gallery import items
 from bitgaze.gallery.column import ABSENT, MAX_SLOTS, Column
 from bitgaze.gallery.filters import Condition
+from bitgaze.gallery.metadata import objects_from
 
 SCHEMA = (
     "CREATE TABLE field(id INTEGER PRIMARY KEY, column BLOB NOT NULL)",
@@ -151,8 +152,8 @@ class Columns:
             else:
                 names.update(chunk.columns)
             slots = _slots_to_read(chunk, size, new, is_complete=chunk.is_complete)
-            for _, metadata in _read_metadata(db, path, n, slots):
-                names.update(metadata)
+            for _, objects in _read_objects(db, path, n, slots):
+                names.update(*objects)
         return names
 
     def commit(
@@ -452,7 +453,7 @@ def _build(
         (name for name in counts if len(name) <= _MAX_NAME_LETTERS),
         key=lambda name: (-counts[name], name),
     )[:_MAX_FIELDS]
-    blobs = {name: _blob(objects, name) for name in names}
+    blobs = {name: _blob(path, n, objects, name) for name in names}
     blobs = {name: blob for name, blob in blobs.items() if len(blob) <= _MAX_COLUMN_BYTES}
     return blobs, len(blobs) == len(counts)
 
@@ -471,27 +472,32 @@ def _compare(db: sqlite3.Connection, path: Path, n: int, chunk: _Chunk) -> None:
         is_same = not chunk.columns and not chunk.is_complete
     else:
         is_same = all(
-            zlib.crc32(_blob(objects, name)) == crc for name, (_, crc) in chunk.columns.items()
+            zlib.crc32(_blob(path, n, objects, name)) == crc for name, (_, crc) in chunk.columns.items()
         ) and (not chunk.is_complete or chunk.columns.keys() == set().union(*objects))
     if not is_same:
         raise _damaged(path, n)
 
 
-def _blob(objects: Sequence[dict[str, Any]], name: str) -> bytes:
-    return Column.of([found.get(name, ABSENT) for found in objects]).to_bytes()
+def _blob(path: Path, n: int, objects: Sequence[dict[str, Any]], name: str) -> bytes:
+    return _column(path, n, [found.get(name, ABSENT) for found in objects]).to_bytes()
 
 
 def _objects(
     db: sqlite3.Connection, path: Path, n: int, slots: Sequence[int], size: int
 ) -> list[dict[str, Any]] | None:
     """The metadata of the items in some slots of a chunk, {} in others; None if too large."""
-    objects: list[dict[str, Any]] = [{}] * size
+    found: list[dict[str, Any]] = []
     letters = 0
-    for slot, text in _read_texts(db, path, n, slots):
-        letters += len(text)
+    for texts, batch in _read_objects(db, path, n, slots):
+        letters += sum(map(len, texts))
         if letters > _MAX_TEXT_LETTERS:
             return None
-        objects[slot] = items.read_metadata(path, text)
+        found += batch
+    if len(found) == size:
+        return found
+    objects: list[dict[str, Any]] = [{}] * size
+    for slot, metadata in zip(slots, found, strict=True):
+        objects[slot] = metadata
     return objects
 
 
@@ -506,20 +512,17 @@ def _slots_to_read(
     return sorted(slot for slot in chunk.changed.union(pending) if slot < size)
 
 
-def _read_texts(
+def _read_objects(
     db: sqlite3.Connection, path: Path, n: int, slots: Sequence[int]
-) -> Iterator[tuple[int, str]]:
+) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
+    """Batches of metadata as text and parsed, of the items in some slots of a chunk, ascending."""
     first = n * MAX_SLOTS
-    for slot, text in items.read_texts(db, path, [first + slot for slot in slots]):
-        yield slot - first, text
-
-
-def _read_metadata(
-    db: sqlite3.Connection, path: Path, n: int, slots: Sequence[int]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(slot, metadata) of some items of a chunk, ascending."""
-    for slot, text in _read_texts(db, path, n, slots):
-        yield slot, items.read_metadata(path, text)
+    for texts in items.read_texts(db, path, [first + slot for slot in slots]):
+        try:
+            objects = objects_from(texts)
+        except ValueError as error:
+            raise _damaged(path, n) from error
+        yield texts, objects
 
 
 def _read_parts(
@@ -529,28 +532,28 @@ def _read_parts(
     parts: dict[str, list[_Part]] = {name: [] for name in names}
     if not names:
         return parts
-    found: list[int] = []
     values: dict[str, list[Any]] = {name: [] for name in names}
 
-    def end_part() -> None:
+    start = letters = 0
+    end = 0
+    for texts, objects in _read_objects(db, path, n, slots):
         for name, held in values.items():
-            parts[name].append(_Part(np.array(found, np.int64), Column.of(held)))
-            held.clear()
-        found.clear()
-
-    letters = 0
-    for slot, text in _read_texts(db, path, n, slots):
-        metadata = items.read_metadata(path, text)
-        found.append(slot)
-        for name, held in values.items():
-            held.append(metadata.get(name, ABSENT))
-        letters += len(text)
-        if letters > _MAX_TEXT_LETTERS:
-            end_part()
-            letters = 0
-    if found:
-        end_part()
+            held += [metadata.get(name, ABSENT) for metadata in objects]
+        end += len(texts)
+        letters += sum(map(len, texts))
+        if letters > _MAX_TEXT_LETTERS or end == len(slots):
+            for name, held in values.items():
+                parts[name].append(_Part(np.array(slots[start:end]), _column(path, n, held)))
+                held.clear()
+            start, letters = end, 0
     return parts
+
+
+def _column(path: Path, n: int, values: Sequence[Any]) -> Column:
+    try:
+        return Column.of(values)
+    except ValueError as error:  # a number that metadata cannot have
+        raise _damaged(path, n) from error
 
 
 def _by_chunk(slots: Iterable[int]) -> dict[int, set[int]]:

@@ -99,6 +99,8 @@ _CRC_INPUT = (
     " || ifnull(path, '') || x'00' || ifnull(content, '') AS BLOB) END"
 )
 _BATCH_ROWS = 4096
+# Of metadata, which can have 16 MB each.
+_BATCH_TEXTS = 256
 # Of a file's path and digest; systems take 4 KB at most.
 _MAX_FILE_BYTES = 1 << 20
 _FORMS: tuple[Literal["NFC"], Literal["NFD"]] = ("NFC", "NFD")
@@ -268,35 +270,38 @@ def read_image_refs(db: sqlite3.Connection, path: Path, codes: HammingIndex) -> 
     return refs
 
 
-def read_texts(
-    db: sqlite3.Connection, path: Path, slots: Sequence[int]
-) -> Iterator[tuple[int, str]]:
-    """(slot, metadata as JSON) of the items in some slots, ascending, after verifying each row.
+def read_texts(db: sqlite3.Connection, path: Path, slots: Sequence[int]) -> Iterator[list[str]]:
+    """The metadata as JSON of the items in some slots, ascending, after verifying each row.
+
+    Returns:
+        Lists of at most some hundred texts.
 
     Raises:
         GalleryCorrupt: an item is missing or damaged.
     """
     if not slots:
         return
-    first, last = slots[0], slots[-1]
-    is_range = last - first + 1 == len(slots)
+    is_range = slots[-1] - slots[0] + 1 == len(slots)
     rows = db.execute(
         f"SELECT slot, metadata, crc, {_CRC_INPUT} FROM item NOT INDEXED WHERE slot "
         + ("BETWEEN ? AND ?" if is_range else "IN (SELECT value FROM json_each(?))")
         + " ORDER BY slot",
-        (first, last) if is_range else (json.dumps(slots),),
+        (slots[0], slots[-1]) if is_range else (json.dumps(slots),),
     )
-    expected = iter(slots)
-    for slot, text, crc, content in rows:
-        if slot != next(expected, None) or content is None or zlib.crc32(content) != crc:
-            break
-        yield slot, text
-    else:
-        slot = next(expected, None)
-        if slot is None:
-            return
-    _verified(path, _read_row(db, path, slot))  # the error names the damaged item
-    raise GalleryCorrupt(f"{path}: items from slot {slot} on are damaged")
+    for first in range(0, len(slots), _BATCH_TEXTS):
+        expected = tuple(slots[first : first + _BATCH_TEXTS])
+        batch = rows.fetchmany(_BATCH_TEXTS)
+        found, texts, crcs, contents = zip(*batch, strict=True) if batch else ((),) * 4
+        is_intact = (
+            found == expected
+            and None not in contents
+            and tuple(map(zlib.crc32, contents)) == crcs
+        )
+        if not is_intact:
+            for slot in expected:
+                _verified(path, _read_row(db, path, slot))  # the error names the damaged item
+            raise GalleryCorrupt(f"{path}: items from slot {expected[0]} on are damaged")
+        yield list(texts)
 
 
 def match_keys(
