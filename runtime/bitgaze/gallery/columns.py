@@ -5,7 +5,7 @@ Owns two tables, and evaluates conditions with them. Column by column, 4,096 slo
       id       n * 64 + a number below 64, for a field of the items in chunk n
       column   see column.py; absent where the slot's metadata have changed since
   field_chunk(n, version, built, names, is_complete, changed, crc)
-      version      counts the writes of this row
+      version      counts the writes of this row, from a random number on
       built        number of slots that the columns cover, from n * 4096 on
       names        JSON: name of each field -> [id % 64, CRC-32 of the column]
       is_complete  whether the items have no other fields: at most 64 are kept, and none whose
@@ -19,6 +19,7 @@ from the columns by the same commit.
 """
 
 import json
+import secrets
 import sqlite3
 import struct
 import zlib
@@ -303,9 +304,7 @@ class Columns:
             is_kept = len(self._kept) >= len(self._read)
             self._forget(next(iter(self._kept if is_kept else self._read)), is_kept=is_kept)
 
-    def _rebuild(
-        self, db: sqlite3.Connection, path: Path, n: int, size: int, version: int
-    ) -> None:
+    def _rebuild(self, db: sqlite3.Connection, path: Path, n: int, size: int, version: int) -> None:
         self._delete(db, n)
         try:
             blobs, is_complete = _build(db, path, n, size)
@@ -327,7 +326,9 @@ class Columns:
         db.execute("DELETE FROM field WHERE id BETWEEN ? AND ?", (first, first + _MAX_FIELDS - 1))
 
     def _write(self, db: sqlite3.Connection, n: int, chunk: _Chunk) -> None:
-        chunk = replace(chunk, version=chunk.version + 1)
+        # A new row starts anywhere: another process may remember the versions of a deleted one.
+        version = chunk.version + 1 if chunk.version else secrets.randbits(48) + 1
+        chunk = replace(chunk, version=version)
         changed = sorted(chunk.changed)
         row = (
             chunk.version,
@@ -441,9 +442,7 @@ def _has_many_changed(db: sqlite3.Connection) -> bool:
     return total is not None and total > _MAX_ALL_CHANGED
 
 
-def _build(
-    db: sqlite3.Connection, path: Path, n: int, size: int
-) -> tuple[dict[str, bytes], bool]:
+def _build(db: sqlite3.Connection, path: Path, n: int, size: int) -> tuple[dict[str, bytes], bool]:
     """Columns of the items of a chunk, by name, and whether there are no other fields."""
     objects = _objects(db, path, n, range(size), size)
     if objects is None:
@@ -472,7 +471,8 @@ def _compare(db: sqlite3.Connection, path: Path, n: int, chunk: _Chunk) -> None:
         is_same = not chunk.columns and not chunk.is_complete
     else:
         is_same = all(
-            zlib.crc32(_blob(path, n, objects, name)) == crc for name, (_, crc) in chunk.columns.items()
+            zlib.crc32(_blob(path, n, objects, name)) == crc
+            for name, (_, crc) in chunk.columns.items()
         ) and (not chunk.is_complete or chunk.columns.keys() == set().union(*objects))
     if not is_same:
         raise _damaged(path, n)

@@ -293,9 +293,7 @@ def read_texts(db: sqlite3.Connection, path: Path, slots: Sequence[int]) -> Iter
         batch = rows.fetchmany(_BATCH_TEXTS)
         found, texts, crcs, contents = zip(*batch, strict=True) if batch else ((),) * 4
         is_intact = (
-            found == expected
-            and None not in contents
-            and tuple(map(zlib.crc32, contents)) == crcs
+            found == expected and None not in contents and tuple(map(zlib.crc32, contents)) == crcs
         )
         if not is_intact:
             for slot in expected:
