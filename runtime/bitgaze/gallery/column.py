@@ -48,7 +48,7 @@ ABSENT: Final = _Absent()
 _OTHER_VALUE: Final = _Absent()
 
 
-class _Strings(Sequence[bytes]):
+class _Strings:
     """Strings of a column, as bytes: they sort by code point too."""
 
     def __init__(self, ends: NDArray[np.uint32], text: bytes) -> None:
@@ -57,15 +57,9 @@ class _Strings(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, n: Any) -> bytes:
+    def __getitem__(self, n: int) -> bytes:
         start = int(self._ends[n - 1]) if n else 0
         return self._text[start : int(self._ends[n])]
-
-    def __iter__(self) -> Iterator[bytes]:
-        start = 0
-        for end in self._ends.tolist():
-            yield self._text[start:end]
-            start = end
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,7 +249,7 @@ class Column:
             len(self.text),
             len(large),
         )
-        arrays = [self.integers, self.floats, self.ends, self.ranks]
+        arrays: list[NDArray[Any]] = [self.integers, self.floats, self.ends, self.ranks]
         arrays += [] if self.owners is None else [self.owners]
         parts = [np.ascontiguousarray(a, a.dtype.newbyteorder("<")).tobytes() for a in arrays]
         return b"".join([header, *parts, self.text, large])
@@ -359,8 +353,8 @@ class Column:
         else:
             # As Python's numbers, which compare exactly; those of numpy would be rounded.
             groups = [
-                (memoryview(self.integers), 0),
-                (memoryview(self.floats), floats),
+                (self.integers.data, 0),
+                (self.floats.data, floats),
                 (self.large, large),
             ]
         left, right = (bisect_right, bisect_left) if is_open else (bisect_left, bisect_right)
