@@ -220,8 +220,8 @@ def translated(error: BaseException, path: Path, timeout_s: float) -> GalleryErr
         return GalleryCorrupt(f"{path}: a length in the file is damaged: {error}")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return GalleryCorrupt(f"{path}: not a gallery, or damaged: {error}")
-    if "malformed JSON" in str(error):
-        return GalleryCorrupt(f"{path}: an item's metadata is damaged: {error}")
+    if "Could not decode to UTF-8" in str(error):
+        return GalleryCorrupt(f"{path}: text in the file is damaged: {str(error)[:200]}")
     if code == sqlite3.SQLITE_INTERRUPT:
         return GalleryCorrupt(f"{path}: damaged: reading it takes too long for a file of its size")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):

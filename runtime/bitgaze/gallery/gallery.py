@@ -217,8 +217,6 @@ class Gallery:
     def fields(self) -> list[str]:
         """Names of the metadata fields that items have, sorted; `where` filters by them.
 
-        Reads all metadata, which takes seconds for a million items.
-
         Raises:
             GalleryCorrupt: the file is damaged.
         """

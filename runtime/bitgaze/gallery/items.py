@@ -10,9 +10,8 @@ import re
 import sqlite3
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -121,12 +120,12 @@ _CRC_INPUT = (
 _BATCH_ROWS = 4096
 _BOX_STEPS = 65535
 _BOX_BYTES = 8
+# Of metadata, which can have 16 MB each.
+_BATCH_TEXTS = 256
 # Of a file's path and digest; systems take 4 KB at most.
 _MAX_FILE_BYTES = 1 << 20
 _FORMS: tuple[Literal["NFC"], Literal["NFD"]] = ("NFC", "NFD")
 _SURROGATES = re.compile("[\ud800-\udfff]")
-# Names that json.dumps writes without escapes, which SQLite's JSON paths do not support.
-_PLAIN_NAME = re.compile(r"[ !#-\[\]-~]*")
 
 # (slot, key, metadata as JSON, file)
 Row: TypeAlias = tuple[int, str, str, FileState | None]
@@ -313,80 +312,92 @@ def read_image_refs(db: sqlite3.Connection, path: Path, codes: HammingIndex) -> 
     return refs
 
 
-def read_field(db: sqlite3.Connection, path: Path, name: str) -> Iterator[str | None]:
-    """A metadata field of every item as JSON, or None if absent; in slot order.
+def read_texts(db: sqlite3.Connection, path: Path, slots: Sequence[int]) -> Iterator[list[str]]:
+    """The metadata as JSON of the items in some slots, ascending, after verifying each row.
 
-    Trusts the items: call `check_items` first.
+    Returns:
+        Lists of at most some hundred texts.
 
     Raises:
-        GalleryCorrupt: an item's metadata is not a JSON object.
+        GalleryCorrupt: an item is missing or damaged.
     """
-    if _PLAIN_NAME.fullmatch(name):
-        query = "SELECT metadata -> ? FROM item NOT INDEXED ORDER BY slot"
-        rows = db.execute(query, (f'$."{name}"',))
-        while batch := rows.fetchmany(_BATCH_ROWS):
-            for (text,) in batch:
-                yield text
+    if not slots:
         return
-    for (text,) in db.execute("SELECT metadata FROM item NOT INDEXED ORDER BY slot"):
-        values = read_metadata(path, text)
-        yield json.dumps(values[name]) if name in values else None
+    is_range = slots[-1] - slots[0] + 1 == len(slots)
+    rows = db.execute(
+        f"SELECT slot, metadata, crc, {_CRC_INPUT} FROM item NOT INDEXED WHERE slot "
+        + ("BETWEEN ? AND ?" if is_range else "IN (SELECT value FROM json_each(?))")
+        + " ORDER BY slot",
+        (slots[0], slots[-1]) if is_range else (json.dumps(slots),),
+    )
+    for first in range(0, len(slots), _BATCH_TEXTS):
+        expected = tuple(slots[first : first + _BATCH_TEXTS])
+        batch = rows.fetchmany(_BATCH_TEXTS)
+        found, texts, crcs, contents = zip(*batch, strict=True) if batch else ((),) * 4
+        is_intact = (
+            found == expected and None not in contents and tuple(map(zlib.crc32, contents)) == crcs
+        )
+        if not is_intact:
+            for slot in expected:
+                _verified(path, _read_row(db, path, slot))  # the error names the damaged item
+            raise GalleryCorrupt(f"{path}: items from slot {expected[0]} on are damaged")
+        yield list(texts)
 
 
 def match_keys(
-    db: sqlite3.Connection, condition: Condition, count: int, find: Callable[[str], int | None]
+    db: sqlite3.Connection,
+    condition: Condition,
+    count: int,
+    find: Callable[[str], int | None],
+    check: Callable[[], None],
 ) -> NDArray[np.bool_]:
     """Which of `count` items have a key that meets a condition: bool, (count,), by slot.
-
-    Trusts the items: call `check_items` first.
 
     Args:
         db: connection to the gallery.
         condition: on the key.
         count: number of items.
-        find: returns the slot of the item with a key, or None.
+        find: the slot of the item with a key, or None.
+        check: verifies all items; called for conditions that look at each key, since a damaged key
+            could hide.
     """
     matches = np.zeros(count, bool)
     operands = condition.operand if condition.operator == "in" else (condition.operand,)
-    operator = "=" if condition.operator in ("in", "!=") else condition.operator
     for operand in operands:
         if not isinstance(operand, str):
             continue  # keys are strings
-        if operator in RANGE_OPERATORS:
+        if condition.operator in RANGE_OPERATORS:
+            check()
             # Compares bytes, since UTF-8 sorts by code point. The operator is one of
             # RANGE_OPERATORS, and the operand is a parameter.
             rows: Iterable[tuple[int]] = db.execute(
-                f"SELECT slot FROM item NOT INDEXED WHERE CAST(key AS BLOB) {operator} ?",
+                f"SELECT slot FROM item NOT INDEXED WHERE CAST(key AS BLOB) {condition.operator} ?",
                 (operand.encode(errors="surrogatepass"),),
             )
-        elif _SURROGATES.search(operand):
+            matches[[slot for (slot,) in rows]] = True
+            continue
+        if _SURROGATES.search(operand):
             continue  # keys are valid Unicode
-        else:
-            # Stored keys have the spelling of their files' names, which differs between systems.
-            spellings = {operand, *(unicodedata.normalize(form, operand) for form in _FORMS)}
-            rows = chain.from_iterable(
-                _match_pattern(db, text) if operator == "like" else _found(find(text))
-                for text in spellings
-            )
-        slots = np.fromiter((slot for (slot,) in rows), np.int64)
-        matches[slots[(slots >= 0) & (slots < count)]] = True  # a damaged index can hold any number
+        # Stored keys have the spelling of their files' names, which differs between systems.
+        for text in {operand, *(unicodedata.normalize(form, operand) for form in _FORMS)}:
+            if condition.operator == "like":
+                check()
+                matches[list(_like(db, text))] = True
+            elif (slot := find(text)) is not None:
+                matches[slot] = True
     return ~matches if condition.operator == "!=" else matches
 
 
-def _found(slot: int | None) -> Iterable[tuple[int]]:
-    return () if slot is None else ((slot,),)
-
-
-def _match_pattern(db: sqlite3.Connection, text: str) -> Iterable[tuple[int]]:
+def _like(db: sqlite3.Connection, pattern: str) -> Iterator[int]:
     """Slots of the keys that match a pattern, in its spelling."""
     # SQLite's LIKE stops at a NUL.
-    matches_pattern = like(text)
+    matches_pattern = like(pattern)
     found = db.execute(
         "SELECT slot, key FROM item NOT INDEXED WHERE key LIKE ?"
         " OR instr(CAST(key AS BLOB), x'00')",
-        (text,),
+        (pattern,),
     )
-    return ((slot,) for slot, key in found if "\0" not in key or matches_pattern(key))
+    return (slot for slot, key in found if "\0" not in key or matches_pattern(key))
 
 
 def content_digest(path: str | bytes) -> bytes:

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from bitgaze.gallery import lookup, schema
+from bitgaze.gallery import columns, lookup, schema
 from bitgaze.gallery.chunks import CHUNK_CODES
 from bitgaze.gallery.info import new_file_id, seal_info
 from bitgaze.gallery.items import COLUMNS_2, item_crc
@@ -32,7 +32,7 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
         version = schema.marks(db)[1]
         if version in _SCHEMAS:  # under the write lock: another process may have done it
             schema.check_schema(db, path, _SCHEMAS[version])
-            _migrate(db, version)
+            _migrate(db, path, version)
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:
@@ -40,7 +40,7 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
         raise
 
 
-def _migrate(db: sqlite3.Connection, version: int) -> None:
+def _migrate(db: sqlite3.Connection, path: Path, version: int) -> None:
     for table in ("item", "chunk"):
         db.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
     for statement in schema.SCHEMA:
@@ -63,6 +63,7 @@ def _migrate(db: sqlite3.Connection, version: int) -> None:
         db.execute(f"DROP TABLE old_{table}")
     count = db.execute("SELECT count(*) FROM item").fetchone()[0]
     lookup.write_all(db, _names(db, count), count)
+    columns.rebuild_all(db, path, count)
     if version == 1:
         seal_info(db)
     new_file_id(db)

@@ -42,6 +42,8 @@ An SQLite file. Format 3 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 
   thumbnail(slot, image, crc)
       image     an encoded image
       crc       CRC-32 of image, starting from slot
+  field(id, column), field_chunk(n, version, built, names, is_complete, changed, crc)
+      columns of the metadata's fields, see columns.py
   file_id(id)
       16 random bytes, another for each backup. Written once, so that SQLite's log never holds it:
       a log beside another file is noticed, since `state` covers the id.
@@ -80,6 +82,10 @@ ADDED = (
     " PRIMARY KEY(first, second)) WITHOUT ROWID",
     "CREATE TABLE thumbnail(slot INTEGER PRIMARY KEY, image BLOB NOT NULL, crc INTEGER NOT NULL)",
     "CREATE TABLE file_id(id BLOB NOT NULL)",
+    "CREATE TABLE field(id INTEGER PRIMARY KEY, column BLOB NOT NULL)",
+    "CREATE TABLE field_chunk(n INTEGER PRIMARY KEY, version INTEGER NOT NULL,"
+    " built INTEGER NOT NULL, names TEXT NOT NULL, is_complete INTEGER NOT NULL,"
+    " changed BLOB NOT NULL, crc INTEGER NOT NULL)",
 )
 SCHEMA = (INFO, ITEM, CHUNK, *ADDED)
 

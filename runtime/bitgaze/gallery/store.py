@@ -4,7 +4,6 @@ Handles locks, commits of other processes, and slots. The SQL is in the modules 
 describes the tables); models, images and searches are above.
 """
 
-import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from bitgaze.gallery import chunks, distinct, file_format, forks, info, items, l
 from bitgaze.gallery.adaptation import Adaptation
 from bitgaze.gallery.blocks import Steps, block, body
 from bitgaze.gallery.chunks import SLOTS, Rows, Sums
+from bitgaze.gallery.columns import Columns
 from bitgaze.gallery.connection import (
     Connection,
     check_not_cut_off,
@@ -31,32 +31,19 @@ from bitgaze.gallery.connection import (
     seconds_allowed,
     translated_errors,
 )
-from bitgaze.gallery.filters import KEY, Column, Condition
+from bitgaze.gallery.filters import KEY, Condition
 from bitgaze.gallery.info import ModelInfo
 from bitgaze.gallery.items import FileState, ImageRef, Item
 from bitgaze.gallery.lookup import Lookup
 from bitgaze.gallery.remembered import Sources, read_sources, write_sources
 from bitgaze.hamming import HammingIndex
 
-# A field's column is read again once this many items, or this share of all, have changed; until
-# then changed items are checked one by one.
-_MAX_CHANGED, _MAX_CHANGED_SHARE = 1024, 1 / 64
 # Larger files are not compacted on close: 250,000 items take a second.
 _MAX_COMPACTED_BYTES = 64 << 20
-# Columns kept in memory; each takes at least 4 MB for a million items.
-_MAX_FIELDS = 64
 # Up to this many items, those of a file with a log are compared with its codes when it is opened:
 # 30 ms. `verify` compares all.
 _MAX_COMPARED = 100_000
 _NO_LOOKS, _NO_STRUCTURE = np.empty((0, 0), np.uint8), np.empty(0, np.uint8)
-
-
-class _Field:
-    """A metadata field of all items, and the slots that have changed since it was read."""
-
-    def __init__(self, column: Column) -> None:
-        self.column = column
-        self.changed: set[int] = set()
 
 
 class Store:
@@ -107,7 +94,9 @@ class Store:
         self._is_in_transaction = False
         self._must_reopen = False
         self._pid = os.getpid()
-        self._fields: dict[str, _Field] = {}
+        self._columns = Columns()
+        # Slots whose metadata this transaction has changed.
+        self._changed_metadata: set[int] = set()
         # Removed bytes are still in the log, and in free places of the file.
         self._needs_checkpoint = False
         self._needs_compaction = False
@@ -120,7 +109,7 @@ class Store:
             path, model_info, self._timeout_s, is_immutable=immutable is not None
         )
         self._data_version = -1
-        self._has_checked = False
+        self._has_checked_items = False
         self._must_compare = has_log
         self._connected_pid = os.getpid()
         self._identity = None
@@ -305,8 +294,7 @@ class Store:
 
     def fields(self) -> set[str]:
         """Names of the metadata fields that items have."""
-        texts = {text for _, _, text, _ in self._items()}
-        return {name for text in texts for name in items.read_metadata(self.path, text)}
+        return self._columns.fields(self._db, self.path, len(self.index), self._changed_metadata)
 
     def image_refs(self) -> list[ImageRef]:
         """A reference to every item's image, in slot order."""
@@ -315,44 +303,24 @@ class Store:
     def allowed(self, conditions: Sequence[Condition]) -> NDArray[np.bool_]:
         """Which items meet all conditions: bool, (n,), by slot.
 
-        The first call verifies all items, see `_check`. The first condition on a field reads that
-        field of all items, which takes a second or more for a million; the field is then cached,
-        and later conditions on it take milliseconds.
+        Conditions on fields read the field's columns, see columns.py. Patterns and ranges of the
+        key look at each item, and the first of them verifies all items.
 
         Raises:
-            GalleryCorrupt: an item is damaged, or its metadata is not JSON.
+            GalleryCorrupt: a column is damaged, or an item that is read.
         """
-        self._check()
-        allowed = np.ones(len(self.index), bool)
+        count = len(self.index)
+        on_fields = [condition for condition in conditions if condition.field != KEY]
+        allowed = np.ones(count, bool)
+        if on_fields:
+            changed = self._changed_metadata
+            allowed = self._columns.allowed(self._db, self.path, on_fields, count, changed)
         for condition in conditions:
             if condition.field == KEY:
-                allowed &= items.match_keys(self._db, condition, len(self.index), self.find)
-            else:
-                allowed &= self._matches(condition)
+                allowed &= items.match_keys(
+                    self._db, condition, count, self.find, self._check_items
+                )
         return allowed
-
-    def _matches(self, condition: Condition) -> NDArray[np.bool_]:
-        name, count = condition.field, len(self.index)
-        field = self._fields.get(name)
-        max_changed = max(_MAX_CHANGED, _MAX_CHANGED_SHARE * count)
-        if field is None or len(field.changed) > max_changed:
-            texts = items.read_field(self._db, self.path, name)
-            try:
-                field = self._fields[name] = _Field(Column(texts))
-            except ValueError as error:
-                raise GalleryCorrupt(
-                    f"{self.path}: an item's metadata is damaged: {error}"
-                ) from error
-            if len(self._fields) > _MAX_FIELDS:
-                del self._fields[next(iter(self._fields))]
-        matches = np.zeros(count, bool)
-        cached = field.column.matches(condition)[:count]
-        matches[: len(cached)] = cached
-        changed = [slot for slot in field.changed if slot < count]
-        if changed:
-            values = [self.item(slot).metadata.get(name) for slot in changed]
-            matches[changed] = Column(map(json.dumps, values)).matches(condition)
-        return matches
 
     def put(self, item: Item) -> None:
         """Store an item; one with the same key is replaced."""
@@ -368,6 +336,7 @@ class Store:
             self.index.add(item.code[None])
             self._looks.add(looks[None])
             self._structure.add(structure[None])
+            self._changed_metadata.add(slot)
         else:
             if not np.array_equal(self.index[slot], item.code):
                 thumbnails.delete_thumbnail(self._db, slot)  # of another image
@@ -375,7 +344,9 @@ class Store:
             self._looks.replace(slot, looks)
             self._structure.replace(slot, structure)
             self._needs_checkpoint = True  # for its old code
-            self._needs_compaction |= not written.has_same_metadata
+            if not written.has_same_metadata:
+                self._needs_compaction = True
+                self._changed_metadata.add(slot)
         self._note_changed(slot)
 
     def _write_item(self, slot: int, item: Item, *, is_new: bool) -> items.Written:
@@ -460,6 +431,7 @@ class Store:
         self._looks.remove(slot)
         self._structure.remove(slot)
         self._note_changed(slot, last)
+        self._changed_metadata.update((slot, last))
         self._needs_checkpoint = self._needs_compaction = True
 
     def move(self, moves: Sequence[tuple[str, str, FileState | None]]) -> None:
@@ -520,14 +492,11 @@ class Store:
     def _items(self) -> Iterator[items.Row]:
         return items.read_items(self._db, self.path, len(self.index))
 
-    def _check(self) -> None:
-        """Verify the items, once per connection, before metadata are read without checksums.
-
-        Takes 2 s for a million items.
-        """
-        if not self._has_checked:
+    def _check_items(self) -> None:
+        """Verify items, once per connection; takes 2 s for a million."""
+        if not self._has_checked_items:
             items.check_items(self._db, self.path, len(self.index), self._sums)
-            self._has_checked = True
+            self._has_checked_items = True
 
     def problems(self, limit: int) -> list[str]:
         """Damage of pages, items and indexes, a sentence each, up to a limit. Inside `reading`."""
@@ -554,6 +523,8 @@ class Store:
                 distinct.problems(self._db),
             )
             problems += (f"{self.path}: {problem}" for problem in found)
+        if not problems:  # damaged items cannot be compared
+            problems += self._columns.problems(self._db, self.path, count)
         return problems[:limit]
 
     def compact(self) -> int:
@@ -631,8 +602,6 @@ class Store:
             changed, length = self._changed_chunks[table], SLOTS[table]
             for slot in slots:
                 changed.add(slot // length)
-        for field in self._fields.values():
-            field.changed.update(slots)
 
     def _reopen_if_replaced(self) -> None:
         """Open the file again if the connection would no longer read and write what others do."""
@@ -678,6 +647,7 @@ class Store:
         self._db.execute("BEGIN IMMEDIATE")
         for changed in self._changed_chunks.values():
             changed.clear()
+        self._changed_metadata.clear()
         self._refresh()
 
     def _commit(self) -> None:
@@ -692,12 +662,13 @@ class Store:
             )
         self._write_chunks()
         self._lookup.flush()
-        # Here is the place to bring what else is derived from items up to date, before the state.
+        self._columns.commit(self._db, self.path, len(self.index), self._changed_metadata)
         state = self._sums.digest(self._file_id, self.info["crc"])
         if state != self.info["state"]:
             info.write_entry(self._db, "state", state)
         self._db.execute("COMMIT")
         self.info["state"] = state
+        self._changed_metadata.clear()
         if self._needs_checkpoint:
             # The commit counts as done even if this fails: with a full disk, or another reader, the
             # log keeps removed bytes until the next commit.
@@ -741,7 +712,8 @@ class Store:
         if version != self._data_version:
             with deadline(self._db, seconds_allowed(file_format.file_size(self.file))):
                 self._load()
-            self._fields.clear()
+            self._columns.refresh()
+            self._changed_metadata.clear()
             if self._immutable is None:
                 identity = self._identities()
                 self._identity = identity if identity == self._identities() else None
