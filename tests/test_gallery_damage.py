@@ -172,9 +172,8 @@ def test_the_error_names_the_damaged_item_among_many(path):
         gallery.upsert(items(9000))
     execute(path, "UPDATE item SET size = 3 WHERE slot = 8000")
     with Gallery(path) as gallery:
-        for use in (lambda: list(gallery), gallery.fields):
-            with pytest.raises(GalleryCorrupt, match="the item in slot 8000 is damaged: 'it"):
-                use()
+        with pytest.raises(GalleryCorrupt, match="the item in slot 8000 is damaged: 'it"):
+            list(gallery)
         # A column of the metadata answers: only a hit reads its item.
         assert len(gallery.search_code(codes(1)[0], where={"i": 5})) == 1
         with pytest.raises(GalleryCorrupt, match="the item in slot 8000 is damaged"):

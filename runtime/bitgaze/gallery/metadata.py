@@ -65,7 +65,10 @@ def objects_from(texts: Sequence[str]) -> list[dict[str, Any]]:
     return [
         # As many colons as names: no name is there twice, and no object is inside.
         value
-        if type(value) is dict and text.count(":") == len(value) and text.count("[") < MAX_DEPTH
+        if type(value) is dict
+        and text.count(":") == len(value)
+        and text.count("[") < MAX_DEPTH
+        and len(text) <= MAX_BYTES // 3
         else from_text(text)
         for value, text in zip(found, texts, strict=True)
     ]
