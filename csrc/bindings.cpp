@@ -179,9 +179,8 @@ class Request {
 // The same for items of several codes.
 class ViewRequest {
  public:
-  ViewRequest(py::array groups, py::ssize_t count, Rows queries, const std::string& rule,
-              py::ssize_t k, py::ssize_t radius, std::optional<Rows> filter,
-              std::optional<Ids> exclude, py::ssize_t threads,
+  ViewRequest(py::array groups, py::ssize_t count, Rows queries, py::ssize_t k, py::ssize_t radius,
+              std::optional<Rows> filter, std::optional<Ids> exclude, py::ssize_t threads,
               const std::optional<std::string>& kernel)
       : kernel_(kernel ? bitgaze::kernel(*kernel) : bitgaze::default_kernel()),
         held_(py::make_tuple(groups, queries, filter, exclude)) {
@@ -191,17 +190,15 @@ class ViewRequest {
                             " views");
     }
     codes_ = group_view(groups, count, queries.shape(2));
-    const auto found = std::ranges::find(kRules, rule, &Rule::name);
-    if (found == std::end(kRules)) throw py::value_error("no rule is called " + rule);
     queries_ = {queries.data(), static_cast<std::size_t>(queries.shape(0)),
-                static_cast<std::size_t>(queries.shape(1)), found->rule};
+                static_cast<std::size_t>(queries.shape(1))};
     params_ = search_params(queries.shape(0), k, radius, max_distance(), filter, exclude, threads);
   }
 
   py::ssize_t query_count() const { return static_cast<py::ssize_t>(queries_.count); }
   std::int32_t max_distance() const {
-    return static_cast<std::int32_t>(
-        bitgaze::max_view_distance(codes_, queries_.views, queries_.rule));
+    return static_cast<std::int32_t>(bitgaze::view_unit(codes_.views, queries_.views) * 8 *
+                                     codes_.code_bytes);
   }
 
   std::vector<bitgaze::Found> search() const {
@@ -211,13 +208,6 @@ class ViewRequest {
   }
 
  private:
-  struct Rule {
-    const char* name;
-    bitgaze::ViewRule rule;
-  };
-  static constexpr Rule kRules[] = {{"both ways", bitgaze::ViewRule::kBothWays},
-                                    {"whole and nearest", bitgaze::ViewRule::kWholeAndNearest}};
-
   const bitgaze::Kernel& kernel_;
   bitgaze::ViewCodes codes_{};
   bitgaze::ViewQueries queries_{};
@@ -294,7 +284,6 @@ std::unique_ptr<bitgaze::MultiIndex> multi_index(const py::array& codes, py::ssi
 PYBIND11_MODULE(_hamming, module, py::mod_gil_not_used()) {
   module.attr("BLOCK_CODES") = bitgaze::kBlockCodes;
   module.attr("GROUP_ITEMS") = bitgaze::kGroupItems;
-  module.attr("MAX_VIEWS") = bitgaze::kMaxViews;
   module.attr("KERNELS") = bitgaze::kernel_names();
   py::class_<bitgaze::MultiIndex>(module, "MultiIndex",
                                   "Tables of the codes as they are now, for multi-index hashing.")
@@ -313,14 +302,12 @@ PYBIND11_MODULE(_hamming, module, py::mod_gil_not_used()) {
            py::arg("covered") = 0, py::arg("changed").noconvert() = py::none(),
            py::arg("forced") = false);
   py::class_<ViewRequest>(module, "ViewRequest", "The same for items of several codes.")
-      .def(py::init<py::array, py::ssize_t, Rows, const std::string&, py::ssize_t, py::ssize_t,
-                    std::optional<Rows>, std::optional<Ids>, py::ssize_t,
-                    const std::optional<std::string>&>(),
+      .def(py::init<py::array, py::ssize_t, Rows, py::ssize_t, py::ssize_t, std::optional<Rows>,
+                    std::optional<Ids>, py::ssize_t, const std::optional<std::string>&>(),
            py::arg("groups").noconvert(), py::arg("count"), py::arg("queries").noconvert(),
-           py::kw_only(), py::arg("rule"), py::arg("k"), py::arg("radius"),
+           py::kw_only(), py::arg("k"), py::arg("radius"),
            py::arg("filter").noconvert() = py::none(), py::arg("exclude").noconvert() = py::none(),
-           py::arg("threads") = 1, py::arg("kernel") = py::none())
-      .def_property_readonly("max_distance", &ViewRequest::max_distance);
+           py::arg("threads") = 1, py::arg("kernel") = py::none());
   constexpr const char* kNearest = "distances and ids, (q, columns) each.";
   module.def("nearest", &nearest<Request>, py::arg("request"), py::arg("columns"), kNearest);
   module.def("nearest", &nearest<ViewRequest>, py::arg("request"), py::arg("columns"), kNearest);
@@ -328,6 +315,8 @@ PYBIND11_MODULE(_hamming, module, py::mod_gil_not_used()) {
   module.def("within", &within<Request>, py::arg("request"), kWithin);
   module.def("within", &within<ViewRequest>, py::arg("request"), kWithin);
   module.def("count", &count, py::arg("request"), "The number of codes within the radius, (q,).");
+  module.def("view_unit", &bitgaze::view_unit, py::arg("item_views"), py::arg("query_views"),
+             "What one bit counts in the distance between items of several codes.");
   module.def("write_groups", &write_groups, py::arg("groups").noconvert(), py::arg("first"),
              py::arg("rows").noconvert(), "Writes rows (n, views, code_bytes) into groups.");
   module.def("write_blocks", &write_blocks, py::arg("blocks").noconvert(), py::arg("first"),

@@ -57,20 +57,15 @@ using FindScreenedFn = std::size_t (*)(const std::uint64_t* query,
 inline constexpr std::size_t kGroupItems = 32;
 inline constexpr std::size_t kMaxViews = 8;
 
-// How the distance of an item follows from those between its views and the query's. Each rule adds
-// two numbers, with weights.
-enum class ViewRule {
-  kBothWays,         // the sum of each query view's least distance, and that of each item view's
-  kWholeAndNearest,  // the distance between the first views, and the least between any two
-};
-
+// The distance of an item: weights[0] times the sum over the query's views of the distance to the
+// nearest of the item's views, and weights[1] times the sum over the item's views of the distance
+// to the nearest of the query's.
 struct ViewQuery {
   const std::uint64_t* words;  // (views, words): each 16-bit word, four times
   std::size_t views;           // 1 to kMaxViews
   std::size_t item_views;      // 1 to kMaxViews
   std::size_t words_per_view;  // 1 to 64
-  ViewRule rule;
-  unsigned weights[2];  // weighted alone, each of the two numbers is below 2^16
+  unsigned weights[2];         // each of the two sums, weighted alone, is below 2^16
 };
 
 // Items in groups; count of them, of which the last group may hold fewer than 32, but all of it is

@@ -10,60 +10,47 @@
 namespace bitgaze {
 namespace {
 
-// The two numbers that a rule adds, for the items of one vector.
-template <typename Lanes>
+// The two sums that make up the distance, of the items of one vector.
+template <typename Vectors>
 struct ViewSums {
-  Lanes numbers[2];
+  typename Vectors::Lanes numbers[2];
 };
 
-// The first `words` words of each view; kWords: their number, or 0 to use the argument.
-template <typename Vectors, ViewRule kRule, std::size_t kWords>
-ViewSums<typename Vectors::Lanes> view_sums(const ViewQuery& query, const std::uint16_t* codes,
-                                            std::size_t words) noexcept {
+// From the first `words` words of each view; kWords: their number, or 0 to use the argument.
+template <typename Vectors, std::size_t kWords>
+ViewSums<Vectors> view_sums(const ViewQuery& query, const std::uint16_t* codes,
+                            std::size_t words) noexcept {
   using Lanes = typename Vectors::Lanes;
-  constexpr bool kBothWays = kRule == ViewRule::kBothWays;
   const Lanes far = Vectors::all(0x7fff);
   Lanes of_query[kMaxViews];  // the least distance of each query view so far
-  for (std::size_t a = 0; kBothWays && a < query.views; ++a) of_query[a] = far;
-  Lanes whole = far;
-  Lanes nearest = far;
-  Lanes of_items = Vectors::all(0);
+  for (std::size_t a = 0; a < query.views; ++a) of_query[a] = far;
+  ViewSums<Vectors> sums{{Vectors::all(0), Vectors::all(0)}};
   for (std::size_t b = 0; b < query.item_views; ++b) {
     const std::uint16_t* const code = codes + b * query.words_per_view * kGroupItems;
     Lanes of_item = far;
     for (std::size_t a = 0; a < query.views; ++a) {
       const Lanes distances =
           Vectors::template distances<kWords>(query.words + a * query.words_per_view, code, words);
-      if constexpr (kBothWays) of_query[a] = Vectors::min(of_query[a], distances);
-      if (!kBothWays && a == 0 && b == 0) whole = distances;
+      of_query[a] = Vectors::min(of_query[a], distances);
       of_item = Vectors::min(of_item, distances);
     }
-    if constexpr (kBothWays) {
-      of_items = Vectors::add(of_items, of_item);
-    } else {
-      nearest = Vectors::min(nearest, of_item);
-    }
+    sums.numbers[1] = Vectors::add(sums.numbers[1], of_item);
   }
-  if constexpr (kBothWays) {
-    Lanes of_queries = Vectors::all(0);
-    for (std::size_t a = 0; a < query.views; ++a) {
-      of_queries = Vectors::add(of_queries, of_query[a]);
-    }
-    return {{of_queries, of_items}};
-  } else {
-    return {{whole, nearest}};
+  for (std::size_t a = 0; a < query.views; ++a) {
+    sums.numbers[0] = Vectors::add(sums.numbers[0], of_query[a]);
   }
+  return sums;
 }
 
 template <typename Vectors>
-bool any_within(const ViewQuery& query, const ViewSums<typename Vectors::Lanes>& sums,
+bool any_within(const ViewQuery& query, const ViewSums<Vectors>& sums,
                 std::uint16_t most) noexcept {
   const auto a = Vectors::times(sums.numbers[0], static_cast<std::uint16_t>(query.weights[0]));
   const auto b = Vectors::times(sums.numbers[1], static_cast<std::uint16_t>(query.weights[1]));
   return Vectors::any_within(Vectors::add_saturating(a, b), most);
 }
 
-template <typename Vectors, ViewRule kRule, std::size_t kWords>
+template <typename Vectors, std::size_t kWords>
 std::size_t compare_views(const ViewQuery& query, const std::uint16_t* groups, std::size_t count,
                           unsigned limit, std::size_t screen, std::uint64_t first,
                           std::uint64_t* found, std::size_t* passed) noexcept {
@@ -77,17 +64,16 @@ std::size_t compare_views(const ViewQuery& query, const std::uint16_t* groups, s
     const std::uint16_t* const group = groups + i * query.item_views * words;
     bool near = screen == 0;
     for (std::size_t lane = 0; !near && lane < kGroupItems; lane += kLanes) {
-      near = any_within<Vectors>(
-          query,
-          kWords > 1 && screen == kWords / 2
-              ? view_sums<Vectors, kRule, kWords / 2>(query, group + lane, screen)
-              : view_sums<Vectors, kRule, 0>(query, group + lane, screen),
-          most);
+      near = any_within<Vectors>(query,
+                                 kWords > 1 && screen == kWords / 2
+                                     ? view_sums<Vectors, kWords / 2>(query, group + lane, screen)
+                                     : view_sums<Vectors, 0>(query, group + lane, screen),
+                                 most);
     }
     if (!near) continue;
     ++*passed;
     for (std::size_t lane = 0; lane < kGroupItems; lane += kLanes) {
-      const auto sums = view_sums<Vectors, kRule, kWords>(query, group + lane, words);
+      const auto sums = view_sums<Vectors, kWords>(query, group + lane, words);
       if (!any_within<Vectors>(query, sums, most)) [[likely]]
         continue;
       std::uint16_t numbers[2][kLanes];
@@ -104,23 +90,6 @@ std::size_t compare_views(const ViewQuery& query, const std::uint16_t* groups, s
   return size;
 }
 
-template <typename Vectors, ViewRule kRule>
-std::size_t find_by_rule(const ViewQuery& query, const std::uint16_t* groups, std::size_t count,
-                         unsigned limit, std::size_t screen, std::uint64_t first,
-                         std::uint64_t* found, std::size_t* passed) noexcept {
-  switch (query.words_per_view) {
-    case 4:
-      return compare_views<Vectors, kRule, 4>(query, groups, count, limit, screen, first, found,
-                                              passed);
-    case 8:
-      return compare_views<Vectors, kRule, 8>(query, groups, count, limit, screen, first, found,
-                                              passed);
-    default:
-      return compare_views<Vectors, kRule, 0>(query, groups, count, limit, screen, first, found,
-                                              passed);
-  }
-}
-
 // Vectors has a type Lanes, of kLanes numbers of 16 bits without sign, and static functions over
 // them: all(number); min, add and add_saturating(Lanes, Lanes); times(Lanes, number);
 // store(address, Lanes); any_within(Lanes, most), whether one is at most that; and
@@ -129,11 +98,14 @@ template <typename Vectors>
 std::size_t find_in_views(const ViewQuery& query, const std::uint16_t* groups, std::size_t count,
                           unsigned limit, std::size_t screen, std::uint64_t first,
                           std::uint64_t* found, std::size_t* passed) noexcept {
-  return query.rule == ViewRule::kBothWays
-             ? find_by_rule<Vectors, ViewRule::kBothWays>(query, groups, count, limit, screen,
-                                                          first, found, passed)
-             : find_by_rule<Vectors, ViewRule::kWholeAndNearest>(query, groups, count, limit,
-                                                                 screen, first, found, passed);
+  switch (query.words_per_view) {
+    case 4:
+      return compare_views<Vectors, 4>(query, groups, count, limit, screen, first, found, passed);
+    case 8:
+      return compare_views<Vectors, 8>(query, groups, count, limit, screen, first, found, passed);
+    default:
+      return compare_views<Vectors, 0>(query, groups, count, limit, screen, first, found, passed);
+  }
 }
 
 }  // namespace

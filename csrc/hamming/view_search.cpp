@@ -21,20 +21,6 @@ constexpr std::size_t kFirstRun = 64;
 constexpr unsigned kSettledRuns = 64;
 constexpr std::size_t kMinScreenedRun = 256;
 
-struct Weights {
-  unsigned numbers[2];
-  unsigned max_distance;
-};
-
-Weights weights_of(const ViewCodes& codes, std::size_t query_views, ViewRule rule) {
-  const auto bits = static_cast<unsigned>(8 * codes.code_bytes);
-  if (rule == ViewRule::kWholeAndNearest) return {{1, 1}, 2 * bits};
-  const std::size_t multiple = std::lcm(query_views, codes.views);
-  return {{static_cast<unsigned>(multiple / query_views),
-           static_cast<unsigned>(multiple / codes.views)},
-          static_cast<unsigned>(2 * multiple) * bits};
-}
-
 // How many words of each view a query reads first. A lower bound of the distance from half or a
 // quarter of the words rules out most of what is far away; what pays depends on codes and query, so
 // each way is tried for a run now and then.
@@ -82,7 +68,7 @@ class Screening {
 class ViewScan {
  public:
   ViewScan(const Kernel& kernel, const ViewCodes& codes, const std::uint8_t* queries,
-           std::size_t query_count, std::size_t query_views, ViewRule rule, const Filter& filter)
+           std::size_t query_count, std::size_t query_views, const Filter& filter)
       : kernel_(kernel),
         codes_(codes),
         filter_(filter),
@@ -92,15 +78,15 @@ class ViewScan {
         query_words_(query_count * query_views * codes.words()),
         screening_(query_count, Screening(codes.words())),
         found_(max_run_) {
-    const Weights weights = weights_of(codes, query_views, rule);
+    const std::size_t multiple = std::lcm(query_views, codes.views);
     for (std::size_t q = 0; q < query_count; ++q) {
       std::uint64_t* words = query_words_.data() + q * query_views * codes.words();
       queries_.push_back({words,
                           query_views,
                           codes.views,
                           codes.words(),
-                          rule,
-                          {weights.numbers[0], weights.numbers[1]}});
+                          {static_cast<unsigned>(multiple / query_views),
+                           static_cast<unsigned>(multiple / codes.views)}});
       for (std::size_t view = 0; view < query_views; ++view, queries += codes.code_bytes) {
         for (std::size_t w = 0; w < codes.words(); ++w) {
           std::uint16_t word = 0;
@@ -182,8 +168,8 @@ class ViewScan {
 
 }  // namespace
 
-unsigned max_view_distance(const ViewCodes& codes, std::size_t query_views, ViewRule rule) {
-  return weights_of(codes, query_views, rule).max_distance;
+unsigned view_unit(std::size_t item_views, std::size_t query_views) {
+  return static_cast<unsigned>(2 * std::lcm(item_views, query_views));
 }
 
 std::vector<Found> search_views(const Kernel& kernel, const ViewCodes& codes,
@@ -203,7 +189,7 @@ std::vector<Found> search_views(const Kernel& kernel, const ViewCodes& codes,
         Filter filter = params.filter;
         if (filter.exclude != nullptr) filter.exclude += first;
         return ViewScan(kernel, codes, queries.rows + first * query_bytes, size, queries.views,
-                        queries.rule, filter);
+                        filter);
       },
       [&] { return Nearest(k, params.radius + 1); },
       [&](std::size_t query, Nearest& nearest) {

@@ -405,12 +405,10 @@ void test_threads(const bitgaze::Kernel& kernel, std::size_t block_count, std::s
   check(equal, kernel, "searches at once");
 }
 
-using bitgaze::ViewRule;
-
 // The distance of an item, from its views and the query's, each (views, code_bytes).
 std::uint64_t reference_view_distance(const std::uint8_t* query, std::size_t query_views,
                                       const std::uint8_t* item, std::size_t item_views,
-                                      std::size_t code_bytes, ViewRule rule) {
+                                      std::size_t code_bytes) {
   const auto between = [&](std::size_t a, std::size_t b) -> std::size_t {
     return reference_distance(query + a * code_bytes, item + b * code_bytes, code_bytes);
   };
@@ -422,9 +420,6 @@ std::uint64_t reference_view_distance(const std::uint8_t* query, std::size_t que
       of_item[b] = std::min(of_item[b], between(a, b));
     }
   }
-  if (rule == ViewRule::kWholeAndNearest) {
-    return between(0, 0) + *std::min_element(of_item.begin(), of_item.end());
-  }
   const std::size_t multiple = std::lcm(query_views, item_views);
   const auto sum = [](const std::vector<std::size_t>& numbers) {
     return std::accumulate(numbers.begin(), numbers.end(), std::size_t{0});
@@ -434,7 +429,7 @@ std::uint64_t reference_view_distance(const std::uint8_t* query, std::size_t que
 
 std::vector<Found> reference_view_search(const Bytes& items, std::size_t item_views,
                                          const Bytes& queries, std::size_t query_views,
-                                         std::size_t code_bytes, ViewRule rule,
+                                         std::size_t code_bytes,
                                          const bitgaze::SearchParams& params) {
   const std::size_t item_bytes = item_views * code_bytes;
   const std::size_t query_bytes = query_views * code_bytes;
@@ -444,7 +439,7 @@ std::vector<Found> reference_view_search(const Bytes& items, std::size_t item_vi
     for (std::size_t i = 0; i < items.size() / item_bytes; ++i) {
       const std::uint64_t distance =
           reference_view_distance(queries.data() + q * query_bytes, query_views,
-                                  items.data() + i * item_bytes, item_views, code_bytes, rule);
+                                  items.data() + i * item_bytes, item_views, code_bytes);
       if (distance <= params.radius && params.filter.allows(q, i)) {
         all.push_back(distance << bitgaze::kIdBits | i);
       }
@@ -472,21 +467,19 @@ void test_view_search(const bitgaze::Kernel& kernel, std::size_t code_bytes, con
   if (!bytes.empty()) std::memcpy(bytes.data(), memory.data(), bytes.size());
   const Guarded guarded(bytes);
   codes.data = reinterpret_cast<const std::uint16_t*>(guarded.data());
-  for (const ViewRule rule : {ViewRule::kBothWays, ViewRule::kWholeAndNearest}) {
-    const bitgaze::ViewQueries query_rows{
-        queries.data(), queries.size() / (query_views * code_bytes), query_views, rule};
-    bitgaze::SearchParams some = params;
-    some.radius = std::min(some.radius, bitgaze::max_view_distance(codes, query_views, rule));
-    check(
-        bitgaze::search_views(kernel, codes, query_rows, some) ==
-            reference_view_search(items, item_views, queries, query_views, code_bytes, rule, some),
+  const bitgaze::ViewQueries query_rows{queries.data(), queries.size() / (query_views * code_bytes),
+                                        query_views};
+  bitgaze::SearchParams some = params;
+  some.radius = std::min(some.radius, bitgaze::view_unit(item_views, query_views) *
+                                          static_cast<unsigned>(8 * code_bytes));
+  check(bitgaze::search_views(kernel, codes, query_rows, some) ==
+            reference_view_search(items, item_views, queries, query_views, code_bytes, some),
         kernel,
         std::string("views in ") + what + " items, " + std::to_string(code_bytes) + " bytes, " +
             std::to_string(codes.count) + " items of " + std::to_string(item_views) + " views, " +
             std::to_string(query_views) + " of the query, k " + std::to_string(some.k) +
             ", radius " + std::to_string(some.radius) + ", threads " +
             std::to_string(some.threads));
-  }
 }
 
 void test_views(const bitgaze::Kernel& kernel) {
@@ -576,9 +569,8 @@ void test_view_threads(const bitgaze::Kernel& kernel) {
                                     codes.group_words());
   codes.data = memory.data();
   bitgaze::write_views(items.data(), kSeen, 0, codes);
-  const bitgaze::ViewQueries rows{queries.data(), 12, kViews, ViewRule::kBothWays};
-  const bitgaze::SearchParams params{
-      7, bitgaze::max_view_distance(codes, kViews, rows.rule), {}, 2};
+  const bitgaze::ViewQueries rows{queries.data(), 12, kViews};
+  const bitgaze::SearchParams params{7, bitgaze::view_unit(kViews, kViews) * 128, {}, 2};
   const std::vector<Found> expected = bitgaze::search_views(kernel, codes, rows, params);
   std::atomic<bool> equal = true;
   std::vector<std::thread> threads;
