@@ -416,9 +416,9 @@ class HammingIndex:
 
     def _allocate(self, count: int) -> NDArray[Any]:
         if not self._by_word:
-            return _aligned(count * self.bits // 8).reshape(count, self.bits // 8)
+            return aligned(count * self.bits // 8).reshape(count, self.bits // 8)
         blocks = -(-count // _BLOCK_CODES)
-        memory = _aligned(blocks * _BLOCK_CODES * self.bits // 8)
+        memory = aligned(blocks * _BLOCK_CODES * self.bits // 8)
         return memory.view(np.uint64).reshape(blocks, self.bits // 64, _BLOCK_CODES)
 
     def _capacity(self, state: _State) -> int:
@@ -517,7 +517,7 @@ def _rebuilt(bits: int, codes: NDArray[np.uint8], has_tables: bool) -> HammingIn
     return index
 
 
-def _aligned(size: int) -> NDArray[np.uint8]:
+def aligned(size: int) -> NDArray[np.uint8]:
     """Uninitialised bytes that start on a cache line, so that no vector load crosses two lines."""
     memory = np.empty(size + _CACHE_LINE_BYTES, np.uint8)
     offset = -memory.ctypes.data % _CACHE_LINE_BYTES
