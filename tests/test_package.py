@@ -58,7 +58,7 @@ MODULE_LAYERS = {
         ["heatmap", "verification"],
         ["encoder"],
         ["contract", "providers"],
-        ["images", "calibration", "alterations"],
+        ["images", "calibration", "alterations", "structure"],
         ["costs", "headers", "memory"],
     ],
 }
