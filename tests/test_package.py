@@ -58,7 +58,7 @@ MODULE_LAYERS = {
         ["heatmap", "verification"],
         ["encoder"],
         ["contract", "providers"],
-        ["images", "calibration", "alterations", "structure"],
+        ["images", "calibration", "alterations", "structure", "likeness"],
         ["costs", "headers", "memory"],
     ],
 }
