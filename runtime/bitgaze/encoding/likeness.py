@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Structural distances of different images, as measured on 4,200 photographs and 900 generated
+# Structural distances of different images, as measured on 7,600 images and 900 generated
 # screens (export/copies_table.py): a normal distribution, and one pair in 300 from a wider and
 # nearer one (one scene twice, one kind of garment). Two codes with 128 of 256 bits set at random
 # differ in 128 bits, with a standard deviation of 8.02.
@@ -88,8 +88,9 @@ def same_image(
     """Probability that images found in a search are the query, altered.
 
     Bayes' rule: the gallery is assumed to contain one copy of every second query, and at least 300
-    items. The law of different images is extrapolated below distances of about 36, the smallest of
-    7.5 million pairs of different images.
+    items. Below the distances that were counted, the law of different images is extrapolated: of
+    380 million pairs of photographs none is within 24 but the same image twice, of 500,000 pairs of
+    one shop's receipts 3 are within 20 and none within 16.
 
     Args:
         structural: integers in 0..256, shape (n,): structural distances. Of pairs that both have a
