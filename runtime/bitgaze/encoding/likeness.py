@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Structural distances of different images, as measured on 7,600 images and 900 generated
-# screens (export/copies_table.py): a normal distribution, and one pair in 300 from a wider and
-# nearer one (one scene twice, one kind of garment). Two codes with 128 of 256 bits set at random
-# differ in 128 bits, with a standard deviation of 8.02.
+# Structural distances of different images, set to bound what was counted on 7,600 images and 900
+# generated screens (export/copies_table.py): a normal distribution, and one pair in 300 from a
+# wider and nearer one (one scene twice, one kind of garment). Two codes with 128 of 256 bits set
+# at random differ in 128 bits, with a standard deviation of 8.02.
 _TYPICAL, _LEAST_TYPICAL, _DEVIATION = 128.0, 64.0, 9.0
 _RELATED, _NEARER, _RELATED_DEVIATION = 1 / 300, 24.0, 17.0
 # Of altered copies: four in ten hardly move it, the others to anywhere.
@@ -44,8 +44,9 @@ class Surroundings:
 class SemanticEvidence:
     """What a semantic distance says of copies, as opposed to images of the same kind.
 
-    A logarithm of odds that falls in a line, within limits. Fitted for each model; the values are
-    those of the model that ships. `limit` 0 is for a model whose distances of copies are unknown.
+    A logarithm of odds that falls in a line, within limits. It differs between models; the values
+    are those of the model that ships. `limit` 0 is for a model whose distances of copies are not
+    known.
 
     Attributes:
         middle: distance at which copies are as frequent as others, as a share of the bits.
