@@ -62,7 +62,7 @@ MODULE_LAYERS = {
         ["heatmap", "verification"],
         ["encoder"],
         ["contract", "providers"],
-        ["images", "calibration", "alterations"],
+        ["images", "calibration", "alterations", "structure", "likeness"],
         ["costs", "headers", "memory"],
     ],
 }
