@@ -57,7 +57,8 @@ class Encoded:
         boxes: float32, shape (n, m, 4): left, top, right, bottom of the looks, in [0, 1] of the
             upright image; (0, 0, 1, 1) where there is no look.
         look_classes: int64, shape (n, m): number of the class, among those that guide the
-            attention, whose evidence each look surrounds; -1 where there is no look.
+            attention, whose evidence each look surrounds; -1 where that is no single class, or
+            there is no look.
     """
 
     codes: NDArray[np.uint8]
@@ -367,15 +368,16 @@ class Encoder:
                     return whole
                 *outputs, maps, probability, numbers = whole
                 parts: list[_Part] = []
-                for look in choose(maps, probability, rule, looks):
+                for look in choose(maps, probability, outputs[2], rule, looks):
                     pixels = prepared(part(image, look.box), preprocess)
                     found = self._run(session, pixels, _OUTPUTS[:2])
                     if isinstance(found, ImageError):
                         return found
+                    number = int(numbers[look.row]) if look.row >= 0 else -1
                     box = look.box
                     if isinstance(source, Region):
                         box = within(source.box, box)
-                    parts.append(_Part(found[0], found[1], box, int(numbers[look.row])))
+                    parts.append(_Part(found[0], found[1], box, number))
                 return _row(outputs, parts, looks)
             except ProviderError as error:  # which is not the image's fault, see `with_upright`
                 return error

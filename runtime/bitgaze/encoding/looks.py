@@ -2,18 +2,19 @@
 
 The network sees the whole image at a few hundred pixels. A look is a part of the image, at the
 image's own pixels, that goes through the same network: one for each place where a likely class has
-its evidence, as large as that evidence.
+its evidence, as large as that evidence, then squares at the peaks of the attention, which is the
+expectation over all classes.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 _MOST = 15
-_KINDS = ("extent",)
+_KINDS = ("classes, then attention",)
 # Steps of the grid of boxes in a cell of the maps.
 _STEPS = 4
 # Evidence and probability are rounded before anything is decided, so that the last digits, which
@@ -34,9 +35,13 @@ class LookRule:
             share of the peak, in (0, 1);
         smallest: but at least this share of the image's side, in (0, 1],
         largest: and at most this one, at least `smallest`.
+        side: of the looks at peaks of the attention, which fill the places that classes leave, as
+            a share of the image's sides, in (0, 1].
+        apart: such a peak is at least so far from the middle of every earlier look, as a share of
+            the image's sides, in (0, 1].
         overlap: a look is dropped if intersection over union with an earlier one reaches this, in
             (0, 1].
-        kind: "extent", the rule above; this version knows no other and refuses them.
+        kind: the rule above; this version knows no other and refuses them.
     """
 
     most: int = 3
@@ -44,16 +49,19 @@ class LookRule:
     extent: float = 0.35
     smallest: float = 0.35
     largest: float = 0.8
+    side: float = 0.5
+    apart: float = 0.22
     overlap: float = 0.5
-    kind: str = "extent"
+    kind: str = "classes, then attention"
 
     def __post_init__(self) -> None:
         if type(self.most) is not int:
             raise TypeError(f"most is {self.most!r}, expected an integer")
         if not 1 <= self.most <= _MOST:
             raise ValueError(f"most is {self.most}, expected 1 to {_MOST}")
-        for name in ("probability", "extent", "smallest", "largest", "overlap"):
-            value = getattr(self, name)
+        for name, value in asdict(self).items():
+            if name in ("most", "kind"):
+                continue
             if type(value) is not float:
                 raise TypeError(f"{name} is {value!r}, expected a float")
             if not 0 < value <= 1 or (value == 1 and name in ("probability", "extent")):
@@ -69,7 +77,7 @@ class Look(NamedTuple):
 
     Attributes:
         box: left, top, right, bottom, in [0, 1] of the image.
-        row: of the class map that it was found in.
+        row: of the class map that it was found in; -1 if in the attention.
     """
 
     box: tuple[float, float, float, float]
@@ -82,10 +90,11 @@ _Cells = tuple[int, int, int, int]
 def choose(
     class_maps: NDArray[np.float32],
     probability: NDArray[np.float32],
+    attention: NDArray[np.float32],
     rule: LookRule,
     count: int,
 ) -> list[Look]:
-    """Choose looks at an image, the likeliest class first.
+    """Choose looks at an image, the likeliest class first, the attention's peaks last.
 
     Everything after the rounding of evidence and probability is computed in integers. Equal
     probabilities go by row, equal peaks by row and column of the map.
@@ -93,6 +102,7 @@ def choose(
     Args:
         class_maps: (k, h, w), the evidence of k classes at each place; covers the whole image.
         probability: (k,), of the classes.
+        attention: (h, w), covers the whole image.
         rule: of the model.
         count: largest number of looks, at most `rule.most`.
     """
@@ -110,9 +120,17 @@ def choose(
         box = _around_peak(evidence, rule.extent)
         left, right = _bounded(box[0], box[2], width, rule)
         top, bottom = _bounded(box[1], box[3], height, rule)
-        box = (left, top, right, bottom)
-        if all(_overlap(box, other) < rule.overlap for other, _ in found):
-            found.append((box, int(row)))
+        _add(found, ((left, top, right, bottom), int(row)), rule)
+    if len(found) < count and (evidence := _enlarged(attention)) is not None:
+        is_free = np.ones(evidence.shape, bool)
+        for box, _ in found:
+            _take(is_free, box[0] + box[2], box[1] + box[3], rule)
+        while len(found) < count and is_free.any():
+            y, x = divmod(int(np.where(is_free, evidence, -1).argmax()), width)
+            left, right = _centred(x, rule.side, width)
+            top, bottom = _centred(y, rule.side, height)
+            _add(found, ((left, top, right, bottom), -1), rule)
+            _take(is_free, 2 * x + 1, 2 * y + 1, rule)
     return [
         Look((box[0] / width, box[1] / height, box[2] / width, box[3] / height), row)
         for box, row in found
@@ -171,6 +189,28 @@ def _bounded(low: int, high: int, side: int, rule: LookRule) -> tuple[int, int]:
     length = max(length, 1)
     low = min(max((low + high - length) // 2, 0), side - length)
     return low, low + length
+
+
+def _centred(place: int, share: float, side: int) -> tuple[int, int]:
+    """A range of this share of the side around a step, within the image."""
+    length = max(round(share * side), 1)
+    low = min(max((2 * place + 1 - length) // 2, 0), side - length)
+    return low, low + length
+
+
+def _add(found: list[tuple[_Cells, int]], new: tuple[_Cells, int], rule: LookRule) -> None:
+    if all(_overlap(new[0], box) < rule.overlap for box, _ in found):
+        found.append(new)
+
+
+def _take(is_free: NDArray[np.bool_], x: int, y: int, rule: LookRule) -> None:
+    """Leave no peak near a place, which is given in half steps."""
+    height, width = is_free.shape
+    # Compared in units of half a step of both sides together, which are integers.
+    across = (2 * np.arange(width) + 1 - x) * height
+    down = (2 * np.arange(height) + 1 - y) * width
+    reach = rule.apart * 2 * height * width
+    is_free[down[:, None] ** 2 + across**2 < reach**2] = False
 
 
 def _overlap(one: _Cells, other: _Cells) -> float:
