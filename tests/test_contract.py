@@ -11,6 +11,7 @@ from bitgaze.encoding import contract
 from bitgaze.encoding.calibration import Calibration
 from bitgaze.encoding.contract import DEFAULT_MODEL, Golden, fingerprint, read_model
 from bitgaze.encoding.images import Preprocess
+from bitgaze.encoding.looks import LookRule
 
 CALIBRATION = Calibration(duplicate=(0.99, *[0.5] * 16), kind=(), false_match=(*[0.1] * 16, 1.0))
 CONTRACT = Contract(
@@ -24,6 +25,7 @@ CONTRACT = Contract(
     precision="int8",
     tolerance=0.01,
     golden=(Golden(png=b"\x89PNG", code=b"\x01\x02"),),
+    looks=LookRule(),
 )
 TABLES = json.loads(CONTRACT.to_json())["calibration"]
 
@@ -73,7 +75,7 @@ def test_a_bad_entry_is_rejected(change, message):
 def test_a_missing_entry_is_rejected_unless_it_has_a_default(name):
     document = json.loads(CONTRACT.to_json())
     del document[name]
-    if name in ("training", "precision", "tolerance"):
+    if name in ("training", "precision", "tolerance", "looks"):
         assert Contract.from_json(json.dumps(document)).bits == 16
     else:
         with pytest.raises(ValueError, match=f"schema None|incomplete.*{name}|no {name}"):

@@ -8,6 +8,7 @@ expectation over all classes.
 
 import math
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -149,6 +150,7 @@ def _enlarged(class_map: NDArray[np.float32]) -> NDArray[np.int64] | None:
     return enlarged
 
 
+@lru_cache(maxsize=8)
 def _interpolation(cells: int) -> NDArray[np.int64]:
     """Weights of cells at each step, in units of 1 / (2 * _STEPS): (_STEPS * cells, cells)."""
     unit = 2 * _STEPS
