@@ -132,6 +132,7 @@ WRONG = {
         *([{"png": PNG, "code": "xyz0"}], [{"png": PNG, "code": "01"}], [{"png": PNG, "code": 1}]),
         [{"png": PNG, "code": "0102", "new": 1}],
     ],
+    "looks": [None, [], "x", {"most": 0}, {"most": "3"}, {"extent": 2.0}, {"new": 1}],
 }
 
 

@@ -226,7 +226,7 @@ def test_any_shape_of_image(encoder, size):
     left, top, right, bottom = found.boxes[0].T
     assert (left < right).all()
     assert (top < bottom).all()
-    assert 0 <= found.boxes.min()
+    assert found.boxes.min() >= 0
     assert found.boxes.max() <= 1
     code = encoder.encode([Region(scene({"red": (0, 0, 1, 1)}, size), (0.4, 0.4, 0.5, 0.5))])
     assert code.errors == {}
@@ -324,7 +324,8 @@ def test_a_region_contains_its_box_in_whole_pixels():
     assert part(image, (0.05, 0, 0.1, 1)).width == 2  # pixels 1.4 to 2.8
     preprocess = Preprocess(8)
     assert np.array_equal(
-        load(Region(image, (0, 0, 0.5, 0.5)), preprocess), load(image.crop((0, 0, 14, 5)), preprocess)
+        load(Region(image, (0, 0, 0.5, 0.5)), preprocess),
+        load(image.crop((0, 0, 14, 5)), preprocess),
     )
 
 
