@@ -3,7 +3,7 @@
     python export/look_table.py FOLDERS... [--model MODEL]
 
 FOLDERS contain an annotations.tsv with boxes, or one folder per class. Compares the model's own
-looks with random ones of the same number, with other ways to choose places, and with the true
+looks with random ones of the same number and sizes, with other ways to choose places, and with the true
 boxes: how many objects they find, and the tie-aware mAP of searches by all codes of an image, on
 codes that are adapted to the database's. Writes a section of docs/results.md per folder.
 """
@@ -123,7 +123,7 @@ def _measure(
     for count in range(1, rule.most + 1):  # fewer looks are the first ones
         boxes = [some[:count] for some in most.boxes]
         seen[f"explicit, {count}"] = Seen(boxes, most.values[:, : 1 + count])
-    for name, boxes in _rivals(encoder, images, rule.most).items():
+    for name, boxes in _rivals(encoder, images, most.boxes, rule.most).items():
         seen[name] = _regions(encoder, images.paths, whole, boxes, rule.most)
     objects = _objects(encoder, images)
     scores = {name: _scores(images, objects, one.values, seeds) for name, one in seen.items()}
@@ -215,7 +215,9 @@ def _objects(encoder: Encoder, images: Images) -> Objects | None:
     return Objects(positions, labels, encoder.encode(regions).hashes[:, None])
 
 
-def _rivals(encoder: Encoder, images: Images, count: int) -> dict[str, list[list[Box]]]:
+def _rivals(
+    encoder: Encoder, images: Images, explicit: list[list[Box]], count: int
+) -> dict[str, list[list[Box]]]:
     rule, generator = encoder.contract.looks, np.random.default_rng(0)
     assert rule is not None
     size = encoder.contract.preprocess.size
@@ -224,7 +226,8 @@ def _rivals(encoder: Encoder, images: Images, count: int) -> dict[str, list[list
     loaded = [upright(path, size) for path in images.paths]
     maps = extract.each(loaded, lambda image: image)
     found = {
-        "random": [places.random_boxes(count, _SIDE, generator) for _ in images.paths],
+        "random": [places.moved(boxes, generator) for boxes in explicit],
+        "random squares": [places.random_boxes(count, _SIDE, generator) for _ in images.paths],
         "centre": [[(0.175, 0.175, 0.825, 0.825)] for _ in images.paths],
         "grid": [places.grid(count, _SIDE) for _ in images.paths],
         "spectral residual": [

@@ -29,6 +29,16 @@ def random_boxes(count: int, side: float, generator: np.random.Generator) -> lis
     return [(float(x), float(y), float(x) + side, float(y) + side) for x, y in corners]
 
 
+def moved(boxes: Sequence[Box], generator: np.random.Generator) -> list[Box]:
+    """Boxes of the same sizes at random places within the image."""
+    found = []
+    for left, top, right, bottom in boxes:
+        width, height = right - left, bottom - top
+        x, y = (float(place) for place in generator.uniform(0, (1 - width, 1 - height)))
+        found.append((x, y, x + width, y + height))
+    return found
+
+
 def grid(count: int, side: float) -> list[Box]:
     """The first of: upper left, lower right, upper right, lower left, middle."""
     far = 1 - side
