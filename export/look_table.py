@@ -3,9 +3,9 @@
     python export/look_table.py FOLDERS... [--model MODEL]
 
 FOLDERS contain an annotations.tsv with boxes, or one folder per class. Compares the model's own
-looks with random ones of the same number and sizes, with other ways to choose places, and with the true
-boxes: how many objects they find, and the tie-aware mAP of searches by all codes of an image, on
-codes that are adapted to the database's. Writes a section of docs/results.md per folder.
+looks with random ones of the same number and sizes, with other ways to choose places, and with the
+true boxes: how many objects they find, and the tie-aware mAP of searches by all codes of an image,
+on codes that are adapted to the database's. Writes a section of docs/results.md per folder.
 """
 
 import argparse

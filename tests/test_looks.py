@@ -6,68 +6,29 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
-from torch import nn
 
-from attention_hashing.attention import AttentionBranch
-from attention_hashing.deployment import onnx_file
-from attention_hashing.network import AttentionHashing
 from bitgaze import Contract, Encoder, ModelError, ProviderError
 from bitgaze.encoding.contract import read_model
 from bitgaze.encoding.images import Preprocess, Region, load, part, within
-from bitgaze.encoding.looks import LookRule, choose
+from bitgaze.encoding.looks import choose
+from colours import CONTRACT, RULE, SIZE, scene, write_models
 
-SIZE, CELL = 96, 16
-RULE = LookRule()
-CONTRACT = Contract("colours", 32, Preprocess(SIZE), "none", looks=RULE)
 OUTPUTS = ("codes", "hashes", "attention", "looks", "look_hashes", "boxes", "look_classes")
-
-
-class Colours(nn.Module):
-    """A map of three channels: how red, green and blue each cell is, compared with the others."""
-
-    channels, mean, std = 3, 127.0, 128.0
-
-    def __init__(self):
-        super().__init__()
-        weight = 1.5 * torch.eye(3) - 0.5
-        self.conv = nn.Conv2d(3, 3, CELL, CELL, bias=False)
-        with torch.no_grad():
-            self.conv.weight.copy_(weight[:, :, None, None].expand(3, 3, CELL, CELL) / CELL**2)
-
-    def forward(self, x):
-        return self.conv(x).relu()
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Model files of one network with and without maps to look by."""
-    torch.manual_seed(0)
-    branch = AttentionBranch.from_classifier(40 * torch.eye(3), torch.zeros(3))
-    network = AttentionHashing(Colours(), branch, CONTRACT.bits).eval()
     folder = tmp_path_factory.mktemp("models")
-    image = folder / "a.png"
-    scene({"red": (0.1, 0.1, 0.4, 0.4)}).save(image)
-    for name, contract in (("looks", CONTRACT), ("plain", replace(CONTRACT, looks=None))):
-        onnx_file.write_model(network, contract, [image], folder / f"{name}.onnx")
+    write_models(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def encoder(files):
     return Encoder(files / "looks.onnx", threads=2)
-
-
-def scene(objects, size=(480, 480)):
-    """Rectangles on grey, by colour, in [0, 1] of the image."""
-    image = Image.new("RGB", size, (127, 127, 127))
-    for colour, box in objects.items():
-        pixels = [round(place * size[i % 2]) for i, place in enumerate(box)]
-        image.paste(colour, tuple(pixels))
-    return image
 
 
 def content(image, kind="png", **options):
