@@ -12,6 +12,7 @@ from bitgaze.encoding import contract
 from bitgaze.encoding.calibration import Calibration
 from bitgaze.encoding.contract import DEFAULT_MODEL, Golden, fingerprint, read_model
 from bitgaze.encoding.images import Preprocess
+from bitgaze.encoding.looks import LookRule
 
 CALIBRATION = Calibration(duplicate=(0.99, *[0.5] * 16), kind=(), false_match=(*[0.1] * 16, 1.0))
 CONTRACT = Contract(
@@ -25,6 +26,7 @@ CONTRACT = Contract(
     precision="int8",
     tolerance=0.01,
     golden=(Golden(png=b"\x89PNG", code=b"\x01\x02"),),
+    looks=LookRule(),
 )
 TABLES = json.loads(CONTRACT.to_json())["calibration"]
 
@@ -74,7 +76,7 @@ def test_a_bad_entry_is_rejected(change, message):
 def test_a_missing_entry_is_rejected_unless_it_has_a_default(name):
     document = json.loads(CONTRACT.to_json())
     del document[name]
-    if name in ("training", "precision", "tolerance"):
+    if name in ("training", "precision", "tolerance", "looks"):
         assert Contract.from_json(json.dumps(document)).bits == 16
     else:
         with pytest.raises(ValueError, match=f"schema None|incomplete.*{name}|no {name}"):
@@ -131,6 +133,7 @@ WRONG = {
         *([{"png": PNG, "code": "xyz0"}], [{"png": PNG, "code": "01"}], [{"png": PNG, "code": 1}]),
         [{"png": PNG, "code": "0102", "new": 1}],
     ],
+    "looks": [None, [], "x", {"most": 0}, {"most": "3"}, {"extent": 2.0}, {"new": 1}],
 }
 
 

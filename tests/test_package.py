@@ -62,7 +62,7 @@ MODULE_LAYERS = {
         ["heatmap", "verification"],
         ["encoder"],
         ["contract", "providers"],
-        ["images", "calibration", "alterations", "structure", "likeness"],
+        ["images", "calibration", "alterations", "structure", "likeness", "looks"],
         ["costs", "headers", "memory"],
     ],
 }
