@@ -90,8 +90,8 @@ def same_image(
 
     Bayes' rule: the gallery is assumed to contain one copy of every second query, and at least 300
     items. Below the distances that were counted, the law of different images is extrapolated: of
-    380 million pairs of photographs and drawings none is within 24 but the same image twice, of 500,000 pairs of
-    one shop's receipts 3 are within 20 and none within 16.
+    380 million pairs of photographs and drawings none is within 24 but the same image twice, of
+    500,000 pairs of one shop's receipts 3 are within 20 and none within 16.
 
     Args:
         structural: integers in 0..256, shape (n,): structural distances. Of pairs that both have a
