@@ -345,6 +345,14 @@ def test_ties_go_to_the_first_row_and_the_first_place():
     assert second.box[3] < 0.5
 
 
+def test_places_of_much_evidence_against_a_class_are_taken_last_and_once():
+    attention = np.full((5, 5), -50, np.float32)
+    attention[2, 2] = 1
+    found = choose(attention[None], np.array([0.001], np.float32), attention, RULE, 3)
+    assert 1 <= len(found) <= 3
+    assert len({look.box for look in found}) == len(found)
+
+
 def test_maps_that_are_not_numbers_give_no_look():
     blank = np.full((1, 5, 5), np.nan, np.float32)
     assert choose(blank, np.array([np.nan], np.float32), blank[0], RULE, 3) == []

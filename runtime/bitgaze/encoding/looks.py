@@ -127,7 +127,7 @@ def choose(
         for box, _ in found:
             _take(is_free, box[0] + box[2], box[1] + box[3], rule)
         while len(found) < count and is_free.any():
-            y, x = divmod(int(np.where(is_free, evidence, -1).argmax()), width)
+            y, x = divmod(int(np.where(is_free, evidence, np.iinfo(np.int64).min).argmax()), width)
             left, right = _centred(x, rule.side, width)
             top, bottom = _centred(y, rule.side, height)
             _add(found, ((left, top, right, bottom), -1), rule)
