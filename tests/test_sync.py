@@ -545,12 +545,12 @@ def test_an_image_that_changes_while_it_is_read_is_taken_by_the_next_sync(
     before = path.read_bytes()
     rgb = images._rgb
 
-    def change(image):
+    def change(*arguments):
         monkeypatch.undo()
         smooth_image(9).save(path)
         if is_restored:
             path.write_bytes(before)
-        return rgb(image)
+        return rgb(*arguments)
 
     monkeypatch.setattr(ingest, "_FIRST_BATCH", 1)
     monkeypatch.setattr(images, "_rgb", change)
