@@ -18,7 +18,7 @@ from PIL import ImageFile as ImageFilePlugin
 
 from bitgaze import ImageError
 from bitgaze.encoding import images
-from bitgaze.encoding.images import ImageFile, Preprocess, load, upright
+from bitgaze.encoding.images import ImageFile, Preprocess, Region, load, upright
 from conftest import smooth_image
 
 SMALL = Preprocess(size=32)
@@ -210,6 +210,14 @@ def test_a_tiff_file_of_12_bit_samples_is_read_with_12_bits():
     head = b"II*\0" + struct.pack("<IH", 8, len(entries))
     content = (head + tags + bytes(4)).ljust(122, b"\0") + samples
     assert abs(load(content, Preprocess(size=40)).max() - 255 * 0x3FF / 4095) <= 1
+
+
+@pytest.mark.parametrize("depth", ["stored", "used"])
+def test_a_region_is_read_by_the_same_rule(depth):
+    content, _ = deep_grey(4095, "I;16 png")
+    preprocess = replace(SMALL, depth=depth)
+    whole = load(Region(content, (0.0, 0.0, 1.0, 1.0)), preprocess)
+    assert np.array_equal(whole, load(content, preprocess))
 
 
 def test_the_transparent_value_tells_nothing_of_the_depth():

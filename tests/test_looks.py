@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 
 from bitgaze import Contract, Encoder, ModelError, ProviderError
+from bitgaze.encoding import encoder as encoding
+from bitgaze.encoding import images
 from bitgaze.encoding.contract import read_model
 from bitgaze.encoding.images import Preprocess, Region, load, part, within
 from bitgaze.encoding.looks import choose
@@ -115,6 +117,27 @@ def test_without_looks_nothing_changes(encoder, files):
     looked = encoder.encode(sources, looks=3)
     assert np.array_equal(looked.hashes, expected.hashes)
     assert looked.stable.shape == expected.stable.shape
+
+
+@pytest.mark.parametrize("looks", [0, 1])
+@pytest.mark.parametrize("depth", ["stored", "used"])
+def test_deep_greys_are_read_by_the_models_rule(files, monkeypatch, depth, looks):
+    image = Image.frombytes("I;16", (64, 64), np.full((64, 64), 4095, np.uint16).tobytes())
+    means = []
+    prepared = images.prepared
+
+    def noted(image, preprocess):
+        means.append(np.asarray(image).mean())
+        return prepared(image, preprocess)
+
+    for module in (images, encoding):
+        monkeypatch.setattr(module, "prepared", noted)
+    with Encoder(files / "looks.onnx") as encoder:
+        contract = encoder.contract
+        preprocess = replace(contract.preprocess, depth=depth)
+        encoder._model = replace(encoder.model, contract=replace(contract, preprocess=preprocess))
+        assert not encoder.encode([content(image)], looks=looks).errors
+    assert set(means) == {255 if depth == "used" else 4095 // 257 + 1}
 
 
 def test_fewer_looks_are_the_first_ones(encoder):

@@ -395,7 +395,7 @@ class Encoder:
         # So many pixels that the smallest look is not enlarged, if the image has them.
         shorter_side = math.ceil(preprocess.size / rule.smallest)
         try:
-            found = images.with_upright(source, shorter_side, encoded)
+            found = images.with_upright(source, shorter_side, encoded, depth=preprocess.depth)
         except ImageError as error:
             return ImageError(*error.args)
         if isinstance(found, ProviderError):

@@ -442,7 +442,7 @@ def with_upright(
         ImageError, TypeError, ValueError: as for `load`.
     """
     if isinstance(source, Region):
-        return _with_region(source, shorter_side, work, copies)
+        return _with_region(source, shorter_side, work, copies, depth)
     reservation = Reservation(budget())
     try:
         try:
@@ -455,7 +455,7 @@ def with_upright(
 
 
 def _with_region(
-    region: Region, shorter_side: int, work: Callable[[Image.Image], _T], copies: int
+    region: Region, shorter_side: int, work: Callable[[Image.Image], _T], copies: int, depth: str
 ) -> _T:
     left, top, right, bottom = region.box
     # So long that the region's own shorter side is long enough.
@@ -465,6 +465,7 @@ def _with_region(
         needed,
         lambda image: work(part(image, region.box)),
         copies=copies + 1,
+        depth=depth,
     )
 
 

@@ -38,7 +38,7 @@ class LookRule:
         largest: and at most this one, at least `smallest`.
         side: of the looks at peaks of the attention, which fill the places that classes leave, as
             a share of the image's sides, in (0, 1].
-        apart: such a peak is at least so far from the middle of every earlier look, as a share of
+        apart: minimum distance of such a peak from the middle of every earlier look, as a share of
             the image's sides, in (0, 1].
         overlap: a look is dropped if intersection over union with an earlier one reaches this, in
             (0, 1].
