@@ -5,8 +5,6 @@ first view is the whole image, and the others are places where the network looke
 """
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, SupportsIndex
 
@@ -130,7 +128,8 @@ class ViewIndex:
             ValueError: count < 0.
         """
         count = at_least(count, "count", 0)
-        with self._writing() as state:
+        with self._lock:
+            state = self._state
             self._state = self._with_capacity(state, count)
 
     def add(self, items: NDArray[np.uint8]) -> None:
@@ -149,7 +148,8 @@ class ViewIndex:
                 f"items have {items.shape[1]} views, but those of this index have {self.views}: "
                 "repeat one where an item has fewer"
             )
-        with self._writing() as before:
+        with self._lock:
+            before = self._state
             end = before.count + len(items)
             # Growth by half: repeated adding copies each item about twice. Running searches keep
             # the old array, which no longer changes.
@@ -175,7 +175,8 @@ class ViewIndex:
         shape = (self.views, self.bits // 8)
         if item.shape != shape:
             raise ValueError(f"item must have shape {shape}, got {item.shape}")
-        with self._writing() as state:
+        with self._lock:
+            state = self._state
             slot = known_id(slot, "slot", state.count)
             _hamming.write_groups(state.groups, slot, np.ascontiguousarray(item)[None])
 
@@ -189,7 +190,8 @@ class ViewIndex:
             TypeError: slot is not an integer.
             IndexError: slot is out of range.
         """
-        with self._writing() as state:
+        with self._lock:
+            state = self._state
             last = state.count - 1
             slot = known_id(slot, "slot", state.count)
             _hamming.write_groups(state.groups, slot, self._gather(state, np.array([last])))
@@ -300,11 +302,6 @@ class ViewIndex:
         words = state.groups[ids // _GROUP_ITEMS, :, :, ids % _GROUP_ITEMS]
         bytes_ = np.ascontiguousarray(words).view(np.uint8)
         return np.ascontiguousarray(bytes_[..., : self.bits // 8])
-
-    @contextmanager
-    def _writing(self) -> Iterator[_State]:
-        with self._lock:
-            yield self._state
 
     def _allocate(self, capacity: int) -> NDArray[np.uint16]:
         shape = (-(-capacity // _GROUP_ITEMS), self.views, -(-self.bits // 16), _GROUP_ITEMS)
