@@ -33,7 +33,7 @@ class Screening {
     return tried_ < kWays ? words_of(tried_) : words_of(best_);
   }
 
-  // Of the groups of a run, so many passed.
+  // How many groups of a run passed.
   void report(std::size_t passed, std::size_t groups) {
     if (words_ < 2) return;
     if (tried_ < kWays) {

@@ -35,7 +35,7 @@ class Rows:
         self._count = 0
         self._is_empty = 0 in shape  # then the buffer takes no memory, and never has to grow
         if self._is_empty:
-            self._buffer = np.empty((2**32, *shape), np.uint8)
+            self._buffer = np.empty((2**31 - 1, *shape), np.uint8)  # numpy's most on 32-bit systems
 
     @property
     def array(self) -> NDArray[np.uint8]:

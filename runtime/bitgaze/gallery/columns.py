@@ -338,7 +338,7 @@ class Columns:
 
 
 def rebuild_all(db: sqlite3.Connection, path: Path, count: int) -> None:
-    """Make all columns anew from the items; takes 5 s for a million with five fields."""
+    """Build all columns from the items; takes 5 s for a million with five fields."""
     db.execute("DELETE FROM field")
     db.execute("DELETE FROM field_chunk")
     Columns().commit(db, path, count, range(count))

@@ -374,7 +374,7 @@ def match_keys(
                 f"SELECT slot FROM item NOT INDEXED WHERE CAST(key AS BLOB) {condition.operator} ?",
                 (operand.encode(errors="surrogatepass"),),
             )
-            matches[[slot for (slot,) in rows]] = True
+            _mark(matches, (slot for (slot,) in rows))
             continue
         if _SURROGATES.search(operand):
             continue  # keys are valid Unicode
@@ -382,10 +382,16 @@ def match_keys(
         for text in {operand, *(unicodedata.normalize(form, operand) for form in _FORMS)}:
             if condition.operator == "like":
                 check()
-                matches[list(_like(db, text))] = True
+                _mark(matches, _like(db, text))
             elif (slot := find(text)) is not None:
                 matches[slot] = True
     return ~matches if condition.operator == "!=" else matches
+
+
+def _mark(matches: NDArray[np.bool_], slots: Iterable[int]) -> None:
+    found = np.fromiter(slots, np.int64)
+    # Damage since the items were verified can put an item anywhere.
+    matches[found[(found >= 0) & (found < len(matches))]] = True
 
 
 def _like(db: sqlite3.Connection, pattern: str) -> Iterator[int]:

@@ -49,7 +49,8 @@ def read_sources(info: dict[str, Any], path: Path) -> Sources | None:
     try:
         values = json.loads(text)
         for name in ("folders", "include", "exclude"):
-            if not all(isinstance(value, str) for value in values[name]):
+            is_list = isinstance(values[name], list)
+            if not is_list or not all(isinstance(value, str) for value in values[name]):
                 raise ValueError(f"{name} is {values[name]!r}")
             values[name] = tuple(values[name])
         if not isinstance(values["model"], str):

@@ -515,14 +515,16 @@ class Store:
             except GalleryCorrupt as error:
                 problems.append(str(error))
         count = len(self.index)
-        with suppress(GalleryCorrupt):  # text that cannot be read: named above
-            found = chain(
-                items.sum_problems(self._db, self._sums),
-                lookup.problems(self._db, items.names(self._db, count), count),
-                thumbnails.problems(self._db, self.path, count),
-                distinct.problems(self._db),
-            )
+        found = chain(
+            items.sum_problems(self._db, self._sums),
+            lookup.problems(self._db, items.names(self._db, count), count),
+            thumbnails.problems(self._db, self.path, count),
+            distinct.problems(self._db),
+        )
+        try:
             problems += (f"{self.path}: {problem}" for problem in found)
+        except GalleryCorrupt as error:  # text that cannot be read, which may be named above
+            problems += [] if problems else [str(error)]
         if not problems:  # damaged items cannot be compared
             problems += self._columns.problems(self._db, self.path, count)
         return problems[:limit]
@@ -596,6 +598,7 @@ class Store:
     def set_distinct(self, one: bytes, other: bytes, *, are_distinct: bool = True) -> None:
         """Store that two images, by identity, are distinct, or remove that. Inside `writing`."""
         (distinct.add_pair if are_distinct else distinct.remove_pair)(self._db, one, other)
+        self._needs_checkpoint = True  # for a pair that is removed
 
     def _note_changed(self, *slots: int) -> None:
         for table in self._tables:

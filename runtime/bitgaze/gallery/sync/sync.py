@@ -24,7 +24,8 @@ from bitgaze.gallery.sync.names import known_names
 from bitgaze.gallery.sync.patterns import PathFilter
 from bitgaze.gallery.sync.report import KEY_IN_USE, SyncReport
 
-# The time of a sync like the one before is stored after so many seconds; it costs a transaction.
+# A sync that repeats the last one stores its time only after this many seconds: it takes a
+# transaction.
 _REMEMBERED_S = 60
 _CHANGED = "changed while it was being listed; items of images that are gone wait for the next sync"
 
