@@ -71,8 +71,8 @@ struct ViewQuery {
 // Items in groups; count of them, of which the last group may hold fewer than 32, but all of it is
 // readable. limit: at least 1; distances are below 2^(64 - kIdBits). screen: how many
 // words of each view to read first, fewer than words_per_view, and the others only in groups that
-// these leave below the limit; 0 reads all at once. *passed: the number of groups read whole. first, found: as
-// above; room for count numbers.
+// these leave below the limit; 0 reads all at once. *passed: the number of groups read whole.
+// first, found: as above; room for count numbers.
 using FindViewsFn = std::size_t (*)(const ViewQuery& query, const std::uint16_t* groups,
                                     std::size_t count, unsigned limit, std::size_t screen,
                                     std::uint64_t first, std::uint64_t* found,
