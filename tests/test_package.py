@@ -63,7 +63,7 @@ MODULE_LAYERS = {
         ["encoder"],
         ["contract", "providers"],
         ["images", "calibration", "alterations", "structure", "likeness", "looks"],
-        ["costs", "headers", "memory"],
+        ["costs", "headers", "memory", "properties"],
     ],
 }
 # Dependencies of the extra `serve`; only modules of server/ may import them.

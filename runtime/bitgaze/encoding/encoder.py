@@ -30,6 +30,7 @@ from bitgaze.encoding.contract import DEFAULT_MODEL, Contract, Model, read_model
 from bitgaze.encoding.images import Box, ImageFile, Region, Source, part, prepared, within
 from bitgaze.encoding.looks import choose
 from bitgaze.encoding.providers import CPU, ProviderReport, Providers, open_session
+from bitgaze.encoding.structure import STRUCTURE_BITS, structural_code
 from bitgaze.errors import ImageError, ModelError, ProviderError
 
 _OUTPUTS = ("code", "hash", "attention")
@@ -59,6 +60,8 @@ class Encoded:
         look_classes: int64, shape (n, m): number of the class, among those that guide the
             attention, whose evidence each look surrounds; -1 where that is no single class, or
             there is no look.
+        structure: uint8, shape (n, 32): structural codes, what the images look like whatever they
+            show; see `bitgaze.encoding.structure`. They do not depend on the model.
     """
 
     codes: NDArray[np.uint8]
@@ -70,6 +73,17 @@ class Encoded:
     look_hashes: NDArray[np.float32]
     boxes: NDArray[np.float32]
     look_classes: NDArray[np.int64]
+    structure: NDArray[np.uint8]
+
+    @property
+    def views(self) -> NDArray[np.uint8]:
+        """Codes of each image and of its looks: uint8, shape (n, 1 + m, bits // 8)."""
+        return np.concatenate([self.codes[:, None], self.looks], axis=1)
+
+    @property
+    def view_hashes(self) -> NDArray[np.float32]:
+        """Hash values of each image and of its looks: float32, shape (n, 1 + m, bits)."""
+        return np.concatenate([self.hashes[:, None], self.look_hashes], axis=1)
 
 
 class _Row(NamedTuple):
@@ -82,6 +96,7 @@ class _Row(NamedTuple):
     look_hashes: NDArray[np.float32]
     boxes: NDArray[np.float32]
     look_classes: NDArray[np.int64]
+    structure: NDArray[np.uint8]
 
 
 class Encoder:
@@ -253,6 +268,7 @@ class Encoder:
             look_hashes=found.look_hashes,
             boxes=found.boxes,
             look_classes=found.look_classes,
+            structure=found.structure,
         )
 
     def _look_count(self, looks: int | None) -> int:
@@ -313,6 +329,7 @@ class Encoder:
             np.zeros((looks, self.bits), np.float32),
             np.zeros((looks, 4), np.float32),
             np.zeros(looks, np.int64),
+            np.zeros(STRUCTURE_BITS // 8, np.uint8),
         )
 
     def _rows(
@@ -351,20 +368,27 @@ class Encoder:
             return [self._look_again(session, looks, source) for source in sources]
         loaded = [self._load(source) for source in sources]
         return [
-            pixels if isinstance(pixels, ImageError) else self._single(session, pixels)
-            for pixels in loaded
+            one if isinstance(one, ImageError) else self._single(session, *one) for one in loaded
         ]
 
-    def _load(self, source: Source) -> NDArray[np.uint8] | ImageError:
+    def _load(self, source: Source) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | ImageError:
+        """The model's input and the structural code."""
+        preprocess = self.contract.preprocess
+
+        def both(image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+            return prepared(image, preprocess), structural_code(image)
+
         try:
-            return images.load(source, self.contract.preprocess)
+            return images.with_upright(source, preprocess.size, both, depth=preprocess.depth)
         except ImageError as error:
             # Without its traceback, which would keep what was decoded as long as the error.
             return ImageError(*error.args)
 
-    def _single(self, session: Any, pixels: NDArray[np.uint8]) -> _Row | ImageError:
+    def _single(
+        self, session: Any, pixels: NDArray[np.uint8], structure: NDArray[np.uint8]
+    ) -> _Row | ImageError:
         outputs = self._run(session, pixels, _OUTPUTS)
-        return outputs if isinstance(outputs, ImageError) else _row(outputs, [], 0)
+        return outputs if isinstance(outputs, ImageError) else _row(outputs, [], 0, structure)
 
     def _look_again(self, session: Any, looks: int, source: Source) -> _Row | ImageError:
         """The image, and looks at it, from one decoding at a scale that serves both."""
@@ -388,7 +412,7 @@ class Encoder:
                     if isinstance(source, Region):
                         box = within(source.box, box)
                     parts.append(_Part(found[0], found[1], box, number))
-                return _row(outputs, parts, looks)
+                return _row(outputs, parts, looks, structural_code(image))
             except ProviderError as error:  # which is not the image's fault, see `with_upright`
                 return error
 
@@ -433,7 +457,9 @@ class _Part(NamedTuple):
     number: int
 
 
-def _row(outputs: list[Any], parts: list[_Part], looks: int) -> _Row:
+def _row(
+    outputs: list[Any], parts: list[_Part], looks: int, structure: NDArray[np.uint8]
+) -> _Row:
     """Outputs of an image and its looks; the image itself stands in for those that it lacks."""
     code, values, attention = outputs
     parts = parts + [_Part(code, values, _WHOLE, -1)] * (looks - len(parts))
@@ -445,6 +471,7 @@ def _row(outputs: list[Any], parts: list[_Part], looks: int) -> _Row:
         np.array([part.hash for part in parts], np.float32).reshape(looks, *values.shape),
         np.array([part.box for part in parts], np.float32).reshape(looks, 4),
         np.array([part.number for part in parts], np.int64),
+        structure,
     )
 
 

@@ -30,6 +30,7 @@ from bitgaze.encoding.headers import (
     readable_png,
 )
 from bitgaze.encoding.memory import Reservation, budget, trim
+from bitgaze.encoding.properties import properties_of
 from bitgaze.errors import ImageError
 
 
@@ -50,6 +51,8 @@ class ImageFile:
         mtime_ns: modification time in nanoseconds.
         ctime_ns: as `os.stat` gives it.
         has_changed: whether the file changed, moved or was replaced while it was read.
+        properties: what the file says of itself, as `bitgaze.encoding.properties.properties_of`
+            returns it; empty until the image is decoded.
     """
 
     def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
@@ -57,6 +60,7 @@ class ImageFile:
         self.content = b""
         self.size = self.mtime_ns = self.ctime_ns = 0
         self.has_changed = False
+        self.properties: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"ImageFile({self.path!r})"
@@ -505,6 +509,9 @@ def _with_upright(
                 f"{image.width} x {image.height} pixels, the maximum for a JPEG is "
                 f"{_MOST_PIXELS_JPEG}"
             )
+        # Before the draft and before Pillow turns a TIFF; of a PNG, it decodes the pixels to look.
+        if isinstance(source, ImageFile) and image.format != "PNG":
+            source.properties = properties_of(image)
         _draft(image, shorter_side)
         _check_size(image, opened.file_bytes)
         cost = decoding_cost(
@@ -520,6 +527,8 @@ def _with_upright(
         except ValueError as error:
             raise ValueError(f"{image.width} x {image.height} pixels: {error}") from error
         image.load()
+        if isinstance(source, ImageFile) and image.format == "PNG":
+            source.properties = properties_of(image)
         _skip_plain_frames(image)
         # Only now: Pillow turns some TIFF files itself.
         return work(_turned(_rgb(image, depth, opened.grey_bits), _orientation(image)))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_MOST = 15
+_MOST = 7
 _KINDS = ("classes, then attention",)
 # Steps of the grid of boxes in a cell of the maps.
 _STEPS = 4
@@ -30,7 +30,7 @@ class LookRule:
     """How a model chooses its looks; part of the model's identity.
 
     Attributes:
-        most: the largest number of looks at an image, 1 to 15.
+        most: the largest number of looks at an image, 1 to 7.
         probability: of a class, from which it gets a look, in (0, 1).
         extent: a look is as large as the part of the class map around its peak that is above this
             share of the peak, in (0, 1);

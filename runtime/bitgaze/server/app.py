@@ -35,6 +35,7 @@ _FILES = {
     "/serve_api.js": ("serve_api.js", "text/javascript"),
     "/serve_cards.js": ("serve_cards.js", "text/javascript"),
     "/serve_dom.js": ("serve_dom.js", "text/javascript"),
+    "/serve_region.js": ("serve_region.js", "text/javascript"),
     "/serve_filters.js": ("serve_filters.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/api/docs": ("docs.html", "text/html"),

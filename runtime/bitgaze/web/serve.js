@@ -1,9 +1,10 @@
-// The page of `bitgaze serve`. The address holds the whole search (?key= or ?code=, k, radius, name,
-// folder, m.FIELD), so back, reload and bookmarks work; render() shows what the address says.
+// The page of `bitgaze serve`. The address holds the whole search (?key= or ?code=, region, k, radius,
+// name, folder, m.FIELD), so back, reload and bookmarks work; render() shows what the address says.
 
 import { RequestError, fetchJson, fetchSearch } from "/serve_api.js";
 import { imageOf, loadAttention, makeCard, pinAttention, showImage } from "/serve_cards.js";
 import { byId, clearMessage, lastPart, megabytes, setStatus, showMessage } from "/serve_dom.js";
+import { RegionChooser, boxOf, showBox, textOf } from "/serve_region.js";
 import { emptyFilters, readFilters, setUpFilters, showFilters, whereOf } from "/serve_filters.js";
 
 const FIRST_HITS = 24;
@@ -27,6 +28,7 @@ let loading; // promise of both
 let shown = { hits: [], k: FIRST_HITS }; // the last answer
 let retry = render;
 let started; // when the search in progress began
+let upload = {}; // the last image that was searched for, as {file, codes}: of the whole and its parts
 
 function loadGallery() {
   const loadBoth = async () => {
@@ -52,6 +54,7 @@ function navigate(parameters, { replace = false } = {}) {
 function searchQuery(parameters, extra = {}) {
   const query = new URLSearchParams(extra);
   query.set("k", parameters.get("k") ?? FIRST_HITS);
+  if (parameters.has("region")) query.set("region", parameters.get("region"));
   const where = whereOf(parameters, browse.fields);
   if (where) query.set("where", JSON.stringify(where));
   return query;
@@ -59,8 +62,8 @@ function searchQuery(parameters, extra = {}) {
 
 // ---- searching --------------------------------------------------------------------------------
 
-async function searchFile(file) {
-  retry = () => searchFile(file);
+async function searchFile(file, region = null) {
+  retry = () => searchFile(file, region);
   try {
     await loadGallery();
     if (!gallery.items) return render();
@@ -68,14 +71,18 @@ async function searchFile(file) {
     const limit = gallery.limits.upload_bytes;
     if (file.size > limit) throw new RequestError("too_large", `${file.name} has ${megabytes(file.size)}, the limit is ${megabytes(limit)}. Save a smaller copy and search with that.`);
     const parameters = readAddress();
-    startSearch(`Searching for images like ${file.name}`);
+    if (region) parameters.set("region", textOf(region));
+    else parameters.delete("region");
+    startSearch(`Searching for images like ${region ? "a part of " : ""}${file.name}`);
     const query = searchQuery(parameters, { images: "true" });
     const answer = await fetchSearch(`/api/search?${query}`, {
       method: "POST",
       headers: { "Content-Type": "application/octet-stream" },
       body: file,
     });
-    storeQuery(answer.code, { name: file.name || "your image", image: answer.image, attention: answer.attention });
+    storeQuery(answer.code, { name: file.name || "your image", image: answer.image, attention: answer.attention, looks: answer.looks });
+    if (upload.file !== file) upload = { file, codes: new Set() };
+    upload.codes.add(answer.code);
     parameters.delete("key");
     parameters.set("code", answer.code);
     await navigate(parameters);
@@ -115,12 +122,13 @@ async function render() {
     showFilters(parameters, browse.fields);
     if (!isSearch) return showStart();
     const query = storedQuery(parameters);
-    startSearch(`Searching for images like ${query.name}`);
+    const isPart = parameters.has("region");
+    startSearch(`Searching for images like ${isPart ? "a part of " : ""}${query.name}`);
     const [path, by] = parameters.has("key") ? ["/api/search", "key"] : ["/api/search/code", "code"];
     const answer = await fetchSearch(`${path}?${searchQuery(parameters, { [by]: parameters.get(by) })}`);
     shown = { ...answer, k: Number(parameters.get("k") ?? FIRST_HITS), ms: performance.now() - started };
     started = undefined;
-    showQuery({ ...query, ...(answer.item && imageOf(answer.item)) });
+    showQuery({ looks: answer.looks, ...query, ...(answer.item && imageOf(answer.item)) }, parameters);
     showHits();
   } catch (error) {
     showError(error);
@@ -156,19 +164,33 @@ function showEmpty() {
   showMessage("Add some images", `Go to the folder of the gallery file and run \`bitgaze index ~/Pictures -g ${gallery.name}\`, with your own folder in place of ~/Pictures. Then check again.`, ["Check again", render]);
 }
 
-function showQuery(query) {
+function showQuery(query, parameters) {
+  const isPart = parameters.has("region");
   document.title = `Like ${query.name} - bitgaze`;
-  byId("title").textContent = `Images like ${query.name}`;
+  byId("title").textContent = isPart ? `Images with this part of ${query.name}` : `Images like ${query.name}`;
   const figure = byId("query");
   figure.hidden = false;
   showImage(figure, query, `your image: ${query.name}`);
   figure.classList.toggle("pinned", byId("show-attention").checked);
   if (byId("show-attention").checked) loadAttention(figure);
+  // A part can be searched for while the image is at hand: an item's, or the file of this tab.
+  const isAtHand = parameters.has("key") ? Boolean(query.image) : upload.codes?.has(parameters.get("code"));
+  const isEnabled = gallery.looks > 0 && isAtHand;
+  chooser.show({ box: boxOf(parameters.get("region")), looks: query.looks, isEnabled });
+}
+
+function searchRegion(region) {
+  const parameters = readAddress();
+  if (!parameters.has("key")) return searchFile(upload.file, region);
+  if (region) parameters.set("region", textOf(region));
+  else parameters.delete("region");
+  return navigate(parameters);
 }
 
 function showHits() {
   clearMessage();
   byId("hits").replaceChildren(...shown.hits.map((hit, i) => makeCard(hit, gallery.bits, i + 1)));
+  [...byId("hits").children].forEach((card, i) => showBox(card.querySelector(".figure"), shown.hits[i].box));
   if (byId("show-attention").checked) pinAll(true);
   applyRadius();
 }
@@ -249,6 +271,7 @@ byId("hits").addEventListener("click", async (event) => {
   if (!search) return;
   const parameters = readAddress();
   parameters.delete("code");
+  parameters.delete("region");
   parameters.delete("k");
   parameters.set("key", search.dataset.key);
   await navigate(parameters);
@@ -263,7 +286,9 @@ for (const [event, isHovered] of [["pointerover", true], ["pointerout", false]])
     if (isHovered) loadAttention(figure);
   });
 }
-byId("query").addEventListener("click", () => {
+const chooser = new RegionChooser(byId("query"), byId("part"), searchRegion);
+byId("query").addEventListener("click", ({ target }) => {
+  if (chooser.hasDragged || target.closest(".region")) return;
   loadAttention(byId("query"));
   byId("query").classList.toggle("pinned");
 });
