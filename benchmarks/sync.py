@@ -95,6 +95,7 @@ def random_encoder() -> Encoder:
             look_hashes=np.zeros((count, 0, bits), np.float32),
             boxes=np.zeros((count, 0, 4), np.float32),
             look_classes=np.zeros((count, 0), np.int64),
+            structure=np.zeros((count, 32), np.uint8),
         )
 
     encoder.encode = encode

@@ -153,6 +153,7 @@ def general_model(
         },
         calibration=fitted.calibration,
         looks=LookRule(),
+        look_calibration=fitted.look_calibration,
     )
 
 

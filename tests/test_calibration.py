@@ -75,14 +75,16 @@ def test_probabilities_rise_below_the_nearest_unrelated_pair_but_never_reach_1()
 
 def test_the_radius_for_a_false_match_rate():
     table = calibrate([0], [], [2] * 9 + [5] * 90, bits=8)
-    # (0 + 1) / 100 at distances 0 and 1, (9 + 1) / 100 at 2, all pairs at 5.
-    assert table.false_match[:6] == (0.01, 0.01, 0.1, 0.1, 0.1, 1.0)
+    # One pair more is spread over the distances 0 and 1: half as many every 8 / 32 bits.
+    assert table.false_match[0] == pytest.approx(0.01 / 17)
+    assert table.false_match[1:6] == (0.01, 0.1, 0.1, 0.1, 1.0)
+    assert table.radius(0.001) == 0
     assert table.radius(0.01) == 1
     assert table.radius(0.05) == 1
     assert table.radius(0.1) == 4
     assert table.radius(0.999) == 4
-    with pytest.raises(ValueError, match="the smallest that this calibration can resolve is 0.01"):
-        table.radius(0.001)
+    with pytest.raises(ValueError, match="smallest that this calibration can resolve is 0.00059"):
+        table.radius(0.0005)
     for rate in (0, 1, -0.1, float("nan")):
         with pytest.raises(ValueError, match="expected above 0 and below 1"):
             table.radius(rate)

@@ -18,7 +18,6 @@ from bitgaze.cli.main import main
 from bitgaze.encoding.calibration import at_odds
 from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
 from bitgaze.gallery.info import new_file_id, seal_info
-from bitgaze.gallery.search import percent
 from conftest import smooth_image
 
 
@@ -35,9 +34,9 @@ def photos(tmp_path, monkeypatch):
 
 def self_hit(path):
     """The line of a search for one of four images, found in itself."""
-    calibration = read_model(DEFAULT_MODEL).contract.calibration
-    kind, same = at_odds(calibration.kind[0], 1 / 19), at_odds(calibration.duplicate[0], 1 / 4)
-    return f"   0  same kind {kind:4.0%}  same image {percent(same):>4}  {path}"
+    calibration = read_model(DEFAULT_MODEL).contract.look_calibration
+    kind = at_odds(calibration.kind[0], 1 / 19)
+    return f"    0  same kind {kind:4.0%}  identical file 100%  {path}"
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_search_prints_hits_by_distance(indexed, capsys):
     assert main(["search", str(indexed / "p2.png"), "-k", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == self_hit(indexed / "p2.png")
-    distances = [int(line.split()[0]) for line in lines]
+    distances = [float(line.split()[0]) for line in lines]
     assert len(distances) == 3
     assert distances == sorted(distances)
 
@@ -89,9 +88,10 @@ def test_search_prints_json_within_the_radius(indexed, capsys):
     document = json.loads(capsys.readouterr().out)
     key = str(indexed / "p2.png")
     (hit,) = document["hits"]
-    assert 0.9 < hit.pop("same_kind") <= 1
-    assert 0.9 < hit.pop("same_image") <= 1
-    assert hit == {"key": key, "distance": 0, "metadata": {}, "path": key}
+    assert 0.5 < hit.pop("same_kind") <= 1
+    assert hit.pop("same_image") == 1
+    place = {"box": None, "query_box": None}
+    assert hit == {"key": key, "distance": 0, "metadata": {}, "path": key, **place}
 
 
 def test_search_in_an_empty_gallery_suggests_index(tmp_path, capsys, monkeypatch):
@@ -214,7 +214,6 @@ def test_info_prints_the_same_facts_as_text_and_json(indexed, capsys):
 @pytest.fixture
 def many(photos, monkeypatch, capsys):
     """A gallery of enough images to adapt to, fast."""
-    monkeypatch.setattr("bitgaze.gallery.reencode._MAX_ALTERED", 4)
     monkeypatch.setattr("bitgaze.gallery.adaptation._STEPS", 2)
     for seed in range(4, 66):
         smooth_image(seed).save(photos / f"p{seed}.png")
@@ -270,7 +269,6 @@ def test_adapt_names_what_prevents_it(many, capsys):
 
 
 def test_search_prints_probabilities(indexed, capsys):
-    # .75 at even odds; at the odds of 1 in 4 images, .75 / 4 against .25.
     tables = {"duplicate": [0.75] * 129, "kind": [], "false_match": [0.5] * 129}
     for kind, shown in (([], ""), ([1.0] * 129, "  same kind >99%")):
         with contextlib.closing(sqlite3.connect("gallery.bitgaze")) as db:
@@ -280,9 +278,9 @@ def test_search_prints_probabilities(indexed, capsys):
             new_file_id(db)
             db.commit()
         assert main(["search", str(indexed / "p2.png"), "--radius", "0", "--html", "o.html"]) == 0
-        assert capsys.readouterr().out == f"   0{shown}  same image  43%  {indexed}/p2.png\n"
+        assert capsys.readouterr().out == (f"    0{shown}  identical file 100%  {indexed}/p2.png\n")
         page = Path("o.html").read_text(encoding="utf-8")
-        assert "same image 43%" in page
+        assert "identical file 100%" in page
         assert ("same kind &gt;99%" in page) == bool(kind)
     assert main(["info"]) == 0
     assert re.search("^calibration +model$", capsys.readouterr().out, re.MULTILINE)

@@ -213,7 +213,6 @@ def test_an_interrupted_adapt_changes_nothing(many, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Gallery, "adapt", too_late)
-    monkeypatch.setattr("bitgaze.gallery.reencode._MAX_ALTERED", 4)
     monkeypatch.setattr("bitgaze.gallery.adaptation._STEPS", 2)
     assert main(["adapt"]) == 130
     assert capsys.readouterr() == ("", "bitgaze: interrupted: all codes were updated\n")

@@ -31,9 +31,9 @@ def test_one_of_several_threads_that_add_the_same_key_wins(path, encoder):
 
         model, fingerprint = encoder.model, encoder.fingerprint
 
-        def encode(self, sources):
+        def encode(self, sources, looks):
             everyone.wait(timeout=60)
-            return encoder.encode(sources)
+            return encoder.encode(sources, looks=looks)
 
     outcome = []
 

@@ -39,7 +39,7 @@ def names(gallery):
 
 def other_codes(gallery):
     with gallery.transaction():
-        gallery._store.replace_codes(codes(len(gallery), seed=9), None, None)
+        gallery._store.replace_codes(codes(len(gallery), seed=9)[:, None], None, None)
 
 
 def content(gallery):

@@ -109,7 +109,7 @@ def test_without_looks_nothing_changes(encoder, files):
         expected = plain.encode(sources)
         assert_equal(encoder.encode(sources), expected)
         assert_equal(plain.encode(sources, looks=None), expected)
-        with pytest.raises(ValueError, match=r"plain\.onnx has no maps to choose them by"):
+        with pytest.raises(ValueError, match="model '.*' has no maps to choose them by"):
             plain.encode(sources, looks=1)
     assert expected.looks.shape == (9, 0, 4)
     assert expected.look_hashes.shape == (9, 0, 32)
@@ -415,7 +415,7 @@ def test_a_rule_without_maps_in_the_graph_is_refused(files):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"most": 0}, "most is 0, expected 1 to 15"),
+        ({"most": 0}, "most is 0, expected 1 to 7"),
         ({"most": 16}, "most is 16"),
         ({"most": 2.0}, "most is 2.0, expected an integer"),
         ({"extent": 1.0}, "extent is 1.0"),

@@ -82,7 +82,7 @@ def test_invalid_constructor_arguments_are_rejected(tmp_path, encoder):
 
 def test_codes_of_another_shape_or_dtype_are_rejected(hashes):
     for code, error, message in [
-        (CODES[0][:4], ValueError, "4 bytes"),
+        (CODES[0][:4], ValueError, "4 bytes|8 bytes each"),
         (CODES[0].astype(np.int64), TypeError, "uint8"),
         (CODES[0].tobytes(), TypeError, "uint8"),
     ]:
@@ -344,7 +344,7 @@ def test_upsert_of_a_changed_item_keeps_its_file(tmp_path, make_image):
 def test_deprecated_names_of_probabilities_still_work(hashes):
     (hit,) = hashes.search("07", k=1)
     hit = replace(hit, same_kind=0.25, same_image=0.999)
-    assert hit.chances == {"same kind": "25%", "same image": ">99%"}
+    assert hit.chances == {"same kind": "25%", "a copy": ">99%"}
     with pytest.warns(DeprecationWarning, match=r"use Hit\.same_kind"):
         assert hit.probability == 0.25
     with pytest.warns(DeprecationWarning, match=r"use Hit\.same_image"):

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from bitgaze.gallery.duplicates import Duplicate as Duplicate
     from bitgaze.gallery.duplicates import DuplicateGroup as DuplicateGroup
     from bitgaze.gallery.gallery import Gallery as Gallery
+    from bitgaze.gallery.hits import Hit as Hit
     from bitgaze.gallery.items import Item as Item
     from bitgaze.gallery.maintenance import GalleryVerification as GalleryVerification
     from bitgaze.gallery.maintenance import RepairReport as RepairReport
     from bitgaze.gallery.maintenance import repair as repair
     from bitgaze.gallery.maintenance import verify_gallery as verify_gallery
-    from bitgaze.gallery.search import Hit as Hit
     from bitgaze.gallery.sync.report import SyncReport as SyncReport
     from bitgaze.hamming import HammingIndex as HammingIndex
     from bitgaze.hamming import simd as simd
@@ -50,7 +50,7 @@ _MODULES = {
     "GalleryError": "errors",
     "GalleryVerification": "gallery.maintenance",
     "HammingIndex": "hamming",
-    "Hit": "gallery.search",
+    "Hit": "gallery.hits",
     "ImageError": "errors",
     "Item": "gallery.items",
     "ModelError": "errors",

@@ -47,13 +47,13 @@ def pack(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     """Turn hash values into codes: a bit is set where its value is above 0.
 
     Args:
-        values: shape (n, bits), bits a multiple of 8.
+        values: shape (..., bits), bits a multiple of 8.
 
     Returns:
-        uint8, shape (n, bits // 8). The first value is the most significant bit of byte 0, as in
+        uint8, shape (..., bits // 8). The first value is the most significant bit of byte 0, as in
         `numpy.packbits` and in the code that a model file returns.
     """
-    return np.packbits(values > 0, axis=1)
+    return np.packbits(values > 0, axis=-1)
 
 
 @dataclass(frozen=True, slots=True)

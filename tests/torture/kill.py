@@ -24,7 +24,6 @@ from quick import BITS, QuickEncoder, smooth_image, write_images
 from supervised import Violation, main
 
 from bitgaze import Gallery, Item
-from bitgaze.gallery import reencode
 from bitgaze.gallery.maintenance import verify_gallery
 from bitgaze.gallery.sync import ingest
 
@@ -40,8 +39,8 @@ QUICK = QuickEncoder()
 
 @contextmanager
 def hurried() -> Iterator[None]:
-    """Make `adapt` spend less time outside its transaction, and `sync` commit more often."""
-    with patch.object(reencode, "_MAX_ALTERED", 5), patch.object(ingest, "_MAX_BATCH", 24):
+    """Make `sync` commit more often."""
+    with patch.object(ingest, "_MAX_BATCH", 24):
         yield
 
 

@@ -29,7 +29,10 @@ from bitgaze.arguments import code_length
 from bitgaze.encoding.alterations import altered
 from bitgaze.encoding.calibration import Calibration, false_match_rates, probabilities
 from bitgaze.encoding.contract import calibration_from
+from bitgaze.encoding.encoder import Encoded, Encoder
 from bitgaze.encoding.images import Preprocess, upright
+from bitgaze.gallery.distances import view_distances
+from bitgaze.gallery.reencode import distances_of_unrelated
 
 # depth="used" would be better: with the next hash layer, since it changes the fingerprint.
 PREPROCESS = Preprocess(size=224)
@@ -52,11 +55,13 @@ class Fitted:
         layer: over 2 * channels features; its weight is float16.
         calibration: what distances between its codes mean.
         command: that made it.
+        look_calibration: what distances between images with looks mean; None if not measured.
     """
 
     layer: HashLayer
     calibration: Calibration
     command: str
+    look_calibration: Calibration | None = None
 
     def save(self, path: Path) -> None:
         """Write an .npz file."""
@@ -67,6 +72,7 @@ class Fitted:
             variance=self.layer.variance,
             calibration=json.dumps(asdict(self.calibration)),
             command=self.command,
+            look_calibration=json.dumps(self.look_calibration and asdict(self.look_calibration)),
         )
 
     @classmethod
@@ -74,8 +80,11 @@ class Fitted:
         """Read what `save` wrote."""
         with np.load(path) as stored:
             layer = HashLayer(stored["weight"].T, stored["mean"], stored["variance"])
-            calibration = calibration_from(json.loads(str(stored["calibration"])))
-            return cls(layer, calibration, str(stored["command"]))
+            tables = [
+                calibration_from(json.loads(str(stored[name]))) if name in stored else None
+                for name in ("calibration", "look_calibration")
+            ]
+            return cls(layer, tables[0], str(stored["command"]), tables[1])
 
 
 def untrained(bits: int) -> AttentionHashing:
@@ -228,6 +237,40 @@ def calibration(
         kind=probabilities(distances[upper][alike], distances[upper][~alike], bits),
         false_match=false_match_rates(np.concatenate(unrelated), bits),
     )
+
+
+def look_calibration(encoder: Encoder, images: list[Path], kinds: Labelled) -> Calibration:
+    """Measure what distances between images with looks mean, by the rule of `ViewIndex`.
+
+    Of copies nothing is measured: structural codes tell them.
+
+    Args:
+        encoder: of the exported model.
+        images: photographs of different subjects.
+        kinds: labelled images that the layer was not fitted to.
+
+    Raises:
+        ValueError: an image cannot be read.
+    """
+    photographs = _with_looks(encoder, images)
+    labelled = _with_looks(encoder, kinds.images)
+    one, other = np.triu_indices(len(kinds), 1)
+    distances = np.rint(view_distances(labelled.views[one], labelled.views[other]))
+    alike = is_relevant(kinds.labels, kinds.labels)[one, other]
+    unrelated = distances_of_unrelated(photographs.views, photographs.structure)
+    return Calibration(
+        duplicate=(),
+        kind=probabilities(distances[alike], distances[~alike], encoder.bits),
+        false_match=false_match_rates(unrelated, encoder.bits),
+    )
+
+
+def _with_looks(encoder: Encoder, images: list[Path]) -> Encoded:
+    with tqdm(total=len(images), desc="looks", unit="img", disable=None) as bar:
+        encoded = encoder.encode(images, looks=None, on_progress=bar.update)
+    for error in encoded.errors.values():
+        raise ValueError(str(error))
+    return encoded
 
 
 def _alterations(path: Path) -> list[Image.Image]:

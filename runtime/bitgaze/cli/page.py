@@ -12,17 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgaze.encoding.encoder import Encoder
-from bitgaze.encoding.heatmap import data_uri, overlay, thumbnail
-from bitgaze.encoding.images import printable
+from bitgaze.encoding.heatmap import data_uri, framed, overlay, thumbnail
+from bitgaze.encoding.images import Box, printable
 from bitgaze.errors import ImageError
 from bitgaze.gallery.duplicates import Duplicate, DuplicateGroup
-from bitgaze.gallery.search import Hit
+from bitgaze.gallery.hits import Hit, in_bits
 
 _MAX_GROUPS = 500  # a longer page is slow in any browser
 _WEB = Path(__file__).parent.parent / "web"
 
 
-def results_page(encoder: Encoder, query: str, hits: Sequence[Hit], gallery_name: str) -> str:
+def results_page(
+    encoder: Encoder,
+    query: str,
+    hits: Sequence[Hit],
+    gallery_name: str,
+    region: Box | None = None,
+) -> str:
     """The results of a search, with attention over each image.
 
     Args:
@@ -31,6 +37,7 @@ def results_page(encoder: Encoder, query: str, hits: Sequence[Hit], gallery_name
         hits: the results. A hit whose file is gone, or that was added by hand, has no image on the
             page: the key of such an item may happen to name an unrelated file.
         gallery_name: shown in the header.
+        region: the part of the query that was searched for; None for all of it.
 
     Returns:
         The HTML text.
@@ -40,14 +47,15 @@ def results_page(encoder: Encoder, query: str, hits: Sequence[Hit], gallery_name
     encoded = encoder.encode(readable)
     row_of = {path: row for row, path in enumerate(readable) if row not in encoded.errors}
     figures = [
-        _figure(path, encoded.attention[row_of[path]] if path in row_of else None) for path in paths
+        _figure(path, encoded.attention[row_of[path]] if path in row_of else None, box)
+        for path, box in zip(paths, [region, *[hit.box for hit in hits]], strict=True)
     ]
     cards = [
         _card(figure, hit, rank, encoder.bits)
         for rank, (figure, hit) in enumerate(zip(figures[1:], hits, strict=True), start=1)
     ]
     texts = {
-        "title": f"Images like {Path(printable(query)).name}",
+        "title": f"Images like {'a part of ' if region else ''}{Path(printable(query)).name}",
         "gallery": f"{f'{len(hits)} nearest' if hits else 'none'} in {printable(gallery_name)}",
         "model": f"model {encoder.contract.name}, {encoder.bits} bits",
     }
@@ -108,7 +116,7 @@ def _member(member: Duplicate, *, is_best: bool = False) -> str:
 
 def _card(figure: str, hit: Hit, rank: int, bits: int) -> str:
     name = html.escape(Path(hit.key).name)
-    facts = [f"{hit.distance} of {bits} bits differ"]
+    facts = [f"{in_bits(hit.distance)} of {bits} bits differ"]
     facts += [f"{words} {chance}" for words, chance in hit.chances.items()]
     # Unrelated images differ in about half of the bits; serve_cards.js draws the same bar.
     share = max(0, 1 - 2 * hit.distance / bits)
@@ -124,7 +132,7 @@ def _facts(facts: list[str]) -> str:
     return f'<p class="facts">{" ".join(spans)}</p>'
 
 
-def _figure(path: str | None, attention: NDArray[np.float32] | None) -> str:
+def _figure(path: str | None, attention: NDArray[np.float32] | None, box: Box | None = None) -> str:
     """The image, and on top of it the same image with its attention, which the page can hide."""
     if path is None:
         return '<div class="figure no-image">added by hand: no file</div>'
@@ -133,10 +141,10 @@ def _figure(path: str | None, attention: NDArray[np.float32] | None) -> str:
     except ImageError:
         return '<div class="figure no-image">the file is gone or cannot be read</div>'
     alt = html.escape(Path(printable(path)).name)
+    heat = None if attention is None else overlay(image, attention)
+    if box is not None:
+        image, heat = framed(image, box), heat and framed(heat, box)
     images = f'<img src="{data_uri(image)}" alt="{alt}">'
-    if attention is not None:
-        images += (
-            f'<img class="attention" src="{data_uri(overlay(image, attention))}" '
-            f'alt="attention over {alt}">'
-        )
+    if heat is not None:
+        images += f'<img class="attention" src="{data_uri(heat)}" alt="attention over {alt}">'
     return f'<div class="figure">{images}</div>'

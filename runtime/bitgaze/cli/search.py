@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,13 +67,33 @@ def _add_search(commands: Commands) -> None:
         help="rank hits by the number of bits that differ (hamming, the default), or weight each "
         "bit by how certain it is in the query (asymmetric)",
     )
+    parser.add_argument(
+        "--region",
+        type=_box,
+        metavar="LEFT,TOP,RIGHT,BOTTOM",
+        help="search for what is in this part of IMAGE; each from 0 to 1 of its width or height, "
+        "such as 0.2,0.1,0.7,0.6",
+    )
     _add_html(parser)
     add_model(parser)
+
+
+def _box(text: str) -> tuple[float, ...]:
+    try:
+        edges = tuple(map(float, text.split(",")))
+    except ValueError:
+        edges = ()
+    if len(edges) != 4 or not (0 <= edges[0] < edges[2] <= 1 and 0 <= edges[1] < edges[3] <= 1):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected LEFT,TOP,RIGHT,BOTTOM from 0 to 1, such as 0.2,0.1,0.7,0.6"
+        )
+    return edges
 
 
 def search(options: argparse.Namespace) -> int:
     """Find the images that look like a given one."""
     from bitgaze.gallery.gallery import Gallery
+    from bitgaze.gallery.hits import in_bits
 
     check_kernel()
     quiet_pillow()
@@ -85,13 +106,15 @@ def search(options: argparse.Namespace) -> int:
             radius=options.radius,
             where=_where(options.where),
             ranking=options.ranking,
+            region=options.region,
         )
         size = len(gallery)
         unknown = "" if hits else _unknown_fields(gallery, options.where)
         if options.html:
             from bitgaze.cli.page import results_page
 
-            page = results_page(gallery.encoder, options.image, hits, Path(options.gallery).name)
+            name = Path(options.gallery).name
+            page = results_page(gallery.encoder, options.image, hits, name, options.region)
             write_text(options.html, page)
     if options.json:
         found = [asdict(hit) for hit in hits]
@@ -100,7 +123,13 @@ def search(options: argparse.Namespace) -> int:
             warn(unknown)
         return OK
     if hits:
-        say(*(f"{hit.distance:4d}{_columns(hit.chances)}  {hit.key}" for hit in hits))
+        columns = [
+            [f"{words} {chance:>4}" for words, chance in hit.chances.items()] for hit in hits
+        ]
+        widths = [max(map(len, column)) for column in zip_longest(*columns, fillvalue="")]
+        for hit, texts in zip(hits, columns, strict=True):
+            padded = [f"  {t:<{w}}" for t, w in zip_longest(texts, widths, fillvalue="")]
+            say(f"{in_bits(hit.distance):>5}{''.join(padded)}  {hit.key}")
     elif not size:
         warn(
             f"{options.gallery} contains no images; add some with "
@@ -125,10 +154,6 @@ def _unknown_fields(gallery: "Gallery", texts: Sequence[str]) -> str:
     known = ", ".join(fields[:_MAX_FIELDS]) + (", ..." if len(fields) > _MAX_FIELDS else "")
     fields_are = f"fields are {known}" if fields else "no item has metadata"
     return f"no item has a field {unknown}; {fields_are}"
-
-
-def _columns(chances: dict[str, str]) -> str:
-    return "".join(f"  {words} {chance:>4}" for words, chance in chances.items())
 
 
 def _where(texts: Sequence[str]) -> dict[str, dict[str, Any]]:

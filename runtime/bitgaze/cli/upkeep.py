@@ -68,6 +68,7 @@ def info(options: argparse.Namespace) -> int:
             "gallery": str(gallery.path),
             "items": len(gallery),
             "bits": gallery.bits,
+            "looks": gallery.looks,
             "model": gallery.model_name,
             "fingerprint": gallery.fingerprint,
             "adaptation": gallery.adaptation,

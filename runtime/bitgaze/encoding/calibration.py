@@ -25,11 +25,11 @@ class Calibration:
 
     Attributes:
         duplicate: probability that two images at this distance are one image, altered: resized,
-            compressed, cropped, ... Never rises with distance.
+            compressed, cropped, ... Never rises with distance; empty if it was not measured.
         kind: probability that they show the same kind of thing. Never rises with distance; empty
             if it was not measured for lack of labels.
-        false_match: share of unrelated pairs at this distance or nearer. Never falls. At distances
-            below all measured pairs, the smallest rate that their number can resolve.
+        false_match: share of unrelated pairs at this distance or nearer. Never falls. Below the
+            nearest measured pair, an extrapolation from it: half as many every 1/32 of the bits.
     """
 
     duplicate: tuple[float, ...]
@@ -46,7 +46,7 @@ class Calibration:
                 raise ValueError(
                     f"calibration {field.name} {'falls' if rises else 'rises'} with distance"
                 )
-            if len(table) != len(self.false_match) and not (field.name == "kind" and not table):
+            if len(table) != len(self.false_match) and (table or field.name == "false_match"):
                 raise ValueError(
                     f"calibration {field.name} has {len(table)} entries, "
                     f"false_match has {len(self.false_match)}"
@@ -141,9 +141,8 @@ def false_match_rates(unrelated: ArrayLike, bits: int) -> tuple[float, ...]:
     Raises:
         ValueError: a distance is outside 0..bits.
     """
-    counts = _histogram(unrelated, bits)
-    rates = (np.cumsum(counts) + 1) / (counts.sum() + 1)
-    return _floats(np.minimum(rates, 1))
+    counts = _with_one_nearer(_histogram(unrelated, bits))
+    return _floats(np.minimum(np.cumsum(counts) / counts.sum(), 1))
 
 
 def _histogram(distances: ArrayLike, bits: int) -> NDArray[np.int64]:

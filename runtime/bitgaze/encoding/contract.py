@@ -80,6 +80,8 @@ class Contract:
             A bit whose hash value is within it may differ.
         golden: examples for `verify`; may be empty.
         looks: how the model chooses where to look again, or None if it cannot.
+        look_calibration: what a distance between images with `looks.most` looks each means (see
+            `ViewIndex`), in whole bits; None if it was not measured.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Contract:
     tolerance: float = 1e-3
     golden: tuple[Golden, ...] = ()
     looks: LookRule | None = None
+    look_calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         expected = {"name": str, "bits": int, "licence": str, "training": dict}
@@ -104,14 +107,42 @@ class Contract:
         code_length(self.bits)
         if any(len(golden.code) != self.bits // 8 for golden in self.golden):
             raise ValueError(f"golden codes must have bits // 8 = {self.bits // 8} bytes")
-        if self.calibration is not None and self.calibration.bits != self.bits:
-            raise ValueError(
-                f"calibration is for {self.calibration.bits} bits, the codes have {self.bits}"
-            )
+        for measured in (self.calibration, self.look_calibration):
+            if measured is not None and measured.bits != self.bits:
+                raise ValueError(
+                    f"calibration is for {measured.bits} bits, the codes have {self.bits}"
+                )
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}, expected one of {PRECISIONS}")
         if type(self.tolerance) is not float or not 0 <= self.tolerance <= 1:
             raise ValueError(f"tolerance is {self.tolerance!r}, expected a float in 0..1")
+
+    def look_count(self, looks: int | None) -> int:
+        """Check a number of looks; None is as many as the model was made for.
+
+        Raises:
+            TypeError: it is not an integer.
+            ValueError: the model cannot look so often.
+        """
+        most = 0 if self.looks is None else self.looks.most
+        if looks is None:
+            return most
+        if type(looks) is not int:
+            raise TypeError(f"looks is {looks!r}, expected an integer or None")
+        if not 0 <= looks <= most:
+            if self.looks is None:
+                raise ValueError(
+                    f"looks is {looks}, but model {self.name!r} has no maps to choose them by; "
+                    "export it again with export/to_onnx.py"
+                )
+            raise ValueError(f"looks is {looks}, expected 0 to {most} with this model")
+        return looks
+
+    def calibration_of(self, looks: int) -> Calibration | None:
+        """What distances between images with so many looks each mean; None if not measured."""
+        if looks == 0:
+            return self.calibration
+        return self.look_calibration if looks == self.look_count(None) else None
 
     def to_json(self) -> str:
         """Serialise the contract as JSON text, for `from_json`."""
@@ -120,8 +151,9 @@ class Contract:
             {"png": b64encode(golden.png).decode(), "code": golden.code.hex()}
             for golden in self.golden
         ]
-        if self.looks is None:
-            del document["looks"]  # as in files from before there were looks
+        for name in _OPTIONAL:
+            if document[name] is None:
+                del document[name]  # as in files from before there were looks
         return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -366,8 +398,9 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "calibration": calibration_from,
     "golden": lambda value: tuple(_golden(**entry) for entry in _list(value)),
     "looks": lambda value: LookRule(**value),
+    "look_calibration": calibration_from,
 }
-_OPTIONAL = ("looks",)
+_OPTIONAL = ("looks", "look_calibration")
 
 
 def _metadata(fields: "_Fields", content: bytes) -> str | None:

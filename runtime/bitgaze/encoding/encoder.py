@@ -243,7 +243,7 @@ class Encoder:
             sources, str | bytes | os.PathLike | ImageFile | Image.Image | Region
         ):
             raise TypeError("encode takes several images; put a single one into a list: [image]")
-        count = self._look_count(looks)
+        count = self.contract.look_count(looks)
         blank = self._blank(count)
         rows: list[_Row] = []
         errors: dict[int, ImageError] = {}
@@ -270,22 +270,6 @@ class Encoder:
             look_classes=found.look_classes,
             structure=found.structure,
         )
-
-    def _look_count(self, looks: int | None) -> int:
-        rule = self.contract.looks
-        most = 0 if rule is None else rule.most
-        if looks is None:
-            return most
-        if type(looks) is not int:
-            raise TypeError(f"looks is {looks!r}, expected an integer or None")
-        if not 0 <= looks <= most:
-            if rule is None:
-                raise ValueError(
-                    f"looks is {looks}, but {self._model.path.name} has no maps to choose them by; "
-                    "export it again with export/to_onnx.py"
-                )
-            raise ValueError(f"looks is {looks}, expected 0 to {most} with this model")
-        return looks
 
     def _reset(self) -> None:
         """Abandon sessions that a parent process opened, and replace its locks."""
@@ -393,7 +377,7 @@ class Encoder:
     def _look_again(self, session: Any, looks: int, source: Source) -> _Row | ImageError:
         """The image, and looks at it, from one decoding at a scale that serves both."""
         rule, preprocess = self.contract.looks, self.contract.preprocess
-        assert rule is not None  # as _look_count has checked
+        assert rule is not None  # as `look_count` has checked
 
         def encoded(image: Image.Image) -> _Row | ImageError | ProviderError:
             try:
@@ -457,9 +441,7 @@ class _Part(NamedTuple):
     number: int
 
 
-def _row(
-    outputs: list[Any], parts: list[_Part], looks: int, structure: NDArray[np.uint8]
-) -> _Row:
+def _row(outputs: list[Any], parts: list[_Part], looks: int, structure: NDArray[np.uint8]) -> _Row:
     """Outputs of an image and its looks; the image itself stands in for those that it lacks."""
     code, values, attention = outputs
     parts = parts + [_Part(code, values, _WHOLE, -1)] * (looks - len(parts))

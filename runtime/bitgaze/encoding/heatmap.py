@@ -5,9 +5,9 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageDraw
 
-from bitgaze.encoding.images import Source, fitted
+from bitgaze.encoding.images import Box, Source, fitted
 
 THUMBNAIL_PX = 320  # longest side on a page
 
@@ -19,6 +19,8 @@ _RAMP = np.array(
     [(13, 8, 65), (107, 26, 110), (196, 60, 78), (246, 130, 31), (252, 236, 150)], np.float32
 )
 _HEAT_OPACITY = 0.6
+# A bright line between two dark ones is seen on any image.
+_FRAME, _FRAME_EDGE = "#fff3b0", "#1c1b22"
 
 
 def thumbnail(source: Source, side: int = THUMBNAIL_PX) -> Image.Image:
@@ -66,6 +68,27 @@ def jpeg(image: Image.Image) -> bytes:
 def data_uri(image: Image.Image) -> str:
     """Encode an RGB image as a JPEG data URI, at thumbnail quality."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg(image)).decode()
+
+
+def framed(image: Image.Image, box: Box) -> Image.Image:
+    """Draw a frame around a part of an image.
+
+    Args:
+        image: RGB, any size.
+        box: left, top, right, bottom, in [0, 1] of the image.
+
+    Returns:
+        A new RGB image of the same size.
+    """
+    image = image.copy()
+    draw = ImageDraw.Draw(image)
+    edges = [share * (side - 1) for share, side in zip(box, 2 * image.size, strict=True)]
+    for inset, colour in enumerate((_FRAME_EDGE, _FRAME, _FRAME, _FRAME_EDGE)):
+        left, top = edges[0] + inset, edges[1] + inset
+        right, bottom = edges[2] - inset, edges[3] - inset
+        if left <= right and top <= bottom:
+            draw.rectangle((left, top, right, bottom), outline=colour)
+    return image
 
 
 def overlay(image: Image.Image, attention: NDArray[np.float32]) -> Image.Image:

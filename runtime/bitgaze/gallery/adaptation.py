@@ -76,7 +76,7 @@ class Adaptation:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def apply(self, hashes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Transform the model's hash values; float32, (n, bits), in and out."""
+        """Transform the model's hash values; float32, (..., bits), in and out."""
         # In float64, so that rounding does not flip signs: an image alone and the same image in a
         # batch are multiplied in a different order.
         values = (hashes - self.offset.astype(np.float64)) @ self.rotation.astype(np.float64)
@@ -115,11 +115,11 @@ def adapted_codes(hashes: NDArray[np.float32], adaptation: Adaptation | None) ->
     """A gallery's codes from the model's hash values.
 
     Args:
-        hashes: float32, (n, bits), from the model.
+        hashes: float32, (..., bits), from the model.
         adaptation: the gallery's; None for the model's own codes.
 
     Returns:
-        uint8, (n, bits // 8).
+        uint8, (..., bits // 8).
     """
     return pack(hashes if adaptation is None else adaptation.apply(hashes))
 
@@ -134,13 +134,19 @@ def adapted(encoded: Encoded, adaptation: Adaptation | None, encoder: Encoder) -
     """
     if adaptation is None:
         return encoded
-    hashes = adaptation.apply(encoded.hashes)
+    values = adaptation.apply(encoded.view_hashes)
     # The error bound of each rotated value, if every value in its sum is off by the tolerance.
     error = encoder.contract.tolerance * np.abs(adaptation.rotation).sum(axis=0)
-    stable = np.abs(hashes) > error
-    unread = list(encoded.errors)
-    hashes[unread], stable[unread] = 0, False
-    return replace(encoded, codes=pack(hashes), hashes=hashes, stable=stable)
+    values[list(encoded.errors)] = 0
+    hashes, look_hashes = values[:, 0], values[:, 1:]
+    return replace(
+        encoded,
+        codes=pack(hashes),
+        hashes=hashes,
+        stable=np.abs(hashes) > error,
+        looks=pack(look_hashes),
+        look_hashes=look_hashes,
+    )
 
 
 def carried_over(kind: ArrayLike, from_rates: ArrayLike, to_rates: ArrayLike) -> tuple[float, ...]:
@@ -160,9 +166,17 @@ def carried_over(kind: ArrayLike, from_rates: ArrayLike, to_rates: ArrayLike) ->
     return tuple(table[np.minimum(distances, len(table) - 1)].tolist())
 
 
-def with_kind_of(calibration: Calibration, model: Calibration | None) -> Calibration:
-    """A calibration measured without labels, completed with the model's `kind` probabilities."""
-    if model is None or not model.kind:
-        return calibration
-    kind = carried_over(model.kind, model.false_match, calibration.false_match)
-    return Calibration(calibration.duplicate, kind, calibration.false_match)
+def carried_over_from(model: Calibration | None, rates: tuple[float, ...]) -> Calibration:
+    """The calibration of adapted codes.
+
+    Args:
+        model: the calibration of the model's own codes; None if they have none.
+        rates: `Calibration.false_match` of the adapted codes, measured on the gallery's images.
+    """
+    if model is None:
+        return Calibration((), (), rates)
+    tables = [
+        carried_over(table, model.false_match, rates) if table else ()
+        for table in (model.duplicate, model.kind)
+    ]
+    return Calibration(tables[0], tables[1], rates)

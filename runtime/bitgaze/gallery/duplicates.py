@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from bitgaze.encoding.images import dimensions
 from bitgaze.errors import ImageError
+from bitgaze.gallery.distances import code_distances
 from bitgaze.gallery.items import Item
-from bitgaze.gallery.search import code_distances
 from bitgaze.gallery.store import Store
 from bitgaze.hamming import HammingIndex
 

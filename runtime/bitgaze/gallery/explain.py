@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from bitgaze.encoding.encoder import Encoded
-from bitgaze.encoding.heatmap import in_srgb, overlay
-from bitgaze.encoding.images import Source, printable, with_upright
+from bitgaze.encoding.encoder import Encoder
+from bitgaze.encoding.heatmap import framed, in_srgb, overlay
+from bitgaze.encoding.images import Box, Source, printable, with_upright
 from bitgaze.errors import ImageError
+from bitgaze.gallery.distances import code_distances, nearest_pairs
+from bitgaze.gallery.hits import Hit, in_bits
 from bitgaze.gallery.items import Item, reason_changed
-from bitgaze.gallery.search import code_distances, encode_one, hit
+from bitgaze.gallery.search import as_source, compare, encode_query, image_query, item_query
 from bitgaze.gallery.store import Store
-
-Encode = Callable[[Iterable[Source]], Encoded]
 
 # Layout, in pixels.
 _MARGIN, _PANEL, _LINE = 24, (400, 300), 20
@@ -37,20 +37,18 @@ class _Side:
     Attributes:
         image: with its attention laid over it; None if it cannot be shown.
         lines: text below the image.
-        code: uint8, (bits // 8,).
     """
 
     image: Image.Image | None
     lines: tuple[str, ...]
-    code: NDArray[np.uint8]
 
 
-def explain(store: Store, encode: Encode, query: Source, key: str) -> Image.Image:
+def explain(store: Store, encoder: Callable[[], Encoder], query: Source, key: str) -> Image.Image:
     """Draw why an item is near a query; see `Gallery.explain`.
 
     Args:
         store: the gallery's file.
-        encode: encodes images as the gallery does, see `Gallery.encode`.
+        encoder: returns the gallery's model.
         query: an image, or the key of an item.
         key: key of the hit.
     """
@@ -60,26 +58,51 @@ def explain(store: Store, encode: Encode, query: Source, key: str) -> Image.Imag
             has_model = bool(store.info["fingerprint"])
             state = _state(store, query_item, item)
         # Outside of the snapshot: decoding an image can take seconds.
-        sides = (
-            _image_side(encode, query)
-            if query_item is None
-            else _item_side(encode, has_model, query_item),
-            _item_side(encode, has_model, item),
-        )
-        distance = int(code_distances(sides[0].code, item.code))
+        if query_item is None:
+            source = as_source(query)
+            encoded = encode_query(store, encoder(), source)
+            side = _image_side(query, encoded.attention[0])
+        else:
+            side = _item_side(encoder, has_model, query_item)
+        item_side = _item_side(encoder, has_model, item)
         with store.reading():
-            if state == _state(store, *_items(store, query, key)):
-                found = hit(store, store.slot(key), distance, store.calibration)
-                break
-            # Another process has changed an item or the adaptation: what is drawn is of one state.
-    facts = [f"{distance} of {8 * len(item.code)} bits differ"]
-    facts += [f"{words} {chance}" for words, chance in found.chances.items()]
-    return _draw(sides, ",  ".join(facts))
+            if state != _state(store, *_items(store, query, key)):
+                # Another process has changed an item or the adaptation: all is of one state.
+                continue
+            if query_item is None:
+                found = image_query(store, encoder(), source, encoded)
+            else:
+                found = item_query(store, query_item)
+            hit = compare(store, found, store.slot(key))
+            views = item_query(store, item).views
+            break
+    (of_query,), (of_item,) = nearest_pairs(found.views, views[None])
+    codes = found.views[of_query], views[of_item]
+    sides = _marked(side, hit.query_box), _marked(item_side, hit.box)
+    return _draw(sides, codes, _facts(hit, codes))
+
+
+def _facts(hit: Hit, codes: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> str:
+    bits = 8 * len(codes[0])
+    facts = [f"{in_bits(hit.distance)} of {bits} bits differ"]
+    if hit.box or hit.query_box:
+        facts = [
+            f"{code_distances(*codes)} of {bits} bits differ where they match best, "
+            f"{in_bits(hit.distance)} over all looks"
+        ]
+    facts += [f"{words} {chance}" for words, chance in hit.chances.items()]
+    return ",  ".join(facts)
+
+
+def _marked(side: _Side, box: Box | None) -> _Side:
+    """A side with a frame around the part of its image that matches."""
+    if side.image is None or box is None:
+        return side
+    return replace(side, image=framed(side.image, box))
 
 
 def _items(store: Store, query: Source, key: str) -> tuple[Item | None, Item]:
     """The query's item, if it is a key, and the hit's."""
-    # `has`, not `find`: that checks the whole gallery before it says that there is no such key.
     query_item = None
     if isinstance(query, str) and store.find(query) is not None:
         query_item = store.item(store.slot(query))
@@ -93,32 +116,30 @@ def _state(store: Store, *items: Item | None) -> list[Any]:
     return [adaptation and adaptation.fingerprint, store.calibration, *described]
 
 
-def _image_side(encode: Encode, query: Source) -> _Side:
-    encoded = encode_one(encode, query)
+def _image_side(query: Source, attention: NDArray[np.float32]) -> _Side:
     name = Path(printable(query)).name if isinstance(query, str | os.PathLike) else "the query"
-    image = overlay(_panel(query), encoded.attention[0])
-    return _Side(image, (name,), encoded.codes[0])
+    return _Side(overlay(_panel(query), attention), (name,))
 
 
-def _item_side(encode: Encode, has_model: bool, item: Item) -> _Side:
+def _item_side(encoder: Callable[[], Encoder], has_model: bool, item: Item) -> _Side:
     """An item, with its image if the file can still be read."""
     name = Path(item.key).name if item.file is not None else item.key
     lines = [name, *([json.dumps(item.metadata, ensure_ascii=False)] if item.metadata else [])]
     if item.file is None or item.path is None:
-        return _Side(None, (*lines, "added by hand, without a file"), item.code)
+        return _Side(None, (*lines, "added by hand, without a file"))
     if not has_model:
-        return _Side(None, (*lines, "your own code: no model, so no attention"), item.code)
+        return _Side(None, (*lines, "your own code: no model, so no attention"))
     reason = reason_changed(item.file)
     try:
-        encoded = encode([item.path])
+        encoded = encoder().encode([item.path])
         image = _panel(item.path)
     except ImageError:
         encoded = None
     if encoded is None or encoded.errors:
-        return _Side(None, (*lines, f"its file: {reason or 'cannot be read'}"), item.code)
+        return _Side(None, (*lines, f"its file: {reason or 'cannot be read'}"))
     if reason is not None:
         lines.append("its file has changed; the bits are those of the old one")
-    return _Side(overlay(image, encoded.attention[0]), tuple(lines), item.code)
+    return _Side(overlay(image, encoded.attention[0]), tuple(lines))
 
 
 def _panel(source: Source) -> Image.Image:
@@ -126,8 +147,10 @@ def _panel(source: Source) -> Image.Image:
     return in_srgb(fit)
 
 
-def _draw(sides: tuple[_Side, _Side], facts: str) -> Image.Image:
-    bits = [np.unpackbits(side.code).astype(bool) for side in sides]
+def _draw(
+    sides: tuple[_Side, _Side], codes: tuple[NDArray[np.uint8], NDArray[np.uint8]], facts: str
+) -> Image.Image:
+    bits = [np.unpackbits(code).astype(bool) for code in codes]
     rows = -(-len(bits[0]) // _BITS_PER_ROW)
     lines = max(len(side.lines) for side in sides)
     below = 2 * _MARGIN + _PANEL[1] + (lines + 2) * _LINE

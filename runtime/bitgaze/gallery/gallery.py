@@ -21,18 +21,29 @@ from bitgaze.arguments import check_array, code_length, radius_within
 from bitgaze.encoding.calibration import Calibration
 from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
 from bitgaze.encoding.encoder import Encoded, Encoder
-from bitgaze.encoding.images import Source
+from bitgaze.encoding.images import Box, Source
+from bitgaze.encoding.structure import STRUCTURE_BITS
 from bitgaze.errors import FingerprintMismatch, GalleryError
 from bitgaze.gallery.adaptation import Adaptation, adapted
 from bitgaze.gallery.duplicates import DuplicateGroup, default_radius, find_duplicates
 from bitgaze.gallery.explain import explain
 from bitgaze.gallery.file_format import gallery_path
 from bitgaze.gallery.filters import conditions
+from bitgaze.gallery.hits import Hit
 from bitgaze.gallery.info import ModelInfo, check_model, origin
 from bitgaze.gallery.items import Item
+from bitgaze.gallery.query import Query
 from bitgaze.gallery.reencode import reencode
 from bitgaze.gallery.remembered import Sources, find_model
-from bitgaze.gallery.search import Hit, Ranking, SearchParams, encode_one, nearest, search
+from bitgaze.gallery.search import (
+    Ranking,
+    SearchParams,
+    as_source,
+    encode_query,
+    image_query,
+    nearest,
+    search,
+)
 from bitgaze.gallery.store import Store
 from bitgaze.gallery.sync.forget import forget
 from bitgaze.gallery.sync.report import SyncReport
@@ -60,6 +71,11 @@ class Gallery:
             encode.
         bits: instead of a model: the gallery stores your own codes of this length in bits, a
             multiple of 8 up to 1024, such as pHash or PDQ; use `add_code` and `search_code`.
+        looks: how many parts of each image a new gallery keeps codes of, besides that of the whole
+            image: places where the model looks again, closer. They find objects that are a part of
+            an image. Defaults to what the model was made for (the general one: 3). Each look takes
+            as long to encode as the image, and as much memory as its code; 0 for none. A gallery
+            that exists keeps its own number.
         create: create the file if it does not exist; if False, a missing file is an error.
         timeout_s: how long to wait for another process that is writing, in seconds, at least 0.
 
@@ -80,6 +96,7 @@ class Gallery:
         *,
         encoder: Encoder | None = None,
         bits: int | None = None,
+        looks: int | None = None,
         create: bool = True,
         timeout_s: float = 5.0,
     ) -> None:
@@ -87,6 +104,8 @@ class Gallery:
             raise ValueError("pass an encoder or bits, not both: an encoder's codes have its bits")
         if bits is not None:
             bits = code_length(bits)
+            if looks:
+                raise ValueError("pass looks or bits, not both: only a model can look")
         if not 0 <= timeout_s <= _MAX_TIMEOUT_S:
             raise ValueError(f"timeout_s is {timeout_s}, expected 0 to {_MAX_TIMEOUT_S:g}")
         self.path = gallery_path(path)
@@ -98,7 +117,15 @@ class Gallery:
                 return ModelInfo("", "", bits, None)
             model = encoder.model if encoder is not None else read_model(DEFAULT_MODEL)
             contract = model.contract
-            return ModelInfo(model.fingerprint, contract.name, contract.bits, contract.calibration)
+            count = contract.look_count(looks)
+            return ModelInfo(
+                model.fingerprint,
+                contract.name,
+                contract.bits,
+                contract.calibration_of(count),
+                count,
+                STRUCTURE_BITS,
+            )
 
         self._store = Store(self.path, model_info if create else None, timeout_s)
         try:
@@ -110,6 +137,11 @@ class Gallery:
                         f"{self.path}: its codes are {origin(self._store.info)} and have "
                         f"{self.bits} bits, expected your own codes of {bits} bits; open it "
                         "without bits, or create another gallery"
+                    )
+                if looks is not None and looks != self._store.info["looks"]:
+                    raise GalleryError(
+                        f"{self.path}: its images have {self._store.info['looks']} looks, expected "
+                        f"{looks}; open it without looks, or create another gallery"
                     )
         except BaseException:
             self._store.close()
@@ -129,6 +161,12 @@ class Gallery:
     def model_name(self) -> str | None:
         """Name of the model that made the codes; None for your own codes."""
         return self._store.info["model"] or None
+
+    @property
+    def looks(self) -> int:
+        """How many parts of each image the gallery keeps codes of, at most; 0 for none."""
+        looks: int = self._store.info["looks"]
+        return looks
 
     @property
     def adaptation(self) -> str | None:
@@ -225,19 +263,20 @@ class Gallery:
 
     def search(
         self,
-        query: Source,
+        query: Source | Query,
         k: int = 10,
         *,
         radius: int | None = None,
         where: Where | None = None,
         exclude_self: bool = False,
         ranking: Ranking = "hamming",
+        region: Box | None = None,
     ) -> list[Hit]:
         """Find the items nearest to an image; exact.
 
         Args:
-            query: an image as `bitgaze.encoding.images.load` takes it, or the key of an item. A
-                str that is a key is taken as a key, otherwise as a path.
+            query: an image as `bitgaze.encoding.images.load` takes it, the key of an item, or what
+                `query` returned. A str that is a key is taken as a key, otherwise as a path.
             k: maximum number of hits, at least 1.
             radius: maximum Hamming distance, at least 0; None for no limit.
             where: conditions that an item's metadata must meet, all of them. Maps a field to a
@@ -253,6 +292,8 @@ class Gallery:
                 within `radius`; without one 10 k, but at least 100) and orders them by the sum of
                 the query's absolute hash values over the bits that differ, so that a bit which was
                 close to flipping counts little. It finds more, and requires the image, not a key.
+            region: search for what is in this part of the image: left, top, right, bottom, in
+                [0, 1] of the upright image. Of a key, the item's file is read.
 
         Returns:
             Hits by ascending distance or, with "asymmetric", by that sum; ties by distance, then in
@@ -273,7 +314,25 @@ class Gallery:
             SearchParams(k, radius, conditions(where)),
             ranking=ranking,
             exclude_self=exclude_self,
+            region=region,
         )
+
+    def query(self, image: Source, *, region: Box | None = None) -> Query:
+        """Encode an image for several searches, such as with other conditions or more hits.
+
+        Args:
+            image: as `bitgaze.encoding.images.load` takes it.
+            region: as for `search`.
+
+        Raises:
+            ImageError: the image cannot be read.
+            FingerprintMismatch: the encoder is not the gallery's model.
+            TypeError, ValueError: the region is not a box in [0, 1].
+        """
+        source = as_source(image, region)
+        encoded = encode_query(self._store, self.encoder, source)
+        with self._store.reading():
+            return image_query(self._store, self.encoder, source, encoded)
 
     def search_code(
         self,
@@ -286,7 +345,8 @@ class Gallery:
         """Find the items nearest to a code; like `search`.
 
         Args:
-            code: from `encode`, or your own: uint8, (bits // 8,).
+            code: uint8, (bits // 8,), from `encode`, or your own; or (1 + looks, bits // 8), all
+                views of an image: `encode([image]).views[0]`.
             k: maximum number of hits, at least 1.
             radius: as for `search`.
             where: as for `search`.
@@ -313,7 +373,8 @@ class Gallery:
         """Find the items nearest to each of many codes, faster than one search after the other.
 
         Args:
-            codes: from `encode`, or your own: uint8, (q, bits // 8).
+            codes: uint8, (q, bits // 8), from `encode`, or your own; or (q, 1 + looks, bits // 8),
+                all views of images: `encode(images).views`.
             k: maximum number of hits per code, at least 1.
             radius: as for `search`.
             where: as for `search`.
@@ -375,7 +436,7 @@ class Gallery:
             FingerprintMismatch: the encoder is not the gallery's model.
             TypeError: a single image instead of several, or a source that is not an image.
         """
-        return self._adapted(self.encoder.encode(sources))
+        return self._adapted(self.encoder.encode(sources, looks=self.looks))
 
     def add(self, key: str, image: Source, metadata: Mapping[str, Any] | None = None) -> None:
         """Encode an image and store its code under a new key.
@@ -397,10 +458,10 @@ class Gallery:
         """
         with self._store.reading():
             self._store.check_free(key)  # before the work of encoding
-        encoded = encode_one(self.encoder.encode, image)
+        encoded = encode_query(self._store, self.encoder, image)
         with self.transaction():
             self._store.check_free(key)  # again, under the write lock
-            self.upsert([Item(key, self._adapted(encoded).codes[0], _as_dict(metadata))])
+            self.upsert([Item.of_image(key, self._adapted(encoded), metadata=_as_dict(metadata))])
 
     def add_code(
         self, key: str, code: NDArray[np.uint8], metadata: Mapping[str, Any] | None = None
@@ -722,7 +783,7 @@ class Gallery:
             ImageError: the query cannot be read.
             FingerprintMismatch: the encoder is not the gallery's model.
         """
-        return explain(self._store, self.encode, query, key)
+        return explain(self._store, lambda: self.encoder, query, key)
 
     def compact(self) -> int:
         """Return the space of removed items to the disk; items and codes do not change.

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitgaze.arguments import code_length
+from bitgaze.arguments import MAX_VIEWS, code_length
 from bitgaze.encoding.calibration import Calibration
 from bitgaze.encoding.contract import Model, calibration_from
 from bitgaze.errors import FingerprintMismatch, GalleryCorrupt
@@ -16,7 +16,7 @@ from bitgaze.gallery.adaptation import Adaptation
 from bitgaze.gallery.chunks import read_sums, unsigned
 
 _ADAPTED = frozenset(["adaptation", "adaptation_fingerprint", "adapted_calibration"])
-_MAX_LOOKS, _MAX_STRUCTURE_BITS = 255, 8192
+_MAX_STRUCTURE_BITS = 8192
 _ID_BYTES = 16
 
 
@@ -58,7 +58,7 @@ def read_info(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
             if not isinstance(info[name], kind):
                 raise ValueError(f"{name} is {info[name]!r}, expected {kind.__name__}")
         code_length(info["bits"])
-        for name, highest in (("looks", _MAX_LOOKS), ("structure", _MAX_STRUCTURE_BITS)):
+        for name, highest in (("looks", MAX_VIEWS - 1), ("structure", _MAX_STRUCTURE_BITS)):
             number = info.setdefault(name, 0)
             if type(number) is not int or not 0 <= number <= highest:
                 raise ValueError(f"{name} is {number!r}, expected 0 to {highest}")

@@ -10,7 +10,7 @@ import re
 import sqlite3
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -18,7 +18,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgaze.errors import GalleryCorrupt
+from bitgaze.encoding.encoder import Encoded
+from bitgaze.encoding.images import ImageFile, printable
+from bitgaze.errors import GalleryCorrupt, ImageError
 from bitgaze.gallery.chunks import SLOTS, Sums, unsigned
 from bitgaze.gallery.filters import RANGE_OPERATORS, Condition, like
 from bitgaze.gallery.lookup import Kind
@@ -82,6 +84,39 @@ class Item:
     structure: NDArray[np.uint8] | None = None
     properties: dict[str, Any] | None = None
     classes: bytes | None = None
+
+    @classmethod
+    def of_image(
+        cls,
+        key: str,
+        encoded: Encoded,
+        row: int = 0,
+        metadata: Mapping[str, Any] | None = None,
+        file: FileState | None = None,
+        properties: dict[str, Any] | None = None,
+    ) -> "Item":
+        """The item for one of the images that `Gallery.encode` has encoded.
+
+        Args:
+            key: of the item.
+            encoded: the gallery's codes of some images.
+            row: of the image.
+            metadata: of the item.
+            file: the file that sync makes the item from.
+            properties: as in `Item`.
+        """
+        # An image with fewer places to look at repeats itself, whose box is the whole.
+        is_look = (encoded.boxes[row] != (0, 0, 1, 1)).any(axis=1)
+        return cls(
+            key,
+            encoded.codes[row],
+            dict(metadata or {}),
+            file,
+            encoded.looks[row][is_look],
+            encoded.boxes[row][is_look],
+            encoded.structure[row],
+            properties,
+        )
 
     @property
     def path(self) -> str | None:
@@ -423,6 +458,22 @@ def reason_changed(file: FileState) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     return None if digest == file.content else CHANGED
+
+
+def reason_unusable(file: FileState, read: ImageFile, error: ImageError | None) -> str | None:
+    """Why what was read is not the image of an item; None if it is.
+
+    The digest is of the bytes that were decoded: a code must be of the image that the gallery
+    holds, not of one that has taken its file's name since.
+
+    Args:
+        file: of the item.
+        read: the file, after it has been encoded.
+        error: of encoding it, or None.
+    """
+    if read.content and read.content != file.content:
+        return CHANGED
+    return None if error is None else str(error).removeprefix(f"{printable(read.path)}: ")
 
 
 class Written(NamedTuple):

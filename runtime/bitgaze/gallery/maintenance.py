@@ -21,8 +21,7 @@ from bitgaze.gallery.adaptation import adapted
 from bitgaze.gallery.chunks import CHUNK_CODES, SLOTS, unsigned, verified_chunk
 from bitgaze.gallery.connection import Connection, deadline, seconds_allowed
 from bitgaze.gallery.info import ModelInfo, check_model, read_info
-from bitgaze.gallery.items import FileState, Item
-from bitgaze.gallery.reencode import reason_unusable
+from bitgaze.gallery.items import FileState, Item, reason_unusable
 from bitgaze.gallery.remembered import find_model, read_sources
 from bitgaze.gallery.schema import check_tables, check_version
 from bitgaze.gallery.store import Store
@@ -134,7 +133,9 @@ def _compare_images(store: Store, encoder: Encoder) -> tuple[int, int, list[str]
     for start in range(0, len(todo), _BATCH):
         batch = todo[start : start + _BATCH]
         sources = [ImageFile(file.path) for _, file in batch]
-        encoded = encoder.encode(sources)
+        with store.reading():
+            looks = store.info["looks"]
+        encoded = encoder.encode(sources, looks=looks)
         with store.reading():
             found = adapted(encoded, store.info["adaptation"], encoder)
             for row, (key, file) in enumerate(batch):
@@ -357,17 +358,15 @@ def _reencode(
     for start in range(0, len(todo), _BATCH):
         batch = todo[start : start + _BATCH]
         sources = [ImageFile(file.path) for _, file in batch]
-        encoded = encoder.encode(sources)
-        codes = adapted(encoded, info["adaptation"], encoder).codes
+        encoded = encoder.encode(sources, looks=info["looks"])
+        encoded = adapted(encoded, info["adaptation"], encoder)
         for row, (item, file) in enumerate(batch):
             reason = reason_unusable(file, sources[row], encoded.errors.get(row))
             if reason is not None:
                 report.lost[item.key] = _LOST_CODE + f"its image cannot be encoded again: {reason}"
                 continue
-            # Without looks and structural code: they were lost with the code.
-            found.append(
-                Item(item.key, codes[row], item.metadata, file, properties=item.properties)
-            )
+            properties = item.properties
+            found.append(Item.of_image(item.key, encoded, row, item.metadata, file, properties))
             report.encoded.append(item.key)
     return found
 
@@ -380,6 +379,7 @@ def _write(path: Path, info: dict[str, Any], found: Sequence[Item]) -> None:
             for item in found:
                 store.put(item)
             if info["adaptation"] is not None:
-                store.replace_codes(store.index[:], info["adaptation"], info["adapted_calibration"])
+                views = store.index[:][:, None] if store.views is None else store.views[:]
+                store.replace_codes(views, info["adaptation"], info["adapted_calibration"])
             store.remember(read_sources(info, path))
         store.checkpoint()  # closing checkpoints too, but does not report a full disk

@@ -6,29 +6,29 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from bitgaze.encoding.alterations import altered
-from bitgaze.encoding.calibration import Calibration, calibrate
-from bitgaze.encoding.encoder import Encoder
-from bitgaze.encoding.images import ImageFile, Source, fitted, printable
+from bitgaze.encoding.calibration import Calibration, false_match_rates
+from bitgaze.encoding.encoder import Encoded, Encoder
+from bitgaze.encoding.images import ImageFile, Source
 from bitgaze.errors import GalleryError, ImageError
-from bitgaze.gallery.adaptation import Adaptation, adapted_codes, fit, with_kind_of
-from bitgaze.gallery.items import CHANGED, FileState, ImageRef
-from bitgaze.gallery.search import code_distances
+from bitgaze.gallery.adaptation import Adaptation, adapted_codes, carried_over_from, fit
+from bitgaze.gallery.distances import view_distances
+from bitgaze.gallery.items import CHANGED, ImageRef, reason_unusable
 from bitgaze.gallery.store import Store
+from bitgaze.hamming import HammingIndex
+from bitgaze.views import ViewIndex
 
 # Images to fit an adaptation to; their hash values are held in memory. On CIFAR-10 and
 # Fashion-MNIST each doubling still gained: 4,096 images had .006 more mAP than 2,048.
 _MAX_FITTED = 20_000
 # Images encoded at a time.
 _BATCH = 512
-# Images to alter in ten ways each: 2,000 encodings, and as many pairs of duplicates.
-_MAX_ALTERED = 200
 # Images whose pairs count as unrelated: 2 million pairs.
 _MAX_UNRELATED = 2_000
-# Sides of an image to be altered.
-_MAX_ALTERED_PX, _MIN_ALTERED_PX = 1024, 8
+# Structural distance up to which two images may be copies: nearly all that were resized,
+# compressed, recoloured or captioned, and hardly a pair of different photographs
+# (export/copies_table.py).
+_COPIED = 60
 _MAX_NAMED = 5
 
 
@@ -61,10 +61,10 @@ def reencode(
     Returns:
         The number of items.
     """
-    reencoder = _Reencoder(store.path, encoder, images, on_progress)
     with store.reading():
         refs = store.image_refs()
-        model_calibration = store.info["calibration"]
+        model_calibration, looks = store.info["calibration"], store.info["looks"]
+    reencoder = _Reencoder(store.path, encoder, looks, images, on_progress)
     reencoder.check(refs)
     if not reset:
         reencoder.fit(refs, model_calibration)
@@ -73,10 +73,10 @@ def reencode(
         with store.writing():
             # Images that others added or changed in the meantime take another round.
             refs = store.image_refs()
-            codes = reencoder.codes(refs)
-            if codes is not None:
-                store.replace_codes(codes, reencoder.adaptation, reencoder.calibration)
-                return len(codes)
+            views = reencoder.views(refs)
+            if views is not None:
+                store.replace_codes(views, reencoder.adaptation, reencoder.calibration)
+                return len(views)
 
 
 class _Reencoder:
@@ -85,6 +85,7 @@ class _Reencoder:
     Args:
         gallery: path of the gallery, for messages.
         encoder: the gallery's model.
+        looks: number of looks of an item.
         images: returns the image of an item added by hand, by its key.
         on_progress: called with (done, total) images as they are encoded.
 
@@ -97,6 +98,7 @@ class _Reencoder:
         self,
         gallery: Path,
         encoder: Encoder,
+        looks: int,
         images: Callable[[str], Source] | None,
         on_progress: Callable[[int, int], None] | None,
     ) -> None:
@@ -104,9 +106,10 @@ class _Reencoder:
         self.calibration: Calibration | None = None
         self._gallery = gallery
         self._encoder = encoder
+        self._looks = looks
         self._images = images
         self._on_progress = on_progress
-        self._codes: dict[bytes, bytes] = {}  # by ImageRef.identity
+        self._views: dict[bytes, bytes] = {}  # by ImageRef.identity
         self._done = self._total = 0
 
     def check(self, refs: Sequence[ImageRef]) -> None:
@@ -140,12 +143,17 @@ class _Reencoder:
             )
         order = np.random.default_rng(0).permutation(len(distinct))[:_MAX_FITTED]
         sample = [distinct[row] for row in order]
-        self._total = len(distinct) + 10 * min(len(sample), _MAX_ALTERED)
-        hashes = np.concatenate(list(self._hashes(sample)))
-        self.adaptation = fit(hashes)
-        codes = adapted_codes(hashes, self.adaptation)
-        self._store_codes(sample, codes)
-        self.calibration = self._calibrate(sample[:_MAX_ALTERED], codes, model_calibration)
+        self._total = len(distinct)
+        batches = list(self._hashes(sample))
+        hashes = np.concatenate([encoded.view_hashes for encoded in batches])
+        structure = np.concatenate([encoded.structure for encoded in batches])
+        self.adaptation = fit(hashes.reshape(-1, self._encoder.bits))
+        views = adapted_codes(hashes, self.adaptation)
+        self._store_views(sample, views)
+        unrelated = distances_of_unrelated(views[:_MAX_UNRELATED], structure[:_MAX_UNRELATED])
+        if len(unrelated):
+            rates = false_match_rates(unrelated, self._encoder.bits)
+            self.calibration = carried_over_from(model_calibration, rates)
 
     def encode(self, refs: Sequence[ImageRef]) -> None:
         """Compute the codes of images that have none yet.
@@ -153,30 +161,34 @@ class _Reencoder:
         Raises:
             GalleryError: an image has changed.
         """
-        todo = list({ref.identity: ref for ref in refs if ref.identity not in self._codes}.values())
+        todo = list({ref.identity: ref for ref in refs if ref.identity not in self._views}.values())
         self._total = self._done + len(todo)
-        for n, hashes in enumerate(self._hashes(todo)):
+        for n, encoded in enumerate(self._hashes(todo)):
             batch = todo[n * _BATCH : (n + 1) * _BATCH]
-            self._store_codes(batch, adapted_codes(hashes, self.adaptation))
+            self._store_views(batch, adapted_codes(encoded.view_hashes, self.adaptation))
 
-    def codes(self, refs: Sequence[ImageRef]) -> NDArray[np.uint8] | None:
-        """The new codes of images: uint8, (n, bits // 8); None if one is not encoded yet."""
-        found = [self._codes.get(ref.identity) for ref in refs]
+    def views(self, refs: Sequence[ImageRef]) -> NDArray[np.uint8] | None:
+        """The new codes of images and looks: uint8, (n, 1 + looks, bits // 8).
+
+        None if an image is not encoded yet.
+        """
+        found = [self._views.get(ref.identity) for ref in refs]
         if None in found:
             return None
-        packed = b"".join(code for code in found if code is not None)
-        return np.frombuffer(packed, np.uint8).reshape(len(found), self._encoder.bits // 8)
+        packed = b"".join(views for views in found if views is not None)
+        shape = len(found), 1 + self._looks, self._encoder.bits // 8
+        return np.frombuffer(packed, np.uint8).reshape(shape)
 
-    def _store_codes(self, refs: Sequence[ImageRef], codes: NDArray[np.uint8]) -> None:
-        for ref, code in zip(refs, codes, strict=True):
-            self._codes[ref.identity] = code.tobytes()
+    def _store_views(self, refs: Sequence[ImageRef], views: NDArray[np.uint8]) -> None:
+        for ref, codes in zip(refs, views, strict=True):
+            self._views[ref.identity] = codes.tobytes()
 
-    def _hashes(self, refs: Sequence[ImageRef]) -> Iterator[NDArray[np.float32]]:
-        """The model's hash values, float32, (m, bits), in batches of `_BATCH` images."""
+    def _hashes(self, refs: Sequence[ImageRef]) -> Iterator[Encoded]:
+        """The model's outputs, in batches of `_BATCH` images."""
         for start in range(0, len(refs), _BATCH):
             batch = refs[start : start + _BATCH]
             sources = [self._source(ref) for ref in batch]
-            encoded = self._encoder.encode(sources, on_progress=self._advance)
+            encoded = self._encoder.encode(sources, looks=self._looks, on_progress=self._advance)
             self._refuse(
                 {
                     ref.key: why
@@ -184,7 +196,7 @@ class _Reencoder:
                     if (why := _reason_unusable(ref, source, encoded.errors.get(row))) is not None
                 }
             )
-            yield encoded.hashes
+            yield encoded
 
     def _source(self, ref: ImageRef) -> Source:
         if ref.file is not None:
@@ -192,48 +204,6 @@ class _Reencoder:
         if self._images is None:
             raise self._images_required([ref.key])
         return self._images(ref.key)
-
-    def _calibrate(
-        self,
-        refs: Sequence[ImageRef],
-        codes: NDArray[np.uint8],
-        model_calibration: Calibration | None,
-    ) -> Calibration | None:
-        """Measure the calibration; None if no image is large enough to be altered.
-
-        Args:
-            refs: images to alter.
-            codes: adapted codes of those images, followed by the codes of others.
-            model_calibration: of the model's own codes, or None.
-        """
-        rows: list[int] = []
-        encoded = self._encoder.encode(self._altered(refs, rows), on_progress=self._advance)
-        if not rows:
-            return None
-        altered_codes = adapted_codes(encoded.hashes, self.adaptation)
-        duplicates = code_distances(altered_codes, codes[rows])
-        unrelated = _distances_of_pairs(codes[:_MAX_UNRELATED])
-        measured = calibrate(duplicates, [], unrelated, self._encoder.bits)
-        return with_kind_of(measured, model_calibration)
-
-    def _altered(self, refs: Sequence[ImageRef], rows: list[int]) -> Iterator[Image.Image]:
-        """Altered versions of images; appends to `rows` the position of each one's original."""
-        for row, ref in enumerate(refs):
-            source, refused = self._source(ref), None
-            try:
-                # Ten full-size versions of a panorama would take gigabytes.
-                preprocess = self._encoder.contract.preprocess
-                image = fitted(source, _MAX_ALTERED_PX, preprocess.size, preprocess.depth)
-            except ImageError as error:
-                refused = error
-            why = _reason_unusable(ref, source, refused)
-            if why is not None:
-                raise self._refusal({ref.key: why}) from refused
-            if min(image.size) < _MIN_ALTERED_PX:
-                continue
-            for version in altered(image).values():
-                rows.append(row)
-                yield version
 
     def _advance(self, count: int) -> None:
         self._done += count
@@ -264,14 +234,34 @@ def _few(texts: Sequence[str], separator: str = ", ") -> str:
     return named if len(texts) <= _MAX_NAMED else f"{named}{separator}..."
 
 
-def _distances_of_pairs(codes: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Hamming distances of all pairs of codes."""
-    signs = np.unpackbits(codes, axis=1).astype(np.float32) * 2 - 1
-    # Integers up to 1024 are exact in float32.
-    products: NDArray[np.float32] = signs @ signs.T
-    doubled = signs.shape[1] - products[np.triu_indices(len(codes), 1)]
-    distances: NDArray[np.int64] = doubled.astype(np.int64) // 2
-    return distances
+def distances_of_unrelated(
+    views: NDArray[np.uint8], structure: NDArray[np.uint8]
+) -> NDArray[np.int64]:
+    """Distances of all pairs of images but those that look like copies.
+
+    Args:
+        views: uint8, (n, 1 + looks, bits // 8).
+        structure: structural codes, uint8, (n, 32).
+
+    Returns:
+        int64, ascending, in whole bits.
+    """
+    count, places, width = views.shape
+    index = ViewIndex(8 * width, places)
+    index.add(views)
+    distances, _ = index.search(views, count, exclude=np.arange(count))
+    # Each pair is found twice, from either side.
+    pairs = np.sort(distances[:, : count - 1], axis=None)[::2]
+    histogram = np.bincount(np.rint(pairs / index.unit(places)).astype(np.int64))
+    known = np.flatnonzero(structure.any(axis=1))
+    seen = HammingIndex(8 * structure.shape[1])
+    seen.add(structure[known])
+    lims, _, other = seen.range_search(structure[known], _COPIED, exclude=np.arange(len(known)))
+    one = np.repeat(np.arange(len(known)), np.diff(lims))
+    one, other = known[one[one < other]], known[other[one < other]]
+    copies = np.rint(view_distances(views[one], views[other])).astype(np.int64)
+    histogram -= np.bincount(copies, minlength=len(histogram))
+    return np.repeat(np.arange(len(histogram)), histogram)
 
 
 def _reason_missing(ref: ImageRef) -> str | None:
@@ -288,19 +278,3 @@ def _reason_unusable(ref: ImageRef, source: Source, error: ImageError | None) ->
     if ref.file is not None and isinstance(source, ImageFile):
         return reason_unusable(ref.file, source, error)
     return None if error is None else str(error)
-
-
-def reason_unusable(file: FileState, read: ImageFile, error: ImageError | None) -> str | None:
-    """Why what was read is not the image of an item; None if it is.
-
-    The digest is of the bytes that were decoded: a code must be of the image that the gallery
-    holds, not of one that has taken its file's name since.
-
-    Args:
-        file: of the item.
-        read: the file, after it has been encoded.
-        error: of encoding it, or None.
-    """
-    if read.content and read.content != file.content:
-        return CHANGED
-    return None if error is None else str(error).removeprefix(f"{printable(read.path)}: ")

@@ -1,9 +1,8 @@
-"""Search: nearest neighbours of a query -> ranked hits with probabilities."""
+"""Search: nearest neighbours of a query -> ranked hits."""
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,14 +10,17 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgaze.arguments import hit_count, radius_within
-from bitgaze.encoding.calibration import Calibration, at_odds
+from bitgaze.arguments import check_array, hit_count, radius_within
 from bitgaze.encoding.encoder import Encoded, Encoder
-from bitgaze.encoding.images import Source
+from bitgaze.encoding.images import Box, ImageFile, Region, Source
+from bitgaze.errors import FingerprintMismatch, ImageError
 from bitgaze.gallery.adaptation import adapted
+from bitgaze.gallery.distances import asymmetric_scores, asymmetric_view_scores, view_distances
 from bitgaze.gallery.filters import Condition
+from bitgaze.gallery.hits import Hit, make_hits
+from bitgaze.gallery.items import Item, reason_unusable
+from bitgaze.gallery.query import Query
 from bitgaze.gallery.store import Store
-from bitgaze.hamming import pack
 
 Ranking = Literal["hamming", "asymmetric"]
 
@@ -26,61 +28,8 @@ Ranking = Literal["hamming", "asymmetric"]
 # and Fashion-MNIST with k = 10, scoring 100 of 4,100 items reached the precision of scoring all of
 # them to .002, and 30 to .005.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES = 10, 100
-# In the example images, with 25 subjects, one image in twenty has the same subject as a given one.
-_KIND_ODDS = 1 / 19
-_BITS_OF_BYTES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)  # (256, 8)
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One result of a search: an item, its distance, and the probability that it matches.
-
-    The probabilities are those of `Gallery.calibration` at this distance, converted to the odds of
-    a search: even odds that the gallery contains the query's image, and one item in twenty of the
-    same kind. For other odds, start from `Gallery.calibration`.
-
-    Attributes:
-        key: the item's key.
-        distance: Hamming distance to the query's code, 0..bits.
-        same_kind: probability that query and hit show the same kind of thing, in [0, 1]; None if
-            the model was calibrated without labels.
-        same_image: probability that they are the same image, possibly resized, compressed, cropped
-            or otherwise altered, in [0, 1]; None without a calibration.
-        metadata: the item's metadata.
-        path: path of the item's file, ready for `open`; None for an item added by hand.
-    """
-
-    key: str
-    distance: int
-    same_kind: float | None
-    same_image: float | None
-    metadata: dict[str, Any]
-    path: str | None
-
-    @property
-    def chances(self) -> dict[str, str]:
-        """The known probabilities, formatted for people: label to percentage."""
-        known = {"same kind": self.same_kind, "same image": self.same_image}
-        return {words: percent(chance) for words, chance in known.items() if chance is not None}
-
-    @property
-    def probability(self) -> float | None:
-        """Deprecated: use `same_kind`."""
-        warnings.warn("use Hit.same_kind", DeprecationWarning, stacklevel=2)
-        return self.same_kind
-
-    @property
-    def duplicate(self) -> float | None:
-        """Deprecated: use `same_image`."""
-        warnings.warn("use Hit.same_image", DeprecationWarning, stacklevel=2)
-        return self.same_image
-
-
-def percent(chance: float) -> str:
-    """A probability in words: never 0% or 100%, which would claim certainty."""
-    if chance < 0.01:
-        return "<1%"
-    return ">99%" if chance > 0.99 else f"{chance:.0%}"
+# Nearest items that tell what is usual around a query.
+_AROUND = 50
 
 
 @dataclass(frozen=True)
@@ -110,69 +59,128 @@ class SearchParams:
 def search(
     store: Store,
     encoder: Callable[[], Encoder],
-    query: Source,
+    query: Source | Query,
     params: SearchParams,
     *,
     ranking: Ranking,
     exclude_self: bool,
+    region: Box | None = None,
 ) -> list[Hit]:
     """The hits of an image or a key; see `Gallery.search`.
 
     Args:
         store: the gallery's file.
         encoder: returns the gallery's model; called only to encode an image.
-        query: an image, or the key of an item.
+        query: an image, the key of an item, or what `Gallery.query` returned.
         params: which hits to return.
         ranking: "hamming" or "asymmetric".
         exclude_self: leave out the item with the key `query`, or made from the file `query`.
+        region: search for this part of the image.
     """
     if ranking not in get_args(Ranking):
         raise ValueError(f"ranking is {ranking!r}, expected one of {get_args(Ranking)}")
+    if isinstance(query, Query):
+        if exclude_self:
+            raise ValueError("exclude_self requires a key or a path, got a Query")
+        if region is not None:
+            raise ValueError("pass the region to Gallery.query: a Query is encoded already")
+        with store.reading():
+            _check_adaptation(store, query)
+            return _find(store, query, params, ranking, None)
     if isinstance(query, str):
         with store.reading():  # one snapshot, so that code and gallery have one adaptation
-            if store.find(query) is not None:
-                return _search_key(store, query, params, ranking, exclude_self)
+            slot = store.find(query)
+            if slot is not None and region is None:
+                found = item_query(store, store.item(slot))
+                return _find(store, found, params, ranking, slot if exclude_self else None)
+            item = None if slot is None else store.item(slot)
+        if item is not None:
+            encoded, part = _encode_part(encoder(), item, region)
+            with store.reading():
+                exclude_slot = store.find(query) if exclude_self else None
+                found = image_query(store, encoder(), part, encoded)
+                return _find(store, found, params, ranking, exclude_slot)
     if exclude_self and not isinstance(query, str | os.PathLike):
         raise ValueError(
             f"exclude_self requires a key or a path, got {type(query).__name__}: bytes and arrays "
             "do not identify an item"
         )
-    encoded = encode_one(encoder().encode, query)
+    image = as_source(query, region)
+    encoded = encode_query(store, encoder(), image)
     with store.reading():
-        encoded = adapted(encoded, store.info["adaptation"], encoder())
         path = query if exclude_self and isinstance(query, str | os.PathLike) else None
         exclude_slot = None if path is None else _slot_of_file(store, path)
-        hits = _find(store, encoded, params, ranking, exclude_slot)
+        found = image_query(store, encoder(), image, encoded)
+        hits = _find(store, found, params, ranking, exclude_slot)
         if path is not None and exclude_slot is None:
             exclude_slot = _slot_of_same_file(store, path, hits)
             if exclude_slot is not None:
-                hits = _find(store, encoded, params, ranking, exclude_slot)
+                hits = _find(store, found, params, ranking, exclude_slot)
         return hits
 
 
-def _find(
-    store: Store,
-    encoded: Encoded,
-    params: SearchParams,
-    ranking: Ranking,
-    exclude_slot: int | None,
-) -> list[Hit]:
-    if ranking == "hamming":
-        return nearest(store, encoded.codes, params, exclude_slot)[0]
-    return _ranked(store, encoded.codes[0], encoded.hashes[0], params, exclude_slot)
+def as_source(image: Source, region: Box | None = None) -> Source:
+    """An image to search for; a file is read as an `ImageFile`, which also gives its digest."""
+    source = ImageFile(image) if isinstance(image, str | os.PathLike) else image
+    # A region refuses a region.
+    return source if region is None else Region(source, region)  # type: ignore[arg-type]
 
 
-def _search_key(
-    store: Store, key: str, params: SearchParams, ranking: Ranking, exclude_self: bool
-) -> list[Hit]:
-    if ranking == "asymmetric":
+def item_query(store: Store, item: Item) -> Query:
+    """The query for an item of the gallery; inside `reading`."""
+    return Query.of_item(item, store.info["looks"], _adaptation(store))
+
+
+def image_query(store: Store, encoder: Encoder, image: Source, encoded: Encoded) -> Query:
+    """The query for an image that the model has encoded; inside `reading`."""
+    encoded = adapted(encoded, store.info["adaptation"], encoder)
+    return Query.of_image(image, encoded, _adaptation(store))
+
+
+def _adaptation(store: Store) -> str | None:
+    adaptation = store.info["adaptation"]
+    return None if adaptation is None else adaptation.fingerprint
+
+
+def _check_adaptation(store: Store, query: Query) -> None:
+    if query.views.shape[1] * 8 != store.index.bits:
         raise ValueError(
-            f"{key!r} is a key: ranking 'asymmetric' requires hash values, and a gallery stores "
-            "only codes; pass the image, or use ranking 'hamming'"
+            f"the query's codes have {query.views.shape[1] * 8} bits, those of this gallery have "
+            f"{store.index.bits}"
         )
-    slot = store.slot(key)
-    codes = store.item(slot).code[None]
-    return nearest(store, codes, params, slot if exclude_self else None)[0]
+    if query.adaptation != _adaptation(store):
+        raise FingerprintMismatch(
+            f"{store.path}: has been adapted since the query was encoded, or the query is of "
+            "another gallery; make it again with Gallery.query"
+        )
+
+
+def _encode_part(encoder: Encoder, item: Item, region: Box | None) -> tuple[Encoded, Region]:
+    """Encode a part of an item's image, which is read from its file."""
+    if item.file is None or item.path is None:
+        raise ImageError(
+            f"{item.key!r} was added by hand, without a file: pass the image to search for a "
+            "region of it"
+        )
+    file = ImageFile(item.path)
+    assert region is not None
+    part = Region(file, region)
+    encoded = encoder.encode([part])
+    reason = reason_unusable(item.file, file, encoded.errors.get(0))
+    if reason is not None:
+        raise ImageError(f"{item.path}: {reason}; sync its folder, or pass the image")
+    return encoded, part
+
+
+def encode_query(store: Store, encoder: Encoder, image: Source) -> Encoded:
+    """Encode an image for a search, with the gallery's number of looks; a region without.
+
+    Raises:
+        ImageError: the image cannot be read.
+    """
+    with store.reading():
+        looks = 0 if isinstance(image, Region) else store.info["looks"]
+    return encode_one(lambda sources: encoder.encode(sources, looks=looks), image)
 
 
 def encode_one(encode: Callable[[list[Source]], Encoded], image: Source) -> Encoded:
@@ -210,116 +218,146 @@ def _slot_of_same_file(
     return None
 
 
-def nearest(
-    store: Store, codes: NDArray[np.uint8], params: SearchParams, exclude_slot: int | None = None
-) -> list[list[Hit]]:
-    """The hits of each code, by ascending distance; ties by slot.
+def _find(
+    store: Store,
+    query: Query,
+    params: SearchParams,
+    ranking: Ranking,
+    exclude_slot: int | None,
+) -> list[Hit]:
+    if ranking == "hamming":
+        return nearest_to(store, query, params, exclude_slot)
+    return _ranked(store, query, params, exclude_slot)
+
+
+def nearest(store: Store, codes: NDArray[np.uint8], params: SearchParams) -> list[list[Hit]]:
+    """The hits of each of many codes, by ascending distance; ties by slot.
 
     Args:
         store: the gallery's file; inside `reading`.
-        codes: uint8, (q, bits // 8).
+        codes: uint8, (q, bits // 8); or (q, views, bits // 8), of whole images and their looks.
+        params: which hits to return.
+    """
+    check_array(codes, "codes")
+    if codes.ndim not in (2, 3) or codes.shape[-1] != store.index.bits // 8:
+        width = store.index.bits // 8
+        raise ValueError(
+            f"codes have shape {codes.shape}, but those of this gallery have {width} bytes each: "
+            f"expected (q, {width}) or (q, views, {width})"
+        )
+    views = codes if codes.ndim == 3 else codes[:, None]
+    lims, distances, slots = _within(store, views, params, params.k, None)
+    return [
+        make_hits(
+            store,
+            Query(view, (None,) * len(view)),
+            slots[start:end],
+            distances[start:end],
+            slots[start:end],
+        )
+        for view, (start, end) in zip(views, pairwise(lims.tolist()), strict=True)
+    ]
+
+
+def nearest_to(
+    store: Store, query: Query, params: SearchParams, exclude_slot: int | None = None
+) -> list[Hit]:
+    """The hits of one query, by ascending distance; ties by slot.
+
+    Args:
+        store: the gallery's file; inside `reading`.
+        query: the query.
         params: which hits to return.
         exclude_slot: slot to leave out, or None.
     """
-    lims, distances, slots = _within(store, codes, params, params.k, exclude_slot)
-    hits = _hits(store, slots, distances)
-    return [hits[start:end] for start, end in pairwise(lims.tolist())]
+    around = replace(params, k=max(params.k, _AROUND), radius=None)
+    _, distances, slots = _within(store, query.views[None], around, around.k, exclude_slot)
+    count = min(params.k, len(slots))
+    if params.radius is not None:
+        count = min(count, int(np.searchsorted(distances, params.radius, side="right")))
+    return make_hits(store, query, slots[:count], distances[:count], slots[:_AROUND])
+
+
+def compare(store: Store, query: Query, slot: int) -> Hit:
+    """The item in a slot as a hit, wherever it would rank.
+
+    Args:
+        store: the gallery's file; inside `reading`.
+        query: the query.
+        slot: of the item.
+    """
+    around = SearchParams(_AROUND, None, ())
+    _, _, nearest_slots = _within(store, query.views[None], around, _AROUND, None)
+    item = item_query(store, store.item(slot))
+    distance = view_distances(query.views[None], item.views[None])
+    distances = distance if store.views is not None else np.rint(distance).astype(np.int32)
+    return make_hits(store, query, np.array([slot]), distances, nearest_slots)[0]
 
 
 def _ranked(
-    store: Store,
-    code: NDArray[np.uint8],
-    values: NDArray[np.float32],
-    params: SearchParams,
-    exclude_slot: int | None,
+    store: Store, query: Query, params: SearchParams, exclude_slot: int | None
 ) -> list[Hit]:
-    """The k best by asymmetric score among the nearest codes; ties by distance, then slot.
+    """The k best by asymmetric score among the nearest items; ties by distance, then slot.
 
     Args:
         store: the gallery's file; inside `reading`.
-        code: uint8, (bits // 8,).
-        values: the query's hash values, float32, (bits,).
+        query: the query, with hash values.
         params: which hits to return.
         exclude_slot: slot to leave out, or None.
     """
+    if query.values is None:
+        raise ValueError(
+            "ranking 'asymmetric' requires hash values, and a gallery stores only codes: pass the "
+            "image, not a key, or use ranking 'hamming'"
+        )
     count = None
     if params.radius is None:
         count = max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * params.k)
-    _, distances, slots = _within(store, code[None], params, count, exclude_slot)
+    _, distances, slots = _within(store, query.views[None], params, count, exclude_slot)
+    scores = (
+        asymmetric_scores(query.values[0], store.index[slots])
+        if store.views is None
+        else asymmetric_view_scores(query.values, store.views[slots])
+    )
     # Candidates are sorted by distance, then slot; a stable sort keeps that order among ties.
-    best = np.argsort(asymmetric_scores(values, store.index[slots]), kind="stable")[: params.k]
-    return _hits(store, slots[best], distances[best])
+    best = np.argsort(scores, kind="stable")[: params.k]
+    return make_hits(store, query, slots[best], distances[best], slots[:_AROUND])
 
 
 def _within(
     store: Store,
-    codes: NDArray[np.uint8],
+    views: NDArray[np.uint8],
     params: SearchParams,
     count: int | None,
     exclude_slot: int | None,
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-    """The `count` nearest (None: all) within the radius, as `HammingIndex.range_search`."""
-    return store.index.range_search(
-        codes,
-        store.index.bits if params.radius is None else params.radius,
-        k=count,
-        filter=store.allowed(params.conditions) if params.conditions else None,
-        exclude=None if exclude_slot is None else np.full(len(codes), exclude_slot),
-    )
-
-
-def _hits(store: Store, slots: NDArray[np.int64], distances: NDArray[np.int32]) -> list[Hit]:
-    pairs = zip(slots.tolist(), distances.tolist(), strict=True)
-    calibration = store.calibration
-    return [hit(store, slot, distance, calibration) for slot, distance in pairs]
-
-
-def hit(store: Store, slot: int, distance: int, calibration: Calibration | None) -> Hit:
-    """The item in a slot as a hit at a distance, with probabilities by `calibration`."""
-    item = store.item(slot)
-    same_kind = same_image = None
-    if calibration is not None:
-        same_image = at_odds(calibration.duplicate[distance], 1 / len(store.index))
-        if calibration.kind:
-            same_kind = at_odds(calibration.kind[distance], _KIND_ODDS)
-    return Hit(item.key, distance, same_kind, same_image, item.metadata, item.path)
-
-
-def code_distances(codes: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Hamming distances of codes, pair by pair; for many pairs, `HammingIndex` is faster.
+) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.int64]]:
+    """The `count` nearest (None: all) within the radius, as `HammingIndex.range_search`.
 
     Args:
-        codes: uint8, (..., bits // 8).
-        others: uint8, of a shape that broadcasts with that of `codes`.
+        store: the gallery's file; inside `reading`.
+        views: uint8, (q, views, bits // 8).
+        params: radius and conditions apply.
+        count: maximum number of results of each query.
+        exclude_slot: slot to leave out, or None.
 
     Returns:
-        int64, (...).
+        lims, distances in bits (float64 if items have looks, else int32), and slots.
     """
-    differing: NDArray[np.uint8] = np.unpackbits(codes ^ others, axis=-1)
-    return np.asarray(differing.sum(axis=-1, dtype=np.int64))
-
-
-def asymmetric_scores(values: NDArray[np.float32], codes: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Distances of codes to a query whose hash values are known; its code is their signs.
-
-    Each differing bit counts as much as the query's hash value is away from 0, so a bit that was
-    close to flipping counts little. The stored codes need no extra data.
-
-    Args:
-        values: the query's hash values, float32, (bits,).
-        codes: uint8, (n, bits // 8).
-
-    Returns:
-        float64, (n,): the sum of |value| over the bits that differ. Equal codes have exactly equal
-        scores, at any position.
-    """
-    differing = codes ^ pack(values[None])
-    weights = np.abs(values).astype(np.float64).reshape(-1, 8)
-    scores = np.zeros(len(codes))
-    # Byte by byte, in this order: a matrix product can round equal rows differently.
-    for byte, byte_weights in zip(differing.T, weights, strict=True):
-        table = np.zeros(256)
-        for bit, weight in enumerate(byte_weights):
-            table += _BITS_OF_BYTES[:, bit] * weight
-        scores += table[byte]
-    return scores
+    bits = store.index.bits
+    radius = bits if params.radius is None else min(params.radius, bits)
+    allowed = store.allowed(params.conditions) if params.conditions else None
+    exclude = None if exclude_slot is None else np.full(len(views), exclude_slot)
+    if store.views is not None:
+        views = np.ascontiguousarray(views)
+        unit = store.views.unit(views.shape[1])
+        lims, sums, slots = store.views.range_search(
+            views, radius * unit, k=count, filter=allowed, exclude=exclude
+        )
+        return lims, sums / unit, slots
+    if views.ndim == 3 and views.shape[1] != 1:
+        raise ValueError(
+            f"a query has {views.shape[1]} views, but the items of this gallery have one code "
+            "each: pass codes of shape (q, bits // 8)"
+        )
+    codes = np.ascontiguousarray(views[:, 0])
+    return store.index.range_search(codes, radius, k=count, filter=allowed, exclude=exclude)

@@ -37,12 +37,15 @@ from bitgaze.gallery.items import FileState, ImageRef, Item
 from bitgaze.gallery.lookup import Lookup
 from bitgaze.gallery.remembered import Sources, read_sources, write_sources
 from bitgaze.hamming import HammingIndex
+from bitgaze.views import ViewIndex
 
 # Larger files are not compacted on close: 250,000 items take a second.
 _MAX_COMPACTED_BYTES = 64 << 20
 # Up to this many items, those of a file with a log are compared with its codes when it is opened:
 # 30 ms. `verify` compares all.
 _MAX_COMPARED = 100_000
+# Items whose views are joined at a time, when a gallery is opened.
+_JOINED = 65_536
 _NO_LOOKS, _NO_STRUCTURE = np.empty((0, 0), np.uint8), np.empty(0, np.uint8)
 
 
@@ -62,6 +65,8 @@ class Store:
         path: the file as given, for messages.
         file: its absolute path: the working directory may change while it is open.
         index: codes by slot, as of the last snapshot.
+        views: codes of items and of their looks by slot, as of the last snapshot; None if items
+            have no looks. Free places of an item with fewer looks hold its code.
         info: the result of `info.read_info`, as of the last snapshot.
 
     Raises:
@@ -71,7 +76,7 @@ class Store:
 
     index: HammingIndex
     info: dict[str, Any]
-    _looks: Rows
+    views: ViewIndex | None
     _structure: Rows
     _sums: Sums
     _file_id: bytes
@@ -217,14 +222,6 @@ class Store:
         return [key for _, key, _, _ in self._items()]
 
     @property
-    def looks(self) -> NDArray[np.uint8]:
-        """Codes of looks: uint8, (n, looks, bits // 8), C-contiguous, by slot.
-
-        Free places of an item with fewer looks hold its code. A view, until the next snapshot.
-        """
-        return self._looks.array
-
-    @property
     def structure(self) -> NDArray[np.uint8]:
         """Structural codes: uint8, (n, structure bits // 8), by slot; zero if not known.
 
@@ -276,7 +273,8 @@ class Store:
             raise GalleryCorrupt(
                 f"{self.path}: an index names slot {slot}, but there are {len(self.index)} items"
             )
-        looks, structure = self._looks.array[slot], self._structure.array[slot]
+        looks = _NO_LOOKS if self.views is None else self.views[slot][1:]
+        structure = self._structure.array[slot]
         return items.read_item(self._db, self.path, slot, self.index[slot], looks, structure)
 
     def item_of_file(self, path: bytes) -> Item | None:
@@ -334,14 +332,16 @@ class Store:
         written = self._write_item(slot, item, is_new=is_new)
         if is_new:
             self.index.add(item.code[None])
-            self._looks.add(looks[None])
+            if self.views is not None:
+                self.views.add(np.ascontiguousarray([[item.code, *looks]]))
             self._structure.add(structure[None])
             self._changed_metadata.add(slot)
         else:
             if not np.array_equal(self.index[slot], item.code):
                 thumbnails.delete_thumbnail(self._db, slot)  # of another image
             self.index.replace(slot, item.code)
-            self._looks.replace(slot, looks)
+            if self.views is not None:
+                self.views.replace(slot, np.concatenate([item.code[None], looks]))
             self._structure.replace(slot, structure)
             self._needs_checkpoint = True  # for its old code
             if not written.has_same_metadata:
@@ -428,7 +428,8 @@ class Store:
             self._sums.change_item(last, removed.last_crc, 0)
         self._lookup.resize(last)
         self.index.remove(slot)
-        self._looks.remove(slot)
+        if self.views is not None:
+            self.views.remove(slot)
         self._structure.remove(slot)
         self._note_changed(slot, last)
         self._changed_metadata.update((slot, last))
@@ -465,26 +466,25 @@ class Store:
 
     def replace_codes(
         self,
-        codes: NDArray[np.uint8],
+        views: NDArray[np.uint8],
         adaptation: Adaptation | None,
         calibration: Calibration | None,
-        looks: NDArray[np.uint8] | None = None,
     ) -> None:
         """Replace the codes of all items.
 
         Args:
-            codes: uint8, (n, bits // 8), by slot.
+            views: uint8, (n, 1 + looks, bits // 8), by slot: the code of each item, and those of
+                its places for looks.
             adaptation: the adaptation that made them; None for the model's own codes.
             calibration: of the adapted codes, if measured.
-            looks: as `looks`, for a gallery that has places for looks.
         """
         self.index = HammingIndex(self.index.bits)
-        self.index.add(codes)
-        if looks is not None:
-            self._looks = Rows(looks.shape[1:])
-            self._looks.add(looks)
+        self.index.add(np.ascontiguousarray(views[:, 0]))
+        if self.views is not None:
+            self.views = ViewIndex(self.index.bits, self.views.views)
+            self.views.add(views)
         for table in self._tables:
-            self._changed_chunks[table].update(range(-(-len(codes) // SLOTS[table])))
+            self._changed_chunks[table].update(range(-(-len(views) // SLOTS[table])))
         info.write_adaptation(self._db, adaptation, calibration)
         self.info = info.read_info(self._db, self.path)
         self._needs_checkpoint = True
@@ -686,16 +686,18 @@ class Store:
         )
 
     def _write_chunks(self) -> None:
-        rows: dict[str, HammingIndex | NDArray[np.uint8]] = {
-            "chunk": self.index,
-            "look_chunk": self._looks.array,
-            "structure_chunk": self._structure.array,
-        }
         for table, changed in self._changed_chunks.items():
-            slots = SLOTS[table]
             for n in sorted(changed):
-                chunk = rows[table][n * slots : (n + 1) * slots]
-                chunks.write_chunk(self._db, table, n, chunk, self._sums)
+                slots = slice(n * SLOTS[table], (n + 1) * SLOTS[table])
+                chunks.write_chunk(self._db, table, n, self._chunk(table, slots), self._sums)
+
+    def _chunk(self, table: str, slots: slice) -> NDArray[np.uint8]:
+        if table == "chunk":
+            return self.index[slots]
+        if table == "look_chunk":
+            assert self.views is not None  # or the table is not used
+            return self.views[slots][:, 1:]
+        return self._structure.array[slots]
 
     def _rolled_back(self) -> GalleryError:
         return GalleryError(
@@ -734,7 +736,8 @@ class Store:
         self.index = chunks.read_codes(db, path, self.info["bits"], sums)
         count = len(self.index)
         places, structure_width = (self.info["looks"], width), (self.info["structure"] // 8,)
-        self._looks = chunks.read_rows(db, path, "look_chunk", places, count, sums)
+        looks = chunks.read_rows(db, path, "look_chunk", places, count, sums)
+        self.views = _views(self.index, looks.array) if self.info["looks"] else None
         self._structure = chunks.read_rows(
             db, path, "structure_chunk", structure_width, count, sums
         )
@@ -751,3 +754,14 @@ class Store:
         self._lookup.forget(count)
         uses = {"look_chunk": self.info["looks"], "structure_chunk": self.info["structure"]}
         self._tables = [table for table in SLOTS if uses.get(table, True)]
+
+
+def _views(index: HammingIndex, looks: NDArray[np.uint8]) -> ViewIndex:
+    """An index of codes, (n,), and those of looks, (n, looks, bits // 8)."""
+    views = ViewIndex(index.bits, 1 + looks.shape[1])
+    views.reserve(len(index))
+    for start in range(0, len(index), _JOINED):
+        part = slice(start, start + _JOINED)
+        joined = np.concatenate([index[part][:, None], looks[part]], axis=1)
+        views.add(np.ascontiguousarray(joined))
+    return views

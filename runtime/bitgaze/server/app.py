@@ -132,6 +132,7 @@ async def _gallery(request: Request) -> Answer:
             "name": gallery.path.name,
             "items": len(gallery),
             "bits": gallery.bits,
+            "looks": gallery.looks,
             "model": gallery.model_name,
             "fingerprint": gallery.fingerprint,
             "adaptation": gallery.adaptation,
@@ -156,11 +157,10 @@ def _suggested_radius(gallery: Gallery) -> int | None:
 
 
 def _openapi(bits: int) -> Callable[[Request], Any]:
-    """The OpenAPI description, with the code length of this gallery."""
+    """The OpenAPI description, with the largest radius of this gallery."""
     content = json.loads((_WEB / "openapi.json").read_text(encoding="utf-8"))
     parameters = content["components"]["parameters"]
     parameters["radius"]["schema"]["maximum"] = bits
-    parameters["code"]["schema"]["pattern"] = f"^[0-9a-fA-F]{{{bits // 4}}}$"
 
     async def send(_: Request) -> Answer:
         return Answer(content)

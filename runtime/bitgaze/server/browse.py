@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from bitgaze.gallery.gallery import Gallery
+from bitgaze.gallery.hits import Hit
 from bitgaze.gallery.items import Item
-from bitgaze.gallery.search import Hit
 
 _SAMPLE_QUERIES, _HITS_PER_QUERY, _MAX_ITEMS = 40, 25, 24
 _MAX_CHOICES, _MAX_FOLDERS, _MAX_CHOICE_LENGTH = 30, 60, 80

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from bitgaze.encoding.heatmap import THUMBNAIL_PX, jpeg, overlay, thumbnail
 from bitgaze.encoding.images import printable
 from bitgaze.errors import ImageError
-from bitgaze.gallery.items import FileState
+from bitgaze.gallery.items import FileState, Item
 from bitgaze.server.answers import Refusal
 from bitgaze.server.parameters import integer, parameters_of, required
 from bitgaze.server.state import check_model, item_of, state_of
@@ -57,13 +57,8 @@ async def _image(request: Request, draw: Callable[[bytes, int], bytes]) -> Respo
     side = integer(parameters, "size", 1, _MAX_SIDE_PX) or THUMBNAIL_PX
     key = required(parameters, "key")
 
-    file = await state.run_reading(lambda: item_of(state.gallery, key).file)
-    if file is None:
-        raise Refusal(
-            404,
-            "no_image",
-            "This item was added by hand: the gallery has its code, not its image.",
-        )
+    item = await state.run_reading(lambda: item_of(state.gallery, key))
+    file = _file_of(item)
     try:
         version = await state.run_reading(lambda: _file_version(file))
         headers = {"ETag": f'"{version}-{side}"', "Cache-Control": "private, max-age=60"}
@@ -72,14 +67,41 @@ async def _image(request: Request, draw: Callable[[bytes, int], bytes]) -> Respo
         drawing = (request.url.path, file.path, file.content, version, side)
         content = await state.drawings.get(drawing, lambda: draw(_content(file), side))
     except ImageError as error:
-        name = printable(os.path.basename(file.path))  # noqa: PTH119
+        raise _no_image(file, error) from error
+    return Response(content, media_type="image/jpeg", headers=headers)
+
+
+def content_of(item: Item) -> bytes:
+    """The content of an item's file, while it is the image that was indexed.
+
+    Raises:
+        Refusal: there is none, or it is another one.
+    """
+    file = _file_of(item)
+    try:
+        return _content(file)
+    except ImageError as error:
+        raise _no_image(file, error) from error
+
+
+def _file_of(item: Item) -> FileState:
+    if item.file is None:
         raise Refusal(
             404,
             "no_image",
-            f"The item's image {name} is gone, has changed or cannot be read ({error}). Run "
-            "`bitgaze index` on its folder again.",
-        ) from error
-    return Response(content, media_type="image/jpeg", headers=headers)
+            "This item was added by hand: the gallery has its code, not its image.",
+        )
+    return item.file
+
+
+def _no_image(file: FileState, error: ImageError) -> Refusal:
+    name = printable(os.path.basename(file.path))  # noqa: PTH119
+    return Refusal(
+        404,
+        "no_image",
+        f"The item's image {name} is gone, has changed or cannot be read ({error}). Run "
+        "`bitgaze index` on its folder again.",
+    )
 
 
 def _file_version(file: FileState) -> str:

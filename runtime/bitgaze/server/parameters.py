@@ -1,12 +1,14 @@
 """The parameters in the query of an address, read and checked; unknown ones are errors."""
 
 import json
+import re
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from starlette.requests import Request
 
+from bitgaze.encoding.images import Box
+from bitgaze.gallery.query import Query
 from bitgaze.server.answers import Refusal
 
 _MAX_QUOTED = 80  # characters of a wrong value that its message quotes
@@ -81,22 +83,45 @@ def condition(parameters: dict[str, str]) -> dict[str, Any] | None:
     return where
 
 
-def code_from(text: str, bits: int) -> NDArray[np.uint8]:
-    """A code, uint8, (bits // 8,), from its hexadecimal digits.
+def query_from(text: str, bits: int, adaptation: str | None) -> Query:
+    """A query from the hexadecimal digits of a code, or of a query as a search by image returns it.
 
     Raises:
-        Refusal: the text is not a code of this length.
+        Refusal: the text is neither, for codes of this length.
     """
     try:
-        code = np.frombuffer(bytes.fromhex(text), np.uint8)
-    except ValueError:
-        code = np.empty(0, np.uint8)
-    if len(text) == bits // 4 and len(code) == bits // 8:
-        return code
-    raise _refusal(
-        f"code is {text[:_MAX_QUOTED]!r}, expected {bits // 4} hexadecimal digits, as a search by "
-        "image returns them."
-    )
+        content = bytes.fromhex(text) if text.isalnum() else b""
+        if len(content) == bits // 8:
+            return Query(np.frombuffer(content, np.uint8)[None], (None,), adaptation=adaptation)
+        return Query.from_bytes(content, bits, adaptation)
+    except ValueError as error:
+        raise _refusal(
+            f"code is {text[:_MAX_QUOTED]!r}, expected {bits // 4} hexadecimal digits, or what a "
+            "search by image returned."
+        ) from error
+
+
+def region(parameters: dict[str, str]) -> Box | None:
+    """The parameter `region`, "left,top,right,bottom" in [0, 1]; None if it is missing.
+
+    Raises:
+        Refusal: it is something else.
+    """
+    if "region" not in parameters:
+        return None
+    text = parameters["region"]
+    try:
+        if not re.fullmatch(r"[0-9.]{1,20}(,[0-9.]{1,20}){3}", text):
+            raise ValueError
+        left, top, right, bottom = map(float, text.split(","))
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise ValueError
+    except ValueError as error:
+        raise _refusal(
+            f"region is {text[:_MAX_QUOTED]!r}, expected left,top,right,bottom of a part of the "
+            "image, each from 0 to 1, such as 0.2,0.1,0.7,0.6."
+        ) from error
+    return left, top, right, bottom
 
 
 def _refusal(message: str) -> Refusal:

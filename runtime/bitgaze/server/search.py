@@ -1,29 +1,30 @@
 """The searches of the API: by an uploaded image, by an item, or by a code."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from bitgaze.encoding.heatmap import data_uri, overlay, thumbnail
 from bitgaze.gallery.filters import Condition, conditions
-from bitgaze.gallery.search import Hit
+from bitgaze.gallery.hits import Hit
+from bitgaze.gallery.query import Query
 from bitgaze.server.answers import Answer, Refusal
 from bitgaze.server.browse import item_to_json
 from bitgaze.server.filtering import slow_fields
+from bitgaze.server.images import content_of
 from bitgaze.server.parameters import (
     boolean,
-    code_from,
     condition,
     integer,
     parameters_of,
+    query_from,
+    region,
     required,
 )
-from bitgaze.server.state import MAX_HITS, ServerState, check_model, item_of, state_of
+from bitgaze.server.state import MAX_HITS, ServerState, check_model, item_of, item_query, state_of
 from bitgaze.server.upload import check_image, uploaded_file
 
 
@@ -34,48 +35,57 @@ async def search(request: Request) -> Answer:
 
 async def search_code(request: Request) -> Answer:
     """Search by a code that an earlier answer returned: the image need not be sent again."""
-    parameters = parameters_of(request, "code", "k", "radius", "where")
+    parameters = parameters_of(request, "code", "k", "radius", "where", "region")
     state = state_of(request)
     nearest, filters = _search_with(parameters, state)
     text = required(parameters, "code")
-    code = code_from(text, state.gallery.bits)
+    gallery = state.gallery
+    query = query_from(text, gallery.bits, gallery.adaptation)
+    part = region(parameters)  # where the code is from
+    if part is not None:
+        query = replace(query, boxes=(part, *query.boxes[1:]))
     async with state.filtering.ready_for(filters):
-        found = await state.run_reading(lambda: nearest(code))
-    return Answer({"item": None, "code": text} | found)
+        found = await state.run_reading(lambda: nearest(query))
+    return Answer({"item": None, "code": text, "region": part} | found)
 
 
 async def _search_item(request: Request) -> Answer:
-    parameters = parameters_of(request, "key", "k", "radius", "where")
+    parameters = parameters_of(request, "key", "k", "radius", "where", "region")
     state = state_of(request)
+    gallery = state.gallery
     nearest, filters = _search_with(parameters, state)
-    key = required(parameters, "key")
+    key, part = required(parameters, "key"), region(parameters)
 
     def work() -> dict[str, Any]:
-        # By its code: if another process removes the item now, its key would count as a path.
-        item = item_of(state.gallery, key)
-        return {"item": item_to_json(item), "code": None} | nearest(item.code, key)
+        # By its codes: if another process removes the item now, its key would count as a path.
+        item = item_of(gallery, key)
+        whole = item_query(gallery, item)
+        query = whole if part is None else gallery.query(content_of(item), region=part)
+        answer = {"item": item_to_json(item), "code": None, "region": part}
+        return answer | nearest(query, key) | {"looks": whole.looks}
 
+    if part is not None:
+        check_model(gallery)
     async with state.filtering.ready_for(filters):
-        return Answer(await state.run_reading(work))
+        run = state.run_reading if part is None else state.run_encoding
+        return Answer(await run(work))
 
 
 async def _search_image(request: Request) -> Answer:
-    parameters = parameters_of(request, "k", "radius", "where", "images")
+    parameters = parameters_of(request, "k", "radius", "where", "images", "region")
     state = state_of(request)
     gallery, limits = state.gallery, state.limits
     nearest, filters = _search_with(parameters, state)
-    with_images = boolean(parameters, "images")
+    with_images, part = boolean(parameters, "images"), region(parameters)
     check_model(gallery)
 
     def work(upload: UploadFile) -> dict[str, Any]:
         content = upload.file.read()
         check_image(content, limits.pixels)
-        encoded = gallery.encode([content])
-        if encoded.errors:
-            raise encoded.errors[0]
-        code = encoded.codes[0]
-        answer = {"item": None, "code": code.tobytes().hex()} | nearest(code)
+        query = gallery.query(content, region=part)
+        answer = {"item": None, "code": query.to_bytes().hex(), "region": part} | nearest(query)
         if with_images:
+            encoded = gallery.encoder.encode([content])
             small = thumbnail(content)
             answer["image"] = data_uri(small)
             answer["attention"] = data_uri(overlay(small, encoded.attention[0]))
@@ -94,7 +104,7 @@ def _search_with(
     """A search with the k, radius and where of these parameters.
 
     Returns:
-        A function of a code, and of the key of an item to leave out or None, to the part of the
+        A function of a query, and of the key of an item to leave out or None, to the part of the
         answer that all searches share; and the conditions of where.
     """
     gallery = state.gallery
@@ -107,10 +117,14 @@ def _search_with(
         raise Refusal(400, "bad_argument", str(error)) from error
     _check_conditions(filters, state)
 
-    def nearest(code: NDArray[np.uint8], key: str | None = None) -> dict[str, Any]:
-        hits = gallery.search_code(code, k + (key is not None), radius=radius, where=where)
+    def nearest(query: Query, key: str | None = None) -> dict[str, Any]:
+        hits = gallery.search(query, k + (key is not None), radius=radius, where=where)
         others = [hit for hit in hits if hit.key != key]
-        return {"bits": gallery.bits, "hits": [_hit_to_json(hit) for hit in others[:k]]}
+        return {
+            "bits": gallery.bits,
+            "looks": query.looks,
+            "hits": [_hit_to_json(hit) for hit in others[:k]],
+        }
 
     return nearest, filters
 

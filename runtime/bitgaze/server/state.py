@@ -11,6 +11,7 @@ from starlette.requests import Request
 from bitgaze.cores import available_cores
 from bitgaze.gallery.gallery import Gallery
 from bitgaze.gallery.items import Item
+from bitgaze.gallery.query import Query
 from bitgaze.server.answers import Refusal
 from bitgaze.server.drawings import Drawings
 from bitgaze.server.filtering import Filtering
@@ -98,6 +99,11 @@ def item_of(gallery: Gallery, key: str) -> Item:
         raise Refusal(
             404, "no_such_item", f"The gallery has no item {key!r}; it may have been removed."
         ) from error
+
+
+def item_query(gallery: Gallery, item: Item) -> Query:
+    """The query for an item of the gallery."""
+    return Query.of_item(item, gallery.looks, gallery.adaptation)
 
 
 def check_model(gallery: Gallery) -> None:

@@ -2,7 +2,7 @@
 // name, folder, m.FIELD), so back, reload and bookmarks work; render() shows what the address says.
 
 import { RequestError, fetchJson, fetchSearch } from "/serve_api.js";
-import { imageOf, loadAttention, makeCard, pinAttention, showImage } from "/serve_cards.js";
+import { imageOf, inBits, loadAttention, makeCard, pinAttention, showImage } from "/serve_cards.js";
 import { byId, clearMessage, lastPart, megabytes, setStatus, showMessage } from "/serve_dom.js";
 import { RegionChooser, boxOf, showBox, textOf } from "/serve_region.js";
 import { emptyFilters, readFilters, setUpFilters, showFilters, whereOf } from "/serve_filters.js";
@@ -213,7 +213,7 @@ function applyRadius() {
     setStatus(`${near.length} ${near.length === 1 ? "image" : "images"}, nearest first${time}`);
   } else {
     setStatus("No images found.");
-    if (shown.hits.length) showMessage(`Nothing within ${radius} bits`, `The nearest image differs in ${shown.hits[0].distance} bits. Raise the maximum distance to see it.`, ["Any distance", allowAnyDistance]);
+    if (shown.hits.length) showMessage(`Nothing within ${radius} bits`, `The nearest image differs in ${inBits(shown.hits[0].distance)} bits. Raise the maximum distance to see it.`, ["Any distance", allowAnyDistance]);
     else showMessage("Nothing found", "No image matches the filters.", ["Clear filters", clearFilters]);
   }
 }

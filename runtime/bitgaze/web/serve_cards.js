@@ -19,7 +19,7 @@ export function makeCard(item, bits, rank) {
     // Unrelated images differ in about half of the bits.
     const share = Math.max(0, 1 - (2 * item.distance) / bits);
     part("bar").style.setProperty("--share", `${100 * share}%`);
-    part("distance").textContent = `${item.distance} of ${bits} bits differ`;
+    part("distance").textContent = `${inBits(item.distance)} of ${bits} bits differ`;
     part("chances").append(...chancesOf(item));
     part("metadata").textContent = Object.entries(item.metadata).slice(0, 3).map(([n, v]) => `${n}: ${typeof v === "object" ? JSON.stringify(v) : v}`).join(" · ");
     facts = [`, number ${rank}`, part("distance").textContent, ...[...part("chances").children].map((one) => one.textContent)].join(", ");
@@ -28,11 +28,14 @@ export function makeCard(item, bits, rank) {
   return card;
 }
 
-// The server words the probabilities of a hit, such as "same kind" and "80%".
+// A mean over looks need not be a whole number.
+export const inBits = (distance) => String(Math.round(10 * distance) / 10);
+
+// The server words the probabilities of a hit, such as "same kind" and "80%", or "a copy" and ">99%".
 function chancesOf(hit) {
   return Object.entries(hit.chances).map(([name, chance]) => {
-    const isLikelySame = name === "same image" && hit.same_image >= 0.5;
-    const part = element("span", isLikelySame ? "likely" : "", `${name} `);
+    const isCopy = name !== "same kind" && hit.same_image >= 0.9;
+    const part = element("span", isCopy ? "likely" : "", `${name} `);
     part.append(element("b", "", chance));
     return part;
   });

@@ -188,7 +188,9 @@ def _encode(
         return
     model = encoder()
     sources = [ImageFile(path) for path in paths]
-    encoded = model.encode(sources, on_progress=advance)
+    with store.reading():
+        looks = store.info["looks"]
+    encoded = model.encode(sources, looks=looks, on_progress=advance)
     # Before the transaction, so that other writers do not wait for it.
     with store.reading():
         new = [path for path in paths if store.item_of_file(os.fsencode(path)) is None]
@@ -211,9 +213,10 @@ def _encode(
                 values = (
                     new_metadata[path] if path in new_metadata else _metadata_of(metadata, path)
                 )
-                item = Item(name, encoded.codes[row], values, file)
+                key = name
             else:
-                item = Item(old.key, encoded.codes[row], old.metadata, file)
+                key, values = old.key, old.metadata
+            item = Item.of_image(key, encoded, row, values, file, source.properties)
             try:
                 store.put(item)
             except (TypeError, ValueError, OverflowError) as error:  # of this item; others go on

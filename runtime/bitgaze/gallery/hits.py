@@ -1,0 +1,199 @@
+"""Hits: items found by a search, with what their distances mean and where they match."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitgaze.encoding.calibration import Calibration, at_odds
+from bitgaze.encoding.images import Box
+from bitgaze.encoding.likeness import SemanticEvidence, same_image, surroundings
+from bitgaze.gallery.distances import code_distances, nearest_pairs
+from bitgaze.gallery.items import Item
+from bitgaze.gallery.query import Query
+from bitgaze.gallery.store import Store
+
+# In the example images, with 25 subjects, one image in twenty has the same subject as a given one.
+_KIND_ODDS = 1 / 19
+# Below this, whether an image is the same is not said: what was counted there is too little.
+_LEAST_SAME = 0.5
+# From this on it is called a copy.
+_COPY = 0.9
+_UNKNOWN_COPIES = SemanticEvidence(limit=0)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result of a search: an item, its distance, and the probability that it matches.
+
+    `same_kind` is that of `Gallery.calibration` at this distance, converted to the odds of a
+    search: one item in twenty is of the same kind. For other odds, start from
+    `Gallery.calibration`.
+
+    Attributes:
+        key: the item's key.
+        distance: number of bits that differ from the query's code, 0..bits. Of a gallery with
+            looks, the mean number over the codes of both, each compared with the nearest of the
+            other (see `ViewIndex`).
+        same_kind: probability that query and hit show the same kind of thing, in [0, 1]; None if
+            the model was calibrated without labels, or for a search by other codes than those of
+            whole images with the gallery's number of looks.
+        same_image: probability that they are the same image, possibly resized, compressed, cropped
+            or otherwise altered, in [0.5, 1]; exactly 1 if their files are identical. None if it is
+            lower, or not known: structural codes decide, which need the image itself.
+        metadata: the item's metadata.
+        path: path of the item's file, ready for `open`; None for an item added by hand.
+        box: left, top, right, bottom of the part of the item's image that matches best, in [0, 1]
+            of the upright image; None if that is the whole image.
+        query_box: the part of the query that it matches; None for the whole image.
+    """
+
+    key: str
+    distance: float
+    same_kind: float | None
+    same_image: float | None
+    metadata: dict[str, Any]
+    path: str | None
+    box: Box | None = None
+    query_box: Box | None = None
+
+    @property
+    def chances(self) -> dict[str, str]:
+        """The known probabilities, formatted for people: label to percentage.
+
+        "same kind", and of a hit that may be the same image "identical file", "a copy" (from 90 %
+        on) or "maybe a copy".
+        """
+        same = self.same_image or 0
+        copy = "identical file" if same == 1 else "a copy" if same >= _COPY else "maybe a copy"
+        known = {"same kind": self.same_kind, copy: self.same_image}
+        texts = {words: percent(chance) for words, chance in known.items() if chance is not None}
+        return texts | ({copy: "100%"} if same == 1 else {})
+
+    @property
+    def probability(self) -> float | None:
+        """Deprecated: use `same_kind`."""
+        warnings.warn("use Hit.same_kind", DeprecationWarning, stacklevel=2)
+        return self.same_kind
+
+    @property
+    def duplicate(self) -> float | None:
+        """Deprecated: use `same_image`."""
+        warnings.warn("use Hit.same_image", DeprecationWarning, stacklevel=2)
+        return self.same_image
+
+
+def in_bits(distance: float) -> str:
+    """A distance in words: one decimal place, where it is no whole number."""
+    return f"{distance:g}" if float(distance).is_integer() else f"{distance:.1f}"
+
+
+def percent(chance: float) -> str:
+    """A probability in words: never 0% or 100%, which would claim certainty."""
+    if chance < 0.01:
+        return "<1%"
+    return ">99%" if chance > 0.99 else f"{chance:.0%}"
+
+
+def make_hits(
+    store: Store,
+    query: Query,
+    slots: NDArray[np.int64],
+    distances: NDArray[np.float64] | NDArray[np.int32],
+    around: NDArray[np.int64],
+) -> list[Hit]:
+    """The items in some slots as hits of a query.
+
+    Args:
+        store: the gallery's file; inside `reading`.
+        query: the query.
+        slots: int64, (n,).
+        distances: (n,), from the query, in bits.
+        around: slots of the items that are nearest to the query, as far as known: what is usual
+            around it is no evidence for the same image. See `bitgaze.encoding.likeness`.
+    """
+    items = [store.item(slot) for slot in slots.tolist()]
+    same = _same_image(store, query, slots, items, around)
+    boxes = _boxes(store, query, slots, items)
+    is_calibrated = len(query.views) == 1 + store.info["looks"] and query.boxes[0] is None
+    calibration = store.calibration if is_calibrated else None
+    return [
+        Hit(
+            item.key,
+            distance,
+            _same_kind(calibration, distance),
+            same_image,
+            item.metadata,
+            item.path,
+            *pair,
+        )
+        for item, distance, same_image, pair in zip(
+            items, distances.tolist(), same, boxes, strict=True
+        )
+    ]
+
+
+def _same_kind(calibration: Calibration | None, distance: float) -> float | None:
+    if calibration is None or not calibration.kind:
+        return None
+    return at_odds(calibration.kind[round(distance)], _KIND_ODDS)
+
+
+def _same_image(
+    store: Store,
+    query: Query,
+    slots: NDArray[np.int64],
+    items: list[Item],
+    around: NDArray[np.int64],
+) -> list[float | None]:
+    chances: list[float | None] = [None] * len(items)
+    if query.structure is not None and query.structure.any() and len(items):
+        structural = _structural(store, query, slots)
+        semantic = code_distances(query.views[0], store.index[slots])
+        known = store.structure[around].any(axis=1)
+        usual = surroundings(
+            _structural(store, query, around)[known],
+            code_distances(query.views[0], store.index[around])[known],
+            store.index.bits,
+        )
+        is_adapted = store.info["adaptation"] is not None
+        evidence = _UNKNOWN_COPIES if is_adapted else SemanticEvidence()
+        found = same_image(
+            structural, semantic, store.index.bits, len(store.index), usual, evidence
+        )
+        chances = [
+            chance if code.any() and chance >= _LEAST_SAME else None
+            for chance, code in zip(found.tolist(), store.structure[slots], strict=True)
+        ]
+    return [
+        1.0 if query.content and item.file and item.file.content == query.content else chance
+        for item, chance in zip(items, chances, strict=True)
+    ]
+
+
+def _structural(store: Store, query: Query, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+    assert query.structure is not None
+    return code_distances(query.structure, store.structure[slots])
+
+
+def _boxes(
+    store: Store, query: Query, slots: NDArray[np.int64], items: list[Item]
+) -> list[tuple[Box | None, Box | None]]:
+    """The boxes of item and query where each hit matches best."""
+    if store.views is None or not len(slots):
+        return [(None, query.boxes[0])] * len(items)
+    of_query, of_items = nearest_pairs(query.views, store.views[slots])
+    return [
+        (_box_of(item, view), query.boxes[query_view])
+        for item, view, query_view in zip(items, of_items.tolist(), of_query.tolist(), strict=True)
+    ]
+
+
+def _box_of(item: Item, view: int) -> Box | None:
+    """Where a view of an item is; free places repeat the whole image."""
+    if not 1 <= view <= len(item.boxes):
+        return None
+    left, top, right, bottom = map(float, item.boxes[view - 1])
+    return left, top, right, bottom
