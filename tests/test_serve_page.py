@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import math
 import shutil
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -11,6 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
 from bitgaze import Gallery
+from bitgaze.gallery.hits import in_bits
 from bitgaze.server.state import Limits
 from serving import TOKEN, served
 
@@ -110,7 +112,9 @@ def test_search_by_file(open_page, address, gallery, query):
     expected = gallery.search(query, 24)
     assert hits(page) == [hit.key for hit in expected]
     first = page.locator("#hits li").first
-    expect(first.locator(".distance")).to_have_text(f"{expected[0].distance} of 128 bits differ")
+    expect(first.locator(".distance")).to_have_text(
+        f"{in_bits(expected[0].distance)} of 128 bits differ"
+    )
     expect(first.locator(".chances")).to_contain_text(f"same kind {expected[0].same_kind:.0%}")
     share = first.locator(".bar span").evaluate(
         "bar => bar.offsetWidth / bar.parentElement.offsetWidth"
@@ -118,6 +122,62 @@ def test_search_by_file(open_page, address, gallery, query):
     assert share == pytest.approx(1 - expected[0].distance / 64, abs=0.02)
     for image in (first.locator(".image"), page.locator("#query .image")):
         assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+
+
+def drag(page, start, end):
+    """Draw a rectangle on the query, from one place to another, as shares of its image."""
+    figure = page.locator("#query")
+    figure.locator(".image").evaluate("image => image.decode()")
+    box = figure.locator(".image").bounding_box()
+    sides = figure.locator(".image").evaluate("i => [i.naturalWidth, i.naturalHeight]")
+    scale = min(box["width"] / sides[0], box["height"] / sides[1])
+    left = box["x"] + (box["width"] - sides[0] * scale) / 2
+    top = box["y"] + (box["height"] - sides[1] * scale) / 2
+    places = [(left + x * sides[0] * scale, top + y * sides[1] * scale) for x, y in (start, end)]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    page.mouse.move(*places[1], steps=4)
+    page.mouse.up()
+
+
+def region_of(page):
+    return tuple(map(float, parse_qs(urlsplit(page.url).query)["region"][0].split(",")))
+
+
+def test_a_rectangle_searches_for_what_is_inside(open_page, address, gallery, query):
+    page = open_page(address)
+    search(page, query)
+    whole = hits(page)
+    drag(page, (0.2, 0.3), (0.8, 0.9))
+    expect(page.locator("h1")).to_have_text("Images with this part of bird.jpg")
+    region = region_of(page)
+    assert region == pytest.approx((0.2, 0.3, 0.8, 0.9), abs=0.02)
+    expected = gallery.search(query, 24, region=region)
+    assert hits(page) == [hit.key for hit in expected] != whole
+    boxes = page.locator("#hits li .box")
+    assert boxes.count() == sum(hit.box is not None for hit in expected) > 0
+    # Keys: move it, search again; Escape returns to the whole image.
+    frame = page.locator("#query .region")
+    frame.focus()
+    frame.press("ArrowLeft")
+    frame.press("Enter")
+    page.wait_for_url(lambda url: f"region={region[0] - 0.05:.4f}" in url)
+    page.locator("#query .region").press("Escape")
+    expect(page.locator("h1")).to_have_text("Images like bird.jpg")
+    assert hits(page) == whole
+
+
+def test_a_look_of_an_item_searches_for_what_is_there(open_page, address, gallery, folder):
+    key = str(folder / "birds" / "owl.jpg")
+    page = open_page(f"{address}/?key={key}")
+    looks = page.locator("#query .look")
+    expect(looks).to_have_count(len(gallery.get(key).boxes))
+    looks.first.focus()
+    looks.first.press("Enter")
+    expect(page.locator("h1")).to_have_text("Images with this part of owl.jpg")
+    assert any(region_of(page) == pytest.approx(box, abs=1e-3) for box in gallery.get(key).boxes)
+    page.locator("#part").click()
+    expect(page.locator("h1")).to_have_text("Images like owl.jpg")
 
 
 def test_back_and_reload_keep_the_search(open_page, address, query):
@@ -220,7 +280,7 @@ def test_the_radius_hides_distant_hits(open_page, address, gallery, query):
     page = open_page(address)
     search(page, query)
     found = gallery.search(query, 24)
-    radius = found[5].distance
+    radius = math.ceil(found[5].distance)
     slider = page.get_by_label("Maximum distance")
     slider.fill(str(radius))
     near = [hit.key for hit in found if hit.distance <= radius]
@@ -231,7 +291,7 @@ def test_the_radius_hides_distant_hits(open_page, address, gallery, query):
     expect(page.locator("#status")).to_contain_text(f"{len(near)} images")
     assert hits(page) == near
     slider.fill("0")
-    expect(page.get_by_role("alert")).to_contain_text(f"differs in {found[0].distance} bits")
+    expect(page.get_by_role("alert")).to_contain_text(f"differs in {in_bits(found[0].distance)} bits")
     page.get_by_role("button", name="Any distance").click()
     assert len(hits(page)) == 24
     assert "radius" not in page.url

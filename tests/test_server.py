@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import re
 import socket
@@ -55,11 +56,16 @@ def test_an_uploaded_image_finds_what_the_gallery_finds(client, gallery, owl_byt
         "has_image": True,
         "distance": 0,
         "same_kind": expected[0].same_kind,
-        "same_image": expected[0].same_image,
-        "chances": {"same kind": "94%", "same image": ">99%"},
+        "same_image": 1,
+        "chances": expected[0].chances,
         "metadata": {"kind": "birds", "rank": 0},
+        "box": None,
+        "query_box": None,
     }
-    assert found["code"] == gallery.encode([owl_bytes]).codes[0].tobytes().hex()
+    query = gallery.query(owl_bytes)
+    assert found["code"] == query.to_bytes().hex()
+    assert found["looks"] == [list(box) for box in query.looks]
+    assert found["region"] is None
     assert found["bits"] == 128
     assert "image" not in found
 
@@ -84,7 +90,7 @@ def test_a_key_and_a_code_find_the_same(client, gallery, owl):
         hit.key for hit in gallery.search(owl, 2, exclude_self=True)
     ]
     assert by_key["item"] == {"key": owl, "name": "owl.jpg", "has_image": True}
-    code = gallery.get(owl).code.tobytes().hex()
+    code = gallery.query(Path(owl)).to_bytes().hex()
     by_code = client.get("/api/search/code", params={"code": code, "k": 3}).json()
     assert by_code["hits"][0]["key"] == owl
     assert by_code["hits"][1:] == by_key["hits"]
@@ -96,10 +102,43 @@ def test_radius_and_where_limit_the_hits(client, gallery, owl, pets):
     assert {hit["key"] for hit in hits} == {
         str(pets / name) for name in PETS if name.startswith("fish")
     }
-    nearest = min(hit["distance"] for hit in hits)
-    hits = client.get("/api/search", params={**params, "radius": nearest}).json()["hits"]
+    nearest, farther = sorted(hit["distance"] for hit in hits)
+    radius = math.ceil(nearest)
+    assert radius < farther
+    hits = client.get("/api/search", params={**params, "radius": radius}).json()["hits"]
     assert [hit["distance"] for hit in hits] == [nearest]
     assert client.get("/api/search", params={**params, "radius": 0}).json()["hits"] == []
+
+
+def test_a_region_finds_what_it_shows(client, gallery, owl, owl_bytes):
+    region = {"region": "0.25,0.1,0.75,0.6"}
+    box = [0.25, 0.1, 0.75, 0.6]
+    by_image = client.post("/api/search", content=owl_bytes, params=region).json()
+    by_key = client.get("/api/search", params={**region, "key": owl}).json()
+    by_code = client.get("/api/search/code", params={**region, "code": by_image["code"]}).json()
+    expected = gallery.search(owl_bytes, region=tuple(box))
+    for answer in (by_image, by_code):
+        assert answer["region"] == box
+        found = [(hit["key"], hit["distance"], hit["query_box"]) for hit in answer["hits"]]
+        assert found == [(hit.key, hit.distance, box) for hit in expected]
+        assert [hit["box"] for hit in answer["hits"]] == [
+            hit.box and list(hit.box) for hit in expected
+        ]
+    assert by_key["hits"] == [hit for hit in by_image["hits"] if hit["key"] != owl]
+    assert by_key["looks"] == gallery.get(owl).boxes.tolist() != []
+    code, message = refusal(client.get("/api/search", params={**region, "key": "by hand"}), 404)
+    assert (code, "added by hand" in message) == ("no_image", True)
+
+
+@pytest.mark.parametrize(
+    "region",
+    ["", "0,0,1", "0.5,0,0.5,1", "0,0,1,1.01", "-1,0,1,1", "nan,0,1,1", "0,0,1e0,1", "0..1,0,1,1"],
+)
+def test_a_wrong_region_is_refused(client, owl, region):
+    answer = client.get("/api/search", params={"key": owl, "region": region})
+    code, message = refusal(answer, 400)
+    assert code == "bad_argument"
+    assert "expected left,top,right,bottom" in message
 
 
 def test_gallery_returns_facts_and_limits(client, gallery):
@@ -108,6 +147,7 @@ def test_gallery_returns_facts_and_limits(client, gallery):
         "name": "pets.bitgaze",
         "items": 5,
         "bits": 128,
+        "looks": 3,
         "model": gallery.model_name,
         "fingerprint": gallery.fingerprint,
         "adaptation": None,

@@ -102,8 +102,9 @@ class Query:
         codes_end = _STRUCTURE_BYTES + count * width
         structure = np.frombuffer(content[:_STRUCTURE_BYTES], np.uint8)
         views = np.frombuffer(content[_STRUCTURE_BYTES:codes_end], np.uint8).reshape(count, width)
-        steps = np.frombuffer(content[codes_end:], "<u2").reshape(count, 4) / _BOX_STEPS
-        boxes = tuple(None if box == _WHOLE else box for box in map(_box, steps))
+        steps = np.frombuffer(content[codes_end:], "<u2").reshape(count, 4)
+        shares = (steps / _BOX_STEPS).astype(np.float32)  # as items have them
+        boxes = tuple(None if box == _WHOLE else box for box in map(_box, shares))
         return cls(views, boxes, None, structure, None, adaptation)
 
 

@@ -81,7 +81,9 @@ export class RegionChooser {
     if (this.box) place(this.frame, this.figure, this.box);
     for (const old of this.figure.querySelectorAll(".look")) old.remove();
     if (this.box || !this.isEnabled) return;
-    this.looks.forEach((box, i) => {
+    // Small ones last, on top of those that they lie in.
+    const area = ([x0, y0, x1, y1]) => (x1 - x0) * (y1 - y0);
+    [...this.looks].sort((a, b) => area(b) - area(a)).forEach((box, i) => {
       const part = element("button", "look");
       part.type = "button";
       part.setAttribute("aria-label", `Search for what is here (look ${i + 1} of ${this.looks.length})`);
