@@ -291,7 +291,9 @@ def test_the_radius_hides_distant_hits(open_page, address, gallery, query):
     expect(page.locator("#status")).to_contain_text(f"{len(near)} images")
     assert hits(page) == near
     slider.fill("0")
-    expect(page.get_by_role("alert")).to_contain_text(f"differs in {in_bits(found[0].distance)} bits")
+    expect(page.get_by_role("alert")).to_contain_text(
+        f"differs in {in_bits(found[0].distance)} bits"
+    )
     page.get_by_role("button", name="Any distance").click()
     assert len(hits(page)) == 24
     assert "radius" not in page.url

@@ -123,7 +123,7 @@ def test_images_of_too_many_pixels_are_not_decoded(client, gallery, monkeypatch)
     def fail(_):
         raise AssertionError("decoded")
 
-    monkeypatch.setattr(gallery, "encode", fail)
+    monkeypatch.setattr(gallery, "query", fail)
     code, message = refusal(client.post("/api/search", content=png(8000, 8000)), 413)
     assert code == "too_many_pixels"
     assert "8000 x 8000 pixels, 64 million; the limit is 50 million" in message
@@ -305,14 +305,14 @@ def test_an_answer_that_nobody_takes_is_dropped(gallery, monkeypatch):
 
 def test_work_for_a_client_that_left_never_starts(pets_gallery, owl_bytes, monkeypatch):
     with Gallery(pets_gallery.path, encoder=pets_gallery.encoder, create=False) as gallery:
-        encode, calls, go = gallery.encode, [], threading.Event()
+        encode, calls, go = gallery.query, [], threading.Event()
 
-        def slow(sources):
-            calls.append(sources)
+        def slow(image, region):
+            calls.append(image)
             assert go.wait(60)
-            return encode(sources)
+            return encode(image, region=region)
 
-        monkeypatch.setattr(gallery, "encode", slow)
+        monkeypatch.setattr(gallery, "query", slow)
         with served(gallery) as address:
             head = f"POST /api/search HTTP/1.1\r\nHost: {urlsplit(address).netloc}\r\n"
             request = f"{head}Content-Length: {len(owl_bytes)}\r\n\r\n".encode() + owl_bytes
@@ -373,20 +373,20 @@ def test_malformed_requests_log_nothing_and_stop_nothing(gallery, request_bytes,
 def test_64_clients_share_one_encoder(gallery, pets, monkeypatch):
     images = [(pets / name).read_bytes() for name in PETS]
     expected = [[hit.key for hit in gallery.search(content, 5)] for content in images]
-    encode, lock = gallery.encode, threading.Lock()
+    encode, lock = gallery.query, threading.Lock()
     now = {"running": 0, "most": 0}
 
-    def counted(sources):
+    def counted(image, region):
         with lock:
             now["running"] += 1
             now["most"] = max(now["most"], now["running"])
         try:
-            return encode(sources)
+            return encode(image, region=region)
         finally:
             with lock:
                 now["running"] -= 1
 
-    monkeypatch.setattr(gallery, "encode", counted)
+    monkeypatch.setattr(gallery, "query", counted)
     start = threading.Barrier(64)
 
     def ask(client_number):
@@ -498,6 +498,13 @@ def jpeg(seed):
 IMAGES = st.integers(0, 5).map(jpeg)
 for kind in ("application/octet-stream", "image/jpeg"):
     schemathesis.openapi.media_type(kind, IMAGES)
+
+
+edges = st.lists(st.integers(0, 10_000), min_size=2, max_size=2, unique=True).map(sorted)
+regions = st.tuples(edges, edges).map(
+    lambda xy: ",".join(str(edge / 10_000) for pair in zip(*xy, strict=True) for edge in pair)
+)
+schemathesis.openapi.format("region", regions)
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))

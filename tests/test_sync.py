@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import pytest
 from inside import move
 from PIL import Image
 
-from bitgaze import Gallery, GalleryError, Item
+from bitgaze import Gallery, GalleryError
 from bitgaze.encoding import images
 from bitgaze.encoding.images import printable
 from bitgaze.gallery import items
@@ -101,7 +102,7 @@ def name_items(gallery):
     """Store the present name of every item's file as its metadata."""
     for key in list(gallery):
         item = gallery.get(key)
-        gallery.upsert([Item(key, item.code, {"was": Path(item.path).name}, item.file)])
+        gallery.upsert([replace(item, metadata={"was": Path(item.path).name})])
 
 
 def origins(gallery):
@@ -377,11 +378,11 @@ def test_sync_commits_every_few_seconds(gallery, tmp_path, monkeypatch):
         smooth_image(seed, (8, 8)).save(tmp_path / f"{seed:03}.png")
     now = 0.0
 
-    def encode(sources, on_progress):
+    def encode(sources, looks, on_progress):
         nonlocal now
         now += 0.1 * len(sources)  # ten images per second
         sizes.append(len(sources))
-        return original(sources, on_progress=on_progress)
+        return original(sources, looks=0, on_progress=on_progress)
 
     original, sizes = gallery.encoder.encode, []
     monkeypatch.setattr(gallery.encoder, "encode", encode)

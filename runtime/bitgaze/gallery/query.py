@@ -84,13 +84,12 @@ class Query:
         return structure + self.views.tobytes() + steps.tobytes()
 
     @classmethod
-    def from_bytes(cls, content: bytes, bits: int, adaptation: str | None = None) -> "Query":
-        """Read what `to_bytes` wrote; hash values and the file's digest are not in it.
+    def from_bytes(cls, content: bytes, bits: int) -> "Query":
+        """Read what `to_bytes` wrote; hash values, digest and adaptation are not in it.
 
         Args:
             content: the bytes.
             bits: length of a code.
-            adaptation: fingerprint of the gallery's adaptation.
 
         Raises:
             ValueError: the bytes are not a query with codes of this length.
@@ -105,7 +104,7 @@ class Query:
         steps = np.frombuffer(content[codes_end:], "<u2").reshape(count, 4)
         shares = (steps / _BOX_STEPS).astype(np.float32)  # as items have them
         boxes = tuple(None if box == _WHOLE else box for box in map(_box, shares))
-        return cls(views, boxes, None, structure, None, adaptation)
+        return cls(views, boxes, None, structure)
 
 
 def _box(values: NDArray[np.floating]) -> Box:

@@ -157,10 +157,13 @@ def _suggested_radius(gallery: Gallery) -> int | None:
 
 
 def _openapi(bits: int) -> Callable[[Request], Any]:
-    """The OpenAPI description, with the largest radius of this gallery."""
+    """The OpenAPI description, with the code length of this gallery."""
     content = json.loads((_WEB / "openapi.json").read_text(encoding="utf-8"))
     parameters = content["components"]["parameters"]
     parameters["radius"]["schema"]["maximum"] = bits
+    code, view = f"[0-9a-fA-F]{{{bits // 4}}}", f"[0-9a-fA-F]{{{bits // 4 + 16}}}"
+    query = f"[0-9a-fA-F]{{64}}({view}){{1,8}}"  # see `Query.to_bytes`
+    parameters["code"]["schema"]["pattern"] = f"^({code}|{query})$"
 
     async def send(_: Request) -> Answer:
         return Answer(content)

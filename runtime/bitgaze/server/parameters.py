@@ -83,7 +83,7 @@ def condition(parameters: dict[str, str]) -> dict[str, Any] | None:
     return where
 
 
-def query_from(text: str, bits: int, adaptation: str | None) -> Query:
+def query_from(text: str, bits: int) -> Query:
     """A query from the hexadecimal digits of a code, or of a query as a search by image returns it.
 
     Raises:
@@ -92,8 +92,8 @@ def query_from(text: str, bits: int, adaptation: str | None) -> Query:
     try:
         content = bytes.fromhex(text) if text.isalnum() else b""
         if len(content) == bits // 8:
-            return Query(np.frombuffer(content, np.uint8)[None], (None,), adaptation=adaptation)
-        return Query.from_bytes(content, bits, adaptation)
+            return Query(np.frombuffer(content, np.uint8)[None], (None,))
+        return Query.from_bytes(content, bits)
     except ValueError as error:
         raise _refusal(
             f"code is {text[:_MAX_QUOTED]!r}, expected {bits // 4} hexadecimal digits, or what a "

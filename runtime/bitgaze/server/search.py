@@ -40,12 +40,17 @@ async def search_code(request: Request) -> Answer:
     nearest, filters = _search_with(parameters, state)
     text = required(parameters, "code")
     gallery = state.gallery
-    query = query_from(text, gallery.bits, gallery.adaptation)
+    query = query_from(text, gallery.bits)
     part = region(parameters)  # where the code is from
     if part is not None:
         query = replace(query, boxes=(part, *query.boxes[1:]))
+
+    def work() -> dict[str, Any]:
+        # Taken for a code of the present adaptation: a code does not tell.
+        return nearest(replace(query, adaptation=gallery.adaptation))
+
     async with state.filtering.ready_for(filters):
-        found = await state.run_reading(lambda: nearest(query))
+        found = await state.run_reading(work)
     return Answer({"item": None, "code": text, "region": part} | found)
 
 
