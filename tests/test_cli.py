@@ -36,7 +36,7 @@ def self_hit(path):
     """The line of a search for one of four images, found in itself."""
     calibration = read_model(DEFAULT_MODEL).contract.look_calibration
     kind = at_odds(calibration.kind[0], 1 / 19)
-    return f"    0  same kind {kind:4.0%}  identical file 100%  {path}"
+    return f"  0.0  same kind {kind:4.0%}  identical file 100%  {path}"
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ def test_search_prints_probabilities(indexed, capsys):
             new_file_id(db)
             db.commit()
         assert main(["search", str(indexed / "p2.png"), "--radius", "0", "--html", "o.html"]) == 0
-        assert capsys.readouterr().out == (f"    0{shown}  identical file 100%  {indexed}/p2.png\n")
+        assert capsys.readouterr().out == (f"  0.0{shown}  identical file 100%  {indexed}/p2.png\n")
         page = Path("o.html").read_text(encoding="utf-8")
         assert "identical file 100%" in page
         assert ("same kind &gt;99%" in page) == bool(kind)

@@ -93,7 +93,6 @@ def _box(text: str) -> tuple[float, ...]:
 def search(options: argparse.Namespace) -> int:
     """Find the images that look like a given one."""
     from bitgaze.gallery.gallery import Gallery
-    from bitgaze.gallery.hits import in_bits
 
     check_kernel()
     quiet_pillow()
@@ -108,7 +107,7 @@ def search(options: argparse.Namespace) -> int:
             ranking=options.ranking,
             region=options.region,
         )
-        size = len(gallery)
+        size, has_looks = len(gallery), gallery.looks > 0
         unknown = "" if hits else _unknown_fields(gallery, options.where)
         if options.html:
             from bitgaze.cli.page import results_page
@@ -129,7 +128,8 @@ def search(options: argparse.Namespace) -> int:
         widths = [max(map(len, column)) for column in zip_longest(*columns, fillvalue="")]
         for hit, texts in zip(hits, columns, strict=True):
             padded = [f"  {t:<{w}}" for t, w in zip_longest(texts, widths, fillvalue="")]
-            say(f"{in_bits(hit.distance):>5}{''.join(padded)}  {hit.key}")
+            distance = f"{hit.distance:5.1f}" if has_looks else f"{hit.distance:4d}"
+            say(f"{distance}{''.join(padded)}  {hit.key}")
     elif not size:
         warn(
             f"{options.gallery} contains no images; add some with "
