@@ -75,6 +75,12 @@ def test_index_without_folders_repeats_the_last(photos, capsys):
     assert json.loads(capsys.readouterr().out)["sources"]["exclude"] == ["raw"]
     assert main(["index", "--exclude", "7*"]) == 0  # other patterns for the same folders
     assert "2 added" in capsys.readouterr().out
+    assert main(["index", "--include", "*.png"]) == 0
+    with Gallery("gallery.bitgaze") as gallery:
+        assert (gallery.sources.include, gallery.sources.exclude) == (("*.png",), ("7*",))
+    assert main(["index", "--exclude", "raw"]) == 0
+    with Gallery("gallery.bitgaze") as gallery:
+        assert (gallery.sources.include, gallery.sources.exclude) == (("*.png",), ("raw",))
     assert main(["forget", "photos/a"]) == 0
     capsys.readouterr()
     assert main(["index"]) == 0

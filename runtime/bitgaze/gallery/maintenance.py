@@ -182,9 +182,10 @@ def repair(
         FingerprintMismatch: the encoder is not the gallery's model.
     """
     path, out = file_format.gallery_path(path), file_format.gallery_path(out)
+    file_format.check_is_file(path)
     with file_format.system_errors(path):
-        is_file = path.is_file()
-    if not is_file:
+        exists = path.exists()
+    if not exists:
         raise GalleryError(f"{path}: no such gallery")
     with file_format.new_file(out, "repair") as unfinished:
         return _repair(path, unfinished, encoder)
