@@ -122,16 +122,12 @@ def _named_value(text: str) -> tuple[str, Any]:
 
 def index(options: argparse.Namespace) -> int:
     """Bring a gallery up to date with folders of images."""
-    from bitgaze.gallery.sync.folders import find_roots
-
     metadata: dict[str, Any] = {}
     for name, value in options.set:
         if name in metadata:
             raise ValueError(f"--set has {name!r} twice")
         metadata[name] = value
     _repeat_last(options)
-    if not Path(options.gallery).expanduser().exists():
-        find_roots(options.folders)  # a mistyped name must not leave an empty gallery behind
     quiet_pillow()
     started = time.perf_counter()
     with _gallery_to_index(options) as gallery, progress("indexing", "images") as show:
@@ -215,9 +211,13 @@ def _repeat_last(options: argparse.Namespace) -> None:
 def _gallery_to_index(options: argparse.Namespace) -> Iterator["Gallery"]:
     """The gallery. A dry run without one uses a temporary one, so that it creates none."""
     from bitgaze.gallery.gallery import Gallery
+    from bitgaze.gallery.sync.folders import find_roots
 
     with ExitStack() as stack:
         path = options.gallery
-        if options.dry_run and not Path(path).expanduser().exists():
+        is_new = not Path(path).expanduser().exists()
+        if is_new:
+            find_roots(options.folders)  # a mistyped name must not leave an empty gallery behind
+        if options.dry_run and is_new:
             path = Path(stack.enter_context(TemporaryDirectory()), "empty.bitgaze")
         yield stack.enter_context(Gallery(path, encoder=encoder_for(options)))

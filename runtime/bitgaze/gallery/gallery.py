@@ -610,10 +610,10 @@ class Gallery:
             What was done.
 
         Raises:
-            GalleryError: a folder does not exist, and none does or it was never synced; or no folder
+            GalleryError: a folder does not exist, and was never synced, or none exists; or none
                 has any images although items from each would be removed (as if their disks were not
-                mounted; without `allow_empty`, nothing is changed); or a .bitgazeignore file cannot be read, or pathspec is
-                missing; or the gallery's file cannot be written.
+                mounted; without `allow_empty`, nothing is changed); or a .bitgazeignore file cannot
+                be read, or pathspec is missing; or the gallery's file cannot be written.
             FingerprintMismatch: an image has to be encoded, and the encoder is not the gallery's
                 model.
             KeyboardInterrupt: Ctrl-C; while images are encoded, its text says how many are done and

@@ -6,7 +6,7 @@ ingest.py reads and encodes.
 
 import os
 import time
-from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -61,18 +61,7 @@ def sync(
     """
     include, exclude = _patterns(include), _patterns(exclude)
     path_filter = PathFilter(include, exclude, all_folders=all_folders)
-    with store.reading():
-        files = store.files((b"",))
-        sources = store.sources
-    items = {os.fsdecode(file.path): SyncedItem(key, file) for key, file in files.items()}
-    remembered = () if sources is None else sources.folders
-    try:
-        roots = find_roots(folders, lambda root: root in remembered or bool(below(root, items)))
-    except NotADirectoryError as error:
-        raise GalleryError(f"{error.filename}: {error.strerror}") from error
-    roots, known = known_names(store.file, roots, items)
-    gone = [root for root in roots if is_gone(root)]
-    found = scan([root for root in roots if root not in gone], path_filter, known)
+    items, roots, gone, found = _scanned(store, folders, path_filter)
     report = SyncReport(
         failed=found.failed, skipped=found.skipped, system_folders=found.system_folders
     )
@@ -140,13 +129,8 @@ def sync(
         todo = [path for path in todo if path not in waiting]
         report.waiting = len(waiting)
         report.missing = {printable(folder): count for folder, count in report.missing.items()}
-    left_for_good: set[str] = set()
-    for root in gone:
-        paths = [path for path in synced if path.startswith(_below([root]))]
-        if not paths:
-            report.failed[printable(root)] = _GONE
-        elif plan.removed.keys() | set(plan.old_paths.values()) >= set(paths):
-            left_for_good.add(root)
+    settled = plan.removed.keys() | set(plan.old_paths.values())
+    left_for_good = _left_for_good(gone, synced, settled, report)
     if dry_run:
         _predict_ingest(store, todo, synced, plan, report)
     else:
@@ -159,6 +143,23 @@ def sync(
 def _patterns(patterns: Iterable[str]) -> Iterable[str]:
     """As a tuple, to be read twice; a single string is left for `PathFilter` to refuse."""
     return patterns if isinstance(patterns, str) else tuple(patterns)
+
+
+def _left_for_good(
+    gone: Iterable[str], synced: Collection[str], settled: Collection[str], report: SyncReport
+) -> set[str]:
+    """Of the roots that are gone, those whose items have all moved or been removed.
+
+    Reports those that had none, as nothing else does.
+    """
+    left: set[str] = set()
+    for root in gone:
+        paths = [path for path in synced if path.startswith(_below([root]))]
+        if not paths:
+            report.failed[printable(root)] = _GONE
+        elif all(path in settled for path in paths):
+            left.add(root)
+    return left
 
 
 def _remember(
@@ -252,6 +253,28 @@ def _plan(
         contents = {read[path].content for path in refused}
         waiting += [path for path, item in missing.items() if item.file.content in contents]
         read = {path: file for path, file in read.items() if path not in refused}
+
+
+def _scanned(
+    store: Store, folders: Sequence[str | os.PathLike[str]], path_filter: PathFilter
+) -> tuple[dict[str, SyncedItem], list[str], list[str], Scan]:
+    """The gallery's items by path, the roots, those of them that are gone, and what is in others.
+
+    Raises:
+        GalleryError: a folder does not exist, and was never synced; or none exists.
+    """
+    with store.reading():
+        files = store.files((b"",))
+        sources = store.sources
+    items = {os.fsdecode(file.path): SyncedItem(key, file) for key, file in files.items()}
+    remembered = () if sources is None else sources.folders
+    try:
+        roots = find_roots(folders, lambda root: root in remembered or bool(below(root, items)))
+    except NotADirectoryError as error:
+        raise GalleryError(f"{error.filename}: {error.strerror}") from error
+    roots, known = known_names(store.file, roots, items)
+    gone = [root for root in roots if is_gone(root)]
+    return items, roots, gone, scan([r for r in roots if r not in gone], path_filter, known)
 
 
 def _confirmed(
