@@ -145,6 +145,35 @@ class Columns:
                 met &= found
         return allowed
 
+    def unread(
+        self, db: sqlite3.Connection, path: Path, names: Collection[str], count: int
+    ) -> dict[int, set[str]]:
+        """Chunk to those of some fields that no column holds and no search has read.
+
+        `allowed` has to read all items of these chunks. Arguments and errors as there.
+        """
+        self._load_all(db, path)
+        found: dict[int, set[str]] = {}
+        for n, chunk, _, _ in self._checked_chunks(path, count, ()):
+            if not chunk.is_complete:
+                read = {name for name in names if self._has_read(name, n, chunk)}
+                if unread := set(names).difference(chunk.columns, read):
+                    found[n] = unread
+        return found
+
+    def read(
+        self, db: sqlite3.Connection, path: Path, names: Collection[str], count: int, n: int
+    ) -> None:
+        """Read fields of the items of a chunk from `unread`, for `allowed`."""
+        self._load_all(db, path)
+        chunk = self._chunks.get(n)
+        if chunk is not None:
+            self._parts(db, path, n, chunk, min(count - n * MAX_SLOTS, MAX_SLOTS), names, ())
+
+    def _has_read(self, name: str, n: int, chunk: _Chunk) -> bool:
+        cached = self._read.get((name, n))
+        return cached is not None and cached[0] == chunk.version
+
     def fields(
         self, db: sqlite3.Connection, path: Path, count: int, pending: Collection[int]
     ) -> set[str]:

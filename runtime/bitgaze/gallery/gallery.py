@@ -223,6 +223,28 @@ class Gallery:
         with self._store.reading():
             return sorted(self._store.fields())
 
+    def unread_fields(self, *names: str) -> set[str]:
+        """Those of some fields for which a search would have to read every item.
+
+        The gallery keeps columns of the 64 most common fields of each 4,096 items, unless a value
+        is very large; what others need is read once, while it fits into memory.
+
+        Raises:
+            GalleryCorrupt: the file is damaged.
+        """
+        with self._store.reading():
+            return set().union(*self._store.unread_fields(names).values())
+
+    def read_fields(self, *names: str) -> None:
+        """Read what conditions on fields require, before a search.
+
+        A search does so itself, but nobody else can read meanwhile; this lets them in between.
+
+        Raises:
+            GalleryCorrupt: the file is damaged.
+        """
+        self._store.read_fields(names)
+
     def search(
         self,
         query: Source,

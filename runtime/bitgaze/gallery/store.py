@@ -6,7 +6,8 @@ describes the tables); models, images and searches are above.
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import chain
@@ -43,6 +44,7 @@ _MAX_COMPACTED_BYTES = 64 << 20
 # Up to this many items, those of a file with a log are compared with its codes when it is opened:
 # 30 ms. `verify` compares all.
 _MAX_COMPARED = 100_000
+_YIELD_S = 0.001
 _NO_LOOKS, _NO_STRUCTURE = np.empty((0, 0), np.uint8), np.empty(0, np.uint8)
 
 
@@ -298,6 +300,22 @@ class Store:
     def fields(self) -> set[str]:
         """Names of the metadata fields that items have."""
         return self._columns.fields(self._db, self.path, len(self.index), self._changed_metadata)
+
+    def unread_fields(self, names: Collection[str]) -> dict[int, set[str]]:
+        """What `allowed` would have to read of all items, by chunk; see `Columns.unread`."""
+        return self._columns.unread(self._db, self.path, names, len(self.index))
+
+    def read_fields(self, names: Collection[str]) -> None:
+        """Read what conditions on these fields require, in short reads; outside `reading`.
+
+        Others can read and write in between, so what they change may be left for `allowed`.
+        """
+        with self.reading():
+            chunks = self.unread_fields(names)
+        for n, unread in chunks.items():
+            with self.reading():
+                self._columns.read(self._db, self.path, unread, len(self.index), n)
+            time.sleep(_YIELD_S)  # a lock that is taken again at once passes over those who wait
 
     def image_refs(self) -> list[ImageRef]:
         """A reference to every item's image, in slot order."""
