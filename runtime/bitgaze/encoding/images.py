@@ -273,7 +273,9 @@ class Preprocess:
         depth: what is white in greys of more than 8 bits, such as 12-bit values in a 16-bit file.
             "used": the largest value of the bits that the file declares, or else of the fewest, 10
             to 16, that hold all its values. "stored": 65,535, as in models exported before there
-            was this rule, which say nothing of it.
+            was this rule, which say nothing of it. Colours of 16 bits are always read by their high
+            bytes, all that Pillow gives of them: with 12-bit values they are nearly black, unless
+            you scale them before.
     """
 
     size: int
