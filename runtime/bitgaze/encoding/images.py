@@ -782,7 +782,7 @@ def _rgb(image: Image.Image, depth: str = "used", grey_bits: int | None = None) 
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     # In strips, since the four copies that compositing makes of a whole image dominated memory.
-    rgb = Image.new("RGB", image.size)
+    rgb = Image.new("RGB", image.size, None)  # filling it lets no other thread run
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
