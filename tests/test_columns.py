@@ -262,8 +262,8 @@ def test_rows_with_a_valid_checksum_and_wrong_values_are_damaged(path, values):
 def test_verify_finds_a_column_that_is_not_of_its_items(path):
     with Gallery(path) as gallery, gallery._store.writing():
         db = gallery._store._db
-        version, built, names, is_complete, changed = db.execute(
-            "SELECT version, built, names, is_complete, changed FROM field_chunk WHERE n = 0"
+        version, built, names, is_complete, changed, old_crc = db.execute(
+            "SELECT version, built, names, is_complete, changed, crc FROM field_chunk WHERE n = 0"
         ).fetchone()
         blob = Column.of(range(1, 4097)).to_bytes()
         known = json.loads(names)
@@ -273,6 +273,8 @@ def test_verify_finds_a_column_that_is_not_of_its_items(path):
         crc = zlib.crc32(text.encode() + changed)
         db.execute("UPDATE field SET column = ? WHERE id = ?", (blob, known["n"][0]))
         db.execute("UPDATE field_chunk SET names = ?, crc = ? WHERE n = 0", (names, crc))
+        kept = gallery._store._columns
+        kept.sum = (kept.sum + crc - old_crc) % 2**32
     assert "columns of metadata of items 0 to 4095" in verify_gallery(path).problems[0]
 
 
@@ -326,3 +328,18 @@ def test_an_other_process_drops_only_what_it_changed(path, monkeypatch):
         read.clear()
         assert keys(reader, {"n": 3}) == {"3", "4500"}
         assert read == [1]
+
+
+def test_older_columns_with_their_row_are_noticed(path, tmp_path):
+    """As pages of an older state are: each row and column has a valid checksum."""
+    older = tmp_path / "older.bitgaze"
+    with Gallery(path) as gallery:
+        gallery.backup(older)
+        gallery.set_metadata("3", {"n": -77})
+        assert keys(gallery, {"n": -77}) == {"3"}
+    tables = ("field", "field_chunk")
+    copies = [f"INSERT INTO {table} SELECT * FROM older.{table}" for table in tables]
+    execute(path, f"ATTACH '{older}' AS older", *(f"DELETE FROM {t}" for t in tables), *copies)
+    with Gallery(path) as gallery, pytest.raises(GalleryCorrupt, match="of another state of"):
+        keys(gallery, {"n": -77})
+    assert "columns of metadata are damaged, or of another" in verify_gallery(path).problems[0]

@@ -1,6 +1,9 @@
 """Errors that are not the gallery's: they pass unchanged, or say what helps."""
 
+import os
+import socket
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +98,36 @@ def test_paths_that_cannot_be_files_are_typed_errors(gallery, tmp_path, name, me
         with pytest.raises(GalleryError, match=message):
             call()
     assert [file.name for file in tmp_path.iterdir() if "-" not in file.name] == [gallery.path.name]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("folder", "is a folder, expected a gallery file such as"),
+        ("pipe", "is a named pipe, expected the file of a gallery"),
+        ("socket", "is a socket, expected the file of a gallery"),
+        ("/dev/null", "is a device, expected the file of a gallery"),
+    ],
+)
+def test_paths_of_other_things_than_files_are_typed_errors(gallery, tmp_path, kind, message):
+    path = Path(kind) if kind.startswith("/") else tmp_path / kind
+    with socket.socket(socket.AF_UNIX) as bound:
+        if kind == "folder":
+            path.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            bound.bind(os.path.relpath(path))  # its name has at most 108 bytes
+    for call in (
+        lambda: Gallery(path, bits=BITS),
+        lambda: Gallery(path, create=False),
+        lambda: verify_gallery(path),
+        lambda: repair(path, tmp_path / "out"),
+    ):
+        with pytest.raises(GalleryError, match=message):
+            call()
+    with pytest.raises(GalleryError, match="already exists"):
+        gallery.backup(path)
 
 
 @pytest.mark.parametrize("name", ["SHMMAP", "SHMOPEN", "SHMLOCK"])

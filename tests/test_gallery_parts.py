@@ -1,11 +1,12 @@
 """What the store keeps beside codes: looks, structural codes, properties, thumbnails, pairs."""
 
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from bitgaze import GalleryCorrupt, Item, repair, verify_gallery
+from bitgaze import Gallery, GalleryCorrupt, Item, repair, verify_gallery
 from bitgaze.gallery.chunks import SLOTS
 from bitgaze.gallery.info import ModelInfo
 from bitgaze.gallery.items import FileState
@@ -182,15 +183,81 @@ def test_damaged_columns_raise_a_typed_error(path, damage):
 
 
 def test_repair_keeps_items_whose_looks_are_lost(path):
-    """Without images, an item of which a code is damaged is lost; one without looks is not."""
+    stored = full_items(1500)
     with opened(path) as store, store.writing():
-        for item in full_items(1500):
+        for item in stored:
             store.put(item)
-    execute(path, "UPDATE look_chunk SET crc = 0 WHERE n = 1")
+    execute(
+        path,
+        "UPDATE look_chunk SET crc = 0 WHERE n = 1",
+        "UPDATE structure_chunk SET crc = 0 WHERE n = 0",
+    )
     report = repair(path, path.with_name("repaired.bitgaze"))
-    lost = {f"k{n}" for n in range(SLOTS["look_chunk"], 1500) if n % (LOOKS + 1)}
-    assert set(report.lost) == lost
-    assert report.kept == 1500 - len(lost)
+    first = SLOTS["look_chunk"]
+    reduced = {n for n in range(1500) if n < first or n % (LOOKS + 1)}
+    assert set(report.reduced) == {f"k{n}" for n in reduced}
+    assert (report.kept, report.lost) == (1500 - len(reduced), {})
+    no_boxes = np.empty((0, 4), np.float32)
+    expected = [
+        replace(item, structure=None)
+        if n < first
+        else replace(item, looks=np.empty((0, 0), np.uint8), boxes=no_boxes)
+        for n, item in enumerate(stored)
+    ]
+    check(path.with_name("repaired.bitgaze"), {item.key: item for item in expected})
+
+
+def test_repair_keeps_all_parts_of_sound_items(path):
+    stored = full_items(1500)
+    pair = bytes([1] * 16), bytes([2] * 16)
+    with opened(path) as store, store.writing():
+        for slot, item in enumerate(stored):
+            store.put(item)
+            store.set_thumbnail(slot, b"image of " + item.key.encode())
+        store.set_distinct(*pair)
+        store.set_distinct(bytes([3] * 16), pair[0])
+    execute(
+        path,
+        "UPDATE item SET metadata = '{}' WHERE slot = 3",
+        "UPDATE thumbnail SET crc = 0 WHERE slot = 5",
+        "UPDATE distinct_pair SET crc = 0 WHERE second = zeroblob(0) OR hex(second) LIKE '03%'",
+    )
+    out = path.with_name("repaired.bitgaze")
+    report = repair(path, out)
+    assert (report.kept, report.unreadable, report.reduced) == (1499, 1, [])
+    check(out, {item.key: item for item in stored if item.key != "k3"})
+    with opened(out) as store, store.reading():
+        assert store.distinct_pairs() == {pair}
+        for key in ("k0", "k4", "k1499"):
+            assert store.thumbnail(store.slot(key)) == b"image of " + key.encode()
+        assert store.thumbnail(store.slot("k5")) is None
+
+
+def test_repair_encodes_a_damaged_code_and_keeps_the_rest(tmp_path, make_image, encoder):
+    file = make_image("a.png")
+    path = tmp_path / "g.bitgaze"
+    with Gallery(path, encoder=encoder) as gallery:
+        gallery.sync(tmp_path)
+    model = ModelInfo(encoder.fingerprint, "m", encoder.bits, None, LOOKS, STRUCTURE)
+    rich = tmp_path / "rich.bitgaze"
+    rng = np.random.default_rng(0)
+    with Gallery(path) as gallery, opened(rich, model) as store, store.writing():
+        item = replace(
+            gallery.get(str(file)),
+            looks=rng.integers(0, 256, (2, encoder.bits // 8), np.uint8),
+            boxes=np.array([[0, 0, 0.2, 1], [0, 0.4, 1, 1]], np.float32),
+            structure=rng.integers(0, 256, STRUCTURE // 8, np.uint8),
+            properties={"camera": "x"},
+            classes=b"c",
+        )
+        store.put(item)
+        store.set_thumbnail(0, b"image")
+    execute(rich, "UPDATE chunk SET codes = zeroblob(length(codes))")
+    report = repair(rich, tmp_path / "repaired.bitgaze", encoder=encoder)
+    assert (report.encoded, report.reduced, report.kept) == ([str(file)], [], 0)
+    with opened(tmp_path / "repaired.bitgaze") as store, store.reading():
+        assert equal(store.item(0), item)
+        assert store.thumbnail(0) == b"image"
 
 
 def test_thumbnails_follow_their_items(path):
@@ -237,3 +304,52 @@ def test_distinct_pairs_are_remembered(path):
     with opened(path) as store, store.reading(), pytest.raises(GalleryCorrupt, match="a pair of"):
         store.distinct_pairs()
     assert "a pair of distinct images is damaged" in verify_gallery(path).problems[0]
+
+
+def test_pairs_follow_their_images_and_leave_with_them(path):
+    def identity(store, key):
+        return next(ref.identity for ref in store.image_refs() if ref.key == key)
+
+    def file(n):
+        return FileState(b"/p/%d" % n, n, n, n, bytes([n // 2] * 16))
+
+    code = np.zeros(BITS // 8, np.uint8)
+    files = [Item(f"f{n}", code, file=file(n)) for n in range(2, 10)]  # each image twice
+    hands = [Item(f"h{n}", code) for n in range(4)]
+    with opened(path) as store:
+        with store.writing():
+            for item in (*files, *hands):
+                store.put(item)
+            ids = {ref.key: ref.identity for ref in store.image_refs()}
+            for one, other in (("f2", "f4"), ("f6", "h0"), ("f8", "h1"), ("h2", "h3")):
+                store.set_distinct(ids[one], ids[other])
+        with store.writing():
+            store.delete("f2")  # f3 has the same image
+            store.put(Item("h2", code, {"other": 1}))
+            store.move([("h0", "renamed", None)])
+        with store.writing():
+            renamed = identity(store, "renamed")
+            expected = {("f3", "f4"), ("f6", "renamed"), ("f8", "h1"), ("h2", "h3")}
+            ids["renamed"] = renamed
+            pairs = {tuple(sorted((ids[one], ids[other]))) for one, other in expected}
+            assert store.distinct_pairs() == pairs
+            store.delete("f3")
+            store.put(replace(files[6], file=file(20)))  # the file holds another image: f8
+            store.put(replace(files[7], file=file(21)))
+            store.delete("h2")
+            store.put(hands[2])  # as it was
+        with store.writing():
+            pairs = {("f6", "renamed"), ("h2", "h3")}
+            pairs = {tuple(sorted((ids[one], ids[other]))) for one, other in pairs}
+            assert store.distinct_pairs() == pairs
+            store.replace_codes(~store.index[:][:, None], None, None)  # as adapt does
+        with store.writing():
+            ids = {ref.key: ref.identity for ref in store.image_refs()}
+            pairs = {("f6", "renamed"), ("h2", "h3")}
+            pairs = {tuple(sorted((ids[one], ids[other]))) for one, other in pairs}
+            assert store.distinct_pairs() == pairs
+            store.put(Item("h3", code))
+            store.delete("f6")
+            store.delete("f7")
+        with store.reading():
+            assert store.distinct_pairs() == set()

@@ -314,6 +314,13 @@ def test_16_bit_samples_with_a_transparent_colour(colour):
     assert (pixels[18:] == 128).all()
 
 
+def test_colours_of_16_bits_are_read_by_their_high_bytes():
+    """Pillow gives no more of them, so that 12-bit values are dark, as documented."""
+    samples = np.full((40, 40, 3), 4095, np.uint16)
+    assert (load(png(samples, (1, 2, 3)), SMALL) == 15).all()
+    assert (load(png(samples << 4, (1, 2, 3)), SMALL) == 255).all()
+
+
 def test_the_first_frame_of_an_animation_is_read():
     first, second = smooth_image(6).convert("P"), smooth_image(7).convert("P")
     content = encoded(first, "gif", save_all=True, append_images=[second], duration=50)

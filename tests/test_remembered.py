@@ -75,6 +75,12 @@ def test_index_without_folders_repeats_the_last(photos, capsys):
     assert json.loads(capsys.readouterr().out)["sources"]["exclude"] == ["raw"]
     assert main(["index", "--exclude", "7*"]) == 0  # other patterns for the same folders
     assert "2 added" in capsys.readouterr().out
+    assert main(["index", "--include", "*.png"]) == 0
+    with Gallery("gallery.bitgaze") as gallery:
+        assert (gallery.sources.include, gallery.sources.exclude) == (("*.png",), ("7*",))
+    assert main(["index", "--exclude", "raw"]) == 0
+    with Gallery("gallery.bitgaze") as gallery:
+        assert (gallery.sources.include, gallery.sources.exclude) == (("*.png",), ("raw",))
     assert main(["forget", "photos/a"]) == 0
     capsys.readouterr()
     assert main(["index"]) == 0
@@ -118,7 +124,7 @@ def test_the_model_is_found_again(photos, tmp_path, capsys):
     assert main(["index"]) == 0
     assert "1 added" in capsys.readouterr().out
     assert main(["search", str(photos / "9.png"), "-k", "1"]) == 0
-    assert capsys.readouterr().out.split()[0] == "0"
+    assert capsys.readouterr().out.split()[0] == "0.0"
     assert main(["info"]) == 0
     assert f"model file   {model}\n" in capsys.readouterr().out
     beside = Path(shutil.move(model, tmp_path))

@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -15,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
+import numpy as np
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -22,7 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from schemathesis import GenerationMode
 
-from bitgaze import Gallery
+from bitgaze import Gallery, Item
 from bitgaze.cores import available_cores
 from bitgaze.gallery import column
 from bitgaze.server import app as app_module
@@ -449,6 +451,95 @@ def test_slow_fields_and_conditions_are_limited(gallery):
         many |= {"rank": {"<": 1, "<=": 1, "like": ""}}
         message = refusal(client.get(**code_search(many)), 400)[1]
         assert "where has 33 conditions; the limit is 32" in message
+
+
+@pytest.fixture
+def rare_fields(tmp_path):
+    """A gallery of two chunks with more fields than it keeps as columns."""
+    with Gallery(tmp_path / "rare.bitgaze", bits=128) as gallery:
+        code = np.zeros(16, np.uint8)
+        gallery.upsert(
+            Item(f"k{n}", code, {f"f{k}": n for k in range(80)} if n % 500 == 7 else {"n": n})
+            for n in range(5000)
+        )
+        assert len(gallery.unread_fields(*(f"f{k}" for k in range(80)))) == 80 - 63
+        yield gallery
+
+
+def test_fields_without_a_column_are_slow_until_they_are_read(rare_fields):
+    rare = sorted(rare_fields.unread_fields(*(f"f{k}" for k in range(80)), "unknown"))
+    assert "unknown" in rare
+    common = next(f"f{k}" for k in range(80) if f"f{k}" not in rare)
+    with client_of(create_app(rare_fields)) as client:
+        many = dict.fromkeys(rare[:5], 3007)
+        code, message = refusal(client.get(**code_search(many)), 429)
+        assert code == "too_many_conditions"
+        assert "where has 5 fields" in message
+        assert "too rare to be kept" in message
+        mixed = {rare[0]: 3007, rare[1]: 3007, common: {"like": "x"}, "n": {"like": "x"}}
+        mixed["@key"] = {">": "a"}
+        assert "where has 5 fields" in refusal(client.get(**code_search(mixed)), 429)[1]
+        found = client.get(**code_search(dict.fromkeys(rare[:4], 3007) | {"unknown": None}))
+        assert refusal(found, 429)
+        found = client.get(**code_search(dict.fromkeys(rare[:4], 3007))).json()["hits"]
+        assert [hit["key"] for hit in found] == ["k3007"]
+        assert rare_fields.unread_fields(*rare[:4]) == set()
+        found = client.get(**code_search(many)).json()["hits"]  # one more than is known by now
+        assert [hit["key"] for hit in found] == ["k3007"]
+
+
+def test_fields_are_read_while_others_use_the_gallery(rare_fields, monkeypatch):
+    """Nobody waits for more than the items of one chunk."""
+    between = []
+    sleep = time.sleep
+
+    def look(seconds):
+        with ThreadPoolExecutor(1) as pool:
+            between.append(pool.submit(len, rare_fields).result(60))
+        sleep(seconds)
+
+    monkeypatch.setattr("bitgaze.gallery.store.time.sleep", look)
+    rare_fields.read_fields("unknown")
+    assert between == [5000, 5000]
+    assert rare_fields.unread_fields("unknown") == set()
+    rare_fields.set_metadata("k4999", {"unknown": 1})
+    assert [
+        hit.key for hit in rare_fields.search_code(np.zeros(16, np.uint8), where={"unknown": 1})
+    ]
+
+
+def jpeg2000(size, **options):
+    stream = io.BytesIO()
+    Image.new("RGB", size, "red").save(stream, "JPEG2000", **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("options", [{}, {"no_jp2": True}])
+def test_large_jpeg_2000_is_refused(gallery, options):
+    """Its decoder lets no other thread run."""
+    with client_of(create_app(gallery)) as client:
+        for size, padding in (((1010, 1000), 0), ((60, 40), 300_000)):
+            content = jpeg2000(size, **options) + bytes(padding)
+            code, message = refusal(client.post("/api/search", content=content), 422)
+            assert code == "not_an_image"
+            assert f"a JPEG 2000 of {size[0]} x {size[1]} pixels in {len(content)} by" in message
+        answer = client.post("/api/search", content=jpeg2000((1000, 1000), **options))
+        assert answer.status_code == 200
+
+
+def test_large_jpeg_2000_of_items_is_not_shown(tmp_path, encoder):
+    (tmp_path / "images").mkdir()
+    for name, size in (("large", (1300, 1200)), ("small", (60, 40))):
+        (tmp_path / "images" / f"{name}.jp2").write_bytes(jpeg2000(size))
+    with Gallery(tmp_path / "g.bitgaze", encoder=encoder) as gallery:
+        gallery.sync(tmp_path / "images")
+        with client_of(create_app(gallery)) as client:
+            large, small = (
+                client.get("/api/thumbnail", params={"key": str(tmp_path / "images" / name)})
+                for name in ("large.jp2", "small.jp2")
+            )
+    assert small.status_code == 200
+    assert "a JPEG 2000 of 1300 x 1200" in refusal(large, 404)[1]
 
 
 def test_health_does_not_wait_for_a_slow_search(pets_gallery, monkeypatch):

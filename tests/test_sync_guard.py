@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from bitgaze import GalleryError
 from bitgaze.cli.main import main
 from bitgaze.gallery.sync import guard
 from conftest import smooth_image
@@ -208,6 +209,114 @@ def test_a_moved_folder_is_not_gone(gallery, library):
     (root / "album").mkdir()
     report = gallery.sync(root)
     assert (len(report.moved), report.removed, report.missing) == (9, [], {})
+
+
+@pytest.fixture
+def two_roots(tmp_path, gallery):
+    """Two folders of images that are synced together, of 2 and 3 images."""
+    roots = [tmp_path / "one", tmp_path / "two"]
+    for count, root in enumerate(roots, 2):
+        root.mkdir()
+        for number in range(count):
+            smooth_image(10 * count + number, (8, 8)).save(root / f"{number}.png")
+    assert len(gallery.sync(*roots, metadata=lambda path: {"album": "Rome"}).added) == 5
+    return roots
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("is_link", [True, False])
+def test_a_root_that_is_gone_does_not_stop_the_others(gallery, two_roots, dry_run, is_link):
+    one, two = two_roots
+    two.rename(two.with_name("away"))
+    if is_link:
+        two.symlink_to("nowhere")
+    smooth_image(1).save(one / "new.png")
+    report = gallery.sync(one, two, dry_run=dry_run)
+    assert (report.missing, report.failed) == ({str(two): 3}, {})
+    assert (report.added, report.removed) == ([str(one / "new.png")], [])
+    assert gallery.sources.folders == (str(one), str(two))
+    if is_link:
+        two.unlink()
+    two.with_name("away").rename(two)
+    assert gallery.sync(one, two).unchanged == (5 if dry_run else 6)
+    assert gallery.get(str(two / "0.png")).metadata == {"album": "Rome"}
+
+
+def test_the_command_goes_on_without_a_root_that_is_gone(gallery, two_roots, capsys):
+    one, two = two_roots
+    shutil.rmtree(two)
+    smooth_image(1).save(one / "new.png")
+    path = str(gallery.path)
+    assert main(["index", "-g", path]) == 1
+    done = capsys.readouterr()
+    assert f"kept 3 images of {two}: gone from there" in done.err
+    assert f"use --allow-empty {two}\n" in done.err
+    assert "1 added" in done.out
+    assert main(["index", "-g", path, "--allow-empty", str(two)]) == 0
+    assert "3 removed" in capsys.readouterr().out
+    assert gallery.sources.folders == (str(one),)
+    assert main(["index", str(one), str(two), "-g", path]) == 2  # as if mistyped
+    assert f"{two}: not a folder: no such file or folder" in capsys.readouterr().err
+
+
+def test_a_root_that_has_moved_is_followed_and_no_longer_remembered(gallery, two_roots):
+    one, two = two_roots
+    moved = two.rename(two.with_name("moved"))
+    report = gallery.sync(one, two, moved)
+    assert (len(report.moved), report.removed, report.missing, report.failed) == (3, [], {}, {})
+    assert gallery.sources.folders == (str(one), str(moved))
+    assert gallery.get(str(moved / "0.png")).metadata == {"album": "Rome"}
+
+
+def test_a_remembered_root_without_items_is_reported_while_it_is_gone(gallery, two_roots):
+    one, two = two_roots
+    empty = one.with_name("empty")
+    empty.mkdir()
+    gallery.sync(one, two, empty)
+    empty.rmdir()
+    report = gallery.sync(one, two, empty)
+    assert list(report.failed) == [str(empty)]
+    assert "no such folder" in report.failed[str(empty)]
+    assert (report.unchanged, report.missing) == (5, {})
+    assert str(empty) in gallery.sources.folders
+
+
+def test_nothing_is_done_if_all_roots_are_gone(gallery, two_roots):
+    for root in two_roots:
+        shutil.rmtree(root)
+    with pytest.raises(GalleryError, match="one: not a folder: no such file or folder"):
+        gallery.sync(*two_roots, allow_empty=True)
+    assert len(gallery) == 5
+
+
+def test_a_gone_root_inside_another_is_kept(gallery, library):
+    root = library(local=2, nas=3)
+    gallery.sync(root, root / "nas")
+    (root / "nas").rename(root.parent / "away")
+    report = gallery.sync(root, root / "nas")
+    assert (report.missing, report.removed) == ({str(root / "nas"): 3}, [])
+
+
+@pytest.mark.parametrize("is_named_by_a_link", [True, False])
+def test_allow_empty_of_a_folder_removes_only_its_items(
+    gallery, library, tmp_path, is_named_by_a_link
+):
+    root = library(local=2, nas=3, disk=4)
+    for name in ("nas", "disk"):
+        for path in (root / name).iterdir():
+            path.unlink()
+    name = root / "nas"
+    if is_named_by_a_link:
+        (tmp_path / "link").symlink_to(root)
+        name = tmp_path / "link" / "nas"
+    report = gallery.sync(root, allow_empty=[name])
+    assert sorted(report.removed) == [str(root / "nas" / f"{n}.png") for n in range(3)]
+    assert report.missing == {str(root / "disk"): 4}
+    with pytest.raises(ValueError, match="elsewhere, which is in none of the folders"):
+        gallery.sync(root, allow_empty=[tmp_path / "elsewhere"])
+    with pytest.raises(TypeError, match="expected True or a list of folders"):
+        gallery.sync(root, allow_empty=str(root))
+    assert len(gallery.sync(root, allow_empty=[root]).removed) == 4
 
 
 def test_the_command_says_what_it_keeps(gallery, library, capsys):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -39,7 +40,8 @@ def add_to(commands: Commands) -> None:
         "folders",
         metavar="DIR",
         nargs="*",
-        help="a folder, searched recursively (default: those of the last run, with its patterns)",
+        help="a folder, searched recursively (default: those of the last run; its patterns stay, "
+        "includes and excludes each unless others are given)",
     )
     for option, verb in (("include", "index only"), ("exclude", "leave out")):
         parser.add_argument(
@@ -70,10 +72,15 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument(
         "--allow-empty",
-        action="store_true",
-        help="remove also items that may be on a disk that is away: of a folder that has lost all "
-        "its images and is empty, on another device, had more than 20, or holds fewer new ones; or "
-        "of more than 20 that are more than half of those from DIR",
+        nargs="?",
+        const=True,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="remove also items from FOLDER that may be on a disk that is away: of a folder that "
+        "is gone from DIR, or has lost all its images and is empty, on another device, had more "
+        "than 20, or holds fewer new ones; or of more than 20 that are more than half of those "
+        "from DIR; may be repeated, and without FOLDER means all of them (write DIR first)",
     )
     parser.add_argument(
         "--all-folders",
@@ -122,15 +129,12 @@ def _named_value(text: str) -> tuple[str, Any]:
 
 def index(options: argparse.Namespace) -> int:
     """Bring a gallery up to date with folders of images."""
-    from bitgaze.gallery.sync.folders import find_roots
-
     metadata: dict[str, Any] = {}
     for name, value in options.set:
         if name in metadata:
             raise ValueError(f"--set has {name!r} twice")
         metadata[name] = value
     _repeat_last(options)
-    find_roots(options.folders)  # a mistyped name must not leave an empty gallery behind
     quiet_pillow()
     started = time.perf_counter()
     with _gallery_to_index(options) as gallery, progress("indexing", "images") as show:
@@ -141,7 +145,7 @@ def index(options: argparse.Namespace) -> int:
                 exclude=options.exclude,
                 metadata=lambda path: metadata,
                 dry_run=options.dry_run,
-                allow_empty=options.allow_empty,
+                allow_empty=True in options.allow_empty or options.allow_empty,
                 all_folders=options.all_folders,
                 on_progress=show,
             )
@@ -154,7 +158,7 @@ def index(options: argparse.Namespace) -> int:
     for folder, count in report.missing.items():
         warn(
             f"kept {images(count)} of {folder}: gone from there (is a disk not mounted?); if you "
-            "deleted them, use --allow-empty"
+            f"deleted them, use --allow-empty {shlex.quote(folder)}"
         )
     if report.waiting:
         warn(
@@ -192,7 +196,7 @@ def index(options: argparse.Namespace) -> int:
 
 
 def _repeat_last(options: argparse.Namespace) -> None:
-    """Without folders, take those of the last run, and its patterns unless others are given."""
+    """Without folders, take those of the last run, and its patterns of each kind not given."""
     from bitgaze.gallery.gallery import Gallery
 
     if options.folders:
@@ -205,8 +209,8 @@ def _repeat_last(options: argparse.Namespace) -> None:
             f"`bitgaze index FOLDER -g {options.gallery}`"
         )
     options.folders = list(sources.folders)
-    if not (options.include or options.exclude):
-        options.include, options.exclude = list(sources.include), list(sources.exclude)
+    options.include = options.include or list(sources.include)
+    options.exclude = options.exclude or list(sources.exclude)
     options.all_folders = options.all_folders or sources.all_folders
 
 
@@ -214,10 +218,14 @@ def _repeat_last(options: argparse.Namespace) -> None:
 def _gallery_to_index(options: argparse.Namespace) -> Iterator["Gallery"]:
     """The gallery. A dry run without one uses a temporary one, so that it creates none."""
     from bitgaze.gallery.gallery import Gallery
+    from bitgaze.gallery.sync.folders import find_roots
 
     with ExitStack() as stack:
         path = options.gallery
-        if options.dry_run and not Path(path).expanduser().exists():
+        is_new = not Path(path).expanduser().exists()
+        if is_new:
+            find_roots(options.folders)  # a mistyped name must not leave an empty gallery behind
+        if options.dry_run and is_new:
             path = Path(stack.enter_context(TemporaryDirectory()), "empty.bitgaze")
         encoder = encoder_for(options)
         yield stack.enter_context(Gallery(path, encoder=encoder, looks=options.looks))

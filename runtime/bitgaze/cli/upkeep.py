@@ -195,16 +195,18 @@ def repair(options: argparse.Namespace) -> int:
 
     quiet_pillow()
     report = repair_gallery(options.gallery, options.out, encoder=encoder_for(options))
-    status = SOME_FAILED if report.lost or report.unreadable else OK
+    status = SOME_FAILED if report.lost or report.unreadable or report.reduced else OK
     if options.json:
         say(json.dumps({"gallery": options.out, **asdict(report)}))
         return status
     for key, reason in report.lost.items():
         warn(f"lost {key}: {reason}")
+    for key in report.reduced:
+        warn(f"kept {key} without its looks or structural code, which were damaged")
     say(
         f"{report.kept} kept, {len(report.encoded)} re-encoded, {len(report.lost)} lost, "
         f"{report.unreadable} unreadable",
-        f"{options.out}: {images(report.kept + len(report.encoded))}",
+        f"{options.out}: {images(report.kept + len({*report.encoded, *report.reduced}))}",
     )
     if report.unreadable:
         note("`bitgaze index` restores items whose images are still in their folder")

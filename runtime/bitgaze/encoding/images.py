@@ -277,7 +277,9 @@ class Preprocess:
         depth: what is white in greys of more than 8 bits, such as 12-bit values in a 16-bit file.
             "used": the largest value of the bits that the file declares, or else of the fewest, 10
             to 16, that hold all its values. "stored": 65,535, as in models exported before there
-            was this rule, which say nothing of it.
+            was this rule, which say nothing of it. Colours of 16 bits are always read by their high
+            bytes, all that Pillow gives of them: with 12-bit values they are nearly black, unless
+            you scale them before.
     """
 
     size: int
@@ -789,7 +791,7 @@ def _rgb(image: Image.Image, depth: str = "used", grey_bits: int | None = None) 
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     # In strips, since the four copies that compositing makes of a whole image dominated memory.
-    rgb = Image.new("RGB", image.size)
+    rgb = Image.new("RGB", image.size, None)  # filling it lets no other thread run
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))

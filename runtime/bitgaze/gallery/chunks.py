@@ -73,11 +73,13 @@ class Sums:
     Attributes:
         crcs: by table, the CRC-32 of each chunk.
         items: for each chunk of codes, the sum of the CRCs of its items, modulo 2**32.
+        columns: the sum of the CRCs of all rows of `field_chunk`, modulo 2**32, as stored.
     """
 
     def __init__(self) -> None:
         self.crcs: dict[str, list[int]] = {table: [] for table in SLOTS}
         self.items: list[int] = []
+        self.columns = 0
 
     def change_item(self, slot: int, old_crc: int, new_crc: int) -> None:
         """Note another CRC of an item; 0 for one that does not exist before or after."""
@@ -93,7 +95,7 @@ class Sums:
             file_id: of the file.
             info_crc: checksum of the entries of `info`.
         """
-        numbers = [info_crc]
+        numbers = [info_crc, self.columns]
         for crcs in (*self.crcs.values(), self.items):
             numbers.append(len(crcs))
             numbers.extend(crcs)
@@ -204,6 +206,8 @@ def read_sums(db: sqlite3.Connection) -> Sums:
         crcs.extend(unsigned(crc) for (crc,) in db.execute(f"SELECT crc FROM {table} ORDER BY n"))
     rows = db.execute("SELECT items FROM chunk ORDER BY n")
     sums.items.extend(unsigned(items) for (items,) in rows)
+    row = db.execute("SELECT value FROM info WHERE name = 'columns'").fetchone()
+    sums.columns = unsigned(row and row[0])
     return sums
 
 

@@ -14,8 +14,9 @@ Owns two tables, and evaluates conditions with them. Column by column, 4,096 slo
                    little-endian, ascending. Their items are read instead
       crc          CRC-32 of the other columns, see `_crc`
 Each chunk has its row, so that a missing one is noticed, and each column is bound to its row by its
-checksum: neither a damaged nor an older column answers. What an item no longer holds is removed
-from the columns by the same commit.
+checksum. The sum of the rows' checksums is a part of the file's state (`info.columns`): neither a
+damaged nor an older column answers. What an item no longer holds is removed from the columns by the
+same commit.
 """
 
 import json
@@ -37,6 +38,7 @@ from bitgaze.errors import GalleryCorrupt
 from bitgaze.gallery import items
 from bitgaze.gallery.column import ABSENT, MAX_SLOTS, Column
 from bitgaze.gallery.filters import Condition
+from bitgaze.gallery.info import write_entry
 from bitgaze.gallery.metadata import objects_from
 
 _MAX_FIELDS = 64
@@ -54,7 +56,10 @@ _MAX_CACHED_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A row of `field_chunk`; `columns` maps a field's name to its column's id and CRC-32."""
+    """A row of `field_chunk`; `columns` maps a field's name to its column's id and CRC-32.
+
+    `crc` is that of the row as it is stored, 0 if it is not.
+    """
 
     version: int
     built: int
@@ -62,6 +67,7 @@ class _Chunk:
     names: str  # `columns` as JSON
     is_complete: bool
     changed: frozenset[int]
+    crc: int = 0
 
 
 class _Part(NamedTuple):
@@ -76,9 +82,14 @@ class Columns:
 
     Holds rows of `field_chunk` as of the present snapshot, and columns of any snapshot with the
     version or checksum by which they are recognized.
+
+    Attributes:
+        sum: of the checksums of the rows of `field_chunk`, modulo 2**32; as the file says, until
+            `commit` changes it.
     """
 
     def __init__(self) -> None:
+        self.sum = 0
         self._chunks: dict[int, _Chunk] = {}
         self._has_all = False
         # (field, chunk) -> checksum and column; and for what is read from items, version and parts.
@@ -86,8 +97,13 @@ class Columns:
         self._read: dict[tuple[str, int], tuple[int, list[_Part]]] = {}
         self._cached_bytes = 0
 
-    def refresh(self) -> None:
-        """Forget the snapshot; columns that have not changed stay in memory."""
+    def refresh(self, stored_sum: int) -> None:
+        """Forget the snapshot; columns that have not changed stay in memory.
+
+        Args:
+            stored_sum: `sum` in the new one.
+        """
+        self.sum = stored_sum
         self._chunks.clear()
         self._has_all = False
 
@@ -129,6 +145,35 @@ class Columns:
                 met &= found
         return allowed
 
+    def unread(
+        self, db: sqlite3.Connection, path: Path, names: Collection[str], count: int
+    ) -> dict[int, set[str]]:
+        """Chunk to those of some fields that no column holds and no search has read.
+
+        `allowed` has to read all items of these chunks. Arguments and errors as there.
+        """
+        self._load_all(db, path)
+        found: dict[int, set[str]] = {}
+        for n, chunk, _, _ in self._checked_chunks(path, count, ()):
+            if not chunk.is_complete:
+                read = {name for name in names if self._has_read(name, n, chunk)}
+                if unread := set(names).difference(chunk.columns, read):
+                    found[n] = unread
+        return found
+
+    def read(
+        self, db: sqlite3.Connection, path: Path, names: Collection[str], count: int, n: int
+    ) -> None:
+        """Read fields of the items of a chunk from `unread`, for `allowed`."""
+        self._load_all(db, path)
+        chunk = self._chunks.get(n)
+        if chunk is not None:
+            self._parts(db, path, n, chunk, min(count - n * MAX_SLOTS, MAX_SLOTS), names, ())
+
+    def _has_read(self, name: str, n: int, chunk: _Chunk) -> bool:
+        cached = self._read.get((name, n))
+        return cached is not None and cached[0] == chunk.version
+
     def fields(
         self, db: sqlite3.Connection, path: Path, count: int, pending: Collection[int]
     ) -> set[str]:
@@ -166,12 +211,13 @@ class Columns:
         """
         for n, slots in _by_chunk(changed).items():
             size = min(count - n * MAX_SLOTS, MAX_SLOTS)
+            chunk = self._chunks.get(n) or self._load(db, path, n)
             if size <= 0:
                 self._delete(db, n)
                 db.execute("DELETE FROM field_chunk WHERE n = ?", (n,))
                 self._chunks.pop(n, None)
+                self._change_sum(_EMPTY if chunk is None else chunk, 0)
                 continue
-            chunk = self._chunks.get(n) or self._load(db, path, n)
             if chunk is None:
                 if len(slots) < size:
                     raise _damaged(path, n)
@@ -181,7 +227,7 @@ class Columns:
             if len(all_changed) > _MAX_CHANGED or (
                 len(all_changed) % _CHANGED_STEP == 0 and _has_many_changed(db)
             ):
-                self._rebuild(db, path, n, size, chunk.version)
+                self._rebuild(db, path, n, size, chunk)
                 continue
             columns = chunk.columns
             stale = [slot for slot in slots if slot < chunk.built and slot not in chunk.changed]
@@ -189,7 +235,7 @@ class Columns:
                 try:
                     columns = _without(db, path, n, chunk, stale)
                 except GalleryCorrupt:  # the items are what counts
-                    self._rebuild(db, path, n, size, chunk.version)
+                    self._rebuild(db, path, n, size, chunk)
                     continue
             names = chunk.names if columns is chunk.columns else _to_text(columns)
             chunk = replace(chunk, columns=columns, names=names, changed=all_changed)
@@ -218,7 +264,12 @@ class Columns:
     def _load_all(self, db: sqlite3.Connection, path: Path) -> None:
         if not self._has_all:
             rows = db.execute(f"SELECT n, {_ROW} FROM field_chunk ORDER BY n")
-            self._chunks = {n: _chunk(path, n, row) for n, *row in rows}
+            chunks = {n: _chunk(path, n, row) for n, *row in rows}
+            if sum(chunk.crc for chunk in chunks.values()) & _MAX_CRC != self.sum:
+                raise GalleryCorrupt(
+                    f"{path}: the columns of metadata are damaged, or of another state of the file"
+                )
+            self._chunks = chunks
             self._has_all = True
 
     def _checked_chunks(
@@ -297,7 +348,12 @@ class Columns:
             is_kept = len(self._kept) >= len(self._read)
             self._forget(next(iter(self._kept if is_kept else self._read)), is_kept=is_kept)
 
-    def _rebuild(self, db: sqlite3.Connection, path: Path, n: int, size: int, version: int) -> None:
+    def _change_sum(self, chunk: _Chunk, crc: int) -> None:
+        self.sum = (self.sum - chunk.crc + crc) & _MAX_CRC
+
+    def _rebuild(
+        self, db: sqlite3.Connection, path: Path, n: int, size: int, before: _Chunk
+    ) -> None:
         self._delete(db, n)
         try:
             blobs, is_complete = _build(db, path, n, size)
@@ -308,11 +364,9 @@ class Columns:
             name: (number, _write_column(db, n, number, blob))
             for number, (name, blob) in enumerate(blobs.items())
         }
-        self._write(
-            db,
-            n,
-            _Chunk(version, size, columns, _to_text(columns), is_complete, frozenset()),
-        )
+        names = _to_text(columns)
+        chunk = replace(before, built=size, columns=columns, names=names, is_complete=is_complete)
+        self._write(db, n, replace(chunk, changed=frozenset()))
 
     def _delete(self, db: sqlite3.Connection, n: int) -> None:
         first = n * _MAX_FIELDS
@@ -330,22 +384,26 @@ class Columns:
             int(chunk.is_complete),
             struct.pack(f"<{len(changed)}H", *changed),
         )
+        crc = _crc(n, *row)
         db.execute(
-            "INSERT OR REPLACE INTO field_chunk VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (n, *row, _crc(n, *row)),
+            "INSERT OR REPLACE INTO field_chunk VALUES (?, ?, ?, ?, ?, ?, ?)", (n, *row, crc)
         )
-        self._chunks[n] = chunk
+        self._change_sum(chunk, crc)
+        self._chunks[n] = replace(chunk, crc=crc)
 
 
 def rebuild_all(db: sqlite3.Connection, path: Path, count: int) -> None:
     """Build all columns from the items; takes 5 s for a million with five fields."""
     db.execute("DELETE FROM field")
     db.execute("DELETE FROM field_chunk")
-    Columns().commit(db, path, count, range(count))
+    columns = Columns()
+    columns.commit(db, path, count, range(count))
+    write_entry(db, "columns", columns.sum)
 
 
 _ROW = "version, built, names, is_complete, changed, crc"
 _EMPTY = _Chunk(0, 0, {}, "{}", True, frozenset())
+_MAX_CRC = 0xFFFFFFFF
 _NOTHING = Column.of([ABSENT])
 
 
@@ -388,7 +446,7 @@ def _chunk(path: Path, n: int, row: Sequence[Any]) -> _Chunk:
     # Made with malice: a row with a valid checksum.
     except (ValueError, TypeError, AttributeError, struct.error, RecursionError) as error:
         raise _damaged(path, n) from error
-    return _Chunk(version, built, columns, names, bool(is_complete), slots)
+    return _Chunk(version, built, columns, names, bool(is_complete), slots, crc)
 
 
 def _read_column(

@@ -2,7 +2,8 @@
 
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,40 @@ def add_pair(db: sqlite3.Connection, one: bytes, other: bytes) -> None:
 def remove_pair(db: sqlite3.Connection, one: bytes, other: bytes) -> None:
     """Remove a pair, if it is stored."""
     db.execute("DELETE FROM distinct_pair WHERE first = ? AND second = ?", _ordered(one, other))
+
+
+def are_any(db: sqlite3.Connection) -> bool:
+    """Whether any pair is stored."""
+    return db.execute("SELECT 1 FROM distinct_pair LIMIT 1").fetchone() is not None
+
+
+def paired(db: sqlite3.Connection, identities: Iterable[bytes]) -> set[bytes]:
+    """Those of some identities that are in a pair."""
+    pairs = db.execute("SELECT first, second FROM distinct_pair")
+    return set(identities).intersection(chain.from_iterable(pairs))
+
+
+def remove_image(db: sqlite3.Connection, identity: bytes) -> None:
+    """Remove all pairs of an identity."""
+    db.execute("DELETE FROM distinct_pair WHERE first = ?1 OR second = ?1", (identity,))
+
+
+def rename_image(db: sqlite3.Connection, identity: bytes, new: bytes) -> None:
+    """Give the pairs of an identity to another one."""
+    query = "SELECT first, second FROM distinct_pair WHERE first = ?1 OR second = ?1"
+    pairs = db.execute(query, (identity,)).fetchall()
+    remove_image(db, identity)
+    for pair in pairs:
+        one, other = (new if found == identity else found for found in pair)
+        if one != other:
+            add_pair(db, one, other)
+
+
+def intact_pairs(db: sqlite3.Connection) -> Iterator[tuple[bytes, bytes]]:
+    """The pairs that are not damaged."""
+    for row in db.execute("SELECT first, second, crc FROM distinct_pair"):
+        if _is_intact(*row):
+            yield row[0], row[1]
 
 
 def read_pairs(db: sqlite3.Connection, path: Path) -> set[tuple[bytes, bytes]]:

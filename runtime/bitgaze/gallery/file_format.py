@@ -29,6 +29,12 @@ from bitgaze.gallery.schema import (
 
 # The largest valid value, an adaptation of 1024 bits, has 4 MB. A damaged length can claim 1 GB.
 _MAX_VALUE_BYTES = 64 << 20
+_KINDS = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 def gallery_path(path: str | os.PathLike[str]) -> Path:
@@ -70,6 +76,26 @@ def immutable_state(path: Path) -> ImmutableState | None:
             return None
         status = path.stat()
         return ImmutableState(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def check_is_file(path: Path) -> None:
+    """Check that a path is that of a file, or free: opening a pipe would wait without end.
+
+    Raises:
+        GalleryError: it is something else.
+    """
+    with system_errors(path):
+        try:
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return
+    if stat.S_ISDIR(mode):
+        raise GalleryError(
+            f"{path}: is a folder, expected a gallery file such as {path / 'g.bitgaze'}"
+        )
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "no regular file")
+        raise GalleryError(f"{path}: is {kind}, expected the file of a gallery")
 
 
 def identity(path: str) -> tuple[int, int] | None:
@@ -123,10 +149,7 @@ def connect(
         raise GalleryError(
             f"{path}: no such gallery; create it with `bitgaze index FOLDER -g {path}`"
         )
-    if path.is_dir():
-        raise GalleryError(
-            f"{path}: is a folder, expected a gallery file such as {path / 'g.bitgaze'}"
-        )
+    check_is_file(path)
     if not path.parent.is_dir():
         raise GalleryError(f"{path}: the folder {path.parent} does not exist; create it first")
     # Before the file exists: a model that cannot be read must not leave an empty file behind.

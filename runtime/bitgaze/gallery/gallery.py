@@ -261,6 +261,28 @@ class Gallery:
         with self._store.reading():
             return sorted(self._store.fields())
 
+    def unread_fields(self, *names: str) -> set[str]:
+        """Those of some fields for which a search would have to read every item.
+
+        The gallery keeps columns of the 64 most common fields of each 4,096 items, unless a value
+        is very large; what others need is read once, while it fits into memory.
+
+        Raises:
+            GalleryCorrupt: the file is damaged.
+        """
+        with self._store.reading():
+            return set().union(*self._store.unread_fields(names).values())
+
+    def read_fields(self, *names: str) -> None:
+        """Read what conditions on fields require, before a search.
+
+        A search does so itself, but nobody else can read meanwhile; this lets them in between.
+
+        Raises:
+            GalleryCorrupt: the file is damaged.
+        """
+        self._store.read_fields(names)
+
     def search(
         self,
         query: Source | Query,
@@ -587,7 +609,7 @@ class Gallery:
         exclude: Iterable[str] = (),
         metadata: Callable[[str], Mapping[str, Any] | None] | None = None,
         dry_run: bool = False,
-        allow_empty: bool = False,
+        allow_empty: bool | Iterable[str | os.PathLike[str]] = False,
         all_folders: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> SyncReport:
@@ -627,8 +649,11 @@ class Gallery:
         gone, as if put there while no disk was mounted; and for more than 20 images that are gone,
         if they are more than half of those from one of the given folders. Until that is settled, no
         new image is added from this folder, and `SyncReport.waiting` counts them. Images that were
-        renamed or moved do not count as gone. `allow_empty` removes the items; a folder that you
-        have emptied yourself, inside a given one, can also be deleted.
+        renamed or moved do not count as gone. `allow_empty` removes the items, of all folders or of
+        those that it names; a folder that you have emptied yourself, inside a given one, can also
+        be deleted. A given folder that does not exist any more, but was synced before, is one that
+        holds no image: its items are kept, and the other folders are synced. Once all of them have
+        moved to other folders or been removed, it is no longer remembered.
 
         A pattern matches an image if it matches the image itself or a folder that contains it: by
         name or, if the pattern contains a "/", by path relative to the given folder, with or
@@ -658,7 +683,8 @@ class Gallery:
             dry_run: write and encode nothing, and report what a sync would do. Reads only files
                 that may have been renamed, so images that cannot be read or decoded are not
                 reported.
-            allow_empty: remove also the items that look as if their disk were away (see above).
+            allow_empty: remove also the items that look as if their disk were away (see above):
+                True for all of them, or folders, for those whose images were in one.
             all_folders: include system folders, hidden ones too.
             on_progress: called with (done, total) images, first while changed files are compared,
                 if there are any, and again from the start while images are encoded.
@@ -667,10 +693,10 @@ class Gallery:
             What was done.
 
         Raises:
-            GalleryError: a folder does not exist; or no folder has any images although items from
-                each would be removed (as if their disks were not mounted; without `allow_empty`,
-                nothing is changed); or a .bitgazeignore file cannot be read, or pathspec is
-                missing; or the gallery's file cannot be written.
+            GalleryError: a folder does not exist, and was never synced, or none exists; or none
+                has any images although items from each would be removed (as if their disks were not
+                mounted; without `allow_empty`, nothing is changed); or a .bitgazeignore file cannot
+                be read, or pathspec is missing; or the gallery's file cannot be written.
             FingerprintMismatch: an image has to be encoded, and the encoder is not the gallery's
                 model.
             KeyboardInterrupt: Ctrl-C; while images are encoded, its text says how many are done and

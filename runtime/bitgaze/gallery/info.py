@@ -18,6 +18,8 @@ from bitgaze.gallery.chunks import read_sums, unsigned
 _ADAPTED = frozenset(["adaptation", "adaptation_fingerprint", "adapted_calibration"])
 _MAX_STRUCTURE_BITS = 8192
 _ID_BYTES = 16
+# Written by every commit; `state` covers the others.
+_UNSEALED = ("crc", "state", "columns")
 
 
 class ModelInfo(NamedTuple):
@@ -45,8 +47,8 @@ def read_info(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
 
     Returns:
         The entries fingerprint, model, bits, calibration, looks, structure and crc; adaptation and
-        adapted_calibration, which are None if the codes are not adapted; and state, None in a file
-        of an older format.
+        adapted_calibration, which are None if the codes are not adapted; state, None in a file of
+        an older format; and columns.
 
     Raises:
         GalleryCorrupt: an entry is missing, invalid or damaged.
@@ -66,6 +68,7 @@ def read_info(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
             raise ValueError(f"structure is {info['structure']}, expected a multiple of 8")
         if info.setdefault("state", None) is not None and not isinstance(info["state"], bytes):
             raise ValueError(f"state is {info['state']!r}, expected bytes")
+        info["columns"] = unsigned(info.get("columns"))
         info["calibration"] = _calibration(info["calibration"], info["bits"])
         is_adapted = not _ADAPTED.isdisjoint(info)
         info["adaptation"] = _adaptation(info) if is_adapted else None
@@ -135,7 +138,7 @@ def seal_info(db: sqlite3.Connection) -> None:
 
 
 def write_entry(db: sqlite3.Connection, name: str, value: Any) -> None:
-    """Store an entry; `seal_info` must follow, but for crc and state."""
+    """Store an entry; `seal_info` must follow, but for those of `_UNSEALED`."""
     db.execute("INSERT OR REPLACE INTO info VALUES (?, ?)", (name, value))
 
 
@@ -162,13 +165,13 @@ def new_file_id(db: sqlite3.Connection) -> None:
 
 
 def _info_crc(info: dict[str, Any]) -> int:
-    """CRC-32 of the entries but crc and state, sorted by name.
+    """CRC-32 of the entries but `_UNSEALED`, sorted by name.
 
     Name and value of each as UTF-8, a zero byte after each.
     """
     crc = 0
     for name, value in sorted(info.items()):
-        if name not in ("crc", "state"):
+        if name not in _UNSEALED:
             content = value if isinstance(value, bytes) else str(value).encode()
             crc = zlib.crc32(b"%b\0%b\0" % (str(name).encode(), content), crc)
     return crc

@@ -337,14 +337,36 @@ def read_image_refs(db: sqlite3.Connection, path: Path, codes: HammingIndex) -> 
     """
     refs: list[ImageRef] = []
     for slot, key, _, file in read_items(db, path, len(codes)):
-        # Without a file, a replaced image is only visible by its new code.
-        identity = (
-            hashlib.blake2b(key.encode() + codes[slot].tobytes(), digest_size=16).digest()
-            if file is None
-            else file.content
-        )
+        identity = image_identity(key, None if file is None else file.content, codes[slot])
         refs.append(ImageRef(key, file, identity))
     return refs
+
+
+def image_identity(key: str, content: bytes | None, code: NDArray[np.uint8]) -> bytes:
+    """`ImageRef.identity` of an item, given the digest of its file, or None without one."""
+    if content is not None:
+        return content
+    # Without a file, a replaced image is only visible by its new code.
+    return hashlib.blake2b(key.encode() + code.tobytes(), digest_size=16).digest()
+
+
+def read_identity(db: sqlite3.Connection, slot: int, code: NDArray[np.uint8]) -> bytes:
+    """`ImageRef.identity` of the item in an occupied slot, without verifying the row."""
+    key, content = db.execute("SELECT key, content FROM item WHERE slot = ?", (slot,)).fetchone()
+    return image_identity(str(key), content, code)
+
+
+def contents_among(db: sqlite3.Connection, contents: Iterable[bytes]) -> set[bytes]:
+    """Those of some digests that files of items have. Looks at all items: 0.3 s for a million."""
+    marks = json.dumps([content.hex().upper() for content in contents])
+    query = "SELECT content FROM item WHERE hex(content) IN (SELECT value FROM json_each(?))"
+    return {content for (content,) in db.execute(query, (marks,))}
+
+
+def keys_without_file(db: sqlite3.Connection) -> Iterator[tuple[int, str]]:
+    """(slot, key) of the items that were added by hand, without verifying the rows."""
+    for slot, key in db.execute("SELECT slot, key FROM item WHERE content IS NULL"):
+        yield slot, str(key)
 
 
 def read_texts(db: sqlite3.Connection, path: Path, slots: Sequence[int]) -> Iterator[list[str]]:

@@ -3,9 +3,9 @@
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ from bitgaze.encoding.contract import read_model
 from bitgaze.encoding.encoder import Encoder
 from bitgaze.encoding.images import ImageFile
 from bitgaze.errors import GalleryCorrupt, GalleryError
-from bitgaze.gallery import file_format, items
+from bitgaze.gallery import distinct, file_format, items, thumbnails
 from bitgaze.gallery.adaptation import adapted
 from bitgaze.gallery.chunks import CHUNK_CODES, SLOTS, unsigned, verified_chunk
 from bitgaze.gallery.connection import Connection, deadline, seconds_allowed
 from bitgaze.gallery.info import ModelInfo, check_model, read_info
 from bitgaze.gallery.items import FileState, Item, reason_unusable
 from bitgaze.gallery.remembered import find_model, read_sources
-from bitgaze.gallery.schema import check_tables, check_version
+from bitgaze.gallery.schema import check_tables, check_version, is_table
 from bitgaze.gallery.store import Store
 
 _TIMEOUT_S = 5.0
@@ -61,12 +61,15 @@ class RepairReport:
 
     Attributes:
         kept: number of items copied unchanged.
-        encoded: keys of items whose code was damaged and has been re-encoded from the file.
+        reduced: keys of items of which looks or the structural code were damaged, and left out.
+        encoded: keys of items whose code was damaged and has been re-encoded from the file; some
+            may be in `reduced` too.
         lost: key to reason, for items that could not be recovered.
         unreadable: number of items that are too damaged to know their key.
     """
 
     kept: int = 0
+    reduced: list[str] = field(default_factory=list)
     encoded: list[str] = field(default_factory=list)
     lost: dict[str, str] = field(default_factory=dict)
     unreadable: int = 0
@@ -164,9 +167,10 @@ def repair(
 ) -> RepairReport:
     """Recover a damaged gallery into a new file; the damaged one is not changed.
 
-    Keeps the items whose row and code have valid checksums. If only the code is damaged, it is
-    re-encoded, provided that the image's file has not changed. A later `sync` adds lost items whose
-    images are still in their folder.
+    Keeps the items whose row and code have valid checksums, and of what belongs to them all that
+    has: looks, structural codes, thumbnails, and pairs of images that were called distinct. If only
+    the code is damaged, it is re-encoded, provided that the image's file has not changed. A later
+    `sync` adds lost items whose images are still in their folder.
 
     Args:
         path: the damaged gallery; no process should be writing to it.
@@ -183,9 +187,10 @@ def repair(
         FingerprintMismatch: the encoder is not the gallery's model.
     """
     path, out = file_format.gallery_path(path), file_format.gallery_path(out)
+    file_format.check_is_file(path)
     with file_format.system_errors(path):
-        is_file = path.is_file()
-    if not is_file:
+        exists = path.exists()
+    if not exists:
         raise GalleryError(f"{path}: no such gallery")
     with file_format.new_file(out, "repair") as unfinished:
         return _repair(path, unfinished, encoder)
@@ -209,13 +214,31 @@ def _repair(path: Path, out: Path, encoder: Encoder | None) -> RepairReport:
             check_model(info, encoder.model, path)
         give_up = time.monotonic() + allowed_s
         intact, without_code = _read_intact(db, path, version, info, report, give_up)
+        pairs = _read_pairs(db)
     if encoder is None:
         model = find_model(info, path)
         if info["fingerprint"] == read_model(model).fingerprint:
             encoder = Encoder(model)
-    reencoded = _reencode(without_code, info, encoder, report)
-    _write(out, info, [*intact, *reencoded])
+    found = intact | _reencode(without_code, info, encoder, report)
+    report.reduced = [key for key in report.reduced if key not in report.lost]
+    with closing(Connection.open(path, mode, _TIMEOUT_S)) as db, deadline(db, allowed_s):
+        db.execute("BEGIN")
+        _write(out, info, found, pairs, lambda slot: _read_thumbnail(db, path, slot))
     return report
+
+
+def _read_pairs(db: sqlite3.Connection) -> list[tuple[bytes, bytes]]:
+    with suppress(GalleryError):  # the table is missing, or its pages are damaged
+        if is_table(db, "distinct_pair"):
+            return list(distinct.intact_pairs(db))
+    return []
+
+
+def _read_thumbnail(db: sqlite3.Connection, path: Path, slot: int) -> bytes | None:
+    with suppress(GalleryError):
+        if is_table(db, "thumbnail"):
+            return thumbnails.read_thumbnail(db, path, slot)
+    return None
 
 
 def _read_intact(
@@ -225,21 +248,21 @@ def _read_intact(
     info: dict[str, Any],
     report: RepairReport,
     give_up: float,
-) -> tuple[list[Item], list[Item]]:
-    """Intact items, and items of which only the code is damaged; counts the others in `report`.
+) -> tuple[dict[int, Item], dict[int, Item]]:
+    """Intact items, and items of which the code is damaged, by slot; reports what is lost of them.
 
     Raises:
         GalleryCorrupt: it takes until the time `give_up`.
     """
-    intact: list[Item] = []
-    without_code: list[Item] = []
+    intact: dict[int, Item] = {}
+    without_code: dict[int, Item] = {}
     seen: set[str | bytes] = set()
     count = _slot_count(db, info["bits"] // 8)
     for first in range(0, count, CHUNK_CODES):
         slots = range(first, min(first + CHUNK_CODES, count))
         found, is_complete = _read_chunk(db, path, version, info, slots, give_up)
         report.unreadable += len(slots) - len(found)
-        for slot, item, has_code in found:
+        for slot, item, has_code, is_reduced in found:
             names: set[str | bytes] = {item.key}
             if item.file is not None:
                 names.add(item.file.path)
@@ -247,9 +270,20 @@ def _read_intact(
                 report.lost[item.key] = f"another item has the same key or file (slot {slot})"
                 continue
             seen |= names
-            (intact if has_code and is_complete else without_code).append(item)
-    report.kept = len(intact)
+            is_incomplete = is_reduced
+            kept = item
+            if not is_complete:  # these may be of another state too
+                is_incomplete |= bool(len(item.boxes)) or item.structure is not None
+                kept = replace(_without_looks(item), structure=None)
+            if is_incomplete:
+                report.reduced.append(item.key)
+            (intact if has_code and is_complete else without_code)[slot] = kept
+    report.kept = len({item.key for item in intact.values()}.difference(report.reduced))
     return intact, without_code
+
+
+def _without_looks(item: Item) -> Item:
+    return replace(item, looks=np.empty((0, 0), np.uint8), boxes=np.empty((0, 4), np.float32))
 
 
 def _read_chunk(
@@ -259,8 +293,8 @@ def _read_chunk(
     info: dict[str, Any],
     slots: range,
     give_up: float,
-) -> tuple[list[tuple[int, Item, bool]], bool]:
-    """(slot, item, whether it has all its codes) of the readable items of a chunk.
+) -> tuple[list[tuple[int, Item, bool, bool]], bool]:
+    """(slot, item, whether it has its code, whether others are lost) of a chunk's readable items.
 
     Also returns whether items and codes are of the same state of the file: if all items are intact,
     but their sum is not that of the codes, one of both is older.
@@ -269,7 +303,7 @@ def _read_chunk(
     codes = _codes(db, "chunk", slots, info["bits"] // 8)
     looks = _codes(db, "look_chunk", slots, info["looks"] * info["bits"] // 8)
     structure = _codes(db, "structure_chunk", slots, info["structure"] // 8)
-    found: list[tuple[int, Item, bool]] = []
+    found: list[tuple[int, Item, bool, bool]] = []
     total = 0
     for row, slot in enumerate(slots):
         if time.monotonic() > give_up:  # statements were interrupted, and what they read is missing
@@ -283,8 +317,10 @@ def _read_chunk(
             total += db.execute("SELECT crc FROM item WHERE slot = ?", (slot,)).fetchone()[0]
         except GalleryError:
             continue
-        has_all = has_code and has_structure and (has_looks or not len(item.boxes))
-        found.append((slot, item, has_all))
+        has_lost_looks = not has_looks and len(item.boxes) > 0
+        if has_lost_looks:
+            item = _without_looks(item)
+        found.append((slot, item, has_code, has_lost_looks or not has_structure))
     is_same_state = version < 3 or len(found) < len(slots) or _has_sum(db, slots, total)
     return found, is_same_state
 
@@ -338,46 +374,69 @@ def _slot_count(db: sqlite3.Connection, code_bytes: int) -> int:
 
 
 def _reencode(
-    without_code: Sequence[Item],
+    without_code: Mapping[int, Item],
     info: dict[str, Any],
     encoder: Encoder | None,
     report: RepairReport,
-) -> list[Item]:
-    """Items with a damaged code whose image has not changed, with a new code."""
+) -> dict[int, Item]:
+    """Items with a damaged code whose image has not changed, with a new code, by slot."""
     if encoder is None:
-        for item in without_code:
+        for item in without_code.values():
             report.lost[item.key] = _LOST_CODE + "its model was not given"
-        return []
-    todo: list[tuple[Item, FileState]] = []
-    for item in without_code:
+        return {}
+    todo: list[tuple[int, Item, FileState]] = []
+    for slot, item in without_code.items():
         if item.file is None:
             report.lost[item.key] = _LOST_CODE + "its image cannot be encoded again: added by hand"
         else:
-            todo.append((item, item.file))
-    found: list[Item] = []
+            todo.append((slot, item, item.file))
+    found: dict[int, Item] = {}
+    reduced = set(report.reduced)
     for start in range(0, len(todo), _BATCH):
         batch = todo[start : start + _BATCH]
-        sources = [ImageFile(file.path) for _, file in batch]
+        sources = [ImageFile(file.path) for _, _, file in batch]
         encoded = encoder.encode(sources, looks=info["looks"])
         encoded = adapted(encoded, info["adaptation"], encoder)
-        for row, (item, file) in enumerate(batch):
+        for row, (slot, item, file) in enumerate(batch):
             reason = reason_unusable(file, sources[row], encoded.errors.get(row))
             if reason is not None:
                 report.lost[item.key] = _LOST_CODE + f"its image cannot be encoded again: {reason}"
                 continue
-            properties = item.properties
-            found.append(Item.of_image(item.key, encoded, row, item.metadata, file, properties))
+            new = Item.of_image(item.key, encoded, row, item.metadata, file, item.properties)
+            is_reduced = item.key in reduced
+            found[slot] = replace(new if is_reduced else item, code=new.code, classes=item.classes)
             report.encoded.append(item.key)
+    report.reduced = [key for key in report.reduced if key not in report.encoded]
     return found
 
 
-def _write(path: Path, info: dict[str, Any], found: Sequence[Item]) -> None:
+def _write(
+    path: Path,
+    info: dict[str, Any],
+    found: Mapping[int, Item],
+    pairs: Iterable[tuple[bytes, bytes]],
+    thumbnail: Callable[[int], bytes | None],
+) -> None:
+    """Write a new gallery.
+
+    Args:
+        path: the new file.
+        info: of the damaged gallery.
+        found: its items, by their slot there.
+        pairs: of distinct images.
+        thumbnail: returns the thumbnail of an item, by its slot there.
+    """
     names = ("fingerprint", "model", "bits", "calibration", "looks", "structure")
     model_info = ModelInfo(*(info[name] for name in names))
     with closing(Store(path, lambda: model_info, _TIMEOUT_S)) as store:
         with store.writing():
-            for item in found:
+            for slot, item in found.items():
                 store.put(item)
+                image = thumbnail(slot)
+                if image is not None:
+                    store.set_thumbnail(store.slot(item.key), image)
+            for pair in pairs:
+                store.set_distinct(*pair)
             if info["adaptation"] is not None:
                 views = store.index[:][:, None] if store.views is None else store.views[:]
                 store.replace_codes(views, info["adaptation"], info["adapted_calibration"])

@@ -7,7 +7,8 @@ An SQLite file. Format 3 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 
       calibration             of the model, as JSON
       looks                   how many looks an item has places for; absent: 0
       structure               length of a structural code in bits; absent: 0, there are none
-      crc                     CRC-32 of all other entries but state, see `info.read_info`
+      crc                     CRC-32 of the entries but this and the two below
+      columns                 sum of the CRCs of the rows of `field_chunk`, modulo 2**32
       state                   digest of all checksums, see `chunks.Sums.digest`
     if the codes are adapted to the gallery's images:
       adaptation              `Adaptation.to_bytes`
@@ -131,6 +132,18 @@ def check_schema(db: sqlite3.Connection, path: Path, schema: tuple[str, ...]) ->
         raise GalleryCorrupt(f"{path}: the tables are not those of a gallery")
 
 
+def is_table(db: sqlite3.Connection, name: str) -> bool:
+    """Whether a damaged file has this table, rather than a view of its name."""
+    query = "SELECT type, rootpage FROM sqlite_schema WHERE lower(name) = ?"
+    found = db.execute(query, (name,)).fetchall()
+    return (
+        len(found) == 1
+        and found[0][0] == "table"
+        and isinstance(found[0][1], int)
+        and found[0][1] > 0
+    )
+
+
 def check_tables(db: sqlite3.Connection, path: Path) -> None:
     """Check that a damaged file has the tables that hold a gallery's items, whatever else it has.
 
@@ -139,10 +152,5 @@ def check_tables(db: sqlite3.Connection, path: Path) -> None:
     Raises:
         GalleryCorrupt: it has not.
     """
-    found = db.execute(
-        "SELECT name, type, rootpage FROM sqlite_schema"
-        " WHERE lower(name) IN ('chunk', 'info', 'item') ORDER BY name"
-    ).fetchall()
-    is_table = [kind == "table" and isinstance(page, int) and page > 0 for _, kind, page in found]
-    if [name for name, _, _ in found] != ["chunk", "info", "item"] or not all(is_table):
+    if not all(is_table(db, name) for name in ("chunk", "info", "item")):
         raise GalleryCorrupt(f"{path}: the tables are not those of a gallery")

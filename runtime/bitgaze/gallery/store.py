@@ -6,7 +6,8 @@ describes the tables); models, images and searches are above.
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import chain
@@ -46,6 +47,7 @@ _MAX_COMPACTED_BYTES = 64 << 20
 _MAX_COMPARED = 100_000
 # Items whose views are joined at a time, when a gallery is opened.
 _JOINED = 65_536
+_YIELD_S = 0.001
 _NO_LOOKS, _NO_STRUCTURE = np.empty((0, 0), np.uint8), np.empty(0, np.uint8)
 
 
@@ -102,6 +104,9 @@ class Store:
         self._columns = Columns()
         # Slots whose metadata this transaction has changed.
         self._changed_metadata: set[int] = set()
+        # Identities of images that this transaction has removed or replaced, to their keys.
+        self._gone_images: dict[bytes, str] = {}
+        self._has_pairs = False
         # Removed bytes are still in the log, and in free places of the file.
         self._needs_checkpoint = False
         self._needs_compaction = False
@@ -294,6 +299,22 @@ class Store:
         """Names of the metadata fields that items have."""
         return self._columns.fields(self._db, self.path, len(self.index), self._changed_metadata)
 
+    def unread_fields(self, names: Collection[str]) -> dict[int, set[str]]:
+        """What `allowed` would have to read of all items, by chunk; see `Columns.unread`."""
+        return self._columns.unread(self._db, self.path, names, len(self.index))
+
+    def read_fields(self, names: Collection[str]) -> None:
+        """Read what conditions on these fields require, in short reads; outside `reading`.
+
+        Others can read and write in between, so what they change may be left for `allowed`.
+        """
+        with self.reading():
+            chunks = self.unread_fields(names)
+        for n, unread in chunks.items():
+            with self.reading():
+                self._columns.read(self._db, self.path, unread, len(self.index), n)
+            time.sleep(_YIELD_S)  # a lock that is taken again at once passes over those who wait
+
     def image_refs(self) -> list[ImageRef]:
         """A reference to every item's image, in slot order."""
         return items.read_image_refs(self._db, self.path, self.index)
@@ -328,6 +349,8 @@ class Store:
         is_new = slot is None
         if slot is None:
             slot = len(self.index)
+        else:
+            self._note_gone_image(item.key, slot)
         # The row first: if it cannot be written, codes and items still match.
         written = self._write_item(slot, item, is_new=is_new)
         if is_new:
@@ -414,6 +437,7 @@ class Store:
     def delete(self, key: str) -> None:
         """Delete an item; the last one moves into its slot."""
         slot, last = self.slot(key), len(self.index) - 1
+        self._note_gone_image(key, slot)
         removed = items.delete_item(self._db, self.path, slot, last)
         self._lookup.remove("key", key, slot)
         if removed.path is not None:
@@ -455,12 +479,16 @@ class Store:
             self.check_free(new_key)
             self._check_file_free(file, slot)
             moved_item = replace(item, key=new_key, file=file)
+            before = items.read_identity(self._db, slot, item.code) if self._has_pairs else b""
             written = items.write_item(self._db, slot, moved_item, is_new=False)
             self._lookup.add("key", new_key, slot)
             if file is not None:
                 self._lookup.add("path", file.path, slot)
             self._sums.change_item(slot, written.old_crc, written.crc)
             self._changed_chunks["chunk"].add(slot // SLOTS["chunk"])
+            if self._has_pairs:
+                after = items.read_identity(self._db, slot, item.code)
+                distinct.rename_image(self._db, before, after)
         self._needs_checkpoint = True  # for the old keys
         self._needs_compaction |= any(key != new_key for key, new_key, _ in moves)
 
@@ -478,6 +506,11 @@ class Store:
             adaptation: the adaptation that made them; None for the model's own codes.
             calibration: of the adapted codes, if measured.
         """
+        if self._has_pairs:  # images without a file are known by their codes
+            for slot, key in items.keys_without_file(self._db):
+                old, new = self.index[slot], views[slot, 0]
+                names = (items.image_identity(key, None, code) for code in (old, new))
+                distinct.rename_image(self._db, *names)
         self.index = HammingIndex(self.index.bits)
         self.index.add(np.ascontiguousarray(views[:, 0]))
         if self.views is not None:
@@ -598,6 +631,7 @@ class Store:
     def set_distinct(self, one: bytes, other: bytes, *, are_distinct: bool = True) -> None:
         """Store that two images, by identity, are distinct, or remove that. Inside `writing`."""
         (distinct.add_pair if are_distinct else distinct.remove_pair)(self._db, one, other)
+        self._has_pairs = True
         self._needs_checkpoint = True  # for a pair that is removed
 
     def _note_changed(self, *slots: int) -> None:
@@ -651,7 +685,23 @@ class Store:
         for changed in self._changed_chunks.values():
             changed.clear()
         self._changed_metadata.clear()
+        self._gone_images.clear()
         self._refresh()
+        self._has_pairs = distinct.are_any(self._db)
+
+    def _note_gone_image(self, key: str, slot: int) -> None:
+        if self._has_pairs:
+            identity = items.read_identity(self._db, slot, self.index[slot])
+            self._gone_images[identity] = key
+
+    def _remove_pairs(self) -> None:
+        """Remove the pairs of images that are gone, unless another item has an equal image."""
+        paired = distinct.paired(self._db, self._gone_images)
+        for identity in paired - items.contents_among(self._db, paired) if paired else ():
+            slot = self.find(self._gone_images[identity])
+            if slot is None or identity != items.read_identity(self._db, slot, self.index[slot]):
+                distinct.remove_image(self._db, identity)
+                self._needs_checkpoint = True
 
     def _commit(self) -> None:
         if self._is_forked():
@@ -663,14 +713,19 @@ class Store:
                 f"{self.path}: was replaced or lost its locks during the transaction; nothing was "
                 "written; do not copy or read a gallery's files while it is open, use backup"
             )
+        if self._gone_images:
+            self._remove_pairs()
         self._write_chunks()
         self._lookup.flush()
         self._columns.commit(self._db, self.path, len(self.index), self._changed_metadata)
+        self._sums.columns = self._columns.sum
+        if self._sums.columns != self.info["columns"]:
+            info.write_entry(self._db, "columns", self._sums.columns)
         state = self._sums.digest(self._file_id, self.info["crc"])
         if state != self.info["state"]:
             info.write_entry(self._db, "state", state)
         self._db.execute("COMMIT")
-        self.info["state"] = state
+        self.info |= {"state": state, "columns": self._sums.columns}
         self._changed_metadata.clear()
         if self._needs_checkpoint:
             # The commit counts as done even if this fails: with a full disk, or another reader, the
@@ -717,7 +772,7 @@ class Store:
         if version != self._data_version:
             with deadline(self._db, seconds_allowed(file_format.file_size(self.file))):
                 self._load()
-            self._columns.refresh()
+            self._columns.refresh(self._sums.columns)
             self._changed_metadata.clear()
             if self._immutable is None:
                 identity = self._identities()
@@ -733,6 +788,7 @@ class Store:
         db, path = self._db, self.path
         self.info = info.read_info(db, path)
         width, sums = self.info["bits"] // 8, Sums()
+        sums.columns = self.info["columns"]
         self.index = chunks.read_codes(db, path, self.info["bits"], sums)
         count = len(self.index)
         places, structure_width = (self.info["looks"], width), (self.info["structure"] // 8,)

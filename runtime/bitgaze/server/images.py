@@ -20,6 +20,7 @@ from bitgaze.gallery.items import FileState, Item
 from bitgaze.server.answers import Refusal
 from bitgaze.server.parameters import integer, parameters_of, required
 from bitgaze.server.state import check_model, item_of, state_of
+from bitgaze.server.upload import check_decoder
 
 _MAX_SIDE_PX = 1024
 # Read as a whole, besides the budget of decoded bytes.
@@ -122,7 +123,7 @@ def _content(file: FileState) -> bytes:
     """The content of an item's file, read once: what is compared is what is drawn.
 
     Raises:
-        ImageError: it is not that of the item's image.
+        ImageError: it is not that of the item's image, or cannot be shown.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
@@ -133,6 +134,7 @@ def _content(file: FileState) -> bytes:
         raise ImageError("the file is gone or cannot be opened") from error
     if hashlib.blake2b(content, digest_size=16).digest() != file.content:
         raise ImageError("no longer the image that was indexed")
+    check_decoder(content)
     return content
 
 

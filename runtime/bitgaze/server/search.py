@@ -13,7 +13,6 @@ from bitgaze.gallery.hits import Hit
 from bitgaze.gallery.query import Query
 from bitgaze.server.answers import Answer, Refusal
 from bitgaze.server.browse import item_to_json
-from bitgaze.server.filtering import slow_fields
 from bitgaze.server.images import content_of
 from bitgaze.server.parameters import (
     boolean,
@@ -135,20 +134,14 @@ def _search_with(
 
 
 def _check_conditions(filters: tuple[Condition, ...], state: ServerState) -> None:
-    limits, slow = state.limits, slow_fields(filters)
+    limits = state.limits
     if len(filters) > limits.conditions:
         raise Refusal(
             400,
             "too_many_conditions",
             f"where has {len(filters)} conditions; the limit is {limits.conditions}.",
         )
-    if len(slow) > limits.slow_fields:
-        raise Refusal(
-            429,
-            "too_many_conditions",
-            f"where has {len(slow)} fields that are compared with a pattern, or ranges of the key; "
-            f"the limit is {limits.slow_fields}, since all items must be looked at for each.",
-        )
+    state.filtering.check(filters)
 
 
 def _hit_to_json(hit: Hit) -> dict[str, Any]:

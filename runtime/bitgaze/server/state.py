@@ -33,7 +33,8 @@ class Limits:
         pixels: maximum number of pixels of an uploaded image.
         conditions: maximum number of conditions in `where`.
         slow_fields: maximum number of fields in `where` that make the gallery look at every item:
-            those compared with a pattern (`like`), and the key with a range.
+            those compared with a pattern (`like`), the key with a range, and those of which the
+            gallery keeps no column.
     """
 
     upload_bytes: int = 32_000_000
@@ -51,10 +52,10 @@ class ServerState:
 
     def __init__(self, gallery: Gallery, limits: Limits) -> None:
         self.gallery, self.limits = gallery, limits
-        self.filtering = Filtering()
         self.drawings = Drawings()
         self._encoding_threads = CapacityLimiter(available_cores())
         self._reading_threads = CapacityLimiter(4 * available_cores())
+        self.filtering = Filtering(gallery, limits.slow_fields, self._reading_threads)
         self._health_threads = CapacityLimiter(_HEALTH_THREADS)
         self._counter = ThreadPoolExecutor(1)
         self._items = len(gallery)

@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,10 +136,27 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def find_roots(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
+def absolute(folder: str | os.PathLike[str]) -> str:
+    """A folder's absolute path, with ~ expanded. Links stay: keys keep their names."""
+    return os.path.abspath(os.path.expanduser(folder))  # noqa: PTH100, PTH111
+
+
+def is_gone(folder: str) -> bool:
+    """Whether there is nothing of this name, or a link or mount that leads nowhere."""
+    return not os.path.exists(folder)  # noqa: PTH110
+
+
+def find_roots(
+    folders: Sequence[str | os.PathLike[str]], known: Callable[[str], bool] = lambda root: False
+) -> list[str]:
     """The folders as absolute paths, in the order to scan them: inner folders first, links last.
 
     With this order, keys and relative paths do not depend on the order of the arguments.
+
+    Args:
+        folders: to scan.
+        known: whether a folder that is gone may have been one before. It is then among the result,
+            if another folder exists.
 
     Raises:
         NotADirectoryError: one is not a folder; its `filename` is the path as text.
@@ -147,15 +164,15 @@ def find_roots(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
     """
     if not folders:
         raise ValueError("no folder given; pass at least one")
-    # abspath, not resolve: keys keep the names of links.
-    roots = [os.path.abspath(os.path.expanduser(folder)) for folder in folders]  # noqa: PTH100, PTH111
+    roots = [absolute(folder) for folder in folders]
+    gone = [root for root in roots if is_gone(root)]
+    unknown = gone if len(gone) == len(roots) else [root for root in gone if not known(root)]
+    for root in unknown:
+        problem = "not a folder: no such file or folder"
+        raise NotADirectoryError(errno.ENOTDIR, problem, printable(root))
     for root in roots:
-        if not os.path.isdir(root):  # noqa: PTH112
-            problem = (
-                "not a folder but a file; pass the folder that contains it"
-                if os.path.exists(root)  # noqa: PTH110
-                else "not a folder: no such file or folder"
-            )
+        if root not in gone and not os.path.isdir(root):  # noqa: PTH112
+            problem = "not a folder but a file; pass the folder that contains it"
             raise NotADirectoryError(errno.ENOTDIR, problem, printable(root))
     depth = {root: len(Path(root).parts) for root in roots}
     return sorted(depth, key=lambda root: (os.path.islink(root), -depth[root]))  # noqa: PTH114

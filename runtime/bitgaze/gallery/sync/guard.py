@@ -5,7 +5,7 @@ Looks at folders that have lost images; changes nothing on the disk.
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 
 from bitgaze.encoding.images import printable
 from bitgaze.errors import GalleryError
@@ -16,7 +16,11 @@ MAX_DELETED = 20
 
 
 def keep_unsure(
-    roots: Iterable[str], states: Collection[str], synced: Collection[str], plan: Plan
+    roots: Iterable[str],
+    states: Collection[str],
+    synced: Collection[str],
+    plan: Plan,
+    confirmed: Container[str] = (),
 ) -> dict[str, int]:
     """Take out of a plan the removals that are better confirmed; `Gallery.sync` has the rules.
 
@@ -25,6 +29,7 @@ def keep_unsure(
         states: the paths of all images that exist.
         synced: the paths of the items' images.
         plan: its `removed` changes.
+        confirmed: the paths of images that may be removed whatever it looks like.
 
     Returns:
         Folder to number of items kept.
@@ -32,7 +37,11 @@ def keep_unsure(
     Raises:
         GalleryError: every root has lost items and holds no image.
     """
-    lost = [path for path in plan.removed if path not in states and path not in plan.old_paths]
+    lost = [
+        path
+        for path in plan.removed
+        if not (path in states or path in plan.old_paths or path in confirmed)
+    ]
     if not lost:
         return {}
     prefixes = sorted((os.path.join(root, "") for root in roots), key=len, reverse=True)  # noqa: PTH118

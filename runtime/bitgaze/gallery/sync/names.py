@@ -5,10 +5,10 @@ Resolves links; opens no image.
 
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from bitgaze.gallery.sync.folders import Known
+from bitgaze.gallery.sync.folders import Known, absolute
 
 
 def known_names(
@@ -81,3 +81,17 @@ def real_path(folder: str, cache: dict[str, str]) -> str:
         else:
             cache[folder] = os.path.join(real_path(parent, cache), name)  # noqa: PTH118
     return cache[folder]
+
+
+def below(name: str, paths: Iterable[str]) -> list[str]:
+    """The images in a folder, or the image, of this name; by any of its names."""
+    target = absolute(name)
+    prefixes = tuple({os.path.join(target, ""), os.path.join(os.path.realpath(target), "")})  # noqa: PTH118
+    cache: dict[str, str] = {}
+    found: list[str] = []
+    for path in paths:
+        folder, _, file = path.rpartition(os.sep)
+        real = os.path.join(real_path(folder or os.sep, cache), file)  # noqa: PTH118
+        if any(os.path.join(p, "").startswith(prefixes) for p in (path, real)):  # noqa: PTH118
+            found.append(path)
+    return found

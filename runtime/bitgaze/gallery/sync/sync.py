@@ -6,7 +6,7 @@ ingest.py reads and encodes.
 
 import os
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -16,17 +16,18 @@ from bitgaze.errors import GalleryError
 from bitgaze.gallery.items import FileState
 from bitgaze.gallery.remembered import Sources
 from bitgaze.gallery.store import Store
-from bitgaze.gallery.sync.folders import Scan, State, find_roots, scan
+from bitgaze.gallery.sync.folders import Scan, State, absolute, find_roots, is_gone, scan
 from bitgaze.gallery.sync.guard import keep_unsure
 from bitgaze.gallery.sync.ingest import MetadataOf, Progress, compare, ingest
 from bitgaze.gallery.sync.moves import Plan, SyncedItem, plan_moves
-from bitgaze.gallery.sync.names import known_names
+from bitgaze.gallery.sync.names import below, known_names
 from bitgaze.gallery.sync.patterns import PathFilter
 from bitgaze.gallery.sync.report import KEY_IN_USE, SyncReport
 
 # A sync that repeats the last one stores its time only after this many seconds: it takes a
 # transaction.
 _REMEMBERED_S = 60
+_GONE = "no such folder, and no item is from it; `bitgaze forget` it if it will not come back"
 _CHANGED = "changed while it was being listed; items of images that are gone wait for the next sync"
 
 
@@ -38,7 +39,7 @@ def sync(
     exclude: Iterable[str] = (),
     metadata: MetadataOf | None = None,
     dry_run: bool = False,
-    allow_empty: bool = False,
+    allow_empty: bool | Iterable[str | os.PathLike[str]] = False,
     all_folders: bool = False,
     on_progress: Progress | None = None,
     model: str | None = None,
@@ -53,22 +54,14 @@ def sync(
         exclude: patterns.
         metadata: returns a new image's metadata.
         dry_run: write nothing.
-        allow_empty: remove the items that `keep_unsure` would keep.
+        allow_empty: remove the items that `keep_unsure` would keep, or those in some folders.
         all_folders: include system folders.
         on_progress: called with (done, total) images.
         model: path of the model to remember; None to keep what is remembered.
     """
     include, exclude = _patterns(include), _patterns(exclude)
     path_filter = PathFilter(include, exclude, all_folders=all_folders)
-    try:
-        roots = find_roots(folders)
-    except NotADirectoryError as error:
-        raise GalleryError(f"{error.filename}: {error.strerror}") from error
-    with store.reading():
-        files = store.files((b"",))
-    items = {os.fsdecode(file.path): SyncedItem(key, file) for key, file in files.items()}
-    roots, known = known_names(store.file, roots, items)
-    found = scan(roots, path_filter, known)
+    items, roots, gone, found = _scanned(store, folders, path_filter)
     report = SyncReport(
         failed=found.failed, skipped=found.skipped, system_folders=found.system_folders
     )
@@ -79,6 +72,7 @@ def sync(
         if path not in synced or _state(synced[path].file) != state
     ]
     report.unchanged = len(found.states) - len(todo)
+    plan = Plan()
     missing = [
         path
         for path in synced
@@ -86,6 +80,7 @@ def sync(
         and printable(path) not in report.failed
         and not path.startswith(tuple(found.unlisted))
     ]
+    confirmed = _confirmed(allow_empty, roots, missing)
     # An image that was renamed during the scan may be where the scan had already been.
     arrivals = found.arrivals(path_filter) if missing else {}
     arrived_sizes = {size for sizes in arrivals.values() for size in sizes or ()}
@@ -93,7 +88,6 @@ def sync(
     unmatched = {
         path: synced[path] for path in [*missing, *(path for path in todo if path in synced)]
     }
-    plan = Plan()
     if unmatched:
         sizes = {old.file.size for old in unmatched.values()}
         candidates = [path for path in todo if found.states[path][0] in sizes]
@@ -116,7 +110,7 @@ def sync(
                 # What could not be read may be a missing image of its size.
                 arrived_sizes.union(found.states[path][0] for path in unreadable),
                 has_unknown_arrivals=None in arrivals.values(),
-                allow_empty=allow_empty,
+                confirmed=confirmed,
             )
             if not dry_run:
                 for key in plan.removed.values():
@@ -135,11 +129,14 @@ def sync(
         todo = [path for path in todo if path not in waiting]
         report.waiting = len(waiting)
         report.missing = {printable(folder): count for folder, count in report.missing.items()}
+    settled = plan.removed.keys() | set(plan.old_paths.values())
+    left_for_good = _left_for_good(gone, synced, settled, report)
     if dry_run:
         _predict_ingest(store, todo, synced, plan, report)
     else:
         ingest(store, encoder, todo, metadata, report, on_progress)
-        _remember(store, folders, include, exclude, all_folders, model)
+        names = [name for name in map(absolute, folders) if name not in left_for_good]
+        _remember(store, names, include, exclude, all_folders, model)
     return report
 
 
@@ -148,16 +145,32 @@ def _patterns(patterns: Iterable[str]) -> Iterable[str]:
     return patterns if isinstance(patterns, str) else tuple(patterns)
 
 
+def _left_for_good(
+    gone: Iterable[str], synced: Collection[str], settled: Collection[str], report: SyncReport
+) -> set[str]:
+    """Of the roots that are gone, those whose items have all moved or been removed.
+
+    Reports those that had none, as nothing else does.
+    """
+    left: set[str] = set()
+    for root in gone:
+        paths = [path for path in synced if path.startswith(_below([root]))]
+        if not paths:
+            report.failed[printable(root)] = _GONE
+        elif all(path in settled for path in paths):
+            left.add(root)
+    return left
+
+
 def _remember(
     store: Store,
-    folders: Iterable[str | os.PathLike[str]],
+    folders: Iterable[str],
     include: Iterable[str],
     exclude: Iterable[str],
     all_folders: bool,
     model: str | None,
 ) -> None:
-    absolute = (os.path.abspath(os.path.expanduser(folder)) for folder in folders)  # noqa: PTH100, PTH111
-    names = tuple(dict.fromkeys(absolute))
+    names = tuple(dict.fromkeys(folders))
     with store.reading():
         before = store.sources
     if model is None:
@@ -220,7 +233,7 @@ def _plan(
     unread_sizes: Container[int],
     *,
     has_unknown_arrivals: bool,
-    allow_empty: bool,
+    confirmed: Container[str],
 ) -> tuple[Plan, dict[str, int]]:
     """The plan, and folder to number of items kept because their disk may be away."""
     waiting = [
@@ -231,9 +244,7 @@ def _plan(
     while True:
         plan = plan_moves(store, unmatched, states, read)
         plan.keep(waiting)
-        if allow_empty:
-            return plan, {}
-        kept = keep_unsure(roots, states, synced, plan)
+        kept = keep_unsure(roots, states, synced, plan, confirmed)
         # Nothing new enters these folders, or the next sync would see no sign of the loss.
         unsure = _below(kept)
         if not any(path.startswith(unsure) for path in plan.old_paths):
@@ -242,6 +253,54 @@ def _plan(
         contents = {read[path].content for path in refused}
         waiting += [path for path, item in missing.items() if item.file.content in contents]
         read = {path: file for path, file in read.items() if path not in refused}
+
+
+def _scanned(
+    store: Store, folders: Sequence[str | os.PathLike[str]], path_filter: PathFilter
+) -> tuple[dict[str, SyncedItem], list[str], list[str], Scan]:
+    """The gallery's items by path, the roots, those of them that are gone, and what is in others.
+
+    Raises:
+        GalleryError: a folder does not exist, and was never synced; or none exists.
+    """
+    with store.reading():
+        files = store.files((b"",))
+        sources = store.sources
+    items = {os.fsdecode(file.path): SyncedItem(key, file) for key, file in files.items()}
+    remembered = () if sources is None else sources.folders
+    try:
+        roots = find_roots(folders, lambda root: root in remembered or bool(below(root, items)))
+    except NotADirectoryError as error:
+        raise GalleryError(f"{error.filename}: {error.strerror}") from error
+    roots, known = known_names(store.file, roots, items)
+    gone = [root for root in roots if is_gone(root)]
+    return items, roots, gone, scan([r for r in roots if r not in gone], path_filter, known)
+
+
+def _confirmed(
+    allow_empty: bool | Iterable[str | os.PathLike[str]],
+    roots: Iterable[str],
+    missing: Collection[str],
+) -> Container[str]:
+    """Of the paths of missing images, those whose items the caller allows to be removed.
+
+    Raises:
+        TypeError: a single folder that is not in a list.
+        ValueError: a folder has nothing to do with the roots.
+    """
+    if isinstance(allow_empty, bool):
+        return missing if allow_empty else ()
+    if isinstance(allow_empty, str | bytes | os.PathLike):
+        raise TypeError(f"allow_empty is {allow_empty!r}, expected True or a list of folders")
+    confirmed: set[str] = set()
+    for folder in allow_empty:
+        name = absolute(folder)
+        if not (below(name, roots) or any(below(root, [name]) for root in roots)):
+            raise ValueError(
+                f"allow_empty names {printable(name)}, which is in none of the folders to sync"
+            )
+        confirmed.update(below(name, missing))
+    return confirmed
 
 
 def _below(folders: Iterable[str]) -> tuple[str, ...]:
