@@ -26,18 +26,19 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitgaze.errors import GalleryCorrupt
 from bitgaze.gallery import items
-from bitgaze.gallery.column import ABSENT, MAX_SLOTS, Column
+from bitgaze.gallery.column import ABSENT, MAX_SLOTS, Column, Test
 from bitgaze.gallery.filters import Condition
 from bitgaze.gallery.metadata import objects_from
+from bitgaze.gallery.segment import Segment
 
 _MAX_FIELDS = 64
 _MAX_NAME_LETTERS = 256
@@ -48,8 +49,9 @@ _MAX_TEXT_LETTERS = 32 << 20
 _MAX_CHANGED = 512
 # Of all chunks: from here on, a chunk is rebuilt at every `_CHANGED_STEP` changes.
 _MAX_ALL_CHANGED, _CHANGED_STEP = 8192, 32
-# Columns kept in memory.
+# Columns kept in memory, and how many chunks of a field are kept as one.
 _MAX_CACHED_BYTES = 256 << 20
+_SEGMENT_CHUNKS = 32
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class _Chunk:
     names: str  # `columns` as JSON
     is_complete: bool
     changed: frozenset[int]
+
+
+# CRC-32 of a chunk's column, None if it has none; and the number of items.
+_Mark: TypeAlias = tuple[int | None, int]
 
 
 class _Part(NamedTuple):
@@ -81,8 +87,9 @@ class Columns:
     def __init__(self) -> None:
         self._chunks: dict[int, _Chunk] = {}
         self._has_all = False
-        # (field, chunk) -> checksum and column; and for what is read from items, version and parts.
-        self._kept: dict[tuple[str, int], tuple[int, Column]] = {}
+        # (field, number of the segment) -> checksum and size of each chunk, and the segment.
+        self._kept: dict[tuple[str, int], tuple[list[_Mark], Segment]] = {}
+        # (field, chunk) -> for what is read from items, version and parts.
         self._read: dict[tuple[str, int], tuple[int, list[_Part]]] = {}
         self._cached_bytes = 0
 
@@ -112,21 +119,26 @@ class Columns:
             GalleryCorrupt: a column is damaged, or an item that is read.
         """
         self._load_all(db, path)
-        names = {condition.field for condition in conditions}
-        is_met_by_absence = [bool(_NOTHING.matches(c)[0]) for c in conditions]
+        tests: dict[str, list[Test]] = {}
+        for condition in conditions:
+            tests.setdefault(condition.field, []).append(Test(condition))
         allowed = np.ones(count, bool)
-        for n, chunk, size, new in self._checked_chunks(path, count, pending):
-            met = allowed[n * MAX_SLOTS :][:size]
-            parts = self._parts(db, path, n, chunk, size, names, new)
-            for condition, is_met in zip(conditions, is_met_by_absence, strict=True):
-                name = condition.field
-                found = np.full(size, is_met)
-                if name in chunk.columns:
-                    base = self._column(db, path, n, chunk, name).matches(condition)[:size]
-                    found[: len(base)] = base
-                for slots, column in parts[name]:
-                    found[slots] = column.matches(condition)
-                met &= found
+        chunks = self._checked_chunks(path, count, pending)
+        while segment := list(islice(chunks, _SEGMENT_CHUNKS)):
+            first = segment[0][0]
+            met = {
+                name: self._segment(db, path, name, segment).matches(tests[name]) for name in tests
+            }
+            for n, chunk, size, new in segment:
+                if chunk.changed or new or not chunk.is_complete:
+                    parts = self._parts(db, path, n, chunk, size, tests, new)
+                    for name, found in met.items():
+                        for slots, column in parts[name]:
+                            is_met = [column.matches(test) for test in tests[name]]
+                            found[(n - first) * MAX_SLOTS + slots] = np.all(is_met, axis=0)
+            target = allowed[first * MAX_SLOTS :][: len(next(iter(met.values())))]
+            for found in met.values():
+                target &= found
         return allowed
 
     def fields(
@@ -240,18 +252,42 @@ class Columns:
         row = db.execute(f"SELECT {_ROW} FROM field_chunk WHERE n = ?", (n,)).fetchone()
         return None if row is None else _chunk(path, n, row)
 
+    def _segment(
+        self,
+        db: sqlite3.Connection,
+        path: Path,
+        name: str,
+        chunks: Sequence[tuple[int, _Chunk, int, set[int]]],
+    ) -> Segment:
+        """A field's columns of successive chunks."""
+        key = name, chunks[0][0] // _SEGMENT_CHUNKS
+        marks: list[_Mark] = [
+            (chunk.columns[name][1] if name in chunk.columns else None, size)
+            for _, chunk, size, _ in chunks
+        ]
+        cached = self._kept.get(key)
+        if cached is not None and cached[0] == marks:
+            return cached[1]
+        columns = [
+            self._column(db, path, n, chunk, name) if name in chunk.columns else None
+            for n, chunk, _, _ in chunks
+        ]
+        segment = Segment(columns, [size for _, size in marks])
+        self._forget(key)
+        self._kept[key] = marks, segment
+        self._note_cached(segment.nbytes)
+        return segment
+
     def _column(
         self, db: sqlite3.Connection, path: Path, n: int, chunk: _Chunk, name: str
     ) -> Column:
         number, crc = chunk.columns[name]
-        cached = self._kept.get((name, n))
-        if cached is not None and cached[0] == crc:
-            return cached[1]
-        column = _read_column(db, path, n, chunk, number, crc)
-        self._forget((name, n))
-        self._kept[name, n] = crc, column
-        self._note_cached(column.nbytes)
-        return column
+        marks, segment = self._kept.get((name, n // _SEGMENT_CHUNKS), ([], None))
+        place = n % _SEGMENT_CHUNKS
+        column = None
+        if segment is not None and place < len(marks) and marks[place][0] == crc:
+            column = segment.columns[place]
+        return column or _read_column(db, path, n, chunk, number, crc)
 
     def _parts(
         self,
@@ -285,8 +321,8 @@ class Columns:
 
     def _forget(self, key: tuple[str, int], *, is_kept: bool = True) -> None:
         if is_kept:
-            column = self._kept.pop(key, None)
-            self._cached_bytes -= 0 if column is None else column[1].nbytes
+            segment = self._kept.pop(key, None)
+            self._cached_bytes -= 0 if segment is None else segment[1].nbytes
         else:
             parts = self._read.pop(key, None)
             self._cached_bytes -= 0 if parts is None else sum(p.column.nbytes for p in parts[1])
@@ -346,7 +382,6 @@ def rebuild_all(db: sqlite3.Connection, path: Path, count: int) -> None:
 
 _ROW = "version, built, names, is_complete, changed, crc"
 _EMPTY = _Chunk(0, 0, {}, "{}", True, frozenset())
-_NOTHING = Column.of([ABSENT])
 
 
 def _damaged(path: Path, n: int) -> GalleryCorrupt:
