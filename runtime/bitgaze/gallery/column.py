@@ -36,6 +36,8 @@ from bitgaze.gallery.texts import Pattern, Texts
 MAX_SLOTS = 4096
 
 _HEADER = struct.Struct("<8I")
+# So few are kept as objects of Python, which are found five times as fast.
+_FEW_STRINGS = 256
 _TOO_LARGE = 10**MAX_DIGITS
 # Ranks after the last string.
 _FALSE, _TRUE, _OTHER, _NULL, _ABSENT, _CONSTANTS = range(6)
@@ -360,6 +362,11 @@ class Column:
         return Texts(self.text, self.ends)
 
     @cached_property
+    def _strings(self) -> Sequence[bytes] | Texts:
+        texts = self._texts
+        return texts if len(texts) > _FEW_STRINGS else [texts[n] for n in range(len(texts))]
+
+    @cached_property
     def _numbers(self) -> list[tuple[Any, int]]:
         """Groups of numbers and their first ranks."""
         floats, large, *_ = self._starts
@@ -386,7 +393,7 @@ class Column:
                 yield start, start + (2 if value is None else 1)  # absent is null
                 continue
             is_text = isinstance(value, bytes)
-            for group, start in [(self._texts, first)] if is_text else self._numbers:
+            for group, start in [(self._strings, first)] if is_text else self._numbers:
                 yield from _between(group, start, low, high, is_open=is_open)
 
 

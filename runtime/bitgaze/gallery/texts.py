@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bitgaze.gallery.filters import like
 
-# Strings that hold a part are looked for one by one up to this many.
+# Places of a part are looked for one by one up to this many.
 _FEW = 64
 # Parts between "%". Each is looked for in all strings; with more, each string is matched instead.
 _MAX_PARTS = 8
@@ -37,12 +37,10 @@ class Texts:
 
     def holding(self, part: bytes) -> NDArray[np.int64] | None:
         """Numbers of the strings that hold some bytes, ascending; None if they are many."""
-        if self.text.count(part) > _FEW:
-            return None
         found: list[int] = []
         start = self.text.find(part)
         while start >= 0:
-            if len(found) > _FEW:  # they overlap
+            if len(found) >= _FEW:
                 return None
             found.append(start)
             start = self.text.find(part, start + 1)
