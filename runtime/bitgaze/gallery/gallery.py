@@ -212,7 +212,7 @@ class Gallery:
             GalleryCorrupt: the file is damaged.
         """
         with self._store.reading():
-            return self._store.item(self._store.slot(key))
+            return self._store.get(key)
 
     def fields(self) -> list[str]:
         """Names of the metadata fields that items have, sorted; `where` filters by them.
@@ -444,8 +444,7 @@ class Gallery:
         if not items:
             return
         with self._store.writing():
-            for item in items:
-                self._store.put(item)
+            self._store.put_all(items)
 
     def set_metadata(self, key: str, metadata: Mapping[str, Any]) -> None:
         """Replace all of an item's metadata.

@@ -254,7 +254,7 @@ def read_item(
         file,
         looks[: len(boxes)].copy() if len(boxes) else _NO_LOOKS,
         boxes,
-        structure.copy() if structure.any() else None,
+        structure.copy() if len(structure) and structure.any() else None,
         None if properties is None else read_metadata(path, properties, key),
         classes,
     )

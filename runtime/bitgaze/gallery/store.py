@@ -6,7 +6,7 @@ describes the tables); models, images and searches are above.
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import chain
@@ -97,6 +97,8 @@ class Store:
         self._columns = Columns()
         # Slots whose metadata this transaction has changed.
         self._changed_metadata: set[int] = set()
+        # Whether there is a thumbnail; None if this transaction has not looked.
+        self._has_thumbnails: bool | None = None
         # Removed bytes are still in the log, and in free places of the file.
         self._needs_checkpoint = False
         self._needs_compaction = False
@@ -239,12 +241,36 @@ class Store:
             TypeError: the key is not a str.
             GalleryCorrupt: the key index is damaged.
         """
+        return self._find(key, None)
+
+    def _find(self, key: str, read: Callable[[int], str] | None) -> int | None:
         if not isinstance(key, str):
             raise TypeError(f"key must be a str, got {type(key).__name__}: {key!r}")
         try:
-            return self._lookup.find("key", key)
+            return self._lookup.find("key", key, read)
         except UnicodeEncodeError:  # a lone surrogate: possible in a path, but not in a stored key
             return None
+
+    def get(self, key: str) -> Item:
+        """The item with this key; reads its row once.
+
+        Raises:
+            KeyError: no item has this key.
+            TypeError: the key is not a str.
+            GalleryCorrupt: the item is damaged, or the key index.
+        """
+        found: list[Item] = []
+
+        def read(slot: int) -> str:
+            found.append(self.item(slot))
+            return found[-1].key
+
+        if self._find(key, read) is None:
+            raise self._no_item(key)
+        return found[-1]
+
+    def _no_item(self, key: str) -> KeyError:
+        return KeyError(f"{self.path} holds no item {key!r}")
 
     def slot(self, key: str) -> int:
         """The slot of the item with this key.
@@ -256,7 +282,7 @@ class Store:
         """
         slot = self.find(key)
         if slot is None:
-            raise KeyError(f"{self.path} holds no item {key!r}")
+            raise self._no_item(key)
         return slot
 
     def check_free(self, key: str) -> None:
@@ -276,7 +302,8 @@ class Store:
             raise GalleryCorrupt(
                 f"{self.path}: an index names slot {slot}, but there are {len(self.index)} items"
             )
-        looks, structure = self._looks.array[slot], self._structure.array[slot]
+        looks = self._looks.array[slot] if self.info["looks"] else _NO_LOOKS
+        structure = self._structure.array[slot] if self.info["structure"] else _NO_STRUCTURE
         return items.read_item(self._db, self.path, slot, self.index[slot], looks, structure)
 
     def item_of_file(self, path: bytes) -> Item | None:
@@ -324,23 +351,43 @@ class Store:
 
     def put(self, item: Item) -> None:
         """Store an item; one with the same key is replaced."""
+        self.put_all([item])
+
+    def put_all(self, new_items: Iterable[Item]) -> None:
+        """Store items, one after the other, as `put`."""
+        new_codes: list[NDArray[np.uint8]] = []
+        for item in new_items:
+            self._put(item, new_codes)
+        if new_codes:
+            self.index.add(np.stack(new_codes))
+
+    def _put(self, item: Item, new_codes: list[NDArray[np.uint8]]) -> None:
+        """Store an item; `new_codes` are those that the index does not have yet."""
         check_array(item.code, "code")
+        if item.code.shape != (self.index.bits // 8,):
+            raise ValueError(
+                f"code of {item.key!r} has shape {item.code.shape}, expected "
+                f"({self.index.bits // 8},)"
+            )
         looks, structure = self._checked_looks(item), self._checked_structure(item)
-        slot = self.find(item.key)
+        slot, count = self.find(item.key), len(self.index)
         is_new = slot is None
         if slot is None:
-            slot = len(self.index)
+            slot = count + len(new_codes)
         # The row first: if it cannot be written, codes and items still match.
         written = self._write_item(slot, item, is_new=is_new)
         if is_new:
-            self.index.add(item.code[None])
+            new_codes.append(item.code)
             self._looks.add(looks[None])
             self._structure.add(structure[None])
             self._changed_metadata.add(slot)
         else:
-            if not np.array_equal(self.index[slot], item.code):
-                thumbnails.delete_thumbnail(self._db, slot)  # of another image
-            self.index.replace(slot, item.code)
+            if slot >= count:  # twice among new items: none has a thumbnail yet
+                new_codes[slot - count] = item.code
+            else:
+                if not np.array_equal(self.index[slot], item.code):
+                    self._delete_thumbnail(slot)  # of another image
+                self.index.replace(slot, item.code)
             self._looks.replace(slot, looks)
             self._structure.replace(slot, structure)
             self._needs_checkpoint = True  # for its old code
@@ -365,6 +412,12 @@ class Store:
         self._sums.change_item(slot, written.old_crc, written.crc)
         return written
 
+    def _delete_thumbnail(self, slot: int) -> None:
+        if self._has_thumbnails is None:
+            self._has_thumbnails = thumbnails.has_any(self._db)
+        if self._has_thumbnails:
+            thumbnails.delete_thumbnail(self._db, slot)
+
     def _check_file_free(self, file: FileState | None, slot: int) -> None:
         """Raise GalleryError if another item was made from this file."""
         if file is None or not isinstance(file.path, bytes):  # `write_item` reports the second
@@ -388,8 +441,6 @@ class Store:
                 f"boxes of {item.key!r} have shape {boxes.shape}, expected ({count}, 4), from 0 to "
                 "1: a box for each look"
             )
-        if item.code.shape != (width,):
-            raise ValueError(f"code has shape {item.code.shape}, expected ({width},)")
         if not count:
             return np.broadcast_to(item.code, (places, width))
         check_array(item.looks, "looks")
@@ -419,9 +470,10 @@ class Store:
         if removed.path is not None:
             self._lookup.remove("path", removed.path, slot)
         self._sums.change_item(slot, removed.crc, removed.new_crc)
-        thumbnails.delete_thumbnail(self._db, slot)
+        self._delete_thumbnail(slot)
         if removed.last_key is not None:
-            thumbnails.move_thumbnail(self._db, self.path, last, slot)
+            if self._has_thumbnails:
+                thumbnails.move_thumbnail(self._db, self.path, last, slot)
             self._lookup.move("key", removed.last_key, last, slot)
             if removed.last_path is not None:
                 self._lookup.move("path", removed.last_path, last, slot)
@@ -589,6 +641,7 @@ class Store:
     def set_thumbnail(self, slot: int, image: bytes) -> None:
         """Store the thumbnail of the item in a slot, until its code changes. Inside `writing`."""
         thumbnails.write_thumbnail(self._db, slot, image)
+        self._has_thumbnails = True
         self._needs_checkpoint = True  # for the one before
 
     def distinct_pairs(self) -> set[tuple[bytes, bytes]]:
@@ -651,6 +704,7 @@ class Store:
         for changed in self._changed_chunks.values():
             changed.clear()
         self._changed_metadata.clear()
+        self._has_thumbnails = None
         self._refresh()
 
     def _commit(self) -> None:
