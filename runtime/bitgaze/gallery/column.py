@@ -398,7 +398,7 @@ class Column:
 
 
 def _between(
-    group: Sequence[Any], start: int, low: Any, high: Any, *, is_open: bool
+    group: Any, start: int, low: Any, high: Any, *, is_open: bool
 ) -> Iterator[tuple[int, int]]:
     """The range of ranks of a group's values from `low` to `high`, if there are any."""
     count = len(group)

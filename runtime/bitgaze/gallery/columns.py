@@ -1,4 +1,4 @@
-"""Kept columns: the metadata fields of a gallery's items, so that a condition reads few bytes.
+"""Kept columns: metadata fields and keys of a gallery's items, so that a condition reads few bytes.
 
 Owns two tables, and evaluates conditions with them. Column by column, 4,096 slots at a time:
   field(id, column)
@@ -7,7 +7,7 @@ Owns two tables, and evaluates conditions with them. Column by column, 4,096 slo
   field_chunk(n, version, built, names, is_complete, changed, crc)
       version      counts the writes of this row, from a random number on
       built        number of slots that the columns cover, from n * 4096 on
-      names        JSON: name of each field -> [id % 64, CRC-32 of the column]
+      names        JSON: name of each field, "@key" for keys -> [id % 64, CRC-32 of the column]
       is_complete  whether the items have no other fields: at most 64 are kept, and none whose
                    column or name is too large
       changed      slots that the columns do not describe, relative to the chunk; uint16,
@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from bitgaze.errors import GalleryCorrupt
 from bitgaze.gallery import items
 from bitgaze.gallery.column import ABSENT, MAX_SLOTS, Column, Test
-from bitgaze.gallery.filters import Condition
+from bitgaze.gallery.filters import KEY, Condition
 from bitgaze.gallery.metadata import objects_from
 from bitgaze.gallery.segment import Segment
 
@@ -106,14 +106,14 @@ class Columns:
         count: int,
         pending: Collection[int],
     ) -> NDArray[np.bool_]:
-        """Which of `count` items meet all conditions on fields: bool, (count,), by slot.
+        """Which of `count` items meet all conditions: bool, (count,), by slot.
 
         Args:
             db: connection to the gallery.
             path: the gallery's file, for messages.
-            conditions: on fields of metadata.
+            conditions: on fields of metadata, or on the key.
             count: number of items.
-            pending: slots whose metadata the present transaction has changed.
+            pending: slots whose keys or metadata the present transaction has changed.
 
         Raises:
             GalleryCorrupt: a column is damaged, or an item that is read.
@@ -130,7 +130,8 @@ class Columns:
                 name: self._segment(db, path, name, segment).matches(tests[name]) for name in tests
             }
             for n, chunk, size, new in segment:
-                if chunk.changed or new or not chunk.is_complete:
+                is_described = chunk.is_complete and (KEY not in tests or KEY in chunk.columns)
+                if chunk.changed or new or not is_described:
                     parts = self._parts(db, path, n, chunk, size, tests, new)
                     for name, found in met.items():
                         for slots, column in parts[name]:
@@ -160,7 +161,7 @@ class Columns:
             slots = _slots_to_read(chunk, size, new, is_complete=chunk.is_complete)
             for _, objects in _read_objects(db, path, n, slots):
                 names.update(*objects)
-        return names
+        return names - {KEY}
 
     def commit(
         self, db: sqlite3.Connection, path: Path, count: int, changed: Collection[int]
@@ -171,7 +172,7 @@ class Columns:
             db: connection to the gallery.
             path: the gallery's file, for messages.
             count: number of items.
-            changed: slots whose metadata have changed, or that are new or gone.
+            changed: slots whose keys or metadata have changed, or that are new or gone.
 
         Raises:
             GalleryCorrupt: a row of `field_chunk` is damaged.
@@ -307,7 +308,8 @@ class Columns:
             if not pending and cached is not None and cached[0] == chunk.version:
                 found[name] = cached[1]
             else:
-                unknown[chunk.is_complete or name in chunk.columns].append(name)
+                is_known = name in chunk.columns or (chunk.is_complete and name != KEY)
+                unknown[is_known].append(name)
         for is_complete, wanted in unknown.items():
             slots = _slots_to_read(chunk, size, pending, is_complete=is_complete) if wanted else ()
             new = _read_parts(db, path, n, slots, wanted)
@@ -478,7 +480,7 @@ def _build(db: sqlite3.Connection, path: Path, n: int, size: int) -> tuple[dict[
     counts = Counter(chain.from_iterable(objects))
     names = sorted(
         (name for name in counts if len(name) <= _MAX_NAME_LETTERS),
-        key=lambda name: (-counts[name], name),
+        key=lambda name: (-counts[name], name != KEY, name),
     )[:_MAX_FIELDS]
     blobs = {name: _blob(path, n, objects, name) for name in names}
     blobs = {name: blob for name, blob in blobs.items() if len(blob) <= _MAX_COLUMN_BYTES}
@@ -501,7 +503,7 @@ def _compare(db: sqlite3.Connection, path: Path, n: int, chunk: _Chunk) -> None:
         is_same = all(
             zlib.crc32(_blob(path, n, objects, name)) == crc
             for name, (_, crc) in chunk.columns.items()
-        ) and (not chunk.is_complete or chunk.columns.keys() == set().union(*objects))
+        ) and (not chunk.is_complete or chunk.columns.keys() | {KEY} == {KEY}.union(*objects))
     if not is_same:
         raise _damaged(path, n)
 
@@ -543,14 +545,19 @@ def _slots_to_read(
 def _read_objects(
     db: sqlite3.Connection, path: Path, n: int, slots: Sequence[int]
 ) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
-    """Batches of metadata as text and parsed, of the items in some slots of a chunk, ascending."""
+    """Batches of texts and fields of the items in some slots of a chunk, ascending.
+
+    The texts are keys and metadata as JSON. The key is the field "@key".
+    """
     first = n * MAX_SLOTS
-    for texts in items.read_texts(db, path, [first + slot for slot in slots]):
+    for keys, texts in items.read_texts(db, path, [first + slot for slot in slots]):
         try:
             objects = objects_from(texts)
         except ValueError as error:
             raise _damaged(path, n) from error
-        yield texts, objects
+        for key, metadata in zip(keys, objects, strict=True):
+            metadata[KEY] = key
+        yield [*keys, *texts], objects
 
 
 def _read_parts(
@@ -567,7 +574,7 @@ def _read_parts(
     for texts, objects in _read_objects(db, path, n, slots):
         for name, held in values.items():
             held += [metadata.get(name, ABSENT) for metadata in objects]
-        end += len(texts)
+        end += len(objects)
         letters += sum(map(len, texts))
         if letters > _MAX_TEXT_LETTERS or end == len(slots):
             for name, held in values.items():

@@ -90,6 +90,4 @@ class Segment:
     def nbytes(self) -> int:
         """About its size in memory."""
         owners = 0 if self._owners is None else self._owners.nbytes
-        return (
-            self._ranks.nbytes + owners + sum(column.nbytes for _, column in self._first_ranks)
-        )
+        return self._ranks.nbytes + owners + sum(column.nbytes for _, column in self._first_ranks)

@@ -95,7 +95,7 @@ class Store:
         self._must_reopen = False
         self._pid = os.getpid()
         self._columns = Columns()
-        # Slots whose metadata this transaction has changed.
+        # Slots whose keys or metadata this transaction has changed.
         self._changed_metadata: set[int] = set()
         # Whether there is a thumbnail; None if this transaction has not looked.
         self._has_thumbnails: bool | None = None
@@ -111,7 +111,6 @@ class Store:
             path, model_info, self._timeout_s, is_immutable=immutable is not None
         )
         self._data_version = -1
-        self._has_checked_items = False
         self._must_compare = has_log
         self._connected_pid = os.getpid()
         self._identity = None
@@ -330,23 +329,20 @@ class Store:
     def allowed(self, conditions: Sequence[Condition]) -> NDArray[np.bool_]:
         """Which items meet all conditions: bool, (n,), by slot.
 
-        Conditions on fields read the field's columns, see columns.py. Patterns and ranges of the
-        key look at each item, and the first of them verifies all items.
+        Reads the columns of fields and keys, see columns.py, and the lookup for equal keys.
 
         Raises:
             GalleryCorrupt: a column is damaged, or an item that is read.
         """
         count = len(self.index)
-        on_fields = [condition for condition in conditions if condition.field != KEY]
+        on_columns = [c for c in conditions if c.field != KEY or c.operator not in ("in", "!=")]
         allowed = np.ones(count, bool)
-        if on_fields:
+        if on_columns:
             changed = self._changed_metadata
-            allowed = self._columns.allowed(self._db, self.path, on_fields, count, changed)
+            allowed = self._columns.allowed(self._db, self.path, on_columns, count, changed)
         for condition in conditions:
-            if condition.field == KEY:
-                allowed &= items.match_keys(
-                    self._db, condition, count, self.find, self._check_items
-                )
+            if condition not in on_columns:
+                allowed &= items.match_keys(condition, count, self.find)
         return allowed
 
     def put(self, item: Item) -> None:
@@ -512,6 +508,7 @@ class Store:
                 self._lookup.add("path", file.path, slot)
             self._sums.change_item(slot, written.old_crc, written.crc)
             self._changed_chunks["chunk"].add(slot // SLOTS["chunk"])
+        self._changed_metadata.update(slots)
         self._needs_checkpoint = True  # for the old keys
         self._needs_compaction |= any(key != new_key for key, new_key, _ in moves)
 
@@ -543,12 +540,6 @@ class Store:
 
     def _items(self) -> Iterator[items.Row]:
         return items.read_items(self._db, self.path, len(self.index))
-
-    def _check_items(self) -> None:
-        """Verify items, once per connection; takes 2 s for a million."""
-        if not self._has_checked_items:
-            items.check_items(self._db, self.path, len(self.index), self._sums)
-            self._has_checked_items = True
 
     def problems(self, limit: int) -> list[str]:
         """Damage of pages, items and indexes, a sentence each, up to a limit. Inside `reading`."""

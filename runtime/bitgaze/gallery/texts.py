@@ -76,7 +76,9 @@ class Pattern:
         first, *others = self._parts
         least = sum(part.length for part in self._parts)
         lengths = stops - starts
-        numbers = np.flatnonzero(lengths >= least if others else lengths == least)
+        numbers: NDArray[np.int64] = np.flatnonzero(
+            lengths >= least if others else lengths == least
+        )
         numbers = numbers[first.is_at(letters, starts[numbers])]
         if not others:
             return numbers
@@ -84,11 +86,9 @@ class Pattern:
         numbers = numbers[last.is_at(letters, stops[numbers] - last.length)]
         middle = [part for part in middle if part.length]
         if len(middle) > _MAX_PARTS:
-            is_met = [
-                bool(self._matches(texts[n].decode("utf-8", "surrogatepass")))
-                for n in numbers.tolist()
-            ]
-            return numbers[np.array(is_met, bool)]
+            found = (texts[n].decode("utf-8", "surrogatepass") for n in numbers.tolist())
+            is_met = [bool(self._matches(text)) for text in found]
+            return np.compress(is_met, numbers)
         # The first place of a part is as good as any later one.
         places, ends = starts[numbers] + first.length, stops[numbers] - last.length
         for part in middle:
@@ -124,7 +124,8 @@ class _Part:
         for offset, letter in others:
             found = found[letters[found + offset] == letter]
         found = np.append(found, len(letters))
-        return found[np.searchsorted(found[:-1], places)]
+        first: NDArray[np.int64] = found[np.searchsorted(found[:-1], places)]
+        return first
 
 
 def _bytes(text: str) -> bytes:
