@@ -117,6 +117,7 @@ _CRC_INPUT = (
     " || ifnull(properties, '') || x'00' || ifnull(boxes, '') || x'00' || ifnull(classes, '') END"
     " AS BLOB) END"
 )
+_INSERT = f"INSERT INTO item({COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _BATCH_ROWS = 4096
 _BOX_STEPS = 65535
 _BOX_BYTES = 8
@@ -422,10 +423,7 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item, *, is_new: bool) -
     row = (slot, item.key, metadata, *state, properties, _packed(item.boxes), item.classes or None)
     crc = item_crc(*row)
     if is_new:
-        db.execute(
-            f"INSERT INTO item({COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*row, crc),
-        )
+        db.execute(_INSERT, (*row, crc))
         return Written(crc, 0, None, has_same_metadata=True)
     old_path, old_crc, has_same_metadata = db.execute(
         "SELECT CASE typeof(path) WHEN 'blob' THEN path END, crc, metadata = ? FROM item"

@@ -78,8 +78,8 @@ class Lookup:
         Raises:
             GalleryCorrupt: the bucket is damaged or missing, or does not match the items.
         """
-        digest = _digest(kind, name)
-        bucket = self._bucket(self._address(digest))
+        digest, number = _digest(kind, name)
+        bucket = self._bucket(self._address(number))
         for position in _positions(bucket, digest):
             start = position + _DIGEST_BYTES
             slot = int.from_bytes(bucket[start : start + 4], "little")
@@ -87,7 +87,7 @@ class Lookup:
             if found == name:
                 return slot
             is_other = (
-                isinstance(found, type(name)) and _digest(kind, found) == digest
+                isinstance(found, type(name)) and _digest(kind, found)[0] == digest
             )  # one pair in 2**64
             if not is_other:
                 raise GalleryCorrupt(f"{self._path}: the {kind} index is damaged at {name!r}")
@@ -99,8 +99,8 @@ class Lookup:
 
     def add(self, kind: Kind, name: str | bytes, slot: int) -> None:
         """Add an entry."""
-        digest = _digest(kind, name)
-        self._to_change(self._address(digest)).extend(digest + slot.to_bytes(4, "little"))
+        digest, number = _digest(kind, name)
+        self._to_change(self._address(number)).extend(digest + slot.to_bytes(4, "little"))
 
     def remove(self, kind: Kind, name: str | bytes, slot: int) -> None:
         """Remove an entry; does nothing if there is none, as for a damaged item."""
@@ -125,6 +125,8 @@ class Lookup:
     def resize(self, items: int) -> None:
         """Split or merge buckets, after the number of items has changed."""
         wanted = bucket_count(items)
+        if wanted == self._count:
+            return
         while self._count < wanted:
             new = self._count
             parent = self._to_change(_parent(new))
@@ -152,9 +154,9 @@ class Lookup:
             self._db.execute("DELETE FROM lookup WHERE n >= ?", (self._count,))
         self._changed.clear()
 
-    def _address(self, digest: bytes) -> int:
+    def _address(self, digest: int) -> int:
         count = self._count
-        number = int.from_bytes(digest, "little") & ((1 << count.bit_length()) - 1)
+        number = digest & ((1 << count.bit_length()) - 1)
         return number if number < count else _parent(number)
 
     def _bucket(self, number: int) -> bytes | bytearray:
@@ -180,8 +182,8 @@ class Lookup:
         return bucket
 
     def _position(self, kind: Kind, name: str | bytes, slot: int) -> tuple[int, int] | None:
-        digest = _digest(kind, name)
-        number = self._address(digest)
+        digest, number = _digest(kind, name)
+        number = self._address(number)
         bucket = self._bucket(number)
         entry = digest + slot.to_bytes(4, "little")
         return next(((number, position) for position in _positions(bucket, entry)), None)
@@ -234,7 +236,7 @@ def _all_buckets(
     """The number and entries of each bucket, as a gallery with these names must have them."""
     packed = bytearray()
     for kind, name, slot in names:
-        packed += _digest(kind, name)
+        packed += _digest(kind, name)[0]
         packed += slot.to_bytes(4, "little")
     entries = np.frombuffer(bytes(packed), _ENTRY)
     count = bucket_count(items)
@@ -258,9 +260,11 @@ def _parent(number: int) -> int:
 
 
 @lru_cache(maxsize=8)  # a write looks for a name, then adds it
-def _digest(kind: Kind, name: str | bytes) -> bytes:
+def _digest(kind: Kind, name: str | bytes) -> tuple[bytes, int]:
+    """The digest as bytes and as a number."""
     content = name if isinstance(name, bytes) else name.encode()
-    return blake2b(content, digest_size=_DIGEST_BYTES, person=_PERSON[kind]).digest()
+    digest = blake2b(content, digest_size=_DIGEST_BYTES, person=_PERSON[kind]).digest()
+    return digest, int.from_bytes(digest, "little")
 
 
 def _positions(bucket: bytes | bytearray, start: bytes) -> Iterator[int]:
