@@ -362,8 +362,8 @@ class Store:
         check_array(item.code, "code")
         if item.code.shape != (self.index.bits // 8,):
             raise ValueError(
-                f"code of {item.key!r} has shape {item.code.shape}, expected "
-                f"({self.index.bits // 8},)"
+                f"code of {item.key!r} has {item.code.size} bytes in shape {item.code.shape}, "
+                f"expected ({self.index.bits // 8},)"
             )
         looks, structure = self._checked_looks(item), self._checked_structure(item)
         slot, count = self.find(item.key), len(self.index)
