@@ -225,7 +225,7 @@ def test_a_damaged_column_does_not_answer(path, damage):
     assert found
     assert "columns of metadata" in found[0]
     with Gallery(path) as gallery, pytest.raises(GalleryCorrupt, match="columns of metadata"):
-        keys(gallery, {"n": 3, "secret": {"!=": "x"}})
+        keys(gallery, {"n": 3, "secret": {"!=": "x"}, "@key": {">": ""}})
 
 
 @pytest.mark.parametrize(
@@ -311,6 +311,39 @@ def test_many_fields_and_large_values_are_read_from_the_items(tmp_path):
         assert len(keys(gallery, {"common": 1})) == 201
         assert keys(gallery, {"text": {"like": "y%"}}) == {"large"}
     assert verify_gallery(gallery.path).is_sound
+
+
+def test_keys_are_found_by_patterns_and_ranges_after_any_change(path):
+    """Also in chunks that hold no column of keys, as one whose keys are too large."""
+    for statement in ("", "UPDATE field_chunk SET names = '{}', is_complete = 0"):
+        if statement:
+            execute(path, statement)
+            with Gallery(path) as gallery, gallery._store.writing():
+                db = gallery._store._db
+                rows = db.execute(f"SELECT n, {columns._ROW} FROM field_chunk").fetchall()
+                crcs = [(columns._crc(n, *row[:-1]), n) for n, *row in rows]
+                db.executemany("UPDATE field_chunk SET crc = ? WHERE n = ?", crcs)
+        with Gallery(path) as gallery:
+            gallery.rename("17", "a")
+            assert keys(gallery, {"@key": {"like": "_"}}) == {*"0123456789a"}
+            gallery.remove("3")
+            gallery.rename("a", "17")
+            assert keys(gallery, {"@key": {">": "9998", "<=": "new"}}) == {"new"}
+            assert keys(gallery, {"@key": {"like": "_"}}) == {*"012456789"}
+            assert keys(gallery, {"@key": {"like": "499_"}, "n": {">": 4997}}) == {"4998", "4999"}
+            with gallery.transaction():
+                gallery.add_code("3", CODE, {"@key": "x"})
+                assert len(keys(gallery, {"@key": {"like": "_"}})) == 10
+            assert keys(gallery, {"@key": {"like": "x"}}) == set()
+            assert "@key" not in gallery.fields()
+        assert not statement or keys_of(path) == [None, None]
+
+
+def keys_of(path):
+    """For each chunk, the number of its column of keys."""
+    with Gallery(path) as gallery:
+        rows = gallery._store._db.execute("SELECT names FROM field_chunk ORDER BY n").fetchall()
+    return [json.loads(names).get("@key") for (names,) in rows]
 
 
 def test_an_other_process_drops_only_what_it_changed(path, monkeypatch):

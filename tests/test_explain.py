@@ -6,9 +6,9 @@ from PIL import Image
 
 from bitgaze import Encoder, Gallery, ImageError, Item
 from bitgaze.cli.main import main
+from bitgaze.gallery import items
 from bitgaze.gallery.explain import overlay
 from bitgaze.gallery.items import FileState, content_digest
-from bitgaze.gallery.store import Store
 from conftest import smooth_image
 
 GREY = Image.new("RGB", (120, 80), (128, 128, 128))
@@ -190,15 +190,16 @@ def test_explain_on_the_command_line(gallery, tmp_path, monkeypatch, capsys):
     assert "no/x.png: there is no folder" in capsys.readouterr().err
 
 
-def test_explain_by_a_relative_path_checks_no_index(gallery, tmp_path, monkeypatch):
+def test_explain_by_a_relative_path_reads_no_other_items(gallery, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Store, "_check_items", lambda self: pytest.fail("checks the whole gallery"))
+    monkeypatch.setattr(items, "_verified_rows", lambda *_: pytest.fail("reads all items"))
     assert main(["explain", "photos/0.png", "photos/1.png", "-g", "g.bitgaze"]) == 0
 
 
-def test_explain_by_an_image_given_as_text_checks_no_index(gallery, make_image, monkeypatch):
-    monkeypatch.setattr(Store, "_check_items", lambda self: pytest.fail("checks the whole gallery"))
-    gallery.explain(str(make_image("query.png", seed=50)), next(iter(gallery)))
+def test_explain_by_an_image_given_as_text_reads_no_other_items(gallery, make_image, monkeypatch):
+    key = next(iter(gallery))
+    monkeypatch.setattr(items, "_verified_rows", lambda *_: pytest.fail("reads all items"))
+    gallery.explain(str(make_image("query.png", seed=50)), key)
 
 
 def test_explain_works_on_own_codes_with_files(tmp_path, make_image):

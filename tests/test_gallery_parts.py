@@ -342,7 +342,7 @@ def test_pairs_follow_their_images_and_leave_with_them(path):
             pairs = {("f6", "renamed"), ("h2", "h3")}
             pairs = {tuple(sorted((ids[one], ids[other]))) for one, other in pairs}
             assert store.distinct_pairs() == pairs
-            store.replace_codes(~store.index[:][:, None], None, None)  # as adapt does
+            store.replace_codes(~store.views[:], None, None)  # as adapt does
         with store.writing():
             ids = {ref.key: ref.identity for ref in store.image_refs()}
             pairs = {("f6", "renamed"), ("h2", "h3")}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bitgaze import Gallery
 from bitgaze.cli.main import main
+from bitgaze.gallery import texts
 from bitgaze.gallery.column import ABSENT, Column
 from bitgaze.gallery.filters import conditions, like
 
@@ -97,6 +98,26 @@ def test_ranges_compare_within_one_type(values, operator, operand):
 @given(st.text("aAb%_\n\u212akKé.*", max_size=6), st.text("aAb%_\n\u212akK.*", max_size=5))
 def test_like_matches_as_in_sqlite(text, pattern):
     assert bool(like(pattern)(text)) == sqlite_like(text, pattern)
+
+
+LETTERS = st.text("aAb%_\n\u212akKé.\U0001f600\ud800", max_size=8)
+
+
+@given(
+    st.lists(LETTERS, max_size=8, unique=True),
+    st.text("aAb%_\nkKé.\ud800", max_size=7),
+    st.integers(0, 2),
+    st.integers(0, 2),
+)
+def test_a_pattern_finds_the_same_of_many_strings(strings, pattern, few, parts):
+    """Whichever way: one by one or all at once, with as many parts as are looked for or more."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in strings]
+    ends = np.cumsum(list(map(len, encoded)), dtype=np.uint32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(texts, "_FEW", few)
+        patch.setattr(texts, "_MAX_PARTS", parts)
+        found = texts.Pattern(pattern).numbers(texts.Texts(b"".join(encoded), ends))
+    assert found.tolist() == [n for n, text in enumerate(strings) if like(pattern)(text)]
 
 
 def test_like_does_not_backtrack():

@@ -18,23 +18,26 @@ object, an empty list), null, and absent, in this order.
 
 import json
 import math
-import re
 import struct
 import sys
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgaze.gallery.filters import Condition, composed, like
+from bitgaze.gallery.filters import Condition, composed
 from bitgaze.gallery.metadata import MAX_DIGITS, value_from
+from bitgaze.gallery.texts import Pattern, Texts
 
 MAX_SLOTS = 4096
 
 _HEADER = struct.Struct("<8I")
+# So few are kept as objects of Python, which are found five times as fast.
+_FEW_STRINGS = 256
 _TOO_LARGE = 10**MAX_DIGITS
 # Ranks after the last string.
 _FALSE, _TRUE, _OTHER, _NULL, _ABSENT, _CONSTANTS = range(6)
@@ -48,18 +51,37 @@ ABSENT: Final = _Absent()
 _OTHER_VALUE: Final = _Absent()
 
 
-class _Strings:
-    """Strings of a column, as bytes: they sort by code point too."""
+class Test:
+    """A condition, ready for many columns.
 
-    def __init__(self, ends: NDArray[np.uint32], text: bytes) -> None:
-        self._ends, self._text = ends, text
+    Args:
+        condition: on a field of metadata.
 
-    def __len__(self) -> int:
-        return len(self._ends)
+    Attributes:
+        is_negated: whether the items that meet it are those that `Column.ranges` does not find.
+        pattern: of "like", else None.
+        spans: (low, high, is_open) of the values that it finds; None: to the end. Open: without
+            these.
+    """
 
-    def __getitem__(self, n: int) -> bytes:
-        start = int(self._ends[n - 1]) if n else 0
-        return self._text[start : int(self._ends[n])]
+    __test__ = False  # for pytest
+
+    def __init__(self, condition: Condition) -> None:
+        operator, operand = condition.operator, condition.operand
+        self.is_negated = operator == "!="
+        self.pattern = Pattern(composed(operand)) if operator == "like" else None
+        self.spans: list[tuple[Any, Any, bool]] = []
+        if operator in ("in", "!="):
+            values = operand if operator == "in" else (operand,)
+            self.spans = [(value, value, False) for value in map(_comparable, values)]
+        elif operator in (">", ">="):
+            self.spans = [(_comparable(operand), None, operator == ">")]
+        elif operator in ("<", "<="):
+            self.spans = [(None, _comparable(operand), operator == "<")]
+
+
+def _comparable(value: Any) -> Any:
+    return composed(value).encode("utf-8", "surrogatepass") if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,19 +191,18 @@ class Column:
             None if owners is None else np.array(owners, np.uint16),
         )
 
-    def matches(self, condition: Condition) -> NDArray[np.bool_]:
+    def matches(self, condition: Condition | Test) -> NDArray[np.bool_]:
         """Which items meet a condition on this field: bool, (slots,)."""
-        ranges = [(start, end) for start, end in self._ranges(condition) if start < end]
-        matches = np.zeros(self.slots, bool)
-        if ranges:
-            is_met = np.zeros(self._constants + _CONSTANTS, bool)
-            for start, end in ranges:
-                is_met[start:end] = True
-            if self.owners is None:
-                matches = is_met[self.ranks]
-            else:
-                matches[self.owners[is_met[self.ranks]]] = True
-        return ~matches if condition.operator == "!=" else matches
+        test = condition if isinstance(condition, Test) else Test(condition)
+        is_met = np.zeros(self.rank_count, bool)
+        for start, end in self.ranges(test):
+            is_met[start:end] = True
+        if self.owners is None:
+            matches: NDArray[np.bool_] = is_met[self.ranks]
+        else:
+            matches = np.zeros(self.slots, bool)
+            matches[self.owners[is_met[self.ranks]]] = True
+        return ~matches if test.is_negated else matches
 
     def without(self, slots: Sequence[int]) -> "Column":
         """The column with the field absent in some slots; values that only they had are gone."""
@@ -234,7 +255,10 @@ class Column:
     @property
     def nbytes(self) -> int:
         """About its size in memory."""
-        return 1000 + len(self.text) + 8 * (len(self.integers) + len(self.floats) + len(self.ranks))
+        values = 8 * (len(self.integers) + len(self.floats)) + 4 * len(self.ends)
+        owners = 0 if self.owners is None else self.owners.nbytes
+        # The text twice: the other arrays are views of bytes that hold it too.
+        return 1000 + 2 * len(self.text) + values + self.ranks.nbytes + owners
 
     def to_bytes(self) -> bytes:
         """The column as in the module's docstring."""
@@ -303,13 +327,16 @@ class Column:
             or (has_owners and values and int(owners.max()) >= slots)
         ):
             raise ValueError("numbers of a column are damaged")
+        strings_text = blob[start : start + text]
+        if not strings_text.isascii():
+            strings_text.decode("utf-8", "surrogatepass")
         return Column(
             slots,
             arrays[0],
             arrays[1],
             tuple(numbers),
             ends,
-            blob[start : start + text],
+            strings_text,
             found,
             owners if has_owners else None,
         )
@@ -320,76 +347,79 @@ class Column:
         lengths = [len(self.integers), len(self.floats), len(self.large), len(self.ends)]
         return [sum(lengths[: n + 1]) for n in range(4)]
 
-    @property
+    @cached_property
     def _constants(self) -> int:
         """The rank of false."""
         return len(self.integers) + len(self.floats) + len(self.large) + len(self.ends)
 
-    def _ranges(self, condition: Condition) -> Iterable[tuple[int, int]]:
-        """Ranges of ranks of the values that meet a condition (for "!=": that equal it)."""
-        operator, operand = condition.operator, condition.operand
-        if operator == "in":
-            return (found for value in operand for found in self._between(value, value))
-        if operator == "!=":
-            return self._between(operand, operand)
-        if operator == "like":
-            return self._like(operand)
-        if operator in (">", ">="):
-            return self._between(operand, None, is_open=operator == ">")
-        return self._between(None, operand, is_open=operator == "<")
+    @cached_property
+    def rank_count(self) -> int:
+        """All ranks are below this number."""
+        return self._constants + _CONSTANTS
 
-    def _between(self, low: Any, high: Any, *, is_open: bool = False) -> list[tuple[int, int]]:
-        """Ranges of ranks of values from `low` to `high`; None: to the end. Open: without these."""
-        value = high if low is None else low
-        if value is None or isinstance(value, bool):
-            start = self._constants + (_NULL if value is None else _TRUE if value else _FALSE)
-            return [(start, start + (2 if value is None else 1))]  # absent is null
-        floats, large, strings, _ = self._starts
-        groups: list[tuple[Any, int]]
-        if isinstance(value, str):
-            text = composed(value).encode("utf-8", "surrogatepass")
-            low, high = (None if bound is None else text for bound in (low, high))
-            groups = [(_Strings(self.ends, self.text), strings)]
-        else:
-            # As Python's numbers, which compare exactly; those of numpy would be rounded.
-            groups = [
-                (self.integers.data, 0),
-                (self.floats.data, floats),
-                (self.large, large),
-            ]
-        left, right = (bisect_right, bisect_left) if is_open else (bisect_left, bisect_right)
-        return [
-            (
-                start + (0 if low is None else left(group, low)),
-                start + (len(group) if high is None else right(group, high)),
-            )
-            for group, start in groups
-            if len(group)
+    @cached_property
+    def _texts(self) -> Texts:
+        return Texts(self.text, self.ends)
+
+    @cached_property
+    def _strings(self) -> Sequence[bytes] | Texts:
+        texts = self._texts
+        return texts if len(texts) > _FEW_STRINGS else [texts[n] for n in range(len(texts))]
+
+    @cached_property
+    def _numbers(self) -> list[tuple[Any, int]]:
+        """Groups of numbers and their first ranks."""
+        floats, large, *_ = self._starts
+        # As Python's numbers, which compare exactly; those of numpy would be rounded.
+        groups: list[tuple[Any, int]] = [
+            (self.integers.data, 0),
+            (self.floats.data, floats),
+            (self.large, large),
         ]
+        return [(group, start) for group, start in groups if len(group)]
 
-    def _like(self, pattern: str) -> Iterator[tuple[int, int]]:
-        pattern = composed(pattern)
-        matches, first = like(pattern), self._starts[2]
-        texts = _Strings(self.ends, self.text)
-        for n in self._holding(max(re.split("[%_]", pattern), key=len)):
-            if matches(texts[n].decode("utf-8", "surrogatepass")):
-                yield first + n, first + n + 1
+    def ranges(self, test: Test) -> Iterator[tuple[int, int]]:
+        """Ranges of ranks of the values that meet a condition (negated: that do not)."""
+        first = self._constants - len(self.ends)
+        if test.pattern is not None:
+            if len(self.ends):
+                numbers = first + test.pattern.numbers(self._texts)
+                yield from _runs(numbers)
+            return
+        for low, high, is_open in test.spans:
+            value = high if low is None else low
+            if value is None or isinstance(value, bool):
+                start = self._constants + (_NULL if value is None else _TRUE if value else _FALSE)
+                yield start, start + (2 if value is None else 1)  # absent is null
+                continue
+            is_text = isinstance(value, bytes)
+            for group, start in [(self._strings, first)] if is_text else self._numbers:
+                yield from _between(group, start, low, high, is_open=is_open)
 
-    def _holding(self, part: str) -> Iterable[int]:
-        """Numbers of the strings that may hold a part in any case of ASCII letters.
 
-        Searches all strings at once: a hundred times as fast as matching each with a pattern.
-        """
-        if not part:
-            return range(len(self.ends))
-        wanted, text = part.encode("utf-8", "surrogatepass").lower(), self.text.lower()
-        found: list[int] = []
-        start = text.find(wanted)
-        while start >= 0:
-            found.append(start)
-            start = text.find(wanted, start + 1)
-        numbers: list[int] = np.unique(np.searchsorted(self.ends, found, side="right")).tolist()
-        return numbers
+def _between(
+    group: Any, start: int, low: Any, high: Any, *, is_open: bool
+) -> Iterator[tuple[int, int]]:
+    """The range of ranks of a group's values from `low` to `high`, if there are any."""
+    count = len(group)
+    if low is high:
+        place = bisect_left(group, low)
+        if place < count and group[place] == low:
+            yield start + place, start + place + 1
+        return
+    left, right = (bisect_right, bisect_left) if is_open else (bisect_left, bisect_right)
+    first = 0 if low is None else left(group, low)
+    last = count if high is None else right(group, high)
+    if first < last:
+        yield start + first, start + last
+
+
+def _runs(numbers: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Ranges of successive numbers, which ascend."""
+    breaks = np.flatnonzero(np.diff(numbers) != 1)
+    firsts = np.concatenate([numbers[:1], numbers[breaks + 1]])
+    lasts = np.concatenate([numbers[breaks], numbers[-1:]])
+    return zip(firsts.tolist(), (lasts + 1).tolist(), strict=True)
 
 
 def _elements(value: Any) -> Sequence[Any]:

@@ -1,4 +1,4 @@
-"""Kept columns: the metadata fields of a gallery's items, so that a condition reads few bytes.
+"""Kept columns: metadata fields and keys of a gallery's items, so that a condition reads few bytes.
 
 Owns two tables, and evaluates conditions with them. Column by column, 4,096 slots at a time:
   field(id, column)
@@ -7,7 +7,7 @@ Owns two tables, and evaluates conditions with them. Column by column, 4,096 slo
   field_chunk(n, version, built, names, is_complete, changed, crc)
       version      counts the writes of this row, from a random number on
       built        number of slots that the columns cover, from n * 4096 on
-      names        JSON: name of each field -> [id % 64, CRC-32 of the column]
+      names        JSON: name of each field, "@key" for keys -> [id % 64, CRC-32 of the column]
       is_complete  whether the items have no other fields: at most 64 are kept, and none whose
                    column or name is too large
       changed      slots that the columns do not describe, relative to the chunk; uint16,
@@ -27,19 +27,20 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitgaze.errors import GalleryCorrupt
 from bitgaze.gallery import items
-from bitgaze.gallery.column import ABSENT, MAX_SLOTS, Column
-from bitgaze.gallery.filters import Condition
+from bitgaze.gallery.column import ABSENT, MAX_SLOTS, Column, Test
+from bitgaze.gallery.filters import KEY, Condition
 from bitgaze.gallery.info import write_entry
 from bitgaze.gallery.metadata import objects_from
+from bitgaze.gallery.segment import Segment
 
 _MAX_FIELDS = 64
 _MAX_NAME_LETTERS = 256
@@ -50,8 +51,9 @@ _MAX_TEXT_LETTERS = 32 << 20
 _MAX_CHANGED = 512
 # Of all chunks: from here on, a chunk is rebuilt at every `_CHANGED_STEP` changes.
 _MAX_ALL_CHANGED, _CHANGED_STEP = 8192, 32
-# Columns kept in memory.
+# Columns kept in memory, and how many chunks of a field are kept as one.
 _MAX_CACHED_BYTES = 256 << 20
+_SEGMENT_CHUNKS = 32
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ class _Chunk:
     is_complete: bool
     changed: frozenset[int]
     crc: int = 0
+
+
+# CRC-32 of a chunk's column, None if it has none; and the number of items.
+_Mark: TypeAlias = tuple[int | None, int]
 
 
 class _Part(NamedTuple):
@@ -92,8 +98,9 @@ class Columns:
         self.sum = 0
         self._chunks: dict[int, _Chunk] = {}
         self._has_all = False
-        # (field, chunk) -> checksum and column; and for what is read from items, version and parts.
-        self._kept: dict[tuple[str, int], tuple[int, Column]] = {}
+        # (field, number of the segment) -> checksum and size of each chunk, and the segment.
+        self._kept: dict[tuple[str, int], tuple[list[_Mark], Segment]] = {}
+        # (field, chunk) -> for what is read from items, version and parts.
         self._read: dict[tuple[str, int], tuple[int, list[_Part]]] = {}
         self._cached_bytes = 0
 
@@ -115,34 +122,40 @@ class Columns:
         count: int,
         pending: Collection[int],
     ) -> NDArray[np.bool_]:
-        """Which of `count` items meet all conditions on fields: bool, (count,), by slot.
+        """Which of `count` items meet all conditions: bool, (count,), by slot.
 
         Args:
             db: connection to the gallery.
             path: the gallery's file, for messages.
-            conditions: on fields of metadata.
+            conditions: on fields of metadata, or on the key.
             count: number of items.
-            pending: slots whose metadata the present transaction has changed.
+            pending: slots whose keys or metadata the present transaction has changed.
 
         Raises:
             GalleryCorrupt: a column is damaged, or an item that is read.
         """
         self._load_all(db, path)
-        names = {condition.field for condition in conditions}
-        is_met_by_absence = [bool(_NOTHING.matches(c)[0]) for c in conditions]
+        tests: dict[str, list[Test]] = {}
+        for condition in conditions:
+            tests.setdefault(condition.field, []).append(Test(condition))
         allowed = np.ones(count, bool)
-        for n, chunk, size, new in self._checked_chunks(path, count, pending):
-            met = allowed[n * MAX_SLOTS :][:size]
-            parts = self._parts(db, path, n, chunk, size, names, new)
-            for condition, is_met in zip(conditions, is_met_by_absence, strict=True):
-                name = condition.field
-                found = np.full(size, is_met)
-                if name in chunk.columns:
-                    base = self._column(db, path, n, chunk, name).matches(condition)[:size]
-                    found[: len(base)] = base
-                for slots, column in parts[name]:
-                    found[slots] = column.matches(condition)
-                met &= found
+        chunks = self._checked_chunks(path, count, pending)
+        while segment := list(islice(chunks, _SEGMENT_CHUNKS)):
+            first = segment[0][0]
+            met = {
+                name: self._segment(db, path, name, segment).matches(tests[name]) for name in tests
+            }
+            for n, chunk, size, new in segment:
+                is_described = chunk.is_complete and (KEY not in tests or KEY in chunk.columns)
+                if chunk.changed or new or not is_described:
+                    parts = self._parts(db, path, n, chunk, size, tests, new)
+                    for name, found in met.items():
+                        for slots, column in parts[name]:
+                            is_met = [column.matches(test) for test in tests[name]]
+                            found[(n - first) * MAX_SLOTS + slots] = np.all(is_met, axis=0)
+            target = allowed[first * MAX_SLOTS :][: len(next(iter(met.values())))]
+            for found in met.values():
+                target &= found
         return allowed
 
     def unread(
@@ -193,7 +206,7 @@ class Columns:
             slots = _slots_to_read(chunk, size, new, is_complete=chunk.is_complete)
             for _, objects in _read_objects(db, path, n, slots):
                 names.update(*objects)
-        return names
+        return names - {KEY}
 
     def commit(
         self, db: sqlite3.Connection, path: Path, count: int, changed: Collection[int]
@@ -204,7 +217,7 @@ class Columns:
             db: connection to the gallery.
             path: the gallery's file, for messages.
             count: number of items.
-            changed: slots whose metadata have changed, or that are new or gone.
+            changed: slots whose keys or metadata have changed, or that are new or gone.
 
         Raises:
             GalleryCorrupt: a row of `field_chunk` is damaged.
@@ -291,18 +304,42 @@ class Columns:
         row = db.execute(f"SELECT {_ROW} FROM field_chunk WHERE n = ?", (n,)).fetchone()
         return None if row is None else _chunk(path, n, row)
 
+    def _segment(
+        self,
+        db: sqlite3.Connection,
+        path: Path,
+        name: str,
+        chunks: Sequence[tuple[int, _Chunk, int, set[int]]],
+    ) -> Segment:
+        """A field's columns of successive chunks."""
+        key = name, chunks[0][0] // _SEGMENT_CHUNKS
+        marks: list[_Mark] = [
+            (chunk.columns[name][1] if name in chunk.columns else None, size)
+            for _, chunk, size, _ in chunks
+        ]
+        cached = self._kept.get(key)
+        if cached is not None and cached[0] == marks:
+            return cached[1]
+        columns = [
+            self._column(db, path, n, chunk, name) if name in chunk.columns else None
+            for n, chunk, _, _ in chunks
+        ]
+        segment = Segment(columns, [size for _, size in marks])
+        self._forget(key)
+        self._kept[key] = marks, segment
+        self._note_cached(segment.nbytes)
+        return segment
+
     def _column(
         self, db: sqlite3.Connection, path: Path, n: int, chunk: _Chunk, name: str
     ) -> Column:
         number, crc = chunk.columns[name]
-        cached = self._kept.get((name, n))
-        if cached is not None and cached[0] == crc:
-            return cached[1]
-        column = _read_column(db, path, n, chunk, number, crc)
-        self._forget((name, n))
-        self._kept[name, n] = crc, column
-        self._note_cached(column.nbytes)
-        return column
+        marks, segment = self._kept.get((name, n // _SEGMENT_CHUNKS), ([], None))
+        place = n % _SEGMENT_CHUNKS
+        column = None
+        if segment is not None and place < len(marks) and marks[place][0] == crc:
+            column = segment.columns[place]
+        return column or _read_column(db, path, n, chunk, number, crc)
 
     def _parts(
         self,
@@ -322,7 +359,8 @@ class Columns:
             if not pending and cached is not None and cached[0] == chunk.version:
                 found[name] = cached[1]
             else:
-                unknown[chunk.is_complete or name in chunk.columns].append(name)
+                is_known = name in chunk.columns or (chunk.is_complete and name != KEY)
+                unknown[is_known].append(name)
         for is_complete, wanted in unknown.items():
             slots = _slots_to_read(chunk, size, pending, is_complete=is_complete) if wanted else ()
             new = _read_parts(db, path, n, slots, wanted)
@@ -336,8 +374,8 @@ class Columns:
 
     def _forget(self, key: tuple[str, int], *, is_kept: bool = True) -> None:
         if is_kept:
-            column = self._kept.pop(key, None)
-            self._cached_bytes -= 0 if column is None else column[1].nbytes
+            segment = self._kept.pop(key, None)
+            self._cached_bytes -= 0 if segment is None else segment[1].nbytes
         else:
             parts = self._read.pop(key, None)
             self._cached_bytes -= 0 if parts is None else sum(p.column.nbytes for p in parts[1])
@@ -404,7 +442,6 @@ def rebuild_all(db: sqlite3.Connection, path: Path, count: int) -> None:
 _ROW = "version, built, names, is_complete, changed, crc"
 _EMPTY = _Chunk(0, 0, {}, "{}", True, frozenset())
 _MAX_CRC = 0xFFFFFFFF
-_NOTHING = Column.of([ABSENT])
 
 
 def _damaged(path: Path, n: int) -> GalleryCorrupt:
@@ -501,7 +538,7 @@ def _build(db: sqlite3.Connection, path: Path, n: int, size: int) -> tuple[dict[
     counts = Counter(chain.from_iterable(objects))
     names = sorted(
         (name for name in counts if len(name) <= _MAX_NAME_LETTERS),
-        key=lambda name: (-counts[name], name),
+        key=lambda name: (-counts[name], name != KEY, name),
     )[:_MAX_FIELDS]
     blobs = {name: _blob(path, n, objects, name) for name in names}
     blobs = {name: blob for name, blob in blobs.items() if len(blob) <= _MAX_COLUMN_BYTES}
@@ -524,7 +561,7 @@ def _compare(db: sqlite3.Connection, path: Path, n: int, chunk: _Chunk) -> None:
         is_same = all(
             zlib.crc32(_blob(path, n, objects, name)) == crc
             for name, (_, crc) in chunk.columns.items()
-        ) and (not chunk.is_complete or chunk.columns.keys() == set().union(*objects))
+        ) and (not chunk.is_complete or chunk.columns.keys() | {KEY} == {KEY}.union(*objects))
     if not is_same:
         raise _damaged(path, n)
 
@@ -566,14 +603,19 @@ def _slots_to_read(
 def _read_objects(
     db: sqlite3.Connection, path: Path, n: int, slots: Sequence[int]
 ) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
-    """Batches of metadata as text and parsed, of the items in some slots of a chunk, ascending."""
+    """Batches of texts and fields of the items in some slots of a chunk, ascending.
+
+    The texts are keys and metadata as JSON. The key is the field "@key".
+    """
     first = n * MAX_SLOTS
-    for texts in items.read_texts(db, path, [first + slot for slot in slots]):
+    for keys, texts in items.read_texts(db, path, [first + slot for slot in slots]):
         try:
             objects = objects_from(texts)
         except ValueError as error:
             raise _damaged(path, n) from error
-        yield texts, objects
+        for key, metadata in zip(keys, objects, strict=True):
+            metadata[KEY] = key
+        yield [*keys, *texts], objects
 
 
 def _read_parts(
@@ -590,7 +632,7 @@ def _read_parts(
     for texts, objects in _read_objects(db, path, n, slots):
         for name, held in values.items():
             held += [metadata.get(name, ABSENT) for metadata in objects]
-        end += len(texts)
+        end += len(objects)
         letters += sum(map(len, texts))
         if letters > _MAX_TEXT_LETTERS or end == len(slots):
             for name, held in values.items():

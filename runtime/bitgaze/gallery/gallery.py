@@ -250,7 +250,7 @@ class Gallery:
             GalleryCorrupt: the file is damaged.
         """
         with self._store.reading():
-            return self._store.item(self._store.slot(key))
+            return self._store.get(key)
 
     def fields(self) -> list[str]:
         """Names of the metadata fields that items have, sorted; `where` filters by them.
@@ -307,8 +307,7 @@ class Gallery:
                 % matches any characters and _ matches one). A list in metadata meets a condition if
                 one of its elements does; an absent field equals None; "@key" stands for the key.
                 Composed and decomposed spellings of a letter (NFC, NFD) are equal.
-                The first search by a field reads it from all items, which takes seconds for a
-                million; later ones are fast.
+                The first search by a field reads its column, which takes about 0.1 s for a million.
             exclude_self: leave out the item with the key `query`, or made from the file `query`.
             ranking: "hamming" orders by distance. "asymmetric" takes the nearest by distance (all
                 within `radius`; without one 10 k, but at least 100) and orders them by the sum of
@@ -527,8 +526,7 @@ class Gallery:
         if not items:
             return
         with self._store.writing():
-            for item in items:
-                self._store.put(item)
+            self._store.put_all(items)
 
     def set_metadata(self, key: str, metadata: Mapping[str, Any]) -> None:
         """Replace all of an item's metadata.

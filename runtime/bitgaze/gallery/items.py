@@ -22,7 +22,7 @@ from bitgaze.encoding.encoder import Encoded
 from bitgaze.encoding.images import ImageFile, printable
 from bitgaze.errors import GalleryCorrupt, ImageError
 from bitgaze.gallery.chunks import SLOTS, Sums, unsigned
-from bitgaze.gallery.filters import RANGE_OPERATORS, Condition, like
+from bitgaze.gallery.filters import Condition
 from bitgaze.gallery.lookup import Kind
 from bitgaze.gallery.metadata import MAX_BYTES, from_text, to_text
 from bitgaze.hamming import HammingIndex
@@ -152,6 +152,7 @@ _CRC_INPUT = (
     " || ifnull(properties, '') || x'00' || ifnull(boxes, '') || x'00' || ifnull(classes, '') END"
     " AS BLOB) END"
 )
+_INSERT = f"INSERT INTO item({COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _BATCH_ROWS = 4096
 _BOX_STEPS = 65535
 _BOX_BYTES = 8
@@ -174,18 +175,6 @@ def read_items(db: sqlite3.Connection, path: Path, count: int) -> Iterator[Row]:
     """
     for slot, key, metadata, *state in _verified_rows(db, path, count, COLUMNS_2):
         yield slot, key, metadata, None if state[0] is None else FileState(*state)
-
-
-def check_items(db: sqlite3.Connection, path: Path, count: int, sums: Sums) -> None:
-    """Verify the checksum of every item, and those sums; takes 2 s for a million.
-
-    Raises:
-        GalleryCorrupt: the number of items is not `count`, or an item is damaged, or the sum of the
-            items' checksums of a chunk is another.
-    """
-    for _ in _verified_rows(db, path, count, "NULL"):
-        pass
-    check_sums(db, path, sums)
 
 
 def check_sums(db: sqlite3.Connection, path: Path, sums: Sums) -> None:
@@ -289,7 +278,7 @@ def read_item(
         file,
         looks[: len(boxes)].copy() if len(boxes) else _NO_LOOKS,
         boxes,
-        structure.copy() if structure.any() else None,
+        structure.copy() if len(structure) and structure.any() else None,
         None if properties is None else read_metadata(path, properties, key),
         classes,
     )
@@ -369,11 +358,13 @@ def keys_without_file(db: sqlite3.Connection) -> Iterator[tuple[int, str]]:
         yield slot, str(key)
 
 
-def read_texts(db: sqlite3.Connection, path: Path, slots: Sequence[int]) -> Iterator[list[str]]:
-    """The metadata as JSON of the items in some slots, ascending, after verifying each row.
+def read_texts(
+    db: sqlite3.Connection, path: Path, slots: Sequence[int]
+) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
+    """Keys, and metadata as JSON, of the items in some slots, ascending; verifies each row.
 
     Returns:
-        Lists of at most some hundred texts.
+        Keys and texts of at most some hundred items at a time.
 
     Raises:
         GalleryCorrupt: an item is missing or damaged.
@@ -382,7 +373,7 @@ def read_texts(db: sqlite3.Connection, path: Path, slots: Sequence[int]) -> Iter
         return
     is_range = slots[-1] - slots[0] + 1 == len(slots)
     rows = db.execute(
-        f"SELECT slot, metadata, crc, {_CRC_INPUT} FROM item NOT INDEXED WHERE slot "
+        f"SELECT slot, key, metadata, crc, {_CRC_INPUT} FROM item NOT INDEXED WHERE slot "
         + ("BETWEEN ? AND ?" if is_range else "IN (SELECT value FROM json_each(?))")
         + " ORDER BY slot",
         (slots[0], slots[-1]) if is_range else (json.dumps(slots),),
@@ -390,7 +381,7 @@ def read_texts(db: sqlite3.Connection, path: Path, slots: Sequence[int]) -> Iter
     for first in range(0, len(slots), _BATCH_TEXTS):
         expected = tuple(slots[first : first + _BATCH_TEXTS])
         batch = rows.fetchmany(_BATCH_TEXTS)
-        found, texts, crcs, contents = zip(*batch, strict=True) if batch else ((),) * 4
+        found, keys, texts, crcs, contents = zip(*batch, strict=True) if batch else ((),) * 5
         is_intact = (
             found == expected and None not in contents and tuple(map(zlib.crc32, contents)) == crcs
         )
@@ -398,69 +389,29 @@ def read_texts(db: sqlite3.Connection, path: Path, slots: Sequence[int]) -> Iter
             for slot in expected:
                 _verified(path, _read_row(db, path, slot))  # the error names the damaged item
             raise GalleryCorrupt(f"{path}: items from slot {expected[0]} on are damaged")
-        yield list(texts)
+        yield keys, texts
 
 
 def match_keys(
-    db: sqlite3.Connection,
-    condition: Condition,
-    count: int,
-    find: Callable[[str], int | None],
-    check: Callable[[], None],
+    condition: Condition, count: int, find: Callable[[str], int | None]
 ) -> NDArray[np.bool_]:
     """Which of `count` items have a key that meets a condition: bool, (count,), by slot.
 
     Args:
-        db: connection to the gallery.
-        condition: on the key.
+        condition: "in" or "!=", on the key.
         count: number of items.
         find: the slot of the item with a key, or None.
-        check: verifies all items; called for conditions that look at each key, since a damaged key
-            could hide.
     """
     matches = np.zeros(count, bool)
     operands = condition.operand if condition.operator == "in" else (condition.operand,)
     for operand in operands:
-        if not isinstance(operand, str):
-            continue  # keys are strings
-        if condition.operator in RANGE_OPERATORS:
-            check()
-            # Compares bytes, since UTF-8 sorts by code point. The operator is one of
-            # RANGE_OPERATORS, and the operand is a parameter.
-            rows: Iterable[tuple[int]] = db.execute(
-                f"SELECT slot FROM item NOT INDEXED WHERE CAST(key AS BLOB) {condition.operator} ?",
-                (operand.encode(errors="surrogatepass"),),
-            )
-            _mark(matches, (slot for (slot,) in rows))
-            continue
-        if _SURROGATES.search(operand):
-            continue  # keys are valid Unicode
+        if not isinstance(operand, str) or _SURROGATES.search(operand):
+            continue  # keys are strings, of valid Unicode
         # Stored keys have the spelling of their files' names, which differs between systems.
         for text in {operand, *(unicodedata.normalize(form, operand) for form in _FORMS)}:
-            if condition.operator == "like":
-                check()
-                _mark(matches, _like(db, text))
-            elif (slot := find(text)) is not None:
+            if (slot := find(text)) is not None:
                 matches[slot] = True
     return ~matches if condition.operator == "!=" else matches
-
-
-def _mark(matches: NDArray[np.bool_], slots: Iterable[int]) -> None:
-    found = np.fromiter(slots, np.int64)
-    # Damage since the items were verified can put an item anywhere.
-    matches[found[(found >= 0) & (found < len(matches))]] = True
-
-
-def _like(db: sqlite3.Connection, pattern: str) -> Iterator[int]:
-    """Slots of the keys that match a pattern, in its spelling."""
-    # SQLite's LIKE stops at a NUL.
-    matches_pattern = like(pattern)
-    found = db.execute(
-        "SELECT slot, key FROM item NOT INDEXED WHERE key LIKE ?"
-        " OR instr(CAST(key AS BLOB), x'00')",
-        (pattern,),
-    )
-    return (slot for slot, key in found if "\0" not in key or matches_pattern(key))
 
 
 def content_digest(path: str | bytes) -> bytes:
@@ -545,10 +496,7 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item, *, is_new: bool) -
     row = (slot, item.key, metadata, *state, properties, _packed(item.boxes), item.classes or None)
     crc = item_crc(*row)
     if is_new:
-        db.execute(
-            f"INSERT INTO item({COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*row, crc),
-        )
+        db.execute(_INSERT, (*row, crc))
         return Written(crc, 0, None, has_same_metadata=True)
     old_path, old_crc, has_same_metadata = db.execute(
         "SELECT CASE typeof(path) WHEN 'blob' THEN path END, crc, metadata = ? FROM item"

@@ -9,7 +9,7 @@ is absent.
 
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -50,7 +50,8 @@ class Lookup:
         self._db = db
         self._path = path
         self._count = 1
-        self._buckets: dict[int, bytearray] = {}
+        # A bytearray for those that were changed.
+        self._buckets: dict[int, bytes | bytearray] = {}
         self._changed: set[int] = set()
 
     def forget(self, items: int | None = None) -> None:
@@ -64,33 +65,42 @@ class Lookup:
         if items is not None:
             self._count = bucket_count(items)
 
-    def find(self, kind: Kind, name: str | bytes) -> int | None:
+    def find(
+        self, kind: Kind, name: str | bytes, read: Callable[[int], str | bytes | None] | None = None
+    ) -> int | None:
         """The slot of the item with this key or path, or None.
+
+        Args:
+            kind: what `name` is.
+            name: key or path.
+            read: the name of the item in a slot; None for a query.
 
         Raises:
             GalleryCorrupt: the bucket is damaged or missing, or does not match the items.
         """
-        digest = _digest(kind, name)
-        bucket = self._bucket(self._address(digest))
+        digest, number = _digest(kind, name)
+        bucket = self._bucket(self._address(number))
         for position in _positions(bucket, digest):
             start = position + _DIGEST_BYTES
             slot = int.from_bytes(bucket[start : start + 4], "little")
-            row = self._db.execute(_READ[kind], (slot,)).fetchone()
-            if row is not None and row[0] == name:
+            found = read(slot) if read is not None else self._read(kind, slot)
+            if found == name:
                 return slot
             is_other = (
-                row is not None
-                and isinstance(row[0], type(name))
-                and _digest(kind, row[0]) == digest  # one pair in 2**64
-            )
+                isinstance(found, type(name)) and _digest(kind, found)[0] == digest
+            )  # one pair in 2**64
             if not is_other:
                 raise GalleryCorrupt(f"{self._path}: the {kind} index is damaged at {name!r}")
         return None
 
+    def _read(self, kind: Kind, slot: int) -> Any:
+        row = self._db.execute(_READ[kind], (slot,)).fetchone()
+        return None if row is None else row[0]
+
     def add(self, kind: Kind, name: str | bytes, slot: int) -> None:
         """Add an entry."""
-        digest = _digest(kind, name)
-        self._to_change(self._address(digest)).extend(digest + slot.to_bytes(4, "little"))
+        digest, number = _digest(kind, name)
+        self._to_change(self._address(number)).extend(digest + slot.to_bytes(4, "little"))
 
     def remove(self, kind: Kind, name: str | bytes, slot: int) -> None:
         """Remove an entry; does nothing if there is none, as for a damaged item."""
@@ -115,6 +125,8 @@ class Lookup:
     def resize(self, items: int) -> None:
         """Split or merge buckets, after the number of items has changed."""
         wanted = bucket_count(items)
+        if wanted == self._count:
+            return
         while self._count < wanted:
             new = self._count
             parent = self._to_change(_parent(new))
@@ -127,7 +139,7 @@ class Lookup:
         while self._count > wanted:
             last = self._count - 1
             self._to_change(_parent(last)).extend(self._bucket(last))
-            self._buckets[last].clear()
+            self._buckets[last] = bytearray()
             self._changed.add(last)
             self._count -= 1
 
@@ -142,12 +154,12 @@ class Lookup:
             self._db.execute("DELETE FROM lookup WHERE n >= ?", (self._count,))
         self._changed.clear()
 
-    def _address(self, digest: bytes) -> int:
+    def _address(self, digest: int) -> int:
         count = self._count
-        number = int.from_bytes(digest, "little") & ((1 << count.bit_length()) - 1)
+        number = digest & ((1 << count.bit_length()) - 1)
         return number if number < count else _parent(number)
 
-    def _bucket(self, number: int) -> bytearray:
+    def _bucket(self, number: int) -> bytes | bytearray:
         bucket = self._buckets.get(number)
         if bucket is None:
             row = self._db.execute(
@@ -159,17 +171,19 @@ class Lookup:
                     f"{self._path}: the key index is damaged: bucket {number} is "
                     f"{'missing' if row is None else 'not what was written'}"
                 )
-            bucket = self._buckets[number] = bytearray(entries)
+            bucket = self._buckets[number] = entries
         return bucket
 
     def _to_change(self, number: int) -> bytearray:
         bucket = self._bucket(number)
+        if not isinstance(bucket, bytearray):
+            bucket = self._buckets[number] = bytearray(bucket)
         self._changed.add(number)
         return bucket
 
     def _position(self, kind: Kind, name: str | bytes, slot: int) -> tuple[int, int] | None:
-        digest = _digest(kind, name)
-        number = self._address(digest)
+        digest, number = _digest(kind, name)
+        number = self._address(number)
         bucket = self._bucket(number)
         entry = digest + slot.to_bytes(4, "little")
         return next(((number, position) for position in _positions(bucket, entry)), None)
@@ -222,7 +236,7 @@ def _all_buckets(
     """The number and entries of each bucket, as a gallery with these names must have them."""
     packed = bytearray()
     for kind, name, slot in names:
-        packed += _digest(kind, name)
+        packed += _digest(kind, name)[0]
         packed += slot.to_bytes(4, "little")
     entries = np.frombuffer(bytes(packed), _ENTRY)
     count = bucket_count(items)
@@ -246,12 +260,14 @@ def _parent(number: int) -> int:
 
 
 @lru_cache(maxsize=8)  # a write looks for a name, then adds it
-def _digest(kind: Kind, name: str | bytes) -> bytes:
+def _digest(kind: Kind, name: str | bytes) -> tuple[bytes, int]:
+    """The digest as bytes and as a number."""
     content = name if isinstance(name, bytes) else name.encode()
-    return blake2b(content, digest_size=_DIGEST_BYTES, person=_PERSON[kind]).digest()
+    digest = blake2b(content, digest_size=_DIGEST_BYTES, person=_PERSON[kind]).digest()
+    return digest, int.from_bytes(digest, "little")
 
 
-def _positions(bucket: bytearray, start: bytes) -> Iterator[int]:
+def _positions(bucket: bytes | bytearray, start: bytes) -> Iterator[int]:
     """Where the entries are that start with these bytes."""
     position = bucket.find(start)
     while position >= 0:

@@ -25,7 +25,7 @@ def to_text(metadata: dict[str, Any]) -> str:
         ValueError: NaN or infinity, a name twice in an object, or a limit is exceeded.
     """
     try:
-        text = json.dumps(metadata, allow_nan=False)
+        text = _ENCODER.encode(metadata)
     except RecursionError as error:
         raise ValueError(f"nested more than {MAX_DEPTH} levels deep") from error
     # Short text of one object cannot exceed a limit: most metadata are not read back.
@@ -125,6 +125,7 @@ def _constant(text: str) -> None:
     raise ValueError(f"{text} is not a number of JSON")
 
 
+_ENCODER = json.JSONEncoder(allow_nan=False)
 _QUICK_DECODER = json.JSONDecoder(parse_constant=_constant)
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_float=_number, parse_int=_integer, parse_constant=_constant

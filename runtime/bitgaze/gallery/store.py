@@ -7,7 +7,7 @@ describes the tables); models, images and searches are above.
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import chain
@@ -102,11 +102,13 @@ class Store:
         self._must_reopen = False
         self._pid = os.getpid()
         self._columns = Columns()
-        # Slots whose metadata this transaction has changed.
+        # Slots whose keys or metadata this transaction has changed.
         self._changed_metadata: set[int] = set()
         # Identities of images that this transaction has removed or replaced, to their keys.
         self._gone_images: dict[bytes, str] = {}
         self._has_pairs = False
+        # Whether there is a thumbnail; None if this transaction has not looked.
+        self._has_thumbnails: bool | None = None
         # Removed bytes are still in the log, and in free places of the file.
         self._needs_checkpoint = False
         self._needs_compaction = False
@@ -119,7 +121,6 @@ class Store:
             path, model_info, self._timeout_s, is_immutable=immutable is not None
         )
         self._data_version = -1
-        self._has_checked_items = False
         self._must_compare = has_log
         self._connected_pid = os.getpid()
         self._identity = None
@@ -241,12 +242,36 @@ class Store:
             TypeError: the key is not a str.
             GalleryCorrupt: the key index is damaged.
         """
+        return self._find(key, None)
+
+    def _find(self, key: str, read: Callable[[int], str] | None) -> int | None:
         if not isinstance(key, str):
             raise TypeError(f"key must be a str, got {type(key).__name__}: {key!r}")
         try:
-            return self._lookup.find("key", key)
+            return self._lookup.find("key", key, read)
         except UnicodeEncodeError:  # a lone surrogate: possible in a path, but not in a stored key
             return None
+
+    def get(self, key: str) -> Item:
+        """The item with this key; reads its row once.
+
+        Raises:
+            KeyError: no item has this key.
+            TypeError: the key is not a str.
+            GalleryCorrupt: the item is damaged, or the key index.
+        """
+        found: list[Item] = []
+
+        def read(slot: int) -> str:
+            found.append(self.item(slot))
+            return found[-1].key
+
+        if self._find(key, read) is None:
+            raise self._no_item(key)
+        return found[-1]
+
+    def _no_item(self, key: str) -> KeyError:
+        return KeyError(f"{self.path} holds no item {key!r}")
 
     def slot(self, key: str) -> int:
         """The slot of the item with this key.
@@ -258,7 +283,7 @@ class Store:
         """
         slot = self.find(key)
         if slot is None:
-            raise KeyError(f"{self.path} holds no item {key!r}")
+            raise self._no_item(key)
         return slot
 
     def check_free(self, key: str) -> None:
@@ -279,7 +304,7 @@ class Store:
                 f"{self.path}: an index names slot {slot}, but there are {len(self.index)} items"
             )
         looks = _NO_LOOKS if self.views is None else self.views[slot][1:]
-        structure = self._structure.array[slot]
+        structure = self._structure.array[slot] if self.info["structure"] else _NO_STRUCTURE
         return items.read_item(self._db, self.path, slot, self.index[slot], looks, structure)
 
     def item_of_file(self, path: bytes) -> Item | None:
@@ -322,47 +347,64 @@ class Store:
     def allowed(self, conditions: Sequence[Condition]) -> NDArray[np.bool_]:
         """Which items meet all conditions: bool, (n,), by slot.
 
-        Conditions on fields read the field's columns, see columns.py. Patterns and ranges of the
-        key look at each item, and the first of them verifies all items.
+        Reads the columns of fields and keys, see columns.py, and the lookup for equal keys.
 
         Raises:
             GalleryCorrupt: a column is damaged, or an item that is read.
         """
         count = len(self.index)
-        on_fields = [condition for condition in conditions if condition.field != KEY]
+        on_columns = [c for c in conditions if c.field != KEY or c.operator not in ("in", "!=")]
         allowed = np.ones(count, bool)
-        if on_fields:
+        if on_columns:
             changed = self._changed_metadata
-            allowed = self._columns.allowed(self._db, self.path, on_fields, count, changed)
+            allowed = self._columns.allowed(self._db, self.path, on_columns, count, changed)
         for condition in conditions:
-            if condition.field == KEY:
-                allowed &= items.match_keys(
-                    self._db, condition, count, self.find, self._check_items
-                )
+            if condition not in on_columns:
+                allowed &= items.match_keys(condition, count, self.find)
         return allowed
 
     def put(self, item: Item) -> None:
         """Store an item; one with the same key is replaced."""
+        self.put_all([item])
+
+    def put_all(self, new_items: Iterable[Item]) -> None:
+        """Store items, one after the other, as `put`."""
+        new_codes: list[NDArray[np.uint8]] = []
+        for item in new_items:
+            self._put(item, new_codes)
+        if new_codes:
+            self.index.add(np.stack(new_codes))
+
+    def _put(self, item: Item, new_codes: list[NDArray[np.uint8]]) -> None:
+        """Store an item; `new_codes` are those that the index does not have yet."""
         check_array(item.code, "code")
+        if item.code.shape != (self.index.bits // 8,):
+            raise ValueError(
+                f"code of {item.key!r} has {item.code.size} bytes in shape {item.code.shape}, "
+                f"expected ({self.index.bits // 8},)"
+            )
         looks, structure = self._checked_looks(item), self._checked_structure(item)
-        slot = self.find(item.key)
+        slot, count = self.find(item.key), len(self.index)
         is_new = slot is None
         if slot is None:
-            slot = len(self.index)
-        else:
+            slot = count + len(new_codes)
+        elif slot < count:
             self._note_gone_image(item.key, slot)
         # The row first: if it cannot be written, codes and items still match.
         written = self._write_item(slot, item, is_new=is_new)
         if is_new:
-            self.index.add(item.code[None])
+            new_codes.append(item.code)
             if self.views is not None:
                 self.views.add(np.ascontiguousarray([[item.code, *looks]]))
             self._structure.add(structure[None])
             self._changed_metadata.add(slot)
         else:
-            if not np.array_equal(self.index[slot], item.code):
-                thumbnails.delete_thumbnail(self._db, slot)  # of another image
-            self.index.replace(slot, item.code)
+            if slot >= count:  # twice among new items: none has a thumbnail yet
+                new_codes[slot - count] = item.code
+            else:
+                if not np.array_equal(self.index[slot], item.code):
+                    self._delete_thumbnail(slot)  # of another image
+                self.index.replace(slot, item.code)
             if self.views is not None:
                 self.views.replace(slot, np.concatenate([item.code[None], looks]))
             self._structure.replace(slot, structure)
@@ -388,6 +430,12 @@ class Store:
         self._sums.change_item(slot, written.old_crc, written.crc)
         return written
 
+    def _delete_thumbnail(self, slot: int) -> None:
+        if self._has_thumbnails is None:
+            self._has_thumbnails = thumbnails.has_any(self._db)
+        if self._has_thumbnails:
+            thumbnails.delete_thumbnail(self._db, slot)
+
     def _check_file_free(self, file: FileState | None, slot: int) -> None:
         """Raise GalleryError if another item was made from this file."""
         if file is None or not isinstance(file.path, bytes):  # `write_item` reports the second
@@ -411,8 +459,6 @@ class Store:
                 f"boxes of {item.key!r} have shape {boxes.shape}, expected ({count}, 4), from 0 to "
                 "1: a box for each look"
             )
-        if item.code.shape != (width,):
-            raise ValueError(f"code has shape {item.code.shape}, expected ({width},)")
         if not count:
             return np.broadcast_to(item.code, (places, width))
         check_array(item.looks, "looks")
@@ -443,9 +489,10 @@ class Store:
         if removed.path is not None:
             self._lookup.remove("path", removed.path, slot)
         self._sums.change_item(slot, removed.crc, removed.new_crc)
-        thumbnails.delete_thumbnail(self._db, slot)
+        self._delete_thumbnail(slot)
         if removed.last_key is not None:
-            thumbnails.move_thumbnail(self._db, self.path, last, slot)
+            if self._has_thumbnails:
+                thumbnails.move_thumbnail(self._db, self.path, last, slot)
             self._lookup.move("key", removed.last_key, last, slot)
             if removed.last_path is not None:
                 self._lookup.move("path", removed.last_path, last, slot)
@@ -489,6 +536,7 @@ class Store:
             if self._has_pairs:
                 after = items.read_identity(self._db, slot, item.code)
                 distinct.rename_image(self._db, before, after)
+        self._changed_metadata.update(slots)
         self._needs_checkpoint = True  # for the old keys
         self._needs_compaction |= any(key != new_key for key, new_key, _ in moves)
 
@@ -524,12 +572,6 @@ class Store:
 
     def _items(self) -> Iterator[items.Row]:
         return items.read_items(self._db, self.path, len(self.index))
-
-    def _check_items(self) -> None:
-        """Verify items, once per connection; takes 2 s for a million."""
-        if not self._has_checked_items:
-            items.check_items(self._db, self.path, len(self.index), self._sums)
-            self._has_checked_items = True
 
     def problems(self, limit: int) -> list[str]:
         """Damage of pages, items and indexes, a sentence each, up to a limit. Inside `reading`."""
@@ -622,6 +664,7 @@ class Store:
     def set_thumbnail(self, slot: int, image: bytes) -> None:
         """Store the thumbnail of the item in a slot, until its code changes. Inside `writing`."""
         thumbnails.write_thumbnail(self._db, slot, image)
+        self._has_thumbnails = True
         self._needs_checkpoint = True  # for the one before
 
     def distinct_pairs(self) -> set[tuple[bytes, bytes]]:
@@ -686,6 +729,7 @@ class Store:
             changed.clear()
         self._changed_metadata.clear()
         self._gone_images.clear()
+        self._has_thumbnails = None
         self._refresh()
         self._has_pairs = distinct.are_any(self._db)
 

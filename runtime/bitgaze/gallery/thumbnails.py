@@ -31,6 +31,11 @@ def read_thumbnail(db: sqlite3.Connection, path: Path, slot: int) -> bytes | Non
     return image
 
 
+def has_any(db: sqlite3.Connection) -> bool:
+    """Whether any item has a thumbnail."""
+    return db.execute("SELECT 1 FROM thumbnail LIMIT 1").fetchone() is not None
+
+
 def delete_thumbnail(db: sqlite3.Connection, slot: int) -> None:
     """Delete an item's thumbnail, if it has one."""
     db.execute("DELETE FROM thumbnail WHERE slot = ?", (slot,))
