@@ -112,8 +112,8 @@ def test_search_by_file(open_page, address, gallery, query):
     expected = gallery.search(query, 24)
     assert hits(page) == [hit.key for hit in expected]
     first = page.locator("#hits li").first
-    expect(first.locator(".distance")).to_have_text(
-        f"{in_bits(expected[0].distance)} of 128 bits differ"
+    expect(first.locator(".bar")).to_have_attribute(
+        "title", f"{in_bits(expected[0].distance)} of 128 bits differ"
     )
     expect(first.locator(".chances")).to_contain_text(f"same kind {expected[0].same_kind:.0%}")
     share = first.locator(".bar span").evaluate(
@@ -167,6 +167,38 @@ def test_a_rectangle_searches_for_what_is_inside(open_page, address, gallery, qu
     assert hits(page) == whole
 
 
+def test_a_hit_opens_in_a_light_box(open_page, address, gallery, query):
+    page = open_page(address)
+    search(page, query)
+    expected = gallery.search(query, 24)
+    page.locator("#hits .open").nth(1).click()
+    box = page.get_by_role("dialog")
+    expect(box).to_be_visible()
+    expect(box.locator("#lightbox-name")).to_have_text(Path(expected[1].key).name)
+    expect(box.locator("#lightbox-path")).to_have_text(expected[1].key)
+    expect(box.locator("dl")).to_contain_text(f"{in_bits(expected[1].distance)} of 128")
+    item = gallery.get(expected[1].key)
+    expect(box.locator("dl")).to_contain_text(f"{item.properties['width']} x ")
+    expect(box.locator("dl")).to_contain_text(item.metadata["kind"])
+    assert box.locator(".box").count() == (expected[1].box is not None)
+    image = box.locator(".image")
+    width = image.evaluate("image => image.decode().then(() => image.naturalWidth)")
+    assert width == item.properties["width"]
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    page.keyboard.press("ArrowLeft")
+    expect(box.locator("#lightbox-name")).to_have_text(Path(expected[0].key).name)
+    expect(box.locator("#lightbox-before")).to_be_disabled()
+    box.get_by_role("button", name="Where the model looked").click()
+    expect(box.locator(".attention.loaded")).to_have_count(1)
+    page.keyboard.press("Escape")
+    expect(box).to_be_hidden()
+    expect(page.locator("#hits .open").nth(1)).to_be_focused()
+    page.keyboard.press("Enter")
+    box.get_by_role("button", name="Search from this").click()
+    expect(page.locator("h1")).to_have_text(f"Images like {Path(expected[1].key).name}")
+
+
 def test_a_look_of_an_item_searches_for_what_is_there(open_page, address, gallery, folder):
     key = str(folder / "birds" / "owl.jpg")
     page = open_page(f"{address}/?key={key}")
@@ -200,7 +232,7 @@ def test_back_and_reload_keep_the_search(open_page, address, query):
 
 def test_a_click_searches_by_that_image(open_page, address, gallery):
     page = open_page(address)
-    page.locator("#hits .search").first.click()
+    page.locator("#hits .open").first.click()
     expect(page.locator("#status")).to_contain_text("nearest first")
     key = parse_qs(urlsplit(page.url).query)["key"][0]
     assert hits(page) == [hit.key for hit in gallery.search(key, 24, exclude_self=True)]
@@ -338,11 +370,11 @@ def test_the_keyboard_reaches_everything(open_page, address, query):
     expect(page.get_by_role("link", name="Skip to the images")).to_be_focused()
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
-    first = page.locator("#hits .search").first
+    first = page.locator("#hits .open").first
     expect(first).to_be_focused()
     expect(first).to_have_css("outline-style", "solid")
     page.keyboard.press("ArrowRight")
-    expect(page.locator("#hits .search").nth(1)).to_be_focused()
+    expect(page.locator("#hits .open").nth(1)).to_be_focused()
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowUp")
@@ -357,9 +389,7 @@ def test_roles_and_names_for_screen_readers(open_page, address, gallery, query):
     search(page, query)
     expect(page.get_by_role("status")).to_contain_text("24 images, nearest first")
     hit = gallery.search(query, 1)[0]
-    name = (
-        f"Search for images like {Path(hit.key).name}, number 1, {hit.distance} of 128 bits differ"
-    )
+    name = f"Open {Path(hit.key).name}, number 1, same kind {hit.same_kind:.0%}"
     expect(page.get_by_role("button", name=name)).to_have_count(1)
     expect(page.get_by_role("list", name="Images").get_by_role("listitem")).to_have_count(24)
     expect(page.get_by_role("slider", name="Maximum distance")).to_have_attribute(
@@ -455,7 +485,7 @@ def test_a_gallery_of_codes(open_page, tmp_path, gallery):
             page = open_page(address)
             expect(page.locator("#hits .no-image").first).to_contain_text("added by hand")
             expect(page.locator("#file")).to_be_hidden()
-            page.locator("#hits .search").first.click()
+            page.locator("#hits .open").first.click()
             expect(page.locator("#status")).to_contain_text("4 images, nearest first")
 
 

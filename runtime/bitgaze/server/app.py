@@ -20,12 +20,12 @@ from bitgaze.errors import GalleryError, ImageError
 from bitgaze.gallery.gallery import Gallery
 from bitgaze.server.abandoned import StopAbandoned
 from bitgaze.server.answers import Answer, Refusal, error_answer
-from bitgaze.server.browse import browse
+from bitgaze.server.browse import browse, item_to_json
 from bitgaze.server.guard import LOOPBACK, Guard, check_token
 from bitgaze.server.images import attention_image, thumbnail_image
-from bitgaze.server.parameters import parameters_of
+from bitgaze.server.parameters import parameters_of, required
 from bitgaze.server.search import search, search_code
-from bitgaze.server.state import DEFAULT_LIMITS, MAX_HITS, Limits, ServerState, state_of
+from bitgaze.server.state import DEFAULT_LIMITS, MAX_HITS, Limits, ServerState, item_of, state_of
 
 _WEB = Path(__file__).parent.parent / "web"
 _FILES = {
@@ -36,6 +36,7 @@ _FILES = {
     "/serve_cards.js": ("serve_cards.js", "text/javascript"),
     "/serve_dom.js": ("serve_dom.js", "text/javascript"),
     "/serve_region.js": ("serve_region.js", "text/javascript"),
+    "/serve_lightbox.js": ("serve_lightbox.js", "text/javascript"),
     "/serve_filters.js": ("serve_filters.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/api/docs": ("docs.html", "text/html"),
@@ -77,6 +78,7 @@ def create_app(
         Route("/health", _health),
         Route("/api/gallery", _gallery),
         Route("/api/browse", _browse),
+        Route("/api/item", _item),
         Route("/api/search", search, methods=["GET", "POST"]),
         Route("/api/search/code", search_code),
         Route("/api/thumbnail", thumbnail_image),
@@ -139,6 +141,18 @@ async def _gallery(request: Request) -> Answer:
             "radius": _suggested_radius(gallery),
             "limits": asdict(state.limits) | {"hits": MAX_HITS},
         }
+
+    return Answer(await state.run_reading(work))
+
+
+async def _item(request: Request) -> Answer:
+    key = required(parameters_of(request, "key"), "key")
+    state = state_of(request)
+
+    def work() -> dict[str, Any]:
+        item = item_of(state.gallery, key)
+        facts = {"metadata": item.metadata, "properties": item.properties or {}}
+        return item_to_json(item) | facts | {"looks": item.boxes.tolist()}
 
     return Answer(await state.run_reading(work))
 

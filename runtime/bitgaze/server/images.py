@@ -22,7 +22,7 @@ from bitgaze.server.parameters import integer, parameters_of, required
 from bitgaze.server.state import check_model, item_of, state_of
 from bitgaze.server.upload import check_decoder
 
-_MAX_SIDE_PX = 1024
+_MAX_SIDE_PX = 2048
 # Read as a whole, besides the budget of decoded bytes.
 _MAX_FILE_BYTES = 64_000_000
 

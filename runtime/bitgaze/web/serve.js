@@ -5,6 +5,7 @@ import { RequestError, fetchJson, fetchSearch } from "/serve_api.js";
 import { imageOf, inBits, loadAttention, makeCard, pinAttention, showImage } from "/serve_cards.js";
 import { byId, clearMessage, lastPart, megabytes, setStatus, showMessage } from "/serve_dom.js";
 import { RegionChooser, boxOf, showBox, textOf } from "/serve_region.js";
+import { Lightbox } from "/serve_lightbox.js";
 import { emptyFilters, readFilters, setUpFilters, showFilters, whereOf } from "/serve_filters.js";
 
 const FIRST_HITS = 24;
@@ -265,23 +266,35 @@ document.addEventListener("paste", (event) => {
 });
 
 byId("hits").addEventListener("click", async (event) => {
-  const search = event.target.closest(".search");
-  const eye = event.target.closest(".eye");
+  const [search, open, eye] = [".search", ".open", ".eye"].map((one) => event.target.closest(one));
   if (eye) pinAttention(eye.closest("li"), eye.getAttribute("aria-pressed") !== "true");
-  if (!search) return;
+  const isStart = open?.closest(".start");
+  if (search || isStart) await searchFrom((search ?? open).dataset.key);
+  else if (open) openLightbox(open);
+});
+
+async function searchFrom(key) {
   const parameters = readAddress();
   parameters.delete("code");
   parameters.delete("region");
   parameters.delete("k");
-  parameters.set("key", search.dataset.key);
+  parameters.set("key", key);
   await navigate(parameters);
   byId("title").focus({ preventScroll: true });
   scrollTo({ top: 0 });
-});
+}
+
+const lightbox = new Lightbox(searchFrom);
+function openLightbox(button) {
+  const visible = [...byId("hits").children].filter((card) => !card.hidden);
+  const keys = visible.map((card) => card.querySelector(".open").dataset.key);
+  const items = shown.hits.filter((hit) => keys.includes(hit.key));
+  lightbox.open(items, keys.indexOf(button.dataset.key), gallery.bits, button);
+}
 for (const [event, isHovered] of [["pointerover", true], ["pointerout", false]]) {
   document.addEventListener(event, ({ target, pointerType }) => {
     const figure = pointerType === "mouse" && target.closest?.(".figure");
-    if (!figure || figure.closest(".start")) return;
+    if (!figure || figure.closest(".start, dialog")) return;
     figure.classList.toggle("hovered", isHovered);
     if (isHovered) loadAttention(figure);
   });
@@ -302,9 +315,9 @@ byId("more").addEventListener("click", () => {
 // Arrow keys move from image to image, as Tab does.
 byId("hits").addEventListener("keydown", (event) => {
   const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 0, ArrowUp: 0 };
-  if (!(event.key in steps) || !event.target.matches(".search")) return;
+  if (!(event.key in steps) || !event.target.matches(".open")) return;
   event.preventDefault();
-  const all = [...byId("hits").querySelectorAll("li:not([hidden]) .search")];
+  const all = [...byId("hits").querySelectorAll("li:not([hidden]) .open")];
   const position = all.indexOf(event.target);
   const top = all[0].closest("li").offsetTop;
   const columns = all.filter((one) => one.closest("li").offsetTop === top).length;

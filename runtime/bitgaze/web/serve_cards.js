@@ -11,7 +11,7 @@ export function makeCard(item, bits, rank) {
   part("name").append(...(rank ? [element("b", "", rank)] : []), item.name);
   part("name").title = item.key;
   part("folder").textContent = isPath ? lastPart(item.key.slice(0, -item.name.length - 1)) : "";
-  part("search").dataset.key = item.key;
+  part("search").dataset.key = part("open").dataset.key = item.key;
   part("eye").setAttribute("aria-label", `Show where the model looked in ${item.name}`);
   part("eye").hidden = !item.has_image;
   let facts = "";
@@ -19,12 +19,13 @@ export function makeCard(item, bits, rank) {
     // Unrelated images differ in about half of the bits.
     const share = Math.max(0, 1 - (2 * item.distance) / bits);
     part("bar").style.setProperty("--share", `${100 * share}%`);
-    part("distance").textContent = `${inBits(item.distance)} of ${bits} bits differ`;
+    part("bar").title = `${inBits(item.distance)} of ${bits} bits differ`;
     part("chances").append(...chancesOf(item));
     part("metadata").textContent = Object.entries(item.metadata).slice(0, 3).map(([n, v]) => `${n}: ${typeof v === "object" ? JSON.stringify(v) : v}`).join(" · ");
-    facts = [`, number ${rank}`, part("distance").textContent, ...[...part("chances").children].map((one) => one.textContent)].join(", ");
+    facts = [`, number ${rank}`, ...[...part("chances").children].map((one) => one.textContent)].join(", ");
   } else card.classList.add("start");
-  part("search").setAttribute("aria-label", `Search for images like ${item.name}${facts}`);
+  part("search").setAttribute("aria-label", `Search for images like ${item.name}`);
+  part("open").setAttribute("aria-label", rank ? `Open ${item.name}${facts}` : `Search for images like ${item.name}`);
   return card;
 }
 
