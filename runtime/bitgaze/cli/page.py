@@ -116,14 +116,15 @@ def _member(member: Duplicate, *, is_best: bool = False) -> str:
 
 def _card(figure: str, hit: Hit, rank: int, bits: int) -> str:
     name = html.escape(Path(hit.key).name)
-    facts = [f"{in_bits(hit.distance)} of {bits} bits differ"]
-    facts += [f"{words} {chance}" for words, chance in hit.chances.items()]
+    facts = [f"{words} {chance}" for words, chance in hit.chances.items()]
+    differ = f"{in_bits(hit.distance)} of {bits} bits differ"
     # Unrelated images differ in about half of the bits; serve_cards.js draws the same bar.
     share = max(0, 1 - 2 * hit.distance / bits)
     return (
         f"<li>{figure}"
         f'<p class="name" title="{html.escape(hit.key)}"><b>{rank}</b> {name}</p>'
-        f'<div class="bar"><span style="width: {share:.1%}"></span></div>{_facts(facts)}</li>'
+        f'<div class="bar" title="{differ}"><span style="width: {share:.1%}"></span></div>'
+        f"{_facts(facts)}</li>"
     )
 
 
