@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 # Keeps the division finite where no class has positive evidence; smaller peaks mean nothing.
 _EPSILON = 1e-4
@@ -85,13 +85,17 @@ class AttentionBranch(nn.Module):
         return Guided(logits, _normalise(expected))
 
 
-def classification_loss(logits: Tensor, one_hot: Tensor) -> Tensor:
-    """Cross-entropy of the branch; all labels of an image have equal weight.
+def classification_loss(logits: Tensor, one_hot: Tensor, has_several: bool = False) -> Tensor:
+    """Loss of the branch: cross-entropy between classes, or of each label by itself.
 
     Args:
         logits: (B, classes).
         one_hot: (B, classes), 1 for the labels of an image, which has at least one, otherwise 0.
+        has_several: whether a class is likely where the sigmoid of its logit is, whatever the
+            others; otherwise where the softmax is, and the labels of an image have equal weight.
     """
+    if has_several:
+        return binary_cross_entropy_with_logits(logits, one_hot)
     return cross_entropy(logits, one_hot / one_hot.sum(1, keepdim=True))
 
 

@@ -62,6 +62,7 @@ def train(
     epochs = {"branch": config.branch_epochs, "hash": config.hash_epochs}
     digest = data.digest()
     done, resumed = checkpoint.resume(network, method, config, data, digest, run, device)
+    has_several = isinstance(data, Labelled) and data.labels.ndim == 2
     epoch = 0  # counted over both stages
     for stage in _STAGES:
         optimiser, scheduler = _optimiser(network, method, stage, config, epochs[stage], len(data))
@@ -77,7 +78,7 @@ def train(
             _set_mode(network, stage, config.frozen_blocks)
             total = sum(epochs.values())
             bar = tqdm(loader, desc=f"epoch {epoch}/{total} ({stage})", unit="batch", mininterval=1)
-            losses = _losses(network, method, config, stage, bar, stage_epoch)
+            losses = _losses(network, method, config, stage, bar, stage_epoch, has_several)
             minimise(losses, optimiser, scheduler)
             checkpoint.save(network, method, config, data, digest, run, epoch, optimiser, scheduler)
     return network.cpu().eval()
@@ -104,13 +105,16 @@ def _losses(
     stage: str,
     bar: "tqdm[tuple[Tensor, Tensor]]",
     done: int,
+    has_several: bool,
 ) -> Iterator[Tensor]:
     """The loss of each batch in `bar`, which displays it, after `done` epochs of the stage."""
     epochs = config.branch_epochs if stage == "branch" else config.hash_epochs
     device = next(network.parameters()).device
     for batch, (image, one_hot) in enumerate(bar):
         step = (done + batch / len(bar)) / epochs
-        loss = _loss(network, method, config, stage, image.to(device), one_hot.to(device), step)
+        loss = _loss(
+            network, method, config, stage, image.to(device), one_hot.to(device), step, has_several
+        )
         yield loss
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
 
@@ -123,6 +127,7 @@ def _loss(
     image: Tensor,
     one_hot: Tensor,
     step: float,
+    has_several: bool,
 ) -> Tensor:
     """Loss of a batch: image uint8 (B, H, W, 3), one_hot float32 (B, classes), step in [0, 1]."""
     is_half = config.precision == "bfloat16"
@@ -130,9 +135,9 @@ def _loss(
         features = network.features(image)
     features = features.float()
     if stage == "branch":
-        return classification_loss(network.branch(features).logits, one_hot)
+        return classification_loss(network.branch(features).logits, one_hot, has_several)
     hashed = network.hash(features)
-    guidance = classification_loss(hashed.logits, one_hot)
+    guidance = classification_loss(hashed.logits, one_hot, has_several)
     return method(hashed.hash, one_hot, step) + GUIDANCE_WEIGHT * guidance
 
 
