@@ -58,7 +58,7 @@ MODULE_LAYERS = {
         ["heatmap", "verification"],
         ["encoder"],
         ["contract", "providers"],
-        ["images", "calibration", "alterations"],
+        ["images", "calibration", "alterations", "looks"],
         ["costs", "headers", "memory"],
     ],
 }

@@ -6,6 +6,7 @@ are comparable only if their images went through the same steps.
 
 import hashlib
 import io
+import math
 import os
 import stat
 import struct
@@ -99,7 +100,44 @@ class ImageFile:
             raise ValueError("changed while it was being read") from cause
 
 
-Source: TypeAlias = str | os.PathLike[str] | bytes | ImageFile | Image.Image | NDArray[np.uint8]
+Box: TypeAlias = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A part of an image as a source: whatever takes an image takes the part as if it were one.
+
+    Attributes:
+        source: the image, any source but a region.
+        box: left, top, right, bottom, in [0, 1] of the upright image. Its edges are moved out to
+            whole pixels.
+
+    Raises:
+        TypeError: `source` is a region, or `box` is not four numbers.
+        ValueError: the box has no area or reaches outside the image.
+    """
+
+    source: "str | os.PathLike[str] | bytes | ImageFile | Image.Image | NDArray[np.uint8]"
+    box: Box
+
+    def __post_init__(self) -> None:
+        if isinstance(self.source, Region):
+            raise TypeError("the source of a region is a region; name the image and one box")
+        try:
+            left, top, right, bottom = map(float, self.box)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"box is {self.box!r}, expected (left, top, right, bottom)") from error
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise ValueError(
+                f"box is {self.box!r}, expected left < right and top < bottom, all within 0..1 of "
+                "the upright image"
+            )
+        object.__setattr__(self, "box", (left, top, right, bottom))
+
+
+Source: TypeAlias = (
+    str | os.PathLike[str] | bytes | ImageFile | Image.Image | NDArray[np.uint8] | Region
+)
 
 # File name extensions that count as images. Some formats Pillow cannot read (HEIC needs a plug-in);
 # listing them gets such a file reported instead of silently missing from the gallery.
@@ -202,6 +240,7 @@ _PLAIN = 8
 # photograph then takes 9 ms instead of 109, with no visible difference.
 _REDUCING_GAP = 2.0
 _STRIP_PIXELS = 1 << 20
+_ROUNDING = 1e-6  # of a pixel
 # The WebP decoder holds the canvas four times: 94 million pixels took 1.4 GB, from a file of 5 kB.
 _MOST_PIXELS_WEBP = MOST_PIXELS // 4
 
@@ -242,11 +281,24 @@ class Preprocess:
                 raise ValueError(f"{name} is {value!r}, this version of bitgaze supports {known}")
 
 
+def within(box: Box, inner: Box) -> Box:
+    """A box in [0, 1] of another box, in [0, 1] of what that one is a part of."""
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    return (
+        left + inner[0] * width,
+        top + inner[1] * height,
+        left + inner[2] * width,
+        top + inner[3] * height,
+    )
+
+
 def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
     """Load an image as a model's input.
 
     Args:
-        source: a path, the content of an image file, an `ImageFile`, a PIL image, or a uint8 array:
+        source: a path, the content of an image file, an `ImageFile`, a PIL image, a `Region` of one
+            of these, or a uint8 array:
             (height, width) grey, (height, width, 3) RGB or (height, width, 4) RGBA. Files are never
             mapped into memory: one that is shortened while it is read is an ImageError. Only a PIL
             image that the caller opened by name is read as Pillow does, which may map its file.
@@ -266,14 +318,31 @@ def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
         TypeError: `source` is none of the above.
         ValueError: an array of a different shape.
     """
+    return with_upright(source, preprocess.size, lambda image: prepared(image, preprocess))
+
+
+def prepared(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """An image as `upright` returns it as a model's input, which is what `load` returns."""
     square = (preprocess.size, preprocess.size)
+    if image.size != square:
+        image = image.resize(square, _FILTERS[preprocess.filter], reducing_gap=_REDUCING_GAP)
+    return np.array(image)
 
-    def resized(image: Image.Image) -> NDArray[np.uint8]:
-        if image.size != square:
-            image = image.resize(square, _FILTERS[preprocess.filter], reducing_gap=_REDUCING_GAP)
-        return np.array(image)
 
-    return with_upright(source, preprocess.size, resized)
+def part(image: Image.Image, box: Box) -> Image.Image:
+    """The part of an image in a box, with its edges moved out to whole pixels.
+
+    Args:
+        image: of any mode.
+        box: left, top, right, bottom, in [0, 1] of the image.
+    """
+    edges: list[tuple[int, int]] = []
+    for low, high, side in zip(box[:2], box[2:], image.size, strict=True):
+        # 3 / 28 of 28 pixels may come to a little more than 3.
+        first = min(math.floor(low * side + _ROUNDING), side - 1)
+        edges.append((first, max(math.ceil(high * side - _ROUNDING), first + 1)))
+    (left, right), (top, bottom) = edges
+    return image.crop((left, top, right, bottom))
 
 
 def upright(source: Source, shorter_side: int) -> Image.Image:
@@ -329,6 +398,8 @@ def with_upright(
     Raises:
         ImageError, TypeError, ValueError: as for `load`.
     """
+    if isinstance(source, Region):
+        return _with_region(source, shorter_side, work, copies)
     reservation = Reservation(budget())
     try:
         try:
@@ -338,6 +409,20 @@ def with_upright(
     finally:
         reservation.budget.parts.pop(reservation, None)
         reservation.wake_others()
+
+
+def _with_region(
+    region: Region, shorter_side: int, work: Callable[[Image.Image], _T], copies: int
+) -> _T:
+    left, top, right, bottom = region.box
+    # So long that the region's own shorter side is long enough.
+    needed = math.ceil(shorter_side / min(right - left, bottom - top))
+    return with_upright(
+        region.source,
+        needed,
+        lambda image: work(part(image, region.box)),
+        copies=copies + 1,
+    )
 
 
 def _with_upright(
