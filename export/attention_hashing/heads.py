@@ -47,17 +47,19 @@ def fit_branch(
 
     Args:
         maps: (n, channels, h, w).
-        one_hot: (n, classes), 1 for each label of an image, otherwise 0.
+        one_hot: (n, classes), 1 for each label of an image, otherwise 0. If an image has several,
+            each label is learned by itself.
         epochs: at least 1.
         seed: of initial weights and order.
         hidden: channels of the 3 x 3 convolution.
     """
+    has_several = bool((one_hot.sum(1) > 1).any())
     torch.manual_seed(seed)
     branch = AttentionBranch(maps.shape[1], one_hot.shape[1], hidden).train()
     data = torch.from_numpy(np.ascontiguousarray(maps)), torch.from_numpy(one_hot)
 
     def loss(features: Tensor, labels: Tensor, step: float) -> Tensor:
-        return classification_loss(branch(features.float()).logits, labels)
+        return classification_loss(branch(features.float()).logits, labels, has_several)
 
     descend([branch], loss, data, epochs, _BRANCH_RATE, seed)
     return branch.eval()
