@@ -28,6 +28,7 @@ from attention_hashing.experiments import look_training as looks
 from attention_hashing.experiments.arguments import check_lengths, check_unique
 from attention_hashing.experiments.results import print_section, write_section
 from attention_hashing.features import FeatureExtractor, cached_maps
+from attention_hashing.looking import RULE, explicit
 from attention_hashing.methods import METHODS
 from bitgaze import ImageError
 
@@ -97,7 +98,7 @@ def _measure(
     fixed = {
         "energy": looks.energy(maps),
         "imagenet": looks.imagenet(maps, published),
-        "boxes": looks.true_boxes(annotated.boxes, looks.RULE.most),
+        "boxes": looks.true_boxes(annotated.boxes, RULE.most),
     }
     found: _Scores = {}
     counts: dict[str, list[float]] = {name: [] for name in looks.PLACES}
@@ -109,7 +110,7 @@ def _measure(
         branch = looks.linear_branch(features[training], one_hot[training], seed)
         evidence = looks.class_maps(maps, branch)
         pointing.append(looks.pointing_by_class(evidence, annotated.boxes, drawn.queries))
-        chosen = looks.explicit(evidence, one_hot, training)
+        chosen = explicit(evidence, one_hot, training)
         by_name = {"random": looks.scattered(chosen, seed), "explicit": chosen} | fixed
         for name in looks.PLACES:
             looked = looks.whole(features)
@@ -132,7 +133,9 @@ def _measure(
                 parts = {"one code": drawn} if is_fused else {"views": drawn, "others": others}
                 for form, part in parts.items():
                     found.setdefault((name, form), []).append(
-                        looks.scores(looked, layer, one_hot, part.queries, part.database, is_fused)
+                        looks.scores(
+                            looked, layer, data.labels, part.queries, part.database, is_fused
+                        )
                     )
     means = {name: float(np.mean(some)) for name, some in counts.items()}
     return (found, means), float(np.mean(pointing))
@@ -155,7 +158,7 @@ def _rival(name: str, data: Labelled, arguments: argparse.Namespace) -> _Scores:
         )
         for form, part in (("views", drawn), ("others", others)):
             found.setdefault((name, form), []).append(
-                looks.scores(looked, layer, one_hot, part.queries, part.database)
+                looks.scores(looked, layer, data.labels, part.queries, part.database)
             )
     return found
 

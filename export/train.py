@@ -127,6 +127,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"of the backbone in training: {', '.join(PRECISIONS)} (whichever is faster here; a "
         "resumed run keeps its own)",
     )
+    add(
+        "--looks",
+        type=int,
+        default=defaults.looks,
+        help="stage 2 also learns from up to so many parts of each image, where the branch finds "
+        "its labels (%(default)s)",
+    )
     add("--seed", type=int, default=defaults.seed, help="(%(default)s)")
     add(
         "--holdout",
@@ -166,6 +173,7 @@ def _config(
         backbone_rate=arguments.backbone_rate,
         precision=precision,
         frozen_blocks=arguments.frozen_blocks,
+        looks=arguments.looks,
         branch="" if branch is None else branch.digest(),
     )
 

@@ -612,3 +612,52 @@ def test_mistakes_on_the_command_line(
     assert importlib.import_module(arguments[0].removesuffix(".py")).main() == 2
     error = capsys.readouterr().err
     assert re.match(message, error), error
+
+
+def test_looks_are_learned_and_kept_when_a_run_is_resumed(class_folders, tmp_path, monkeypatch):
+    data = labelled.read(class_folders)
+    config = dataclasses.replace(TINY, looks=2)
+    shown = []
+    real = training.with_looks
+
+    def remembered(*arguments):
+        shown.append(real(*arguments))
+        return shown[-1]
+
+    monkeypatch.setattr(training, "with_looks", remembered)
+    run, other = tmp_path / "run", tmp_path / "other"
+    run.mkdir()
+    expected = training.train(data, config, run, CPU)
+    assert len(data) < len(shown[0]) <= 3 * len(data)
+    assert shown[0].images[: len(data)] == data.images
+    for region, row in zip(shown[0].images[len(data) :], shown[0].labels[len(data) :], strict=True):
+        own = data.labels[data.images.index(region.source)]
+        assert row.tolist() == [own == 0, own == 1]
+
+    save = checkpoint.save
+
+    def stopped(*arguments):
+        save(*arguments)
+        if arguments[6] == config.branch_epochs + 1:
+            raise KeyboardInterrupt
+
+    other.mkdir()
+    monkeypatch.setattr(checkpoint, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(data, config, other, CPU)
+    monkeypatch.setattr(checkpoint, "save", save)
+    kept = (other / "looks.json").read_bytes()
+    (other / "looks.json").unlink()
+    with pytest.raises(ValueError, match=r"looks.json is missing; without it"):
+        training.train(data, config, other, CPU)
+    (other / "looks.json").write_bytes(kept)
+    found = training.train(data, config, other, CPU)
+    looks = [[(one.source, one.box) for one in some.images[len(data) :]] for some in shown]
+    assert looks[0] == looks[-1]
+    for one, two in zip(expected.parameters(), found.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_an_impossible_number_of_looks():
+    with pytest.raises(ValueError, match="looks is 4, expected 0 to 3"):
+        dataclasses.replace(TINY, looks=4)

@@ -6,6 +6,7 @@ from PIL import Image
 
 from attention_hashing.data.annotations import Boxes
 from attention_hashing.experiments import look_training as looks
+from attention_hashing.looking import RULE, Place, explicit
 from attention_hashing.network import HashLayer
 from bitgaze.encoding.looks import LookRule
 
@@ -20,7 +21,7 @@ def evidence(*peaks):
 
 def test_a_likely_class_is_looked_at_where_its_map_is_high():
     maps = evidence((0, 0, 40.0), (4, 6, 50.0), (2, 2, -1.0))
-    (found,) = looks.explicit(maps, np.zeros((1, 3), np.float32), np.zeros(0, np.intp))
+    (found,) = explicit(maps, np.zeros((1, 3), np.float32), np.zeros(0, np.intp))
     assert [one.label for one in found] == [1, 0]
     left, top, right, bottom = found[0].box
     assert left <= 6 / 8
@@ -32,13 +33,13 @@ def test_a_likely_class_is_looked_at_where_its_map_is_high():
 
 def test_known_labels_are_looked_for_however_unlikely():
     maps = evidence((0, 0, 40.0), (4, 6, -0.5), (2, 2, -1.0))
-    (found,) = looks.explicit(maps, np.array([[0, 1, 0]], np.float32), np.array([0]))
+    (found,) = explicit(maps, np.array([[0, 1, 0]], np.float32), np.array([0]))
     assert [one.label for one in found] == [1]
     assert found[0].box[2] == 1
 
 
 def test_looks_anywhere_keep_number_and_size():
-    like = [[looks.Place((0.0, 0.25, 0.5, 1.0), 3)], [], [looks.Place((0.0, 0.0, 1.0, 1.0), 0)]]
+    like = [[Place((0.0, 0.25, 0.5, 1.0), 3)], [], [Place((0.0, 0.0, 1.0, 1.0), 0)]]
     found = looks.scattered(like, 0)
     assert [len(some) for some in found] == [1, 0, 1]
     left, top, right, bottom = found[0][0].box
@@ -73,7 +74,7 @@ def test_energy_needs_no_label():
 
 
 def test_looks_are_learned_under_their_own_label():
-    places = [looks.Place((0, 0, 1, 1), 2), looks.Place((0, 0, 0.5, 1), -1)]
+    places = [Place((0, 0, 1, 1), 2), Place((0, 0, 0.5, 1), -1)]
     rows = looks._labels_of_views(places, np.array([1, 0, 1], np.float32))
     assert rows.tolist() == [[1, 0, 1], [0, 0, 1], [1, 0, 1]]
 
@@ -144,7 +145,7 @@ def test_features_of_looks_are_those_of_the_parts(tmp_path):
                     pixels = np.asarray(whole)[y0:y1, x0:x1]
                 yield pixels.transpose(2, 0, 1).astype(np.float32)
 
-    places = [[looks.Place((0.5, 0, 1, 1), 0), looks.Place((0, 0, 0.5, 1), 1)], []]
+    places = [[Place((0.5, 0, 1, 1), 0), Place((0, 0, 0.5, 1), 1)], []]
     for _ in range(2):
         found = looks.look(Means(), [path, path], places, tmp_path)
         assert found[0].tolist() == [[200.0] * 3, [10.0] * 3]
@@ -153,5 +154,5 @@ def test_features_of_looks_are_those_of_the_parts(tmp_path):
 
 
 def test_the_rule_stays_within_what_the_distance_can_count():
-    assert isinstance(looks.RULE, LookRule)
-    assert all(looks._SHARES % views == 0 for views in range(1, looks.RULE.most + 2))
+    assert isinstance(RULE, LookRule)
+    assert all(looks._SHARES % views == 0 for views in range(1, RULE.most + 2))

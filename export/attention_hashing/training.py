@@ -19,6 +19,7 @@ from attention_hashing.config import Config, new_network
 from attention_hashing.data.labelled import Labelled
 from attention_hashing.data.scattered import Scattered
 from attention_hashing.descent import half_cosine, minimise
+from attention_hashing.looking import with_looks
 from attention_hashing.methods import METHODS, Method
 from attention_hashing.network import AttentionHashing
 
@@ -64,8 +65,13 @@ def train(
     done, resumed = checkpoint.resume(network, method, config, data, digest, run, device)
     has_several = isinstance(data, Labelled) and data.labels.ndim == 2
     epoch = 0  # counted over both stages
+    shown = data
     for stage in _STAGES:
-        optimiser, scheduler = _optimiser(network, method, stage, config, epochs[stage], len(data))
+        if stage == "hash" and config.looks and config.hash_epochs:
+            if not isinstance(data, Labelled):
+                raise ValueError(f"looks is {config.looks}, but scenes are new in each epoch")
+            shown = with_looks(data, network, config, run, done > config.branch_epochs)
+        optimiser, scheduler = _optimiser(network, method, stage, config, epochs[stage], len(shown))
         for stage_epoch in range(epochs[stage]):
             epoch += 1
             if epoch < done:
@@ -74,7 +80,7 @@ def train(
                 optimiser.load_state_dict(resumed["optimiser"])
                 scheduler.load_state_dict(resumed["scheduler"])
                 continue
-            loader = _loader(data, config, config.seed * 100_003 + epoch)
+            loader = _loader(shown, config, config.seed * 100_003 + epoch)
             _set_mode(network, stage, config.frozen_blocks)
             total = sum(epochs.values())
             bar = tqdm(loader, desc=f"epoch {epoch}/{total} ({stage})", unit="batch", mininterval=1)
@@ -127,7 +133,7 @@ def _loss(
     image: Tensor,
     one_hot: Tensor,
     step: float,
-    has_several: bool,
+    has_several: bool = False,
 ) -> Tensor:
     """Loss of a batch: image uint8 (B, H, W, 3), one_hot float32 (B, classes), step in [0, 1]."""
     is_half = config.precision == "bfloat16"

@@ -16,7 +16,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,27 +29,18 @@ from attention_hashing.evaluation.metrics import average_precision
 from attention_hashing.experiments.pointing_game import pointing_game
 from attention_hashing.features import FeatureExtractor
 from attention_hashing.heads import descend, fit_layer
+from attention_hashing.looking import RULE, Place
 from attention_hashing.methods import METHODS
 from attention_hashing.network import HashLayer
 from bitgaze.encoding.images import Region
 from bitgaze.encoding.looks import LookRule, choose
 
 PLACES = ("whole", "random", "energy", "imagenet", "explicit", "boxes")
-RULE = LookRule(
-    most=3, probability=0.15, extent=0.4, smallest=0.25, largest=1.0, side=0.5, overlap=0.8
-)
 _IMAGENET_RULE = LookRule(most=3, overlap=0.8)
 _BRANCH_EPOCHS, _BRANCH_RATE = 30, 3e-4
 _LAYER_EPOCHS = 30
 _MARGIN = 0.1  # around a true box, of its sides
 _SHARES = 12  # a multiple of every number of views, up to four
-
-
-class Place(NamedTuple):
-    """A look: left, top, right, bottom as shares of the sides, and its class or -1."""
-
-    box: tuple[float, float, float, float]
-    label: int
 
 
 @dataclass(frozen=True)
@@ -123,39 +113,6 @@ def class_maps(maps: NDArray[np.float16], branch: AttentionBranch) -> NDArray[np
             some = torch.from_numpy(maps[start : start + 64].astype(np.float32))
             parts.append(branch.class_maps(some).numpy())
     return np.concatenate(parts)
-
-
-def explicit(
-    evidence: NDArray[np.float32],
-    one_hot: NDArray[np.float32],
-    known: NDArray[np.intp],
-    rule: LookRule = RULE,
-) -> list[list[Place]]:
-    """Looks at the likely classes of each image, or at its labels where these are known.
-
-    Args:
-        evidence: class maps, (n, classes, h, w).
-        one_hot: (n, classes).
-        known: positions of the images whose labels are known.
-        rule: of the looks; no look is added from the attention.
-    """
-    probability = 1 / (1 + np.exp(-evidence.mean((2, 3))))  # (n, classes)
-    is_known = np.zeros(len(evidence), bool)
-    is_known[known] = True
-    nothing = np.zeros(evidence.shape[2:], np.float32)
-    found = []
-    for image, maps in enumerate(evidence):
-        if is_known[image]:
-            numbers = np.flatnonzero(one_hot[image])
-            likely = np.maximum(probability[image, numbers], rule.probability)
-        else:
-            numbers = np.arange(len(maps))
-            likely = probability[image]
-        # A class that is likely without positive evidence anywhere still has a highest place.
-        some = maps[numbers] - np.minimum(maps[numbers].mean((1, 2)), 0)[:, None, None]
-        looks = choose(some, likely.astype(np.float32), nothing, rule, rule.most)
-        found.append([Place(look.box, int(numbers[look.row])) for look in looks])
-    return found
 
 
 def imagenet(maps: NDArray[np.float16], branch: AttentionBranch) -> list[list[Place]]:
