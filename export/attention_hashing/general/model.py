@@ -31,6 +31,7 @@ from bitgaze.encoding.calibration import Calibration, false_match_rates, probabi
 from bitgaze.encoding.contract import calibration_from
 from bitgaze.encoding.images import Preprocess, upright
 
+# depth="used" would be better: with the next hash layer, since it changes the fingerprint.
 PREPROCESS = Preprocess(size=224)
 # The attended part varies more; this weight balances the two (docs/lab-notes.md).
 _GLOBAL_WEIGHT = 3.0

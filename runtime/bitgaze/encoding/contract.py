@@ -115,7 +115,7 @@ class Contract:
 
     def to_json(self) -> str:
         """Serialise the contract as JSON text, for `from_json`."""
-        document = {"schema": SCHEMA, **asdict(self)}
+        document = {"schema": SCHEMA, **asdict(self), "preprocess": self.preprocess.entries()}
         document["golden"] = [
             {"png": b64encode(golden.png).decode(), "code": golden.code.hex()}
             for golden in self.golden
@@ -316,7 +316,7 @@ def fingerprint(content: bytes, preprocess: Preprocess, looks: LookRule | None =
         if number in (_GRAPH, _OPSET_IMPORT, _FUNCTIONS):
             digest.update(number.to_bytes(1, "little") + len(value).to_bytes(8, "little"))
             digest.update(value)
-    digest.update(json.dumps(asdict(preprocess), sort_keys=True).encode())
+    digest.update(json.dumps(preprocess.entries(), sort_keys=True).encode())
     if looks is not None:
         digest.update(json.dumps(asdict(looks), sort_keys=True).encode())
     return digest.hexdigest()
@@ -361,7 +361,7 @@ def _golden(png: str, code: str) -> Golden:
 
 # Entries whose JSON form differs from the attribute, and which of them need not be there.
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "preprocess": lambda value: Preprocess(**value),
+    "preprocess": Preprocess.from_entries,
     "classes": lambda value: tuple(_list(value)),
     "calibration": calibration_from,
     "golden": lambda value: tuple(_golden(**entry) for entry in _list(value)),

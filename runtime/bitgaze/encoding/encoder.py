@@ -243,9 +243,17 @@ class Encoder:
             found = _Row(*(np.zeros((0, *array.shape), array.dtype) for array in blank))
         else:
             found = _Row(*map(np.stack, zip(*rows, strict=True)))
-        codes, hashes, attention, *of_looks = found
-        stable = np.abs(hashes) > self.contract.tolerance
-        return Encoded(codes, hashes, attention, errors, stable, *of_looks)
+        return Encoded(
+            found.code,
+            found.hash,
+            found.attention,
+            errors,
+            stable=np.abs(found.hash) > self.contract.tolerance,
+            looks=found.looks,
+            look_hashes=found.look_hashes,
+            boxes=found.boxes,
+            look_classes=found.look_classes,
+        )
 
     def _look_count(self, looks: int | None) -> int:
         rule = self.contract.looks
@@ -307,7 +315,9 @@ class Encoder:
             np.zeros(looks, np.int64),
         )
 
-    def _rows(self, sources: Iterable[Source], looks: int) -> Generator[_Row | ImageError, None, None]:
+    def _rows(
+        self, sources: Iterable[Source], looks: int
+    ) -> Generator[_Row | ImageError, None, None]:
         """Yield a row or an error for each image, in order, while threads work ahead."""
         # Several images per task if their number is known: a thread that decodes some, then runs
         # some, keeps the network in its cache (5 % less processor time).
@@ -385,7 +395,7 @@ class Encoder:
         # So many pixels that the smallest look is not enlarged, if the image has them.
         shorter_side = math.ceil(preprocess.size / rule.smallest)
         try:
-            found = images.with_upright(source, shorter_side, encoded)
+            found = images.with_upright(source, shorter_side, encoded, depth=preprocess.depth)
         except ImageError as error:
             return ImageError(*error.args)
         if isinstance(found, ProviderError):

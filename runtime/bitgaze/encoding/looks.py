@@ -8,6 +8,7 @@ expectation over all classes.
 
 import math
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ class LookRule:
         largest: and at most this one, at least `smallest`.
         side: of the looks at peaks of the attention, which fill the places that classes leave, as
             a share of the image's sides, in (0, 1].
-        apart: such a peak is at least so far from the middle of every earlier look, as a share of
+        apart: minimum distance of such a peak from the middle of every earlier look, as a share of
             the image's sides, in (0, 1].
         overlap: a look is dropped if intersection over union with an earlier one reaches this, in
             (0, 1].
@@ -126,7 +127,7 @@ def choose(
         for box, _ in found:
             _take(is_free, box[0] + box[2], box[1] + box[3], rule)
         while len(found) < count and is_free.any():
-            y, x = divmod(int(np.where(is_free, evidence, -1).argmax()), width)
+            y, x = divmod(int(np.where(is_free, evidence, np.iinfo(np.int64).min).argmax()), width)
             left, right = _centred(x, rule.side, width)
             top, bottom = _centred(y, rule.side, height)
             _add(found, ((left, top, right, bottom), -1), rule)
@@ -149,6 +150,7 @@ def _enlarged(class_map: NDArray[np.float32]) -> NDArray[np.int64] | None:
     return enlarged
 
 
+@lru_cache(maxsize=8)
 def _interpolation(cells: int) -> NDArray[np.int64]:
     """Weights of cells at each step, in units of 1 / (2 * _STEPS): (_STEPS * cells, cells)."""
     unit = 2 * _STEPS
