@@ -28,7 +28,7 @@ from attention_hashing.experiments import look_training as looks
 from attention_hashing.experiments.arguments import check_lengths, check_unique
 from attention_hashing.experiments.results import print_section, write_section
 from attention_hashing.features import FeatureExtractor, cached_maps
-from attention_hashing.looking import RULE, explicit
+from attention_hashing.looking import RULE, evidence, explicit
 from attention_hashing.methods import METHODS
 from bitgaze import ImageError
 
@@ -108,9 +108,9 @@ def _measure(
         others = protocols.draw(f"{_PROTOCOL}-others", data, seed)
         training = drawn.training
         branch = looks.linear_branch(features[training], one_hot[training], seed)
-        evidence = looks.class_maps(maps, branch)
-        pointing.append(looks.pointing_by_class(evidence, annotated.boxes, drawn.queries))
-        chosen = explicit(evidence, one_hot, training)
+        seen = evidence(looks.batches(maps), branch)
+        pointing.append(looks.pointing_by_class(seen.maps, annotated.boxes, drawn.queries))
+        chosen = explicit(seen, one_hot, training)
         by_name = {"random": looks.scattered(chosen, seed), "explicit": chosen} | fixed
         for name in looks.PLACES:
             looked = looks.whole(features)

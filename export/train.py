@@ -14,6 +14,7 @@ of stage 1.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ def main() -> int:
         branch = load_branch(arguments.branch) if arguments.branch else None
         config = _config(arguments, device, branch)
         everything = _images(arguments)
+        config = replace(config, several_labels=everything.has_several)
         holdout = arguments.holdout
         if holdout is None:
             holdout = (

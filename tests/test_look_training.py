@@ -6,9 +6,9 @@ from PIL import Image
 
 from attention_hashing.data.annotations import Boxes
 from attention_hashing.experiments import look_training as looks
-from attention_hashing.looking import RULE, Place, explicit
+from attention_hashing.looking import RULE, Evidence, Place, explicit, labels_of_looks
+from attention_hashing.looking import evidence as evidence_of
 from attention_hashing.network import HashLayer
-from bitgaze.encoding.looks import LookRule
 
 
 def evidence(*peaks):
@@ -19,9 +19,18 @@ def evidence(*peaks):
     return maps
 
 
+def nowhere(images):
+    return np.zeros((images, 8, 8), np.float32)
+
+
+def nothing_known(images, classes):
+    return np.zeros((images, classes), np.float32), np.zeros(0, np.intp)
+
+
 def test_a_likely_class_is_looked_at_where_its_map_is_high():
     maps = evidence((0, 0, 40.0), (4, 6, 50.0), (2, 2, -1.0))
-    (found,) = explicit(maps, np.zeros((1, 3), np.float32), np.zeros(0, np.intp))
+    seen = Evidence(maps, np.float32([[0.4, 0.9, 0.1]]), nowhere(1))
+    (found,) = explicit(seen, *nothing_known(1, 3))
     assert [one.label for one in found] == [1, 0]
     left, top, right, bottom = found[0].box
     assert left <= 6 / 8
@@ -32,10 +41,24 @@ def test_a_likely_class_is_looked_at_where_its_map_is_high():
 
 
 def test_known_labels_are_looked_for_however_unlikely():
-    maps = evidence((0, 0, 40.0), (4, 6, -0.5), (2, 2, -1.0))
-    (found,) = explicit(maps, np.array([[0, 1, 0]], np.float32), np.array([0]))
+    maps = evidence((0, 0, 40.0), (4, 6, 0.5), (2, 2, -1.0))
+    seen = Evidence(maps, np.float32([[0.9, 0.01, 0.01]]), nowhere(1))
+    (found,) = explicit(seen, np.array([[0, 1, 0]], np.float32), np.array([0]))
     assert [one.label for one in found] == [1]
     assert found[0].box[2] == 1
+
+
+def test_the_attention_fills_the_places_that_labels_leave():
+    attention = nowhere(1)
+    attention[0, 7, 1] = 1
+    seen = Evidence(evidence((0, 6, 40.0)), np.float32([[0.9]]), attention)
+    (found,) = explicit(seen, *nothing_known(1, 1))
+    assert [one.label for one in found[:2]] == [0, -1]
+    assert found[1].box == (0, 1 - RULE.side, RULE.side, 1)
+    assert len(found) == RULE.most
+    found = labels_of_looks([0, -1, 2], np.array([True, False, True]))
+    assert found.tolist() == [[True, False, False], [True, False, True], [False, False, True]]
+    assert labels_of_looks([], np.array([True, False])).shape == (0, 2)
 
 
 def test_looks_anywhere_keep_number_and_size():
@@ -85,8 +108,8 @@ def test_a_linear_branch_finds_what_its_means_say():
     features = (one_hot @ rng.normal(size=(3, 10)) + rng.normal(size=(128, 10)) / 10).astype("f4")
     branch = looks.linear_branch(features, one_hot, 0)
     maps = np.broadcast_to(features[:, :, None, None], (128, 10, 2, 2)).astype(np.float16)
-    logits = looks.class_maps(maps, branch).mean((2, 3))
-    for label, row in enumerate(logits.T):
+    probability = evidence_of(looks.batches(maps), branch).probability
+    for label, row in enumerate(probability.T):
         assert row[one_hot[:, label] > 0].min() > row[one_hot[:, label] == 0].max()
 
 
@@ -96,19 +119,24 @@ def by_hand(own, other):
 
 
 @pytest.mark.parametrize("is_fused", [False, True])
-def test_images_are_compared_by_the_nearest_of_their_views(is_fused):
+def test_images_are_compared_by_all_their_views(is_fused):
+    """An image with fewer looks than others repeats its own code, as in a gallery."""
     rng = np.random.default_rng(1)
     bits, count = 8, 30
     views = [rng.normal(size=(rng.integers(0, 4), bits)).astype(np.float32) for _ in range(count)]
+    most = max(map(len, views))
     looked = looks.Looked(rng.normal(size=(count, bits)).astype(np.float32), views, [[]] * count)
     layer = HashLayer(np.eye(bits, dtype=np.float32), np.zeros(bits, np.float32))
     labels = rng.random((count, 3)) < 0.4
     labels[:, 0] |= ~labels.any(1)
     queries, database = np.arange(5), np.arange(5, count)
     found = looks.scores(looked, layer, labels, queries, database, is_fused)
+    codes = []
+    for image in range(count):
+        own = looked.views(image)
+        filled = np.concatenate([own, np.repeat(own[:1], 1 + most - len(own), axis=0)])
+        codes.append((own.mean(0, keepdims=True) if is_fused else filled) > 0)
     for query in queries:
-        images = [looked.views(image) for image in range(count)]
-        codes = [(v.mean(0, keepdims=True) if is_fused else v) > 0 for v in images]
         distance = np.array([by_hand(codes[query], codes[image]) for image in database])
         right = (labels[database] & labels[query]).any(1)
         # The mean over many random orders of ties.
@@ -151,8 +179,3 @@ def test_features_of_looks_are_those_of_the_parts(tmp_path):
         assert found[0].tolist() == [[200.0] * 3, [10.0] * 3]
         assert found[1].shape == (0, 3)
     assert Means.calls == 1
-
-
-def test_the_rule_stays_within_what_the_distance_can_count():
-    assert isinstance(RULE, LookRule)
-    assert all(looks._SHARES % views == 0 for views in range(1, RULE.most + 2))

@@ -43,6 +43,8 @@ class Config:
             propagated back through them, which saves more than half of a step.
         looks: largest number of looks at an image that stage 2 learns from, beside the image
             itself: parts of it where the branch finds its labels.
+        several_labels: whether an image may have several, each of which the branch learns by
+            itself.
     """
 
     bits: int = 64
@@ -62,6 +64,7 @@ class Config:
     branch: str = ""
     frozen_blocks: int = 0
     looks: int = 0
+    several_labels: bool = False
 
     def __post_init__(self) -> None:
         backbones.check_stride(self.backbone, self.stride)
@@ -126,5 +129,5 @@ def new_network(config: Config, classes: int, pretrained: bool = True) -> Attent
             f"frozen_blocks is {config.frozen_blocks}, expected at most {blocks} for "
             f"{config.backbone}"
         )
-    branch = AttentionBranch(backbone.channels, classes, config.hidden)
+    branch = AttentionBranch(backbone.channels, classes, config.hidden, config.several_labels)
     return AttentionHashing(backbone, branch, config.bits)

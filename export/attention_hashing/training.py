@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from attention_hashing import checkpoint
-from attention_hashing.attention import GUIDANCE_WEIGHT, classification_loss
+from attention_hashing.attention import GUIDANCE_WEIGHT
 from attention_hashing.branch_file import StoredBranch
 from attention_hashing.config import Config, new_network
 from attention_hashing.data.labelled import Labelled
 from attention_hashing.data.scattered import Scattered
 from attention_hashing.descent import half_cosine, minimise
-from attention_hashing.looking import with_looks
+from attention_hashing.looking import WithLooks, with_looks
 from attention_hashing.methods import METHODS, Method
 from attention_hashing.network import AttentionHashing
 
@@ -50,8 +50,15 @@ def train(
 
     Raises:
         ValueError: the checkpoint in `run` has another configuration, other classes or other
-            images; or the branch is not that of the configuration or does not fit the network.
+            images; the branch is not that of the configuration or does not fit the network; or the
+            configuration is not for images with as many labels.
     """
+    has_several = isinstance(data, Labelled) and data.has_several
+    if has_several != config.several_labels:
+        raise ValueError(
+            f"several_labels is {config.several_labels}, but images "
+            f"{'may have several' if has_several else 'have one label each'}"
+        )
     network = new_network(config, len(data.classes))
     if config.branch != ("" if branch is None else branch.digest()):
         raise ValueError("the digest of the branch differs from that in the configuration")
@@ -63,9 +70,8 @@ def train(
     epochs = {"branch": config.branch_epochs, "hash": config.hash_epochs}
     digest = data.digest()
     done, resumed = checkpoint.resume(network, method, config, data, digest, run, device)
-    has_several = isinstance(data, Labelled) and data.labels.ndim == 2
     epoch = 0  # counted over both stages
-    shown = data
+    shown: Labelled | Scattered | WithLooks = data
     for stage in _STAGES:
         if stage == "hash" and config.looks and config.hash_epochs:
             if not isinstance(data, Labelled):
@@ -84,14 +90,14 @@ def train(
             _set_mode(network, stage, config.frozen_blocks)
             total = sum(epochs.values())
             bar = tqdm(loader, desc=f"epoch {epoch}/{total} ({stage})", unit="batch", mininterval=1)
-            losses = _losses(network, method, config, stage, bar, stage_epoch, has_several)
+            losses = _losses(network, method, config, stage, bar, stage_epoch)
             minimise(losses, optimiser, scheduler)
             checkpoint.save(network, method, config, data, digest, run, epoch, optimiser, scheduler)
     return network.cpu().eval()
 
 
 def _loader(
-    data: Labelled | Scattered, config: Config, epoch_seed: int
+    data: Labelled | Scattered | WithLooks, config: Config, epoch_seed: int
 ) -> "DataLoader[tuple[Tensor, Tensor]]":
     """The batches of an epoch; its seed determines order and views."""
     return DataLoader(
@@ -111,16 +117,13 @@ def _losses(
     stage: str,
     bar: "tqdm[tuple[Tensor, Tensor]]",
     done: int,
-    has_several: bool,
 ) -> Iterator[Tensor]:
     """The loss of each batch in `bar`, which displays it, after `done` epochs of the stage."""
     epochs = config.branch_epochs if stage == "branch" else config.hash_epochs
     device = next(network.parameters()).device
     for batch, (image, one_hot) in enumerate(bar):
         step = (done + batch / len(bar)) / epochs
-        loss = _loss(
-            network, method, config, stage, image.to(device), one_hot.to(device), step, has_several
-        )
+        loss = _loss(network, method, config, stage, image.to(device), one_hot.to(device), step)
         yield loss
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
 
@@ -133,7 +136,6 @@ def _loss(
     image: Tensor,
     one_hot: Tensor,
     step: float,
-    has_several: bool = False,
 ) -> Tensor:
     """Loss of a batch: image uint8 (B, H, W, 3), one_hot float32 (B, classes), step in [0, 1]."""
     is_half = config.precision == "bfloat16"
@@ -141,9 +143,9 @@ def _loss(
         features = network.features(image)
     features = features.float()
     if stage == "branch":
-        return classification_loss(network.branch(features).logits, one_hot, has_several)
+        return network.branch.loss(network.branch(features).logits, one_hot)
     hashed = network.hash(features)
-    guidance = classification_loss(hashed.logits, one_hot, has_several)
+    guidance = network.branch.loss(hashed.logits, one_hot)
     return method(hashed.hash, one_hot, step) + GUIDANCE_WEIGHT * guidance
 
 

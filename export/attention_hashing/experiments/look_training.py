@@ -1,46 +1,50 @@
 """Hash layers that learn from whole images and from looks at parts of them, over a frozen backbone.
 
-A branch learns to classify the whole images. A look is where the map of a likely class is high, and
-is learned under the label of that class alone; an image's own labels say which classes to look for
-while it is trained on. Beside it stand looks that other maps choose, and the boxes of the objects.
+A branch learns to classify the whole images. Looks are where the maps of likely classes are high,
+each learned under the label of its class alone, then at peaks of the attention; an image's own
+labels say which classes to look for while it is trained on. Beside them stand looks that other maps
+choose, and the boxes of the objects.
 
     whole      no look
     random     as many looks as explicit, of the same sizes, anywhere
     energy     at the peaks of the features' energy: attention that nobody taught
     imagenet   at the classes of the backbone's published classifier
-    explicit   at the likely classes of the branch
+    explicit   at the likely classes of the branch, then at peaks of its attention
     boxes      at the objects' true boxes, known for queries and database too
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
 
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.data.annotations import Boxes
-from attention_hashing.data.labels import Labels, is_relevant
-from attention_hashing.evaluation.distance_counts import Levels
+from attention_hashing.data.labels import Labels
+from attention_hashing.evaluation.distance_counts import levels_among
 from attention_hashing.evaluation.metrics import average_precision
 from attention_hashing.experiments.pointing_game import pointing_game
 from attention_hashing.features import FeatureExtractor
 from attention_hashing.heads import descend, fit_layer
-from attention_hashing.looking import RULE, Place
+from attention_hashing.looking import RULE, Place, labels_of_looks
 from attention_hashing.methods import METHODS
 from attention_hashing.network import HashLayer
-from bitgaze.encoding.images import Region
+from bitgaze.encoding.images import Region, Source
 from bitgaze.encoding.looks import LookRule, choose
+from bitgaze.hamming import pack
 
 PLACES = ("whole", "random", "energy", "imagenet", "explicit", "boxes")
 _IMAGENET_RULE = LookRule(most=3, overlap=0.8)
 _BRANCH_EPOCHS, _BRANCH_RATE = 30, 3e-4
 _LAYER_EPOCHS = 30
+_BATCH = 64  # where nothing is trained
 _MARGIN = 0.1  # around a true box, of its sides
-_SHARES = 12  # a multiple of every number of views, up to four
 
 
 @dataclass(frozen=True)
@@ -102,17 +106,14 @@ def linear_branch(
         seed,
     )
     weight = layer.weight.detach() / deviation
-    return AttentionBranch.from_classifier(weight, layer.bias.detach() - weight @ mean).eval()
+    bias = layer.bias.detach() - weight @ mean
+    return AttentionBranch.from_classifier(weight, bias, has_several=True).eval()
 
 
-def class_maps(maps: NDArray[np.float16], branch: AttentionBranch) -> NDArray[np.float32]:
-    """Maps of all classes, (n, classes, h, w), of the backbone's maps (n, channels, h, w)."""
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(maps), 64):
-            some = torch.from_numpy(maps[start : start + 64].astype(np.float32))
-            parts.append(branch.class_maps(some).numpy())
-    return np.concatenate(parts)
+def batches(maps: NDArray[np.float16]) -> Iterator[Tensor]:
+    """A backbone's stored maps, (n, channels, h, w), as a branch takes them."""
+    for start in range(0, len(maps), _BATCH):
+        yield torch.from_numpy(maps[start : start + _BATCH].astype(np.float32))
 
 
 def imagenet(maps: NDArray[np.float16], branch: AttentionBranch) -> list[list[Place]]:
@@ -169,10 +170,27 @@ def true_boxes(boxes: Sequence[Boxes], most: int) -> list[list[Place]]:
     return found
 
 
+def look_features(
+    extract: FeatureExtractor, images: Sequence[Source], places: list[list[Place]]
+) -> NDArray[np.float32]:
+    """Mean features of all looks, (looks, channels).
+
+    Args:
+        extract: of whole maps.
+        images: n of them.
+        places: of each image; at least one has a look.
+    """
+    regions = [
+        Region(image, one.box) for image, some in zip(images, places, strict=True) for one in some
+    ]
+    bar = tqdm(regions, "looks", unit="look", disable=None)
+    return np.array([one.mean((1, 2)) for one in extract.each(bar, lambda region: region)])
+
+
 def look(
     extract: FeatureExtractor, paths: list[Path], places: list[list[Place]], folder: Path
 ) -> list[NDArray[np.float32]]:
-    """Mean features of each image's looks, from a file that is created if it does not exist.
+    """As `look_features`, but of each image, and from a file that is created if there is none.
 
     Args:
         extract: of whole maps.
@@ -180,15 +198,12 @@ def look(
         places: of each image; at least one has a look.
         folder: for the file.
     """
-    items = [
-        Region(path, one.box) for path, some in zip(paths, places, strict=True) for one in some
-    ]
-    digest = hashlib.sha256(repr([(one.source, one.box) for one in items]).encode())
+    items = [(path, one.box) for path, some in zip(paths, places, strict=True) for one in some]
+    digest = hashlib.sha256(repr(items).encode())
     path = folder / f"looks-{digest.hexdigest()[:16]}.npy"
     if not path.exists():
-        means = [one.mean((1, 2)) for one in extract.each(items, lambda item: item)]
         draft = path.with_suffix(".part.npy")
-        np.save(draft, np.array(means, np.float32))
+        np.save(draft, look_features(extract, paths, places))
         draft.replace(path)
     ends = np.cumsum([len(some) for some in places])
     return np.split(np.load(path), ends[:-1])
@@ -229,8 +244,8 @@ def fit(
 
 def _labels_of_views(places: list[Place], row: NDArray[np.float32]) -> NDArray[np.float32]:
     """Of the whole image all labels; of a look its own, or all if it was chosen without any."""
-    alone = np.eye(len(row), dtype=np.float32)
-    return np.stack([row, *(row if one.label < 0 else alone[one.label] for one in places)])
+    looks = labels_of_looks([one.label for one in places], row > 0)
+    return np.concatenate([row[None], looks.astype(np.float32)])
 
 
 def scores(
@@ -241,46 +256,28 @@ def scores(
     database: NDArray[np.intp],
     is_fused: bool = False,
 ) -> NDArray[np.float64]:
-    """Tie-aware average precision of each query, by the mean of each view's nearest.
+    """Tie-aware average precision of each query, searched as a gallery is: by bitgaze.ViewIndex.
 
-    The distance of two images is A / Q + B / V: A is the sum over the query's Q views of the
-    distance to the nearest view of the item, B the sum over the item's V views of the distance to
-    the nearest view of the query. Without looks it is twice the Hamming distance.
+    An image with fewer looks than others repeats the code of the whole.
     """
-    signs: Callable[[int], NDArray[np.float32]]
-
-    def signs(image: int) -> NDArray[np.float32]:
+    most = 0 if is_fused else max(map(len, looked.looks))
+    codes = np.zeros((len(looked.features), 1 + most, len(layer.threshold) // 8), np.uint8)
+    for image, own in enumerate(codes):
         views = looked.views(image)
-        values = layer.values(views.mean(0, keepdims=True) if is_fused else views)
-        return np.where(values > 0, 1, -1).astype(np.float32)
-
-    stored = [signs(image) for image in database]
-    every = np.concatenate(stored)
-    starts = np.cumsum([0, *(len(some) for some in stored[:-1])])
-    counts = np.array([len(some) for some in stored])
-    bits = every.shape[1]
-    relevant = is_relevant(labels[queries], labels[database])
-    width = 2 * _SHARES * bits + 1
-    levels = []
-    for row, image in enumerate(queries):
-        own = signs(image)
-        distances = ((bits - own @ every.T) / 2).astype(np.int64)  # (Q, all views)
-        sought = np.minimum.reduceat(distances, starts, axis=1).sum(0) * (_SHARES // len(own))
-        found = np.add.reduceat(distances.min(0), starts) * (_SHARES // counts)
-        both = sought + found
-        levels.append([np.bincount(some, minlength=width) for some in (both, both[relevant[row]])])
-    items, hits = np.array(levels).transpose(1, 0, 2)
-    return average_precision(Levels(items, hits)).expected
+        found = pack(layer.values(views.mean(0, keepdims=True) if is_fused else views))
+        own[:] = found[0]
+        own[: len(found)] = found
+    return average_precision(levels_among(codes, labels, queries, database)).expected
 
 
 def pointing_by_class(
-    evidence: NDArray[np.float32], boxes: Sequence[Boxes], images: NDArray[np.intp]
+    maps: NDArray[np.float32], boxes: Sequence[Boxes], images: NDArray[np.intp]
 ) -> float:
     """Share of the classes in these images whose map is highest in one of their boxes."""
-    maps, corners = [], []
+    shown, corners = [], []
     for image in images:
         for label in np.unique(boxes[image].labels):
-            one = evidence[image, label]
-            maps.append(one - one.min() + 1)  # positive everywhere: it points somewhere
+            one = maps[image, label]
+            shown.append(one - one.min() + 1)  # positive everywhere: it points somewhere
             corners.append(boxes[image].corners[boxes[image].labels == label])
-    return pointing_game(np.array(maps), corners)
+    return pointing_game(np.array(shown), corners)
