@@ -102,7 +102,8 @@ def test_compare_with_looks(small, monkeypatch, tmp_path, capsys):
     text = small.read_text()
     assert old in text
     assert "Looks under every loss on voc2012" in text
-    rows = [json.loads(line) for line in (tmp_path / "run" / "rows.jsonl").open()]
+    lines = (tmp_path / "run" / "rows.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
     found = {(row["form"], row["protocol"]): row["map"] for row in rows if row["kind"] == "cell"}
     with np.load(next((tmp_path / "run").glob("voc2012-*-0-looks-2.npz"))) as file:
         counts = np.bincount(file["images"], minlength=90)
