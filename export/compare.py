@@ -2,11 +2,13 @@
 
     python export/compare.py --cifar10 DIR --fashion-mnist DIR --out runs/compare
     python export/compare.py --cifar10 DIR --protocols cifar10 --backbones NAME NAME
+    python export/compare.py --voc2012 DIR --size 224 --looks 3 --out runs/voc2012
 
 All methods are trained on the same features of the same images, each at the learning rate that is
 best on held-out training images: once with global features, as published, and once with the guided
-branch's local features as well. Codes are searched by bitgaze.HammingIndex. The same command
-resumes an interrupted run. --results writes the tables into docs/results.md.
+branch's local features as well. With --looks, a third time on global features of images and of
+looks at their likely classes. Codes are searched by bitgaze's own indexes. The same command resumes
+an interrupted run. --results writes the tables into docs/results.md.
 
 With other or several --backbones there is one table, of what the branch adds to each. A backbone
 trained by train.py has seen the held-out images, so its learning rates are chosen on images it
@@ -24,19 +26,19 @@ from typing import NamedTuple
 
 from attention_hashing.backbones import NAMES, has_published_weights, strides
 from attention_hashing.checkpoint import load_trained
-from attention_hashing.config import Config, new_network
+from attention_hashing.config import MOST_LOOKS, Config, new_network
 from attention_hashing.data import protocols
 from attention_hashing.data.labelled import Labelled
 from attention_hashing.experiments.arguments import check_lengths, check_unique
-from attention_hashing.experiments.comparison import BASELINES, TUNED_AT_BITS, Study, run
+from attention_hashing.experiments.comparison import BASELINES, LOOKS, TUNED_AT_BITS, Study, run
 from attention_hashing.experiments.results import print_section, write_section
 from attention_hashing.experiments.run_log import Row, check_arguments
 from attention_hashing.experiments.tables import (
     against_rivals,
     by_length,
     of_backbones,
-    of_branch,
     of_codes,
+    of_form,
 )
 from attention_hashing.features import FeatureExtractor, cached_maps
 from attention_hashing.methods import METHODS
@@ -50,6 +52,7 @@ _TOGETHER = (
     ("cifar10", ("cifar10", "cifar10-1")),
     ("cifar10", ("cifar10-unseen",)),
     ("fashion-mnist", ("fashion-mnist",)),
+    ("voc2012", ("voc2012", "voc2012-others")),
 )
 _DETAILED_AT_BITS = 64
 _DEFAULT = [Config.backbone]
@@ -85,7 +88,14 @@ def _arguments() -> argparse.Namespace:
     every = [*METHODS, *BASELINES]  # with --backbones, METHODS only
     add("--cifar10", type=Path, metavar="DIR", help="CIFAR-10 as published, or class folders")
     add("--fashion-mnist", type=Path, metavar="DIR", help="IDX files of Fashion-MNIST")
-    add("--protocols", nargs="+", choices=names, default=names, metavar="NAME", help=str(names))
+    add("--voc2012", type=Path, metavar="DIR", help="VOC 2012 with its annotations.tsv")
+    add(
+        "--protocols",
+        nargs="+",
+        choices=names,
+        metavar="NAME",
+        help=f"{names} (all of the sets that are given)",
+    )
     add("--methods", nargs="+", choices=every, metavar="NAME", help=str(every))
     add("--bits", nargs="+", type=int, help="(16 32 64; with --backbones 64)")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of trainings (%(default)s)")
@@ -97,11 +107,16 @@ def _arguments() -> argparse.Namespace:
         help=f"pretrained: {', '.join(NAMES)}; or a checkpoint.pt of train.py, from the same "
         f"training images ({Config.backbone})",
     )
+    add("--looks", type=int, default=0, help=f"at an image, up to {MOST_LOOKS} (%(default)s)")
     add("--size", type=int, help=f"input side in pixels ({Config.size}; a checkpoint's own)")
     add("--out", type=Path, default=Path("runs/compare"), help="folder for results (%(default)s)")
     add("--results", action="store_true", help="write the tables into docs/results.md")
     arguments = parser.parse_args()
+    if not 0 <= arguments.looks <= MOST_LOOKS:
+        parser.error(f"--looks {arguments.looks}: expected 0 to {MOST_LOOKS}")
     is_one_table = arguments.backbones != _DEFAULT
+    if is_one_table and arguments.looks:
+        parser.error("--backbones: the table has no looks")
     if arguments.methods is None:
         arguments.methods = list(METHODS) if is_one_table else every
     if arguments.bits is None:
@@ -153,12 +168,17 @@ def _frozen(name: str, size: int | None) -> _Frozen:
 
 def _studies(arguments: argparse.Namespace) -> dict[str, list[Study]]:
     """Studies by title of the backbone. Everything is checked before the first map is computed."""
+    folders = {name: getattr(arguments, name.replace("-", "_")) for name, _ in _TOGETHER}
+    wanted = arguments.protocols
+    if wanted is None:
+        wanted = [one for source, some in _TOGETHER if folders[source] is not None for one in some]
+    if not wanted:
+        raise ValueError(f"no images: pass at least one of --{', --'.join(folders)}")
     chosen = [
-        (source, together[0], [name for name in together if name in arguments.protocols])
+        (source, together[0], [name for name in together if name in wanted])
         for source, together in _TOGETHER
     ]
     chosen = [one for one in chosen if one[2]]
-    folders = {"cifar10": arguments.cifar10, "fashion-mnist": arguments.fashion_mnist}
     for source, _, requested in chosen:
         if folders[source] is None:
             raise ValueError(f"{requested[0]} requires --{source} DIR; or omit it from --protocols")
@@ -175,8 +195,7 @@ def _studies(arguments: argparse.Namespace) -> dict[str, list[Study]]:
             _check_training(backbone, *read[first])
     return {
         backbone.title: [
-            _study(backbone, source, first, *read[first], arguments.out)
-            for source, first, _ in chosen
+            _study(backbone, source, first, *read[first], arguments) for source, first, _ in chosen
         ]
         for backbone in backbones
     }
@@ -198,9 +217,9 @@ def _study(
     first: str,
     data: Labelled,
     drawn: list[protocols.Protocol],
-    out: Path,
+    arguments: argparse.Namespace,
 ) -> Study:
-    path = out / f"{source}-{backbone.title}-{data.digest()[:8]}.npy"
+    path = arguments.out / f"{source}-{backbone.title}-{data.digest()[:8]}.npy"
     extract = FeatureExtractor(backbone.network, backbone.preprocess, whole_map=True)
     return Study(
         f"{first}-{backbone.title}",
@@ -209,6 +228,9 @@ def _study(
         drawn[0].training,
         drawn[0].queries,
         {one.name: one.database for one in drawn},
+        arguments.looks,
+        data.images,
+        extract,
     )
 
 
@@ -221,35 +243,55 @@ def _write(rows: list[Row], arguments: argparse.Namespace) -> None:
         "minutes of one core, not counting features, branches and the choice of rates."
     )
     bits = _DETAILED_AT_BITS if _DETAILED_AT_BITS in arguments.bits else max(arguments.bits)
+    # The other sections of sets of one label stay where only others are measured.
+    is_of_one_label = any(name in protocols.OF_ONE_LABEL for name in names)
+    where, of = ("", "") if is_of_one_label else (f" on {names[0]}", f" of {names[0]}")
+    looks = (
+        f", with looks the global features of the image and of at most {arguments.looks} looks at "
+        "its likely classes, each with a code of its own"
+        if arguments.looks
+        else ""
+    )
     sections = {
         f"{name}": (
             f"Methods on {name}",
             f"Tie-aware mAP over the whole ranking, mean and standard deviation over {seeds} "
             "(PCA-ITQ and float features do not depend on a seed). Methods have the "
-            "global feature, as published; with the branch also the guided local one. Each is "
-            f"trained at the rate that was best on held-out training images with {TUNED_AT_BITS} "
-            "bits. Bold: the best trained method, and those that a paired bootstrap over queries "
-            "cannot distinguish from it. " + effort,
+            "global feature, as published; with the branch also the guided local one"
+            f"{looks}. Each is trained at the rate that was best on held-out training images with "
+            f"{TUNED_AT_BITS} bits. Bold: the best trained method, and those that a paired "
+            "bootstrap over queries cannot distinguish from it. " + effort,
             by_length(rows, name),
         )
         for name in names
     }
-    sections["rivals"] = (
-        "With the branch, against the best rival",
+    sections[f"rivals{of}"] = (
+        f"With the branch, against the best rival{where}",
         f"Difference of mAP, mean over {seeds}, with its 95 % interval over resampled queries, the "
         "trainings fixed. Bold: the interval does not contain 0. The best rival is the one with "
         "the highest mAP on these very queries, which favours it.",
         against_rivals(rows, names),
     )
-    sections["branch"] = (
-        "The branch under every loss",
+    sections[f"branch{of}"] = (
+        f"The branch under every loss{where}",
         f"mAP with the guided local feature minus mAP without it, {bits} bits; intervals and bold "
         "as above.",
-        of_branch(rows, names, bits),
+        of_form(rows, names, bits, "guided"),
     )
-    sections["codes"] = (
+    sections[f"looks{of}"] = (
+        f"Looks under every loss{where}",
+        f"mAP of searches by the codes of all views minus mAP without looks, {bits} bits; "
+        "intervals and bold as above.",
+        of_form(rows, names, bits, LOOKS),
+    )
+    sections[f"codes{of}"] = (
         f"Codes of {bits} bits on {names[0]}",
-        "Means over seeds. The precision of an empty ball counts as 0.",
+        "Means over seeds. The precision of an empty ball counts as 0"
+        + (
+            "; with looks it is of the whole images' codes, as is the share of different ones."
+            if arguments.looks
+            else "."
+        ),
         of_codes(rows, names[0], bits),
     )
     section = partial(write_section if arguments.results else print_section, "compare.py")

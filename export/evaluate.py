@@ -4,12 +4,15 @@
     python export/evaluate.py FOLDER --model mine.onnx --out report
     python export/evaluate.py FOLDER --queries OTHER --model mine.onnx --against theirs.onnx
     python export/evaluate.py CIFAR10 --protocol cifar10 --model mine.onnx
+    python export/evaluate.py FOLDER --looks 3       and by looks at parts of the images
 
 FOLDER contains one folder per class; or a file labels.csv with lines `path,label,label,...`, for
 images with several labels. Queries are drawn from these images, or taken from another folder; all
 other images are the database. If FOLDER contains lists test.txt and database.txt, with lines
 `path 0 1 0 ...` and one column per class, they define queries and database. A hit is correct if it
-shares a label with the query. --out writes a full report: report.json, report.md and plots.
+shares a label with the query. With --looks, images are also searched by all of their codes, that of
+the whole and those of the looks; --against then compares such searches. --out writes a full report:
+report.json, report.md and plots.
 """
 
 import argparse
@@ -26,9 +29,9 @@ from tqdm import tqdm
 
 from attention_hashing.evaluation.bootstrap import paired_bootstrap
 from attention_hashing.evaluation.distance_counts import Levels, levels_among
-from attention_hashing.evaluation.measure import measure
+from attention_hashing.evaluation.measure import measure, of_ranking
 from attention_hashing.evaluation.metrics import average_precision, by_radius
-from attention_hashing.evaluation.report import difference, markdown, warnings
+from attention_hashing.evaluation.report import difference, looks_an_image, markdown, warnings
 from attention_hashing.evaluation.split import Split, drawn, given, listed
 from bitgaze import BitgazeError, Encoded, Encoder
 from bitgaze.encoding.contract import DEFAULT_MODEL
@@ -50,12 +53,14 @@ def main() -> int:
         split = _split(arguments)
         if arguments.out:
             arguments.out.mkdir(parents=True, exist_ok=True)
-        encoded = _encoded(encoder, split)
-        ranking = _ranking(encoded, split)
+        encoded = _encoded(encoder, split, arguments.looks)
+        ranking = levels_among(encoded.codes, split.labels, split.queries, split.database)
         report = measure(encoded, split, ranking, arguments.top)
         scores = average_precision(ranking, arguments.top).expected
+        if arguments.looks:
+            report["with_looks"], scores = _with_looks(encoded, split, scores, arguments.top)
         if other:
-            ranking_of_other = _ranking(_encoded(other, split), split)
+            ranking_of_other = _by_views(_encoded(other, split, arguments.looks), split)
             scores_of_other = average_precision(ranking_of_other, arguments.top).expected
             report["against"] = {
                 **_described(other),
@@ -84,6 +89,7 @@ def _arguments() -> argparse.Namespace:
     add("--seed", type=int, help="of the drawn queries (0)")
     add("--protocol", metavar="NAME", help="queries and database of cifar10, cifar10-1, ...")
     add("--top", type=int, help="measure only the first TOP of each ranking")
+    add("--looks", type=int, default=0, help="search by up to so many looks at each image, too")
     add(
         "--against",
         type=Path,
@@ -102,7 +108,7 @@ def _number_or_folder(text: str) -> int | Path:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for name, least in (("queries", 1), ("seed", 0), ("top", 1)):
+    for name, least in (("queries", 1), ("seed", 0), ("top", 1), ("looks", 0)):
         value = getattr(arguments, name)
         if isinstance(value, int) and value < least:
             raise ValueError(f"{name} is {value}, expected at least {least}")
@@ -152,16 +158,33 @@ def _of_protocol(arguments: argparse.Namespace) -> Split:
     return Split(paths, data.labels[chosen], data.classes, queries, database)
 
 
-def _encoded(encoder: Encoder, split: Split) -> Encoded:
+def _encoded(encoder: Encoder, split: Split, looks: int) -> Encoded:
     with tqdm(total=len(split.paths), unit="img", disable=None) as bar:
-        encoded = encoder.encode(split.paths, on_progress=bar.update)
+        encoded = encoder.encode(split.paths, looks=looks, on_progress=bar.update)
     for error in encoded.errors.values():
         raise error
     return encoded
 
 
-def _ranking(encoded: Encoded, split: Split) -> Levels:
-    return levels_among(encoded.codes, split.labels, split.queries, split.database)
+def _by_views(encoded: Encoded, split: Split) -> Levels:
+    views = np.concatenate([encoded.codes[:, None], encoded.looks], axis=1)
+    return levels_among(views, split.labels, split.queries, split.database)
+
+
+def _with_looks(
+    encoded: Encoded, split: Split, scores_of_whole: NDArray[np.float64], top: int | None
+) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    """Figures of searches by all codes of an image, and average precision of each query."""
+    ranking = _by_views(encoded, split)
+    scores = average_precision(ranking, top).expected
+    is_look = (encoded.boxes != (0, 0, 1, 1)).any(2)
+    figures = {
+        "most": encoded.looks.shape[1],
+        "looks_an_image": float(is_look.sum(1).mean()),
+        **of_ranking(ranking, top),
+        "gain": paired_bootstrap(scores, scores_of_whole)._asdict(),
+    }
+    return figures, scores
 
 
 def _described(encoder: Encoder) -> dict[str, Any]:
@@ -188,11 +211,23 @@ def _print(report: dict[str, Any]) -> None:
         (f"precision of the first {_FIRST}", first["expected"]),
         ("random order", found["random_order"]),
     ]
+    views = report.get("with_looks")
+    if views:
+        bounds, first = (
+            views["average_precision"]["over_possible"],
+            views["precision_among_first"][str(_FIRST)],
+        )
+        lines += [
+            (f"{name} with looks", bounds["expected"]),
+            (f"precision of the first {_FIRST} with looks", first["expected"]),
+        ]
     width = max(len(what) for what, _ in lines) + 3
     for what, value in lines:
         print(f"{what:{width}}{value:.4f}")
     for warning in warnings(images):
         print(warning)
+    if views:
+        print(f"{looks_an_image(views)}: {difference(name, views['gain'])}")
     if other := report.get("against"):
         print(f"against {other['name']}: {difference(name, other)}")
 

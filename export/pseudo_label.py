@@ -133,7 +133,7 @@ def _probabilities(
     with torch.inference_mode():
         while some := list(islice(maps, _BATCH)):
             logits = network.branch(torch.from_numpy(np.stack(some))).logits
-            found.append(logits.softmax(1).numpy())
+            found.append(network.branch.probability(logits).numpy())
     return np.concatenate(found)
 
 

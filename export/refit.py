@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from attention_hashing.checkpoint import CHECKPOINT, load_checkpoint, save_refitted
 from attention_hashing.data import protocols
-from attention_hashing.data.labelled import Labelled, check_readable, read
+from attention_hashing.data.labelled import Labelled, Shown, check_readable, read
 from attention_hashing.features import FeatureExtractor
 from attention_hashing.heads import fit_layer
+from attention_hashing.looking import with_looks
 from attention_hashing.methods import METHODS
 from bitgaze.hamming import pack
 
@@ -41,15 +42,18 @@ def main() -> int:
             raise ValueError(f"--seed {seed}: expected 0..{2**32 - 1}")
         labelled = _labelled(arguments, state)
         check_readable(labelled, new.preprocess)
-        bar = tqdm(range(len(labelled)), "computing features", unit="img", mininterval=1)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        shown: Shown = labelled
+        if new.looks:
+            shown = with_looks(labelled, network, new, arguments.out, has_begun=False)
+        bar = tqdm(range(len(shown)), "computing features", unit="img", mininterval=1)
         extract = FeatureExtractor(network, new.preprocess)
-        features = extract(bar, lambda at: labelled.images[at])
+        features = extract(bar, lambda at: shown.images[at])
         method = METHODS[name](len(labelled.classes), new.bits, seed)
         layer = fit_layer(
-            features, labelled.one_hot(), method, arguments.epochs, arguments.learning_rate
+            features, shown.one_hot(), method, arguments.epochs, arguments.learning_rate
         )
         network.replace_hash_layer(layer)
-        arguments.out.mkdir(parents=True, exist_ok=True)
         how = {
             "method": name,
             "epochs": arguments.epochs,

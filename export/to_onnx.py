@@ -11,6 +11,7 @@ loses too much mAP, or saves too little.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from attention_hashing import backbones
@@ -20,6 +21,7 @@ from attention_hashing.data.folders import images_below
 from attention_hashing.deployment import onnx_file, ort_format, reduced_precision
 from attention_hashing.deployment.quantize import TARGETS
 from attention_hashing.general import model as general
+from attention_hashing.looking import RULE
 from attention_hashing.network import AttentionHashing
 from bitgaze import BitgazeError, Contract, Encoder
 from bitgaze.encoding.contract import DEFAULT_MODEL, PRECISIONS
@@ -173,6 +175,7 @@ def trained(checkpoint: Path, name: str | None) -> tuple[AttentionHashing, Contr
             "versions": state["versions"],
             **({"layer": state["layer"]} if "layer" in state else {}),
         },
+        looks=replace(RULE, most=config.looks) if config.looks else None,
     )
 
 

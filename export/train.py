@@ -14,6 +14,7 @@ of stage 1.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ def main() -> int:
         branch = load_branch(arguments.branch) if arguments.branch else None
         config = _config(arguments, device, branch)
         everything = _images(arguments)
+        config = replace(config, several_labels=everything.has_several)
         holdout = arguments.holdout
         if holdout is None:
             holdout = (
@@ -127,6 +129,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"of the backbone in training: {', '.join(PRECISIONS)} (whichever is faster here; a "
         "resumed run keeps its own)",
     )
+    add(
+        "--looks",
+        type=int,
+        default=defaults.looks,
+        help="stage 2 also learns from up to so many parts of each image, where the branch finds "
+        "its labels (%(default)s)",
+    )
     add("--seed", type=int, default=defaults.seed, help="(%(default)s)")
     add(
         "--holdout",
@@ -166,6 +175,7 @@ def _config(
         backbone_rate=arguments.backbone_rate,
         precision=precision,
         frozen_blocks=arguments.frozen_blocks,
+        looks=arguments.looks,
         branch="" if branch is None else branch.digest(),
     )
 

@@ -312,6 +312,9 @@ def test_a_branch_that_does_not_fit(stored):
     hidden = new_network(dataclasses.replace(SMALL, hidden=4), 2)
     with pytest.raises(ValueError, match="8 hidden channels, expected 4"):
         branch.check(hidden, "resnet18-small", ("down", "left"))
+    several = new_network(dataclasses.replace(SMALL, several_labels=True), 2)
+    with pytest.raises(ValueError, match="with one label each, but these have several labels"):
+        branch.check(several, "resnet18-small", ("down", "left"))
     with pytest.raises(ValueError, match="branch_epochs is 1, expected 0"):
         dataclasses.replace(SMALL, branch=branch.digest())
 
@@ -324,6 +327,9 @@ def test_files_that_are_not_branches(stored, tmp_path):
     with pytest.raises(ValueError, match=r"x\.pt: not a branch of train\.py"):
         load_branch(path)
     good = torch.load(stored[1], weights_only=True)
+    older = {name: value for name, value in good.items() if name != "several_labels"}
+    torch.save(older, path)
+    assert not load_branch(path).branch.has_several
     for name in good:
         torch.save({**good, name: None}, path)
         with pytest.raises(ValueError, match=f"not a branch of train.py .it has no {name}"):

@@ -248,7 +248,7 @@ def test_tables():
     ((protocol, bits, best, difference),) = tables.against_rivals(rows, ["a"]).rows
     assert (protocol, bits, best) == ("a", "16", "csq")
     assert not difference.startswith("**")
-    branch = dict(tables.of_branch(rows, ["a"], 16).rows)
+    branch = dict(tables.of_form(rows, ["a"], 16, "guided").rows)
     assert branch[DEFAULT] == "**+0.100** [+0.100, +0.100]"
     assert tables.of_codes(rows, "a", 16).rows[0][1:] == [
         ".100", f"{base.mean():.3f}".removeprefix("0"), ".900", ".250", ".750", ".500",

@@ -14,7 +14,7 @@ from PIL import Image
 import evaluate
 from attention_hashing.data.folders import LABELS, read
 from attention_hashing.evaluation import plots, report
-from attention_hashing.evaluation.distance_counts import Levels
+from attention_hashing.evaluation.distance_counts import Levels, levels_among
 from attention_hashing.evaluation.measure import measure
 from attention_hashing.evaluation.metrics import by_radius
 from attention_hashing.evaluation.split import drawn, given
@@ -136,6 +136,36 @@ def test_against_another_model(folder, monkeypatch, capsys):
     assert "no better in 100.00% of the resamples" in out
 
 
+def test_with_looks(folder, monkeypatch, capsys, tmp_path):
+    """Figures of a search by all codes of an image, compared with distances computed directly."""
+    out = tmp_path / "report"
+    assert run(monkeypatch, folder, "--looks", 2, "--queries", 8, "--out", out) == 0
+    report = json.loads((out / "report.json").read_text())
+    found = report["with_looks"]
+    images = drawn(folder, 8, 0)
+    with Encoder() as encoder:
+        encoded = encoder.encode(images.paths, looks=2)
+    views = np.unpackbits(np.concatenate([encoded.codes[:, None], encoded.looks], 1), axis=2)
+    right = []
+    for query in images.queries:
+        between = (views[query][:, None, None] != views[images.database][None]).sum(3)
+        distances = between.min(2).sum(0) + between.min(0).sum(1)
+        same = images.labels[images.database] == images.labels[query]
+        right.append(same[distances == distances.min()].mean())
+    assert found["precision_among_first"]["1"]["expected"] == pytest.approx(np.mean(right))
+    expected = found["average_precision"]["over_possible"]["expected"]
+    whole = report["average_precision"]["over_possible"]["expected"]
+    assert found["gain"]["mean"] == pytest.approx(expected - whole)
+    assert np.mean(list(report["queries"].values())) == pytest.approx(expected)
+    assert found["most"] == 2
+    assert 1 <= found["looks_an_image"] <= 2
+    printed = capsys.readouterr().out
+    assert re.search(rf"mAP with looks +{expected:.4f}\n", printed)
+    assert f"{found['looks_an_image']:.2f} looks an image, at most 2: mAP " in printed
+    worst = found["average_precision"]["over_possible"]["worst"]
+    assert f"| mAP | {worst:.4f} | {expected:.4f} |" in (out / "report.md").read_text()
+
+
 def test_several_labels(folder, monkeypatch, tmp_path):
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.jpg"))
     rows = [
@@ -163,7 +193,8 @@ def test_the_figures_are_those_of_the_codes(folder):
     """Compared with distances and precision computed directly."""
     images = drawn(folder, 8, 1)
     encoded = Encoder().encode(images.paths)
-    report = measure(encoded, images, evaluate._ranking(encoded, images), None)
+    ranking = levels_among(encoded.codes, images.labels, images.queries, images.database)
+    report = measure(encoded, images, ranking, None)
     bits = np.unpackbits(encoded.codes, axis=1)
     within, empty, first = [], [], []
     for query in images.queries:
@@ -241,9 +272,9 @@ def test_against_a_worse_model(folder, monkeypatch, tmp_path):
     """All codes of the other model are equal: a random order, which is worse."""
     honest, models = evaluate._encoded, []
 
-    def encoded(encoder, images):
+    def encoded(encoder, images, looks):
         models.append(encoder)
-        found = honest(encoder, images)
+        found = honest(encoder, images, looks)
         return found if len(models) == 1 else replace(found, codes=np.zeros_like(found.codes))
 
     monkeypatch.setattr(evaluate, "_encoded", encoded)
@@ -292,6 +323,8 @@ def test_evaluation_uses_the_runtime_alone():
     ("arguments", "message"),
     [
         (["--top", "0"], "top is 0, expected at least 1"),
+        (["--looks", "-1"], "looks is -1, expected at least 0"),
+        (["--looks", "4"], "looks is 4, expected 0 to 3 with this model"),
         (["--top", "13"], "top is 13, but the database has 12 images"),
         (["--queries", "/nowhere"], "/nowhere: not a folder"),
         (["--queries", "/nowhere", "--seed", "1"], "a folder of queries is given"),

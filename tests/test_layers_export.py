@@ -17,6 +17,7 @@ LAYERS = [
     {"features"},
     {"deployment"},
     {"evaluation", "training"},
+    {"looking"},
     {"checkpoint", "branch_file", "heads"},
     {"config"},
     {"network", "methods", "backbones", "data"},

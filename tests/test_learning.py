@@ -20,10 +20,11 @@ from attention_hashing.backbones import efficientnet_lite0
 from attention_hashing.config import Config, new_network
 from attention_hashing.data import labelled
 from attention_hashing.data.errors import DataError
+from attention_hashing.looking import RULE, evidence, explicit
 from attention_hashing.methods import DEFAULT, METHODS
 from attention_hashing.network import pack, pooled
 from bitgaze import hamming
-from bitgaze.encoding.images import Preprocess
+from bitgaze.encoding.images import Preprocess, load
 from conftest import ROOT, smooth_image
 
 TINY = Config(bits=16, size=32, branch_epochs=1, hash_epochs=2, batch_size=8, hidden=8)
@@ -170,18 +171,35 @@ def test_the_pretrained_backbone_recognises_what_it_was_trained_on(examples):
         assert attention.shape == (1, 7, 7)
 
 
+@pytest.mark.parametrize("has_several", [False, True])
 @pytest.mark.parametrize("hidden", [0, 6])
-def test_the_branch_equals_its_definition(hidden):
-    """The shortcut by linearity, compared with class maps, softmax and a sum written out."""
+def test_the_branch_equals_its_definition(hidden, has_several):
+    """The shortcut by linearity, compared with class maps, probabilities and a sum written out."""
     torch.manual_seed(0)
-    branch = AttentionBranch(channels=5, classes=4, hidden=hidden).eval()
+    branch = AttentionBranch(5, 4, hidden, has_several).eval()
     features = torch.randn(3, 5, 6, 7)
     with torch.inference_mode():
         logits, attention = branch(features)
         maps = branch.class_maps(features)
     assert maps.shape == (3, 4, 6, 7)
     assert torch.allclose(logits, maps.mean((2, 3)), atol=1e-5)
-    expected = (logits.softmax(1)[:, :, None, None] * maps).sum(1).clamp(min=0)
+    probability = logits.softmax(1)
+    if has_several:
+        probability = logits.sigmoid()
+        maps = torch.stack(
+            [
+                torch.stack([one - min(one.mean(), 0) for one in some])  # of each class by itself
+                for some in maps
+            ]
+        )
+    with torch.inference_mode():
+        places = branch.places(features, logits)
+    for row in range(3):
+        order = probability[row].argsort(descending=True)
+        assert torch.equal(places.number[row], order)
+        assert torch.allclose(places.probability[row], probability[row, order])
+        assert torch.allclose(places.maps[row], maps[row, order], atol=1e-5)
+    expected = (probability[:, :, None, None] * maps).sum(1).clamp(min=0)
     expected = expected / (expected.amax((1, 2), keepdim=True) + 1e-4)
     assert torch.allclose(attention, expected, atol=1e-4)
     assert attention.min() >= 0
@@ -352,6 +370,28 @@ def test_several_labels_have_equal_weight():
     logs = network(image).logits.log_softmax(1)
     expected = -(0.5 * logs[0, 0] + 0.5 * logs[0, 2] + logs[1, 1]) / 2
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_several_labels_are_learned_each_by_itself():
+    config = dataclasses.replace(SMALL, precision="float32", several_labels=True)
+    network = new_network(config, 3).eval()
+    method = METHODS["orthohash-supplement"](3, 16, 0)
+    image = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
+    one_hot = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    found = training._loss(network, method, config, "branch", image, one_hot, 0.0)
+    p = network(image).logits.sigmoid()
+    assert found.item() == pytest.approx(
+        -(one_hot * p + (1 - one_hot) * (1 - p)).log().mean().item()
+    )
+
+
+def test_labels_and_configuration_agree(class_folders, tmp_path):
+    data = labelled.read(class_folders)
+    with pytest.raises(ValueError, match="several_labels is True, but images have one label each"):
+        training.train(data, dataclasses.replace(TINY, several_labels=True), tmp_path, CPU)
+    data = labelled.Labelled(data.images, data.one_hot() > 0, data.classes)
+    with pytest.raises(ValueError, match="several_labels is False, but images may have several"):
+        training.train(data, TINY, tmp_path, CPU)
 
 
 class Killed(Exception):
@@ -612,3 +652,108 @@ def test_mistakes_on_the_command_line(
     assert importlib.import_module(arguments[0].removesuffix(".py")).main() == 2
     error = capsys.readouterr().err
     assert re.match(message, error), error
+
+
+def test_looks_are_learned_and_kept_when_a_run_is_resumed(class_folders, tmp_path, monkeypatch):
+    data = labelled.read(class_folders)
+    config = dataclasses.replace(TINY, looks=2)
+    shown = []
+    real = training.with_looks
+
+    def remembered(*arguments):
+        shown.append(real(*arguments))
+        return shown[-1]
+
+    monkeypatch.setattr(training, "with_looks", remembered)
+    run, other = tmp_path / "run", tmp_path / "other"
+    run.mkdir()
+    expected = training.train(data, config, run, CPU)
+    assert len(data) < len(shown[0]) <= 3 * len(data)
+    assert shown[0].images[: len(data)] == data.images
+    for region, row in zip(shown[0].images[len(data) :], shown[0].labels[len(data) :], strict=True):
+        own = data.labels[data.images.index(region.source)]
+        assert row.tolist() == [own == 0, own == 1]  # by its class or by the attention
+
+    save = checkpoint.save
+
+    def stopped(*arguments):
+        save(*arguments)
+        if arguments[6] == config.branch_epochs + 1:
+            raise KeyboardInterrupt
+
+    other.mkdir()
+    monkeypatch.setattr(checkpoint, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(data, config, other, CPU)
+    monkeypatch.setattr(checkpoint, "save", save)
+    kept = (other / "looks.json").read_bytes()
+    (other / "looks.json").unlink()
+    with pytest.raises(ValueError, match=r"looks.json is missing; without it"):
+        training.train(data, config, other, CPU)
+    (other / "looks.json").write_bytes(kept)
+    found = training.train(data, config, other, CPU)
+    looks = [[(one.source, one.box) for one in some.images[len(data) :]] for some in shown]
+    assert looks[0] == looks[-1]
+    for one, two in zip(expected.parameters(), found.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_an_impossible_number_of_looks():
+    with pytest.raises(ValueError, match="looks is 4, expected 0 to 3"):
+        dataclasses.replace(TINY, looks=4)
+
+
+def test_a_model_looks_where_the_branch_of_its_training_looks(tmp_path):
+    """From images of two labels to looks of the exported file, in the contract and by evaluate."""
+    from bitgaze import Encoder
+
+    folder = tmp_path / "set"
+    folder.mkdir()
+    tints = {"blue": (0, 0, 200), "green": (0, 160, 0), "red": (200, 0, 0)}
+    lines = []
+    for seed in range(36):
+        pair = [name for place, name in enumerate(tints) if place != seed % 3]
+        image = Image.new("RGB", (128, 64))
+        for place, name in enumerate(pair):
+            tint = Image.new("RGB", (64, 64), tints[name])
+            image.paste(Image.blend(smooth_image(seed, (64, 64)), tint, 0.8), (64 * place, 0))
+        image.save(folder / f"{seed}.png")
+        lines.append(f"{seed}.png\t{','.join(pair)}")
+    (folder / "annotations.tsv").write_text("\n".join(lines) + "\n")
+    run, model = tmp_path / "run", tmp_path / "mine.onnx"
+    done = script(
+        "train.py", folder, "--out", run, "--bits", 16, "--size", 128, "--branch-epochs", 8,
+        "--hash-epochs", 1, "--batch-size", 9, "--looks", 2, "--holdout", 0, "--frozen-blocks", 16,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    done = script("to_onnx.py", run / "checkpoint.pt", "--out", model)
+    assert done.returncode == 0, done.stderr
+    network, config, _ = checkpoint.load_checkpoint(run / "checkpoint.pt")
+    assert (config.looks, config.several_labels) == (2, True)
+    paths = sorted(folder.glob("*.png"))[:6]
+    with Encoder(model) as encoder:
+        assert encoder.contract.looks == dataclasses.replace(RULE, most=2)
+        found = encoder.encode(paths, looks=None)
+    assert found.looks.shape == (6, 2, 2)
+    pixels = np.stack([load(path, config.preprocess) for path in paths])
+    with torch.inference_mode():
+        seen = evidence([network.features(torch.from_numpy(pixels))], network.branch)
+    rule = dataclasses.replace(RULE, most=2)
+    expected = explicit(seen, np.zeros((6, 3), np.float32), np.zeros(0, np.intp), rule)
+    labels = [[place.label for place in places] for places in expected]
+    assert max(sum(label >= 0 for label in some) for some in labels) == 2
+    assert found.look_classes.tolist() == labels
+    assert found.boxes.tolist() == [[list(place.box) for place in places] for places in expected]
+    (folder / "labels.csv").write_text("".join(line.replace("\t", ",") + "\n" for line in lines))
+    done = script("evaluate.py", folder, "--model", model, "--looks", 2)
+    assert done.returncode == 0, done.stderr
+    assert "mAP with looks" in done.stdout
+
+
+def test_a_model_without_looks_in_training_has_none(class_folders, tmp_path):
+    import to_onnx
+
+    data = labelled.read(class_folders)
+    training.train(data, TINY, tmp_path, CPU)
+    _, contract = to_onnx.trained(tmp_path / "checkpoint.pt", None)
+    assert contract.looks is None

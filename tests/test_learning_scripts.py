@@ -75,6 +75,52 @@ def test_compare(small, monkeypatch, tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_compare_with_looks(small, monkeypatch, tmp_path, capsys):
+    """Images of two objects with two labels, of which looks see one each."""
+    random = np.random.default_rng(0)
+    tints = random.integers(0, 256, (6, 3))
+    one_hot = np.zeros((90, 6), bool)
+    images = random.integers(0, 256, (90, 64, 128, 3))
+    for image, row in zip(images, one_hot, strict=True):
+        for place, label in enumerate(random.choice(6, 2, replace=False)):
+            row[label] = True
+            image[:, 64 * place : 64 * (place + 1)] = (
+                image[:, 64 * place : 64 * (place + 1)] + 7 * tints[label]
+            ) // 8
+    data = Labelled(images.astype(np.uint8), one_hot, tuple("abcdef"))
+    monkeypatch.setattr(protocols, "images", lambda name, folder: data)
+    monkeypatch.setattr(protocols, "_QUERIES_OF_ALL", 12)
+    monkeypatch.setattr(protocols, "_TRAINING_OF_ALL", 50)
+    monkeypatch.setattr(comparison, "_BRANCH_EPOCHS", 12)
+    old = "<!-- export/compare.py branch -->\nmeasured\n<!-- end -->"
+    small.write_text(f"# Results\n\n{old}\n")
+    arguments = [
+        "--voc2012", tmp_path, "--methods", "csq", "lsh", "--bits", 16, "--seeds", 0,
+        "--size", 64, "--looks", 2, "--out", tmp_path / "run", "--results",
+    ]  # fmt: skip
+    assert call(monkeypatch, compare, *arguments) == 0
+    text = small.read_text()
+    assert old in text
+    assert "Looks under every loss on voc2012" in text
+    lines = (tmp_path / "run" / "rows.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    found = {(row["form"], row["protocol"]): row["map"] for row in rows if row["kind"] == "cell"}
+    with np.load(next((tmp_path / "run").glob("voc2012-*-0-looks-2.npz"))) as file:
+        counts = np.bincount(file["images"], minlength=90)
+        drawn = protocols.draw("voc2012", data, 0)
+        assert (counts[drawn.training] > 0).all()
+        assert counts.max() <= 2
+        known = np.isin(file["images"], drawn.training) & (file["labels"] >= 0)
+        assert known.any()
+        assert one_hot[file["images"][known], file["labels"][known]].all()
+    for protocol in ("voc2012", "voc2012-others"):
+        assert found["looks", protocol] != found["global", protocol]
+    assert call(monkeypatch, compare, *arguments) == 0  # nothing to do
+    assert small.read_text() == text
+    assert call(monkeypatch, compare, *arguments, "--looks", 1) == 2
+    assert "contains a run with looks 2 (now 1)" in capsys.readouterr().err
+
+
 def test_a_comparison_of_baselines_leaves_other_tables_alone(small, monkeypatch, tmp_path, capsys):
     old = "<!-- export/compare.py branch -->\nmeasured\n<!-- end -->"
     small.write_text(f"# Results\n\n{old}\n")
@@ -95,6 +141,7 @@ def test_a_comparison_of_baselines_leaves_other_tables_alone(small, monkeypatch,
     [
         (["--protocols", "cifar10"], "cifar10 requires --cifar10 DIR"),
         (["--protocols", "fashion-mnist"], "fashion-mnist requires --fashion-mnist DIR"),
+        ([], "no images: pass at least one of --cifar10, --fashion-mnist, --voc2012"),
     ],
 )
 def test_compare_without_a_set(arguments, message, monkeypatch, tmp_path, capsys):
@@ -130,6 +177,8 @@ def test_compare_of_other_images(small, monkeypatch, tmp_path, capsys):
         ),
         (["--backbones", "a", "a"], "--backbones: a is listed twice"),
         (["--protocols", "mnist"], "invalid choice: 'mnist'"),
+        (["--looks", 4], "--looks 4: expected 0 to 3"),
+        (["--looks", 1, "--backbones", "a"], "--backbones: the table has no looks"),
     ],
 )
 def test_compare_with_wrong_arguments(arguments, message, monkeypatch, tmp_path, capsys):
@@ -142,6 +191,7 @@ def test_compare_with_wrong_arguments(arguments, message, monkeypatch, tmp_path,
 
 def test_compare_requires_every_set_before_it_reads_one(small, monkeypatch, tmp_path, capsys):
     arguments = ["--cifar10", tmp_path, "--out", tmp_path / "run", "--size", 32]
+    arguments += ["--protocols", "cifar10", "fashion-mnist"]
     assert call(monkeypatch, compare, *arguments) == 2
     assert "fashion-mnist requires --fashion-mnist DIR" in capsys.readouterr().err
     assert not list((tmp_path / "run").glob("*.npy"))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 # Keeps the division finite where no class has positive evidence; smaller peaks mean nothing.
 _EPSILON = 1e-4
@@ -48,17 +48,23 @@ class AttentionBranch(nn.Module):
     dropped and its peak scaled to 1. Unlike the map of the winning class, an expectation cannot
     change completely when a tiny change of the input swaps two close classes.
 
+    Where images have several labels, p = sigmoid(logits), and a class map is counted from the
+    logit if that is negative: what is above the mean of the map is evidence, however little there
+    is of it.
+
     Args:
         channels: of the feature map.
         classes: of the task that guides the attention.
         hidden: channels of the 3 x 3 convolution; 0 omits it, which makes the branch exactly the
             classifier of a network that ends in "global mean, linear".
+        has_several: whether an image may have several labels, each likely by itself.
     """
 
-    def __init__(self, channels: int, classes: int, hidden: int) -> None:
+    def __init__(self, channels: int, classes: int, hidden: int, has_several: bool = False) -> None:
         super().__init__()
         self.channels = channels
         self.hidden = hidden
+        self.has_several = has_several
         if hidden:
             self.context: nn.Module = nn.Sequential(
                 nn.Conv2d(channels, hidden, 3, padding=1, bias=False),
@@ -70,15 +76,18 @@ class AttentionBranch(nn.Module):
         self.classify = nn.Conv2d(hidden or channels, classes, 1)
 
     @classmethod
-    def from_classifier(cls, weight: Tensor, bias: Tensor) -> "AttentionBranch":
+    def from_classifier(
+        cls, weight: Tensor, bias: Tensor, has_several: bool = False
+    ) -> "AttentionBranch":
         """Use a trained "global mean, linear" classifier as a branch.
 
         Args:
             weight: (classes, channels).
             bias: (classes,).
+            has_several: as of the branch.
         """
         classes, channels = weight.shape
-        branch = cls(channels, classes, hidden=0)
+        branch = cls(channels, classes, hidden=0, has_several=has_several)
         with torch.no_grad():
             branch.classify.weight.copy_(weight[:, :, None, None])
             branch.classify.bias.copy_(bias)
@@ -87,6 +96,31 @@ class AttentionBranch(nn.Module):
     def class_maps(self, features: Tensor) -> Tensor:
         """The class maps A, (B, classes, h, w), of features (B, channels, h, w)."""
         return self.classify(self.context(features))
+
+    def probability(self, logits: Tensor) -> Tensor:
+        """Probabilities (B, classes) of logits (B, classes), as `loss` teaches them."""
+        return logits.sigmoid() if self.has_several else logits.softmax(1)
+
+    def evidence(self, class_maps: Tensor, logits: Tensor) -> Tensor:
+        """What looks are chosen by, (B, k, h, w): class maps, or what is above a negative logit.
+
+        Args:
+            class_maps: (B, k, h, w).
+            logits: (B, k), of the same classes.
+        """
+        return class_maps - logits.clamp(max=0)[..., None, None] if self.has_several else class_maps
+
+    def loss(self, logits: Tensor, one_hot: Tensor) -> Tensor:
+        """Cross-entropy between classes, or of each label by itself where there are several.
+
+        Args:
+            logits: (B, classes).
+            one_hot: (B, classes), 1 for the labels of an image, which has at least one, otherwise
+                0. Between classes, the labels of an image have equal weight.
+        """
+        if self.has_several:
+            return binary_cross_entropy_with_logits(logits, one_hot)
+        return cross_entropy(logits, one_hot / one_hot.sum(1, keepdim=True))
 
     def places(self, features: Tensor, logits: Tensor) -> Places:
         """The maps of the likeliest classes, up to LIKELY_CLASSES; the others are never computed.
@@ -97,10 +131,11 @@ class AttentionBranch(nn.Module):
         """
         context = self.context(features)
         count = min(LIKELY_CLASSES, logits.shape[1])
-        probability, number = logits.softmax(1).topk(count)  # (B, k)
+        probability, number = self.probability(logits).topk(count)  # (B, k)
         weight = self.classify.weight.flatten(1)[number]  # (B, k, hidden)
         maps = torch.einsum("bkd,bdhw->bkhw", weight, context)
-        return Places(maps + self.classify.bias[number][..., None, None], probability, number)
+        maps = maps + self.classify.bias[number][..., None, None]
+        return Places(self.evidence(maps, logits.gather(1, number)), probability, number)
 
     def forward(self, features: Tensor) -> Guided:
         """Logits and attention of features (B, channels, h, w)."""
@@ -109,20 +144,12 @@ class AttentionBranch(nn.Module):
         # The 1 x 1 convolution is linear, so mean and expectation can be taken before it. The class
         # maps (1000 for ImageNet, 15 % of the network's arithmetic) are never computed.
         logits = context.mean((2, 3)) @ weight.T + self.classify.bias  # (B, classes)
-        p = logits.softmax(1)
+        p = self.probability(logits)
         expected = torch.einsum("bd,bdhw->bhw", p @ weight, context)
         expected = expected + (p @ self.classify.bias)[:, None, None]
+        if self.has_several:
+            expected = expected - (p * logits.clamp(max=0)).sum(1)[:, None, None]
         return Guided(logits, _normalise(expected))
-
-
-def classification_loss(logits: Tensor, one_hot: Tensor) -> Tensor:
-    """Cross-entropy of the branch; all labels of an image have equal weight.
-
-    Args:
-        logits: (B, classes).
-        one_hot: (B, classes), 1 for the labels of an image, which has at least one, otherwise 0.
-    """
-    return cross_entropy(logits, one_hot / one_hot.sum(1, keepdim=True))
 
 
 def _normalise(evidence: Tensor) -> Tensor:

@@ -10,7 +10,14 @@ from attention_hashing.attention import AttentionBranch
 from attention_hashing.network import AttentionHashing
 
 BRANCH = "branch.pt"
-_ENTRIES = {"backbone": str, "channels": int, "classes": list, "hidden": int, "branch": dict}
+_ENTRIES = {
+    "backbone": str,
+    "channels": int,
+    "classes": list,
+    "hidden": int,
+    "several_labels": bool,
+    "branch": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,8 @@ class StoredBranch:
 
     def digest(self) -> str:
         """SHA-256 of the branch and its context, as 64 hex digits."""
-        digest = hashlib.sha256(json.dumps([self.backbone, self.classes]).encode())
+        several = ["several labels"] if self.branch.has_several else []
+        digest = hashlib.sha256(json.dumps([self.backbone, self.classes, *several]).encode())
         for name, tensor in self.branch.state_dict().items():
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -58,6 +66,11 @@ class StoredBranch:
                 f"the branch has {self.branch.hidden} hidden channels, expected "
                 f"{network.branch.hidden} as in the configuration"
             )
+        if self.branch.has_several != network.branch.has_several:
+            raise ValueError(
+                f"the branch was trained on images with {_labels(self.branch)}, but these have "
+                f"{_labels(network.branch)}; omit --branch"
+            )
         if self.classes != classes:
             raise ValueError(
                 f"the branch was trained on {_few(self.classes)}, but the images have "
@@ -82,6 +95,7 @@ def save_branch(
         "channels": branch.channels,
         "classes": list(classes),
         "hidden": branch.hidden,
+        "several_labels": branch.has_several,
         "branch": branch.state_dict(),
     }
     torch_file.save(state, path)
@@ -95,10 +109,17 @@ def load_branch(path: Path) -> StoredBranch:
         ValueError: the file is not a branch of train.py.
     """
     state = torch_file.load(path, "branch")
+    state.setdefault("several_labels", False)  # older files: between classes, whatever the labels
     torch_file.check_entries(state, _ENTRIES, path, "branch")
-    branch = AttentionBranch(state["channels"], len(state["classes"]), state["hidden"])
+    branch = AttentionBranch(
+        state["channels"], len(state["classes"]), state["hidden"], state["several_labels"]
+    )
     torch_file.load_weights(branch, state["branch"], path, "description")
     return StoredBranch(branch.eval(), state["backbone"], tuple(state["classes"]))
+
+
+def _labels(branch: AttentionBranch) -> str:
+    return "several labels" if branch.has_several else "one label each"
 
 
 def _few(classes: tuple[str, ...]) -> str:

@@ -39,6 +39,8 @@ _ONCE = {
     "precision": "float32",
     "branch": "",
     "frozen_blocks": 0,
+    "looks": 0,
+    "several_labels": False,
 }
 
 

@@ -12,6 +12,7 @@ from bitgaze.arguments import code_length
 from bitgaze.encoding.images import Preprocess
 
 PRECISIONS = ("float32", "bfloat16")
+MOST_LOOKS = 3
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Config:
         frozen_blocks: number of blocks of an EfficientNet-Lite, from the first, that keep their
             published weights and statistics, as does the stem if there are any. Nothing is
             propagated back through them, which saves more than half of a step.
+        looks: largest number of looks at an image that stage 2 learns from, beside the image
+            itself: parts of it where the branch finds its labels.
+        several_labels: whether an image may have several, each of which the branch learns by
+            itself.
     """
 
     bits: int = 64
@@ -58,6 +63,8 @@ class Config:
     precision: str = "float32"
     branch: str = ""
     frozen_blocks: int = 0
+    looks: int = 0
+    several_labels: bool = False
 
     def __post_init__(self) -> None:
         backbones.check_stride(self.backbone, self.stride)
@@ -82,6 +89,8 @@ class Config:
             )
         if self.frozen_blocks < 0:
             raise ValueError(f"frozen_blocks is {self.frozen_blocks}, expected at least 0")
+        if not 0 <= self.looks <= MOST_LOOKS:
+            raise ValueError(f"looks is {self.looks}, expected 0 to {MOST_LOOKS}")
         for name in ("learning_rate", "backbone_rate"):
             if not 0 < (rate := getattr(self, name)) < float("inf"):
                 raise ValueError(f"{name} is {rate}, expected a number above 0")
@@ -120,5 +129,5 @@ def new_network(config: Config, classes: int, pretrained: bool = True) -> Attent
             f"frozen_blocks is {config.frozen_blocks}, expected at most {blocks} for "
             f"{config.backbone}"
         )
-    branch = AttentionBranch(backbone.channels, classes, config.hidden)
+    branch = AttentionBranch(backbone.channels, classes, config.hidden, config.several_labels)
     return AttentionHashing(backbone, branch, config.bits)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from attention_hashing.attention import AttentionBranch, classification_loss
+from attention_hashing.attention import AttentionBranch
 from attention_hashing.config import Config
 from attention_hashing.descent import half_cosine, minimise
 from attention_hashing.methods import Method
@@ -47,17 +47,19 @@ def fit_branch(
 
     Args:
         maps: (n, channels, h, w).
-        one_hot: (n, classes), 1 for each label of an image, otherwise 0.
+        one_hot: (n, classes), 1 for each label of an image, otherwise 0. If an image has several,
+            each label is learned by itself.
         epochs: at least 1.
         seed: of initial weights and order.
         hidden: channels of the 3 x 3 convolution.
     """
+    has_several = bool((one_hot.sum(1) > 1).any())
     torch.manual_seed(seed)
-    branch = AttentionBranch(maps.shape[1], one_hot.shape[1], hidden).train()
+    branch = AttentionBranch(maps.shape[1], one_hot.shape[1], hidden, has_several).train()
     data = torch.from_numpy(np.ascontiguousarray(maps)), torch.from_numpy(one_hot)
 
     def loss(features: Tensor, labels: Tensor, step: float) -> Tensor:
-        return classification_loss(branch(features.float()).logits, labels)
+        return branch.loss(branch(features.float()).logits, labels)
 
     descend([branch], loss, data, epochs, _BRANCH_RATE, seed)
     return branch.eval()

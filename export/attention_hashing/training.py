@@ -13,12 +13,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from attention_hashing import checkpoint
-from attention_hashing.attention import GUIDANCE_WEIGHT, classification_loss
+from attention_hashing.attention import GUIDANCE_WEIGHT
 from attention_hashing.branch_file import StoredBranch
 from attention_hashing.config import Config, new_network
 from attention_hashing.data.labelled import Labelled
 from attention_hashing.data.scattered import Scattered
 from attention_hashing.descent import half_cosine, minimise
+from attention_hashing.looking import WithLooks, with_looks
 from attention_hashing.methods import METHODS, Method
 from attention_hashing.network import AttentionHashing
 
@@ -49,8 +50,15 @@ def train(
 
     Raises:
         ValueError: the checkpoint in `run` has another configuration, other classes or other
-            images; or the branch is not that of the configuration or does not fit the network.
+            images; the branch is not that of the configuration or does not fit the network; or the
+            configuration is not for images with as many labels.
     """
+    has_several = isinstance(data, Labelled) and data.has_several
+    if has_several != config.several_labels:
+        raise ValueError(
+            f"several_labels is {config.several_labels}, but images "
+            f"{'may have several' if has_several else 'have one label each'}"
+        )
     network = new_network(config, len(data.classes))
     if config.branch != ("" if branch is None else branch.digest()):
         raise ValueError("the digest of the branch differs from that in the configuration")
@@ -63,8 +71,13 @@ def train(
     digest = data.digest()
     done, resumed = checkpoint.resume(network, method, config, data, digest, run, device)
     epoch = 0  # counted over both stages
+    shown: Labelled | Scattered | WithLooks = data
     for stage in _STAGES:
-        optimiser, scheduler = _optimiser(network, method, stage, config, epochs[stage], len(data))
+        if stage == "hash" and config.looks and config.hash_epochs:
+            if not isinstance(data, Labelled):
+                raise ValueError(f"looks is {config.looks}, but scenes are new in each epoch")
+            shown = with_looks(data, network, config, run, done > config.branch_epochs)
+        optimiser, scheduler = _optimiser(network, method, stage, config, epochs[stage], len(shown))
         for stage_epoch in range(epochs[stage]):
             epoch += 1
             if epoch < done:
@@ -73,7 +86,7 @@ def train(
                 optimiser.load_state_dict(resumed["optimiser"])
                 scheduler.load_state_dict(resumed["scheduler"])
                 continue
-            loader = _loader(data, config, config.seed * 100_003 + epoch)
+            loader = _loader(shown, config, config.seed * 100_003 + epoch)
             _set_mode(network, stage, config.frozen_blocks)
             total = sum(epochs.values())
             bar = tqdm(loader, desc=f"epoch {epoch}/{total} ({stage})", unit="batch", mininterval=1)
@@ -84,7 +97,7 @@ def train(
 
 
 def _loader(
-    data: Labelled | Scattered, config: Config, epoch_seed: int
+    data: Labelled | Scattered | WithLooks, config: Config, epoch_seed: int
 ) -> "DataLoader[tuple[Tensor, Tensor]]":
     """The batches of an epoch; its seed determines order and views."""
     return DataLoader(
@@ -130,9 +143,9 @@ def _loss(
         features = network.features(image)
     features = features.float()
     if stage == "branch":
-        return classification_loss(network.branch(features).logits, one_hot)
+        return network.branch.loss(network.branch(features).logits, one_hot)
     hashed = network.hash(features)
-    guidance = classification_loss(hashed.logits, one_hot)
+    guidance = network.branch.loss(hashed.logits, one_hot)
     return method(hashed.hash, one_hot, step) + GUIDANCE_WEIGHT * guidance
 
 

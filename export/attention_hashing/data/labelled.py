@@ -7,8 +7,10 @@ bitgaze.encoding.images, the code that ships.
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from attention_hashing.data import annotations, cifar, folders, idx, lists
 from attention_hashing.data.errors import DataError
 from attention_hashing.data.labels import Labels
 from bitgaze import ImageError
-from bitgaze.encoding.images import Preprocess, load, upright
+from bitgaze.encoding.images import Preprocess, Source, load, upright
 
 _TRAIN = "train"  # the part of an annotations.tsv to train on
 
@@ -44,6 +46,11 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def has_several(self) -> bool:
+        """Whether an image may have several classes."""
+        return self.labels.ndim == 2
 
     def one_hot(self) -> NDArray[np.float32]:
         """Labels as float32 (n, classes): 1 where an image has the class, otherwise 0."""
@@ -211,8 +218,21 @@ def check_readable(data: Labelled, preprocess: Preprocess) -> None:
         )
 
 
+class Shown(Protocol):
+    """Images to train on, with labels as `Labelled` has them; images may be regions."""
+
+    @property
+    def images(self) -> Sequence[Source] | NDArray[np.uint8]:
+        """N of them."""
+
+    def one_hot(self) -> NDArray[np.float32]:
+        """Labels as float32 (n, classes)."""
+
+    def __len__(self) -> int: ...
+
+
 class Views(Dataset[tuple[Tensor, Tensor]]):
-    """Images as network input, uint8 (size, size, 3), each with its row of `Labelled.one_hot`.
+    """Images as network input, uint8 (size, size, 3), each with its row of `one_hot`.
 
     Args:
         data: the images.
@@ -222,7 +242,7 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
             this number and the position, so a resumed run continues as if uninterrupted.
     """
 
-    def __init__(self, data: Labelled, preprocess: Preprocess, epoch_seed: int | None) -> None:
+    def __init__(self, data: Shown, preprocess: Preprocess, epoch_seed: int | None) -> None:
         self.data = data
         self.one_hot = torch.from_numpy(data.one_hot())
         self.preprocess = preprocess

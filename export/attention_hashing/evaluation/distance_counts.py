@@ -1,4 +1,4 @@
-"""The number of items, and of relevant items, at each Hamming distance from each query.
+"""The number of items, and of relevant items, at each distance from each query.
 
 metrics.py derives all figures from these counts.
 """
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_hashing.data.labels import Labels, is_relevant
-from bitgaze import HammingIndex
+from bitgaze import HammingIndex, ViewIndex
 
 # Pairs per block, at about 30 bytes each.
 _BLOCK_PAIRS = 2_000_000
@@ -19,8 +19,8 @@ class Levels(NamedTuple):
     """The number of database items at each distance from each query.
 
     Attributes:
-        items: int64, (queries, bits + 1).
-        relevant: int64, (queries, bits + 1), counting relevant items only.
+        items: int64, (queries, largest distance + 1).
+        relevant: int64, as `items`, counting relevant items only.
     """
 
     items: NDArray[np.int64]
@@ -34,12 +34,13 @@ def levels(
     labels: Labels,
     exclude: NDArray[np.intp] | None = None,
 ) -> Levels:
-    """Count by distance with bitgaze.HammingIndex; memory does not grow with the queries.
+    """Count by distance, with bitgaze's own search; memory does not grow with the queries.
 
     Args:
-        queries: codes, (q, bits // 8).
+        queries: codes, (q, bits // 8), for Hamming distances; or (q, views, bits // 8), for those
+            of bitgaze.ViewIndex.
         labels_of_queries: as for `is_relevant`.
-        database: codes, (n, bits // 8).
+        database: codes, (n, bits // 8) or (n, views, bits // 8).
         labels: as for `is_relevant`.
         exclude: (q,), for each query one database item to leave out, usually itself.
 
@@ -48,9 +49,15 @@ def levels(
     """
     if not len(database):
         raise ValueError("the database is empty")
-    index = HammingIndex(8 * database.shape[1])
+    bits = 8 * database.shape[-1]
+    index: HammingIndex | ViewIndex
+    if database.ndim == 2:
+        index, farthest = HammingIndex(bits), bits
+    else:
+        index = ViewIndex(bits, database.shape[1])
+        farthest = index.unit(queries.shape[1]) * bits
     index.add(database)
-    columns = index.bits + 2  # the last one is for excluded items
+    columns = farthest + 2  # the last one is for excluded items
     step = max(1, _BLOCK_PAIRS // len(database))
     items: list[NDArray[np.int64]] = []
     relevant: list[NDArray[np.int64]] = []
@@ -76,7 +83,7 @@ def levels_among(
     """Count by distance where queries and database belong to one set of images.
 
     Args:
-        codes: (n, bits // 8).
+        codes: (n, bits // 8) or (n, views, bits // 8), as for `levels`.
         labels: n of them, as for `is_relevant`.
         queries: positions in the set.
         database: positions in the set, none of them a query; None for all n except the query.

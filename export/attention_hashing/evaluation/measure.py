@@ -34,9 +34,8 @@ def measure(encoded: Encoded, split: Split, ranking: Levels, top: int | None) ->
     Returns:
         Figures by name: numbers, lists by radius or distance, and nested dictionaries.
     """
-    has, ball = split.labels, by_radius(ranking)
+    has, ball, found = split.labels, by_radius(ranking), of_ranking(ranking, top)
     random = average_precision(unordered(ranking), top).expected
-    firsts = {n for n in (*_FIRST, top) if n is not None and n <= len(split.database)}
     return {
         "set": {
             "queries": len(split.queries),
@@ -48,16 +47,13 @@ def measure(encoded: Encoded, split: Split, ranking: Levels, top: int | None) ->
         },
         "average_precision": {
             "top": top,
-            "over_possible": _means(average_precision(ranking, top)),
-            "over_found": _means(average_precision(ranking, top, "found")),
+            **found["average_precision"],
             "cosine_of_hash_values": mean_by_cosine(
                 encoded.hashes, split.labels, split.queries, split.database, top
             ),
             "random_order": float(random.mean()),
         },
-        "precision_among_first": {
-            str(n): _means(precision_among_first(ranking, n)) for n in sorted(firsts)
-        },
+        "precision_among_first": found["precision_among_first"],
         f"within_radius_{RADIUS}": {
             name: _number(values[RADIUS]) for name, values in ball._asdict().items()
         },
@@ -71,6 +67,26 @@ def measure(encoded: Encoded, split: Split, ranking: Levels, top: int | None) ->
         "codes_of_the_database": {
             **code_statistics(encoded.codes[split.database])._asdict(),
             "unstable": float(1 - encoded.stable[split.database].mean()),
+        },
+    }
+
+
+def of_ranking(ranking: Levels, top: int | None) -> dict[str, Any]:
+    """The figures that need no code: average precision, and precision among the first.
+
+    Args:
+        ranking: of queries in a database.
+        top: as for `measure`.
+    """
+    size = int(ranking.items[0].sum())
+    firsts = {n for n in (*_FIRST, top) if n is not None and n <= size}
+    return {
+        "average_precision": {
+            "over_possible": _means(average_precision(ranking, top)),
+            "over_found": _means(average_precision(ranking, top, "found")),
+        },
+        "precision_among_first": {
+            str(n): _means(precision_among_first(ranking, n)) for n in sorted(firsts)
         },
     }
 

@@ -13,7 +13,8 @@ def markdown(report: dict[str, Any], plots: Sequence[tuple[str, str]]) -> str:
 
     Args:
         report: the figures of `measure`, plus "model", "command", "versions" and "queries"
-            (average precision by path of the query), and "against" if there is another model.
+            (average precision by path of the query), "with_looks" if images were looked at again,
+            and "against" if there is another model.
         plots: caption and file of each plot, in the folder of the page.
     """
     model, images, found = report["model"], report["set"], report["average_precision"]
@@ -61,6 +62,23 @@ def markdown(report: dict[str, Any], plots: Sequence[tuple[str, str]]) -> str:
     ]
     for warning in warnings(images):
         lines += [f"{warning}.", ""]
+    if views := report.get("with_looks"):
+        gain = difference(name, views["gain"])
+        lines += [
+            f"With {looks_an_image(views)}, searched by all codes of an image: {gain}.",
+            "",
+            *_table(
+                ["with looks", "worst order of ties", "expected", "best order of ties"],
+                [
+                    _bounds(name, views["average_precision"]["over_possible"]),
+                    *(
+                        _bounds(f"precision of the first {n}", bounds)
+                        for n, bounds in views["precision_among_first"].items()
+                    ),
+                ],
+            ),
+            "",
+        ]
     if other := report.get("against"):
         lines += [f"Against {other['name']}: {difference(name, other)}.", ""]
     for caption, file in plots:
@@ -94,8 +112,13 @@ def warnings(images: dict[str, Any]) -> list[str]:
     return found
 
 
+def looks_an_image(views: dict[str, Any]) -> str:
+    """The number of looks in words; `views` is the report's "with_looks"."""
+    return f"{views['looks_an_image']:.2f} looks an image, at most {views['most']}"
+
+
 def difference(name: str, other: dict[str, Any]) -> str:
-    """The difference from another model in words; `other` is the report's "against"."""
+    """A difference in words; `other` is the report's "against", or the gain by looks."""
     return (
         f"{name} {other['mean']:+.4f}, 95 % interval {other['low']:+.4f} to {other['high']:+.4f} "
         f"(paired bootstrap over queries; no better in {other['not_better']:.2%} of the resamples)"

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from attention_hashing.attention import GUIDANCE_WEIGHT, AttentionBranch, classification_loss
+from attention_hashing.attention import GUIDANCE_WEIGHT, AttentionBranch
 from attention_hashing.bfloat16 import multiplies_bfloat16
 from attention_hashing.heads import descend, fit_layer
 from attention_hashing.methods import Method
@@ -262,7 +262,7 @@ def _learned_together(
         if not how.is_guided:
             return method(network(maps.float()), labels, step)
         hashed = network.network.hash(maps.float())
-        guidance = classification_loss(hashed.logits, labels)
+        guidance = branch.loss(hashed.logits, labels)
         return method(hashed.hash, labels, step) + GUIDANCE_WEIGHT * guidance
 
     maps = torch.from_numpy(np.ascontiguousarray(data.maps[data.training]))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_hashing.evaluation.bootstrap import Difference, paired_bootstrap
-from attention_hashing.experiments.comparison import BASELINES
+from attention_hashing.experiments.comparison import BASELINES, LOOKS
 from attention_hashing.experiments.run_log import Row
 from attention_hashing.methods import DEFAULT
 
@@ -47,14 +47,15 @@ class _Group(NamedTuple):
 def by_length(rows: Iterable[Row], protocol: str) -> Table:
     """The mAP of every method at every length. Bold: the best, and those that may be as good.
 
-    Rows: the guided network, methods as published, baselines. The best is the best trained one.
+    Rows: the guided network, methods as published or with looks, baselines. The best is the best
+    trained one.
     """
     groups = _groups(rows, protocol)
     lengths = sorted({bits for _, _, bits in groups if bits})
     names = [
         name
         for name in dict.fromkeys((method, form) for method, form, _ in groups)
-        if name == _GUIDED or name[1] == "global"
+        if name == _GUIDED or name[1] in ("global", LOOKS)
     ]
     leaders = {bits: _leaders(groups, bits, names) for bits in lengths}
     table = []
@@ -68,25 +69,25 @@ def by_length(rows: Iterable[Row], protocol: str) -> Table:
     return Table(["method", *(f"{bits} bits" for bits in lengths)], table)
 
 
-def of_branch(rows: Iterable[Row], protocols: list[str], bits: int) -> Table:
-    """What the guided local feature adds to each method: mAP with it minus mAP without it."""
+def of_form(rows: Iterable[Row], protocols: list[str], bits: int, form: str) -> Table:
+    """What the guided local feature, or looks, add to each method: mAP with minus mAP without."""
     rows = list(rows)
     by_protocol = {protocol: _groups(rows, protocol) for protocol in protocols}
     names = dict.fromkeys(
-        method for groups in by_protocol.values() for method, form, _ in groups if form == "guided"
+        method for groups in by_protocol.values() for method, one, _ in groups if one == form
     )
     table = []
     for method in names:
         cells = []
         for groups in by_protocol.values():
-            pair = [groups.get((method, form, bits)) for form in ("guided", "global")]
+            pair = [groups.get((method, one, bits)) for one in (form, "global")]
             cells.append(_difference(pair[0], pair[1]) if pair[0] and pair[1] else "")
         table.append([method, *cells])
     return Table(["loss", *protocols], table)
 
 
 def of_backbones(rows: dict[str, list[Row]], bits: int) -> Table:
-    """As `of_branch`, for several backbones, including both figures.
+    """As `of_form`, of the guided feature, for several backbones, including both figures.
 
     Args:
         rows: by backbone.
@@ -185,7 +186,7 @@ def _difference(first: _Group, second: _Group) -> str:
 
 
 def _title(method: str, form: str) -> str:
-    return f"{method}, with the branch" if form == "guided" else method
+    return method + {"guided": ", with the branch", LOOKS: ", with looks"}.get(form, "")
 
 
 def _figure(value: float) -> str:
