@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from attention_hashing.attention import AttentionBranch
-from attention_hashing.backbones import efficientnet_lite0
+from attention_hashing.backbones import with_classifier
 from attention_hashing.data.labelled import Labelled
 from attention_hashing.data.labels import is_relevant
 from attention_hashing.features import FeatureExtractor
@@ -79,7 +79,7 @@ class Fitted:
 
 def untrained(bits: int) -> AttentionHashing:
     """Pretrained backbone and branch, with a random hash layer."""
-    backbone, weight, bias = efficientnet_lite0()
+    backbone, weight, bias = with_classifier()
     return AttentionHashing(backbone, AttentionBranch.from_classifier(weight, bias), bits).eval()
 
 
@@ -241,7 +241,7 @@ def _pairs(codes: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 def class_scores(parts: Parts) -> NDArray[np.float64]:
     """Map pooled features to scores of whole and attended part: (2 * classes, 2 * channels)."""
-    _, weight, _ = efficientnet_lite0()
+    _, weight, _ = with_classifier()
     scores = weight.numpy().astype(np.float64)
     scores = scores - scores.mean(0)  # raising all classes equally means nothing
     blank = np.zeros_like(scores)
