@@ -2,7 +2,8 @@
 
 Layers: Tan and Le, "EfficientNet" (ICML 2019), in the Lite variant of the TensorFlow TPU models:
 no squeeze-and-excite, ReLU6 throughout, stem and head never scaled. Parameters have the same names
-as in the pretrained file, so that it loads as it is. Those of Lite3 come from a TensorFlow Lite file.
+as in the pretrained file, so that it loads as it is. The weights of Lite3 come from a TensorFlow
+Lite file.
 """
 
 import importlib.util
