@@ -39,6 +39,7 @@ lint: $(DEV)/installed
 bench: $(DEV)/installed
 	$(DEV)/bin/python -m pip install -q -c constraints.txt -r benchmarks/requirements.txt
 	$(DEV)/bin/python benchmarks/search.py
+	$(DEV)/bin/python benchmarks/views.py
 	$(DEV)/bin/python benchmarks/encode.py
 	$(DEV)/bin/python benchmarks/sync.py
 	$(DEV)/bin/python benchmarks/gallery.py

@@ -60,6 +60,41 @@ facts["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps(facts))
 """
 )
+_CALLS = (
+    _OPENED
+    + """
+import json, statistics
+import numpy as np
+from bitgaze import Item
+start = time.perf_counter()
+assert "no such key" not in gallery
+first_missing_ms = 1000 * (time.perf_counter() - start)
+facts = {"items": count, "opened_s": opened, "first_missing_ms": first_missing_ms}
+rng = np.random.default_rng(2)
+codes = rng.integers(0, 256, (100_000, 16), np.uint8)
+def median(call, arguments):
+    seconds = []
+    for argument in arguments:
+        start = time.perf_counter()
+        call(argument)
+        seconds.append(time.perf_counter() - start)
+    return 1e6 * statistics.median(seconds)
+keys = [f"item {i}" for i in rng.choice(count, 1000, replace=False)]
+facts["get_us"] = median(gallery.get, keys)
+facts["missing_us"] = median(gallery.__contains__, [f"no {key}" for key in keys])
+facts["put_us"] = median(lambda i: gallery.upsert([Item(f"new {i}", codes[i])]), range(500))
+facts["remove_us"] = median(lambda i: gallery.remove(f"new {i}"), range(500))
+start = time.perf_counter()
+gallery.upsert([Item(f"more {i}", code, {"i": i}) for i, code in enumerate(codes)])
+facts["bulk_100000_s"] = time.perf_counter() - start
+start = time.perf_counter()
+with gallery.transaction():
+    gallery.remove(*(f"more {i}" for i in range(len(codes))))
+facts["bulk_remove_s"] = time.perf_counter() - start
+assert len(gallery) == count
+print(json.dumps(facts))
+"""
+)
 _ONLY_OPENED = _OPENED + "import json; print(json.dumps({'items': count, 'opened_s': opened}))"
 
 _WHERE = {
@@ -124,6 +159,8 @@ def main() -> None:
         print(f"filled with {options.items:,} items in {seconds:.0f} s, {megabytes:.0f} MB")
         for name, value in measure(_FILTERED, str(path), json.dumps(_WHERE)).items():
             print(f"{name:24} {value:,.2f}", flush=True)
+        for name, value in measure(_CALLS, str(path)).items():
+            print(f"{name:24} {value:,.3f}", flush=True)
         path = Path(folder) / "codes.bitgaze"
         fill_with_codes(path, options.codes)
         print(f"{path.stat().st_size / 1e6:.0f} MB of codes")

@@ -91,6 +91,10 @@ def random_encoder() -> Encoder:
             attention=np.zeros((count, 1, 1), np.float32),
             errors={},
             stable=np.ones((count, bits), np.bool_),
+            looks=np.zeros((count, 0, bits // 8), np.uint8),
+            look_hashes=np.zeros((count, 0, bits), np.float32),
+            boxes=np.zeros((count, 0, 4), np.float32),
+            look_classes=np.zeros((count, 0), np.int64),
         )
 
     encoder.encode = encode

@@ -16,6 +16,7 @@
 
 #include "hamming/results.h"
 #include "hamming/search.h"
+#include "hamming/view_search.h"
 
 namespace py = pybind11;
 
@@ -23,6 +24,7 @@ namespace {
 
 using Rows = py::array_t<std::uint8_t, py::array::c_style>;
 using Blocks = py::array_t<std::uint64_t, py::array::c_style>;
+using Groups = py::array_t<std::uint16_t, py::array::c_style>;
 using Ids = py::array_t<std::int64_t, py::array::c_style>;
 
 std::string text(const std::string& words, py::ssize_t number) {
@@ -73,6 +75,54 @@ bitgaze::Codes code_view(const py::array& array, py::ssize_t count) {
           static_cast<std::size_t>(code_bytes), by_word};
 }
 
+// Checks and unpacks what to find for each query. max_radius: the greatest distance of all.
+bitgaze::SearchParams search_params(py::ssize_t queries, py::ssize_t k, py::ssize_t radius,
+                                    py::ssize_t max_radius, const std::optional<Rows>& filter,
+                                    const std::optional<Ids>& exclude, py::ssize_t threads) {
+  if (k < 1) throw py::value_error(text("k must be at least 1, got ", k));
+  if (radius < 0) throw py::value_error(text("radius must be at least 0, got ", radius));
+  if (threads < 1) throw py::value_error(text("threads must be at least 1, got ", threads));
+  bitgaze::SearchParams params{};
+  params.k = static_cast<std::size_t>(k);
+  params.radius = static_cast<unsigned>(std::min(radius, max_radius));
+  // The threads of the pool stay, so start no more than could ever help.
+  const unsigned most = std::max(64U, std::thread::hardware_concurrency());
+  params.threads = static_cast<unsigned>(std::min<py::ssize_t>(threads, most));
+  if (filter) {
+    params.filter.bits = filter->data();
+    params.filter.count = static_cast<std::size_t>(8 * filter->size());
+  }
+  if (exclude) {
+    if (exclude->size() != queries) {
+      throw py::value_error(text("exclude must have an id for each query: ", queries));
+    }
+    params.filter.exclude = exclude->data();
+  }
+  return params;
+}
+
+// A view of the groups of items in a Python array (groups, views, words, kGroupItems).
+bitgaze::ViewCodes group_view(const py::array& array, py::ssize_t count, py::ssize_t code_bytes) {
+  const auto group_items = static_cast<py::ssize_t>(bitgaze::kGroupItems);
+  const auto most = static_cast<py::ssize_t>(bitgaze::kMaxViews);
+  if (!Groups::check_(array) || array.ndim() != 4 || array.shape(3) != group_items) {
+    throw py::type_error("groups must be C-contiguous: uint16 (groups, views, words, " +
+                         text("", group_items) + ")");
+  }
+  if (array.shape(1) < 1 || array.shape(1) > most) {
+    throw py::value_error(text("items must have 1 to ", most) +
+                          text(" views, got ", array.shape(1)));
+  }
+  if (code_bytes < 1 || code_bytes > 128 || array.shape(2) != (code_bytes + 1) / 2) {
+    throw py::value_error(text("groups do not hold codes of ", code_bytes) + " bytes");
+  }
+  if (count < 0 || count > array.shape(0) * group_items) {
+    throw py::value_error(text("groups have no room for ", count));
+  }
+  return {static_cast<const std::uint16_t*>(array.data()), static_cast<std::size_t>(count),
+          static_cast<std::size_t>(array.shape(1)), static_cast<std::size_t>(code_bytes)};
+}
+
 // The arguments of a search, checked. Keeps the arrays that the search reads alive.
 class Request {
  public:
@@ -88,25 +138,8 @@ class Request {
     if (queries.ndim() != 2 || 8 * queries.shape(1) != bits) {
       throw py::value_error(text("queries must have as many bytes per row as codes: ", bits / 8));
     }
-    if (k < 1) throw py::value_error(text("k must be at least 1, got ", k));
-    if (radius < 0) throw py::value_error(text("radius must be at least 0, got ", radius));
-    if (threads < 1) throw py::value_error(text("threads must be at least 1, got ", threads));
     queries_ = {queries.data(), static_cast<std::size_t>(queries.shape(0))};
-    params_.k = static_cast<std::size_t>(k);
-    params_.radius = static_cast<unsigned>(std::min(radius, bits));
-    // The threads of the pool stay, so start no more than could ever help.
-    const unsigned most = std::max(64U, std::thread::hardware_concurrency());
-    params_.threads = static_cast<unsigned>(std::min<py::ssize_t>(threads, most));
-    if (filter) {
-      params_.filter.bits = filter->data();
-      params_.filter.count = static_cast<std::size_t>(8 * filter->size());
-    }
-    if (exclude) {
-      if (exclude->size() != queries.shape(0)) {
-        throw py::value_error(text("exclude must have an id for each query: ", queries.shape(0)));
-      }
-      params_.filter.exclude = exclude->data();
-    }
+    params_ = search_params(queries.shape(0), k, radius, bits, filter, exclude, threads);
     if (tables == nullptr) return;
     const auto table_bits = static_cast<py::ssize_t>(8 * tables->code_bytes());
     if (table_bits != bits) {
@@ -122,7 +155,7 @@ class Request {
   }
 
   py::ssize_t query_count() const { return static_cast<py::ssize_t>(queries_.count); }
-  std::int32_t bits() const { return static_cast<std::int32_t>(8 * codes_.code_bytes); }
+  std::int32_t max_distance() const { return static_cast<std::int32_t>(8 * codes_.code_bytes); }
 
   std::vector<bitgaze::Found> search() const {
     std::vector<bitgaze::Found> found;
@@ -143,15 +176,56 @@ class Request {
   py::tuple held_;
 };
 
+// The same for items of several codes.
+class ViewRequest {
+ public:
+  ViewRequest(py::array groups, py::ssize_t count, Rows queries, py::ssize_t k, py::ssize_t radius,
+              std::optional<Rows> filter, std::optional<Ids> exclude, py::ssize_t threads,
+              const std::optional<std::string>& kernel)
+      : kernel_(kernel ? bitgaze::kernel(*kernel) : bitgaze::default_kernel()),
+        held_(py::make_tuple(groups, queries, filter, exclude)) {
+    const auto most = static_cast<py::ssize_t>(bitgaze::kMaxViews);
+    if (queries.ndim() != 3 || queries.shape(1) < 1 || queries.shape(1) > most) {
+      throw py::value_error(text("queries must have shape (q, views, code_bytes), 1 to ", most) +
+                            " views");
+    }
+    codes_ = group_view(groups, count, queries.shape(2));
+    queries_ = {queries.data(), static_cast<std::size_t>(queries.shape(0)),
+                static_cast<std::size_t>(queries.shape(1))};
+    params_ = search_params(queries.shape(0), k, radius, max_distance(), filter, exclude, threads);
+  }
+
+  py::ssize_t query_count() const { return static_cast<py::ssize_t>(queries_.count); }
+  std::int32_t max_distance() const {
+    return static_cast<std::int32_t>(bitgaze::view_unit(codes_.views, queries_.views) * 8 *
+                                     codes_.code_bytes);
+  }
+
+  std::vector<bitgaze::Found> search() const {
+    std::vector<bitgaze::Found> found;
+    without_gil([&] { found = bitgaze::search_views(kernel_, codes_, queries_, params_); });
+    return found;
+  }
+
+ private:
+  const bitgaze::Kernel& kernel_;
+  bitgaze::ViewCodes codes_{};
+  bitgaze::ViewQueries queries_{};
+  bitgaze::SearchParams params_{};
+  py::tuple held_;
+};
+
+template <typename Request>
 py::tuple nearest(const Request& request, py::ssize_t columns) {
   const std::vector<bitgaze::Found> found = request.search();
   py::array_t<std::int32_t> distances({request.query_count(), columns});
   py::array_t<std::int64_t> ids({request.query_count(), columns});
-  bitgaze::to_table(found, static_cast<std::size_t>(columns), request.bits() + 1,
+  bitgaze::to_table(found, static_cast<std::size_t>(columns), request.max_distance() + 1,
                     distances.mutable_data(), ids.mutable_data());
   return py::make_tuple(std::move(distances), std::move(ids));
 }
 
+template <typename Request>
 py::tuple within(const Request& request) {
   const std::vector<bitgaze::Found> found = request.search();
   const auto total = static_cast<py::ssize_t>(bitgaze::total_of(found));
@@ -181,6 +255,21 @@ void write_blocks(Blocks& blocks, py::ssize_t first, const Rows& rows) {
   });
 }
 
+void write_groups(Groups& groups, py::ssize_t first, const Rows& rows) {
+  if (rows.ndim() != 3 || first < 0) {
+    throw py::value_error("rows must have shape (n, views, code_bytes)");
+  }
+  const bitgaze::ViewCodes codes = group_view(groups, first + rows.shape(0), rows.shape(2));
+  if (static_cast<py::ssize_t>(codes.views) != rows.shape(1)) {
+    throw py::value_error("rows and groups must have the same number of views");
+  }
+  groups.mutable_data();  // throws if it is read-only
+  without_gil([&] {
+    bitgaze::write_views(rows.data(), static_cast<std::size_t>(rows.shape(0)),
+                         static_cast<std::size_t>(first), codes);
+  });
+}
+
 std::unique_ptr<bitgaze::MultiIndex> multi_index(const py::array& codes, py::ssize_t count,
                                                  unsigned threads) {
   const bitgaze::Codes view = code_view(codes, count);
@@ -194,6 +283,7 @@ std::unique_ptr<bitgaze::MultiIndex> multi_index(const py::array& codes, py::ssi
 
 PYBIND11_MODULE(_hamming, module, py::mod_gil_not_used()) {
   module.attr("BLOCK_CODES") = bitgaze::kBlockCodes;
+  module.attr("GROUP_ITEMS") = bitgaze::kGroupItems;
   module.attr("KERNELS") = bitgaze::kernel_names();
   py::class_<bitgaze::MultiIndex>(module, "MultiIndex",
                                   "Tables of the codes as they are now, for multi-index hashing.")
@@ -211,10 +301,24 @@ PYBIND11_MODULE(_hamming, module, py::mod_gil_not_used()) {
            py::arg("threads") = 1, py::arg("kernel") = py::none(), py::arg("tables") = py::none(),
            py::arg("covered") = 0, py::arg("changed").noconvert() = py::none(),
            py::arg("forced") = false);
-  module.def("nearest", &nearest, py::arg("request"), py::arg("columns"),
-             "distances and ids, (q, columns) each.");
-  module.def("within", &within, py::arg("request"), "lims (q + 1,), distances and ids.");
+  py::class_<ViewRequest>(module, "ViewRequest", "The same for items of several codes.")
+      .def(py::init<py::array, py::ssize_t, Rows, py::ssize_t, py::ssize_t, std::optional<Rows>,
+                    std::optional<Ids>, py::ssize_t, const std::optional<std::string>&>(),
+           py::arg("groups").noconvert(), py::arg("count"), py::arg("queries").noconvert(),
+           py::kw_only(), py::arg("k"), py::arg("radius"),
+           py::arg("filter").noconvert() = py::none(), py::arg("exclude").noconvert() = py::none(),
+           py::arg("threads") = 1, py::arg("kernel") = py::none());
+  constexpr const char* kNearest = "distances and ids, (q, columns) each.";
+  module.def("nearest", &nearest<Request>, py::arg("request"), py::arg("columns"), kNearest);
+  module.def("nearest", &nearest<ViewRequest>, py::arg("request"), py::arg("columns"), kNearest);
+  constexpr const char* kWithin = "lims (q + 1,), distances and ids.";
+  module.def("within", &within<Request>, py::arg("request"), kWithin);
+  module.def("within", &within<ViewRequest>, py::arg("request"), kWithin);
   module.def("count", &count, py::arg("request"), "The number of codes within the radius, (q,).");
+  module.def("view_unit", &bitgaze::view_unit, py::arg("item_views"), py::arg("query_views"),
+             "What one bit counts in the distance between items of several codes.");
+  module.def("write_groups", &write_groups, py::arg("groups").noconvert(), py::arg("first"),
+             py::arg("rows").noconvert(), "Writes rows (n, views, code_bytes) into groups.");
   module.def("write_blocks", &write_blocks, py::arg("blocks").noconvert(), py::arg("first"),
              py::arg("rows").noconvert(), "Writes rows into blocks by word.");
   module.def(

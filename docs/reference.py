@@ -54,6 +54,7 @@ _REST = {
         "repair",
         "RepairReport",
     ),
+    "Search": ("ViewIndex",),
     "Models and hardware": (
         "Encoded",
         "Contract",

@@ -43,7 +43,7 @@ def main() -> int:
     order = np.random.default_rng(0).permutation(len(data))[:_IMAGES]
     data = data.subset(order)
     queries = np.arange(min(_QUERIES, len(data)))
-    deployed, model = onnx_file.graph(network, contract.preprocess.size)
+    deployed, model = onnx_file.graph(network, contract)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         makers = {

@@ -32,7 +32,7 @@ from bitgaze.encoding.images import Preprocess
 
 _BATCH = 64
 # The database of the others has classes that the network does not know.
-_PROTOCOLS = [name for name in protocols.PROTOCOLS if not name.endswith("-unseen")]
+_PROTOCOLS = [name for name in protocols.OF_ONE_LABEL if not name.endswith("-unseen")]
 
 
 def main() -> int:

@@ -24,6 +24,7 @@ from attention_hashing.general import model as general
 from attention_hashing.network import AttentionHashing
 from bitgaze import BitgazeError, Contract, Encoder
 from bitgaze.encoding.contract import DEFAULT_MODEL, PRECISIONS
+from bitgaze.encoding.looks import LookRule
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples" / "pictures"
@@ -170,6 +171,7 @@ def general_model(
             "command": fitted.command,
         },
         calibration=fitted.calibration,
+        looks=LookRule(),
     )
 
 

@@ -243,7 +243,7 @@ def test_folding_that_would_change_the_network_is_refused(monkeypatch):
     monkeypatch.setattr(backbones, "backbone", lambda *_: Misnamed())
     network = new_network(SMALL, 2).eval()
     with pytest.raises(onnx_file.ExportError, match="when batch normalisation is folded"):
-        onnx_file.graph(network, 8)
+        onnx_file.graph(network, Contract("x", 16, Preprocess(8), "MIT"))
 
 
 class WithActivation(nn.BatchNorm2d):

@@ -17,7 +17,7 @@ from bitgaze import Gallery
 from bitgaze.cli.main import main
 from bitgaze.encoding.calibration import at_odds
 from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
-from bitgaze.gallery.file_format import seal_info
+from bitgaze.gallery.info import new_file_id, seal_info
 from bitgaze.gallery.search import percent
 from conftest import smooth_image
 
@@ -204,6 +204,8 @@ def test_info_prints_the_same_facts_as_text_and_json(indexed, capsys):
     assert facts["items"] == 4
     assert facts["bits"] == 128
     assert (facts["adaptation"], facts["calibration"]) == (None, "model")
+    assert facts.pop("sources")["folders"] == [str(indexed)]
+    assert f"folder       {indexed}" in text
     for name, value in facts.items():
         shown = "none" if value is None else str(value)
         assert re.search(rf"^{name} +{re.escape(shown)}$", text, re.MULTILINE)
@@ -275,6 +277,7 @@ def test_search_prints_probabilities(indexed, capsys):
             text = json.dumps({**tables, "kind": kind})
             db.execute("UPDATE info SET value = ? WHERE name = 'calibration'", [text])
             seal_info(db)
+            new_file_id(db)
             db.commit()
         assert main(["search", str(indexed / "p2.png"), "--radius", "0", "--html", "o.html"]) == 0
         assert capsys.readouterr().out == f"   0{shown}  same image  43%  {indexed}/p2.png\n"

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -11,6 +12,7 @@ from bitgaze.encoding import contract
 from bitgaze.encoding.calibration import Calibration
 from bitgaze.encoding.contract import DEFAULT_MODEL, Golden, fingerprint, read_model
 from bitgaze.encoding.images import Preprocess
+from bitgaze.encoding.looks import LookRule
 
 CALIBRATION = Calibration(duplicate=(0.99, *[0.5] * 16), kind=(), false_match=(*[0.1] * 16, 1.0))
 CONTRACT = Contract(
@@ -24,6 +26,7 @@ CONTRACT = Contract(
     precision="int8",
     tolerance=0.01,
     golden=(Golden(png=b"\x89PNG", code=b"\x01\x02"),),
+    looks=LookRule(),
 )
 TABLES = json.loads(CONTRACT.to_json())["calibration"]
 
@@ -73,7 +76,7 @@ def test_a_bad_entry_is_rejected(change, message):
 def test_a_missing_entry_is_rejected_unless_it_has_a_default(name):
     document = json.loads(CONTRACT.to_json())
     del document[name]
-    if name in ("training", "precision", "tolerance"):
+    if name in ("training", "precision", "tolerance", "looks"):
         assert Contract.from_json(json.dumps(document)).bits == 16
     else:
         with pytest.raises(ValueError, match=f"schema None|incomplete.*{name}|no {name}"):
@@ -130,6 +133,7 @@ WRONG = {
         *([{"png": PNG, "code": "xyz0"}], [{"png": PNG, "code": "01"}], [{"png": PNG, "code": 1}]),
         [{"png": PNG, "code": "0102", "new": 1}],
     ],
+    "looks": [None, [], "x", {"most": 0}, {"most": "3"}, {"extent": 2.0}, {"new": 1}],
 }
 
 
@@ -319,3 +323,15 @@ def test_a_model_file_that_is_too_large_is_refused_before_it_is_read(tmp_path):
     os.truncate(path, 256_000_001)
     with pytest.raises(ModelError, match="more than 256000000 bytes"):
         read_model(path)
+
+
+def test_models_from_before_depth_keep_their_contract_and_fingerprint():
+    old = replace(CONTRACT, preprocess=Preprocess(size=64, filter="bilinear", depth="stored"))
+    document = json.loads(old.to_json())
+    assert sorted(document["preprocess"]) == ["alpha", "exif", "filter", "resize", "size"]
+    assert Contract.from_json(json.dumps(document)) == old
+    digest = hashlib.sha256(json.dumps(document["preprocess"], sort_keys=True).encode())
+    assert fingerprint(b"", old.preprocess) == digest.hexdigest()
+    new = replace(old.preprocess, depth="used")
+    assert Preprocess.from_entries(new.entries()) == new
+    assert fingerprint(b"", new) != fingerprint(b"", old.preprocess)

@@ -54,7 +54,7 @@ def test_the_examples_of_a_guide_run(guide, home, capsys, monkeypatch):
         "```python\nassert 1 == 2\n```",
         "```python\nprint('one word')\n```\n```text\nother words\n```",
         "```js\n1\n```",
-        "```crontab\n0 3 * * * bitgaze index\n```",
+        "```crontab\n0 3 * * * bitgaze index --such\n```",
     ],
 )
 def test_a_wrong_example_is_noticed(text, tmp_path, capsys, monkeypatch):

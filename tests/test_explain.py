@@ -184,12 +184,12 @@ def test_explain_on_the_command_line(gallery, tmp_path, monkeypatch, capsys):
 
 def test_explain_by_a_relative_path_checks_no_index(gallery, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Store, "_check", lambda self: pytest.fail("checks the whole gallery"))
+    monkeypatch.setattr(Store, "_check_items", lambda self: pytest.fail("checks the whole gallery"))
     assert main(["explain", "photos/0.png", "photos/1.png", "-g", "g.bitgaze"]) == 0
 
 
 def test_explain_by_an_image_given_as_text_checks_no_index(gallery, make_image, monkeypatch):
-    monkeypatch.setattr(Store, "_check", lambda self: pytest.fail("checks the whole gallery"))
+    monkeypatch.setattr(Store, "_check_items", lambda self: pytest.fail("checks the whole gallery"))
     gallery.explain(str(make_image("query.png", seed=50)), next(iter(gallery)))
 
 

@@ -8,18 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitgaze import Gallery, GalleryCorrupt, GalleryError, repair
-from bitgaze.gallery.file_format import FORMAT_VERSION
+from bitgaze import Gallery, GalleryCorrupt, GalleryError, repair, verify_gallery
+from bitgaze.gallery.file_format import new_file
+from bitgaze.gallery.schema import FORMAT_VERSION
 from conftest import ROOT
 from galleries import execute
 
-# Written by the version of bitgaze that had format 1. Never regenerate it.
-OLD = ROOT / "tests" / "data" / "format-1.bitgaze"
+# Written by the versions of bitgaze that had these formats. Never regenerate one.
+DATA = ROOT / "tests" / "data"
+
+
+@pytest.fixture(params=[1, 2, 3])
+def older(request, tmp_path):
+    return request.param, Path(shutil.copy(DATA / f"format-{request.param}.bitgaze", tmp_path))
 
 
 @pytest.fixture
 def old(tmp_path):
-    return Path(shutil.copy(OLD, tmp_path / "old.bitgaze"))
+    return Path(shutil.copy(DATA / "format-1.bitgaze", tmp_path / "old.bitgaze"))
 
 
 def version(path):
@@ -32,8 +38,9 @@ def expected_codes():
     return {f"/photos/{n}.jpg": rng.integers(0, 256, 16, np.uint8) for n in range(24)}
 
 
-def test_format_1_is_upgraded(old):
-    assert version(old) == 1
+def test_an_older_format_is_upgraded(older):
+    number, old = older
+    assert version(old) == number
     codes = expected_codes()
     del codes["/photos/5.jpg"]
     for _ in range(2):
@@ -47,9 +54,11 @@ def test_format_1_is_upgraded(old):
             assert gallery.get("/photos/7.jpg").file.content == bytes([7] * 16)
             assert gallery.calibration is not None
             assert len(gallery.search("/photos/7.jpg", where={"name": "größe"}, k=99)) == 11
-        assert version(old) == FORMAT_VERSION == 2
+            assert "/photos/5.jpg" not in gallery
+        assert version(old) == FORMAT_VERSION == 3
     with closing(sqlite3.connect(old)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert verify_gallery(old).is_sound
 
 
 def test_a_failed_upgrade_leaves_the_file_unchanged(old):
@@ -77,16 +86,39 @@ def test_format_1_in_a_read_only_folder_is_rejected(old, monkeypatch):
 
 
 def test_a_newer_format_is_rejected(old):
-    execute(old, "PRAGMA user_version = 3")
+    execute(old, "PRAGMA user_version = 4")
     before = old.read_bytes()
     with pytest.raises(
-        GalleryError, match="format 3, but this version of bitgaze reads formats up to 2; upd"
+        GalleryError, match="format 4, but this version of bitgaze reads formats up to 3; upd"
     ):
         Gallery(old)
     assert old.read_bytes() == before
 
 
-def test_repair_reads_only_the_newest_format(old, tmp_path):
+def test_a_damaged_item_of_format_2_stays_damaged(tmp_path):
+    old = Path(shutil.copy(DATA / "format-2.bitgaze", tmp_path))
+    execute(old, "UPDATE item SET metadata = '{}' WHERE slot = 3")
+    key = list(expected_codes())[3]
+    report = repair(old, tmp_path / "repaired.bitgaze")
+    assert (report.kept, report.unreadable) == (22, 1)
+    with Gallery(tmp_path / "repaired.bitgaze") as repaired:
+        assert key not in repaired
+    assert verify_gallery(tmp_path / "repaired.bitgaze").is_sound
+    assert version(old) == 2
+    with Gallery(old) as gallery, pytest.raises(GalleryCorrupt, match="the item in slot 3 is dam"):
+        gallery.get(key)
+    (problem,) = verify_gallery(old).problems
+    assert "the item in slot 3 is damaged" in problem
+
+
+def test_a_damaged_info_of_format_2_stays_damaged(tmp_path):
+    old = Path(shutil.copy(DATA / "format-2.bitgaze", tmp_path))
+    execute(old, "UPDATE info SET value = 'x' WHERE name = 'model'")
+    with pytest.raises(GalleryCorrupt, match="checksum does not match the entries"):
+        Gallery(old)
+
+
+def test_repair_does_not_read_format_1(old, tmp_path):
     execute(old, "UPDATE chunk SET crc = crc + 1")
     before = old.read_bytes()
     out = tmp_path / "out.bitgaze"
@@ -99,8 +131,34 @@ def test_repair_reads_only_the_newest_format(old, tmp_path):
         Gallery(old)
     report = repair(old, out)
     assert (report.kept, len(report.lost), report.unreadable) == (0, 23, 0)
-    execute(old, "PRAGMA user_version = 3")
+    execute(old, "PRAGMA user_version = 4")
     with pytest.raises(
-        GalleryError, match="format 3, but this version of bitgaze reads formats up to 2"
+        GalleryError, match="format 4, but this version of bitgaze reads formats up to 3"
     ):
         repair(old, tmp_path / "another.bitgaze")
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_name_that_another_process_takes_meanwhile_stays_its_own(
+    tmp_path, monkeypatch, has_links
+):
+    def fail(*_):
+        raise OSError("no hard links here")
+
+    if not has_links:
+        monkeypatch.setattr(Path, "hardlink_to", fail)
+    out = tmp_path / "out"
+
+    def write(content):
+        with new_file(out, "a backup") as unfinished:
+            unfinished.write_text("first")
+            if content:
+                out.write_text(content)
+
+    with pytest.raises(GalleryError, match="was created by another process; a backup needs"):
+        write("theirs")
+    assert out.read_text() == "theirs"
+    out.unlink()
+    write("")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert out.read_text() == "first"

@@ -11,7 +11,7 @@ from inside import move
 
 import oracle
 from bitgaze import Gallery, GalleryError, ImageError, Item
-from bitgaze.gallery.file_format import CHUNK_CODES
+from bitgaze.gallery.chunks import CHUNK_CODES
 from conftest import smooth_image
 from galleries import codes, items
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from inside import files, item_of_file
 
-from bitgaze import Gallery, GalleryCorrupt, GalleryError, Item
+from bitgaze import Gallery, GalleryCorrupt, GalleryError, Item, verify_gallery
 from bitgaze.gallery.items import FileState
 from conftest import smooth_image
 from galleries import BITS, codes, execute, items
@@ -53,8 +53,8 @@ def test_an_empty_file_becomes_a_gallery(path):
     ("sql", "message"),
     [
         (
-            "PRAGMA user_version = 3",
-            "gallery format 3, but this version of bitgaze reads formats up to 2",
+            "PRAGMA user_version = 4",
+            "gallery format 4, but this version of bitgaze reads formats up to 3",
         ),
         ("PRAGMA user_version = 0", "gallery format 0, expected at least 1"),
         ("PRAGMA user_version = -1", "gallery format -1, expected at least 1"),
@@ -91,8 +91,15 @@ def test_an_empty_file_becomes_a_gallery(path):
         ("UPDATE chunk SET codes = 'text' WHERE n = 1", "chunk 1 .* is damaged"),
         ("DELETE FROM chunk WHERE n = 0", "chunk 0 .* is missing"),
         ("DELETE FROM chunk WHERE n = 1", "5000 items but 4096 codes"),
-        ("DELETE FROM item WHERE slot = 7", "4999 items but 5000 codes"),
-        ("UPDATE item SET slot = 9999 WHERE slot = 7", "5000 items"),
+        ("DELETE FROM item WHERE slot = 4999", "4999 items but 5000 codes"),
+        ("DELETE FROM item WHERE slot = 0", "the item in slot 0 is missing"),
+        ("UPDATE item SET slot = 9999 WHERE slot = 7", "10000 items but 5000 codes"),
+        ("UPDATE chunk SET items = items + 1 WHERE n = 1", "parts are of different states"),
+        ("UPDATE info SET value = zeroblob(16) WHERE name = 'state'", "parts are of different"),
+        ("DELETE FROM info WHERE name = 'state'", "parts are of different states"),
+        ("UPDATE file_id SET id = randomblob(16)", "parts are of different states"),
+        ("UPDATE file_id SET id = 7", "the file's id is damaged"),
+        ("DELETE FROM file_id", "the file's id is damaged"),
         ("DROP TABLE chunk", "the tables are not those of a gallery"),
         ("DROP TABLE item", "the tables are not those"),
         ("CREATE TABLE more(x)", "the tables are not those"),
@@ -165,11 +172,31 @@ def test_the_error_names_the_damaged_item_among_many(path):
         gallery.upsert(items(9000))
     execute(path, "UPDATE item SET size = 3 WHERE slot = 8000")
     with Gallery(path) as gallery:
-        for use in (lambda: list(gallery), lambda: "nobody" in gallery):
-            with pytest.raises(GalleryCorrupt, match="the item in slot 8000 is damaged: 'it"):
-                use()
+        with pytest.raises(GalleryCorrupt, match="the item in slot 8000 is damaged: 'it"):
+            list(gallery)
+        # A column of the metadata answers: only a hit reads its item.
+        assert len(gallery.search_code(codes(1)[0], where={"i": 5})) == 1
         with pytest.raises(GalleryCorrupt, match="the item in slot 8000 is damaged"):
-            gallery.search_code(codes(1)[0], where={"i": 5})
+            gallery.search_code(codes(1)[0], where={"i": 8000})
+        assert "nobody" not in gallery
+
+
+def test_an_item_that_is_gone_raises_a_typed_error(path):
+    with Gallery(path) as gallery:
+        gallery.upsert(items(100))
+    execute(path, "DELETE FROM item WHERE slot = 7")
+    with Gallery(path) as gallery:
+        for use in (
+            lambda: gallery.get("item 7"),
+            lambda: "item 7" in gallery,
+            lambda: list(gallery),
+            lambda: gallery.search_code(codes(100)[7], k=1),
+            lambda: gallery.add_code("item 7", codes(1)[0]),
+        ):
+            with pytest.raises(GalleryCorrupt, match="slot 7 is missing|key index is damaged"):
+                use()
+        assert gallery.get("item 8").metadata == {"i": 8}
+    assert any("slot 7 is missing" in problem for problem in verify_gallery(path).problems)
 
 
 def test_a_schema_that_is_not_text_raises_a_typed_error(path):
@@ -183,20 +210,15 @@ def test_a_schema_that_is_not_text_raises_a_typed_error(path):
         Gallery(path)
 
 
-def test_an_absurd_length_raises_a_typed_error(path, monkeypatch):
+def test_an_absurd_length_raises_a_typed_error(path):
     with Gallery(path) as gallery:
         gallery.upsert(items(3))
-
-        def fail(*_):
-            raise MemoryError  # as sqlite3 does
-
-        monkeypatch.setattr("bitgaze.gallery.connection.Connection.cursor", fail)
-        with pytest.raises(GalleryCorrupt, match="a length is damaged, or memory is too small"):
-            gallery.get("item 1")
-        monkeypatch.undo()
         with pytest.raises(ValueError, match="more than 16,777,216 bytes"):
             gallery.set_metadata("item 1", {"x": "x" * (65 << 20)})
         assert gallery.get("item 1").metadata == {"i": 1}
+    execute(path, f"UPDATE item SET metadata = zeroblob({65 << 20}) WHERE slot = 1")
+    with Gallery(path) as gallery, pytest.raises(GalleryCorrupt, match="a length in the file is d"):
+        gallery.get("item 1")
 
 
 def test_a_truncated_file_raises_a_typed_error(path):
@@ -238,39 +260,64 @@ def test_random_damage_gives_correct_answers_or_typed_errors(path):
     assert 0 < refused < 150
 
 
-def test_a_damaged_key_index_raises_a_typed_error(path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE lookup SET entries = zeroblob(length(entries))",
+        "UPDATE lookup SET entries = x''",
+        "UPDATE lookup SET entries = x'00'",
+        "UPDATE lookup SET entries = 'text'",
+        "UPDATE lookup SET crc = crc + 1",
+        "DELETE FROM lookup",
+        "UPDATE lookup SET n = n + 100",
+        # Another bucket, with its checksum, in its place.
+        "UPDATE lookup SET (entries, crc) = (SELECT entries, crc FROM lookup AS other"
+        " WHERE other.n = (lookup.n + 1) % 4)",
+    ],
+)
+def test_a_damaged_key_index_raises_a_typed_error(path, damage):
     with Gallery(path) as gallery:
-        gallery.upsert(items(3))
-    with closing(sqlite3.connect(path)) as db:
-        (page,) = db.execute(
-            "SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_item_1'"
-        ).fetchone()
-        (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
-    content = bytearray(path.read_bytes())
-    start = (page - 1) * page_bytes
-    index = content[start : start + page_bytes]
-    # The index has "item 2" for item 1, and no entry for the real "item 2".
-    index = index.replace(b"item 2", b"item 3").replace(b"item 1", b"item 2")
-    content[start : start + page_bytes] = index
-    path.write_bytes(content)
+        gallery.upsert(items(100))
+    execute(path, damage)
     with Gallery(path) as gallery:
-        assert gallery.get("item 0").metadata == {"i": 0}
-        for key in ("item 1", "item 2"):
-            for use in (gallery.get, gallery.remove):
-                with pytest.raises(GalleryCorrupt, match="the key index is damaged"):
-                    use(key)
-        assert len(gallery) == 3
+        assert len(gallery) == len(list(gallery)) == 100
+        assert gallery.search_code(codes(100)[7], k=1)[0].key == "item 7"
         for use in (
-            lambda: "item 4" in gallery,  # cannot be known
-            lambda: gallery.get("item 4"),
-            lambda: gallery.search("item 4"),
-            lambda: gallery.add("item 4", smooth_image(1)),
-            lambda: gallery.upsert([Item("item 4", codes(1)[0])]),
-            lambda: item_of_file(gallery, "/item 4"),
+            lambda: "item 7" in gallery,
+            lambda: "no item" in gallery,  # cannot be known
+            lambda: gallery.get("no item"),
+            lambda: gallery.search("no item"),
+            lambda: gallery.add("no item", smooth_image(1)),
+            lambda: gallery.upsert([Item("no item", codes(1)[0])]),
+            lambda: gallery.remove("item 7"),
+            lambda: gallery.rename("item 7", "another"),
+            lambda: item_of_file(gallery, "/no item"),
+            lambda: gallery.search_code(codes(1)[0], where={"@key": "item 7"}),
         ):
             with pytest.raises(GalleryCorrupt, match="the key index is damaged"):
                 use()
-        assert len(gallery) == 3
+        assert len(gallery) == 100
+    assert any("key index is damaged" in problem for problem in verify_gallery(path).problems)
+
+
+def test_an_entry_for_another_item_raises_a_typed_error(path):
+    """A bucket with a valid checksum, but of another state of the file."""
+    with Gallery(path) as gallery:
+        gallery.upsert(items(20))
+        with closing(sqlite3.connect(path)) as db:
+            old = db.execute("SELECT entries, crc FROM lookup").fetchone()
+        gallery.remove("item 3")
+        gallery.add_code("new", codes(1)[0])
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("UPDATE lookup SET entries = ?, crc = ?", old)
+            db.commit()
+        for key in ("item 3", "item 19"):
+            with pytest.raises(GalleryCorrupt, match=f"the key index is damaged at '{key}'"):
+                gallery.get(key)
+        assert gallery.get("item 4").metadata == {"i": 4}
+    assert verify_gallery(path).problems == (
+        f"{path}: the key index is damaged: bucket 0 does not match the items",
+    )
 
 
 @pytest.mark.parametrize("key", ["plain", "nul\0in it", "größe \u212a", "", "None", "7"])

@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from bitgaze import Gallery, GalleryError, Item, repair, verify_gallery
+from bitgaze import Gallery, GalleryCorrupt, GalleryError, Item, repair, verify_gallery
 from bitgaze.gallery.connection import translated
 from galleries import BITS, codes, items
 
@@ -54,6 +54,26 @@ def test_too_little_memory_for_a_search_is_not_damage(gallery, monkeypatch):
         gallery.search_code(codes(1)[0])
 
 
+def test_too_little_memory_for_sqlite_is_not_damage(gallery, monkeypatch):
+    def fail(*_):
+        raise MemoryError  # as sqlite3 does
+
+    monkeypatch.setattr("bitgaze.gallery.connection.Connection.cursor", fail)
+    with pytest.raises(GalleryError, match="not enough memory") as raised:
+        gallery.get("item 1")
+    assert not isinstance(raised.value, GalleryCorrupt)
+
+
+def test_a_system_without_another_thread_opens_galleries(gallery, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("can't start new thread")  # as _thread does
+
+    monkeypatch.setattr("_thread.start_new_thread", fail)
+    with Gallery(gallery.path) as other:
+        assert len(other) == 50
+    assert verify_gallery(gallery.path).is_sound
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -92,3 +112,10 @@ def test_fields_are_the_names_in_metadata(gallery):
     assert gallery.fields() == ["album", "i", "year"]
     gallery.remove(*gallery)
     assert gallery.fields() == []
+
+
+def test_a_long_transaction_notes_few_cursors(gallery):
+    with gallery.transaction():
+        gallery.upsert(items(2000, seed=3))
+        assert len(gallery._store._db._cursors) <= 1000
+    assert gallery._store._db._cursors == []

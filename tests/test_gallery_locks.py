@@ -1,14 +1,18 @@
 """A gallery whose locks were lost, whose file was replaced, or whose process was forked."""
 
+import dis
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import traceback
+from contextlib import suppress
 
 import pytest
 
 from bitgaze import Gallery, GalleryError, verify_gallery
+from bitgaze.gallery import forks
 from galleries import BITS, codes, items
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX locks and fork")
@@ -123,6 +127,178 @@ def test_a_child_that_was_forked_in_a_transaction_leaves_it_alone(gallery):
     assert len(gallery) == 31
     gallery.close()
     assert verify_gallery(gallery.path).is_sound
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_child_that_leaves_the_transaction_changes_nothing(gallery, fails):
+    """Neither its commit, nor its exception, nor closing reaches what the parent writes."""
+    parent = os.getpid()
+    try:
+        with gallery.transaction():
+            gallery.upsert(items(500, seed=2))
+            child = os.fork()
+            if child == 0 and fails:
+                raise SystemExit
+    except BaseException as error:
+        if os.getpid() == parent:
+            raise
+        gallery.close()
+        is_refused = isinstance(error, GalleryError) and "was forked" in str(error)
+        os._exit(0 if is_refused or fails else 1)
+    if os.getpid() != parent:
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(gallery) == 500
+    gallery.close()
+    assert verify_gallery(gallery.path).is_sound
+
+
+def test_a_child_that_was_forked_in_a_read_goes_on_after_it(gallery):
+    def use():
+        with pytest.raises(GalleryError, match="a transaction was open when this process was for"):
+            len(gallery)
+
+    with gallery._store.reading():
+        assert in_a_child(use)
+        child = os.fork()
+    if child == 0:
+        os._exit(0 if len(gallery) == 30 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    gallery.add_code("ours", codes(1)[0])
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_a_child_does_not_wait_for_a_thread_of_its_parent(gallery, tmp_path, monkeypatch, is_long):
+    """A read that ends in time lets the child read; after a long one it gets an error."""
+    monkeypatch.setattr(forks, "_WAIT_S", 0.0 if is_long else 60.0)
+    reads, is_forking, end = threading.Event(), threading.Event(), threading.Event()
+    others = []
+    for n in range(3):
+        others.append(Gallery(tmp_path / f"other {n}", bits=BITS))
+        others[-1].upsert(items(n))
+    others.pop(1).close()
+    before_fork = forks._all_locks
+
+    def all_locks():
+        is_forking.set()
+        return before_fork()
+
+    monkeypatch.setattr(forks, "_all_locks", all_locks)
+
+    def read():
+        with gallery._store.reading():
+            reads.set()
+            (end if is_long else is_forking).wait(60)
+
+    def use():
+        if is_long:
+            for call in (
+                gallery.__len__,
+                gallery.compact,
+                lambda: gallery.backup(tmp_path / "copy"),
+                others[0].__len__,
+                lambda: Gallery(gallery.path),
+            ):
+                with pytest.raises(GalleryError, match="another thread was using a gallery when t"):
+                    call()
+        else:
+            assert [len(one) for one in (gallery, *others)] == [30, 0, 2]
+        for other in others:
+            other.close()
+        gallery.close()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert reads.wait(60)
+    try:
+        assert in_a_child(use)
+    finally:
+        end.set()
+        thread.join()
+    assert len(gallery) == 30
+    gallery.add_code("ours", codes(1)[0])
+    for other in others:
+        other.close()
+
+
+def test_a_child_ends_although_a_thread_of_its_parent_was_writing(gallery):
+    """At its end Python frees what is left: not the connection that a thread was using."""
+    writes, end = threading.Event(), threading.Event()
+
+    def write():
+        with gallery.transaction():
+            gallery.remove("item 1")
+            writes.set()
+            end.wait(60)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert writes.wait(60)
+    child = os.fork()
+    if child == 0:
+        gallery.__dict__.clear()  # frees the store
+        os._exit(0)
+    try:
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        end.set()
+        thread.join()
+    assert len(gallery) == 29
+    gallery.close()
+    assert verify_gallery(gallery.path).is_sound
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_locks_are_free_after_a_fork_wherever_it_is_interrupted(gallery):
+    """Wherever Python looks for signals: at the start, after a call, and in loops."""
+
+    def looks_for_signals(code, offset):
+        before = [one.opname for one in dis.get_instructions(code) if one.offset < offset]
+        return before[-1:] and before[-1].startswith(("RESUME", "CALL", "JUMP_BACKWARD"))
+
+    def forked(after):
+        steps = 0
+
+        def trace(frame, event, argument):
+            nonlocal steps
+            if frame.f_code.co_filename != forks.__file__:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode" and looks_for_signals(frame.f_code, frame.f_lasti):
+                steps += 1
+                if steps == after:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+            return trace
+
+        sys.settrace(trace)
+        try:
+            with suppress(KeyboardInterrupt):
+                forks._before_fork()
+            forks._forks.clear()
+        finally:
+            sys.settrace(None)
+        return steps >= after
+
+    def is_free(lock):
+        free = []
+
+        def take():
+            free.append(lock.acquire(blocking=False))
+            if free[0]:
+                lock.release()
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        thread.join()
+        return free[0]
+
+    after = 1
+    while forked(after):
+        assert is_free(gallery._store._lock), after
+        assert is_free(forks._one_fork), after
+        after += 1
+    assert after > 15
 
 
 def test_a_gallery_stays_itself_when_the_working_directory_changes(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from bitgaze import FingerprintMismatch, Gallery, GalleryError, ModelError
 from bitgaze.encoding.calibration import at_odds
 from bitgaze.encoding.contract import DEFAULT_MODEL
 from bitgaze.encoding.encoder import Encoder
-from bitgaze.gallery.file_format import seal_info
+from bitgaze.gallery.info import new_file_id, seal_info
 from conftest import smooth_image
 from galleries import BITS, items
 
@@ -52,6 +52,7 @@ def write_calibration(path, value):
     with closing(sqlite3.connect(path)) as db:
         db.execute("UPDATE info SET value = ? WHERE name = 'calibration'", [json.dumps(value)])
         seal_info(db)
+        new_file_id(db)
         db.commit()
 
 

@@ -7,17 +7,18 @@ import struct
 import threading
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, GifImagePlugin, Image, PngImagePlugin, WebPImagePlugin
 from PIL import ImageFile as ImageFilePlugin
 
 from bitgaze import ImageError
 from bitgaze.encoding import images
-from bitgaze.encoding.images import ImageFile, Preprocess, load, upright
+from bitgaze.encoding.images import ImageFile, Preprocess, Region, load, upright
 from conftest import smooth_image
 
 SMALL = Preprocess(size=32)
@@ -130,6 +131,103 @@ def test_high_depth_greys_are_scaled_not_clipped(dtype):
     kind = "png" if dtype == "uint16" else "tiff"
     pixels = load(encoded(Image.fromarray((ramp * top).astype(dtype)), kind), SMALL)
     assert close(pixels, load((ramp * 255).astype(np.uint8), SMALL))
+
+
+def deep_grey(top, kind):
+    """A ramp from 0 to `top` as a file, and the same ramp of 8 bits."""
+    ramp = np.tile(np.linspace(0, 1, 64), (64, 1))
+    values = (ramp * top).round()
+    if kind == "float tiff":
+        image, options = Image.fromarray(values.astype(np.float32)), {"tiffinfo": {341: float(top)}}
+    elif kind == "I tiff":
+        image, options = Image.fromarray(values.astype(np.int32)), {}
+    elif kind == "I;16B tiff":
+        big = values.astype(">u2")
+        image, options = Image.frombytes("I;16B", (64, 64), big.tobytes()), {}
+    else:
+        image, options = Image.fromarray(values.astype(np.uint16)), {}
+    return encoded(image, kind.split()[-1], **options), (ramp * 255).astype(np.uint8)
+
+
+def with_significant_bits(png, bits):
+    chunk = b"sBIT" + bytes([bits])
+    chunk = struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return png[:33] + chunk + png[33:]  # behind IHDR
+
+
+@pytest.mark.parametrize("kind", ["I;16 png", "I;16 tiff", "I;16B tiff", "I tiff", "float tiff"])
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_greys_of_fewer_bits_are_scaled_by_the_bits_they_use(kind, bits):
+    content, ramp = deep_grey((1 << bits) - 1, kind)
+    assert close(load(content, SMALL), load(ramp, SMALL))
+    with Image.open(io.BytesIO(content)) as image:
+        assert close(load(image, SMALL), load(ramp, SMALL))
+    if kind != "float tiff":
+        stored = load(content, replace(SMALL, depth="stored")).astype(int)
+        as_before = load((ramp * (((1 << bits) - 1) / 65535)).round().astype(np.uint8), SMALL)
+        assert abs(stored - as_before).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("top", "bits", "white"),
+    [
+        (4095, 12, 4095),
+        (1023, 12, 4095),  # dark
+        (4095, 16, 65535),
+        (65520, 12, 65535),  # shifted up, as the PNG specification says
+        (255, None, 1023),
+        (5000, None, 8191),
+    ],
+)
+def test_a_png_may_say_how_many_bits_are_significant(top, bits, white):
+    content, ramp = deep_grey(top, "I;16 png")
+    content = with_significant_bits(content, bits) if bits else content
+    assert close(load(content, SMALL), load((ramp * (top / white)).astype(np.uint8), SMALL))
+
+
+@pytest.mark.parametrize(
+    ("tag", "most", "white"), [(341, 16383, 16383), (341, 9000, 16383), (341, 65535, 65535)]
+)
+def test_a_tiff_file_may_say_which_sample_is_the_largest(tag, most, white):
+    image = Image.fromarray(np.full((40, 40), 4095, np.uint16))
+    pixels = load(encoded(image, "tiff", tiffinfo={tag: most}), SMALL)
+    assert abs(int(pixels[0, 0, 0]) - 255 * 4095 / white) <= 1
+
+
+def test_a_tiff_file_of_12_bit_samples_is_read_with_12_bits():
+    samples = bytes.fromhex("0ff3ff") * 800  # 0x0ff and 0x3ff: 40 x 40
+    entries = [
+        (256, 40),
+        (257, 40),
+        (258, 12),
+        (259, 1),
+        (262, 1),
+        (273, 122),
+        (278, 40),
+        (279, 2400),
+    ]
+    tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    content = (head + tags + bytes(4)).ljust(122, b"\0") + samples
+    assert abs(load(content, Preprocess(size=40)).max() - 255 * 0x3FF / 4095) <= 1
+
+
+@pytest.mark.parametrize("depth", ["stored", "used"])
+def test_a_region_is_read_by_the_same_rule(depth):
+    content, _ = deep_grey(4095, "I;16 png")
+    preprocess = replace(SMALL, depth=depth)
+    whole = load(Region(content, (0.0, 0.0, 1.0, 1.0)), preprocess)
+    assert np.array_equal(whole, load(content, preprocess))
+
+
+def test_the_transparent_value_tells_nothing_of_the_depth():
+    samples = np.full((40, 40), 4095, np.uint16)
+    samples[:20] = 1000
+    samples[0] = 65535
+    content = encoded(Image.fromarray(samples), "png", transparency=65535)
+    pixels = load(content, Preprocess(size=40))
+    assert (pixels[[0, -1]] == 255).all()
+    assert abs(pixels[10].astype(int) - 1000 * 255 / 4095).max() <= 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.01, -0.01])
@@ -247,6 +345,28 @@ def test_plain_frames_have_a_limit_of_pixels(kind, monkeypatch):
     frames = [Image.new("RGB", (64, 48), (level, 0, 0)) for level in range(0, 200, 10)]
     assert close(load(animation(kind, frames), SMALL), load(frames[0], SMALL), 8)
     assert len(looked_at) == 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "decoder", "step"),
+    [
+        ("gif", GifImagePlugin.GifImageFile, "_seek"),
+        ("png", PngImagePlugin.PngImageFile, "_seek"),
+        ("webp", WebPImagePlugin.WebPImageFile, "_get_next"),
+    ],
+)
+def test_of_thousands_of_plain_frames_a_hundred_are_decoded(kind, decoder, step, monkeypatch):
+    decoded, decode = [], getattr(decoder, step)
+    frames = [Image.new("RGB", (16, 16), (level % 200, level // 200, 0)) for level in range(2000)]
+    content = animation(kind, frames, **({"lossless": True} if kind == "webp" else {}))
+
+    def counted(*arguments, **options):
+        decoded.append(0)
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(decoder, step, counted)
+    assert close(load(content, SMALL), load(frames[0], SMALL))
+    assert 90 < len(decoded) < 110
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png"])

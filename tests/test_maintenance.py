@@ -20,8 +20,8 @@ from bitgaze import (
 )
 from bitgaze.cli.main import main
 from bitgaze.encoding.encoder import Encoder
+from bitgaze.gallery.chunks import CHUNK_CODES
 from bitgaze.gallery.connection import Connection, deadline
-from bitgaze.gallery.file_format import CHUNK_CODES
 from bitgaze.gallery.maintenance import GalleryVerification
 from conftest import smooth_image
 from galleries import codes, execute

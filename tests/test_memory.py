@@ -3,6 +3,7 @@ import linecache
 import multiprocessing
 import os
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -250,6 +251,60 @@ def test_the_cost_counts_rows_and_strips_and_coefficients():
     assert cost(plain) < 5_000_000 < 7_000_000 < cost(one_strip)
     jpeg = saved(Image.new("RGB", (1000, 1000)), "jpeg", progressive=True, subsampling=0)
     assert cost(jpeg, coefficients=1_000_000) - cost(jpeg) > 6_000_000
+
+
+def strip(width, height):
+    """A PNG of any size, RGBA, in a few kilobytes."""
+    rows = zlib.compressobj(1)
+    data = b"".join(rows.compress(bytes(1 + 4 * width)) for _ in range(height)) + rows.flush()
+    head = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(1, 1_000_001), (1_000_001, 1)])
+def test_a_longer_side_than_of_any_panorama_is_refused(size):
+    with pytest.raises(ImageError, match="pixels, the maximum for a side is 1000000"):
+        load(strip(*size), SMALL)
+
+
+_PEAK = """
+import sys
+from pathlib import Path
+from bitgaze.encoding import images
+def resident(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
+costs, decoding_cost = [], images.decoding_cost
+def noted(*arguments, **facts):
+    costs.append(decoding_cost(*arguments, **facts))
+    return costs[-1]
+images.decoding_cost = noted
+for path in [sys.argv[1], *sys.argv[1:]]:  # the first time with what Pillow loads
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = resident("VmRSS")
+    images.load(path, images.Preprocess(size=224))
+    print(resident("VmHWM") - before, costs[-1])
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="Linux")  # noqa: PTH110
+def test_strips_take_no_more_memory_than_their_cost(tmp_path):
+    sizes = [(1, 1_000_000), (1_000_000, 1), (12, 1_000_000), (1_000_000, 12)]
+    paths = []
+    for size in sizes:
+        paths.append(tmp_path / f"{size[0]} x {size[1]}.png")
+        paths[-1].write_bytes(strip(*size))
+    printed = subprocess.run(
+        [sys.executable, "-c", _PEAK, *paths],
+        env={**os.environ, "BITGAZE_MAX_DECODED_MB": "4000"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    _, *lines = printed.stdout.splitlines()
+    for size, line in zip(sizes, lines, strict=True):
+        peak, cost = map(int, line.split())
+        assert peak < cost + 4_000_000, size
 
 
 def test_of_a_jpeg_only_decoded_pixels_count(limit):

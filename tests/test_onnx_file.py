@@ -63,6 +63,9 @@ def test_the_graph_is_what_the_format_says(shipped):
         ("code", "UINT8", ["batch", 16]),
         ("hash", "FLOAT", ["batch", 128]),
         ("attention", "FLOAT", ["batch", 7, 7]),
+        ("class_maps", "FLOAT", ["batch", 16, 7, 7]),
+        ("class_probability", "FLOAT", ["batch", 16]),
+        ("class_number", "INT64", ["batch", 16]),
     ]
     assert shipped.opset_import[0].version >= 18
     assert not any(t.external_data for t in shipped.graph.initializer)

@@ -114,7 +114,7 @@ def test_a_named_provider_that_comes_up_runs_the_model(hardware):
     ("behaviour", "message"),
     [
         ("silent", "CUDA.* did not come up: the session runs with CPU.* may be missing"),
-        ("idle", "CUDA.* came up, but cannot run this model: CPU.* runs 119 of 119 nodes"),
+        ("idle", "CUDA.* came up, but cannot run this model: CPU.* runs 126 of 126 nodes"),
         ("fails", "CUDA.* did not come up: CUDA.*: no such device"),
         ("dies", "CUDA.* did not come up: no kernel image is available"),
     ],
@@ -270,7 +270,7 @@ def test_a_plugin_provider_runs_on_its_best_device(monkeypatch):
     monkeypatch.setattr(onnxruntime, "InferenceSession", Named)
     own = Encoder(providers=[("qnn", {"htp": "1"}), "cpu"])
     assert taken == [([ours[1]], {"htp": "1"})]
-    assert own.report.nodes == {NPU: 119}
+    assert own.report.nodes == {NPU: 126}
     assert len(own.encode([smooth_image(1)]).codes) == 1
 
 

@@ -10,14 +10,17 @@ from onnx import numpy_helper
 
 from attention_hashing.deployment import onnx_file, quantize, reduced_precision
 from attention_hashing.general import model as general
+from bitgaze import Contract
 from bitgaze.encoding.images import load
+from bitgaze.encoding.looks import LookRule
 from conftest import ROOT
 
 
 @pytest.fixture(scope="module")
 def exported():
     layer = general.Fitted.load(ROOT / "export" / "general.npz").layer
-    return onnx_file.graph(general.with_layer(layer), general.PREPROCESS.size)
+    contract = Contract("x", 128, general.PREPROCESS, "MIT", looks=LookRule())
+    return onnx_file.graph(general.with_layer(layer), contract)
 
 
 @pytest.fixture(scope="module")

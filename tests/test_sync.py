@@ -423,12 +423,12 @@ def test_an_error_of_one_image_stops_no_other(gallery, folder, monkeypatch, step
     original = getattr(module, name)
     calls = iter(range(9))
 
-    def fail(*arguments):
+    def fail(*arguments, **options):
         if next(calls) == 1:
             if step == "ingest._read":
                 return error  # as it catches it
             raise error
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(ingest, "available_cores", lambda: 1)
     monkeypatch.setattr(module, name, fail)
@@ -545,12 +545,12 @@ def test_an_image_that_changes_while_it_is_read_is_taken_by_the_next_sync(
     before = path.read_bytes()
     rgb = images._rgb
 
-    def change(image):
+    def change(*arguments):
         monkeypatch.undo()
         smooth_image(9).save(path)
         if is_restored:
             path.write_bytes(before)
-        return rgb(image)
+        return rgb(*arguments)
 
     monkeypatch.setattr(ingest, "_FIRST_BATCH", 1)
     monkeypatch.setattr(images, "_rgb", change)
@@ -594,11 +594,62 @@ def test_an_image_renamed_during_the_scan_keeps_its_item(gallery, folder, monkey
 
     monkeypatch.setattr(os, "scandir", rename)
     report = gallery.sync(folder)
-    assert list(report.failed) == [str(folder), str(folder / "sub")]
+    assert list(report.failed) == [str(folder)]
     assert "changed while it was being listed" in report.failed[str(folder)]
     assert (report.removed, report.missing) == ([], {})
     assert len(gallery.sync(folder).moved) == 1
     assert origins(gallery)["renamed.webp"] == "c.webp"
+
+
+def at_every_listing(monkeypatch, act):
+    """Call a function before each listing of a folder."""
+    scandir = os.scandir
+
+    def listed(path):
+        act(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", listed)
+
+
+@pytest.mark.parametrize("kind", ["file", "image"])
+def test_a_folder_that_always_changes_holds_up_no_removal(gallery, folder, monkeypatch, kind):
+    gallery.sync(folder)
+    (folder / "a.png").unlink()
+    count = 0
+
+    def change(_):
+        nonlocal count
+        count += 1
+        if kind == "image":
+            smooth_image(40 + count).save(folder / f"{count}.png")
+        else:
+            (folder / f"{count}.part").touch()
+
+    at_every_listing(monkeypatch, change)
+    report = gallery.sync(folder)
+    assert (report.removed, report.failed) == ([str(folder / "a.png")], {})
+    assert 3 < count < 9
+
+
+@pytest.mark.parametrize("kind", ["folder", "broken link", "folder of tiles"])
+def test_removals_wait_for_a_folder_that_came_during_the_scan(gallery, folder, monkeypatch, kind):
+    gallery.sync(folder)
+
+    def move(path):
+        if str(path).endswith("sub"):
+            monkeypatch.undo()
+            new = folder / ("@eaDir" if kind == "folder of tiles" else "new")
+            new.symlink_to(folder / "nowhere") if kind == "broken link" else new.mkdir()
+            (folder / "sub" / "c.webp").unlink()
+            (folder / "sub" / "note.txt").touch()
+
+    at_every_listing(monkeypatch, move)
+    report = gallery.sync(folder)
+    if kind == "folder of tiles":  # no image of it would be indexed
+        assert (len(report.removed), report.failed) == (1, {})
+    else:
+        assert (report.removed, list(report.failed)) == ([], [str(folder)])
 
 
 @pytest.fixture

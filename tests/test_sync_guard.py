@@ -164,7 +164,7 @@ def test_new_images_wait_while_most_images_are_gone(gallery, library, is_moved, 
     (shutil.move if is_moved else shutil.copy)(root / "local" / "0.png", root / "nas" / "new.png")
     for _ in range(2):
         report = gallery.sync(root)
-        assert (report.missing, report.waiting) == ({str(root): 6}, 1)
+        assert (report.missing, report.waiting) == ({str(root / "nas"): 6}, 1)
         assert report.removed == report.added == report.moved == []
     assert main(["index", str(root), "-g", str(gallery.path)]) == 1
     assert "1 new image waits" in capsys.readouterr().err
@@ -172,6 +172,25 @@ def test_new_images_wait_while_most_images_are_gone(gallery, library, is_moved, 
     report = gallery.sync(root)
     assert (len(report.removed), report.unchanged) == (int(is_moved), 9 - is_moved)
     assert report.waiting == 0
+
+
+@pytest.mark.parametrize("where", ["nas", "nas/new", "."])
+def test_a_few_new_images_do_not_take_the_place_of_a_disk(gallery, library, where):
+    root = library(nas=2, nas_2020=2) if where == "." else library(local=2, nas=2, nas_2020=2)
+    unmount(root if where == "." else root / "nas")
+    (root / where).mkdir(exist_ok=True)
+    smooth_image(500).save(root / where / "screenshot.png")
+    kept = root if where == "." else root / "nas"
+    for _ in range(2):
+        report = gallery.sync(root)
+        assert (report.missing, report.waiting) == ({str(kept): 4}, 1)
+        assert report.removed == report.added == []
+    mount(kept)
+    assert gallery.sync(root).missing == {}
+    unmount(kept)
+    smooth_image(500).save(kept / "screenshot.png")
+    report = gallery.sync(root, allow_empty=True)
+    assert (len(report.removed), len(report.added)) == (4, 1)
 
 
 def test_images_renamed_in_a_folder_show_that_it_is_there(gallery, library):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from bitgaze import Gallery
 from bitgaze.cli.main import main
-from bitgaze.gallery import items
-from bitgaze.gallery.filters import Column, conditions, like
+from bitgaze.gallery.column import ABSENT, Column
+from bitgaze.gallery.filters import conditions, like
 
 SCALARS = st.one_of(
     st.none(),
@@ -24,7 +24,6 @@ SCALARS = st.one_of(
     st.sampled_from(["", "a", "A", "ab", "b%", "a_b", "é", "É", "\u212a", "1", "null", "a\nb"]),
 )
 VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=3), st.just({"a": 1}))
-ABSENT = object()
 
 
 def equal(value, wanted):
@@ -67,7 +66,7 @@ def sqlite_like(text, pattern):
 
 
 def columns(values):
-    return Column(None if v is ABSENT else json.dumps(v) for v in values)
+    return Column.from_bytes(Column.of(values).to_bytes())
 
 
 @given(st.lists(st.one_of(VALUES, st.just(ABSENT)), max_size=12), st.lists(SCALARS, max_size=3))
@@ -227,7 +226,7 @@ def test_filters_see_changes_immediately(shop):
 
 
 def test_filters_follow_many_changes_and_a_rollback(shop, monkeypatch):
-    monkeypatch.setattr("bitgaze.gallery.store._MAX_CHANGED", 3)
+    monkeypatch.setattr("bitgaze.gallery.columns._MAX_CHANGED", 3)
     before = keys(shop, {"shelf": "s1"})
 
     def change_and_fail():
@@ -240,26 +239,6 @@ def test_filters_follow_many_changes_and_a_rollback(shop, monkeypatch):
     with pytest.raises(RuntimeError, match="roll back"):
         change_and_fail()
     assert keys(shop, {"shelf": "s1"}) == before
-
-
-def test_the_number_of_cached_fields_is_limited(shop, monkeypatch):
-    """Clients of a server can filter by any field: memory must not grow with their number."""
-    read, read_field = [], items.read_field
-
-    def recorded(*arguments):
-        read.append(arguments[-1])
-        return read_field(*arguments)
-
-    monkeypatch.setattr("bitgaze.gallery.items.read_field", recorded)
-    expected = {f"{n:02}" for n in range(1, 60, 3)}
-    names = [f"field {n}" for n in range(63)]
-    for name in ["shelf", *names]:
-        keys(shop, {name: "s1"})
-    assert keys(shop, {"shelf": "s1"}) == expected
-    assert read == ["shelf", *names]
-    keys(shop, {"one more": "s1"})
-    assert keys(shop, {"shelf": "s1"}) == expected
-    assert read == ["shelf", *names, "one more", "shelf"]
 
 
 # On the command line

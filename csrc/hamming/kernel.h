@@ -20,7 +20,7 @@
 namespace bitgaze {
 
 // A found code is the number distance << kIdBits | id. These numbers sort in the order of results.
-inline constexpr unsigned kIdBits = 48;
+inline constexpr unsigned kIdBits = 46;
 
 // A kernel may write this many numbers past the last that it found.
 inline constexpr std::size_t kFoundSlack = 8;
@@ -53,6 +53,31 @@ using FindScreenedFn = std::size_t (*)(const std::uint64_t* query,
                                        std::uint64_t first, std::uint64_t* found,
                                        bool* screened) noexcept;
 
+// Items of several codes, their views: see views.h for the layout.
+inline constexpr std::size_t kGroupItems = 32;
+inline constexpr std::size_t kMaxViews = 8;
+
+// The distance of an item: weights[0] times the sum over the query's views of the distance to the
+// nearest of the item's views, and weights[1] times the sum over the item's views of the distance
+// to the nearest of the query's.
+struct ViewQuery {
+  const std::uint64_t* words;  // (views, words): each 16-bit word, four times
+  std::size_t views;           // 1 to kMaxViews
+  std::size_t item_views;      // 1 to kMaxViews
+  std::size_t words_per_view;  // 1 to 64
+  unsigned weights[2];         // each of the two sums, weighted alone, is below 2^16
+};
+
+// Items in groups; count of them, of which the last group may hold fewer than 32, but all of it is
+// readable. limit: at least 1; distances are below 2^(64 - kIdBits). screen: how many
+// words of each view to read first, fewer than words_per_view, and the others only in groups that
+// these leave below the limit; 0 reads all at once. *passed: the number of groups read whole.
+// first, found: as above; room for count numbers.
+using FindViewsFn = std::size_t (*)(const ViewQuery& query, const std::uint16_t* groups,
+                                    std::size_t count, unsigned limit, std::size_t screen,
+                                    std::uint64_t first, std::uint64_t* found,
+                                    std::size_t* passed) noexcept;
+
 // What CPUID and XCR0 report on x86-64: the instructions that the CPU has, and the registers that
 // the operating system saves (Intel SDM volume 2A, CPUID; volume 1, chapter 13). Zero elsewhere.
 struct CpuBits {
@@ -67,6 +92,7 @@ inline constexpr std::uint32_t kAvx = 1U << 28;        // leaf1_ecx
 inline constexpr std::uint32_t kAvx2 = 1U << 5;        // leaf7_ebx
 inline constexpr std::uint32_t kAvx512F = 1U << 16;    // leaf7_ebx
 inline constexpr std::uint32_t kAvx512Bw = 1U << 30;   // leaf7_ebx
+inline constexpr std::uint32_t kBitalg = 1U << 12;     // leaf7_ecx
 inline constexpr std::uint32_t kVpopcntdq = 1U << 14;  // leaf7_ecx
 inline constexpr std::uint32_t kYmmState = 0x06;       // xcr0: SSE and AVX state
 inline constexpr std::uint32_t kZmmState = 0xe6;       // xcr0: and all AVX-512 state
@@ -79,6 +105,7 @@ struct Kernel {
   FindRowsFn find_rows = nullptr;
   FindWordColumnsFn find_word_columns = nullptr;
   FindScreenedFn find_screened = nullptr;
+  FindViewsFn find_views = nullptr;
 };
 
 extern const Kernel kernel_portable;  // also compares the tail that other kernels leave

@@ -2,6 +2,7 @@
 
 #include "kernel.h"
 #include "screened.h"
+#include "view_kernel.h"
 
 #if defined(BITGAZE_X86_64)
 
@@ -228,6 +229,46 @@ struct GroupCollector : Collector {
   }
 };
 
+struct ViewVectors {
+  using Lanes = __m256i;
+  static constexpr std::size_t kLanes = 16;
+
+  static __m256i all(std::uint16_t number) noexcept {
+    return _mm256_set1_epi16(static_cast<short>(number));
+  }
+  static __m256i min(__m256i a, __m256i b) noexcept { return _mm256_min_epu16(a, b); }
+  static __m256i add(__m256i a, __m256i b) noexcept { return _mm256_add_epi16(a, b); }
+  static __m256i add_saturating(__m256i a, __m256i b) noexcept { return _mm256_adds_epu16(a, b); }
+  static __m256i times(__m256i a, std::uint16_t number) noexcept {
+    return _mm256_mullo_epi16(a, all(number));
+  }
+  static void store(std::uint16_t* numbers, __m256i a) noexcept {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers), a);
+  }
+  static bool any_within(__m256i a, std::uint16_t most) noexcept {
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi16(min(a, all(most)), a)) != 0;
+  }
+
+  template <std::size_t kWords>
+  static __m256i distances(const std::uint64_t* query, const std::uint16_t* codes,
+                           std::size_t words) noexcept {
+    if constexpr (kWords > 0) words = kWords;
+    __m256i sums = _mm256_setzero_si256();
+    // A byte holds the sum of up to 31 of its kind.
+    constexpr std::size_t kMost = 16;
+    for (std::size_t w = 0; w < words; w += kMost) {
+      __m256i bytes = _mm256_setzero_si256();
+      for (std::size_t i = w; i < words && i < w + kMost; ++i) {
+        const __m256i word = _mm256_set1_epi64x(static_cast<long long>(query[i]));
+        bytes = _mm256_add_epi8(bytes, differing(word, codes + i * kGroupItems));
+      }
+      // Adds up the two bytes of each lane.
+      sums = add(sums, _mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1)));
+    }
+    return sums;
+  }
+};
+
 std::size_t find_word_columns(const std::uint64_t* query, const std::uint64_t* word_columns,
                               std::size_t stride, std::size_t count, std::size_t words,
                               unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
@@ -283,7 +324,8 @@ std::size_t find_rows(const std::uint8_t* query, const std::uint8_t* codes, std:
 
 }  // namespace
 
-extern const Kernel kernel_avx2 = {"avx2", kRequired, find_rows, find_word_columns, find_screened};
+extern const Kernel kernel_avx2 = {
+    "avx2", kRequired, find_rows, find_word_columns, find_screened, find_in_views<ViewVectors>};
 
 }  // namespace bitgaze
 

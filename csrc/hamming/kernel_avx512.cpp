@@ -1,7 +1,9 @@
-// The kernel for AVX-512 with VPOPCNTDQ (Ice Lake, Zen 4 and later): a 64-bit lane per distance.
+// The kernel for AVX-512 with VPOPCNTDQ and BITALG (Ice Lake, Zen 4 and later): a 64-bit lane per
+// distance, or a 16-bit lane with several views.
 
 #include "kernel.h"
 #include "screened.h"
+#include "view_kernel.h"
 
 #if defined(BITGAZE_X86_64)
 
@@ -13,7 +15,7 @@ namespace {
 // -mavx512f implies POPCNT, AVX and AVX2.
 constexpr CpuBits kRequired = {.leaf1_ecx = kPopcnt | kAvx,
                                .leaf7_ebx = kAvx2 | kAvx512F | kAvx512Bw,
-                               .leaf7_ecx = kVpopcntdq,
+                               .leaf7_ecx = kVpopcntdq | kBitalg,
                                .xcr0 = kZmmState};
 
 constexpr std::size_t kLanes = 8;
@@ -167,6 +169,41 @@ struct Vectors {
   static __m512i add(__m512i a, __m512i b) noexcept { return _mm512_add_epi64(a, b); }
 };
 
+struct ViewVectors {
+  using Lanes = __m512i;
+  static constexpr std::size_t kLanes = 32;
+
+  static __m512i all(std::uint16_t number) noexcept {
+    return _mm512_set1_epi16(static_cast<short>(number));
+  }
+  static __m512i min(__m512i a, __m512i b) noexcept { return _mm512_min_epu16(a, b); }
+  static __m512i add(__m512i a, __m512i b) noexcept { return _mm512_add_epi16(a, b); }
+  static __m512i add_saturating(__m512i a, __m512i b) noexcept { return _mm512_adds_epu16(a, b); }
+  static __m512i times(__m512i a, std::uint16_t number) noexcept {
+    return _mm512_mullo_epi16(a, all(number));
+  }
+  static void store(std::uint16_t* numbers, __m512i a) noexcept { _mm512_storeu_si512(numbers, a); }
+  static bool any_within(__m512i a, std::uint16_t most) noexcept {
+    return _mm512_cmple_epu16_mask(a, all(most)) != 0;
+  }
+
+  static __m512i differing_in(std::uint64_t word, const std::uint16_t* codes) noexcept {
+    const __m512i query = _mm512_set1_epi64(static_cast<long long>(word));
+    return _mm512_popcnt_epi16(_mm512_xor_si512(query, _mm512_loadu_si512(codes)));
+  }
+
+  template <std::size_t kWords>
+  static __m512i distances(const std::uint64_t* query, const std::uint16_t* codes,
+                           std::size_t words) noexcept {
+    if constexpr (kWords > 0) words = kWords;
+    __m512i sums = differing_in(query[0], codes);
+    for (std::size_t w = 1; w < words; ++w) {
+      sums = add(sums, differing_in(query[w], codes + w * kGroupItems));
+    }
+    return sums;
+  }
+};
+
 std::size_t find_word_columns(const std::uint64_t* query, const std::uint64_t* word_columns,
                               std::size_t stride, std::size_t count, std::size_t words,
                               unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
@@ -233,8 +270,8 @@ std::size_t find_rows(const std::uint8_t* query, const std::uint8_t* codes, std:
 
 }  // namespace
 
-extern const Kernel kernel_avx512 = {"avx512", kRequired, find_rows, find_word_columns,
-                                     find_screened};
+extern const Kernel kernel_avx512 = {"avx512",          kRequired,     find_rows,
+                                     find_word_columns, find_screened, find_in_views<ViewVectors>};
 
 }  // namespace bitgaze
 

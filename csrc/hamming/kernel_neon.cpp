@@ -2,6 +2,7 @@
 
 #include "kernel.h"
 #include "screened.h"
+#include "view_kernel.h"
 
 #if defined(BITGAZE_AARCH64)
 
@@ -126,6 +127,41 @@ struct Vectors {
   static uint16x8_t add(uint16x8_t a, uint16x8_t b) noexcept { return vaddq_u16(a, b); }
 };
 
+struct ViewVectors {
+  using Lanes = uint16x8_t;
+  static constexpr std::size_t kLanes = 8;
+
+  static uint16x8_t all(std::uint16_t number) noexcept { return vdupq_n_u16(number); }
+  static uint16x8_t min(uint16x8_t a, uint16x8_t b) noexcept { return vminq_u16(a, b); }
+  static uint16x8_t add(uint16x8_t a, uint16x8_t b) noexcept { return vaddq_u16(a, b); }
+  static uint16x8_t add_saturating(uint16x8_t a, uint16x8_t b) noexcept { return vqaddq_u16(a, b); }
+  static uint16x8_t times(uint16x8_t a, std::uint16_t number) noexcept {
+    return vmulq_n_u16(a, number);
+  }
+  static void store(std::uint16_t* numbers, uint16x8_t a) noexcept { vst1q_u16(numbers, a); }
+  static bool any_within(uint16x8_t a, std::uint16_t most) noexcept {
+    return vminvq_u16(a) <= most;
+  }
+
+  template <std::size_t kWords>
+  static uint16x8_t distances(const std::uint64_t* query, const std::uint16_t* codes,
+                              std::size_t words) noexcept {
+    if constexpr (kWords > 0) words = kWords;
+    uint16x8_t sums = all(0);
+    // A byte holds the sum of up to 31 of its kind.
+    constexpr std::size_t kMost = 16;
+    for (std::size_t w = 0; w < words; w += kMost) {
+      uint8x16_t bytes = vdupq_n_u8(0);
+      for (std::size_t i = w; i < words && i < w + kMost; ++i) {
+        const uint8x16_t word = vreinterpretq_u8_u64(vdupq_n_u64(query[i]));
+        bytes = vaddq_u8(bytes, differing(word, codes + i * kGroupItems));
+      }
+      sums = vpadalq_u8(sums, bytes);  // adds up the two bytes of each lane
+    }
+    return sums;
+  }
+};
+
 std::size_t find_word_columns(const std::uint64_t* query, const std::uint64_t* word_columns,
                               std::size_t stride, std::size_t count, std::size_t words,
                               unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
@@ -177,7 +213,8 @@ std::size_t find_rows(const std::uint8_t* query, const std::uint8_t* codes, std:
 
 }  // namespace
 
-extern const Kernel kernel_neon = {"neon", {}, find_rows, find_word_columns, find_screened};
+extern const Kernel kernel_neon = {
+    "neon", {}, find_rows, find_word_columns, find_screened, find_in_views<ViewVectors>};
 
 }  // namespace bitgaze
 

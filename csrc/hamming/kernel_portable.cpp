@@ -5,6 +5,7 @@
 #include "kernel.h"
 #include "popcount.h"
 #include "screened.h"
+#include "view_kernel.h"
 
 namespace bitgaze {
 namespace {
@@ -146,6 +147,83 @@ struct GroupCollector : Collector {
   }
 };
 
+// Loops over small arrays, which compilers vectorise. With sign, because SSE2 has no minimum of
+// 16-bit numbers without.
+struct ViewVectors {
+  static constexpr std::size_t kLanes = 32;
+  struct Lanes {
+    std::int16_t numbers[kLanes];
+  };
+
+  template <typename Function>
+  static Lanes each(const Function& function) noexcept {
+    Lanes result;
+    for (std::size_t i = 0; i < kLanes; ++i) {
+      result.numbers[i] = static_cast<std::int16_t>(function(i));
+    }
+    return result;
+  }
+  static unsigned number(const Lanes& a, std::size_t i) noexcept {
+    return static_cast<std::uint16_t>(a.numbers[i]);
+  }
+
+  static Lanes all(std::uint16_t number) noexcept {
+    return each([=](std::size_t) { return number; });
+  }
+  // Of numbers below 2^15, such as distances.
+  static Lanes min(const Lanes& a, const Lanes& b) noexcept {
+    return each(
+        [&](std::size_t i) { return a.numbers[i] < b.numbers[i] ? a.numbers[i] : b.numbers[i]; });
+  }
+  static Lanes add(const Lanes& a, const Lanes& b) noexcept {
+    return each([&](std::size_t i) { return a.numbers[i] + b.numbers[i]; });
+  }
+  static Lanes add_saturating(const Lanes& a, const Lanes& b) noexcept {
+    return each([&](std::size_t i) {
+      const unsigned sum = number(a, i) + number(b, i);
+      return sum > 0xffff ? 0xffffU : sum;
+    });
+  }
+  static Lanes times(const Lanes& a, std::uint16_t factor) noexcept {
+    return each([&](std::size_t i) { return number(a, i) * factor; });
+  }
+  static void store(std::uint16_t* numbers, const Lanes& a) noexcept {
+    std::memcpy(numbers, a.numbers, sizeof(a));
+  }
+  static bool any_within(const Lanes& a, std::uint16_t most) noexcept {
+    bool any = false;
+    for (std::size_t i = 0; i < kLanes; ++i) any |= number(a, i) <= most;
+    return any;
+  }
+
+  template <std::size_t kWords>
+  static Lanes distances(const std::uint64_t* query, const std::uint16_t* codes,
+                         std::size_t words) noexcept {
+    if constexpr (kWords > 0) words = kWords;
+    constexpr std::size_t kPacked = kLanes / 4;  // numbers of 64 bits that hold all lanes
+    std::uint64_t sums[kPacked] = {};
+    // A byte holds the sum of up to 31 of its kind.
+    constexpr std::size_t kMost = 16;
+    for (std::size_t w = 0; w < words; w += kMost) {
+      std::uint64_t bytes[kPacked] = {};
+      for (std::size_t i = w; i < words && i < w + kMost; ++i) {
+        std::uint64_t packed[kPacked];
+        std::memcpy(packed, codes + i * kGroupItems, sizeof(packed));
+        for (std::size_t p = 0; p < kPacked; ++p) {
+          bytes[p] += count_bytes(packed[p] ^ query[i]);
+        }
+      }
+      constexpr std::uint64_t kLow = 0x00ff00ff00ff00ff;
+      for (std::size_t p = 0; p < kPacked; ++p) {
+        sums[p] += (bytes[p] & kLow) + (bytes[p] >> 8 & kLow);
+      }
+    }
+    Lanes result;
+    std::memcpy(&result, sums, sizeof(result));
+    return result;
+  }
+};
+
 std::size_t find_word_columns(const std::uint64_t* query, const std::uint64_t* word_columns,
                               std::size_t stride, std::size_t count, std::size_t words,
                               unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
@@ -197,6 +275,7 @@ std::size_t find_rows(const std::uint8_t* query, const std::uint8_t* codes, std:
 
 }  // namespace
 
-extern const Kernel kernel_portable = {"portable", {}, find_rows, find_word_columns, find_screened};
+extern const Kernel kernel_portable = {
+    "portable", {}, find_rows, find_word_columns, find_screened, find_in_views<ViewVectors>};
 
 }  // namespace bitgaze

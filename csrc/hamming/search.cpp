@@ -7,85 +7,33 @@
 #include <utility>
 #include <vector>
 
+#include "divide.h"
 #include "pool.h"
 
 namespace bitgaze {
 namespace {
 
-constexpr std::size_t kMaxGroupQueries = 256;
-constexpr std::size_t kMaxGroupCandidates = std::size_t{1} << 20;
-// What a thread takes from the shared counter at a time.
-constexpr std::size_t kChunkCodes = 8 * kBlockCodes;
-// Comparing this many words takes about as long as waking a thread.
-constexpr std::size_t kMinWorkerWords = std::size_t{1} << 18;
 // A lookup in tables stops when it costs this share of a scan: little is lost when it fails, and
 // where it helps, it saves far more.
 constexpr double kMaxTableShare = 0.125;
 constexpr std::size_t kBatchQueries = 8;
 constexpr double kBatchShare = 0.4;
 
-unsigned useful_threads(const Codes& codes, const Queries& queries, unsigned threads) {
-  const std::size_t words = codes.count * words_of(codes.code_bytes) * queries.count;
-  return static_cast<unsigned>(std::clamp<std::size_t>(words / kMinWorkerWords, 1, threads));
-}
-
-std::size_t group_size(const Codes& codes, const Queries& queries, std::size_t k,
-                       unsigned groups_at_once) {
-  const std::size_t fair = (queries.count + groups_at_once - 1) / groups_at_once;
+Work work_of(const Codes& codes, const Queries& queries, std::size_t first_code, std::size_t k) {
   // Without a k, only the radius limits what is kept, and all of it is a result.
-  const std::size_t kept = k < codes.count ? k : 1;
-  const std::size_t fitting = std::max<std::size_t>(kMaxGroupCandidates / kept, 1);
-  return std::max<std::size_t>(std::min({fair, fitting, kMaxGroupQueries}), 1);
+  return {codes.count, first_code, words_of(codes.code_bytes), queries.count,
+          k < codes.count ? k : 1};
 }
 
-// Scans the codes from first_code on, a multiple of 64, for all queries, group by group. start()
-// makes a sink; end(query, sink) gets each sink under a lock when it has seen its codes. Where
-// threads share the codes, a query has one sink in each thread.
-template <typename Sink, typename Start, typename End>
-void scan_all(const Kernel& kernel, const Codes& codes, const Queries& queries,
-              const SearchParams& params, std::size_t first_code, const Start& start,
-              const End& end) {
-  const unsigned threads = useful_threads(codes, queries, params.threads);
-  const std::size_t chunks = (codes.count - first_code + kChunkCodes - 1) / kChunkCodes;
-  // Threads share many codes, so that each code is read once for any number of threads; with few
-  // codes, each thread takes other queries.
-  const bool split_codes = threads > 1 && chunks >= 2 * threads;
-  const std::size_t group = group_size(codes, queries, params.k, split_codes ? 1 : threads);
-
-  const auto scan_group = [&](std::size_t first, std::atomic<std::size_t>& next_chunk,
-                              std::mutex& ending) {
-    const std::size_t size = std::min(group, queries.count - first);
-    std::vector<Sink> sinks;
-    sinks.reserve(size);
-    for (std::size_t q = 0; q < size; ++q) sinks.push_back(start());
-    Filter filter = params.filter;
+// Makes the scan of the queries first to first + count - 1.
+template <typename Sink>
+auto scan_of(const Kernel& kernel, const Codes& codes, const Queries& queries,
+             const Filter& all_filter) {
+  return [&kernel, codes, queries, all_filter](std::size_t first, std::size_t count) {
+    Filter filter = all_filter;
     if (filter.exclude != nullptr) filter.exclude += first;
-    Scan<Sink> scan(kernel, codes, queries.rows + first * codes.code_bytes, size, filter);
-    for (std::size_t chunk = next_chunk++; chunk < chunks; chunk = next_chunk++) {
-      const std::size_t begin = first_code + chunk * kChunkCodes;
-      scan.run(begin, std::min(begin + kChunkCodes, codes.count), sinks);
-    }
-    const std::lock_guard lock(ending);
-    for (std::size_t q = 0; q < size; ++q) end(first + q, sinks[q]);
+    return Scan<Sink>(kernel, codes, queries.rows + first * codes.code_bytes, count, filter);
   };
-
-  if (split_codes) {
-    for (std::size_t first = 0; first < queries.count; first += group) {
-      std::atomic<std::size_t> next_chunk = 0;
-      std::mutex ending;
-      run_parallel(threads, [&] { scan_group(first, next_chunk, ending); });
-    }
-  } else {
-    std::atomic<std::size_t> next_group = 0;
-    run_parallel(threads, [&] {
-      for (std::size_t first = group * next_group++; first < queries.count;
-           first = group * next_group++) {
-        std::atomic<std::size_t> next_chunk = 0;
-        std::mutex ending;
-        scan_group(first, next_chunk, ending);
-      }
-    });
-  }
 }
 
 std::vector<Found> scan_nearest(const Kernel& kernel, const Codes& codes, const Queries& queries,
@@ -93,8 +41,10 @@ std::vector<Found> scan_nearest(const Kernel& kernel, const Codes& codes, const 
   std::vector<Found> found(queries.count);
   const std::size_t k = std::min(params.k, codes.count);
   if (k == 0) return found;
-  scan_all<Nearest>(
-      kernel, codes, queries, params, first_code, [&] { return Nearest(k, params.radius + 1); },
+  scan_all<Scan<Nearest>>(
+      work_of(codes, queries, first_code, k), params.threads,
+      scan_of<Nearest>(kernel, codes, queries, params.filter),
+      [&] { return Nearest(k, params.radius + 1); },
       [&](std::size_t query, Nearest& nearest) {
         found[query] = merged(std::move(found[query]), nearest.sorted(), k);
       });
@@ -177,10 +127,10 @@ std::vector<Found> search(const Kernel& kernel, const Codes& codes, const Querie
 void count(const Kernel& kernel, const Codes& codes, const Queries& queries,
            const SearchParams& params, std::int64_t* counts) {
   std::fill_n(counts, queries.count, 0);
-  SearchParams all = params;
-  all.k = 1;
-  scan_all<Count>(
-      kernel, codes, queries, all, 0, [&] { return Count(params.radius + 1); },
+  scan_all<Scan<Count>>(
+      work_of(codes, queries, 0, 1), params.threads,
+      scan_of<Count>(kernel, codes, queries, params.filter),
+      [&] { return Count(params.radius + 1); },
       [&](std::size_t query, const Count& sink) {
         counts[query] += static_cast<std::int64_t>(sink.total());
       });

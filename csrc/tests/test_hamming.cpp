@@ -18,6 +18,7 @@
 
 #include "hamming/pool.h"
 #include "hamming/search.h"
+#include "hamming/view_search.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
@@ -404,6 +405,189 @@ void test_threads(const bitgaze::Kernel& kernel, std::size_t block_count, std::s
   check(equal, kernel, "searches at once");
 }
 
+// The distance of an item, from its views and the query's, each (views, code_bytes).
+std::uint64_t reference_view_distance(const std::uint8_t* query, std::size_t query_views,
+                                      const std::uint8_t* item, std::size_t item_views,
+                                      std::size_t code_bytes) {
+  const auto between = [&](std::size_t a, std::size_t b) -> std::size_t {
+    return reference_distance(query + a * code_bytes, item + b * code_bytes, code_bytes);
+  };
+  std::vector<std::size_t> of_query(query_views, 9999);
+  std::vector<std::size_t> of_item(item_views, 9999);
+  for (std::size_t a = 0; a < query_views; ++a) {
+    for (std::size_t b = 0; b < item_views; ++b) {
+      of_query[a] = std::min(of_query[a], between(a, b));
+      of_item[b] = std::min(of_item[b], between(a, b));
+    }
+  }
+  const std::size_t multiple = std::lcm(query_views, item_views);
+  const auto sum = [](const std::vector<std::size_t>& numbers) {
+    return std::accumulate(numbers.begin(), numbers.end(), std::size_t{0});
+  };
+  return multiple / query_views * sum(of_query) + multiple / item_views * sum(of_item);
+}
+
+std::vector<Found> reference_view_search(const Bytes& items, std::size_t item_views,
+                                         const Bytes& queries, std::size_t query_views,
+                                         std::size_t code_bytes,
+                                         const bitgaze::SearchParams& params) {
+  const std::size_t item_bytes = item_views * code_bytes;
+  const std::size_t query_bytes = query_views * code_bytes;
+  std::vector<Found> results;
+  for (std::size_t q = 0; q < queries.size() / query_bytes; ++q) {
+    Found all;
+    for (std::size_t i = 0; i < items.size() / item_bytes; ++i) {
+      const std::uint64_t distance =
+          reference_view_distance(queries.data() + q * query_bytes, query_views,
+                                  items.data() + i * item_bytes, item_views, code_bytes);
+      if (distance <= params.radius && params.filter.allows(q, i)) {
+        all.push_back(distance << bitgaze::kIdBits | i);
+      }
+    }
+    std::sort(all.begin(), all.end());
+    if (all.size() > params.k) all.resize(params.k);
+    results.push_back(all);
+  }
+  return results;
+}
+
+// Items in groups that end where readable memory ends. The places behind the last item hold codes
+// of zeros or ones, so that one of them would be found.
+void test_view_search(const bitgaze::Kernel& kernel, std::size_t code_bytes, const Bytes& items,
+                      std::size_t item_views, const Bytes& queries, std::size_t query_views,
+                      const bitgaze::SearchParams& params, const char* what) {
+  bitgaze::ViewCodes codes{nullptr, items.size() / (item_views * code_bytes), item_views,
+                           code_bytes};
+  const std::size_t groups = (codes.count + bitgaze::kGroupItems - 1) / bitgaze::kGroupItems;
+  std::vector<std::uint16_t> memory(groups * codes.group_words(),
+                                    queries.empty() || queries[0] < 128 ? 0 : 0xffff);
+  codes.data = memory.data();
+  bitgaze::write_views(items.data(), codes.count, 0, codes);
+  Bytes bytes(memory.size() * 2);
+  if (!bytes.empty()) std::memcpy(bytes.data(), memory.data(), bytes.size());
+  const Guarded guarded(bytes);
+  codes.data = reinterpret_cast<const std::uint16_t*>(guarded.data());
+  const bitgaze::ViewQueries query_rows{queries.data(), queries.size() / (query_views * code_bytes),
+                                        query_views};
+  bitgaze::SearchParams some = params;
+  some.radius = std::min(some.radius, bitgaze::view_unit(item_views, query_views) *
+                                          static_cast<unsigned>(8 * code_bytes));
+  check(bitgaze::search_views(kernel, codes, query_rows, some) ==
+            reference_view_search(items, item_views, queries, query_views, code_bytes, some),
+        kernel,
+        std::string("views in ") + what + " items, " + std::to_string(code_bytes) + " bytes, " +
+            std::to_string(codes.count) + " items of " + std::to_string(item_views) + " views, " +
+            std::to_string(query_views) + " of the query, k " + std::to_string(some.k) +
+            ", radius " + std::to_string(some.radius) + ", threads " +
+            std::to_string(some.threads));
+}
+
+void test_views(const bitgaze::Kernel& kernel) {
+  std::mt19937 random(5);
+  constexpr unsigned kAny = 1U << 30;
+  constexpr std::size_t kMany = 100000;
+  const auto items = [&](std::size_t count, std::size_t views, std::size_t code_bytes) {
+    return random_bytes(count * views * code_bytes, random);
+  };
+  for (std::size_t code_bytes = 1; code_bytes <= 128; ++code_bytes) {
+    const std::size_t views = 1 + code_bytes % bitgaze::kMaxViews;
+    const std::size_t query_views = 1 + code_bytes / 8 % bitgaze::kMaxViews;
+    test_view_search(kernel, code_bytes, items(67, views, code_bytes), views,
+                     items(2, query_views, code_bytes), query_views, {5, kAny, {}, 1}, "random");
+  }
+  for (std::size_t views = 1; views <= bitgaze::kMaxViews; ++views) {
+    for (std::size_t query_views = 1; query_views <= bitgaze::kMaxViews; ++query_views) {
+      const std::size_t code_bytes = Sizes{8, 16, 24}.begin()[(views + query_views) % 3];
+      test_view_search(kernel, code_bytes, items(70, views, code_bytes), views,
+                       items(2, query_views, code_bytes), query_views, {9, kAny, {}, 1}, "random");
+      // The greatest distances of all: beyond 2^16.
+      test_view_search(kernel, 128, Bytes(35 * views * 128, 255), views,
+                       Bytes(2 * query_views * 128, 0), query_views, {40, kAny, {}, 1}, "opposite");
+    }
+  }
+  for (const std::size_t code_bytes : Sizes{1, 2, 3, 8, 16, 32}) {
+    for (const std::size_t count : Sizes{0, 1, 31, 32, 33, 63, 64, 65, 500, 5000}) {
+      for (const std::size_t k : Sizes{1, 10, kMany}) {
+        test_view_search(kernel, code_bytes, sparse_bytes(count * 3 * code_bytes, random), 3,
+                         sparse_bytes(2 * 2 * code_bytes, random), 2, {k, kAny, {}, 1}, "sparse");
+      }
+    }
+  }
+  // Far from a few near ones, so that screening sets in; the near ones lie apart.
+  Bytes far = random_bytes(9000 * 4 * 16, random);
+  const Bytes queries = random_bytes(3 * 4 * 16, random);
+  for (std::size_t i = 700; i < 9000; i += 701) {
+    std::copy(queries.begin(), queries.begin() + 4 * 16,
+              far.begin() + static_cast<std::ptrdiff_t>(i * 4 * 16));
+    far[i * 4 * 16] ^= static_cast<std::uint8_t>(i);
+  }
+  test_view_search(kernel, 16, far, 4, queries, 4, {5, kAny, {}, 1}, "far");
+  test_view_search(kernel, 16, far, 4, queries, 4, {kMany, 200, {}, 1}, "far");
+}
+
+// A radius, a filter, excluded ids and threads.
+void test_view_conditions(const bitgaze::Kernel& kernel) {
+  std::mt19937 random(6);
+  constexpr std::size_t kCount = 1000;
+  for (const std::size_t code_bytes : Sizes{3, 16}) {
+    const Bytes items = sparse_bytes(kCount * 3 * code_bytes, random);
+    const Bytes queries = sparse_bytes(9 * 2 * code_bytes, random);
+    Bytes filter = random_bytes(kCount / 8 - 3, random);
+    std::fill(filter.begin() + 30, filter.begin() + 70, std::uint8_t{0});
+    std::vector<std::int64_t> exclude(9, -1);
+    exclude[3] = 77;
+    exclude[5] = 900;
+    for (const std::size_t k : Sizes{1, 20, kCount}) {
+      for (const unsigned radius : {0U, 30U}) {
+        bitgaze::SearchParams params{k, radius, {}, 2};
+        params.filter.exclude = exclude.data();
+        test_view_search(kernel, code_bytes, items, 3, queries, 2, params, "conditions");
+        params.filter.bits = filter.data();
+        params.filter.count = 8 * filter.size();
+        test_view_search(kernel, code_bytes, items, 3, queries, 2, params, "filtered");
+      }
+    }
+  }
+  // Threads share the items, or take other queries.
+  test_view_search(kernel, 8, sparse_bytes(140000 * 8, random), 1, sparse_bytes(2 * 8, random), 1,
+                   {11, 1U << 30, {}, 2}, "many");
+  test_view_search(kernel, 16, sparse_bytes(3000 * 2 * 16, random), 2,
+                   sparse_bytes(90 * 2 * 16, random), 2, {11, 1U << 30, {}, 3}, "few");
+}
+
+// Searches while items are written past those that they read.
+void test_view_threads(const bitgaze::Kernel& kernel) {
+  std::mt19937 random(7);
+  constexpr std::size_t kSeen = 3000 + 13;
+  constexpr std::size_t kViews = 3;
+  constexpr std::size_t kBytes = 16;
+  constexpr std::size_t kCount = kSeen + 3 * bitgaze::kGroupItems;
+  const Bytes items = sparse_bytes(kCount * kViews * kBytes, random);
+  const Bytes queries = sparse_bytes(12 * kViews * kBytes, random);
+  bitgaze::ViewCodes codes{nullptr, kSeen, kViews, kBytes};
+  std::vector<std::uint16_t> memory((kCount + bitgaze::kGroupItems) / bitgaze::kGroupItems *
+                                    codes.group_words());
+  codes.data = memory.data();
+  bitgaze::write_views(items.data(), kSeen, 0, codes);
+  const bitgaze::ViewQueries rows{queries.data(), 12, kViews};
+  const bitgaze::SearchParams params{7, bitgaze::view_unit(kViews, kViews) * 128, {}, 2};
+  const std::vector<Found> expected = bitgaze::search_views(kernel, codes, rows, params);
+  std::atomic<bool> equal = true;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 2; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 20; ++i) {
+        if (bitgaze::search_views(kernel, codes, rows, params) != expected) equal = false;
+      }
+    });
+  }
+  for (std::size_t i = kSeen; i < kCount; ++i) {
+    bitgaze::write_views(items.data() + i * kViews * kBytes, 1, i, codes);
+  }
+  for (std::thread& thread : threads) thread.join();
+  check(equal, kernel, "searches by views at once");
+}
+
 // An error of any worker reaches the caller, and the pool keeps working.
 void test_pool(const bitgaze::Kernel& kernel) {
   for (int i = 0; i < 100; ++i) {
@@ -440,10 +624,13 @@ int main(int count, char** arguments) {
     if (!only_threads) {
       test_kernel(kernel);
       test_scan(kernel);
+      test_views(kernel);
     }
     test_conditions(kernel);
+    test_view_conditions(kernel);
     test_threads(kernel, 70, 4);   // threads share the codes
     test_threads(kernel, 16, 40);  // each thread takes other queries
+    test_view_threads(kernel);
     test_pool(kernel);
     std::printf("%s: %zu checks\n", kernel.name, checks - before);
     std::fflush(stdout);

@@ -11,6 +11,8 @@ from torch.nn.functional import cross_entropy
 
 # Keeps the division finite where no class has positive evidence; smaller peaks mean nothing.
 _EPSILON = 1e-4
+# Classes that a model file has maps of. Among a thousand, the tenth likeliest rarely matters.
+LIKELY_CLASSES = 16
 # Weight of the branch's loss while the hash layer learns; it stabilises the backbone's maps.
 GUIDANCE_WEIGHT = 0.5
 
@@ -20,6 +22,20 @@ class Guided(NamedTuple):
 
     logits: Tensor
     attention: Tensor
+
+
+class Places(NamedTuple):
+    """Evidence for the likeliest classes, in descending order of probability.
+
+    Attributes:
+        maps: (B, k, h, w), their class maps.
+        probability: (B, k), in [0, 1].
+        number: int64, (B, k), their numbers.
+    """
+
+    maps: Tensor
+    probability: Tensor
+    number: Tensor
 
 
 class AttentionBranch(nn.Module):
@@ -71,6 +87,20 @@ class AttentionBranch(nn.Module):
     def class_maps(self, features: Tensor) -> Tensor:
         """The class maps A, (B, classes, h, w), of features (B, channels, h, w)."""
         return self.classify(self.context(features))
+
+    def places(self, features: Tensor, logits: Tensor) -> Places:
+        """The maps of the likeliest classes, up to LIKELY_CLASSES; the others are never computed.
+
+        Args:
+            features: (B, channels, h, w).
+            logits: (B, classes), as `forward` computes them.
+        """
+        context = self.context(features)
+        count = min(LIKELY_CLASSES, logits.shape[1])
+        probability, number = logits.softmax(1).topk(count)  # (B, k)
+        weight = self.classify.weight.flatten(1)[number]  # (B, k, hidden)
+        maps = torch.einsum("bkd,bdhw->bkhw", weight, context)
+        return Places(maps + self.classify.bias[number][..., None, None], probability, number)
 
     def forward(self, features: Tensor) -> Guided:
         """Logits and attention of features (B, channels, h, w)."""

@@ -108,17 +108,37 @@ def pooled(features: Tensor, attention: Tensor) -> Tensor:
 
 
 class Deployed(nn.Module):
-    """The network as exported: packed code, hash values, attention."""
+    """The network as exported: packed code, hash values, attention, and where to look again.
 
-    def __init__(self, network: AttentionHashing) -> None:
+    Args:
+        network: to export.
+        looks: whether to compute class maps to look by, as well.
+    """
+
+    def __init__(self, network: AttentionHashing, looks: bool = False) -> None:
         super().__init__()
         self.network = network
+        self.looks = looks
         self.register_buffer("place_values", 2.0 ** torch.arange(7, -1, -1), persistent=False)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 (B, H, W, 3) to code uint8 (B, bits / 8), hash (B, bits), attention (B, h, w)."""
-        _, attention, values = self.network(image)
-        return pack(values, self.place_values), values, attention
+    @property
+    def outputs(self) -> list[str]:
+        """Their names, in order."""
+        names = ["code", "hash", "attention"]
+        return names + ["class_maps", "class_probability", "class_number"] * self.looks
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Hash images: uint8 (B, H, W, 3).
+
+        Returns:
+            code uint8 (B, bits / 8), hash (B, bits), attention (B, h, w); with looks also `Places`.
+        """
+        features = self.network.features(image)
+        logits, attention, values = self.network.hash(features)
+        found = (pack(values, self.place_values), values, attention)
+        if not self.looks:
+            return found
+        return (*found, *self.network.branch.places(features, logits))
 
 
 def pack(values: Tensor, place_values: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from bitgaze.gallery.sync.report import SyncReport as SyncReport
     from bitgaze.hamming import HammingIndex as HammingIndex
     from bitgaze.hamming import simd as simd
+    from bitgaze.views import ViewIndex as ViewIndex
 
 _MODULES = {
     "BitgazeError": "errors",
@@ -59,6 +60,7 @@ _MODULES = {
     "RepairReport": "gallery.maintenance",
     "SyncReport": "gallery.sync.report",
     "Verification": "encoding.verification",
+    "ViewIndex": "views",
     "register_provider": "encoding.providers",
     "repair": "gallery.maintenance",
     "simd": "hamming",

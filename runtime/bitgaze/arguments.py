@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from bitgaze.cores import available_cores
 
 MAX_BITS = 1024
+MAX_VIEWS = 8
 _MAX_THREADS = 4096  # more than any search uses, and small enough for the extension's int
 
 
@@ -50,6 +51,19 @@ def code_length(bits: SupportsIndex) -> int:
     if not 8 <= length <= MAX_BITS or length % 8:
         raise ValueError(f"bits must be a multiple of 8 from 8 to {MAX_BITS}, got {bits}")
     return length
+
+
+def view_count(views: SupportsIndex) -> int:
+    """Number of codes of an item or a query: 1 to 8.
+
+    Raises:
+        TypeError: views is not an integer.
+        ValueError: views is out of that range.
+    """
+    count = integer(views, "views")
+    if not 1 <= count <= MAX_VIEWS:
+        raise ValueError(f"views must be 1 to {MAX_VIEWS}, got {views}")
+    return count
 
 
 def hit_count(k: SupportsIndex) -> int:

@@ -5,8 +5,6 @@ Works on bytes alone: what a code stands for, and where it is stored, is up to t
 
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, SupportsIndex
 
@@ -163,7 +161,9 @@ class HammingIndex:
             ValueError: count < 0, or this index is a view.
         """
         count = at_least(count, "count", 0)
-        with self._writing() as state:
+        self._check_writable()
+        with self._lock:
+            state = self._state
             self._state = self._with_capacity(state, count)
 
     def add(self, codes: NDArray[np.uint8]) -> None:
@@ -177,7 +177,9 @@ class HammingIndex:
             ValueError: codes has a different shape or is not C-contiguous, or this index is a view.
         """
         self._check(codes, "codes")
-        with self._writing() as before:
+        self._check_writable()
+        with self._lock:
+            before = self._state
             end = before.count + len(codes)
             # Growth by half: repeated adding copies each code about twice. Running searches keep
             # the old array, which no longer changes.
@@ -205,7 +207,9 @@ class HammingIndex:
         check_array(code, "code")
         if code.shape != (self.bits // 8,):
             raise ValueError(f"code must have shape ({self.bits // 8},), got {code.shape}")
-        with self._writing() as state:
+        self._check_writable()
+        with self._lock:
+            state = self._state
             self._write(state, known_id(slot, "slot", state.count), code, state.count)
 
     def remove(self, slot: SupportsIndex) -> None:
@@ -219,7 +223,9 @@ class HammingIndex:
             IndexError: slot is out of range.
             ValueError: this index is a view.
         """
-        with self._writing() as state:
+        self._check_writable()
+        with self._lock:
+            state = self._state
             last = state.count - 1
             slot = known_id(slot, "slot", state.count)
             self._write(state, slot, self._gather(state, np.array([last]))[0], last)
@@ -404,21 +410,18 @@ class HammingIndex:
         words = state.codes[ids // _BLOCK_CODES, :, ids % _BLOCK_CODES]
         return np.ascontiguousarray(words).view(np.uint8)
 
-    @contextmanager
-    def _writing(self) -> Iterator[_State]:
+    def _check_writable(self) -> None:
         if self._is_view:
             raise ValueError(
                 "this index is a view of an array and cannot be changed: "
                 f"create HammingIndex({self.bits}) and add the codes to it"
             )
-        with self._lock:
-            yield self._state
 
     def _allocate(self, count: int) -> NDArray[Any]:
         if not self._by_word:
-            return _aligned(count * self.bits // 8).reshape(count, self.bits // 8)
+            return aligned(count * self.bits // 8).reshape(count, self.bits // 8)
         blocks = -(-count // _BLOCK_CODES)
-        memory = _aligned(blocks * _BLOCK_CODES * self.bits // 8)
+        memory = aligned(blocks * _BLOCK_CODES * self.bits // 8)
         return memory.view(np.uint64).reshape(blocks, self.bits // 64, _BLOCK_CODES)
 
     def _capacity(self, state: _State) -> int:
@@ -517,7 +520,7 @@ def _rebuilt(bits: int, codes: NDArray[np.uint8], has_tables: bool) -> HammingIn
     return index
 
 
-def _aligned(size: int) -> NDArray[np.uint8]:
+def aligned(size: int) -> NDArray[np.uint8]:
     """Uninitialised bytes that start on a cache line, so that no vector load crosses two lines."""
     memory = np.empty(size + _CACHE_LINE_BYTES, np.uint8)
     offset = -memory.ctypes.data % _CACHE_LINE_BYTES

@@ -29,8 +29,14 @@ class QuickEncoder:
         self._bias = random.standard_normal(BITS) * 2
 
     def encode(
-        self, sources: Iterable[Source], *, on_progress: Callable[[int], None] | None = None
+        self,
+        sources: Iterable[Source],
+        *,
+        looks: int | None = 0,
+        on_progress: Callable[[int], None] | None = None,
     ) -> Encoded:
+        if looks:
+            raise ValueError("this encoder cannot look")
         rows, errors = [], {}
         for row, source in enumerate(sources):
             try:
@@ -44,7 +50,18 @@ class QuickEncoder:
         hashes = np.array(rows, np.float32).reshape(-1, BITS)
         attention = np.zeros((len(rows), 7, 7), np.float32)
         stable = np.abs(hashes) > self.contract.tolerance
-        return Encoded(pack(hashes), hashes, attention, errors, stable)
+        n = len(rows)
+        return Encoded(
+            pack(hashes),
+            hashes,
+            attention,
+            errors,
+            stable,
+            looks=np.zeros((n, 0, BITS // 8), np.uint8),
+            look_hashes=np.zeros((n, 0, BITS), np.float32),
+            boxes=np.zeros((n, 0, 4), np.float32),
+            look_classes=np.zeros((n, 0), np.int64),
+        )
 
 
 def smooth_image(seed: int) -> Image.Image:

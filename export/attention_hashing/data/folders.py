@@ -1,4 +1,4 @@
-"""Image files in folders, with labels from folder names or from a labels.csv.
+"""Image files in folders, with labels from folder names, a labels.csv or an annotations.tsv.
 
 Opens no image and does not import torch: evaluate.py runs without it.
 """
@@ -6,6 +6,7 @@ Opens no image and does not import torch: evaluate.py runs without it.
 import csv
 from pathlib import Path
 
+from attention_hashing.data import annotations
 from attention_hashing.data.errors import DataError
 from bitgaze.encoding.images import SUFFIXES
 
@@ -40,11 +41,12 @@ def read(folder: Path) -> dict[Path, tuple[str, ...]]:
 
     Args:
         folder: contains one folder per class; or a file labels.csv with one line per image,
-            `path,label,label,...`, where the path is relative to the folder.
+            `path,label,label,...`, where the path is relative to the folder; or an
+            annotations.tsv (annotations.py).
 
     Raises:
         DataError: the folder does not exist, contains no images, or has its classes inside train/;
-            or labels.csv has an invalid line.
+            or labels.csv or annotations.tsv has an invalid line.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: not a folder")
@@ -52,6 +54,9 @@ def read(folder: Path) -> dict[Path, tuple[str, ...]]:
     table = folder / LABELS
     if table.exists():
         found = _read_table(table)
+    elif (folder / annotations.ANNOTATIONS).is_file():
+        listed = annotations.read(folder)
+        found = dict(zip(listed.paths, listed.labels, strict=True))
     else:
         train = folder / "train"
         if train.is_dir() and not any(path.suffix.lower() in SUFFIXES for path in train.iterdir()):

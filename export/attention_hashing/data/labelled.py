@@ -1,4 +1,4 @@
-"""Labelled images to train on: class folders, lists, IDX files, or CIFAR-10.
+"""Labelled images to train on: class folders, lists, annotations, IDX files, or CIFAR-10.
 
 Also defines the random views of images that training sees. Preprocessing itself is that of
 bitgaze.encoding.images, the code that ships.
@@ -18,11 +18,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from attention_hashing.data import cifar, folders, idx, lists
+from attention_hashing.data import annotations, cifar, folders, idx, lists
 from attention_hashing.data.errors import DataError
 from attention_hashing.data.labels import Labels
 from bitgaze import ImageError
 from bitgaze.encoding.images import Preprocess, load, upright
+
+_TRAIN = "train"  # the part of an annotations.tsv to train on
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,11 @@ class Labelled:
         return Views(self, preprocess, epoch_seed)
 
     def with_present_classes(self) -> "Labelled":
-        """The same images without unused classes. Each image must have exactly one class."""
+        """The same images without unused classes."""
+        if self.labels.ndim == 2:
+            used = self.labels.any(0)
+            names = tuple(name for name, is_used in zip(self.classes, used, strict=True) if is_used)
+            return Labelled(self.images, self.labels[:, used], names)
         present, labels = np.unique(self.labels, return_inverse=True)
         classes = tuple(self.classes[label] for label in present)
         return Labelled(self.images, labels.astype(np.int64), classes)
@@ -145,7 +151,8 @@ def read(folder: Path) -> Labelled:
 
     The folder contains the IDX files of MNIST or Fashion-MNIST (`train-images-idx3-ubyte`, plain
     or .gz), CIFAR-10 as published (`folder` may also be its folder or archive), a list `train.txt`
-    (lists.py), or one folder per class. If it has a folder `train`, the classes are read from
+    (lists.py), an annotations.tsv (annotations.py; of several parts, the one named train), or one
+    folder per class. If it has a folder `train`, the classes are read from
     there.
 
     Raises:
@@ -176,6 +183,11 @@ def _read_any(folder: Path) -> Labelled:
     if lists.is_list(folder / lists.TRAIN):
         paths, one_hot, classes = lists.read(folder / lists.TRAIN)
         return Labelled(paths, lists.labels(one_hot), classes)
+    if (folder / annotations.ANNOTATIONS).is_file():
+        found = annotations.read(folder)
+        chosen = [at for at, part in enumerate(found.parts) if part == _TRAIN]
+        everything = from_annotations(found)
+        return everything.subset(np.array(chosen)) if chosen else everything
     return from_class_folders(folder / "train" if (folder / "train").is_dir() else folder)
 
 
@@ -243,6 +255,11 @@ def _random_view(image: Image.Image, generator: np.random.Generator) -> Image.Im
     if generator.random() < 0.5:
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return image
+
+
+def from_annotations(found: annotations.Annotated) -> Labelled:
+    """All images of an annotations.tsv."""
+    return Labelled(found.paths, lists.labels(found.one_hot()), found.classes)
 
 
 def from_class_folders(root: Path) -> Labelled:

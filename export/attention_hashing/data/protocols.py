@@ -9,6 +9,12 @@ turn are shuffled; the first 100 become queries and the next 500 training images
                       (100 of each) and database (300 / 3,500 / 17,700)
 
 fashion-mnist has the same three, with a larger database: it has 70,000 images.
+
+Images with several labels, of an annotations.tsv, are shuffled as a whole. The first 300 become
+queries, the next 800 training images:
+
+    voc2012           database: all but the queries, so training images too (300 / 800 / 1,131)
+    voc2012-others    database: images that were not trained on (300 / 800 / 331)
 """
 
 import hashlib
@@ -20,16 +26,23 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attention_hashing.data import cifar, idx
+from attention_hashing.data import annotations, cifar, idx
 from attention_hashing.data.errors import DataError
-from attention_hashing.data.labelled import Labelled, from_class_folders, numbered
+from attention_hashing.data.labelled import Labelled, from_annotations, from_class_folders, numbered
 
 _SETS = {"cifar10": 6000, "fashion-mnist": 7000}  # images per class, of 10 classes
 _VARIANTS = ("", "-1", "-unseen")
-PROTOCOLS = tuple(name + variant for name in _SETS for variant in _VARIANTS)
+_OF_SEVERAL_LABELS = {"voc2012": 1431}  # images
+_OTHERS = "-others"
+OF_ONE_LABEL = tuple(name + variant for name in _SETS for variant in _VARIANTS)
+PROTOCOLS = (
+    *OF_ONE_LABEL,
+    *(name + variant for name in _OF_SEVERAL_LABELS for variant in ("", _OTHERS)),
+)
 
 _QUERIES, _TRAINING = 100, 500  # of each class
 _SEEN = 7
+_QUERIES_OF_ALL, _TRAINING_OF_ALL = 300, 800  # where images have several labels
 _FORMAT = 1
 
 
@@ -85,13 +98,22 @@ def images(name: str, folder: Path) -> Labelled:
     Args:
         name: one of PROTOCOLS.
         folder: contains CIFAR-10 as published (cifar.py), or train/ and test/ with one folder per
-            class (also in a folder cifar10/ below); or the four IDX files of Fashion-MNIST.
+            class (also in a folder cifar10/ below); or the four IDX files of Fashion-MNIST; or an
+            annotations.tsv with the images of VOC 2012.
 
     Raises:
         DataError: the folder does not contain the complete set.
         ValueError: no such protocol.
     """
     base = _base(name)
+    if base in _OF_SEVERAL_LABELS:
+        data = from_annotations(annotations.read(folder))
+        if len(data) != _OF_SEVERAL_LABELS[base]:
+            raise DataError(
+                f"{folder}: found {len(data)} images, but {base} has {_OF_SEVERAL_LABELS[base]}; "
+                "figures on a part of it are not comparable"
+            )
+        return data
     data = _cifar10(folder) if base == "cifar10" else _fashion_mnist(folder)
     if (found := data.counts().tolist()) != [_SETS[base]] * 10:
         raise DataError(
@@ -125,10 +147,13 @@ def draw(name: str, data: Labelled, seed: int) -> Protocol:
         seed: of the draw.
 
     Raises:
-        DataError: a class has too few images, or images have several classes.
+        DataError: there are too few images, or a class has too few; or images have several classes
+            where the draw is by class.
         ValueError: no such protocol.
     """
     base = _base(name)
+    if base in _OF_SEVERAL_LABELS:
+        return Protocol(name, seed, data, *_drawn_of_all(len(data), seed, name.endswith(_OTHERS)))
     if data.labels.ndim != 1:
         raise DataError(f"{name} is drawn class by class: each image must have exactly one class")
     counts = data.counts()
@@ -172,7 +197,7 @@ def load(path: Path, data: Labelled) -> Protocol:
 def _base(name: str) -> str:
     if name not in PROTOCOLS:
         raise ValueError(f"protocol is {name!r}, expected one of {', '.join(PROTOCOLS)}")
-    return next(base for base in _SETS if name.startswith(base))
+    return next(base for base in (*_SETS, *_OF_SEVERAL_LABELS) if name.startswith(base))
 
 
 def _drawn(labels: NDArray[np.int64], classes: int, seed: int, variant: str) -> Parts:
@@ -194,6 +219,16 @@ def _drawn(labels: NDArray[np.int64], classes: int, seed: int, variant: str) -> 
             training.append(order[_QUERIES : _QUERIES + _TRAINING])
             database.append(order[_QUERIES if variant == "-1" else _QUERIES + _TRAINING :])
     return Parts(*(np.sort(np.concatenate(part)) for part in parts))
+
+
+def _drawn_of_all(count: int, seed: int, of_others: bool) -> Parts:
+    least = _QUERIES_OF_ALL + _TRAINING_OF_ALL
+    if count <= least:
+        raise DataError(f"{count} images, expected more than {least}")
+    order = np.random.default_rng(seed).permutation(count)
+    queries, training, others = np.split(order, [_QUERIES_OF_ALL, least])
+    database = others if of_others else np.concatenate([training, others])
+    return Parts(np.sort(queries), np.sort(training), np.sort(database))
 
 
 def _digest(parts: Parts) -> str:

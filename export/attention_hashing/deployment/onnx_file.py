@@ -60,7 +60,7 @@ def write_model(
             that from 0.
         ImageError: an image cannot be read.
     """
-    deployed, model = graph(network, contract.preprocess.size)
+    deployed, model = graph(network, contract)
     store_as_int8(model)
     store_as_float16(model)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
@@ -70,7 +70,7 @@ def write_model(
     return Encoder(out)
 
 
-def graph(network: AttentionHashing, size: int) -> tuple[Deployed, onnx.ModelProto]:
+def graph(network: AttentionHashing, contract: Contract) -> tuple[Deployed, onnx.ModelProto]:
     """The network as deployed, in torch and as an ONNX graph.
 
     In both, large weights are rounded to float16 but stored as float32. Weights that were 8-bit
@@ -78,15 +78,16 @@ def graph(network: AttentionHashing, size: int) -> tuple[Deployed, onnx.ModelPro
 
     Args:
         network: trained or fitted.
-        size: side of its input images, in pixels.
+        contract: of the model; its input's size and whether it can look apply.
 
     Raises:
         ExportError: folding batch normalisation changes the output.
     """
-    deployed = Deployed(folded(network)).eval()
+    size, looks = contract.preprocess.size, contract.looks is not None
+    deployed = Deployed(folded(network), looks).eval()
     _check_folding(Deployed(network).eval(), deployed, size)
     _round_weights(deployed)
-    model = export(deployed, size, ["code", "hash", "attention"])
+    model = export(deployed, size, deployed.outputs)
     _strip(model)
     return deployed, model
 
@@ -102,7 +103,7 @@ def compare(deployed: Deployed, encoder: Encoder, images: list[Path]) -> float:
     """
     pixels = np.stack([load(path, encoder.contract.preprocess) for path in images])
     with torch.inference_mode():
-        code, values, attention = (t.numpy() for t in deployed(torch.from_numpy(pixels)))
+        code, values, attention = (t.numpy() for t in deployed(torch.from_numpy(pixels))[:3])
     found = encoder.encode(list(pixels))
     difference = float(np.abs(found.hashes - values).max())
     if difference > TOLERANCE:

@@ -124,7 +124,7 @@ def _write(
     check: Labelled,
     convert: Convert,
 ) -> tuple[Encoder, fidelity.Comparison]:
-    deployed, model = onnx_file.graph(network, contract.preprocess.size)
+    deployed, model = onnx_file.graph(network, contract)
     smaller = convert(model, deployed)
     for one in (model, smaller):
         onnx_file.store_as_float16(one)

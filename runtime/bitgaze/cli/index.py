@@ -23,6 +23,7 @@ from bitgaze.cli.options import (
     typed_value,
 )
 from bitgaze.cli.terminal import images, progress, say, warn
+from bitgaze.errors import BitgazeError
 
 if TYPE_CHECKING:
     from bitgaze.gallery.gallery import Gallery
@@ -34,7 +35,12 @@ def add_to(commands: Commands) -> None:
     """Add the commands."""
     parser = add_command(commands, index)
     add_gallery(parser)
-    parser.add_argument("folders", metavar="DIR", nargs="+", help="a folder (searched recursively)")
+    parser.add_argument(
+        "folders",
+        metavar="DIR",
+        nargs="*",
+        help="a folder, searched recursively (default: those of the last run, with its patterns)",
+    )
     for option, verb in (("include", "index only"), ("exclude", "leave out")):
         parser.add_argument(
             f"--{option}",
@@ -59,8 +65,8 @@ def add_to(commands: Commands) -> None:
         "--allow-empty",
         action="store_true",
         help="remove also items that may be on a disk that is away: of a folder that has lost all "
-        "its images and is empty, on another device or had more than 20; or of more than 20 that "
-        "are more than half of those from DIR",
+        "its images and is empty, on another device, had more than 20, or holds fewer new ones; or "
+        "of more than 20 that are more than half of those from DIR",
     )
     parser.add_argument(
         "--all-folders",
@@ -116,6 +122,7 @@ def index(options: argparse.Namespace) -> int:
         if name in metadata:
             raise ValueError(f"--set has {name!r} twice")
         metadata[name] = value
+    _repeat_last(options)
     find_roots(options.folders)  # a mistyped name must not leave an empty gallery behind
     quiet_pillow()
     started = time.perf_counter()
@@ -175,6 +182,25 @@ def index(options: argparse.Namespace) -> int:
         say(f"{report.system_folders} system folders left out; --all-folders takes them")
     say(f"{options.gallery}: {images(size)}")
     return status
+
+
+def _repeat_last(options: argparse.Namespace) -> None:
+    """Without folders, take those of the last run, and its patterns unless others are given."""
+    from bitgaze.gallery.gallery import Gallery
+
+    if options.folders:
+        return
+    with Gallery(options.gallery, create=False) as gallery:
+        sources = gallery.sources
+    if sources is None or not sources.folders:
+        raise BitgazeError(
+            f"{options.gallery}: remembers no folders; name those to index: "
+            f"`bitgaze index FOLDER -g {options.gallery}`"
+        )
+    options.folders = list(sources.folders)
+    if not (options.include or options.exclude):
+        options.include, options.exclude = list(sources.include), list(sources.exclude)
+    options.all_folders = options.all_folders or sources.all_folders
 
 
 @contextmanager

@@ -8,12 +8,13 @@ import json
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bitgaze.cli.terminal import warn
 from bitgaze.encoding.memory import OPTION, VARIABLE, megabytes
-from bitgaze.errors import BitgazeError, ProviderWarning
+from bitgaze.errors import BitgazeError, GalleryError, ProviderWarning
 
 if TYPE_CHECKING:
     from bitgaze.encoding.encoder import Encoder
@@ -49,7 +50,11 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the options -m and --provider."""
     parser.add_argument(
-        "-m", "--model", metavar="FILE", help="your own model (default: the built-in one)"
+        "-m",
+        "--model",
+        metavar="FILE",
+        help="your own model (default: the one that the gallery was last indexed with, else the "
+        "built-in one)",
     )
     parser.add_argument(
         "--provider",
@@ -102,7 +107,6 @@ def typed_value(text: str) -> Any:
 
 def encoder_for(options: argparse.Namespace) -> "Encoder | None":
     """The encoder for -m and --provider; None, without either, leaves it to the gallery."""
-    from bitgaze.encoding.contract import DEFAULT_MODEL
     from bitgaze.encoding.encoder import Encoder
     from bitgaze.encoding.providers import WORDS
 
@@ -113,11 +117,23 @@ def encoder_for(options: argparse.Namespace) -> "Encoder | None":
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ProviderWarning)
         encoder = Encoder(
-            options.model or DEFAULT_MODEL, providers=providers[0] if is_word else providers
+            options.model or _model_of(options), providers=providers[0] if is_word else providers
         )
     for warning in caught:
         warn(str(warning.message))
     return encoder
+
+
+def _model_of(options: argparse.Namespace) -> Path:
+    """The model that the gallery remembers; the built-in one if there is none."""
+    from bitgaze.encoding.contract import DEFAULT_MODEL
+    from bitgaze.gallery.gallery import Gallery
+
+    path = getattr(options, "gallery", None)
+    if path is not None and Path(path).expanduser().exists():
+        with suppress(GalleryError), Gallery(path, create=False) as gallery:
+            return gallery.model_file
+    return DEFAULT_MODEL
 
 
 def check_kernel() -> None:

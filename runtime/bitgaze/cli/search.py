@@ -181,7 +181,7 @@ def explain(options: argparse.Namespace) -> int:
 
     quiet_pillow()
     with Gallery(options.gallery, encoder=encoder_for(options), create=False) as gallery:
-        # Most likely a relative path. A key that is missing costs a check of the whole gallery.
+        # Most likely a relative path.
         absolute = os.path.abspath(options.key)  # noqa: PTH100 (keeps links)
         key = absolute if Path(options.key).exists() else options.key
         if key not in gallery:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from bitgaze.errors import BitgazeError
 
 if TYPE_CHECKING:
     from bitgaze.gallery.gallery import Gallery
+    from bitgaze.gallery.remembered import Sources
 
 
 def add_to(commands: Commands) -> None:
@@ -72,11 +74,29 @@ def info(options: argparse.Namespace) -> int:
             "calibration": _calibrated_by(gallery),
             "file_bytes": gallery.path.stat().st_size,
         }
+        sources = gallery.sources
     if options.json:
-        say(json.dumps(facts))
+        say(json.dumps({**facts, "sources": sources and asdict(sources)}))
     else:
         say(*[f"{name:12} {'none' if value is None else value}" for name, value in facts.items()])
+        if sources is not None:
+            say(*_described(sources))
     return OK
+
+
+def _described(sources: "Sources") -> Iterator[str]:
+    for folder in sources.folders:
+        yield f"{'folder':12} {folder}"
+    for pattern in sources.include:
+        yield f"{'include':12} {pattern}"
+    for pattern in sources.exclude:
+        yield f"{'exclude':12} {pattern}"
+    if sources.all_folders:
+        yield f"{'all folders':12} yes"
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(sources.synced_at))
+    yield f"{'last index':12} {when}"
+    if sources.model:
+        yield f"{'model file':12} {sources.model}"
 
 
 def _calibrated_by(gallery: "Gallery") -> str | None:

@@ -17,6 +17,7 @@ from typing import Any
 from bitgaze.arguments import code_length
 from bitgaze.encoding.calibration import Calibration
 from bitgaze.encoding.images import Preprocess
+from bitgaze.encoding.looks import LookRule
 from bitgaze.errors import ModelError
 
 SCHEMA = 1
@@ -78,6 +79,7 @@ class Contract:
         tolerance: the largest expected difference of a hash value between two machines, in [0, 1].
             A bit whose hash value is within it may differ.
         golden: examples for `verify`; may be empty.
+        looks: how the model chooses where to look again, or None if it cannot.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Contract:
     precision: str = "fp32"
     tolerance: float = 1e-3
     golden: tuple[Golden, ...] = ()
+    looks: LookRule | None = None
 
     def __post_init__(self) -> None:
         expected = {"name": str, "bits": int, "licence": str, "training": dict}
@@ -112,11 +115,13 @@ class Contract:
 
     def to_json(self) -> str:
         """Serialise the contract as JSON text, for `from_json`."""
-        document = {"schema": SCHEMA, **asdict(self)}
+        document = {"schema": SCHEMA, **asdict(self), "preprocess": self.preprocess.entries()}
         document["golden"] = [
             {"png": b64encode(golden.png).decode(), "code": golden.code.hex()}
             for golden in self.golden
         ]
+        if self.looks is None:
+            del document["looks"]  # as in files from before there were looks
         return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -143,6 +148,8 @@ class Contract:
             )
         for name, read in _READERS.items():
             if name not in document:
+                if name in _OPTIONAL:
+                    continue
                 raise ValueError(f"the contract has no {name}")
             try:
                 document[name] = read(document[name])
@@ -209,7 +216,7 @@ def read_model(path: str | Path) -> Model:
         _check_graphs(fields, path, content)
     except ValueError as error:
         raise ModelError(f"{path}: not an ONNX file ({error})") from error
-    return Model(path, contract, fingerprint(content, contract.preprocess))
+    return Model(path, contract, fingerprint(content, contract.preprocess, contract.looks))
 
 
 def _content(path: Path) -> bytes:
@@ -289,15 +296,17 @@ def _is_external(fields: "_Fields", tensor: memoryview) -> bool:
     )
 
 
-def fingerprint(content: bytes, preprocess: Preprocess) -> str:
-    """Identity of a model: SHA-256 of graph, weights and preprocessing, as 64 hex digits.
+def fingerprint(content: bytes, preprocess: Preprocess, looks: LookRule | None = None) -> str:
+    """Identity of a model: SHA-256 of graph, weights, preprocessing and looks, as 64 hex digits.
 
-    Two models with the same fingerprint compute the same code for an image. Name, licence,
+    Two models with the same fingerprint compute the same codes for an image. Name, licence,
     calibration and other descriptions are left out: correcting them orphans nobody's gallery.
 
     Args:
         content: of the .onnx file.
-        preprocess: the part of the contract that affects codes.
+        preprocess: a part of the contract that affects codes.
+        looks: the other part; a model without looks has the fingerprint that it had before models
+            could have any.
 
     Raises:
         ValueError: `content` is not a protobuf message.
@@ -307,7 +316,9 @@ def fingerprint(content: bytes, preprocess: Preprocess) -> str:
         if number in (_GRAPH, _OPSET_IMPORT, _FUNCTIONS):
             digest.update(number.to_bytes(1, "little") + len(value).to_bytes(8, "little"))
             digest.update(value)
-    digest.update(json.dumps(asdict(preprocess), sort_keys=True).encode())
+    digest.update(json.dumps(preprocess.entries(), sort_keys=True).encode())
+    if looks is not None:
+        digest.update(json.dumps(asdict(looks), sort_keys=True).encode())
     return digest.hexdigest()
 
 
@@ -348,13 +359,15 @@ def _golden(png: str, code: str) -> Golden:
     return Golden(b64decode(png, validate=True), bytes.fromhex(code))
 
 
-# Required entries whose JSON form differs from the attribute.
+# Entries whose JSON form differs from the attribute, and which of them need not be there.
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "preprocess": lambda value: Preprocess(**value),
+    "preprocess": Preprocess.from_entries,
     "classes": lambda value: tuple(_list(value)),
     "calibration": calibration_from,
     "golden": lambda value: tuple(_golden(**entry) for entry in _list(value)),
+    "looks": lambda value: LookRule(**value),
 }
+_OPTIONAL = ("looks",)
 
 
 def _metadata(fields: "_Fields", content: bytes) -> str | None:

@@ -11,8 +11,8 @@ from PIL import Image
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 # What `_eight_bit` allocates a pixel.
 _DEEP_MODES, _DEEP_BYTES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"), 12
-# What it takes to composite a strip, and at least how large one is.
-_STRIP_BYTES, _STRIP_PIXELS = 24, 1 << 20
+# Copies it takes to composite a strip of rows, and at least how large one is.
+_STRIP_COPIES, _STRIP_PIXELS = 6, 1 << 20
 _ROW_POINTER_BYTES = 8
 _MARGIN = 1.05
 _FRAMES_BYTES = 12
@@ -53,7 +53,8 @@ def decoding_cost(
     if image.mode in _DEEP_MODES:
         converting = stored + max(_DEEP_BYTES * pixels, rgb + pixels)
     elif image.has_transparency_data:
-        converting += _STRIP_BYTES * min(pixels, max(_STRIP_PIXELS, image.width))
+        rows = min(image.height, max(1, _STRIP_PIXELS // image.width))
+        converting += _STRIP_COPIES * rows * (4 * image.width + _ROW_POINTER_BYTES)
     elif image.mode == "RGB":
         result = converting = stored
     turned = result + rgb * (is_turned + copies)

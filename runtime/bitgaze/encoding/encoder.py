@@ -5,6 +5,7 @@ Knows the model file and how to run it, not who uses the codes or how providers 
 """
 
 import ctypes
+import math
 import os
 import threading
 import weakref
@@ -26,11 +27,14 @@ from PIL import Image
 from bitgaze.arguments import thread_count
 from bitgaze.encoding import images
 from bitgaze.encoding.contract import DEFAULT_MODEL, Contract, Model, read_model
-from bitgaze.encoding.images import ImageFile, Source
+from bitgaze.encoding.images import Box, ImageFile, Region, Source, part, prepared, within
+from bitgaze.encoding.looks import choose
 from bitgaze.encoding.providers import CPU, ProviderReport, Providers, open_session
 from bitgaze.errors import ImageError, ModelError, ProviderError
 
 _OUTPUTS = ("code", "hash", "attention")
+_PLACES = ("class_maps", "class_probability", "class_number")
+_WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,15 @@ class Encoded:
             meaningless.
         stable: bool, shape (n, bits). False where the hash value is within the contract's tolerance
             of 0, so that another machine may compute the other bit.
+        looks: uint8, shape (n, m, bits // 8): codes of m looks at each image, parts of it that the
+            attention chose. An image with fewer places to look at repeats its own code, which
+            changes no distance to the nearest of its codes.
+        look_hashes: float32, shape (n, m, bits): the hash values of these.
+        boxes: float32, shape (n, m, 4): left, top, right, bottom of the looks, in [0, 1] of the
+            upright image; (0, 0, 1, 1) where there is no look.
+        look_classes: int64, shape (n, m): number of the class, among those that guide the
+            attention, whose evidence each look surrounds; -1 where that is no single class, or
+            there is no look.
     """
 
     codes: NDArray[np.uint8]
@@ -53,6 +66,10 @@ class Encoded:
     attention: NDArray[np.float32]
     errors: dict[int, ImageError]
     stable: NDArray[np.bool_]
+    looks: NDArray[np.uint8]
+    look_hashes: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+    look_classes: NDArray[np.int64]
 
 
 class _Row(NamedTuple):
@@ -61,6 +78,10 @@ class _Row(NamedTuple):
     code: NDArray[np.uint8]
     hash: NDArray[np.float32]
     attention: NDArray[np.float32]
+    looks: NDArray[np.uint8]
+    look_hashes: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+    look_classes: NDArray[np.int64]
 
 
 class Encoder:
@@ -175,15 +196,21 @@ class Encoder:
         self,
         sources: Iterable[Source],
         *,
+        looks: int | None = 0,
         on_progress: Callable[[int], None] | None = None,
     ) -> Encoded:
-        """Compute codes, hash values and attention of images.
+        """Compute codes, hash values and attention of images, and of parts of them.
 
         Args:
             sources: paths, bytes, `ImageFile`s, PIL images or arrays, as for
                 `bitgaze.encoding.images.load`; or one array of several images, shape (n, height,
                 width, 3). A generator is read only a few images ahead, and files are opened by the
-                thread that decodes them.
+                thread that decodes them. Of a `Region`, all outputs are of the region as if it were
+                the image, except that boxes of looks are in [0, 1] of the whole image.
+            looks: how many times to look again at parts of each image, up to the contract's
+                `looks.most`; None for as many as that, or 0 if the model cannot look. Each look
+                takes as long as the image itself. With looks, a large JPEG is decoded at a larger
+                scale, and so a few of its own code's bits may differ from those without.
             on_progress: called as images finish, with their number since the last call.
 
         Returns:
@@ -193,17 +220,19 @@ class Encoder:
             ModelError: a forked child or a second session finds another model in the file.
             ProviderError: the session failed while running.
             TypeError: `sources` is a single image, or one of them is not an image.
-            ValueError: an array does not have the shape of an image, or the encoder is closed.
+            ValueError: an array does not have the shape of an image, the encoder is closed, or
+                `looks` is more than the model can do.
         """
         is_single_array = isinstance(sources, np.ndarray) and sources.ndim < 4
         if is_single_array or isinstance(
-            sources, str | bytes | os.PathLike | ImageFile | Image.Image
+            sources, str | bytes | os.PathLike | ImageFile | Image.Image | Region
         ):
             raise TypeError("encode takes several images; put a single one into a list: [image]")
-        blank = self._blank()
+        count = self._look_count(looks)
+        blank = self._blank(count)
         rows: list[_Row] = []
         errors: dict[int, ImageError] = {}
-        with closing(self._rows(sources)) as results:
+        with closing(self._rows(sources, count)) as results:
             for row in results:
                 if isinstance(row, ImageError):
                     errors[len(rows)] = row
@@ -211,11 +240,36 @@ class Encoder:
                 if on_progress is not None:
                     on_progress(1)
         if not rows:
-            codes, hashes, attention = (np.zeros((0, *part.shape), part.dtype) for part in blank)
+            found = _Row(*(np.zeros((0, *array.shape), array.dtype) for array in blank))
         else:
-            codes, hashes, attention = map(np.stack, zip(*rows, strict=True))
-        stable = np.abs(hashes) > self.contract.tolerance
-        return Encoded(codes, hashes, attention, errors, stable)
+            found = _Row(*map(np.stack, zip(*rows, strict=True)))
+        return Encoded(
+            found.code,
+            found.hash,
+            found.attention,
+            errors,
+            stable=np.abs(found.hash) > self.contract.tolerance,
+            looks=found.looks,
+            look_hashes=found.look_hashes,
+            boxes=found.boxes,
+            look_classes=found.look_classes,
+        )
+
+    def _look_count(self, looks: int | None) -> int:
+        rule = self.contract.looks
+        most = 0 if rule is None else rule.most
+        if looks is None:
+            return most
+        if type(looks) is not int:
+            raise TypeError(f"looks is {looks!r}, expected an integer or None")
+        if not 0 <= looks <= most:
+            if rule is None:
+                raise ValueError(
+                    f"looks is {looks}, but {self._model.path.name} has no maps to choose them by; "
+                    "export it again with export/to_onnx.py"
+                )
+            raise ValueError(f"looks is {looks}, expected 0 to {most} with this model")
+        return looks
 
     def _reset(self) -> None:
         """Abandon sessions that a parent process opened, and replace its locks."""
@@ -248,16 +302,22 @@ class Encoder:
                     self._run_lock = nullcontext()
             return self._sessions[threads]
 
-    def _blank(self) -> _Row:
+    def _blank(self, looks: int) -> _Row:
         outputs = self._session(self._threads).get_outputs()
         height, width = outputs[_OUTPUTS.index("attention")].shape[1:]
         return _Row(
             np.zeros(self.bits // 8, np.uint8),
             np.zeros(self.bits, np.float32),
             np.zeros((height, width), np.float32),
+            np.zeros((looks, self.bits // 8), np.uint8),
+            np.zeros((looks, self.bits), np.float32),
+            np.zeros((looks, 4), np.float32),
+            np.zeros(looks, np.int64),
         )
 
-    def _rows(self, sources: Iterable[Source]) -> Generator[_Row | ImageError, None, None]:
+    def _rows(
+        self, sources: Iterable[Source], looks: int
+    ) -> Generator[_Row | ImageError, None, None]:
         """Yield a row or an error for each image, in order, while threads work ahead."""
         # Several images per task if their number is known: a thread that decodes some, then runs
         # some, keeps the network in its cache (5 % less processor time).
@@ -265,7 +325,7 @@ class Encoder:
         remaining = iter(sources)
         first = list(islice(remaining, 2))
         if len(first) < 2:  # a thread pool costs more than it saves
-            yield from self._encode_some(self._session(self._threads), first)
+            yield from self._encode_some(self._session(self._threads), looks, first)
             return
         remaining = chain(first, remaining)
         # Each thread runs the network alone. A session with threads of its own takes 2 % more
@@ -277,17 +337,21 @@ class Encoder:
             while True:
                 # Enough tasks that no thread idles while a large image delays those after it.
                 while len(pending) < 4 * self._threads and (some := list(islice(remaining, size))):
-                    pending.append(pool.submit(self._encode_some, session, some))
+                    pending.append(pool.submit(self._encode_some, session, looks, some))
                 if not pending:
                     return
                 yield from pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _encode_some(self, session: Any, sources: list[Source]) -> list[_Row | ImageError]:
+    def _encode_some(
+        self, session: Any, looks: int, sources: list[Source]
+    ) -> list[_Row | ImageError]:
+        if looks:
+            return [self._look_again(session, looks, source) for source in sources]
         loaded = [self._load(source) for source in sources]
         return [
-            pixels if isinstance(pixels, ImageError) else self._run(session, pixels)
+            pixels if isinstance(pixels, ImageError) else self._single(session, pixels)
             for pixels in loaded
         ]
 
@@ -298,23 +362,90 @@ class Encoder:
             # Without its traceback, which would keep what was decoded as long as the error.
             return ImageError(*error.args)
 
-    def _run(self, session: Any, pixels: NDArray[np.uint8]) -> _Row | ImageError:
+    def _single(self, session: Any, pixels: NDArray[np.uint8]) -> _Row | ImageError:
+        outputs = self._run(session, pixels, _OUTPUTS)
+        return outputs if isinstance(outputs, ImageError) else _row(outputs, [], 0)
+
+    def _look_again(self, session: Any, looks: int, source: Source) -> _Row | ImageError:
+        """The image, and looks at it, from one decoding at a scale that serves both."""
+        rule, preprocess = self.contract.looks, self.contract.preprocess
+        assert rule is not None  # as _look_count has checked
+
+        def encoded(image: Image.Image) -> _Row | ImageError | ProviderError:
+            try:
+                whole = self._run(session, prepared(image, preprocess), _OUTPUTS + _PLACES)
+                if isinstance(whole, ImageError):
+                    return whole
+                *outputs, maps, probability, numbers = whole
+                parts: list[_Part] = []
+                for look in choose(maps, probability, outputs[2], rule, looks):
+                    pixels = prepared(part(image, look.box), preprocess)
+                    found = self._run(session, pixels, _OUTPUTS[:2])
+                    if isinstance(found, ImageError):
+                        return found
+                    number = int(numbers[look.row]) if look.row >= 0 else -1
+                    box = look.box
+                    if isinstance(source, Region):
+                        box = within(source.box, box)
+                    parts.append(_Part(found[0], found[1], box, number))
+                return _row(outputs, parts, looks)
+            except ProviderError as error:  # which is not the image's fault, see `with_upright`
+                return error
+
+        # So many pixels that the smallest look is not enlarged, if the image has them.
+        shorter_side = math.ceil(preprocess.size / rule.smallest)
+        try:
+            found = images.with_upright(source, shorter_side, encoded, depth=preprocess.depth)
+        except ImageError as error:
+            return ImageError(*error.args)
+        if isinstance(found, ProviderError):
+            raise found
+        return found
+
+    def _run(
+        self, session: Any, pixels: NDArray[np.uint8], names: tuple[str, ...]
+    ) -> list[Any] | ImageError:
+        """Outputs for one image, code and hash values first."""
         try:
             # One image per run takes 17 % less processor time than 16 per run: what a layer writes
             # is still in the cache when the next layer reads it.
             with self._run_lock:
-                outputs = session.run(list(_OUTPUTS), {"image": pixels[None]})
+                outputs = session.run(list(names), {"image": pixels[None]})
         except Exception as error:  # onnxruntime's own classes share no base but Exception
             raise ProviderError(
                 f"{self._model.path}: the session on {', '.join(self.providers)} failed: {error}"
             ) from error
-        row = _Row(*(output[0] for output in outputs))
-        if not np.isfinite(row.hash).all():  # half precision can overflow, for example
+        outputs = [output[0] for output in outputs]
+        if not np.isfinite(outputs[1]).all():  # half precision can overflow, for example
             return ImageError(
                 f"{self._model.path.name} on {', '.join(self.providers)} computes hash values that "
                 "are not finite for this image"
             )
-        return row
+        return outputs
+
+
+class _Part(NamedTuple):
+    """What a look found."""
+
+    code: NDArray[np.uint8]
+    hash: NDArray[np.float32]
+    box: Box
+    number: int
+
+
+def _row(outputs: list[Any], parts: list[_Part], looks: int) -> _Row:
+    """Outputs of an image and its looks; the image itself stands in for those that it lacks."""
+    code, values, attention = outputs
+    parts = parts + [_Part(code, values, _WHOLE, -1)] * (looks - len(parts))
+    return _Row(
+        code,
+        values,
+        attention,
+        np.array([part.code for part in parts], np.uint8).reshape(looks, *code.shape),
+        np.array([part.hash for part in parts], np.float32).reshape(looks, *values.shape),
+        np.array([part.box for part in parts], np.float32).reshape(looks, 4),
+        np.array([part.number for part in parts], np.int64),
+    )
 
 
 # Every encoder of this process: a forked child resets them.
@@ -355,6 +486,12 @@ def _check_signature(session: Any, contract: Contract, path: Path) -> None:
         "hash": ("tensor(float)", [contract.bits]),
         "attention": ("tensor(float)", [None, None]),
     }
+    if contract.looks is not None:
+        expected |= {
+            "class_maps": ("tensor(float)", [None, None, None]),
+            "class_probability": ("tensor(float)", [None]),
+            "class_number": ("tensor(int64)", [None]),
+        }
     found = {node.name: node for node in [*session.get_inputs(), *session.get_outputs()]}
     if list(found) != list(expected):
         raise ModelError(f"{path}: the graph has {list(found)}, expected {list(expected)}")

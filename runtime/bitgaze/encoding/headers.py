@@ -141,15 +141,16 @@ def _scans(stream: BinaryIO, position: int) -> int:
     return scans
 
 
-def readable_png(stream: BinaryIO) -> tuple[BinaryIO, bool]:
+def readable_png(stream: BinaryIO) -> tuple[BinaryIO, bool, int | None]:
     """A PNG file without the texts and the colour profile that Pillow would refuse it for.
 
     Args:
         stream: at any position; left at another.
 
     Returns:
-        The stream itself if there are none, which is nearly always so; and whether the file may
-        hold an orientation, which Pillow knows only once it has decoded the image.
+        The stream itself if there are none, which is nearly always so; whether the file may hold an
+        orientation, which Pillow knows only once it has decoded the image; and the number of
+        significant bits of its first band, if it declares them.
 
     Raises:
         ValueError: more chunks than any program writes; or too long to be copied without some.
@@ -159,6 +160,7 @@ def readable_png(stream: BinaryIO) -> tuple[BinaryIO, bool]:
     kept: list[tuple[int, int]] = []
     memory = chunks = image_chunks = 0
     is_oriented = False
+    bits: int | None = None
     while len(head := stream.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         end = position + 12 + length
@@ -169,6 +171,8 @@ def readable_png(stream: BinaryIO) -> tuple[BinaryIO, bool]:
         if chunks > _MOST_CHUNKS or image_chunks > _MOST_IMAGE_CHUNKS:
             raise ValueError("a PNG of more chunks than any program writes")
         is_oriented |= kind == b"eXIf"
+        if kind == b"sBIT" and length:
+            bits = (stream.read(1) or b"\0")[0] or None
         if kind in (b"iCCP", b"iTXt", b"zTXt", b"tEXt"):
             size = length
             if memory + length <= PngImagePlugin.MAX_TEXT_MEMORY:
@@ -185,7 +189,7 @@ def readable_png(stream: BinaryIO) -> tuple[BinaryIO, bool]:
             break
         stream.seek(position)
     if not kept:
-        return stream, is_oriented
+        return stream, is_oriented, bits
     kept.append((start, min(position, stream.seek(0, io.SEEK_END))))
     if sum(last - first for first, last in kept) > MOST_BYTES_AT_ONCE:
         raise ValueError(
@@ -196,7 +200,7 @@ def readable_png(stream: BinaryIO) -> tuple[BinaryIO, bool]:
     for first, last in kept:
         stream.seek(first)
         pieces.append(stream.read(max(last - first, 0)))
-    return io.BytesIO(b"".join(pieces)), is_oriented
+    return io.BytesIO(b"".join(pieces)), is_oriented, bits
 
 
 def _size_of_text(kind: bytes, chunk: bytes) -> int:

@@ -6,6 +6,7 @@ are comparable only if their images went through the same steps.
 
 import hashlib
 import io
+import math
 import os
 import stat
 import struct
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -99,7 +100,44 @@ class ImageFile:
             raise ValueError("changed while it was being read") from cause
 
 
-Source: TypeAlias = str | os.PathLike[str] | bytes | ImageFile | Image.Image | NDArray[np.uint8]
+Box: TypeAlias = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A part of an image as a source: whatever takes an image takes the part as if it were one.
+
+    Attributes:
+        source: the image, any source but a region.
+        box: left, top, right, bottom, in [0, 1] of the upright image. Its edges are moved out to
+            whole pixels.
+
+    Raises:
+        TypeError: `source` is a region, or `box` is not four numbers.
+        ValueError: the box has no area or reaches outside the image.
+    """
+
+    source: "str | os.PathLike[str] | bytes | ImageFile | Image.Image | NDArray[np.uint8]"
+    box: Box
+
+    def __post_init__(self) -> None:
+        if isinstance(self.source, Region):
+            raise TypeError("the source of a region is a region; name the image and one box")
+        try:
+            left, top, right, bottom = map(float, self.box)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"box is {self.box!r}, expected (left, top, right, bottom)") from error
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise ValueError(
+                f"box is {self.box!r}, expected left < right and top < bottom, all within 0..1 of "
+                "the upright image"
+            )
+        object.__setattr__(self, "box", (left, top, right, bottom))
+
+
+Source: TypeAlias = (
+    str | os.PathLike[str] | bytes | ImageFile | Image.Image | NDArray[np.uint8] | Region
+)
 
 # File name extensions that count as images. Some formats Pillow cannot read (HEIC needs a plug-in);
 # listing them gets such a file reported instead of silently missing from the gallery.
@@ -154,6 +192,9 @@ _DRAFTED = ("JPEG", "MPO")
 _MOST_PIXELS_JPEG = 1_000_000_000
 # Pixels, and bytes of the file, of what Pillow decodes in Python: a microsecond for each.
 _MOST_SLOW = 16_000_000
+# Far beyond panoramas and screenshots of whole pages. Decoders and Pillow keep some bytes for each
+# row and column, nearly all there is to a strip: one of 1 x 178,956,970 grey pixels took 3.6 GB.
+_LONGEST_SIDE = 1_000_000
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -186,12 +227,17 @@ def _after_fork() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
+_BITS_PER_SAMPLE, _S_MAX_SAMPLE_VALUE = 258, 341  # tags of TIFF
+# A grey image of 16-bit samples that uses fewer is dark, rather than of fewer bits.
+_LEAST_DEEP_BITS = 10
+
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _KNOWN_RULES = {
     "filter": tuple(_FILTERS),
     "exif": ("upright",),
     "alpha": ("white",),
     "resize": ("stretch",),
+    "depth": ("used", "stored"),
 }
 _LARGEST_INPUT = 4096
 _ANIMATED, _MOST_FRAMES = ("GIF", "WEBP", "PNG"), 100
@@ -202,6 +248,8 @@ _PLAIN = 8
 # photograph then takes 9 ms instead of 109, with no visible difference.
 _REDUCING_GAP = 2.0
 _STRIP_PIXELS = 1 << 20
+# Of a pixel: boxes may have been rounded to float32, or to 16 bits in a gallery.
+_ROUNDING = 1 / 16
 # The WebP decoder holds the canvas four times: 94 million pixels took 1.4 GB, from a file of 5 kB.
 _MOST_PIXELS_WEBP = MOST_PIXELS // 4
 
@@ -222,6 +270,10 @@ class Preprocess:
         alpha: "white": transparent images are composited on white.
         resize: "stretch": the whole image becomes a square. It keeps the edges, and finds more than
             a centre crop or padding does (docs/lab-notes.md).
+        depth: what is white in greys of more than 8 bits, such as 12-bit values in a 16-bit file.
+            "used": the largest value of the bits that the file declares, or else of the fewest, 10
+            to 16, that hold all its values. "stored": 65,535, as in models exported before there
+            was this rule, which say nothing of it.
     """
 
     size: int
@@ -229,6 +281,7 @@ class Preprocess:
     exif: str = "upright"
     alpha: str = "white"
     resize: str = "stretch"
+    depth: str = "used"
 
     def __post_init__(self) -> None:
         if type(self.size) is not int:
@@ -241,16 +294,45 @@ class Preprocess:
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} is {value!r}, this version of bitgaze supports {known}")
 
+    def entries(self) -> dict[str, Any]:
+        """As a contract and the fingerprint hold them, which stay what they were for old models."""
+        entries = asdict(self)
+        if self.depth == "stored":
+            del entries["depth"]
+        return entries
+
+    @classmethod
+    def from_entries(cls, entries: Any) -> "Preprocess":
+        """The inverse of `entries`.
+
+        Raises:
+            TypeError, ValueError: not the entries of a Preprocess.
+        """
+        return cls(**{"depth": "stored", **entries})
+
+
+def within(box: Box, inner: Box) -> Box:
+    """A box in [0, 1] of another box, in [0, 1] of what that one is a part of."""
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    return (
+        left + inner[0] * width,
+        top + inner[1] * height,
+        left + inner[2] * width,
+        top + inner[3] * height,
+    )
+
 
 def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
     """Load an image as a model's input.
 
     Args:
-        source: a path, the content of an image file, an `ImageFile`, a PIL image, or a uint8 array:
+        source: a path, the content of an image file, an `ImageFile`, a PIL image, a `Region` of one
+            of these, or a uint8 array:
             (height, width) grey, (height, width, 3) RGB or (height, width, 4) RGBA. Files are never
             mapped into memory: one that is shortened while it is read is an ImageError. Only a PIL
             image that the caller opened by name is read as Pillow does, which may map its file.
-        preprocess: of the model; its size and filter apply.
+        preprocess: of the model; its size, filter and depth apply.
 
     Returns:
         uint8, shape (size, size, 3), RGB, upright, C-contiguous. Of an animation (GIF, WebP, PNG)
@@ -260,20 +342,42 @@ def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
     Raises:
         ImageError: the image cannot be read; or it has more than 178,956,970 pixels (a quarter of
             that for WebP; of a JPEG, only those count that are decoded at a reduced scale, and it
-            may store a billion), takes more memory than the budget of decoded bytes
-            (`bitgaze.encoding.memory`), or is of a kind that Pillow decodes in Python (QOI, some
-            BMP and PPM) and has more than 16 million pixels or bytes.
+            may store a billion) or 1,000,000 on a side, takes more memory than the budget of
+            decoded bytes (`bitgaze.encoding.memory`), or is of a kind that Pillow decodes in Python
+            (QOI, some BMP and PPM) and has more than 16 million pixels or bytes.
         TypeError: `source` is none of the above.
         ValueError: an array of a different shape.
     """
+    return with_upright(
+        source,
+        preprocess.size,
+        lambda image: prepared(image, preprocess),
+        depth=preprocess.depth,
+    )
+
+
+def prepared(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """An image as `upright` returns it as a model's input, which is what `load` returns."""
     square = (preprocess.size, preprocess.size)
+    if image.size != square:
+        image = image.resize(square, _FILTERS[preprocess.filter], reducing_gap=_REDUCING_GAP)
+    return np.array(image)
 
-    def resized(image: Image.Image) -> NDArray[np.uint8]:
-        if image.size != square:
-            image = image.resize(square, _FILTERS[preprocess.filter], reducing_gap=_REDUCING_GAP)
-        return np.array(image)
 
-    return with_upright(source, preprocess.size, resized)
+def part(image: Image.Image, box: Box) -> Image.Image:
+    """The part of an image in a box, with its edges moved out to whole pixels.
+
+    Args:
+        image: of any mode.
+        box: left, top, right, bottom, in [0, 1] of the image.
+    """
+    edges: list[tuple[int, int]] = []
+    for low, high, side in zip(box[:2], box[2:], image.size, strict=True):
+        # Rounded, 3 / 28 of 28 pixels may come to a little more than 3.
+        first = min(math.floor(low * side + _ROUNDING), side - 1)
+        edges.append((first, max(math.ceil(high * side - _ROUNDING), first + 1)))
+    (left, right), (top, bottom) = edges
+    return image.crop((left, top, right, bottom))
 
 
 def upright(source: Source, shorter_side: int) -> Image.Image:
@@ -293,13 +397,16 @@ def upright(source: Source, shorter_side: int) -> Image.Image:
     return with_upright(source, shorter_side, Image.Image.copy, copies=1)
 
 
-def fitted(source: Source, side: int, shorter_side: int | None = None) -> Image.Image:
+def fitted(
+    source: Source, side: int, shorter_side: int | None = None, depth: str = "used"
+) -> Image.Image:
     """Load an image, upright and RGB, shrunk to fit a square, within the budget of decoded bytes.
 
     Args:
         source: as for `load`.
         side: of the square, in pixels. A smaller image keeps its size.
         shorter_side: as for `upright`; by default `side`.
+        depth: as for `Preprocess`.
 
     Raises:
         ImageError, TypeError, ValueError: as for `load`.
@@ -309,11 +416,15 @@ def fitted(source: Source, side: int, shorter_side: int | None = None) -> Image.
         image.thumbnail((side, side))
         return image.copy()  # a plain image, that does not hold a decoder
 
-    return with_upright(source, shorter_side or side, shrunk)
+    return with_upright(source, shorter_side or side, shrunk, depth=depth)
 
 
 def with_upright(
-    source: Source, shorter_side: int, work: Callable[[Image.Image], _T], copies: int = 0
+    source: Source,
+    shorter_side: int,
+    work: Callable[[Image.Image], _T],
+    copies: int = 0,
+    depth: str = "used",
 ) -> _T:
     """Do something with an image that is decoded within the budget of decoded bytes.
 
@@ -322,6 +433,7 @@ def with_upright(
         shorter_side: as for `upright`.
         work: called with the image as `upright` returns it, which it may change, but must not keep.
         copies: of the whole image that `work` makes.
+        depth: as for `Preprocess`.
 
     Returns:
         What `work` returns.
@@ -329,10 +441,12 @@ def with_upright(
     Raises:
         ImageError, TypeError, ValueError: as for `load`.
     """
+    if isinstance(source, Region):
+        return _with_region(source, shorter_side, work, copies, depth)
     reservation = Reservation(budget())
     try:
         try:
-            return _with_upright(source, shorter_side, work, copies, reservation)
+            return _with_upright(source, shorter_side, work, copies, depth, reservation)
         finally:
             trim(reservation.budget.parts.get(reservation, 0))
     finally:
@@ -340,11 +454,27 @@ def with_upright(
         reservation.wake_others()
 
 
+def _with_region(
+    region: Region, shorter_side: int, work: Callable[[Image.Image], _T], copies: int, depth: str
+) -> _T:
+    left, top, right, bottom = region.box
+    # So long that the region's own shorter side is long enough.
+    needed = math.ceil(shorter_side / min(right - left, bottom - top))
+    return with_upright(
+        region.source,
+        needed,
+        lambda image: work(part(image, region.box)),
+        copies=copies + 1,
+        depth=depth,
+    )
+
+
 def _with_upright(
     source: Source,
     shorter_side: int,
     work: Callable[[Image.Image], _T],
     copies: int,
+    depth: str,
     reservation: Reservation,
 ) -> _T:
     if isinstance(source, np.ndarray):
@@ -358,7 +488,7 @@ def _with_upright(
             with _PIL_LOCK:
                 source.load()
                 orientation = _orientation(source)
-            image = _turned(_rgb(source), orientation)
+            image = _turned(_rgb(source, depth), orientation)
             image = image.copy() if image is source else image
         except Exception as error:  # a lazily opened image is decoded here; see _opened
             raise ImageError(f"PIL image: {_reason(error)}") from error
@@ -392,7 +522,7 @@ def _with_upright(
         image.load()
         _skip_plain_frames(image)
         # Only now: Pillow turns some TIFF files itself.
-        return work(_turned(_rgb(image), _orientation(image)))
+        return work(_turned(_rgb(image, depth, opened.grey_bits), _orientation(image)))
 
 
 def dimensions(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
@@ -415,6 +545,7 @@ class _Opened(NamedTuple):
     file_bytes: int
     keeps_coefficients: bool
     may_be_turned: bool
+    grey_bits: int | None = None  # of a PNG, as its sBIT chunk says
 
 
 @contextmanager
@@ -462,9 +593,10 @@ def _identified(stream: BinaryIO, file_bytes: int) -> _Opened:
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
             raise UnidentifiedImageError from error
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
-        stream, may_be_turned = readable_png(stream)
+        stream, may_be_turned, grey_bits = readable_png(stream)
         # Not _orientation: Pillow decodes a PNG to look for one.
-        return _Opened(Image.open(stream, formats=["PNG"]), file_bytes, False, may_be_turned)
+        png = Image.open(stream, formats=["PNG"])
+        return _Opened(png, file_bytes, False, may_be_turned, grey_bits)
     # WebP, AVIF and HEIF, whose decoders copy the file before they know its pixels.
     if (start[8:] == b"WEBP" or start[4:8] == b"ftyp") and file_bytes > MOST_BYTES_AT_ONCE:
         raise ValueError(
@@ -618,6 +750,10 @@ def _draft(image: Image.Image, shorter_side: int) -> None:
 def _check_size(image: Image.Image, file_bytes: int) -> None:
     """Refuse what would be a huge image: a file of a few bytes can claim to hold gigabytes."""
     pixels = image.width * image.height
+    if max(image.size) > _LONGEST_SIDE:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels, the maximum for a side is {_LONGEST_SIDE}"
+        )
     most = _MOST_PIXELS_WEBP if image.format == "WEBP" else MOST_PIXELS
     if image.format in _DRAFTED and Image.MAX_IMAGE_PIXELS is not None:
         most = min(most, 2 * Image.MAX_IMAGE_PIXELS)  # as Pillow limits other formats
@@ -633,13 +769,14 @@ def _check_size(image: Image.Image, file_bytes: int) -> None:
         )
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, depth: str = "used", grey_bits: int | None = None) -> Image.Image:
     """Convert from any of Pillow's modes to RGB, compositing transparency on white.
 
-    An image that is RGB already is returned itself.
+    An image that is RGB already is returned itself. `depth` is as for `Preprocess`, `grey_bits` of
+    a PNG as its sBIT chunk says.
     """
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
-        return _eight_bit(image).convert("RGB")
+        return _eight_bit(image, depth, grey_bits).convert("RGB")
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     # In strips, since the four copies that compositing makes of a whole image dominated memory.
@@ -665,33 +802,62 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _eight_bit(image: Image.Image, depth: str, grey_bits: int | None) -> Image.Image:
     """Scale high-depth greys to 8 bits, where Pillow's own conversion clips them at 255.
 
-    Float samples are in [0, 1]. Integer samples have 16 bits, unless Pillow holds them in 32 bits
-    (mode "I") and none exceeds 255: then they have 8 bits. The transparent value becomes white.
+    The transparent value becomes white.
 
     Raises:
         ValueError: a sample is out of range or NaN.
     """
     values: NDArray[np.float32] = np.asarray(image).astype(np.float32)
     low, high = values.min(), values.max()  # NaN if any sample is
-    top = 65535
-    if image.mode == "F":
-        top = 1
-    elif image.mode == "I" and high <= 255:
-        top = 255
-    if not 0 <= low <= high <= top:
+    most: float = 1 if image.mode == "F" else 65535
+    if image.mode == "F" and depth == "used":
+        most = max(most, _declared_most(image) or 0)
+    if not 0 <= low <= high <= most:
         raise ValueError(
-            f"samples are in {low:g}..{high:g}, expected 0..{top} in mode {image.mode}"
+            f"samples are in {low:g}..{high:g}, expected 0..{most:g} in mode {image.mode}"
         )
-    if isinstance(key := image.info.get("transparency"), int):
-        values[values == key] = top
-    if top == 1:
-        values *= 255
-    elif top == 65535:
-        values /= 257
+    key = image.info.get("transparency")
+    transparent = values == key if isinstance(key, int) else None
+    white = most
+    if image.mode == "I" and high <= 255:
+        white = 255
+    elif image.mode != "F" and depth == "used":
+        if transparent is not None:
+            high = np.max(values, where=~transparent, initial=0)
+        white = _white(image, int(high), grey_bits)
+    if transparent is not None:
+        values[transparent] = white
+    if white == 65535:
+        values /= 257  # as older versions did, to the bit
+    elif white != 255:
+        values *= 255 / white
     return Image.fromarray(values.round().astype(np.uint8))
+
+
+def _white(image: Image.Image, high: int, grey_bits: int | None) -> int:
+    """The value of white in integer greys whose largest value is `high`."""
+    tags = getattr(image, "tag_v2", {})
+    stored = tags.get(_BITS_PER_SAMPLE, (16,))
+    declared: int | None = stored[0] if isinstance(stored, tuple) else stored
+    if declared is None or declared >= 16:  # the size of a sample in the file, which tells nothing
+        most = _declared_most(image)
+        declared = int(most).bit_length() if most else grey_bits
+    # A PNG's values should be shifted up to 16 bits, but some programs leave them where they are.
+    if declared is not None and high < 1 << declared <= 1 << 16:
+        return (1 << declared) - 1
+    if grey_bits is not None:
+        return 65535
+    return (1 << min(max(high.bit_length(), _LEAST_DEEP_BITS), 16)) - 1
+
+
+def _declared_most(image: Image.Image) -> float | None:
+    """The largest sample that a TIFF file declares, if it does (SMaxSampleValue)."""
+    most = getattr(image, "tag_v2", {}).get(_S_MAX_SAMPLE_VALUE)
+    most = most[0] if isinstance(most, tuple) and most else most
+    return float(most) if isinstance(most, int | float) and 0 < most < float("inf") else None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from bitgaze.errors import GalleryCorrupt, GalleryError
+from bitgaze.gallery import forks
 from bitgaze.gallery.blocks import Steps, block, body
 
-# UnicodeDecodeError: text of the file, or an SQLite message that quotes it. MemoryError: an absurd
-# length in the file.
+# UnicodeDecodeError: text of the file, or an SQLite message that quotes it.
 _ERRORS = (sqlite3.Error, UnicodeDecodeError, MemoryError)
+
+# Noted before those that are freed are dropped.
+_MOST_CURSORS = 1000
 
 
 class Connection(sqlite3.Connection):
@@ -40,7 +43,11 @@ class Connection(sqlite3.Connection):
             path: the file.
             parameters: of an SQLite URI, such as "immutable=1".
             timeout_s: how long to wait for another writer, in seconds.
+
+        Raises:
+            GalleryError: see `check_not_cut_off`; or SQLite cannot open the file.
         """
+        check_not_cut_off(path)
         with translated_errors(path, timeout_s):
             db: Connection = sqlite3.connect(
                 # Absolute, so that ":memory:" names a file.
@@ -56,7 +63,7 @@ class Connection(sqlite3.Connection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._cursors: set[weakref.ref[Cursor]] = set()
+        self._cursors: list[weakref.ref[Cursor]] = []
 
     @property
     def in_transaction(self) -> bool:
@@ -70,7 +77,9 @@ class Connection(sqlite3.Connection):
         """Run a statement."""
         try:
             cursor = self.cursor(Cursor)
-            self._cursors.add(weakref.ref(cursor, self._cursors.discard))
+            self._cursors.append(weakref.ref(cursor))
+            if len(self._cursors) > _MOST_CURSORS:  # in a long transaction
+                self._cursors = [one for one in self._cursors if one() is not None]
             return cursor.execute(sql, parameters)
         except _ERRORS as error:
             raise self.translated(error) from error
@@ -137,12 +146,27 @@ class Cursor(sqlite3.Cursor):
             raise self.connection.translated(error) from error
 
 
+def check_not_cut_off(path: Path) -> None:
+    """Check that this process can use SQLite.
+
+    Raises:
+        GalleryError: when it was forked, another thread was using a gallery. SQLite may hold a
+            mutex of that thread, for which any call could wait without end.
+    """
+    if forks.is_cut_off():
+        raise GalleryError(
+            f"{path}: another thread was using a gallery when this process was forked; fork before "
+            "threads use galleries, or start processes by the method spawn"
+        )
+
+
 @block
 def deadline(db: sqlite3.Connection, seconds: float) -> Steps:
     """Interrupt the statements of a connection once some seconds have passed.
 
     Pages that refer to each other in a circle, or a view in place of a table, can make a statement
-    endless. A thread watches, since some statements call no progress handler.
+    endless. A thread watches, since some statements call no progress handler. If the system has no
+    thread left, nobody does.
     """
     done = _thread.allocate_lock()
     done.acquire()
@@ -155,8 +179,9 @@ def deadline(db: sqlite3.Connection, seconds: float) -> Steps:
                 db.interrupt()
 
     try:
-        # Not threading.Thread, whose start is not safe from Ctrl-C.
-        _thread.start_new_thread(watch, ())
+        with suppress(RuntimeError):
+            # Not threading.Thread, whose start is not safe from Ctrl-C.
+            _thread.start_new_thread(watch, ())
         yield from body()
     finally:
         done.release()
@@ -179,19 +204,24 @@ def translated_errors(path: Path, timeout_s: float) -> Iterator[None]:
         raise translated(error, path, timeout_s) from error
 
 
-def translated(error: BaseException, path: Path, timeout_s: float) -> GalleryError:  # noqa: PLR0911
+def translated(error: BaseException, path: Path, timeout_s: float) -> GalleryError:  # noqa: PLR0911, PLR0912
     """The exception to raise in place of one of SQLite."""
     # The low byte is the primary code: https://sqlite.org/rescode.html
     full_code = getattr(error, "sqlite_errorcode", 0)
     code = full_code & 0xFF
     if isinstance(error, UnicodeDecodeError):
         return GalleryCorrupt(f"{path}: text in the file is damaged: {error}")
-    if isinstance(error, MemoryError) or code == sqlite3.SQLITE_TOOBIG:
-        return GalleryCorrupt(f"{path}: a length is damaged, or memory is too small")
+    if isinstance(error, MemoryError):
+        return GalleryError(
+            f"{path}: there is not enough memory; free some (no value in a gallery takes more than "
+            "64 MB)"
+        )
+    if code == sqlite3.SQLITE_TOOBIG:
+        return GalleryCorrupt(f"{path}: a length in the file is damaged: {error}")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return GalleryCorrupt(f"{path}: not a gallery, or damaged: {error}")
-    if "malformed JSON" in str(error):
-        return GalleryCorrupt(f"{path}: an item's metadata is damaged: {error}")
+    if "Could not decode to UTF-8" in str(error):
+        return GalleryCorrupt(f"{path}: text in the file is damaged: {str(error)[:200]}")
     if code == sqlite3.SQLITE_INTERRUPT:
         return GalleryCorrupt(f"{path}: damaged: reading it takes too long for a file of its size")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):

@@ -81,7 +81,7 @@ def _items(store: Store, query: Source, key: str) -> tuple[Item | None, Item]:
     """The query's item, if it is a key, and the hit's."""
     # `has`, not `find`: that checks the whole gallery before it says that there is no such key.
     query_item = None
-    if isinstance(query, str) and store.has(query):
+    if isinstance(query, str) and store.find(query) is not None:
         query_item = store.item(store.slot(query))
     return query_item, store.item(store.slot(key))
 

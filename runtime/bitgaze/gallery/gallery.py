@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -25,10 +26,12 @@ from bitgaze.errors import FingerprintMismatch, GalleryError
 from bitgaze.gallery.adaptation import Adaptation, adapted
 from bitgaze.gallery.duplicates import DuplicateGroup, default_radius, find_duplicates
 from bitgaze.gallery.explain import explain
-from bitgaze.gallery.file_format import ModelInfo, check_model, gallery_path, origin
+from bitgaze.gallery.file_format import gallery_path
 from bitgaze.gallery.filters import conditions
+from bitgaze.gallery.info import ModelInfo, check_model, origin
 from bitgaze.gallery.items import Item
 from bitgaze.gallery.reencode import reencode
+from bitgaze.gallery.remembered import Sources, find_model
 from bitgaze.gallery.search import Hit, Ranking, SearchParams, encode_one, nearest, search
 from bitgaze.gallery.store import Store
 from bitgaze.gallery.sync.forget import forget
@@ -52,8 +55,9 @@ class Gallery:
 
     Args:
         path: the gallery's file, usually named `*.bitgaze`.
-        encoder: the model that encodes images; defaults to the one that comes with bitgaze, which
-            is read only when needed: to create a file, or to encode.
+        encoder: the model that encodes images; defaults to the one that the last sync used, else
+            the one that comes with bitgaze, which is read only when needed: to create a file, or to
+            encode.
         bits: instead of a model: the gallery stores your own codes of this length in bits, a
             multiple of 8 up to 1024, such as pHash or PDQ; use `add_code` and `search_code`.
         create: create the file if it does not exist; if False, a missing file is an error.
@@ -143,11 +147,33 @@ class Gallery:
             return self._store.calibration
 
     @property
-    def encoder(self) -> Encoder:
-        """The model that encodes images for this gallery; loads the default one if none was given.
+    def sources(self) -> Sources | None:
+        """The folders and patterns that the last `sync` was given, and when; None without a sync.
 
         Raises:
-            FingerprintMismatch: none was given, and the default model did not make these codes.
+            GalleryCorrupt: they are damaged.
+        """
+        with self._store.reading():
+            return self._store.sources
+
+    @property
+    def model_file(self) -> Path:
+        """The file of the model: the one that the last `sync` used, or the one of bitgaze.
+
+        Another model may be there by now; `encoder` checks that it is the same.
+        """
+        with self._store.reading():
+            return find_model(self._store.info, self._store.file)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model that encodes images for this gallery; loads it if none was given.
+
+        That is the model which the last sync used, if its file is still there or beside the
+        gallery; else the default one.
+
+        Raises:
+            FingerprintMismatch: none was given, and the model was not found.
         """
         with self._encoder_lock:
             if self._encoder is None:
@@ -156,7 +182,7 @@ class Gallery:
                         f"{self.path}: holds your own codes and has no model, so it cannot encode "
                         "images; use add_code, search_code and keys"
                     )
-                encoder = Encoder()
+                encoder = Encoder(self.model_file)
                 check_model(self._store.info, encoder.model, self.path)
                 self._encoder = encoder
             return self._encoder
@@ -190,8 +216,6 @@ class Gallery:
 
     def fields(self) -> list[str]:
         """Names of the metadata fields that items have, sorted; `where` filters by them.
-
-        Reads all metadata, which takes seconds for a million items.
 
         Raises:
             GalleryCorrupt: the file is damaged.
@@ -538,11 +562,12 @@ class Gallery:
               or
             - had more than 20 images, whether it is gone or holds other files now.
 
-        The same goes for more than 20 images that are gone, if they are more than half of those
-        from one of the given folders; until that is settled, no new image is added from this
-        folder, and `SyncReport.waiting` counts them. Images that were renamed or moved do not
-        count as gone. `allow_empty` removes the items; a folder that you have emptied yourself,
-        inside a given one, can also be deleted.
+        The same goes for a folder that holds none of its former images but fewer new ones than are
+        gone, as if put there while no disk was mounted; and for more than 20 images that are gone,
+        if they are more than half of those from one of the given folders. Until that is settled, no
+        new image is added from this folder, and `SyncReport.waiting` counts them. Images that were
+        renamed or moved do not count as gone. `allow_empty` removes the items; a folder that you
+        have emptied yourself, inside a given one, can also be deleted.
 
         A pattern matches an image if it matches the image itself or a folder that contains it: by
         name or, if the pattern contains a "/", by path relative to the given folder, with or
@@ -551,7 +576,7 @@ class Gallery:
         `*` matches any characters, including "/"; `?` matches one character; `[abc]` matches one of
         these. Case and a trailing "/" are ignored. Items whose images the patterns leave out are
         not changed, even if their files are changed; they are removed once their files are gone.
-        `forget` removes them at once.
+        `forget` removes them at once. The gallery remembers folders and patterns (`sources`).
 
         System folders are left out: thumbnails, bins and other data of NAS systems, Windows, macOS
         and Linux (`bitgaze.gallery.sync.patterns.SYSTEM_FOLDERS`), and in a photo library
@@ -596,6 +621,7 @@ class Gallery:
             self._store,
             lambda: self.encoder,
             *folders,
+            model=self._model_file(),
             include=include,
             exclude=exclude,
             metadata=metadata,
@@ -756,6 +782,13 @@ class Gallery:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _model_file(self) -> str | None:
+        """The path to remember of the model: None if none was loaded, "" for the default one."""
+        if self._encoder is None:
+            return None
+        path = self._encoder.model.path
+        return "" if path == DEFAULT_MODEL else str(path.absolute())
 
     def _adapted(self, encoded: Encoded) -> Encoded:
         """The encoder's result with this gallery's adaptation.

@@ -1,19 +1,17 @@
 """Items of a gallery: what an item is, and how it is stored as a row.
 
-All SQL on the table `item` is here. file_format.py has the other tables, store.py the transactions.
+All SQL on the table `item` is here. chunks.py has the codes, store.py the transactions.
 """
 
 import hashlib
 import json
-import operator
 import os
 import re
 import sqlite3
 import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -21,14 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgaze.errors import GalleryCorrupt
+from bitgaze.gallery.chunks import SLOTS, Sums, unsigned
 from bitgaze.gallery.filters import RANGE_OPERATORS, Condition, like
+from bitgaze.gallery.lookup import Kind
 from bitgaze.gallery.metadata import MAX_BYTES, from_text, to_text
 from bitgaze.hamming import HammingIndex
 
 # In the order of the arguments of `item_crc`.
-COLUMNS = "slot, key, metadata, path, size, mtime_ns, ctime_ns, content"
-# The indexes that SQLite creates for UNIQUE columns.
-_INDEXES = {"key": "sqlite_autoindex_item_1", "path": "sqlite_autoindex_item_2"}
+COLUMNS_2 = "slot, key, metadata, path, size, mtime_ns, ctime_ns, content"  # of format 2
+COLUMNS = f"{COLUMNS_2}, properties, boxes, classes"
 
 CHANGED = "changed since it was added"
 
@@ -53,6 +52,10 @@ class FileState:
     content: bytes
 
 
+_NO_LOOKS = np.empty((0, 0), np.uint8)
+_NO_BOXES = np.empty((0, 4), np.float32)
+
+
 @dataclass(frozen=True)
 class Item:
     """One entry of a gallery: an image's key, code and metadata, without its pixels.
@@ -62,12 +65,23 @@ class Item:
         code: uint8, (bits // 8,).
         metadata: a JSON object as a dict.
         file: the file that sync made the item from; None for an item added by hand.
+        looks: codes of looks, parts of the image: uint8, (m, bits // 8).
+        boxes: where the looks are: float32, (m, 4): x0, y0, x1, y1 in [0, 1] of the upright image,
+            stored in steps of 1/65535.
+        structure: structural code, uint8, (structure bits // 8,); None if not known.
+        properties: what the image's file says of itself, a JSON object as a dict; None if not read.
+        classes: likely classes, as bytes; None if not known.
     """
 
     key: str
     code: NDArray[np.uint8]
     metadata: dict[str, Any] = field(default_factory=dict)
     file: FileState | None = None
+    looks: NDArray[np.uint8] = field(default_factory=lambda: _NO_LOOKS)
+    boxes: NDArray[np.float32] = field(default_factory=lambda: _NO_BOXES)
+    structure: NDArray[np.uint8] | None = None
+    properties: dict[str, Any] | None = None
+    classes: bytes | None = None
 
     @property
     def path(self) -> str | None:
@@ -89,23 +103,29 @@ class ImageRef(NamedTuple):
     identity: bytes
 
 
-_INDEXED_TYPES = {"key": str, "path": bytes}
 # The bytes that `item_crc` covers, joined by SQLite; NULL if a column has the wrong type.
 _CRC_INPUT = (
     "CASE WHEN typeof(key) = 'text' AND typeof(metadata) = 'text' AND (path IS NULL OR"
     " typeof(path) = 'blob' AND typeof(content) = 'blob' AND typeof(size) = 'integer'"
-    " AND typeof(mtime_ns) = 'integer' AND typeof(ctime_ns) = 'integer') THEN CAST("
+    " AND typeof(mtime_ns) = 'integer' AND typeof(ctime_ns) = 'integer')"
+    " AND typeof(properties) IN ('text', 'null') AND typeof(boxes) IN ('blob', 'null')"
+    " AND typeof(classes) IN ('blob', 'null') THEN CAST("
     "slot || x'00' || key || x'00' || metadata || x'00' || ifnull(size, 'None') || x'00'"
     " || ifnull(mtime_ns, 'None') || x'00' || ifnull(ctime_ns, 'None') || x'00'"
-    " || ifnull(path, '') || x'00' || ifnull(content, '') AS BLOB) END"
+    " || ifnull(path, '') || x'00' || ifnull(content, '')"
+    " || CASE WHEN coalesce(properties, boxes, classes) IS NULL THEN '' ELSE x'00'"
+    " || ifnull(properties, '') || x'00' || ifnull(boxes, '') || x'00' || ifnull(classes, '') END"
+    " AS BLOB) END"
 )
 _BATCH_ROWS = 4096
+_BOX_STEPS = 65535
+_BOX_BYTES = 8
+# Of metadata, which can have 16 MB each.
+_BATCH_TEXTS = 256
 # Of a file's path and digest; systems take 4 KB at most.
 _MAX_FILE_BYTES = 1 << 20
 _FORMS: tuple[Literal["NFC"], Literal["NFD"]] = ("NFC", "NFD")
 _SURROGATES = re.compile("[\ud800-\udfff]")
-# Names that json.dumps writes without escapes, which SQLite's JSON paths do not support.
-_PLAIN_NAME = re.compile(r"[ !#-\[\]-~]*")
 
 # (slot, key, metadata as JSON, file)
 Row: TypeAlias = tuple[int, str, str, FileState | None]
@@ -117,18 +137,45 @@ def read_items(db: sqlite3.Connection, path: Path, count: int) -> Iterator[Row]:
     Raises:
         GalleryCorrupt: the number of items is not `count`, or an item is damaged.
     """
-    for slot, key, metadata, *state in _verified_rows(db, path, count, COLUMNS):
+    for slot, key, metadata, *state in _verified_rows(db, path, count, COLUMNS_2):
         yield slot, key, metadata, None if state[0] is None else FileState(*state)
 
 
-def check_items(db: sqlite3.Connection, path: Path, count: int) -> None:
-    """Verify the checksum of every item; takes 2 s for a million.
+def check_items(db: sqlite3.Connection, path: Path, count: int, sums: Sums) -> None:
+    """Verify the checksum of every item, and those sums; takes 2 s for a million.
 
     Raises:
-        GalleryCorrupt: the number of items is not `count`, or an item is damaged.
+        GalleryCorrupt: the number of items is not `count`, or an item is damaged, or the sum of the
+            items' checksums of a chunk is another.
     """
     for _ in _verified_rows(db, path, count, "NULL"):
         pass
+    check_sums(db, path, sums)
+
+
+def check_sums(db: sqlite3.Connection, path: Path, sums: Sums) -> None:
+    """Compare the sums of stored checksums, not the items: takes 0.3 s for a million.
+
+    Raises:
+        GalleryCorrupt: they differ.
+    """
+    for problem in sum_problems(db, sums):
+        raise GalleryCorrupt(f"{path}: {problem}")
+
+
+def sum_problems(db: sqlite3.Connection, sums: Sums) -> Iterator[str]:
+    """The chunks whose items are not those that were stored with them, a sentence each."""
+    slots = SLOTS["chunk"]
+    query = f"SELECT slot / {slots}, sum(crc) FROM item NOT INDEXED GROUP BY 1"
+    found = {n: unsigned(total) for n, total in db.execute(query)}
+    for n, expected in enumerate(sums.items):
+        if found.get(n, 0) != expected:
+            first = n * slots
+            yield (
+                f"the items in slots {first} to {first + slots - 1} are not those that were "
+                f"stored with chunk {n} of the codes: one is damaged, or they are of another state "
+                "of the file"
+            )
 
 
 def _verified_rows(
@@ -160,75 +207,69 @@ def _verified_rows(
         raise GalleryCorrupt(f"{path}: holds {first} items but {count} codes")
 
 
-def find_slot(db: sqlite3.Connection, key: str) -> int | None:
-    """The slot of the item with this key, or None.
-
-    Raises:
-        TypeError: the key is not a str.
-    """
-    if not isinstance(key, str):  # SQLite would find "5" for 5
-        raise TypeError(f"key must be a str, got {type(key).__name__}: {key!r}")
-    try:
-        row = db.execute("SELECT slot FROM item WHERE key = ?", (key,)).fetchone()
-    except UnicodeEncodeError:  # a lone surrogate: possible in a path, but not in a stored key
-        return None
-    return None if row is None else int(row[0])
+def names(db: sqlite3.Connection, count: int) -> Iterator[tuple[Kind, str | bytes, int]]:
+    """(kind, name, slot) of every key and path, as the lookup must have them."""
+    query = "SELECT slot, key, path FROM item NOT INDEXED WHERE slot >= 0 AND slot < ?"
+    for slot, key, path in db.execute(query, (count,)):
+        if isinstance(key, str):
+            yield "key", key, slot
+        if isinstance(path, bytes):
+            yield "path", path, slot
 
 
-def read_key(db: sqlite3.Connection, slot: int) -> str | None:
-    """The key of the item in this slot, or None."""
-    row = db.execute("SELECT key FROM item WHERE slot = ?", (slot,)).fetchone()
-    return None if row is None else row[0]
+def read_item(
+    db: sqlite3.Connection,
+    path: Path,
+    slot: int,
+    code: NDArray[np.uint8],
+    looks: NDArray[np.uint8],
+    structure: NDArray[np.uint8],
+    columns: str = COLUMNS,
+) -> Item:
+    """The item in an occupied slot.
 
-
-def find_file(db: sqlite3.Connection, path: bytes) -> int | None:
-    """The slot of the item that was made from this file, or None."""
-    row = db.execute("SELECT slot FROM item WHERE path = ?", (path,)).fetchone()
-    return None if row is None else int(row[0])
-
-
-def check_indexes(db: sqlite3.Connection, path: Path) -> None:
-    """Verify the indexes of keys and paths, so that a failed lookup means a missing item.
-
-    Lookups are reliable if each index is sorted and holds exactly the items' values.
-
-    Raises:
-        GalleryCorrupt: an index is damaged.
-    """
-    for column, index in _INDEXES.items():
-        query = f"SELECT {column}, slot FROM item {{}} WHERE {column} IS NOT NULL"
-        count = total = 0
-        last: tuple[Any, ...] = ()
-        rows = db.execute(query.format(f"INDEXED BY {index}") + f" ORDER BY {column}")
-        while batch := rows.fetchmany(_BATCH_ROWS):
-            values = [*last, *(value for value, _ in batch)]
-            # A value of another type does not belong here and cannot be compared.
-            has_one_type = set(map(type, values)) == {_INDEXED_TYPES[column]}
-            if not has_one_type or not all(map(operator.lt, values, values[1:])):
-                raise GalleryCorrupt(f"{path}: the {column} index is damaged near {values[0]!r}")
-            last = (values[-1],)
-            count += len(batch)
-            total += sum(map(hash, batch))
-        rows = db.execute(query.format("NOT INDEXED"))
-        while batch := rows.fetchmany(_BATCH_ROWS):
-            count -= len(batch)
-            total -= sum(map(hash, batch))
-        if count or total:
-            raise GalleryCorrupt(
-                f"{path}: the {column} index is damaged: it does not match the items"
-            )
-
-
-def read_item(db: sqlite3.Connection, path: Path, slot: int, code: NDArray[np.uint8]) -> Item:
-    """The item in an occupied slot; the caller supplies its code.
+    Args:
+        db: connection to the gallery.
+        path: the gallery's file, for messages.
+        slot: of the item.
+        code: the item's, uint8, (bits // 8,).
+        looks: codes of its looks and of free places, uint8, (m, bits // 8).
+        structure: its structural code, uint8; zero if not known.
+        columns: what to select as `COLUMNS`, in a file of an older format.
 
     Raises:
         GalleryCorrupt: the item is missing or damaged.
     """
-    found, key, text, file = _verified(path, _read_row(db, path, slot))
-    if found != slot:
+    found, key, text, file, properties, packed, classes = _verified(
+        path, _read_row(db, path, slot, columns)
+    )
+    if found != slot or (packed is not None and len(packed) > len(looks) * _BOX_BYTES):
         raise GalleryCorrupt(f"{path}: the item in slot {slot} is damaged: {key!r}")
-    return Item(key, code, read_metadata(path, text, key), file)
+    metadata = read_metadata(path, text, key)
+    boxes = _NO_BOXES if packed is None else _unpacked(packed)
+    return Item(
+        key,
+        code,
+        metadata,
+        file,
+        looks[: len(boxes)].copy() if len(boxes) else _NO_LOOKS,
+        boxes,
+        structure.copy() if structure.any() else None,
+        None if properties is None else read_metadata(path, properties, key),
+        classes,
+    )
+
+
+def _packed(boxes: NDArray[np.float32]) -> bytes | None:
+    if not len(boxes):
+        return None
+    steps = np.rint(np.asarray(boxes, np.float64) * _BOX_STEPS)
+    return steps.astype("<u2").tobytes()
+
+
+def _unpacked(packed: bytes) -> NDArray[np.float32]:
+    steps = np.frombuffer(packed, "<u2").reshape(-1, 4)
+    return (steps / _BOX_STEPS).astype(np.float32)
 
 
 def read_metadata(path: Path, text: str, key: str = "an item") -> dict[str, Any]:
@@ -271,69 +312,98 @@ def read_image_refs(db: sqlite3.Connection, path: Path, codes: HammingIndex) -> 
     return refs
 
 
-def read_field(db: sqlite3.Connection, path: Path, name: str) -> Iterator[str | None]:
-    """A metadata field of every item as JSON, or None if absent; in slot order.
+def read_texts(db: sqlite3.Connection, path: Path, slots: Sequence[int]) -> Iterator[list[str]]:
+    """The metadata as JSON of the items in some slots, ascending, after verifying each row.
 
-    Trusts the items: call `check_items` first.
+    Returns:
+        Lists of at most some hundred texts.
 
     Raises:
-        GalleryCorrupt: an item's metadata is not a JSON object.
+        GalleryCorrupt: an item is missing or damaged.
     """
-    if _PLAIN_NAME.fullmatch(name):
-        query = "SELECT metadata -> ? FROM item NOT INDEXED ORDER BY slot"
-        rows = db.execute(query, (f'$."{name}"',))
-        while batch := rows.fetchmany(_BATCH_ROWS):
-            for (text,) in batch:
-                yield text
+    if not slots:
         return
-    for (text,) in db.execute("SELECT metadata FROM item NOT INDEXED ORDER BY slot"):
-        values = read_metadata(path, text)
-        yield json.dumps(values[name]) if name in values else None
+    is_range = slots[-1] - slots[0] + 1 == len(slots)
+    rows = db.execute(
+        f"SELECT slot, metadata, crc, {_CRC_INPUT} FROM item NOT INDEXED WHERE slot "
+        + ("BETWEEN ? AND ?" if is_range else "IN (SELECT value FROM json_each(?))")
+        + " ORDER BY slot",
+        (slots[0], slots[-1]) if is_range else (json.dumps(slots),),
+    )
+    for first in range(0, len(slots), _BATCH_TEXTS):
+        expected = tuple(slots[first : first + _BATCH_TEXTS])
+        batch = rows.fetchmany(_BATCH_TEXTS)
+        found, texts, crcs, contents = zip(*batch, strict=True) if batch else ((),) * 4
+        is_intact = (
+            found == expected and None not in contents and tuple(map(zlib.crc32, contents)) == crcs
+        )
+        if not is_intact:
+            for slot in expected:
+                _verified(path, _read_row(db, path, slot))  # the error names the damaged item
+            raise GalleryCorrupt(f"{path}: items from slot {expected[0]} on are damaged")
+        yield list(texts)
 
 
-def match_keys(db: sqlite3.Connection, condition: Condition, count: int) -> NDArray[np.bool_]:
+def match_keys(
+    db: sqlite3.Connection,
+    condition: Condition,
+    count: int,
+    find: Callable[[str], int | None],
+    check: Callable[[], None],
+) -> NDArray[np.bool_]:
     """Which of `count` items have a key that meets a condition: bool, (count,), by slot.
 
-    Trusts the items and the key index: call `check_items` and `check_indexes` first.
+    Args:
+        db: connection to the gallery.
+        condition: on the key.
+        count: number of items.
+        find: the slot of the item with a key, or None.
+        check: verifies all items; called for conditions that look at each key, since a damaged key
+            could hide.
     """
     matches = np.zeros(count, bool)
     operands = condition.operand if condition.operator == "in" else (condition.operand,)
-    operator = "=" if condition.operator in ("in", "!=") else condition.operator
     for operand in operands:
         if not isinstance(operand, str):
             continue  # keys are strings
-        if operator in RANGE_OPERATORS:
-            # Scans the items: an index in which every key is found may still hold others. Compares
-            # bytes, since UTF-8 sorts by code point. The operator is one of RANGE_OPERATORS, and
-            # the operand is a parameter.
+        if condition.operator in RANGE_OPERATORS:
+            check()
+            # Compares bytes, since UTF-8 sorts by code point. The operator is one of
+            # RANGE_OPERATORS, and the operand is a parameter.
             rows: Iterable[tuple[int]] = db.execute(
-                f"SELECT slot FROM item NOT INDEXED WHERE CAST(key AS BLOB) {operator} ?",
+                f"SELECT slot FROM item NOT INDEXED WHERE CAST(key AS BLOB) {condition.operator} ?",
                 (operand.encode(errors="surrogatepass"),),
             )
-        elif _SURROGATES.search(operand):
+            _mark(matches, (slot for (slot,) in rows))
+            continue
+        if _SURROGATES.search(operand):
             continue  # keys are valid Unicode
-        else:
-            # Stored keys have the spelling of their files' names, which differs between systems.
-            spellings = {operand, *(unicodedata.normalize(form, operand) for form in _FORMS)}
-            rows = chain.from_iterable(_match_key(db, operator, text) for text in spellings)
-        slots = np.fromiter((slot for (slot,) in rows), np.int64)
-        matches[slots[(slots >= 0) & (slots < count)]] = True  # a damaged index can hold any number
+        # Stored keys have the spelling of their files' names, which differs between systems.
+        for text in {operand, *(unicodedata.normalize(form, operand) for form in _FORMS)}:
+            if condition.operator == "like":
+                check()
+                _mark(matches, _like(db, text))
+            elif (slot := find(text)) is not None:
+                matches[slot] = True
     return ~matches if condition.operator == "!=" else matches
 
 
-def _match_key(db: sqlite3.Connection, operator: str, text: str) -> Iterable[tuple[int]]:
-    """Slots of the keys that equal a text ("=") or match a pattern ("like"), in its spelling."""
-    if operator == "=":
-        rows: Iterable[tuple[int]] = db.execute("SELECT slot FROM item WHERE key = ?", (text,))
-        return rows
+def _mark(matches: NDArray[np.bool_], slots: Iterable[int]) -> None:
+    found = np.fromiter(slots, np.int64)
+    # Damage since the items were verified can put an item anywhere.
+    matches[found[(found >= 0) & (found < len(matches))]] = True
+
+
+def _like(db: sqlite3.Connection, pattern: str) -> Iterator[int]:
+    """Slots of the keys that match a pattern, in its spelling."""
     # SQLite's LIKE stops at a NUL.
-    matches_pattern = like(text)
+    matches_pattern = like(pattern)
     found = db.execute(
         "SELECT slot, key FROM item NOT INDEXED WHERE key LIKE ?"
         " OR instr(CAST(key AS BLOB), x'00')",
-        (text,),
+        (pattern,),
     )
-    return ((slot,) for slot, key in found if "\0" not in key or matches_pattern(key))
+    return (slot for slot, key in found if "\0" not in key or matches_pattern(key))
 
 
 def content_digest(path: str | bytes) -> bytes:
@@ -355,8 +425,24 @@ def reason_changed(file: FileState) -> str | None:
     return None if digest == file.content else CHANGED
 
 
-def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
-    """Write an item's row into a slot; `file_format.write_chunk` writes its code.
+class Written(NamedTuple):
+    """What `write_item` has replaced.
+
+    Attributes:
+        crc: CRC of the new row.
+        old_crc: CRC of the row before; 0 if there was none.
+        old_path: the path of its file; None without one.
+        has_same_metadata: whether the row before had the same metadata.
+    """
+
+    crc: int
+    old_crc: int
+    old_path: bytes | None
+    has_same_metadata: bool
+
+
+def write_item(db: sqlite3.Connection, slot: int, item: Item, *, is_new: bool) -> Written:
+    """Write an item's row into a slot; codes and the lookup are written elsewhere.
 
     Raises:
         TypeError: metadata that is not a JSON object, or a file that is not a valid `FileState`.
@@ -372,85 +458,123 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item) -> None:
             f"file of {item.key!r} is {file}, expected path and content as bytes of at most "
             f"{_MAX_FILE_BYTES:,}, and size, mtime_ns and ctime_ns as integers of at most 64 bits"
         )
+    if not (item.classes is None or isinstance(item.classes, bytes)):
+        raise TypeError(f"classes of {item.key!r} must be bytes, got {item.classes!r}")
     state = (
         (None,) * 5
         if file is None
         else (file.path, file.size, file.mtime_ns, file.ctime_ns, file.content)
     )
-    row = (slot, item.key, _metadata_text(item), *state)
-    db.execute(
-        # Not INSERT OR REPLACE: a path that belongs to another item must raise, not delete it.
-        f"INSERT INTO item({COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT(slot) DO UPDATE SET key = excluded.key, metadata = excluded.metadata,"
-        " path = excluded.path, size = excluded.size, mtime_ns = excluded.mtime_ns,"
-        " ctime_ns = excluded.ctime_ns, content = excluded.content, crc = excluded.crc",
-        (*row, item_crc(*row)),
-    )
-
-
-def has_same_metadata(db: sqlite3.Connection, slot: int, item: Item) -> bool:
-    """Whether the stored item in a slot has the same metadata as `item`."""
-    query = "SELECT 1 FROM item WHERE slot = ? AND metadata = ?"
-    return db.execute(query, (slot, _metadata_text(item))).fetchone() is not None
-
-
-def _metadata_text(item: Item) -> str:
-    if not isinstance(item.metadata, dict):
-        raise TypeError(
-            f"metadata of {item.key!r} must be a dict, got {type(item.metadata).__name__}"
+    metadata = _text(item.metadata, "metadata", item.key)
+    properties = None
+    if item.properties is not None:
+        properties = _text(item.properties, "properties", item.key)
+    row = (slot, item.key, metadata, *state, properties, _packed(item.boxes), item.classes or None)
+    crc = item_crc(*row)
+    if is_new:
+        db.execute(
+            f"INSERT INTO item({COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*row, crc),
         )
-    for name in item.metadata:
+        return Written(crc, 0, None, has_same_metadata=True)
+    old_path, old_crc, has_same_metadata = db.execute(
+        "SELECT CASE typeof(path) WHEN 'blob' THEN path END, crc, metadata = ? FROM item"
+        " WHERE slot = ?",
+        (metadata, slot),
+    ).fetchone()
+    db.execute(
+        "UPDATE item SET key = ?, metadata = ?, path = ?, size = ?, mtime_ns = ?, ctime_ns = ?,"
+        " content = ?, properties = ?, boxes = ?, classes = ?, crc = ? WHERE slot = ?",
+        (*row[1:], crc, slot),
+    )
+    return Written(crc, unsigned(old_crc), old_path, bool(has_same_metadata))
+
+
+def _text(values: dict[str, Any], what: str, key: str) -> str:
+    if not isinstance(values, dict):
+        raise TypeError(f"{what} of {key!r} must be a dict, got {type(values).__name__}")
+    for name in values:
         if not isinstance(name, str):  # JSON would turn 1 and "1" into the same name
             raise TypeError(
-                f"field names in metadata of {item.key!r} must be str, got "
-                f"{type(name).__name__}: {name!r}"
+                f"field names in {what} of {key!r} must be str, got {type(name).__name__}: {name!r}"
             )
     try:
-        return to_text(item.metadata)
+        return to_text(values)
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"metadata of {item.key!r} cannot be represented in JSON: {error}") from error
+        raise kind(f"{what} of {key!r} cannot be represented in JSON: {error}") from error
 
 
-def release_key(db: sqlite3.Connection, slot: int) -> None:
-    """Free an item's key and path, before `write_item` gives it new ones."""
-    # A blob equals no text, so the placeholder collides with no item's key.
-    db.execute("UPDATE item SET key = CAST(slot AS BLOB), path = NULL WHERE slot = ?", (slot,))
+class Removed(NamedTuple):
+    """What `delete_item` has removed, and moved.
+
+    Attributes:
+        path: of the removed item's file, or None.
+        crc: of its row.
+        last_key: key of the item that has moved into its slot; None if the last item was removed.
+        last_path: path of that item's file, or None.
+        last_crc: CRC of its row before.
+        new_crc: CRC of its row in the new slot.
+    """
+
+    path: bytes | None
+    crc: int
+    last_key: str | None = None
+    last_path: bytes | None = None
+    last_crc: int = 0
+    new_crc: int = 0
 
 
-def delete_item(db: sqlite3.Connection, path: Path, slot: int, last: int) -> None:
+def delete_item(db: sqlite3.Connection, path: Path, slot: int, last: int) -> Removed:
     """Delete the item in a slot and move the last item there, since slots have no gaps.
 
     Raises:
         GalleryCorrupt: the last item is damaged; moving it would give it a valid checksum.
     """
+    file_path, crc = db.execute(
+        "SELECT CASE typeof(path) WHEN 'blob' THEN path END, crc FROM item WHERE slot = ?", (slot,)
+    ).fetchone()
     db.execute("DELETE FROM item WHERE slot = ?", (slot,))
-    if slot != last:
-        row = _read_row(db, path, last)
-        _verified(path, row)
-        crc = item_crc(slot, *row[1:-1])
-        db.execute("UPDATE item SET slot = ?, crc = ? WHERE slot = ?", (slot, crc, last))
+    if slot == last:
+        return Removed(file_path, unsigned(crc))
+    row = _read_row(db, path, last)
+    _, key, _, file, *_ = _verified(path, row)
+    new_crc = item_crc(slot, *row[1:-1])
+    db.execute("UPDATE item SET slot = ?, crc = ? WHERE slot = ?", (slot, new_crc, last))
+    last_path = None if file is None else file.path
+    return Removed(file_path, unsigned(crc), key, last_path, row[-1], new_crc)
 
 
-def _read_row(db: sqlite3.Connection, path: Path, slot: int) -> tuple[Any, ...]:
-    """`COLUMNS` and crc of the item in an occupied slot."""
-    row = db.execute(f"SELECT {COLUMNS}, crc FROM item WHERE slot = ?", (slot,)).fetchone()
+def _read_row(
+    db: sqlite3.Connection, path: Path, slot: int, columns: str = COLUMNS
+) -> tuple[Any, ...]:
+    """`columns` and crc of the item in an occupied slot."""
+    row = db.execute(f"SELECT {columns}, crc FROM item WHERE slot = ?", (slot,)).fetchone()
     if row is None:
         raise GalleryCorrupt(f"{path}: the item in slot {slot} is missing")
     found: tuple[Any, ...] = row
     return found
 
 
-def _verified(path: Path, row: tuple[Any, ...]) -> Row:
-    """(slot, key, metadata, file) of a row of `COLUMNS` and crc, after verifying its checksum."""
+def _verified(
+    path: Path, row: tuple[Any, ...]
+) -> tuple[int, str, str, FileState | None, str | None, bytes | None, bytes | None]:
+    """(slot, key, metadata, file, properties, boxes, classes) of a row of `COLUMNS` and crc."""
     *values, crc = row
-    slot, key, metadata, *state = values
+    slot, key, metadata, *state, properties, boxes, classes = values
     file = None if state[0] is None else FileState(*state)
     # Types too: a file made with malice has valid checksums.
-    is_valid = isinstance(key, str) and isinstance(metadata, str) and _is_valid(file)
+    is_valid = (
+        isinstance(key, str)
+        and isinstance(metadata, str)
+        and (properties is None or isinstance(properties, str))
+        and (boxes is None or (isinstance(boxes, bytes) and not len(boxes) % _BOX_BYTES))
+        and (classes is None or isinstance(classes, bytes))
+        and _is_valid(file)
+    )
     if not is_valid or item_crc(*values) != crc:
         raise GalleryCorrupt(f"{path}: the item in slot {slot} is damaged: {key!r}, {file}")
-    return slot, key, metadata, file
+    return slot, key, metadata, file, properties, boxes, classes
 
 
 def item_crc(
@@ -462,13 +586,20 @@ def item_crc(
     mtime_ns: int | None,
     ctime_ns: int | None,
     content: bytes | None,
+    properties: str | None = None,
+    boxes: bytes | None = None,
+    classes: bytes | None = None,
 ) -> int:
     """CRC-32 of the columns as UTF-8, each but the last followed by a zero byte.
 
-    The order is that of `_CRC_INPUT`. NULL is "None" for a number, and empty for path and content.
+    The order is that of `_CRC_INPUT`. NULL is "None" for a number, and empty for the others.
+    Properties, boxes and classes are left out if all are NULL, as in older formats.
     """
     text = f"{slot}\0{key}\0{metadata}\0{size}\0{mtime_ns}\0{ctime_ns}\0"
-    return zlib.crc32(b"%b%b\0%b" % (text.encode(), path or b"", content or b""))
+    covered = b"%b%b\0%b" % (text.encode(), path or b"", content or b"")
+    if not (properties is None and boxes is None and classes is None):
+        covered += b"\0%b\0%b\0%b" % ((properties or "").encode(), boxes or b"", classes or b"")
+    return zlib.crc32(covered)
 
 
 def _is_valid(file: FileState | None) -> bool:

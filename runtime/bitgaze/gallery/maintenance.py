@@ -12,16 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
+from bitgaze.encoding.contract import read_model
 from bitgaze.encoding.encoder import Encoder
 from bitgaze.encoding.images import ImageFile
 from bitgaze.errors import GalleryCorrupt, GalleryError
 from bitgaze.gallery import file_format, items
 from bitgaze.gallery.adaptation import adapted
+from bitgaze.gallery.chunks import CHUNK_CODES, SLOTS, unsigned, verified_chunk
 from bitgaze.gallery.connection import Connection, deadline, seconds_allowed
-from bitgaze.gallery.file_format import CHUNK_CODES, ModelInfo
+from bitgaze.gallery.info import ModelInfo, check_model, read_info
 from bitgaze.gallery.items import FileState, Item
 from bitgaze.gallery.reencode import reason_unusable
+from bitgaze.gallery.remembered import find_model, read_sources
+from bitgaze.gallery.schema import check_tables, check_version
 from bitgaze.gallery.store import Store
 
 _TIMEOUT_S = 5.0
@@ -73,7 +76,7 @@ class RepairReport:
 def verify_gallery(
     path: str | os.PathLike[str], *, images: bool = False, encoder: Encoder | None = None
 ) -> GalleryVerification:
-    """Verify all of a gallery: pages, codes, items, and the indexes of keys and paths.
+    """Verify all of a gallery: pages, codes, items, and the index of keys and paths.
 
     Takes about 20 s for a million items; other processes can use the gallery in the meantime.
     Changes nothing, except that a file of an older format is upgraded, as whenever it is opened.
@@ -113,8 +116,8 @@ def _encoder_of(store: Store, encoder: Encoder | None) -> Encoder:
         info = store.info
     if not info["fingerprint"]:
         raise GalleryError(f"{store.path}: holds your own codes, which no model computes again")
-    encoder = Encoder() if encoder is None else encoder
-    file_format.check_model(info, encoder.model, store.path)
+    encoder = Encoder(find_model(info, store.file)) if encoder is None else encoder
+    check_model(info, encoder.model, store.path)
     return encoder
 
 
@@ -193,26 +196,34 @@ def _repair(path: Path, out: Path, encoder: Encoder | None) -> RepairReport:
     allowed_s = seconds_allowed(file_format.file_size(path))
     with closing(Connection.open(path, mode, _TIMEOUT_S)) as db, deadline(db, allowed_s):
         db.execute("BEGIN")
-        if file_format.check_version(db, path) < file_format.FORMAT_VERSION:
+        version = check_version(db, path)
+        if version == 1:
             raise GalleryError(
                 f"{path}: has gallery format 1; upgrade it with `bitgaze info -g {path}`, then "
                 "repair it"
             )
-        file_format.check_tables(db, path)
-        info = file_format.read_info(db, path)
+        check_tables(db, path)
+        info = read_info(db, path)
         if encoder is not None:
-            file_format.check_model(info, encoder.model, path)
+            check_model(info, encoder.model, path)
         give_up = time.monotonic() + allowed_s
-        intact, without_code = _read_intact(db, path, info["bits"], report, give_up)
-    if encoder is None and info["fingerprint"] == read_model(DEFAULT_MODEL).fingerprint:
-        encoder = Encoder()
+        intact, without_code = _read_intact(db, path, version, info, report, give_up)
+    if encoder is None:
+        model = find_model(info, path)
+        if info["fingerprint"] == read_model(model).fingerprint:
+            encoder = Encoder(model)
     reencoded = _reencode(without_code, info, encoder, report)
     _write(out, info, [*intact, *reencoded])
     return report
 
 
 def _read_intact(
-    db: sqlite3.Connection, path: Path, bits: int, report: RepairReport, give_up: float
+    db: sqlite3.Connection,
+    path: Path,
+    version: int,
+    info: dict[str, Any],
+    report: RepairReport,
+    give_up: float,
 ) -> tuple[list[Item], list[Item]]:
     """Intact items, and items of which only the code is damaged; counts the others in `report`.
 
@@ -221,31 +232,89 @@ def _read_intact(
     """
     intact: list[Item] = []
     without_code: list[Item] = []
-    chunk: NDArray[np.uint8] | None = None
     seen: set[str | bytes] = set()
-    for slot in range(_slot_count(db, bits // 8)):
-        if time.monotonic() > give_up:  # statements were interrupted, and what they read is missing
-            raise GalleryCorrupt(f"{path}: reading it takes too long for a file of its size")
-        if slot % CHUNK_CODES == 0:
-            chunk = _chunk(db, slot // CHUNK_CODES, bits // 8)
-        row = slot % CHUNK_CODES
-        has_code = chunk is not None and row < len(chunk)
-        code = chunk[row] if chunk is not None and has_code else np.zeros(bits // 8, np.uint8)
-        try:
-            item = items.read_item(db, path, slot, code)
-        except GalleryError:
-            report.unreadable += 1
-            continue
-        names: set[str | bytes] = {item.key}
-        if item.file is not None:
-            names.add(item.file.path)
-        if names & seen:  # from an older version of a page
-            report.lost[item.key] = f"another item has the same key or file (slot {slot})"
-            continue
-        seen |= names
-        (intact if has_code else without_code).append(item)
+    count = _slot_count(db, info["bits"] // 8)
+    for first in range(0, count, CHUNK_CODES):
+        slots = range(first, min(first + CHUNK_CODES, count))
+        found, is_complete = _read_chunk(db, path, version, info, slots, give_up)
+        report.unreadable += len(slots) - len(found)
+        for slot, item, has_code in found:
+            names: set[str | bytes] = {item.key}
+            if item.file is not None:
+                names.add(item.file.path)
+            if names & seen:  # from an older version of a page
+                report.lost[item.key] = f"another item has the same key or file (slot {slot})"
+                continue
+            seen |= names
+            (intact if has_code and is_complete else without_code).append(item)
     report.kept = len(intact)
     return intact, without_code
+
+
+def _read_chunk(
+    db: sqlite3.Connection,
+    path: Path,
+    version: int,
+    info: dict[str, Any],
+    slots: range,
+    give_up: float,
+) -> tuple[list[tuple[int, Item, bool]], bool]:
+    """(slot, item, whether it has all its codes) of the readable items of a chunk.
+
+    Also returns whether items and codes are of the same state of the file: if all items are intact,
+    but their sum is not that of the codes, one of both is older.
+    """
+    columns = items.COLUMNS if version > 2 else f"{items.COLUMNS_2}, NULL, NULL, NULL"
+    codes = _codes(db, "chunk", slots, info["bits"] // 8)
+    looks = _codes(db, "look_chunk", slots, info["looks"] * info["bits"] // 8)
+    structure = _codes(db, "structure_chunk", slots, info["structure"] // 8)
+    found: list[tuple[int, Item, bool]] = []
+    total = 0
+    for row, slot in enumerate(slots):
+        if time.monotonic() > give_up:  # statements were interrupted, and what they read is missing
+            raise GalleryCorrupt(f"{path}: reading it takes too long for a file of its size")
+        (code, has_code), (look, has_looks), (structural, has_structure) = (
+            part[row] for part in (codes, looks, structure)
+        )
+        places = look.reshape(info["looks"], info["bits"] // 8)
+        try:
+            item = items.read_item(db, path, slot, code, places, structural, columns)
+            total += db.execute("SELECT crc FROM item WHERE slot = ?", (slot,)).fetchone()[0]
+        except GalleryError:
+            continue
+        has_all = has_code and has_structure and (has_looks or not len(item.boxes))
+        found.append((slot, item, has_all))
+    is_same_state = version < 3 or len(found) < len(slots) or _has_sum(db, slots, total)
+    return found, is_same_state
+
+
+def _has_sum(db: sqlite3.Connection, slots: range, total: int) -> bool:
+    try:
+        query = "SELECT items FROM chunk WHERE n = ?"
+        row = db.execute(query, (slots.start // CHUNK_CODES,)).fetchone()
+    except GalleryError:
+        return False
+    return row is not None and row[0] == unsigned(total)
+
+
+def _codes(
+    db: sqlite3.Connection, table: str, slots: range, width: int
+) -> list[tuple[NDArray[np.uint8], bool]]:
+    """A row of a table of chunks for each slot, uint8, (width,); and whether it is intact."""
+    found = [(np.zeros(width, np.uint8), width == 0)] * len(slots)
+    if not width:
+        return found
+    for start in range(slots.start, slots.stop, SLOTS[table]):
+        try:
+            n = start // SLOTS[table]
+            row = db.execute(f"SELECT codes, crc FROM {table} WHERE n = ?", (n,)).fetchone()
+        except GalleryError:
+            continue
+        chunk = None if row is None else verified_chunk(row[0], row[1], width)
+        for position, code in enumerate(() if chunk is None else chunk):
+            if start + position < slots.stop:
+                found[start - slots.start + position] = (code, True)
+    return found
 
 
 def _slot_count(db: sqlite3.Connection, code_bytes: int) -> int:
@@ -265,15 +334,6 @@ def _slot_count(db: sqlite3.Connection, code_bytes: int) -> int:
         db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
     )
     return int(min(max(counts), pages * page_bytes // 32))
-
-
-def _chunk(db: sqlite3.Connection, n: int, code_bytes: int) -> NDArray[np.uint8] | None:
-    """The codes of a chunk, uint8, (m, code_bytes); None if it is damaged or missing."""
-    try:
-        row = db.execute("SELECT codes, crc FROM chunk WHERE n = ?", (n,)).fetchone()
-    except GalleryError:
-        return None
-    return None if row is None else file_format.verified_chunk(row[0], row[1], code_bytes)
 
 
 def _reencode(
@@ -304,17 +364,22 @@ def _reencode(
             if reason is not None:
                 report.lost[item.key] = _LOST_CODE + f"its image cannot be encoded again: {reason}"
                 continue
-            found.append(Item(item.key, codes[row], item.metadata, file))
+            # Without looks and structural code: they were lost with the code.
+            found.append(
+                Item(item.key, codes[row], item.metadata, file, properties=item.properties)
+            )
             report.encoded.append(item.key)
     return found
 
 
 def _write(path: Path, info: dict[str, Any], found: Sequence[Item]) -> None:
-    model_info = ModelInfo(info["fingerprint"], info["model"], info["bits"], info["calibration"])
+    names = ("fingerprint", "model", "bits", "calibration", "looks", "structure")
+    model_info = ModelInfo(*(info[name] for name in names))
     with closing(Store(path, lambda: model_info, _TIMEOUT_S)) as store:
         with store.writing():
             for item in found:
                 store.put(item)
             if info["adaptation"] is not None:
                 store.replace_codes(store.index[:], info["adaptation"], info["adapted_calibration"])
+            store.remember(read_sources(info, path))
         store.checkpoint()  # closing checkpoints too, but does not report a full disk

@@ -222,7 +222,8 @@ class _Reencoder:
             source, refused = self._source(ref), None
             try:
                 # Ten full-size versions of a panorama would take gigabytes.
-                image = fitted(source, _MAX_ALTERED_PX, self._encoder.contract.preprocess.size)
+                preprocess = self._encoder.contract.preprocess
+                image = fitted(source, _MAX_ALTERED_PX, preprocess.size, preprocess.depth)
             except ImageError as error:
                 refused = error
             why = _reason_unusable(ref, source, refused)

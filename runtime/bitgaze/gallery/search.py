@@ -15,7 +15,6 @@ from bitgaze.arguments import hit_count, radius_within
 from bitgaze.encoding.calibration import Calibration, at_odds
 from bitgaze.encoding.encoder import Encoded, Encoder
 from bitgaze.encoding.images import Source
-from bitgaze.errors import ImageError
 from bitgaze.gallery.adaptation import adapted
 from bitgaze.gallery.filters import Condition
 from bitgaze.gallery.store import Store
@@ -131,20 +130,14 @@ def search(
         raise ValueError(f"ranking is {ranking!r}, expected one of {get_args(Ranking)}")
     if isinstance(query, str):
         with store.reading():  # one snapshot, so that code and gallery have one adaptation
-            if store.has(query):
+            if store.find(query) is not None:
                 return _search_key(store, query, params, ranking, exclude_self)
     if exclude_self and not isinstance(query, str | os.PathLike):
         raise ValueError(
             f"exclude_self requires a key or a path, got {type(query).__name__}: bytes and arrays "
             "do not identify an item"
         )
-    try:
-        encoded = encode_one(encoder().encode, query)
-    except ImageError:
-        if isinstance(query, str):
-            with store.reading():
-                store.find(query)  # raises if a damaged index hides the key
-        raise
+    encoded = encode_one(encoder().encode, query)
     with store.reading():
         encoded = adapted(encoded, store.info["adaptation"], encoder())
         path = query if exclude_self and isinstance(query, str | os.PathLike) else None

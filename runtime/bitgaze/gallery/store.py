@@ -1,15 +1,15 @@
 """The store: a gallery's file with its codes in memory, read in snapshots, written in transactions.
 
-Handles locks, commits of other processes, and slots. The SQL is in file_format.py and items.py;
-models, images and searches are above.
+Handles locks, commits of other processes, and slots. The SQL is in the modules below (schema.py
+describes the tables); models, images and searches are above.
 """
 
-import json
 import os
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +19,31 @@ from numpy.typing import NDArray
 from bitgaze.arguments import check_array
 from bitgaze.encoding.calibration import Calibration
 from bitgaze.errors import GalleryCorrupt, GalleryError
-from bitgaze.gallery import file_format, items
+from bitgaze.gallery import chunks, distinct, file_format, forks, info, items, lookup, thumbnails
 from bitgaze.gallery.adaptation import Adaptation
 from bitgaze.gallery.blocks import Steps, block, body
-from bitgaze.gallery.connection import Connection, deadline, seconds_allowed, translated_errors
-from bitgaze.gallery.file_format import CHUNK_CODES, ModelInfo
-from bitgaze.gallery.filters import KEY, Column, Condition
+from bitgaze.gallery.chunks import SLOTS, Rows, Sums
+from bitgaze.gallery.columns import Columns
+from bitgaze.gallery.connection import (
+    Connection,
+    check_not_cut_off,
+    deadline,
+    seconds_allowed,
+    translated_errors,
+)
+from bitgaze.gallery.filters import KEY, Condition
+from bitgaze.gallery.info import ModelInfo
 from bitgaze.gallery.items import FileState, ImageRef, Item
+from bitgaze.gallery.lookup import Lookup
+from bitgaze.gallery.remembered import Sources, read_sources, write_sources
 from bitgaze.hamming import HammingIndex
 
-# A field's column is read again once this many items, or this share of all, have changed; until
-# then changed items are checked one by one.
-_MAX_CHANGED, _MAX_CHANGED_SHARE = 1024, 1 / 64
 # Larger files are not compacted on close: 250,000 items take a second.
 _MAX_COMPACTED_BYTES = 64 << 20
-# Columns kept in memory; each takes at least 4 MB for a million items.
-_MAX_FIELDS = 64
-
-
-class _Field:
-    """A metadata field of all items, and the slots that have changed since it was read."""
-
-    def __init__(self, column: Column) -> None:
-        self.column = column
-        self.changed: set[int] = set()
+# Up to this many items, those of a file with a log are compared with its codes when it is opened:
+# 30 ms. `verify` compares all.
+_MAX_COMPARED = 100_000
+_NO_LOOKS, _NO_STRUCTURE = np.empty((0, 0), np.uint8), np.empty(0, np.uint8)
 
 
 class Store:
@@ -61,7 +62,7 @@ class Store:
         path: the file as given, for messages.
         file: its absolute path: the working directory may change while it is open.
         index: codes by slot, as of the last snapshot.
-        info: the result of `file_format.read_info`, as of the last snapshot.
+        info: the result of `info.read_info`, as of the last snapshot.
 
     Raises:
         GalleryError: the file is missing, not a gallery, locked, or of a newer format.
@@ -70,6 +71,13 @@ class Store:
 
     index: HammingIndex
     info: dict[str, Any]
+    _looks: Rows
+    _structure: Rows
+    _sums: Sums
+    _file_id: bytes
+    # Those of `SLOTS` that this gallery uses.
+    _tables: list[str]
+    _lookup: Lookup
     _db: Connection
     _identity: tuple[tuple[int, int] | None, ...] | None
 
@@ -79,13 +87,16 @@ class Store:
         self.path = path
         with file_format.system_errors(path):  # a working directory that was deleted
             self.file = path.absolute()
+        self._names = str(self.file), f"{self.file}-shm"
         self._timeout_s = timeout_s
-        self._lock = threading.RLock()
-        self._changed_chunks: set[int] = set()
+        self._lock = forks.Lock()
+        self._changed_chunks: dict[str, set[int]] = {table: set() for table in SLOTS}
         self._is_in_transaction = False
         self._must_reopen = False
         self._pid = os.getpid()
-        self._fields: dict[str, _Field] = {}
+        self._columns = Columns()
+        # Slots whose metadata this transaction has changed.
+        self._changed_metadata: set[int] = set()
         # Removed bytes are still in the log, and in free places of the file.
         self._needs_checkpoint = False
         self._needs_compaction = False
@@ -93,19 +104,25 @@ class Store:
 
     def _open(self, path: Path, model_info: Callable[[], ModelInfo] | None) -> None:
         immutable = file_format.immutable_state(path)
+        has_log = file_format.has_log(path)
         db = file_format.connect(
             path, model_info, self._timeout_s, is_immutable=immutable is not None
         )
         self._data_version = -1
-        self._has_checked = False
+        self._has_checked_items = False
+        self._must_compare = has_log
         self._connected_pid = os.getpid()
         self._identity = None
-        self._db = db
+        self._lookup = Lookup(db, self.path)
+        self._db = self._lock.guarded = db
         self._immutable = immutable  # last: after an interruption the next read opens it again
 
     def close(self) -> None:
         """Close the file. Later calls raise GalleryError."""
         with self._lock:
+            is_inherited = self._db is self._lock.inherited
+            if is_inherited and (forks.is_cut_off() or self._db.in_transaction):
+                return  # it belongs to the parent
             self._check_no_transaction("close")
             # Or a change of the file would reopen it.
             self._immutable = self._identity = None
@@ -135,6 +152,7 @@ class Store:
             finally:
                 self._db.rollback()
                 self._db.close_cursors()
+                self._lookup.forget()
             if self._is_immutable_outdated():
                 raise GalleryError(
                     f"{self.path}: another process wrote it during this read; try again"
@@ -175,12 +193,15 @@ class Store:
             except BaseException:
                 # The codes in memory are ahead of the file: load them again.
                 self._data_version = -1
-                self._db.rollback()  # nothing to do if SQLite rolled back itself
+                # In a child that was forked inside, it would change what the parent writes.
+                if self._db is not self._lock.inherited:
+                    self._db.rollback()  # nothing to do if SQLite rolled back itself
                 raise
             finally:
                 if not is_nested:
                     self._is_in_transaction = False
                     self._db.close_cursors()
+                    self._lookup.forget()
 
     @property
     def calibration(self) -> Calibration | None:
@@ -195,23 +216,35 @@ class Store:
         """All keys, in slot order."""
         return [key for _, key, _, _ in self._items()]
 
-    def has(self, key: str) -> bool:
-        """Whether the key index holds a key; unlike `find`, does not verify the index if not."""
-        return items.find_slot(self._db, key) is not None
+    @property
+    def looks(self) -> NDArray[np.uint8]:
+        """Codes of looks: uint8, (n, looks, bits // 8), C-contiguous, by slot.
+
+        Free places of an item with fewer looks hold its code. A view, until the next snapshot.
+        """
+        return self._looks.array
+
+    @property
+    def structure(self) -> NDArray[np.uint8]:
+        """Structural codes: uint8, (n, structure bits // 8), by slot; zero if not known.
+
+        A view, until the next snapshot.
+        """
+        return self._structure.array
 
     def find(self, key: str) -> int | None:
         """The slot of the item with this key, or None.
 
         Raises:
             TypeError: the key is not a str.
-            GalleryCorrupt: the key index does not match the items.
+            GalleryCorrupt: the key index is damaged.
         """
-        slot = items.find_slot(self._db, key)
-        if slot is None:
-            self._check()
-        elif items.read_key(self._db, slot) != key:
-            raise GalleryCorrupt(f"{self.path}: the key index is damaged at {key!r}")
-        return slot
+        if not isinstance(key, str):
+            raise TypeError(f"key must be a str, got {type(key).__name__}: {key!r}")
+        try:
+            return self._lookup.find("key", key)
+        except UnicodeEncodeError:  # a lone surrogate: possible in a path, but not in a stored key
+            return None
 
     def slot(self, key: str) -> int:
         """The slot of the item with this key.
@@ -243,18 +276,13 @@ class Store:
             raise GalleryCorrupt(
                 f"{self.path}: an index names slot {slot}, but there are {len(self.index)} items"
             )
-        return items.read_item(self._db, self.path, slot, self.index[slot])
+        looks, structure = self._looks.array[slot], self._structure.array[slot]
+        return items.read_item(self._db, self.path, slot, self.index[slot], looks, structure)
 
     def item_of_file(self, path: bytes) -> Item | None:
         """The item that sync made from the file with this path, or None."""
-        slot = items.find_file(self._db, path)
-        if slot is None:
-            self._check()
-            return None
-        item = self.item(slot)
-        if item.file is None or item.file.path != path:
-            raise GalleryCorrupt(f"{self.path}: the path index is damaged at {item.key!r}")
-        return item
+        slot = self._lookup.find("path", path)
+        return None if slot is None else self.item(slot)
 
     def files(self, prefixes: tuple[bytes, ...]) -> dict[str, FileState]:
         """Key to file, for the items whose path starts with one of the prefixes."""
@@ -266,8 +294,7 @@ class Store:
 
     def fields(self) -> set[str]:
         """Names of the metadata fields that items have."""
-        texts = {text for _, _, text, _ in self._items()}
-        return {name for text in texts for name in items.read_metadata(self.path, text)}
+        return self._columns.fields(self._db, self.path, len(self.index), self._changed_metadata)
 
     def image_refs(self) -> list[ImageRef]:
         """A reference to every item's image, in slot order."""
@@ -276,68 +303,135 @@ class Store:
     def allowed(self, conditions: Sequence[Condition]) -> NDArray[np.bool_]:
         """Which items meet all conditions: bool, (n,), by slot.
 
-        The first call verifies all items, see `_check`. The first condition on a field reads that
-        field of all items, which takes a second or more for a million; the field is then cached,
-        and later conditions on it take milliseconds.
+        Conditions on fields read the field's columns, see columns.py. Patterns and ranges of the
+        key look at each item, and the first of them verifies all items.
 
         Raises:
-            GalleryCorrupt: an item is damaged, or its metadata is not JSON.
+            GalleryCorrupt: a column is damaged, or an item that is read.
         """
-        self._check()
-        allowed = np.ones(len(self.index), bool)
+        count = len(self.index)
+        on_fields = [condition for condition in conditions if condition.field != KEY]
+        allowed = np.ones(count, bool)
+        if on_fields:
+            changed = self._changed_metadata
+            allowed = self._columns.allowed(self._db, self.path, on_fields, count, changed)
         for condition in conditions:
             if condition.field == KEY:
-                allowed &= items.match_keys(self._db, condition, len(self.index))
-            else:
-                allowed &= self._matches(condition)
+                allowed &= items.match_keys(
+                    self._db, condition, count, self.find, self._check_items
+                )
         return allowed
-
-    def _matches(self, condition: Condition) -> NDArray[np.bool_]:
-        name, count = condition.field, len(self.index)
-        field = self._fields.get(name)
-        max_changed = max(_MAX_CHANGED, _MAX_CHANGED_SHARE * count)
-        if field is None or len(field.changed) > max_changed:
-            texts = items.read_field(self._db, self.path, name)
-            try:
-                field = self._fields[name] = _Field(Column(texts))
-            except ValueError as error:
-                raise GalleryCorrupt(
-                    f"{self.path}: an item's metadata is damaged: {error}"
-                ) from error
-            if len(self._fields) > _MAX_FIELDS:
-                del self._fields[next(iter(self._fields))]
-        matches = np.zeros(count, bool)
-        cached = field.column.matches(condition)[:count]
-        matches[: len(cached)] = cached
-        changed = [slot for slot in field.changed if slot < count]
-        if changed:
-            values = [self.item(slot).metadata.get(name) for slot in changed]
-            matches[changed] = Column(map(json.dumps, values)).matches(condition)
-        return matches
 
     def put(self, item: Item) -> None:
         """Store an item; one with the same key is replaced."""
         check_array(item.code, "code")
+        looks, structure = self._checked_looks(item), self._checked_structure(item)
         slot = self.find(item.key)
-        # The row first: if it cannot be written, codes and items still match.
+        is_new = slot is None
         if slot is None:
             slot = len(self.index)
-            items.write_item(self._db, slot, item)
+        # The row first: if it cannot be written, codes and items still match.
+        written = self._write_item(slot, item, is_new=is_new)
+        if is_new:
             self.index.add(item.code[None])
+            self._looks.add(looks[None])
+            self._structure.add(structure[None])
+            self._changed_metadata.add(slot)
         else:
-            has_same_metadata = items.has_same_metadata(self._db, slot, item)
-            items.write_item(self._db, slot, item)
+            if not np.array_equal(self.index[slot], item.code):
+                thumbnails.delete_thumbnail(self._db, slot)  # of another image
             self.index.replace(slot, item.code)
+            self._looks.replace(slot, looks)
+            self._structure.replace(slot, structure)
             self._needs_checkpoint = True  # for its old code
-            self._needs_compaction |= not has_same_metadata
+            if not written.has_same_metadata:
+                self._needs_compaction = True
+                self._changed_metadata.add(slot)
         self._note_changed(slot)
+
+    def _write_item(self, slot: int, item: Item, *, is_new: bool) -> items.Written:
+        """Write an item's row, and what says where it is."""
+        self._check_file_free(item.file, slot)
+        written = items.write_item(self._db, slot, item, is_new=is_new)
+        if is_new:
+            self._lookup.resize(slot + 1)
+            self._lookup.add("key", item.key, slot)
+        path = None if item.file is None else item.file.path
+        if path != written.old_path:
+            if written.old_path is not None:
+                self._lookup.remove("path", written.old_path, slot)
+            if path is not None:
+                self._lookup.add("path", path, slot)
+        self._sums.change_item(slot, written.old_crc, written.crc)
+        return written
+
+    def _check_file_free(self, file: FileState | None, slot: int) -> None:
+        """Raise GalleryError if another item was made from this file."""
+        if file is None or not isinstance(file.path, bytes):  # `write_item` reports the second
+            return
+        if self._lookup.find("path", file.path) not in (None, slot):
+            raise GalleryError(f"{self.path}: an item's file belongs to another item")
+
+    def _checked_looks(self, item: Item) -> NDArray[np.uint8]:
+        """The codes for an item's places for looks: uint8, (looks, bits // 8)."""
+        places, width = self.info["looks"], self.index.bits // 8
+        count = len(item.looks)
+        if not (places or count or len(item.boxes)):
+            return _NO_LOOKS
+        boxes = np.asarray(item.boxes)
+        if count > places:
+            raise ValueError(
+                f"{item.key!r} has {count} looks, but this gallery has places for {places}"
+            )
+        if boxes.shape != (count, 4) or not ((boxes >= 0) & (boxes <= 1)).all():
+            raise ValueError(
+                f"boxes of {item.key!r} have shape {boxes.shape}, expected ({count}, 4), from 0 to "
+                "1: a box for each look"
+            )
+        if item.code.shape != (width,):
+            raise ValueError(f"code has shape {item.code.shape}, expected ({width},)")
+        if not count:
+            return np.broadcast_to(item.code, (places, width))
+        check_array(item.looks, "looks")
+        if item.looks.shape != (count, width):
+            raise ValueError(
+                f"looks of {item.key!r} have shape {item.looks.shape}, expected ({count}, {width})"
+            )
+        return np.concatenate([item.looks, np.broadcast_to(item.code, (places - count, width))])
+
+    def _checked_structure(self, item: Item) -> NDArray[np.uint8]:
+        """An item's structural code; zero if it is not known."""
+        width = self.info["structure"] // 8
+        if item.structure is None:
+            return np.zeros(width, np.uint8) if width else _NO_STRUCTURE
+        check_array(item.structure, "structure")
+        if item.structure.shape != (width,):
+            raise ValueError(
+                f"structure of {item.key!r} has shape {item.structure.shape}, expected ({width},)"
+            )
+        return item.structure
 
     def delete(self, key: str) -> None:
         """Delete an item; the last one moves into its slot."""
         slot, last = self.slot(key), len(self.index) - 1
-        items.delete_item(self._db, self.path, slot, last)
+        removed = items.delete_item(self._db, self.path, slot, last)
+        self._lookup.remove("key", key, slot)
+        if removed.path is not None:
+            self._lookup.remove("path", removed.path, slot)
+        self._sums.change_item(slot, removed.crc, removed.new_crc)
+        thumbnails.delete_thumbnail(self._db, slot)
+        if removed.last_key is not None:
+            thumbnails.move_thumbnail(self._db, self.path, last, slot)
+            self._lookup.move("key", removed.last_key, last, slot)
+            if removed.last_path is not None:
+                self._lookup.move("path", removed.last_path, last, slot)
+            self._sums.change_item(last, removed.last_crc, 0)
+        self._lookup.resize(last)
         self.index.remove(slot)
+        self._looks.remove(slot)
+        self._structure.remove(slot)
         self._note_changed(slot, last)
+        self._changed_metadata.update((slot, last))
         self._needs_checkpoint = self._needs_compaction = True
 
     def move(self, moves: Sequence[tuple[str, str, FileState | None]]) -> None:
@@ -352,12 +446,20 @@ class Store:
         if len(set(slots)) < len(slots):
             raise ValueError(f"{self.path}: a key is moved twice")
         moved = [self.item(slot) for slot in slots]
-        self._check()  # before rows have placeholders for keys
-        for slot in slots:
-            items.release_key(self._db, slot)
+        for slot, item in zip(slots, moved, strict=True):
+            self._lookup.remove("key", item.key, slot)
+            if item.file is not None:
+                self._lookup.remove("path", item.file.path, slot)
         for slot, item, (_, new_key, file) in zip(slots, moved, moves, strict=True):
             self.check_free(new_key)
-            items.write_item(self._db, slot, Item(new_key, item.code, item.metadata, file))
+            self._check_file_free(file, slot)
+            moved_item = replace(item, key=new_key, file=file)
+            written = items.write_item(self._db, slot, moved_item, is_new=False)
+            self._lookup.add("key", new_key, slot)
+            if file is not None:
+                self._lookup.add("path", file.path, slot)
+            self._sums.change_item(slot, written.old_crc, written.crc)
+            self._changed_chunks["chunk"].add(slot // SLOTS["chunk"])
         self._needs_checkpoint = True  # for the old keys
         self._needs_compaction |= any(key != new_key for key, new_key, _ in moves)
 
@@ -366,6 +468,7 @@ class Store:
         codes: NDArray[np.uint8],
         adaptation: Adaptation | None,
         calibration: Calibration | None,
+        looks: NDArray[np.uint8] | None = None,
     ) -> None:
         """Replace the codes of all items.
 
@@ -373,26 +476,27 @@ class Store:
             codes: uint8, (n, bits // 8), by slot.
             adaptation: the adaptation that made them; None for the model's own codes.
             calibration: of the adapted codes, if measured.
+            looks: as `looks`, for a gallery that has places for looks.
         """
         self.index = HammingIndex(self.index.bits)
         self.index.add(codes)
-        self._changed_chunks.update(range(-(-len(codes) // CHUNK_CODES)))
-        file_format.write_adaptation(self._db, adaptation, calibration)
-        self.info = file_format.read_info(self._db, self.path)
+        if looks is not None:
+            self._looks = Rows(looks.shape[1:])
+            self._looks.add(looks)
+        for table in self._tables:
+            self._changed_chunks[table].update(range(-(-len(codes) // SLOTS[table])))
+        info.write_adaptation(self._db, adaptation, calibration)
+        self.info = info.read_info(self._db, self.path)
         self._needs_checkpoint = True
 
     def _items(self) -> Iterator[items.Row]:
         return items.read_items(self._db, self.path, len(self.index))
 
-    def _check(self) -> None:
-        """Verify items and indexes, once per connection, before a failed lookup is trusted.
-
-        Takes 4 s for a million items.
-        """
-        if not self._has_checked:
-            items.check_items(self._db, self.path, len(self.index))
-            items.check_indexes(self._db, self.path)
-            self._has_checked = True
+    def _check_items(self) -> None:
+        """Verify items, once per connection; takes 2 s for a million."""
+        if not self._has_checked_items:
+            items.check_items(self._db, self.path, len(self.index), self._sums)
+            self._has_checked_items = True
 
     def problems(self, limit: int) -> list[str]:
         """Damage of pages, items and indexes, a sentence each, up to a limit. Inside `reading`."""
@@ -410,15 +514,25 @@ class Store:
                 self.item(slot)
             except GalleryCorrupt as error:
                 problems.append(str(error))
+        count = len(self.index)
+        found = chain(
+            items.sum_problems(self._db, self._sums),
+            lookup.problems(self._db, items.names(self._db, count), count),
+            thumbnails.problems(self._db, self.path, count),
+            distinct.problems(self._db),
+        )
         try:
-            items.check_indexes(self._db, self.path)
-        except GalleryCorrupt as error:
-            problems.append(str(error))
-        return problems
+            problems += (f"{self.path}: {problem}" for problem in found)
+        except GalleryCorrupt as error:  # text that cannot be read, which may be named above
+            problems += [] if problems else [str(error)]
+        if not problems:  # damaged items cannot be compared
+            problems += self._columns.problems(self._db, self.path, count)
+        return problems[:limit]
 
     def compact(self) -> int:
         """Rewrite the file without free space; return by how many bytes it shrank."""
         with self._lock:
+            self._reopen_if_replaced()
             self._check_no_transaction("compact")
             if self._db.in_transaction:
                 raise GalleryError(
@@ -439,11 +553,13 @@ class Store:
             GalleryError: the disk is full.
         """
         with self._lock:
+            self._reopen_if_replaced()
             file_format.checkpoint(self._db, self._timeout_s)
 
     def backup(self, out: Path) -> None:
         """Copy a snapshot to a new file."""
         with self._lock:
+            self._reopen_if_replaced()
             self._check_no_transaction("back up")
         with file_format.new_file(out, "a backup") as unfinished, self.reading():
             file_format.create_private(unfinished)
@@ -452,22 +568,52 @@ class Store:
                 closing(sqlite3.connect(unfinished)) as copy,
             ):
                 self._db.backup(copy)
+                copy.execute("PRAGMA secure_delete = ON")
+                info.new_file_id(copy)
+                copy.commit()
+
+    @property
+    def sources(self) -> Sources | None:
+        """What the gallery was last synced with; None if it never was. Inside `reading`."""
+        return read_sources(self.info, self.path)
+
+    def remember(self, sources: Sources | None) -> None:
+        """Store what the gallery was synced with; None to forget. Inside `writing`."""
+        write_sources(self._db, sources)
+        self.info = info.read_info(self._db, self.path)
+
+    def thumbnail(self, slot: int) -> bytes | None:
+        """The thumbnail of the item in a slot, an encoded image; None without one."""
+        return thumbnails.read_thumbnail(self._db, self.path, slot)
+
+    def set_thumbnail(self, slot: int, image: bytes) -> None:
+        """Store the thumbnail of the item in a slot, until its code changes. Inside `writing`."""
+        thumbnails.write_thumbnail(self._db, slot, image)
+        self._needs_checkpoint = True  # for the one before
+
+    def distinct_pairs(self) -> set[tuple[bytes, bytes]]:
+        """Identities of images that a person called distinct; the lower one of each pair first."""
+        return distinct.read_pairs(self._db, self.path)
+
+    def set_distinct(self, one: bytes, other: bytes, *, are_distinct: bool = True) -> None:
+        """Store that two images, by identity, are distinct, or remove that. Inside `writing`."""
+        (distinct.add_pair if are_distinct else distinct.remove_pair)(self._db, one, other)
+        self._needs_checkpoint = True  # for a pair that is removed
 
     def _note_changed(self, *slots: int) -> None:
-        self._changed_chunks.update(slot // CHUNK_CODES for slot in slots)
-        for field in self._fields.values():
-            field.changed.update(slots)
+        for table in self._tables:
+            changed, length = self._changed_chunks[table], SLOTS[table]
+            for slot in slots:
+                changed.add(slot // length)
 
     def _reopen_if_replaced(self) -> None:
         """Open the file again if the connection would no longer read and write what others do."""
+        check_not_cut_off(self.path)
         if not self._must_reopen:
             is_inherited = self._connected_pid != os.getpid()
             if self._db.in_transaction:
                 if is_inherited:  # even a rollback would change what the parent writes
-                    raise GalleryError(
-                        f"{self.path}: a transaction was open when this process was forked; open "
-                        "the gallery again in this process"
-                    )
+                    raise self._forked_inside()
                 return
             if not (is_inherited or self._is_immutable_outdated() or self._is_replaced()):
                 return
@@ -493,14 +639,23 @@ class Store:
         of this one are gone, which is so once this process has read the file by other means:
         closing any descriptor of a file drops a process's POSIX locks on it.
         """
-        return self._identity is not None and self._identity != file_format.identity(self.file)
+        return self._identity is not None and self._identity != self._identities()
+
+    def _identities(self) -> tuple[tuple[int, int] | None, ...]:
+        """Of the file and of its log's index ("-shm")."""
+        file, index = self._names
+        return file_format.identity(file), file_format.identity(index)
 
     def _begin(self) -> None:
         self._db.execute("BEGIN IMMEDIATE")
-        self._changed_chunks.clear()
+        for changed in self._changed_chunks.values():
+            changed.clear()
+        self._changed_metadata.clear()
         self._refresh()
 
     def _commit(self) -> None:
+        if self._is_forked():
+            raise self._forked_inside()
         if not self._db.in_transaction:
             raise self._rolled_back()
         if self._is_replaced():
@@ -508,17 +663,39 @@ class Store:
                 f"{self.path}: was replaced or lost its locks during the transaction; nothing was "
                 "written; do not copy or read a gallery's files while it is open, use backup"
             )
-        for n in self._changed_chunks:
-            first = n * CHUNK_CODES
-            codes = self.index[first : first + CHUNK_CODES]
-            file_format.write_chunk(self._db, n, codes)
+        self._write_chunks()
+        self._lookup.flush()
+        self._columns.commit(self._db, self.path, len(self.index), self._changed_metadata)
+        state = self._sums.digest(self._file_id, self.info["crc"])
+        if state != self.info["state"]:
+            info.write_entry(self._db, "state", state)
         self._db.execute("COMMIT")
+        self.info["state"] = state
+        self._changed_metadata.clear()
         if self._needs_checkpoint:
             # The commit counts as done even if this fails: with a full disk, or another reader, the
             # log keeps removed bytes until the next commit.
             with suppress(GalleryError, sqlite3.Error):
                 file_format.checkpoint(self._db, self._timeout_s)
                 self._needs_checkpoint = False
+
+    def _forked_inside(self) -> GalleryError:
+        return GalleryError(
+            f"{self.path}: a transaction was open when this process was forked; open the gallery "
+            "again in this process"
+        )
+
+    def _write_chunks(self) -> None:
+        rows: dict[str, HammingIndex | NDArray[np.uint8]] = {
+            "chunk": self.index,
+            "look_chunk": self._looks.array,
+            "structure_chunk": self._structure.array,
+        }
+        for table, changed in self._changed_chunks.items():
+            slots = SLOTS[table]
+            for n in sorted(changed):
+                chunk = rows[table][n * slots : (n + 1) * slots]
+                chunks.write_chunk(self._db, table, n, chunk, self._sums)
 
     def _rolled_back(self) -> GalleryError:
         return GalleryError(
@@ -537,11 +714,40 @@ class Store:
         version = file_format.data_version(self._db)
         if version != self._data_version:
             with deadline(self._db, seconds_allowed(file_format.file_size(self.file))):
-                self.info = file_format.read_info(self._db, self.path)
-                self.index = file_format.read_codes(self._db, self.path, self.info["bits"])
-            self._fields.clear()
+                self._load()
+            self._columns.refresh()
+            self._changed_metadata.clear()
             if self._immutable is None:
-                identity = file_format.identity(self.file)
-                is_lasting = identity == file_format.identity(self.file)
-                self._identity = identity if is_lasting else None
+                identity = self._identities()
+                self._identity = identity if identity == self._identities() else None
             self._data_version = version
+
+    def _load(self) -> None:
+        """Read codes and info, and check that all parts of the file belong together.
+
+        Raises:
+            GalleryCorrupt: one is damaged, or of another state of the file.
+        """
+        db, path = self._db, self.path
+        self.info = info.read_info(db, path)
+        width, sums = self.info["bits"] // 8, Sums()
+        self.index = chunks.read_codes(db, path, self.info["bits"], sums)
+        count = len(self.index)
+        places, structure_width = (self.info["looks"], width), (self.info["structure"] // 8,)
+        self._looks = chunks.read_rows(db, path, "look_chunk", places, count, sums)
+        self._structure = chunks.read_rows(
+            db, path, "structure_chunk", structure_width, count, sums
+        )
+        self._file_id = info.read_file_id(db, path)
+        if sums.digest(self._file_id, self.info["crc"]) != self.info["state"]:
+            raise GalleryCorrupt(
+                f"{path}: its parts are of different states: damaged, or copied over a gallery "
+                f"whose log was left ({path.name}-wal); in that case delete the log and copy again"
+            )
+        if self._must_compare and count <= _MAX_COMPARED:
+            items.check_sums(db, path, sums)
+        self._must_compare = False
+        self._sums = sums
+        self._lookup.forget(count)
+        uses = {"look_chunk": self.info["looks"], "structure_chunk": self.info["structure"]}
+        self._tables = [table for table in SLOTS if uses.get(table, True)]

@@ -14,6 +14,7 @@ from bitgaze.gallery.filters import Condition, conditions
 from bitgaze.gallery.search import Hit
 from bitgaze.server.answers import Answer, Refusal
 from bitgaze.server.browse import item_to_json
+from bitgaze.server.filtering import slow_fields
 from bitgaze.server.parameters import (
     boolean,
     code_from,
@@ -115,7 +116,7 @@ def _search_with(
 
 
 def _check_conditions(filters: tuple[Condition, ...], state: ServerState) -> None:
-    limits, slow = state.limits, state.filtering.slow_fields(filters)
+    limits, slow = state.limits, slow_fields(filters)
     if len(filters) > limits.conditions:
         raise Refusal(
             400,
@@ -126,9 +127,8 @@ def _check_conditions(filters: tuple[Condition, ...], state: ServerState) -> Non
         raise Refusal(
             429,
             "too_many_conditions",
-            f"where has {len(slow)} fields that are compared with a pattern, or that no search has "
-            f"used yet; the limit is {limits.slow_fields}, since all items must be looked at for "
-            "each. Search with some of them first.",
+            f"where has {len(slow)} fields that are compared with a pattern, or ranges of the key; "
+            f"the limit is {limits.slow_fields}, since all items must be looked at for each.",
         )
 
 

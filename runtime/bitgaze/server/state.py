@@ -32,8 +32,7 @@ class Limits:
         pixels: maximum number of pixels of an uploaded image.
         conditions: maximum number of conditions in `where`.
         slow_fields: maximum number of fields in `where` that make the gallery look at every item:
-            those that no search has used yet, and those compared with a pattern (`like`), or the
-            key with a range.
+            those compared with a pattern (`like`), and the key with a range.
     """
 
     upload_bytes: int = 32_000_000
@@ -51,7 +50,7 @@ class ServerState:
 
     def __init__(self, gallery: Gallery, limits: Limits) -> None:
         self.gallery, self.limits = gallery, limits
-        self.filtering = Filtering(gallery)
+        self.filtering = Filtering()
         self.drawings = Drawings()
         self._encoding_threads = CapacityLimiter(available_cores())
         self._reading_threads = CapacityLimiter(4 * available_cores())

@@ -21,6 +21,8 @@ State = tuple[int, int, int]
 
 _SUFFIXES = tuple(SUFFIXES)
 _MIN_NS, _MAX_NS = -(2**63), 2**63 - 1
+# How often folders are listed that change while they are.
+_MOST_LISTINGS = 3
 
 
 def file_state(size: int, mtime_ns: int, ctime_ns: int) -> State:
@@ -63,7 +65,7 @@ class Scan:
         failed: path as text to reason, for what could not be read.
         skipped: path as text to reason, for further names of folders and images.
         unlisted: prefixes of paths below which the images are unknown.
-        folders: path to modification time of each folder, from before it was listed.
+        folders: path to each folder that was listed, and its modification time from before that.
         system_folders: number of system folders that were left out.
         ignore: the .bitgazeignore files of the folders.
     """
@@ -72,13 +74,61 @@ class Scan:
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     unlisted: list[str] = field(default_factory=list)
-    folders: dict[str, int] = field(default_factory=dict)
+    folders: dict[str, tuple["_Folder", int | None]] = field(default_factory=dict)
     system_folders: int = 0
     ignore: IgnoreFiles = field(default_factory=IgnoreFiles)
 
-    def changed_folders(self) -> list[str]:
-        """The folders that entries have entered or left since they were listed."""
-        return [path for path, mtime_ns in self.folders.items() if _mtime_ns(path) != mtime_ns]
+    def arrivals(self, path_filter: PathFilter) -> dict[str, set[int] | None]:
+        """What has entered the folders since they were listed, as images that are renamed do.
+
+        Args:
+            path_filter: of the scan.
+
+        Returns:
+            Path of a folder to the sizes of images that have entered it; to None if what has is not
+            known: a folder, a broken link, or a folder that cannot be listed.
+        """
+        arrived: dict[str, set[int] | None] = {}
+        for _ in range(_MOST_LISTINGS):
+            listed = [(*one, _mtime_ns(path)) for path, one in self.folders.items()]
+            changed = [(folder, now) for folder, before, now in listed if now != before]
+            for folder, now in changed:
+                self.folders[folder.path] = folder, now
+                sizes = self._arrived(folder, path_filter)
+                before = arrived.get(folder.path, set())
+                if sizes is None or before is None:
+                    arrived[folder.path] = None
+                elif sizes:
+                    arrived[folder.path] = before | sizes
+            if not changed:
+                break
+        return arrived
+
+    def _arrived(self, folder: "_Folder", path_filter: PathFilter) -> set[int] | None:
+        sizes: set[int] = set()
+        try:
+            with os.scandir(folder.path) as entries:
+                for entry in entries:
+                    relative, path = folder.prefix + entry.name, entry.path
+                    if printable(path) in self.skipped or printable(path) in self.failed:
+                        continue
+                    if entry.is_dir() or (entry.is_symlink() and not os.path.exists(path)):  # noqa: PTH110
+                        is_new = path not in self.folders and path_filter.descends_into(relative)
+                        if is_new and not self.ignore.hides(path, folder.root, is_folder=True):
+                            return None
+                    elif _is_image(entry.name) and path_filter.accepts(relative):
+                        with suppress(FileNotFoundError):  # gone again
+                            status = os.stat(path)  # noqa: PTH116
+                            state = file_state(
+                                status.st_size, status.st_mtime_ns, status.st_ctime_ns
+                            )
+                            if self.states.get(path) != state:
+                                sizes.add(status.st_size)
+        except (FileNotFoundError, NotADirectoryError):  # it is gone, with what was in it
+            return sizes
+        except OSError:
+            return None
+        return sizes
 
 
 def reason(error: Exception) -> str:
@@ -173,7 +223,7 @@ class _Walk:
             if name != path and path not in self._known.folders:
                 self._skip(path, f"the gallery holds this folder as {printable(name)}")
                 return []
-            self.found.folders[path] = status.st_mtime_ns
+            self.found.folders[path] = folder, status.st_mtime_ns
             with os.scandir(path) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
             if any(entry.name == NAME for entry in entries):
@@ -234,7 +284,7 @@ class _Walk:
                 # It may lead to an unmounted disk, whose images must not be removed.
                 self._fail(entry.path, "broken link: its target does not exist")
         elif (
-            entry.name.lower().endswith(_SUFFIXES)
+            _is_image(entry.name)
             and self._filter.accepts(relative)
             and not self.found.ignore.hides(entry.path, folder.root)
         ):
@@ -272,6 +322,10 @@ class _Walk:
         self.found.failed[printable(path)] = reason
         # It may be a folder: the gallery's items from there must not count as missing.
         self.found.unlisted.append(os.path.join(path, ""))  # noqa: PTH118
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(_SUFFIXES)
 
 
 def _mtime_ns(path: str) -> int | None:

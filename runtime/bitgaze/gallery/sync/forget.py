@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from bitgaze.gallery.store import Store
 from bitgaze.gallery.sync.names import real_path
@@ -34,7 +35,19 @@ def forget(store: Store, targets: Sequence[str | os.PathLike[str]], *, dry_run: 
         if not dry_run:
             for key in forgotten:
                 store.delete(key)
+            _forget_sources(store, targets)
     return list(forgotten)
+
+
+def _forget_sources(store: Store, targets: Sequence[str | os.PathLike[str]]) -> None:
+    """Drop folders from those that the next `bitgaze index` would repeat."""
+    sources = store.sources
+    if sources is None:
+        return
+    names = {os.path.abspath(os.path.expanduser(os.fspath(target))) for target in targets}  # noqa: PTH100, PTH111
+    folders = tuple(folder for folder in sources.folders if folder not in names)
+    if folders != sources.folders:
+        store.remember(replace(sources, folders=folders))
 
 
 def _below(name: str, paths: Iterable[str]) -> list[str]:

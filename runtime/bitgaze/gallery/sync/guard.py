@@ -5,7 +5,7 @@ Looks at folders that have lost images; changes nothing on the disk.
 
 import os
 from collections import Counter
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from bitgaze.encoding.images import printable
 from bitgaze.errors import GalleryError
@@ -16,7 +16,7 @@ MAX_DELETED = 20
 
 
 def keep_unsure(
-    roots: Iterable[str], states: Collection[str], synced: Iterable[str], plan: Plan
+    roots: Iterable[str], states: Collection[str], synced: Collection[str], plan: Plan
 ) -> dict[str, int]:
     """Take out of a plan the removals that are better confirmed; `Gallery.sync` has the rules.
 
@@ -36,15 +36,14 @@ def keep_unsure(
     if not lost:
         return {}
     prefixes = sorted((os.path.join(root, "") for root in roots), key=len, reverse=True)  # noqa: PTH118
-    holds_images = _folders_above(states)
-    _check_not_emptied(roots, holds_images, lost)
-    held, lost_below = Counter[str](), Counter[str]()  # held: by root
-    for path in synced:
-        if path in states:
-            held[_root(path, prefixes)] += 1
-    for path, old_path in plan.old_paths.items():  # renamed inside a root
-        root = _root(path, prefixes)
-        held[root] += _root(old_path, prefixes) == root
+    held_in = Counter(os.path.dirname(path) for path in states)  # noqa: PTH120
+    former_in = Counter(os.path.dirname(path) for path in synced if path in states)  # noqa: PTH120
+    held, former = _summed(held_in, prefixes), _summed(former_in, prefixes)
+    for path, old_path in plan.old_paths.items():  # renamed inside a folder
+        if path not in synced:
+            former.update(f for f in _folders(path, prefixes) if _is_below(old_path, f))
+    _check_not_emptied(roots, held, lost)
+    lost_below = Counter[str]()
     for path in lost:
         lost_below.update(_folders(path, prefixes))
     is_unsure: dict[str, bool] = {}
@@ -55,8 +54,11 @@ def keep_unsure(
         root = folders[0]
         for folder in folders:
             if folder not in is_unsure:
-                is_unsure[folder] = folder not in holds_images and (
-                    folder == root
+                # New images only may have been put there while no disk was mounted.
+                is_unsure[folder] = (
+                    not former[folder] and held[folder] < lost_below[folder]
+                    if held[folder]
+                    else folder == root
                     or lost_below[folder] > MAX_DELETED
                     or _is_on_other_device(folder)
                     or _is_empty(folder)
@@ -68,20 +70,18 @@ def keep_unsure(
         else:
             still_lost.setdefault(root, []).append(path)
     for root, paths in still_lost.items():
-        if len(paths) > max(MAX_DELETED, (held[root] + lost_below[root]) / 2):
+        if len(paths) > max(MAX_DELETED, (former[root] + lost_below[root]) / 2):
             kept[root] += len(paths)
             plan.keep(paths)
     return dict(kept)
 
 
-def _check_not_emptied(
-    roots: Iterable[str], holds_images: Container[str], lost: Iterable[str]
-) -> None:
+def _check_not_emptied(roots: Iterable[str], held: Mapping[str, int], lost: Iterable[str]) -> None:
     counts: dict[str, int] = {}
     for root in roots:
         prefix = os.path.join(root, "")  # noqa: PTH118
         counts[root] = sum(path.startswith(prefix) for path in lost)
-        if root in holds_images or not counts[root]:
+        if held[root] or not counts[root]:
             return
     root, count = next(iter(counts.items()))
     raise GalleryError(
@@ -91,14 +91,17 @@ def _check_not_emptied(
     )
 
 
-def _folders_above(paths: Iterable[str]) -> set[str]:
-    """All folders that contain one of these paths, at any depth."""
-    folders: set[str] = set()
-    for folder in {os.path.dirname(path) for path in paths}:  # noqa: PTH120
-        while folder not in folders:
-            folders.add(folder)
-            folder = os.path.dirname(folder)  # noqa: PTH120, PLW2901
-    return folders
+def _summed(counts: Mapping[str, int], prefixes: Iterable[str]) -> Counter[str]:
+    """Number of images below each folder, given those directly in each."""
+    below = Counter[str]()
+    for folder, count in counts.items():
+        for one in _folders(os.path.join(folder, ""), prefixes):  # noqa: PTH118
+            below[one] += count
+    return below
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path.startswith(os.path.join(folder, ""))  # noqa: PTH118
 
 
 def _root(path: str, prefixes: Iterable[str]) -> str:

@@ -5,12 +5,16 @@ ingest.py reads and encodes.
 """
 
 import os
+import time
 from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 
 from bitgaze.encoding.encoder import Encoder
 from bitgaze.encoding.images import printable
 from bitgaze.errors import GalleryError
 from bitgaze.gallery.items import FileState
+from bitgaze.gallery.remembered import Sources
 from bitgaze.gallery.store import Store
 from bitgaze.gallery.sync.folders import Scan, State, find_roots, scan
 from bitgaze.gallery.sync.guard import keep_unsure
@@ -20,6 +24,9 @@ from bitgaze.gallery.sync.names import known_names
 from bitgaze.gallery.sync.patterns import PathFilter
 from bitgaze.gallery.sync.report import KEY_IN_USE, SyncReport
 
+# A sync that repeats the last one stores its time only after this many seconds: it takes a
+# transaction.
+_REMEMBERED_S = 60
 _CHANGED = "changed while it was being listed; items of images that are gone wait for the next sync"
 
 
@@ -34,6 +41,7 @@ def sync(
     allow_empty: bool = False,
     all_folders: bool = False,
     on_progress: Progress | None = None,
+    model: str | None = None,
 ) -> SyncReport:
     """Make a gallery match the images below folders; see `Gallery.sync`.
 
@@ -48,7 +56,9 @@ def sync(
         allow_empty: remove the items that `keep_unsure` would keep.
         all_folders: include system folders.
         on_progress: called with (done, total) images.
+        model: path of the model to remember; None to keep what is remembered.
     """
+    include, exclude = _patterns(include), _patterns(exclude)
     path_filter = PathFilter(include, exclude, all_folders=all_folders)
     try:
         roots = find_roots(folders)
@@ -77,7 +87,8 @@ def sync(
         and not path.startswith(tuple(found.unlisted))
     ]
     # An image that was renamed during the scan may be where the scan had already been.
-    changed = found.changed_folders() if missing else []
+    arrivals = found.arrivals(path_filter) if missing else {}
+    arrived_sizes = {size for sizes in arrivals.values() for size in sizes or ()}
     # Missing files first: of two equal images, the missing one is the one that was renamed.
     unmatched = {
         path: synced[path] for path in [*missing, *(path for path in todo if path in synced)]
@@ -102,9 +113,9 @@ def sync(
                 synced,
                 unmatched,
                 read,
-                # An image that could not be read may be a missing one of its size.
-                {found.states[path][0] for path in unreadable},
-                has_changed=bool(changed),
+                # What could not be read may be a missing image of its size.
+                arrived_sizes.union(found.states[path][0] for path in unreadable),
+                has_unknown_arrivals=None in arrivals.values(),
                 allow_empty=allow_empty,
             )
             if not dry_run:
@@ -113,8 +124,10 @@ def sync(
                 store.move(plan.moves)
         _report_plan(plan, report)
         settled = {*plan.old_paths.values(), *plan.removed}
-        if not settled.issuperset(missing):
-            report.failed.update({printable(folder): _CHANGED for folder in changed})
+        waiting_sizes = {synced[path].file.size for path in missing if path not in settled}
+        for folder, arrived in arrivals.items():
+            if waiting_sizes and (arrived is None or not waiting_sizes.isdisjoint(arrived)):
+                report.failed[printable(folder)] = _CHANGED
         finished = plan.refused.union(plan.old_paths, touched, unreadable)
         unsure = _below(report.missing)
         todo = [path for path in todo if path not in finished]
@@ -126,7 +139,37 @@ def sync(
         _predict_ingest(store, todo, synced, plan, report)
     else:
         ingest(store, encoder, todo, metadata, report, on_progress)
+        _remember(store, folders, include, exclude, all_folders, model)
     return report
+
+
+def _patterns(patterns: Iterable[str]) -> Iterable[str]:
+    """As a tuple, to be read twice; a single string is left for `PathFilter` to refuse."""
+    return patterns if isinstance(patterns, str) else tuple(patterns)
+
+
+def _remember(
+    store: Store,
+    folders: Iterable[str | os.PathLike[str]],
+    include: Iterable[str],
+    exclude: Iterable[str],
+    all_folders: bool,
+    model: str | None,
+) -> None:
+    absolute = (os.path.abspath(os.path.expanduser(folder)) for folder in folders)  # noqa: PTH100, PTH111
+    names = tuple(dict.fromkeys(absolute))
+    with store.reading():
+        before = store.sources
+    if model is None:
+        model = "" if before is None else before.model
+    sources = Sources(names, tuple(include), tuple(exclude), all_folders, time.time(), model)
+    if before is None or replace(sources, synced_at=before.synced_at) != before:
+        with store.writing():
+            store.remember(sources)
+    elif sources.synced_at - before.synced_at > _REMEMBERED_S:
+        # A gallery that is read-only or locked has been synced all the same: nothing had changed.
+        with suppress(GalleryError), store.writing():
+            store.remember(sources)
 
 
 def _synced_items(
@@ -176,12 +219,14 @@ def _plan(
     read: Mapping[str, FileState],
     unread_sizes: Container[int],
     *,
-    has_changed: bool,
+    has_unknown_arrivals: bool,
     allow_empty: bool,
 ) -> tuple[Plan, dict[str, int]]:
     """The plan, and folder to number of items kept because their disk may be away."""
     waiting = [
-        path for path, item in missing.items() if has_changed or item.file.size in unread_sizes
+        path
+        for path, item in missing.items()
+        if has_unknown_arrivals or item.file.size in unread_sizes
     ]
     while True:
         plan = plan_moves(store, unmatched, states, read)

@@ -1,0 +1,162 @@
+"""Altered copies of an image as people make them, and the codes that are to recognise them."""
+
+import io
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
+from tqdm import tqdm
+
+from bitgaze import Encoder
+from bitgaze.encoding.likeness import same_image, surroundings
+from bitgaze.encoding.structure import turned_codes
+
+_HITS = 50  # that describe a query's surroundings
+
+
+class Coded(NamedTuple):
+    """Both codes of n images.
+
+    Attributes:
+        semantic: uint8, shape (n, bits // 8), the model's.
+        structural: uint8, shape (n, 8, 32), in the eight orientations, the first as given.
+    """
+
+    semantic: NDArray[np.uint8]
+    structural: NDArray[np.uint8]
+
+
+def coded(images: Iterable[Image.Image], encoder: Encoder) -> Coded:
+    """Compute both codes of images, which are RGB."""
+    structural, semantic = [], []
+    batch: list[Image.Image] = []
+
+    def encode() -> None:
+        if batch:
+            semantic.append(encoder.encode(batch).codes)
+            batch.clear()
+
+    for image in tqdm(images, unit="img", disable=None):
+        structural.append(turned_codes(image))
+        batch.append(image)
+        if len(batch) == 64:
+            encode()
+    encode()
+    return Coded(np.concatenate(semantic), np.stack(structural))
+
+
+def copies(image: Image.Image, other: Image.Image, seed: int) -> dict[str, Image.Image]:
+    """Make altered copies of an image as people make them.
+
+    Args:
+        image: RGB, at least 100 pixels on each side.
+        other: RGB: the other half of the collage.
+        seed: of the messenger's size and quality.
+
+    Returns:
+        Name to RGB image. Pixels of blurs are those of an image of 400 pixels.
+    """
+    rng = np.random.default_rng(seed)
+    longer = max(image.size)
+    return {
+        "exact": image,
+        "messenger": _messenger(image, int(rng.integers(160, 257)), int(rng.integers(40, 71))),
+        "JPEG 30": _jpeg(image, 30),
+        "half size": image.resize((image.width // 2, image.height // 2)),
+        "grey": image.convert("L").convert("RGB"),
+        "brighter 40 %": ImageEnhance.Brightness(image).enhance(1.4),
+        "filtered": ImageEnhance.Color(ImageEnhance.Contrast(image).enhance(1.3)).enhance(1.5),
+        "blur 2": image.filter(ImageFilter.GaussianBlur(2 * longer / 400)),
+        "blur 4": image.filter(ImageFilter.GaussianBlur(4 * longer / 400)),
+        "caption 15 %": _captioned(image),
+        "crop to 95 %": _cropped(image, 0.95),
+        "crop to 90 %": _cropped(image, 0.90),
+        "crop to 80 %": _cropped(image, 0.80),
+        "border 5 %": ImageOps.expand(image, longer * 5 // 100, "white"),
+        "turned 5 degrees": image.rotate(5, Image.Resampling.BICUBIC),
+        "turned 90 degrees": _jpeg(image.transpose(Image.Transpose.ROTATE_90), 80),
+        "mirrored": _jpeg(ImageOps.mirror(image), 80),
+        "collage": _collage(image, other),
+        "in a screenshot": _screenshot(image),
+    }
+
+
+def _jpeg(image: Image.Image, quality: int) -> Image.Image:
+    stream = io.BytesIO()
+    image.save(stream, "jpeg", quality=quality)
+    with Image.open(stream) as compressed:
+        return compressed.convert("RGB")
+
+
+def _messenger(image: Image.Image, side: int, quality: int) -> Image.Image:
+    small = image.copy()
+    small.thumbnail((side, side))
+    return _jpeg(small, quality)
+
+
+def _captioned(image: Image.Image) -> Image.Image:
+    captioned = image.copy()
+    draw = ImageDraw.Draw(captioned)
+    top = image.height * 85 // 100
+    draw.rectangle((0, top, image.width, image.height), "black")
+    draw.text((image.width // 20, top + image.height // 40), "seen on a walk", "white")
+    return captioned
+
+
+def _cropped(image: Image.Image, part: float) -> Image.Image:
+    width, height = round(image.width * part), round(image.height * part)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _collage(image: Image.Image, other: Image.Image) -> Image.Image:
+    canvas = Image.new("RGB", (800, 400))
+    canvas.paste(ImageOps.fit(image, (400, 400)), (0, 0))
+    canvas.paste(ImageOps.fit(other, (400, 400)), (400, 0))
+    return canvas
+
+
+def _screenshot(image: Image.Image) -> Image.Image:
+    screen = Image.new("RGB", (450, 900), "black")
+    ImageDraw.Draw(screen).rectangle((0, 0, 450, 60), (40, 40, 40))
+    fitted = ImageOps.contain(image, (450, 700))
+    screen.paste(fitted, ((450 - fitted.width) // 2, 60 + (700 - fitted.height) // 2))
+    return screen
+
+
+def distances(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Hamming distances of codes: shapes (..., bytes) that broadcast; of (...)."""
+    counts: NDArray[np.int64] = np.bitwise_count(one ^ other).sum(-1, dtype=np.int64)
+    return counts
+
+
+def chances(
+    queries: Coded, gallery: Coded, items: int | None = None, *, exclude_own: bool = False
+) -> NDArray[np.float64]:
+    """Probability that each image of a gallery is the query, altered: (queries, images).
+
+    NaN where one of the two has no structure.
+
+    Args:
+        queries: both codes of q images.
+        gallery: both codes of the images that are searched.
+        items: to be assumed in the gallery; by default as many as there are.
+        exclude_own: leave out image i of the gallery for query i.
+    """
+    number, bits = len(gallery.semantic), 8 * gallery.semantic.shape[1]
+    known = gallery.structural[:, 0].any(1)
+    found = np.full((len(queries.semantic), number), np.nan)
+    for row in range(len(found)):
+        if not queries.structural[row, 0].any():
+            continue
+        compared = known.copy()
+        if exclude_own:
+            compared[row] = False
+        semantic = distances(gallery.semantic[compared], queries.semantic[row])
+        structural = distances(gallery.structural[compared, 0], queries.structural[row, 0])
+        near = np.argsort(semantic, kind="stable")[:_HITS]
+        around = surroundings(structural[near], semantic[near], bits)
+        found[row, compared] = same_image(structural, semantic, bits, items or number, around)
+    return found

@@ -1,0 +1,557 @@
+"""Kept columns: the metadata fields of a gallery's items, so that a condition reads few bytes.
+
+Owns two tables, and evaluates conditions with them. Column by column, 4,096 slots at a time:
+  field(id, column)
+      id       n * 64 + a number below 64, for a field of the items in chunk n
+      column   see column.py; absent where the slot's metadata have changed since
+  field_chunk(n, version, built, names, is_complete, changed, crc)
+      version      counts the writes of this row, from a random number on
+      built        number of slots that the columns cover, from n * 4096 on
+      names        JSON: name of each field -> [id % 64, CRC-32 of the column]
+      is_complete  whether the items have no other fields: at most 64 are kept, and none whose
+                   column or name is too large
+      changed      slots that the columns do not describe, relative to the chunk; uint16,
+                   little-endian, ascending. Their items are read instead
+      crc          CRC-32 of the other columns, see `_crc`
+Each chunk has its row, so that a missing one is noticed, and each column is bound to its row by its
+checksum: neither a damaged nor an older column answers. What an item no longer holds is removed
+from the columns by the same commit.
+"""
+
+import json
+import secrets
+import sqlite3
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitgaze.errors import GalleryCorrupt
+from bitgaze.gallery import items
+from bitgaze.gallery.column import ABSENT, MAX_SLOTS, Column
+from bitgaze.gallery.filters import Condition
+from bitgaze.gallery.metadata import objects_from
+
+_MAX_FIELDS = 64
+_MAX_NAME_LETTERS = 256
+# A kilobyte per item; without a limit, values of 16 MB would be read and written by every commit.
+_MAX_COLUMN_BYTES = 4 << 20
+_MAX_TEXT_LETTERS = 32 << 20
+# Changed items are read one by one, 5 us each. Rebuilding a chunk of five fields takes 20 ms.
+_MAX_CHANGED = 512
+# Of all chunks: from here on, a chunk is rebuilt at every `_CHANGED_STEP` changes.
+_MAX_ALL_CHANGED, _CHANGED_STEP = 8192, 32
+# Columns kept in memory.
+_MAX_CACHED_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A row of `field_chunk`; `columns` maps a field's name to its column's id and CRC-32."""
+
+    version: int
+    built: int
+    columns: dict[str, tuple[int, int]]
+    names: str  # `columns` as JSON
+    is_complete: bool
+    changed: frozenset[int]
+
+
+class _Part(NamedTuple):
+    """Values of a field in some slots, relative to their chunk."""
+
+    slots: NDArray[np.int64]
+    column: Column
+
+
+class Columns:
+    """Evaluates conditions with the kept columns of an open gallery, and brings them up to date.
+
+    Holds rows of `field_chunk` as of the present snapshot, and columns of any snapshot with the
+    version or checksum by which they are recognized.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: dict[int, _Chunk] = {}
+        self._has_all = False
+        # (field, chunk) -> checksum and column; and for what is read from items, version and parts.
+        self._kept: dict[tuple[str, int], tuple[int, Column]] = {}
+        self._read: dict[tuple[str, int], tuple[int, list[_Part]]] = {}
+        self._cached_bytes = 0
+
+    def refresh(self) -> None:
+        """Forget the snapshot; columns that have not changed stay in memory."""
+        self._chunks.clear()
+        self._has_all = False
+
+    def allowed(
+        self,
+        db: sqlite3.Connection,
+        path: Path,
+        conditions: Sequence[Condition],
+        count: int,
+        pending: Collection[int],
+    ) -> NDArray[np.bool_]:
+        """Which of `count` items meet all conditions on fields: bool, (count,), by slot.
+
+        Args:
+            db: connection to the gallery.
+            path: the gallery's file, for messages.
+            conditions: on fields of metadata.
+            count: number of items.
+            pending: slots whose metadata the present transaction has changed.
+
+        Raises:
+            GalleryCorrupt: a column is damaged, or an item that is read.
+        """
+        self._load_all(db, path)
+        names = {condition.field for condition in conditions}
+        is_met_by_absence = [bool(_NOTHING.matches(c)[0]) for c in conditions]
+        allowed = np.ones(count, bool)
+        for n, chunk, size, new in self._checked_chunks(path, count, pending):
+            met = allowed[n * MAX_SLOTS :][:size]
+            parts = self._parts(db, path, n, chunk, size, names, new)
+            for condition, is_met in zip(conditions, is_met_by_absence, strict=True):
+                name = condition.field
+                found = np.full(size, is_met)
+                if name in chunk.columns:
+                    base = self._column(db, path, n, chunk, name).matches(condition)[:size]
+                    found[: len(base)] = base
+                for slots, column in parts[name]:
+                    found[slots] = column.matches(condition)
+                met &= found
+        return allowed
+
+    def fields(
+        self, db: sqlite3.Connection, path: Path, count: int, pending: Collection[int]
+    ) -> set[str]:
+        """Names of the metadata fields that items have; arguments and errors as in `allowed`."""
+        self._load_all(db, path)
+        names: set[str] = set()
+        for n, chunk, size, new in self._checked_chunks(path, count, pending):
+            if new:
+                kept = [s for s in range(min(size, chunk.built)) if s not in new]
+                names.update(
+                    name
+                    for name in chunk.columns
+                    if name not in names and self._column(db, path, n, chunk, name).holds(kept)
+                )
+            else:
+                names.update(chunk.columns)
+            slots = _slots_to_read(chunk, size, new, is_complete=chunk.is_complete)
+            for _, objects in _read_objects(db, path, n, slots):
+                names.update(*objects)
+        return names
+
+    def commit(
+        self, db: sqlite3.Connection, path: Path, count: int, changed: Collection[int]
+    ) -> None:
+        """Bring the columns up to date, in the transaction that changed metadata.
+
+        Args:
+            db: connection to the gallery.
+            path: the gallery's file, for messages.
+            count: number of items.
+            changed: slots whose metadata have changed, or that are new or gone.
+
+        Raises:
+            GalleryCorrupt: a row of `field_chunk` is damaged.
+        """
+        for n, slots in _by_chunk(changed).items():
+            size = min(count - n * MAX_SLOTS, MAX_SLOTS)
+            if size <= 0:
+                self._delete(db, n)
+                db.execute("DELETE FROM field_chunk WHERE n = ?", (n,))
+                self._chunks.pop(n, None)
+                continue
+            chunk = self._chunks.get(n) or self._load(db, path, n)
+            if chunk is None:
+                if len(slots) < size:
+                    raise _damaged(path, n)
+                chunk = _EMPTY
+            end = max(size, chunk.built)
+            all_changed = chunk.changed.union(slot for slot in slots if slot < end)
+            if len(all_changed) > _MAX_CHANGED or (
+                len(all_changed) % _CHANGED_STEP == 0 and _has_many_changed(db)
+            ):
+                self._rebuild(db, path, n, size, chunk.version)
+                continue
+            columns = chunk.columns
+            stale = [slot for slot in slots if slot < chunk.built and slot not in chunk.changed]
+            if stale and columns:
+                try:
+                    columns = _without(db, path, n, chunk, stale)
+                except GalleryCorrupt:  # the items are what counts
+                    self._rebuild(db, path, n, size, chunk.version)
+                    continue
+            names = chunk.names if columns is chunk.columns else _to_text(columns)
+            chunk = replace(chunk, columns=columns, names=names, changed=all_changed)
+            self._write(db, n, chunk)
+
+    def problems(self, db: sqlite3.Connection, path: Path, count: int) -> Iterator[str]:
+        """Compare all columns with the items; a sentence for each chunk in which they differ."""
+        try:
+            self._load_all(db, path)
+            chunks = list(self._checked_chunks(path, count, ()))
+            if len(chunks) != len(self._chunks):
+                raise _damaged(path, len(chunks))
+        except GalleryCorrupt as error:
+            yield str(error)
+            return
+        for n, chunk, _, _ in chunks:
+            try:
+                _compare(db, path, n, chunk)
+            except GalleryCorrupt as error:
+                yield str(error)
+        found = db.execute("SELECT count(*) FROM field").fetchone()[0]
+        expected = sum(len(chunk.columns) for chunk in self._chunks.values())
+        if found != expected:
+            yield f"{path}: holds {found} columns of metadata, expected {expected}"
+
+    def _load_all(self, db: sqlite3.Connection, path: Path) -> None:
+        if not self._has_all:
+            rows = db.execute(f"SELECT n, {_ROW} FROM field_chunk ORDER BY n")
+            self._chunks = {n: _chunk(path, n, row) for n, *row in rows}
+            self._has_all = True
+
+    def _checked_chunks(
+        self, path: Path, count: int, pending: Iterable[int]
+    ) -> Iterator[tuple[int, _Chunk, int, set[int]]]:
+        """(n, chunk, number of items, pending slots) of each chunk, which together are complete."""
+        pending_by_chunk = _by_chunk(pending)
+        for n in range(-(-count // MAX_SLOTS)):
+            chunk, new = self._chunks.get(n, _EMPTY), pending_by_chunk.get(n, set())
+            size = min(count - n * MAX_SLOTS, MAX_SLOTS)
+            if chunk.built != size:
+                known = chunk.changed | new
+                low, high = sorted((chunk.built, size))
+                if not all(slot in known for slot in range(low, high)):
+                    raise _damaged(path, n)
+            yield n, chunk, size, new
+
+    def _load(self, db: sqlite3.Connection, path: Path, n: int) -> _Chunk | None:
+        row = db.execute(f"SELECT {_ROW} FROM field_chunk WHERE n = ?", (n,)).fetchone()
+        return None if row is None else _chunk(path, n, row)
+
+    def _column(
+        self, db: sqlite3.Connection, path: Path, n: int, chunk: _Chunk, name: str
+    ) -> Column:
+        number, crc = chunk.columns[name]
+        cached = self._kept.get((name, n))
+        if cached is not None and cached[0] == crc:
+            return cached[1]
+        column = _read_column(db, path, n, chunk, number, crc)
+        self._forget((name, n))
+        self._kept[name, n] = crc, column
+        self._note_cached(column.nbytes)
+        return column
+
+    def _parts(
+        self,
+        db: sqlite3.Connection,
+        path: Path,
+        n: int,
+        chunk: _Chunk,
+        size: int,
+        names: Collection[str],
+        pending: Collection[int],
+    ) -> dict[str, list[_Part]]:
+        """For each field, the values that no column of the chunk holds."""
+        found: dict[str, list[_Part]] = {}
+        unknown: dict[bool, list[str]] = {False: [], True: []}  # by whether a column has the rest
+        for name in names:
+            cached = self._read.get((name, n))
+            if not pending and cached is not None and cached[0] == chunk.version:
+                found[name] = cached[1]
+            else:
+                unknown[chunk.is_complete or name in chunk.columns].append(name)
+        for is_complete, wanted in unknown.items():
+            slots = _slots_to_read(chunk, size, pending, is_complete=is_complete) if wanted else ()
+            new = _read_parts(db, path, n, slots, wanted)
+            found |= new
+            if not pending and slots:
+                for name, parts in new.items():
+                    self._forget((name, n), is_kept=False)
+                    self._read[name, n] = chunk.version, parts
+                    self._note_cached(sum(part.column.nbytes for part in parts))
+        return found
+
+    def _forget(self, key: tuple[str, int], *, is_kept: bool = True) -> None:
+        if is_kept:
+            column = self._kept.pop(key, None)
+            self._cached_bytes -= 0 if column is None else column[1].nbytes
+        else:
+            parts = self._read.pop(key, None)
+            self._cached_bytes -= 0 if parts is None else sum(p.column.nbytes for p in parts[1])
+
+    def _note_cached(self, added: int) -> None:
+        self._cached_bytes += added
+        while self._cached_bytes > _MAX_CACHED_BYTES:
+            is_kept = len(self._kept) >= len(self._read)
+            self._forget(next(iter(self._kept if is_kept else self._read)), is_kept=is_kept)
+
+    def _rebuild(self, db: sqlite3.Connection, path: Path, n: int, size: int, version: int) -> None:
+        self._delete(db, n)
+        try:
+            blobs, is_complete = _build(db, path, n, size)
+        except GalleryCorrupt:
+            # Readers will find it when they read the items; a writer has not asked for them.
+            blobs, is_complete = {}, False
+        columns = {
+            name: (number, _write_column(db, n, number, blob))
+            for number, (name, blob) in enumerate(blobs.items())
+        }
+        self._write(
+            db,
+            n,
+            _Chunk(version, size, columns, _to_text(columns), is_complete, frozenset()),
+        )
+
+    def _delete(self, db: sqlite3.Connection, n: int) -> None:
+        first = n * _MAX_FIELDS
+        db.execute("DELETE FROM field WHERE id BETWEEN ? AND ?", (first, first + _MAX_FIELDS - 1))
+
+    def _write(self, db: sqlite3.Connection, n: int, chunk: _Chunk) -> None:
+        # A new row starts anywhere: another process may remember the versions of a deleted one.
+        version = chunk.version + 1 if chunk.version else secrets.randbits(48) + 1
+        chunk = replace(chunk, version=version)
+        changed = sorted(chunk.changed)
+        row = (
+            chunk.version,
+            chunk.built,
+            chunk.names,
+            int(chunk.is_complete),
+            struct.pack(f"<{len(changed)}H", *changed),
+        )
+        db.execute(
+            "INSERT OR REPLACE INTO field_chunk VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (n, *row, _crc(n, *row)),
+        )
+        self._chunks[n] = chunk
+
+
+def rebuild_all(db: sqlite3.Connection, path: Path, count: int) -> None:
+    """Build all columns from the items; takes 5 s for a million with five fields."""
+    db.execute("DELETE FROM field")
+    db.execute("DELETE FROM field_chunk")
+    Columns().commit(db, path, count, range(count))
+
+
+_ROW = "version, built, names, is_complete, changed, crc"
+_EMPTY = _Chunk(0, 0, {}, "{}", True, frozenset())
+_NOTHING = Column.of([ABSENT])
+
+
+def _damaged(path: Path, n: int) -> GalleryCorrupt:
+    first = n * MAX_SLOTS
+    return GalleryCorrupt(
+        f"{path}: the columns of metadata of items {first} to {first + MAX_SLOTS - 1} are damaged"
+    )
+
+
+def _crc(n: int, version: int, built: int, names: str, is_complete: int, changed: bytes) -> int:
+    """CRC-32 of the values as text, each but the last followed by a zero byte."""
+    text = f"{n}\0{version}\0{built}\0{names}\0{is_complete}\0"
+    return zlib.crc32(text.encode() + changed)
+
+
+def _to_text(columns: dict[str, tuple[int, int]]) -> str:
+    return json.dumps(columns)
+
+
+def _chunk(path: Path, n: int, row: Sequence[Any]) -> _Chunk:
+    version, built, names, is_complete, changed, crc = row
+    try:
+        kinds = [type(value) for value in row]
+        if kinds != [int, int, str, int, bytes, int] or _crc(n, *row[:-1]) != crc:
+            raise ValueError
+        columns = {name: (number, crc) for name, (number, crc) in json.loads(names).items()}
+        numbers = [number for number, _ in columns.values()]
+        slots = frozenset(struct.unpack(f"<{len(changed) // 2}H", changed))
+        is_valid = (
+            0 <= built <= MAX_SLOTS
+            and is_complete in (0, 1)
+            and len(set(numbers)) == len(numbers)
+            and all(type(k) is int and 0 <= k < _MAX_FIELDS for k in numbers)
+            and all(type(crc) is int for _, crc in columns.values())
+            and max(slots, default=0) < MAX_SLOTS
+        )
+        if not is_valid:
+            raise ValueError
+    # Made with malice: a row with a valid checksum.
+    except (ValueError, TypeError, AttributeError, struct.error, RecursionError) as error:
+        raise _damaged(path, n) from error
+    return _Chunk(version, built, columns, names, bool(is_complete), slots)
+
+
+def _read_column(
+    db: sqlite3.Connection, path: Path, n: int, chunk: _Chunk, number: int, crc: int
+) -> Column:
+    query = "SELECT column FROM field WHERE id = ?"
+    row = db.execute(query, (n * _MAX_FIELDS + number,)).fetchone()
+    if row is None or not isinstance(row[0], bytes) or zlib.crc32(row[0]) != crc:
+        raise _damaged(path, n)
+    try:
+        column = Column.from_bytes(row[0])
+    except ValueError as error:
+        raise _damaged(path, n) from error
+    if column.slots != chunk.built:
+        raise _damaged(path, n)
+    return column
+
+
+def _write_column(db: sqlite3.Connection, n: int, number: int, blob: bytes) -> int:
+    db.execute("INSERT OR REPLACE INTO field VALUES (?, ?)", (n * _MAX_FIELDS + number, blob))
+    return zlib.crc32(blob)
+
+
+def _without(
+    db: sqlite3.Connection, path: Path, n: int, chunk: _Chunk, slots: Sequence[int]
+) -> dict[str, tuple[int, int]]:
+    """Remove the values of some slots from the columns of a chunk; returns those that are left."""
+    left = dict(chunk.columns)
+    for name, (number, crc) in chunk.columns.items():
+        column = _read_column(db, path, n, chunk, number, crc)
+        if not column.holds(slots):
+            continue
+        column = column.without(slots)
+        if column.is_empty:
+            db.execute("DELETE FROM field WHERE id = ?", (n * _MAX_FIELDS + number,))
+            del left[name]
+        else:
+            left[name] = number, _write_column(db, n, number, column.to_bytes())
+    return left
+
+
+def _has_many_changed(db: sqlite3.Connection) -> bool:
+    total = db.execute("SELECT sum(length(changed)) / 2 FROM field_chunk").fetchone()[0]
+    return total is not None and total > _MAX_ALL_CHANGED
+
+
+def _build(db: sqlite3.Connection, path: Path, n: int, size: int) -> tuple[dict[str, bytes], bool]:
+    """Columns of the items of a chunk, by name, and whether there are no other fields."""
+    objects = _objects(db, path, n, range(size), size)
+    if objects is None:
+        return {}, False
+    counts = Counter(chain.from_iterable(objects))
+    names = sorted(
+        (name for name in counts if len(name) <= _MAX_NAME_LETTERS),
+        key=lambda name: (-counts[name], name),
+    )[:_MAX_FIELDS]
+    blobs = {name: _blob(path, n, objects, name) for name in names}
+    blobs = {name: blob for name, blob in blobs.items() if len(blob) <= _MAX_COLUMN_BYTES}
+    return blobs, len(blobs) == len(counts)
+
+
+def _compare(db: sqlite3.Connection, path: Path, n: int, chunk: _Chunk) -> None:
+    """Compare a chunk's columns with its items.
+
+    Raises:
+        GalleryCorrupt: they differ, or a column or an item is damaged.
+    """
+    for number, crc in chunk.columns.values():
+        _read_column(db, path, n, chunk, number, crc)
+    slots = [slot for slot in range(chunk.built) if slot not in chunk.changed]
+    objects = _objects(db, path, n, slots, chunk.built)
+    if objects is None:
+        is_same = not chunk.columns and not chunk.is_complete
+    else:
+        is_same = all(
+            zlib.crc32(_blob(path, n, objects, name)) == crc
+            for name, (_, crc) in chunk.columns.items()
+        ) and (not chunk.is_complete or chunk.columns.keys() == set().union(*objects))
+    if not is_same:
+        raise _damaged(path, n)
+
+
+def _blob(path: Path, n: int, objects: Sequence[dict[str, Any]], name: str) -> bytes:
+    return _column(path, n, [found.get(name, ABSENT) for found in objects]).to_bytes()
+
+
+def _objects(
+    db: sqlite3.Connection, path: Path, n: int, slots: Sequence[int], size: int
+) -> list[dict[str, Any]] | None:
+    """The metadata of the items in some slots of a chunk, {} in others; None if too large."""
+    found: list[dict[str, Any]] = []
+    letters = 0
+    for texts, batch in _read_objects(db, path, n, slots):
+        letters += sum(map(len, texts))
+        if letters > _MAX_TEXT_LETTERS:
+            return None
+        found += batch
+    if len(found) == size:
+        return found
+    objects: list[dict[str, Any]] = [{}] * size
+    for slot, metadata in zip(slots, found, strict=True):
+        objects[slot] = metadata
+    return objects
+
+
+def _slots_to_read(
+    chunk: _Chunk, size: int, pending: Collection[int], *, is_complete: bool
+) -> Sequence[int]:
+    """Slots of a chunk that its columns do not describe, ascending."""
+    if not is_complete:
+        return range(size)
+    if not chunk.changed and not pending:
+        return ()
+    return sorted(slot for slot in chunk.changed.union(pending) if slot < size)
+
+
+def _read_objects(
+    db: sqlite3.Connection, path: Path, n: int, slots: Sequence[int]
+) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
+    """Batches of metadata as text and parsed, of the items in some slots of a chunk, ascending."""
+    first = n * MAX_SLOTS
+    for texts in items.read_texts(db, path, [first + slot for slot in slots]):
+        try:
+            objects = objects_from(texts)
+        except ValueError as error:
+            raise _damaged(path, n) from error
+        yield texts, objects
+
+
+def _read_parts(
+    db: sqlite3.Connection, path: Path, n: int, slots: Sequence[int], names: Collection[str]
+) -> dict[str, list[_Part]]:
+    """Values of fields of some items of a chunk, in parts of bounded size."""
+    parts: dict[str, list[_Part]] = {name: [] for name in names}
+    if not names:
+        return parts
+    values: dict[str, list[Any]] = {name: [] for name in names}
+
+    start = letters = 0
+    end = 0
+    for texts, objects in _read_objects(db, path, n, slots):
+        for name, held in values.items():
+            held += [metadata.get(name, ABSENT) for metadata in objects]
+        end += len(texts)
+        letters += sum(map(len, texts))
+        if letters > _MAX_TEXT_LETTERS or end == len(slots):
+            for name, held in values.items():
+                parts[name].append(_Part(np.array(slots[start:end]), _column(path, n, held)))
+                held.clear()
+            start, letters = end, 0
+    return parts
+
+
+def _column(path: Path, n: int, values: Sequence[Any]) -> Column:
+    try:
+        return Column.of(values)
+    except ValueError as error:  # a number that metadata cannot have
+        raise _damaged(path, n) from error
+
+
+def _by_chunk(slots: Iterable[int]) -> dict[int, set[int]]:
+    """Chunk to slots relative to it."""
+    found: dict[int, set[int]] = {}
+    for slot in slots:
+        found.setdefault(slot // MAX_SLOTS, set()).add(slot % MAX_SLOTS)
+    return found
