@@ -181,6 +181,14 @@ def test_arbitrary_weights_are_no_integers():
     assert onnx_file.as_integers(rng.normal(size=64).astype(np.float32)) is None
 
 
+def test_the_larger_general_model_is_described():
+    fitted = general.Fitted.load(ROOT / "export" / "general-large.npz")
+    assert fitted.model == "general-large"
+    assert fitted.command.startswith("python export/fit_general.py IMAGES --model general-large ")
+    assert fitted.layer.weight.shape == (2 * 1280, 128)
+    assert fitted.calibration.bits == 128
+
+
 def test_the_fitted_layer_says_how_it_was_made():
     layer = Path(ROOT / "export" / "general.npz")
     assert layer.stat().st_size < 2_000_000
