@@ -29,8 +29,10 @@ TOLERANCE = 1e-3
 # Smaller tensors stay float32: they are biases and scales, of negligible size.
 _SMALLER_FROM_ELEMENTS = 1024
 _GOLDEN_IMAGES = 3
-# How far from an integer a weight divided by its scale may be; float32 is off by 2e-5 at 127.
-_ON_GRID = 1e-3
+# How far from an integer a weight divided by its scale may be; that of a rounded scale is off by
+# 5e-4 at 127.
+_ON_GRID = 2e-3
+_LARGEST_INTEGER = 127
 
 
 class ExportError(Exception):
@@ -201,21 +203,45 @@ def as_integers(
     """Find out whether weights are multiples of one scale per output, by -127 to 127.
 
     Args:
-        values: of a convolution or a dense layer, the outputs first; the largest magnitude of each
-            output, or of all, is 127 times its scale, as in quantised files.
+        values: of a convolution or a dense layer, the outputs first. The largest magnitude of most
+            outputs, or else of all, is 127 times its scale, as in quantised files.
 
     Returns:
-        Integers, in the shape of `values`, and scales (outputs, 1, ...); None if they are not.
+        Integers, in the shape of `values`, and scales (outputs, 1, ...) whose products with them
+        are exact in float32; None if they are not.
     """
     if values.ndim < 2:
         return None
-    own = np.abs(values).max(tuple(range(1, values.ndim)), keepdims=True)
-    for largest in (own, np.full_like(own, own.max())):
-        scale = np.maximum(largest, np.finfo(np.float32).tiny) / np.float32(127)
-        integers = np.round(values / scale)
-        if np.abs(values / scale - integers).max() < _ON_GRID:
-            return integers.astype(np.int8), scale
+    rows = values.reshape(len(values), -1)
+    largest = np.maximum(np.abs(rows).max(1, keepdims=True), np.finfo(np.float32).tiny)
+    for peak in (largest, np.full_like(largest, largest.max())):
+        scale = _short(peak / np.float32(_LARGEST_INTEGER))
+        left = ~_on_grid(rows, scale)
+        if 2 * left.sum() >= len(rows):
+            continue
+        for integer in range(_LARGEST_INTEGER - 1, 0, -1):  # of an output that uses a part of them
+            if not left.any():
+                break
+            scale[left] = _short(largest[left] / np.float32(integer))
+            left[left] = ~_on_grid(rows[left], scale[left])
+        if not left.any():
+            integers = np.round(rows / scale).astype(np.int8).reshape(values.shape)
+            return integers, scale.reshape(-1, *(1,) * (values.ndim - 1))
     return None
+
+
+def _on_grid(rows: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which rows are multiples of their scale by at most _LARGEST_INTEGER."""
+    steps = rows / scale
+    near = np.abs(steps - np.round(steps)).max(1) < _ON_GRID
+    found: NDArray[np.bool_] = near & (np.abs(steps).max(1) < _LARGEST_INTEGER + 0.5)
+    return found
+
+
+def _short(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scales rounded to 17 bits, so that products with 7-bit integers are exact in float32."""
+    part, exponent = np.frexp(scale)
+    return np.ldexp(np.round(part * 2.0**17) / 2.0**17, exponent).astype(np.float32)
 
 
 def _product(integers: NDArray[np.int8], scale: NDArray[np.float32]) -> NDArray[np.float32]:
