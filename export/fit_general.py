@@ -1,8 +1,10 @@
-"""Fit the general model's hash layer on a folder of photographs; no labels needed.
+"""Fit a general model's hash layer on a folder of photographs; no labels needed.
 
     python export/fit_general.py IMAGES
+    python export/fit_general.py IMAGES --model general-large
 
-Writes export/general.npz, from which to_onnx.py makes the model that the wheel ships. IMAGES should
+Writes export/general.npz, from which to_onnx.py makes the model that the wheel ships, or
+export/general-large.npz, for the larger one. IMAGES should
 show many different subjects. --kinds, with one folder per kind, is not used in the fit, but to
 measure how close images of the same kind are.
 """
@@ -28,27 +30,34 @@ def main() -> int:
     parser.add_argument(
         "--kinds", type=Path, default=HERE.parent / "examples" / "pictures", help="(%(default)s)"
     )
+    parser.add_argument(
+        "--model", choices=general.MODELS, default=general.SHIPPED, help="(%(default)s)"
+    )
     parser.add_argument("--bits", type=int, default=128, help="code length (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    parser.add_argument("--out", type=Path, default=HERE / "general.npz")
+    parser.add_argument("--out", type=Path, help="(MODEL.npz, in the folder of this script)")
     arguments = parser.parse_args()
+    model = arguments.model
+    out = arguments.out or HERE / f"{model}.npz"
+    chosen = "" if model == general.SHIPPED else f" --model {model}"
     try:
         images = images_below(arguments.images)
         command = (
-            f"python export/fit_general.py IMAGES --bits {arguments.bits} --seed {arguments.seed}"
+            f"python export/fit_general.py IMAGES{chosen} --bits {arguments.bits} "
+            f"--seed {arguments.seed}"
             f"  # {len(images)} photographs"
         )
         general.check(arguments.bits, arguments.seed, len(images))
         kinds = read(arguments.kinds)
-        extract = general.extractor()
+        extract = general.extractor(model)
         seen = general.versions(extract, images, arguments.seed)
-        layer = general.fit(seen, arguments.bits, arguments.seed)
-        calibration = general.calibration(extract, images, seen, kinds, layer)
-        general.Fitted(layer, calibration, command).save(arguments.out)
+        layer = general.fit(seen, arguments.bits, arguments.seed, model=model)
+        calibration = general.calibration(extract, images, seen, kinds, layer, model)
+        general.Fitted(layer, calibration, command, model=model).save(out)
     except (BitgazeError, ValueError) as error:
         print(f"fit_general.py: {error}", file=sys.stderr)
         return 2
-    print(f"wrote {arguments.out} from {len(images)} photographs")
+    print(f"wrote {out} from {len(images)} photographs")
     return 0
 
 

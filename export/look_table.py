@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from attention_hashing.backbones import described
 from attention_hashing.data import annotations, labelled
 from attention_hashing.data.annotations import ANNOTATIONS
 from attention_hashing.data.labels import Labels
@@ -222,7 +223,11 @@ def _rivals(
     assert rule is not None
     size = encoder.contract.preprocess.size
     attention = encoder.encode(images.paths).attention
-    extract = FeatureExtractor(general.untrained(8), general.PREPROCESS, whole_map=True)
+    # Features of the same backbone, if the model is a general one.
+    models = {described(base.backbone): name for name, base in general.MODELS.items()}
+    model = models.get(str(encoder.contract.training.get("backbone")), general.SHIPPED)
+    preprocess = general.MODELS[model].preprocess
+    extract = FeatureExtractor(general.untrained(8, model), preprocess, whole_map=True)
     loaded = [upright(path, size) for path in images.paths]
     maps = extract.each(loaded, lambda image: image)
     found = {

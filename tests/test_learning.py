@@ -16,7 +16,7 @@ from PIL import Image
 
 from attention_hashing import bfloat16, checkpoint, provenance, training
 from attention_hashing.attention import AttentionBranch
-from attention_hashing.backbones import efficientnet_lite0
+from attention_hashing.backbones import with_classifier
 from attention_hashing.config import Config, new_network
 from attention_hashing.data import labelled
 from attention_hashing.data.errors import DataError
@@ -152,7 +152,7 @@ def test_random_views_depend_on_seed_and_position_alone(class_folders):
 
 def test_the_pretrained_backbone_recognises_what_it_was_trained_on(examples):
     """The classifier's output for images with known ImageNet classes."""
-    backbone, weight, bias = efficientnet_lite0()
+    backbone, weight, bias = with_classifier()
     backbone.eval()
     branch = AttentionBranch.from_classifier(weight, bias).eval()
     from skimage import data as known  # photographs with free licences, included in the package

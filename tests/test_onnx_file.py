@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -125,6 +126,71 @@ def test_the_deployed_code_is_the_sign_of_torchs_values(network, encoder, some_i
     shipped_bits = np.unpackbits(encoder.encode(list(pixels)).codes, axis=1)
     # float16 weights change values slightly: well below 1 % of the bits, as measured here.
     assert (shipped_bits != (values > 0)).mean() < 0.01
+
+
+class OneConvolution(torch.nn.Module):
+    """Of integers times a scale for each output, and a dense layer of arbitrary weights."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 64, 3, bias=False)
+        self.dense = torch.nn.Linear(64, 40)
+        self.conv.weight = torch.nn.Parameter(weight)
+
+    def forward(self, image):
+        return self.dense(self.conv(image.permute(0, 3, 1, 2).float()).mean((2, 3)))
+
+
+@pytest.mark.parametrize("is_per_output", [True, False])
+def test_weights_that_were_integers_are_stored_as_integers(is_per_output, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    integers = torch.randint(-127, 128, (64, 3, 3, 3), generator=generator)
+    integers[:, 0, 0, 0] = 127
+    if is_per_output:
+        integers[:9] //= 2  # outputs that use a part of the range
+        integers[9] = 0  # and one that uses nothing
+    else:
+        integers[1:] //= 2
+    scale = torch.rand(64 if is_per_output else 1, generator=generator) / 100 + 1e-3
+    module = OneConvolution(integers * scale[:, None, None, None]).eval()
+    onnx_file._round_weights(module)
+    assert torch.allclose(module.conv.weight, integers * scale[:, None, None, None], rtol=1e-5)
+    model = onnx_file.export(module, 16, ["values"])
+    image = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
+    before = len(model.SerializeToString()), outputs(model, image)
+    onnx_file.store_as_int8(model)
+    onnx_file.store_as_float16(model)
+    onnx.checker.check_model(model, full_check=True)
+    kinds = {one.name: one.data_type for one in model.graph.initializer}
+    stored = {name for name, kind in kinds.items() if kind == onnx.TensorProto.INT8}
+    assert len(stored) == 1
+    (found,) = (
+        onnx.numpy_helper.to_array(one) for one in model.graph.initializer if one.name in stored
+    )
+    ratio = found.reshape(64, -1).max(1) / np.maximum(integers.reshape(64, -1).amax(1).numpy(), 1)
+    assert np.array_equal(found, np.round(integers.numpy() * ratio[:, None, None, None]))
+    assert onnx.TensorProto.FLOAT16 in kinds.values()  # the dense layer
+    assert np.array_equal(outputs(model, image), before[1])
+    assert len(model.SerializeToString()) < 0.6 * before[0]
+
+
+def outputs(model, image):
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return session.run(None, {"image": image})[0]
+
+
+def test_arbitrary_weights_are_no_integers():
+    rng = np.random.default_rng(0)
+    assert onnx_file.as_integers(rng.normal(size=(64, 64)).astype(np.float32)) is None
+    assert onnx_file.as_integers(rng.normal(size=64).astype(np.float32)) is None
+
+
+def test_the_larger_general_model_is_described():
+    fitted = general.Fitted.load(ROOT / "export" / "general-large.npz")
+    assert fitted.model == "general-large"
+    assert fitted.command.startswith("python export/fit_general.py IMAGES --model general-large ")
+    assert fitted.layer.weight.shape == (2 * 1280, 128)
+    assert fitted.calibration.bits == 128
 
 
 def test_the_fitted_layer_says_how_it_was_made():

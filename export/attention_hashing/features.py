@@ -46,14 +46,14 @@ class FeatureExtractor:
 
     Args:
         network: to run.
-        preprocess: how images are prepared for it.
+        preprocess: how images are prepared for it; stays readable.
         whole_map: compute the backbone's map instead.
     """
 
     def __init__(
         self, network: AttentionHashing, preprocess: Preprocess, whole_map: bool = False
     ) -> None:
-        self._preprocess = preprocess
+        self.preprocess = preprocess
         module = (_Map if whole_map else _Pooled)(onnx_file.folded(network)).eval()
         model = onnx_file.export(module, preprocess.size, ["features"])
         options = ort.SessionOptions()
@@ -75,7 +75,7 @@ class FeatureExtractor:
         """Yield features one by one: float32 (2 * channels,), or the map (channels, h, w)."""
 
         def features(item: _Item) -> NDArray[np.float32]:
-            pixels = load(image(item), self._preprocess)
+            pixels = load(image(item), self.preprocess)
             found: NDArray[np.float32] = self._session.run(None, {"image": pixels[None]})[0][0]
             return found
 

