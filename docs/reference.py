@@ -46,6 +46,7 @@ _MORE = "api-more.md"
 _REST = {
     "Galleries": (
         "Item",
+        "Query",
         "SyncReport",
         "DuplicateGroup",
         "Duplicate",

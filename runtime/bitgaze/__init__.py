@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bitgaze.gallery.maintenance import RepairReport as RepairReport
     from bitgaze.gallery.maintenance import repair as repair
     from bitgaze.gallery.maintenance import verify_gallery as verify_gallery
+    from bitgaze.gallery.query import Query as Query
     from bitgaze.gallery.sync.report import SyncReport as SyncReport
     from bitgaze.hamming import HammingIndex as HammingIndex
     from bitgaze.hamming import simd as simd
@@ -57,6 +58,7 @@ _MODULES = {
     "ProviderError": "errors",
     "ProviderReport": "encoding.providers",
     "ProviderWarning": "errors",
+    "Query": "gallery.query",
     "RepairReport": "gallery.maintenance",
     "SyncReport": "gallery.sync.report",
     "Verification": "encoding.verification",
