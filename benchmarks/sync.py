@@ -96,6 +96,7 @@ def random_encoder() -> Encoder:
             boxes=np.zeros((count, 0, 4), np.float32),
             look_classes=np.zeros((count, 0), np.int64),
             structure=np.zeros((count, 32), np.uint8),
+            classes=(b"",) * count,
         )
 
     encoder.encode = encode

@@ -47,7 +47,7 @@ MODULE_LAYERS = {
     "gallery": [
         ["gallery"],
         ["sync.sync", "sync.forget", "explain", "duplicates", "maintenance"],
-        ["sync.ingest", "sync.guard", "search"],
+        ["sync.ingest", "sync.guard", "search", "words"],
         ["sync.names", "sync.moves", "hits", "reencode"],
         ["sync.folders", "sync.report"],
         ["store", "query"],
@@ -61,10 +61,10 @@ MODULE_LAYERS = {
         ["metadata", "blocks", "forks", "sync.patterns", "sync.ignore"],
     ],
     "encoding": [
-        ["heatmap", "verification"],
+        ["heatmap", "verification", "words"],
         ["encoder"],
         ["contract", "providers"],
-        ["images", "calibration", "alterations", "structure", "likeness", "looks"],
+        ["images", "calibration", "alterations", "structure", "likeness", "likely", "looks"],
         ["costs", "headers", "memory", "properties"],
     ],
 }
@@ -178,6 +178,8 @@ def test_public_names():
         "SyncReport",
         "Verification",
         "ViewIndex",
+        "WordError",
+        "WordHit",
         "register_provider",
         "repair",
         "simd",
@@ -279,6 +281,7 @@ def test_the_wheel_contains_the_package_and_nothing_else(tmp_path):
     }
     assert plain == tracked
     assert {"bitgaze/py.typed", "bitgaze/_hamming.pyi", "bitgaze/models/general.onnx"} <= plain
+    assert "bitgaze/encoding/words.txt" in plain
     assert all(n.startswith(("bitgaze/", "bitgaze-")) for n in names)
 
 

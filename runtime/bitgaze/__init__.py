@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bitgaze.errors import ModelError as ModelError
     from bitgaze.errors import ProviderError as ProviderError
     from bitgaze.errors import ProviderWarning as ProviderWarning
+    from bitgaze.errors import WordError as WordError
     from bitgaze.gallery.duplicates import Duplicate as Duplicate
     from bitgaze.gallery.duplicates import DuplicateGroup as DuplicateGroup
     from bitgaze.gallery.gallery import Gallery as Gallery
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from bitgaze.gallery.maintenance import verify_gallery as verify_gallery
     from bitgaze.gallery.query import Query as Query
     from bitgaze.gallery.sync.report import SyncReport as SyncReport
+    from bitgaze.gallery.words import WordHit as WordHit
     from bitgaze.hamming import HammingIndex as HammingIndex
     from bitgaze.hamming import simd as simd
     from bitgaze.views import ViewIndex as ViewIndex
@@ -63,6 +65,8 @@ _MODULES = {
     "SyncReport": "gallery.sync.report",
     "Verification": "encoding.verification",
     "ViewIndex": "views",
+    "WordError": "errors",
+    "WordHit": "gallery.words",
     "register_provider": "encoding.providers",
     "repair": "gallery.maintenance",
     "simd": "hamming",

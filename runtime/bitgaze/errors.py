@@ -35,3 +35,7 @@ class FingerprintMismatch(GalleryError):
 
 class GalleryCorrupt(GalleryError):
     """A gallery file whose contents are damaged or inconsistent."""
+
+
+class WordError(BitgazeError):
+    """Words to search for that the gallery's model does not know."""

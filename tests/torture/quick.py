@@ -64,6 +64,7 @@ class QuickEncoder:
             boxes=np.zeros((n, 0, 4), np.float32),
             look_classes=np.zeros((n, 0), np.int64),
             structure=np.zeros((n, 32), np.uint8),
+            classes=(b"",) * n,
         )
 
 

@@ -25,7 +25,7 @@ from bitgaze.cli.options import (
     write_text,
 )
 from bitgaze.cli.terminal import note, progress, say, warn
-from bitgaze.errors import BitgazeError
+from bitgaze.errors import BitgazeError, WordError
 
 if TYPE_CHECKING:
     from bitgaze.gallery.duplicates import Duplicate
@@ -45,7 +45,15 @@ def add_to(commands: Commands) -> None:
 def _add_search(commands: Commands) -> None:
     parser = add_command(commands, search)
     add_gallery(parser)
-    parser.add_argument("image", metavar="IMAGE", help="an image file")
+    parser.add_argument(
+        "image",
+        metavar="IMAGE",
+        help="an image file; or, if there is no such file, words for what images show, such as "
+        'dog, "fire engine" or "dog, cat" (either)',
+    )
+    parser.add_argument(
+        "--words", action="store_true", help="take IMAGE as words, even if there is such a file"
+    )
     parser.add_argument(
         "-k", type=int, default=10, help="maximum number of hits (default: %(default)s)"
     )
@@ -91,12 +99,15 @@ def _box(text: str) -> tuple[float, ...]:
 
 
 def search(options: argparse.Namespace) -> int:
-    """Find the images that look like a given one."""
+    """Find the images that look like a given one, or that show what words name."""
     from bitgaze.gallery.gallery import Gallery
 
     check_kernel()
     quiet_pillow()
     encoder = encoder_for(options)
+    if options.words or _are_words(options.image):
+        with Gallery(options.gallery, encoder=encoder, create=False) as gallery:
+            return _search_words(options, gallery)
     with Gallery(options.gallery, encoder=encoder, create=False) as gallery:
         # A Path: on the command line, a name is always a file, never a key.
         hits = gallery.search(
@@ -131,14 +142,64 @@ def search(options: argparse.Namespace) -> int:
             distance = f"{hit.distance:5.1f}" if has_looks else f"{hit.distance:4d}"
             say(f"{distance}{''.join(padded)}  {hit.key}")
     elif not size:
-        warn(
-            f"{options.gallery} contains no images; add some with "
-            f"`bitgaze index DIR -g {options.gallery}`"
-        )
+        _warn_empty(options.gallery)
     else:
         warn("; ".join(filter(None, ["nothing found", unknown])))
     _note_page(options.html)
     return OK
+
+
+def _are_words(text: str) -> bool:
+    """Whether a text can only be words: no file has the name, and it is not spelled like one."""
+    return not (os.path.lexists(text) or Path(text).suffix or set(text) & {"/", os.sep})
+
+
+def _search_words(options: argparse.Namespace, gallery: "Gallery") -> int:
+    from bitgaze.gallery.hits import percent
+
+    for name in ("radius", "region", "html"):
+        if getattr(options, name) is not None:
+            raise BitgazeError(f"--{name} goes with an image, and {options.image!r} is no file")
+    if options.ranking != "hamming":
+        raise BitgazeError(f"--ranking goes with an image, and {options.image!r} is no file")
+    try:
+        hits = gallery.search_words(options.image, options.k, where=_where(options.where))
+    except WordError as error:
+        if options.words:
+            raise
+        raise WordError(f"{options.image}: no such file; as words: {error}") from error
+    unknown = "" if hits else _unknown_fields(gallery, options.where)
+    if options.json:
+        found = [asdict(hit) for hit in hits]
+        say(json.dumps({"words": options.image, "gallery": options.gallery, "hits": found}))
+        if unknown:
+            warn(unknown)
+        return OK
+    note(_said(gallery, options))
+    for hit in hits:
+        say(f"{percent(hit.probability):>4}  {hit.key}")
+    if not len(gallery):
+        _warn_empty(options.gallery)
+    elif not hits:
+        warn("; ".join(filter(None, ["nothing found", unknown])))
+    return OK
+
+
+def _said(gallery: "Gallery", options: argparse.Namespace) -> str:
+    """What is searched for, and what stands for a word that is no class."""
+    start = "" if options.words else f"no file {options.image!r}: "
+    texts = [f"{start}images that show {options.image!r}"]
+    meanings = gallery.vocabulary.meanings(options.image)
+    for meaning in {meaning.word: meaning for every in meanings for meaning in every}.values():
+        if meaning.stand_in:
+            texts.append(
+                f"{meaning.word!r} is no class of the model, {meaning.stand_in!r} stands for it"
+            )
+    return "; ".join(texts)
+
+
+def _warn_empty(gallery: str) -> None:
+    warn(f"{gallery} contains no images; add some with `bitgaze index DIR -g {gallery}`")
 
 
 def _unknown_fields(gallery: "Gallery", texts: Sequence[str]) -> str:

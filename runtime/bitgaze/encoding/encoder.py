@@ -28,13 +28,14 @@ from bitgaze.arguments import thread_count
 from bitgaze.encoding import images
 from bitgaze.encoding.contract import DEFAULT_MODEL, Contract, Model, read_model
 from bitgaze.encoding.images import Box, ImageFile, Region, Source, part, prepared, within
+from bitgaze.encoding.likely import pack
 from bitgaze.encoding.looks import choose
 from bitgaze.encoding.providers import CPU, ProviderReport, Providers, open_session
 from bitgaze.encoding.structure import STRUCTURE_BITS, structural_code
 from bitgaze.errors import ImageError, ModelError, ProviderError
 
 _OUTPUTS = ("code", "hash", "attention")
-_PLACES = ("class_maps", "class_probability", "class_number")
+_LIKELY = ("class_probability", "class_number")
 _WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
@@ -62,6 +63,8 @@ class Encoded:
             there is no look.
         structure: uint8, shape (n, 32): structural codes, what the images look like whatever they
             show; see `bitgaze.encoding.structure`. They do not depend on the model.
+        classes: likely classes of each image and its looks, see `bitgaze.encoding.likely`; empty if
+            the model does not say.
     """
 
     codes: NDArray[np.uint8]
@@ -74,6 +77,7 @@ class Encoded:
     boxes: NDArray[np.float32]
     look_classes: NDArray[np.int64]
     structure: NDArray[np.uint8]
+    classes: tuple[bytes, ...]
 
     @property
     def views(self) -> NDArray[np.uint8]:
@@ -97,6 +101,7 @@ class _Row(NamedTuple):
     boxes: NDArray[np.float32]
     look_classes: NDArray[np.int64]
     structure: NDArray[np.uint8]
+    classes: bytes
 
 
 class Encoder:
@@ -255,9 +260,11 @@ class Encoder:
                 if on_progress is not None:
                     on_progress(1)
         if not rows:
-            found = _Row(*(np.zeros((0, *array.shape), array.dtype) for array in blank))
+            arrays: list[Any] = [np.zeros((0, *array.shape), array.dtype) for array in blank[:-1]]
         else:
-            found = _Row(*map(np.stack, zip(*rows, strict=True)))
+            columns: list[Any] = list(zip(*rows, strict=True))
+            arrays = [np.stack(column) for column in columns[:-1]]
+        found = _Row._make([*arrays, b""])
         return Encoded(
             found.code,
             found.hash,
@@ -269,6 +276,7 @@ class Encoder:
             boxes=found.boxes,
             look_classes=found.look_classes,
             structure=found.structure,
+            classes=tuple(row.classes for row in rows),
         )
 
     def _reset(self) -> None:
@@ -314,6 +322,7 @@ class Encoder:
             np.zeros((looks, 4), np.float32),
             np.zeros(looks, np.int64),
             np.zeros(STRUCTURE_BITS // 8, np.uint8),
+            b"",
         )
 
     def _rows(
@@ -371,8 +380,12 @@ class Encoder:
     def _single(
         self, session: Any, pixels: NDArray[np.uint8], structure: NDArray[np.uint8]
     ) -> _Row | ImageError:
-        outputs = self._run(session, pixels, _OUTPUTS)
-        return outputs if isinstance(outputs, ImageError) else _row(outputs, [], 0, structure)
+        likely = _LIKELY if self.contract.looks is not None else ()
+        outputs = self._run(session, pixels, _OUTPUTS + likely)
+        if isinstance(outputs, ImageError):
+            return outputs
+        classes = pack([(outputs[4], outputs[3])]) if likely else b""
+        return _row(outputs[:3], [], 0, structure, classes)
 
     def _look_again(self, session: Any, looks: int, source: Source) -> _Row | ImageError:
         """The image, and looks at it, from one decoding at a scale that serves both."""
@@ -381,22 +394,26 @@ class Encoder:
 
         def encoded(image: Image.Image) -> _Row | ImageError | ProviderError:
             try:
-                whole = self._run(session, prepared(image, preprocess), _OUTPUTS + _PLACES)
+                whole = self._run(
+                    session, prepared(image, preprocess), (*_OUTPUTS, "class_maps", *_LIKELY)
+                )
                 if isinstance(whole, ImageError):
                     return whole
                 *outputs, maps, probability, numbers = whole
                 parts: list[_Part] = []
+                likely = [(numbers, probability)]
                 for look in choose(maps, probability, outputs[2], rule, looks):
                     pixels = prepared(part(image, look.box), preprocess)
-                    found = self._run(session, pixels, _OUTPUTS[:2])
+                    found = self._run(session, pixels, _OUTPUTS[:2] + _LIKELY)
                     if isinstance(found, ImageError):
                         return found
+                    likely.append((found[3], found[2]))
                     number = int(numbers[look.row]) if look.row >= 0 else -1
                     box = look.box
                     if isinstance(source, Region):
                         box = within(source.box, box)
                     parts.append(_Part(found[0], found[1], box, number))
-                return _row(outputs, parts, looks, structural_code(image))
+                return _row(outputs, parts, looks, structural_code(image), pack(likely))
             except ProviderError as error:  # which is not the image's fault, see `with_upright`
                 return error
 
@@ -441,7 +458,13 @@ class _Part(NamedTuple):
     number: int
 
 
-def _row(outputs: list[Any], parts: list[_Part], looks: int, structure: NDArray[np.uint8]) -> _Row:
+def _row(
+    outputs: list[Any],
+    parts: list[_Part],
+    looks: int,
+    structure: NDArray[np.uint8],
+    classes: bytes,
+) -> _Row:
     """Outputs of an image and its looks; the image itself stands in for those that it lacks."""
     code, values, attention = outputs
     parts = parts + [_Part(code, values, _WHOLE, -1)] * (looks - len(parts))
@@ -454,6 +477,7 @@ def _row(outputs: list[Any], parts: list[_Part], looks: int, structure: NDArray[
         np.array([part.box for part in parts], np.float32).reshape(looks, 4),
         np.array([part.number for part in parts], np.int64),
         structure,
+        classes,
     )
 
 

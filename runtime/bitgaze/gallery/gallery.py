@@ -23,7 +23,8 @@ from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
 from bitgaze.encoding.encoder import Encoded, Encoder
 from bitgaze.encoding.images import Box, Source
 from bitgaze.encoding.structure import STRUCTURE_BITS
-from bitgaze.errors import FingerprintMismatch, GalleryError
+from bitgaze.encoding.words import Vocabulary
+from bitgaze.errors import FingerprintMismatch, GalleryError, WordError
 from bitgaze.gallery.adaptation import Adaptation, adapted
 from bitgaze.gallery.duplicates import DuplicateGroup, default_radius, find_duplicates
 from bitgaze.gallery.explain import explain
@@ -48,6 +49,7 @@ from bitgaze.gallery.store import Store
 from bitgaze.gallery.sync.forget import forget
 from bitgaze.gallery.sync.report import SyncReport
 from bitgaze.gallery.sync.sync import sync
+from bitgaze.gallery.words import WordHit, search_words
 
 Where = Mapping[str, Any]
 
@@ -111,6 +113,7 @@ class Gallery:
         self.path = gallery_path(path)
         self._encoder = encoder
         self._encoder_lock = threading.Lock()
+        self._vocabulary: Vocabulary | None = None
 
         def model_info() -> ModelInfo:
             if bits is not None:
@@ -337,6 +340,55 @@ class Gallery:
             exclude_self=exclude_self,
             region=region,
         )
+
+    def search_words(
+        self, words: str, k: int = 10, *, where: Where | None = None, least: float = 0.01
+    ) -> list[WordHit]:
+        """Find the items that most probably show what words name, such as "dog" or "fire engine".
+
+        The words are the names of the model's classes, their synonyms, and kinds of them, as in
+        "vehicle" or "food": ImageNet's 1,000 classes and WordNet's nouns above them for the general
+        model, its own classes for one that you have trained. People, names, actions and text in
+        images are not known. Alternatives are divided by commas, "dog, cat"; of other words, an
+        image must show all.
+
+        The first call reads the likely classes of all items: 2 s and 200 MB for a million.
+
+        Args:
+            words: what to search for, in English.
+            k: maximum number of hits, at least 1.
+            where: as for `search`.
+            least: the lowest probability of a hit, in [0, 1].
+
+        Returns:
+            Hits by descending probability; ties in the order of `iter(gallery)`.
+
+        Raises:
+            WordError: a word is not known (the message names near ones), the model does not name
+                its classes, or the gallery is from a version that did not store them.
+            FingerprintMismatch: the gallery's model was not found.
+            TypeError: k is not an integer, or words not a str.
+            ValueError: k is below 1, `least` out of range, or `where` invalid.
+        """
+        vocabulary = self.vocabulary
+        with self._store.reading():
+            return search_words(self._store, vocabulary, words, k, conditions(where), least)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The words that `search_words` knows, from the contract of the gallery's model.
+
+        Raises:
+            WordError: the model does not name its classes, or there is no model.
+            FingerprintMismatch: the gallery's model was not found.
+        """
+        if self.fingerprint is None:
+            raise WordError(f"{self.path}: holds your own codes; words require a model's classes")
+        if self._vocabulary is None:
+            model = self._encoder.model if self._encoder else read_model(self.model_file)
+            check_model(self._store.info, model, self.path)
+            self._vocabulary = Vocabulary.of(model.contract)
+        return self._vocabulary
 
     def query(self, image: Source, *, region: Box | None = None) -> Query:
         """Encode an image for several searches, such as with other conditions or more hits.

@@ -72,7 +72,8 @@ class Item:
             stored in steps of 1/65535.
         structure: structural code, uint8, (structure bits // 8,); None if not known.
         properties: what the image's file says of itself, a JSON object as a dict; None if not read.
-        classes: likely classes, as bytes; None if not known.
+        classes: likely classes of the image and its looks, as `bitgaze.encoding.likely` packs them;
+            None if not known.
     """
 
     key: str
@@ -116,6 +117,7 @@ class Item:
             encoded.boxes[row][is_look],
             encoded.structure[row],
             properties,
+            encoded.classes[row] or None,
         )
 
     @property
@@ -390,6 +392,30 @@ def read_texts(
                 _verified(path, _read_row(db, path, slot))  # the error names the damaged item
             raise GalleryCorrupt(f"{path}: items from slot {expected[0]} on are damaged")
         yield keys, texts
+
+
+def read_classes(db: sqlite3.Connection, path: Path, first: int, end: int) -> list[bytes | None]:
+    """Likely classes, as stored, of the items in slots `first` to `end` - 1; verifies each row.
+
+    Raises:
+        GalleryCorrupt: an item is missing or damaged.
+    """
+    rows = db.execute(
+        f"SELECT slot, classes, crc, {_CRC_INPUT} FROM item NOT INDEXED"
+        " WHERE slot >= ? AND slot < ? ORDER BY slot",
+        (first, end),
+    ).fetchall()
+    slots, classes, crcs, contents = zip(*rows, strict=True) if rows else ((),) * 4
+    is_intact = (
+        slots == tuple(range(first, end))
+        and None not in contents
+        and tuple(map(zlib.crc32, contents)) == crcs
+    )
+    if not is_intact:
+        for slot in range(first, end):
+            _verified(path, _read_row(db, path, slot))  # the error names the damaged item
+        raise GalleryCorrupt(f"{path}: items from slot {first} on are damaged")
+    return list(classes)
 
 
 def match_keys(

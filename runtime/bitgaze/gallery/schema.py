@@ -25,7 +25,7 @@ An SQLite file. Format 3 (`PRAGMA application_id` "bgaz", `PRAGMA user_version` 
       properties  what the image's file says of itself, a JSON object; NULL if not read
       boxes       of the item's looks, 4 uint16 each, little-endian: x0, y0, x1, y1 in 1/65535 of
                   the upright image; NULL if it has none
-      classes     likely classes; NULL if not known
+      classes     likely classes of the image and its looks, see `likely.pack`; NULL if not known
       crc         CRC-32 of all other columns, see `items.item_crc`
   chunk(n, crc, items, codes)
       codes     of the 4096 slots from n * 4096 on; fewer in the last chunk
