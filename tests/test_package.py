@@ -174,6 +174,7 @@ def test_public_names():
         "ProviderError",
         "ProviderReport",
         "ProviderWarning",
+        "Query",
         "RepairReport",
         "SyncReport",
         "Verification",

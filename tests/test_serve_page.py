@@ -167,6 +167,25 @@ def test_a_rectangle_searches_for_what_is_inside(open_page, address, gallery, qu
     assert hits(page) == whole
 
 
+def test_words_search_for_what_they_name(open_page, address, gallery, query):
+    page = open_page(address, allowed=["404"])
+    page.get_by_label("or say what it shows").fill("bird")
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text("Images of bird")
+    expected = gallery.search_words("bird", 24)
+    assert hits(page) == [hit.key for hit in expected]
+    first = page.locator("#hits li").first
+    expect(first.locator(".chances")).to_contain_text("shows it")
+    page.locator("#hits .open").first.click()
+    expect(page.get_by_role("dialog").locator("dl")).to_contain_text("shows it")
+    page.keyboard.press("Escape")
+    page.get_by_label("or say what it shows").fill("democracy")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("democracy")
+    search(page, query)  # an image again
+    expect(page.locator("h1")).to_have_text("Images like bird.jpg")
+
+
 def test_a_hit_opens_in_a_light_box(open_page, address, gallery, query):
     page = open_page(address)
     search(page, query)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from bitgaze import Gallery, GalleryError
+from bitgaze.gallery.hits import percent
 from bitgaze.server.app import create_app
 from conftest import PETS, smooth_image
 from serving import TOKEN, client_of, read_all, refusal, served
@@ -141,6 +142,20 @@ def test_a_wrong_region_is_refused(client, owl, region):
     assert "expected left,top,right,bottom" in message
 
 
+def test_words_find_what_they_name(client, gallery, pets):
+    found = client.get("/api/search/words", params={"words": "bird", "k": 3}).json()
+    expected = gallery.search_words("bird", 3)
+    assert [hit["key"] for hit in found["hits"]] == [hit.key for hit in expected]
+    assert found["hits"][0]["key"].startswith(str(pets / "birds"))
+    assert found["hits"][0]["chances"] == {"shows it": percent(expected[0].probability)}
+    where = json.dumps({"kind": "fish"})
+    fish = client.get("/api/search/words", params={"words": "fish", "where": where}).json()
+    assert {hit["metadata"]["kind"] for hit in fish["hits"]} == {"fish"}
+    code, message = refusal(client.get("/api/search/words", params={"words": "democracy"}), 404)
+    assert code == "unknown_word"
+    assert "democracy" in message
+
+
 def test_gallery_returns_facts_and_limits(client, gallery):
     facts = client.get("/api/gallery").json()
     assert facts == {
@@ -148,6 +163,7 @@ def test_gallery_returns_facts_and_limits(client, gallery):
         "items": 5,
         "bits": 128,
         "looks": 3,
+        "words": True,
         "model": gallery.model_name,
         "fingerprint": gallery.fingerprint,
         "adaptation": None,

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from bitgaze.errors import GalleryError, ImageError
+from bitgaze.errors import GalleryError, ImageError, WordError
 
 _HTTP_ERRORS = {
     400: ("bad_request", "The request cannot be read."),
@@ -63,6 +63,8 @@ def _refusal_for(error: Exception) -> Refusal:
         if error.status_code == 400:
             message = error.detail  # from the multipart parser, which says what is wrong
         return Refusal(error.status_code, code, message, error.headers)
+    if isinstance(error, WordError):
+        return Refusal(404, "unknown_word", str(error))
     if isinstance(error, ImageError):
         return Refusal(
             422,

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bitgaze.errors import GalleryError, ImageError
+from bitgaze.errors import GalleryError, ImageError, WordError
 from bitgaze.gallery.gallery import Gallery
 from bitgaze.server.abandoned import StopAbandoned
 from bitgaze.server.answers import Answer, Refusal, error_answer
@@ -24,7 +24,7 @@ from bitgaze.server.browse import browse, item_to_json
 from bitgaze.server.guard import LOOPBACK, Guard, check_token
 from bitgaze.server.images import attention_image, thumbnail_image
 from bitgaze.server.parameters import parameters_of, required
-from bitgaze.server.search import search, search_code
+from bitgaze.server.search import search, search_code, search_words
 from bitgaze.server.state import DEFAULT_LIMITS, MAX_HITS, Limits, ServerState, item_of, state_of
 
 _WEB = Path(__file__).parent.parent / "web"
@@ -81,6 +81,7 @@ def create_app(
         Route("/api/item", _item),
         Route("/api/search", search, methods=["GET", "POST"]),
         Route("/api/search/code", search_code),
+        Route("/api/search/words", search_words),
         Route("/api/thumbnail", thumbnail_image),
         Route("/api/attention", attention_image),
     ]
@@ -89,7 +90,7 @@ def create_app(
         middleware=[Middleware(Guard, hosts=hosts, token=token), Middleware(StopAbandoned)],
         exception_handlers={
             kind: error_answer
-            for kind in (Refusal, HTTPException, ImageError, GalleryError, Exception)
+            for kind in (Refusal, HTTPException, ImageError, GalleryError, WordError, Exception)
         },
     )
     app.state.server = ServerState(gallery, limits)
@@ -135,6 +136,7 @@ async def _gallery(request: Request) -> Answer:
             "items": len(gallery),
             "bits": gallery.bits,
             "looks": gallery.looks,
+            "words": _knows_words(gallery),
             "model": gallery.model_name,
             "fingerprint": gallery.fingerprint,
             "adaptation": gallery.adaptation,
@@ -161,6 +163,14 @@ async def _browse(request: Request) -> Answer:
     parameters_of(request)
     state = state_of(request)
     return Answer(await state.run_reading(lambda: browse(state.gallery)))
+
+
+def _knows_words(gallery: Gallery) -> bool:
+    try:
+        _ = gallery.vocabulary
+    except WordError:
+        return False
+    return True
 
 
 def _suggested_radius(gallery: Gallery) -> int | None:

@@ -42,8 +42,12 @@ def browse(gallery: Gallery) -> dict[str, Any]:
 
 def item_to_json(item: Item | Hit) -> dict[str, Any]:
     """What every answer says about an item: key, a name to show, whether it has an image."""
-    name = os.path.basename(item.key) or item.key  # noqa: PTH119 (a key need not be a path)
-    return {"key": item.key, "name": name, "has_image": item.path is not None}
+    return {"key": item.key, "name": name_of(item.key), "has_image": item.path is not None}
+
+
+def name_of(key: str) -> str:
+    """A name to show for a key: that of the file, if it is a path."""
+    return os.path.basename(key) or key  # noqa: PTH119 (a key need not be a path)
 
 
 def _sample(gallery: Gallery) -> list[Hit]:

@@ -9,10 +9,11 @@ from starlette.requests import Request
 
 from bitgaze.encoding.heatmap import data_uri, overlay, thumbnail
 from bitgaze.gallery.filters import Condition, conditions
-from bitgaze.gallery.hits import Hit
+from bitgaze.gallery.hits import Hit, percent
 from bitgaze.gallery.query import Query
+from bitgaze.gallery.words import WordHit
 from bitgaze.server.answers import Answer, Refusal
-from bitgaze.server.browse import item_to_json
+from bitgaze.server.browse import item_to_json, name_of
 from bitgaze.server.images import content_of
 from bitgaze.server.parameters import (
     boolean,
@@ -51,6 +52,24 @@ async def search_code(request: Request) -> Answer:
     async with state.filtering.ready_for(filters):
         found = await state.run_reading(work)
     return Answer({"item": None, "code": text, "region": part} | found)
+
+
+async def search_words(request: Request) -> Answer:
+    """Search for what words name, among the classes of the gallery's model."""
+    parameters = parameters_of(request, "words", "k", "where")
+    state = state_of(request)
+    gallery, words = state.gallery, required(parameters, "words")
+    k = integer(parameters, "k", 1, MAX_HITS) or 10
+    where = condition(parameters)
+    filters = _filters(where)
+    _check_conditions(filters, state)
+
+    def work() -> dict[str, Any]:
+        hits = gallery.search_words(words, k, where=where)
+        return {"words": words, "hits": [_word_hit_to_json(hit) for hit in hits]}
+
+    async with state.filtering.ready_for(filters):
+        return Answer(await state.run_reading(work))
 
 
 async def _search_item(request: Request) -> Answer:
@@ -115,10 +134,7 @@ def _search_with(
     k = integer(parameters, "k", 1, MAX_HITS) or 10
     radius = integer(parameters, "radius", 0, gallery.bits)
     where = condition(parameters)
-    try:
-        filters = conditions(where or {})
-    except ValueError as error:
-        raise Refusal(400, "bad_argument", str(error)) from error
+    filters = _filters(where)
     _check_conditions(filters, state)
 
     def nearest(query: Query, key: str | None = None) -> dict[str, Any]:
@@ -131,6 +147,13 @@ def _search_with(
         }
 
     return nearest, filters
+
+
+def _filters(where: dict[str, Any] | None) -> tuple[Condition, ...]:
+    try:
+        return conditions(where or {})
+    except ValueError as error:
+        raise Refusal(400, "bad_argument", str(error)) from error
 
 
 def _check_conditions(filters: tuple[Condition, ...], state: ServerState) -> None:
@@ -148,3 +171,10 @@ def _hit_to_json(hit: Hit) -> dict[str, Any]:
     facts = asdict(hit)
     del facts["path"]
     return facts | {"chances": hit.chances} | item_to_json(hit)
+
+
+def _word_hit_to_json(hit: WordHit) -> dict[str, Any]:
+    facts = asdict(hit)
+    del facts["path"]
+    shows = {"chances": {"shows it": percent(hit.probability)}}
+    return facts | shows | {"name": name_of(hit.key), "has_image": hit.path is not None}

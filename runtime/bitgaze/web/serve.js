@@ -1,5 +1,5 @@
-// The page of `bitgaze serve`. The address holds the whole search (?key= or ?code=, region, k, radius,
-// name, folder, m.FIELD), so back, reload and bookmarks work; render() shows what the address says.
+// The page of `bitgaze serve`. The address holds the whole search (?key=, ?code= or ?words=, region, k,
+// radius, name, folder, m.FIELD), so back, reload and bookmarks work; render() shows what the address says.
 
 import { RequestError, fetchJson, fetchSearch } from "/serve_api.js";
 import { imageOf, inBits, loadAttention, makeCard, pinAttention, showImage } from "/serve_cards.js";
@@ -17,11 +17,12 @@ const TITLES = {
   too_slow: "The upload took too long",
   no_model: "This gallery has no model",
   no_such_item: "This image is no longer in the gallery",
+  unknown_word: "That is no word of this model",
   gallery_unavailable: "The gallery cannot be read",
   wrong_token: "This page requires a token",
 };
 // Trying again does not help with these.
-const PERMANENT = ["too_large", "too_many_pixels", "not_an_image", "wrong_token", "no_model"];
+const PERMANENT = ["too_large", "too_many_pixels", "not_an_image", "wrong_token", "no_model", "unknown_word"];
 
 let gallery; // from /api/gallery
 let browse; // from /api/browse: items to start from, folders, fields
@@ -85,6 +86,7 @@ async function searchFile(file, region = null) {
     if (upload.file !== file) upload = { file, codes: new Set() };
     upload.codes.add(answer.code);
     parameters.delete("key");
+    parameters.delete("words");
     parameters.set("code", answer.code);
     await navigate(parameters);
   } catch (error) {
@@ -117,11 +119,15 @@ async function render() {
       loading = undefined; // it may fill
       return showEmpty();
     }
-    const isSearch = parameters.has("key") || parameters.has("code");
+    const words = parameters.get("words");
+    const isSearch = parameters.has("key") || parameters.has("code") || words !== null;
     byId("filters").hidden = !isSearch;
+    byId("distance").hidden = words !== null;
+    if (byId("words") !== document.activeElement) byId("words").value = words ?? "";
     byId("radius").value = parameters.get("radius") ?? gallery.bits;
     showFilters(parameters, browse.fields);
     if (!isSearch) return showStart();
+    if (words !== null) return await searchWords(words, parameters);
     const query = storedQuery(parameters);
     const isPart = parameters.has("region");
     startSearch(`Searching for images like ${isPart ? "a part of " : ""}${query.name}`);
@@ -136,12 +142,26 @@ async function render() {
   }
 }
 
+async function searchWords(words, parameters) {
+  startSearch(`Searching for images of ${words}`);
+  const answer = await fetchSearch(`/api/search/words?${searchQuery(parameters, { words })}`);
+  shown = { ...answer, k: Number(parameters.get("k") ?? FIRST_HITS), ms: performance.now() - started };
+  started = undefined;
+  document.title = `${words} - bitgaze`;
+  byId("title").textContent = `Images of ${words}`;
+  byId("query").hidden = true;
+  byId("part").hidden = true;
+  byId("radius").value = byId("radius").max;
+  showHits();
+}
+
 // ---- showing ----------------------------------------------------------------------------------
 
 function setUp() {
   const count = new Intl.NumberFormat("en").format(gallery.items);
   byId("gallery").textContent = `${count} ${gallery.items === 1 ? "image" : "images"} in ${gallery.name}`;
   document.querySelector(".choose").hidden = gallery.fingerprint === null; // no model to encode with
+  byId("words-form").hidden = !gallery.words;
   byId("radius").max = gallery.bits / 2; // unrelated images differ in about half of the bits
   setUpFilters(browse);
 }
@@ -206,15 +226,17 @@ function applyRadius() {
   slider.setAttribute("aria-valuetext", text);
   byId("radius-hint").textContent = gallery.radius === null ? "" : `Within ${gallery.radius} bits, about 1 in 10,000 unrelated images slips through.`;
   const cards = [...byId("hits").children];
-  const near = shown.hits.filter((hit, i) => !(cards[i].hidden = hit.distance > radius));
+  const near = shown.hits.filter((hit, i) => !(cards[i].hidden = (hit.distance ?? 0) > radius));
   byId("more").hidden = near.length < shown.k || shown.k >= gallery.limits.hits;
   const time = shown.ms < 1 ? "" : `, in ${Math.round(shown.ms)} ms`;
   if (near.length) {
     clearMessage();
-    setStatus(`${near.length} ${near.length === 1 ? "image" : "images"}, nearest first${time}`);
+    const order = shown.words === undefined ? "nearest" : "likeliest";
+    setStatus(`${near.length} ${near.length === 1 ? "image" : "images"}, ${order} first${time}`);
   } else {
     setStatus("No images found.");
     if (shown.hits.length) showMessage(`Nothing within ${radius} bits`, `The nearest image differs in ${inBits(shown.hits[0].distance)} bits. Raise the maximum distance to see it.`, ["Any distance", allowAnyDistance]);
+    else if (shown.words !== undefined && !whereOf(readAddress(), browse.fields)) showMessage("Nothing found", "The model saw this in no image. It knows things, not people, names or text.");
     else showMessage("Nothing found", "No image matches the filters.", ["Clear filters", clearFilters]);
   }
 }
@@ -273,8 +295,18 @@ byId("hits").addEventListener("click", async (event) => {
   else if (open) openLightbox(open);
 });
 
+byId("words-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const words = byId("words").value.trim();
+  const parameters = readAddress();
+  for (const name of ["key", "code", "region", "k", "radius", "words"]) parameters.delete(name);
+  if (words) parameters.set("words", words);
+  await navigate(parameters);
+});
+
 async function searchFrom(key) {
   const parameters = readAddress();
+  parameters.delete("words");
   parameters.delete("code");
   parameters.delete("region");
   parameters.delete("k");

@@ -17,9 +17,9 @@ export function makeCard(item, bits, rank) {
   let facts = "";
   if (rank) {
     // Unrelated images differ in about half of the bits.
-    const share = Math.max(0, 1 - (2 * item.distance) / bits);
+    const share = item.probability ?? Math.max(0, 1 - (2 * item.distance) / bits);
     part("bar").style.setProperty("--share", `${100 * share}%`);
-    part("bar").title = `${inBits(item.distance)} of ${bits} bits differ`;
+    if (item.distance !== undefined) part("bar").title = `${inBits(item.distance)} of ${bits} bits differ`;
     part("chances").append(...chancesOf(item));
     part("metadata").textContent = Object.entries(item.metadata).slice(0, 3).map(([n, v]) => `${n}: ${typeof v === "object" ? JSON.stringify(v) : v}`).join(" · ");
     facts = [`, number ${rank}`, ...[...part("chances").children].map((one) => one.textContent)].join(", ");

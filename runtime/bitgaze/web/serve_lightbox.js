@@ -66,7 +66,7 @@ export class Lightbox {
     byId("lightbox-path").textContent = item.key;
     byId("lightbox-copy").textContent = "Copy path";
     const facts = Object.entries(item.chances).map(([name, chance]) => [name, chance]);
-    facts.push(["bits that differ", `${inBits(item.distance)} of ${this.bits}`]);
+    if (item.distance !== undefined) facts.push(["bits that differ", `${inBits(item.distance)} of ${this.bits}`]);
     this.#list([...facts, ...Object.entries(item.metadata)]);
     try {
       const found = await fetchJson(`/api/item?key=${encodeURIComponent(item.key)}`);
