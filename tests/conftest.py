@@ -93,6 +93,6 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def gallery(path: Path) -> Iterator[Gallery]:
-    """An empty gallery of the shipped model."""
-    with Gallery(path) as opened:
+    """An empty gallery of the shipped model, without looks, which would take most of the time."""
+    with Gallery(path, looks=0) as opened:
         yield opened
