@@ -10,7 +10,7 @@ whose head says what its lines are.
 Kept of WordNet are the classes, all kinds above them but the vaguest, and things that are no class
 but a part of one, or just below a small kind if they are usual: if they occur in WordNet's own
 sample of texts. A word of several senses stands for the one with the most classes, usual ones of
-the same kind, and classes. What a thing has as members is evidence for it: a locomotive for a train.
+the same kind, and classes. What a thing has as members suggests it: a locomotive a train.
 """
 
 import argparse
