@@ -31,9 +31,9 @@ _ASKED = {
 }
 _TEXT = (
     "Average precision of `gallery.search_words` over all {count:,} photographs: by the whole "
-    "image alone, and with three looks. What a word means comes from WordNet. In parentheses is what was "
-    'asked for where the label is no word, and after "as" the kind that stands for a word which is '
-    "no class. The mean of {known} words is **{whole:.3f}** by the whole image and "
+    "image alone, and with three looks. What a word means comes from WordNet. In parentheses is "
+    'what was asked for where the label is no word; after "as" the kind that stands for a word '
+    "which is no class. The mean of {known} words is **{whole:.3f}** by the whole image and "
     "**{looks:.3f}** with looks. {unknown}Likely classes take {size:.0f} bytes an image."
 )
 

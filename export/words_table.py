@@ -8,9 +8,9 @@ WordNet identifier, such as n02084071, a tab between them. Writes encoding/words
 whose head says what its lines are.
 
 Kept of WordNet are the classes, all kinds above them but the vaguest, and things that are no class
-but a part of one, or just below a small kind if they occur in WordNet's own sample of texts. A word
-of several senses stands for the one with the most classes, and for the classes that it names. What
-a thing has as members is evidence for it: a locomotive for a train.
+but a part of one, or just below a small kind if they are usual: if they occur in WordNet's own
+sample of texts. A word of several senses stands for the one with the most classes, usual ones of
+the same kind, and classes. What a thing has as members suggests it: a locomotive a train.
 """
 
 import argparse
@@ -137,7 +137,8 @@ def table(
             kept[offset] = None
     number = {offset: n for n, offset in enumerate(kept)}
     chosen = {
-        word: _chosen(found, below, number, set(classes)) for word, (found, _) in senses.items()
+        word: _chosen(synsets, found, usual, below, number, set(classes))
+        for word, (found, usual) in senses.items()
     }
     lines = []
     for offset in kept:
@@ -164,13 +165,20 @@ def _above(synsets: dict[str, Synset], offset: str) -> set[str]:
 
 
 def _chosen(
-    senses: list[str], below: dict[str, set[str]], number: dict[str, int], classes: set[str]
+    synsets: dict[str, Synset],
+    senses: list[str],
+    usual: int,
+    below: dict[str, set[str]],
+    number: dict[str, int],
+    classes: set[str],
 ) -> set[str]:
     """The meanings of a word that the table has it for."""
     known = [sense for sense in senses if sense in number]
     most = max((len(below.get(sense, ())) for sense in known), default=0)
     named = [sense for sense in known if len(below.get(sense, ())) == most]
-    return {*named[:1], *(sense for sense in known if sense in classes)}
+    kinds = {kind for sense in named[:1] for kind in synsets[sense].kinds}
+    beside = {sense for sense in senses[:usual] if kinds & {*synsets[sense].kinds}}
+    return {*named[:1], *beside.intersection(known), *classes.intersection(known)}
 
 
 if __name__ == "__main__":

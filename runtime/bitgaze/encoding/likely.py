@@ -17,6 +17,7 @@ MAX_VIEWS = 8
 _STEPS = 16
 _LAST_LEVEL = 10 * _STEPS
 _MAX_CLASSES = 255
+_MAX_IMAGES = 8192
 _LEVELS = (2.0 ** (-np.arange(256) / _STEPS)).astype(np.float32)
 
 
@@ -42,16 +43,16 @@ def pack(views: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]]) -> byte
 
 @dataclass(frozen=True, eq=False)
 class Likely:
-    """Likely classes of n images, unpacked.
+    """Likely classes of n images, at most 8,192, by class: few of them matter to a search.
 
     Attributes:
-        numbers: uint16, (e,), of classes, image by image and view by view.
-        levels: uint8, (e,), of their probabilities.
-        starts: uint32, (n * MAX_VIEWS + 1,): where the classes of each view begin, and the end.
+        views: uint16, (e,): image * MAX_VIEWS + view, by class, then image and view.
+        levels: uint8, (e,), of the probabilities.
+        starts: uint32, (classes + 1,): where each class begins, and the end.
         is_known: bool, (n,): of which images likely classes are known.
     """
 
-    numbers: NDArray[np.uint16]
+    views: NDArray[np.uint16]
     levels: NDArray[np.uint8]
     starts: NDArray[np.uint32]
     is_known: NDArray[np.bool_]
@@ -61,8 +62,10 @@ class Likely:
         """Unpack the blocks of some images; None if not known.
 
         Raises:
-            ValueError: a block is damaged.
+            ValueError: a block is damaged, or there are more than 8,192.
         """
+        if len(blocks) > _MAX_IMAGES:
+            raise ValueError(f"{len(blocks)} images, expected at most {_MAX_IMAGES}")
         lengths = np.array([len(block or b"") for block in blocks], np.int64)
         content = np.frombuffer(b"".join(filter(None, blocks)) + b"\0", np.uint8)
         is_known = lengths > 0
@@ -81,8 +84,10 @@ class Likely:
         entries = np.repeat(firsts + 1 + views - 3 * before, totals)
         entries += 3 * np.arange(len(entries))
         numbers = content[entries] + content[entries + 1].astype(np.uint16) * np.uint16(256)
-        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32)
-        return Likely(numbers, content[entries + 2], starts, is_known)
+        order = np.argsort(numbers, kind="stable")
+        owners = np.repeat(np.arange(counts.size, dtype=np.uint16), counts.ravel())
+        starts = np.concatenate([[0], np.cumsum(np.bincount(numbers))]).astype(np.uint32)
+        return Likely(owners[order], content[entries + 2][order], starts, is_known)
 
     def probabilities(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """The probability that each view shows one of some classes: float32, (n, MAX_VIEWS).
@@ -94,13 +99,16 @@ class Likely:
         Raises:
             ValueError: there is a class beyond these.
         """
-        n = len(self.is_known)
-        if len(self.numbers) and int(self.numbers.max()) >= len(weights):
-            raise ValueError(f"a class number is {self.numbers.max()}, of {len(weights)} classes")
-        found = np.flatnonzero((weights > 0)[self.numbers])
-        shares = weights[self.numbers[found]] * _LEVELS[self.levels[found]]
-        views = np.searchsorted(self.starts, found, side="right") - 1
-        sums = np.bincount(views, shares, n * MAX_VIEWS).reshape(n, MAX_VIEWS)
+        n, classes = len(self.is_known), len(self.starts) - 1
+        if classes > len(weights):
+            raise ValueError(f"a class number is {classes - 1}, of {len(weights)} classes")
+        numbers = np.flatnonzero(weights[:classes])
+        firsts, ends = (self.starts[at].astype(np.int64) for at in (numbers, numbers + 1))
+        lengths = ends - firsts
+        found = np.repeat(firsts - np.cumsum(lengths) + lengths, lengths)
+        found += np.arange(len(found))
+        shares = np.repeat(weights[numbers], lengths) * _LEVELS[self.levels[found]]
+        sums = np.bincount(self.views[found], shares, n * MAX_VIEWS).reshape(n, MAX_VIEWS)
         return np.minimum(sums, 1).astype(np.float32)
 
 

@@ -352,7 +352,9 @@ class Gallery:
         images are not known. Alternatives are divided by commas, "dog, cat"; of other words, an
         image must show all.
 
-        The first call reads the likely classes of all items: 2 s and 200 MB for a million.
+        The first call of a process reads the likely classes of all items, which for a million takes
+        about 7 s and 180 MB; later ones 0.2 to 0.3 s. What has changed is read again, 4,096 items
+        at a time.
 
         Args:
             words: what to search for, in English.

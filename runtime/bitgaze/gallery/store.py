@@ -369,7 +369,7 @@ class Store:
     def likely(self) -> Iterator[Likely]:
         """Likely classes of items, in slot order, some thousand at a time.
 
-        They stay in memory, 200 bytes an item with three looks, and are read again where items have
+        They stay in memory, 180 bytes an item with three looks, and are read again where items have
         changed.
 
         Raises:
