@@ -64,7 +64,7 @@ MODULE_LAYERS = {
         ["heatmap", "verification"],
         ["encoder"],
         ["contract", "providers"],
-        ["images", "calibration", "alterations", "structure", "likeness", "looks"],
+        ["images", "calibration", "alterations", "structure", "likeness", "looks", "originals"],
         ["costs", "headers", "memory", "properties"],
     ],
 }
