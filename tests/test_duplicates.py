@@ -202,11 +202,23 @@ def sky(seed):
     return Image.fromarray(pixels.astype(np.uint8))
 
 
+def receipt(seed):
+    rng = np.random.default_rng(seed)
+    image, font = Image.new("RGB", (420, 900), "#f4f1ea"), ImageFont.load_default(18)
+    draw = ImageDraw.Draw(image)
+    draw.text((120, 30), f"SHOP {rng.integers(99)}", "black", font)
+    for line in range(int(rng.integers(8, 22))):
+        price = f"{rng.integers(1, 99)}.{rng.integers(0, 99):02}"
+        text = f"item {rng.integers(9999):04}{' ' * 12}{price}"
+        draw.text((30, 100 + 32 * line), text, "black", font)
+    return image
+
+
 def test_dull_images_that_differ_are_no_duplicates(tmp_path):
     folder = tmp_path / "dull"
     folder.mkdir()
-    for make in (text_page, qr_code, sky):
-        for seed in range(12):
+    for make in (text_page, qr_code, sky, receipt):
+        for seed in range(24 if make is receipt else 12):
             make(seed).save(folder / f"{make.__name__}{seed:02}.png")
     with Gallery(tmp_path / "g.bitgaze", looks=0) as gallery:
         gallery.sync(folder)

@@ -136,7 +136,7 @@ class _Pairs:
         self._identities = identities
         self._semantic = store.index[slots]
         self._structure = store.structure[slots]
-        self._known = self._structure.any(axis=1)
+        self._known: NDArray[np.bool_] = np.asarray(self._structure.any(axis=1))
         self._distinct = store.distinct_pairs()
         self._evidence = semantic_evidence(store)
         self._around: dict[int, Surroundings] = {}
