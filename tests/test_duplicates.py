@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from bitgaze import Gallery, GalleryError
 from bitgaze.cli.main import main
 from bitgaze.encoding.originals import coefficients, was_saved_from
 from bitgaze.gallery.duplicates import near_pairs
+from bitgaze.gallery.hits import semantic_evidence
 
 
 @given(
@@ -276,6 +278,15 @@ def test_each_member_is_a_duplicate_of_the_best_itself(tmp_path):
         assert found == [["a", "b"], ["c", "d", "e"]]
         with pytest.raises(KeyError, match="holds no item 'z'"):
             gallery.set_distinct("a", "z")
+
+
+@pytest.mark.parametrize(
+    ("calibration", "adaptation", "is_known"),
+    [("measured", None, True), (None, None, False), ("measured", "fitted", False)],
+)
+def test_other_models_than_the_general_one_use_structure_alone(calibration, adaptation, is_known):
+    store = SimpleNamespace(info={"calibration": calibration, "adaptation": adaptation})
+    assert (semantic_evidence(store).limit > 0) == is_known
 
 
 def test_only_what_is_elsewhere_too(album, tmp_path):

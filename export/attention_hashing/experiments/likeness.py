@@ -48,6 +48,9 @@ class Constants(NamedTuple):
     evidence: SemanticEvidence = SemanticEvidence()
 
 
+SHIPPED = Constants()
+
+
 def trials(
     queries: Coded, own: NDArray[np.int64], gallery: Coded, *, with_original: Sequence[bool]
 ) -> list[Trial]:
@@ -81,11 +84,11 @@ def trials(
 
 
 def said(
-    trials: Sequence[Trial], bits: int, constants: Constants = Constants()
+    found: Sequence[Trial], bits: int, constants: Constants = SHIPPED
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The probability of each trial's best hit, and whether it is the original."""
-    chance, truth = np.zeros(len(trials)), np.zeros(len(trials), bool)
-    for row, trial in enumerate(trials):
+    chance, truth = np.zeros(len(found)), np.zeros(len(found), bool)
+    for row, trial in enumerate(found):
         chances = _chances(trial, bits, constants)
         if len(chances):
             best = chances.argmax()
@@ -105,9 +108,9 @@ def _chances(trial: Trial, bits: int, constants: Constants) -> NDArray[np.float6
     )
 
 
-def loss(trials: Sequence[Trial], bits: int, constants: Constants) -> float:
+def loss(found: Sequence[Trial], bits: int, constants: Constants) -> float:
     """Mean negative logarithm of the likelihood of what is true, over the trials' best hits."""
-    chance, truth = said(trials, bits, constants)
+    chance, truth = said(found, bits, constants)
     chance = np.clip(chance, 1e-6, 1 - 1e-6)
     return float(-np.log(np.where(truth, chance, 1 - chance)).mean())
 
