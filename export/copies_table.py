@@ -108,14 +108,15 @@ def _reliability(originals: Coded, versions: Coded, others: list[Coded]) -> tupl
         found = trials(versions, own, gallery, with_original=(True, False))
         chance, truth = said(found, bits)
         shown = np.where(chance >= 0.5, chance, 0)
-        tenths = [
-            f"{number}: {claimed:.2f}, {true:.2f}"
-            for _, number, claimed, true in reliability(chance, truth)
-        ]
+        tenths = dict.fromkeys(range(5, 10), "")
+        for edge, number, claimed, true in reliability(chance, truth):
+            tenths[round(10 * edge)] = f"{number}: {claimed:.2f}, {true:.2f}"
         wrong = int(((chance >= 0.9) & ~truth).sum())
         brier = f"{((chance - truth) ** 2).mean():.4f}"
         brier_shown = f"{((shown - truth)[shown > 0] ** 2).mean():.4f}"
-        rows.append([f"{len(gallery.semantic):,}", brier, brier_shown, str(wrong), *tenths])
+        rows.append(
+            [f"{len(gallery.semantic):,}", brier, brier_shown, str(wrong), *tenths.values()]
+        )
     head = ["images", "Brier score", "of those shown", "wrong at ≥ .9"]
     head += [f".{tenth} to {'1' if tenth == 9 else f'.{tenth + 1}'}" for tenth in range(5, 10)]
     text = "Searches with copies, original present or not. Tenths: searches, said, true."
