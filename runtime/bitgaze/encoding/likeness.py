@@ -100,15 +100,17 @@ def surroundings(structural: ArrayLike, semantic: ArrayLike, bits: int) -> Surro
 
     Args:
         structural: integers, shape (k,): structural distances of the k hits that are semantically
-            nearest and have a structural code, in that order. 50 suffice.
+            nearest and have a structural code. 50 suffice.
         semantic: integers, shape (k,): their semantic distances.
         bits: length of the semantic code.
 
     Returns:
         The surroundings; those of unrelated photographs if k < 4.
     """
-    different = np.asarray(structural) > _COPIED
-    distances = np.asarray(structural)[different], np.asarray(semantic)[different]
+    by_meaning = np.argsort(np.asarray(semantic), kind="stable")
+    distances = np.asarray(structural)[by_meaning], np.asarray(semantic)[by_meaning]
+    different = distances[0] > _COPIED
+    distances = distances[0][different], distances[1][different]
     if len(distances[0]) < _FEWEST:
         return Surroundings()
     usual, share = (
