@@ -2,11 +2,13 @@
 
     python export/copies_table.py ORIGINALS CATALOGUES...
 
-Alters every image of the folder ORIGINALS in 18 ways, and compares both codes of each copy with its
+Alters every image of the folder ORIGINALS in 19 ways, and compares both codes of each copy with its
 original's: the model's semantic code, and the structural code. Then takes each folder of CATALOGUES
 and nine kinds of generated screens as a gallery without copies: how near different images come, and
-how often the best hit of a search is called the same image. Takes at most --most images of each
-folder, evenly spaced. Prints two tables.
+how often the best hit of a search is called the same image. Last, searches with each copy among the
+originals, alone and together with the catalogues, with its original and without: whether what is
+said of the best hit is as often true. Takes at most --most images of each folder, evenly spaced.
+Prints three tables.
 """
 
 import argparse
@@ -15,14 +17,21 @@ from pathlib import Path
 
 import numpy as np
 
-from attention_hashing.data.folders import images_below
 from attention_hashing.data.screens import KINDS, screens
-from attention_hashing.experiments.copies import Coded, chances, coded, copies, distances
+from attention_hashing.experiments.copies import (
+    COPIES,
+    Coded,
+    altered,
+    chances,
+    coded,
+    distances,
+    joined,
+    owners,
+    some,
+)
+from attention_hashing.experiments.likeness import reliability, said, trials
 from attention_hashing.experiments.results import print_section
 from bitgaze import BitgazeError, Encoder
-from bitgaze.encoding.images import upright
-
-_LEAST_SIDE = 100
 
 
 def main() -> int:
@@ -38,11 +47,14 @@ def main() -> int:
     arguments = parser.parse_args()
     encoder = Encoder()
     try:
-        print_section("copies_table.py", "Copies", *_copies(arguments, encoder), part="copies")
-        rows = [
-            _catalogue(folder.name, coded(_some(folder, arguments.most), encoder))
+        images = some(arguments.originals, arguments.most)
+        originals, versions = coded(images, encoder), altered(images, encoder)
+        print_section("copies_table.py", "Copies", *_copies(originals, versions), part="copies")
+        galleries = {
+            folder.name: coded(some(folder, arguments.most), encoder)
             for folder in arguments.catalogues
-        ]
+        }
+        rows = [_catalogue(name, gallery) for name, gallery in galleries.items()]
         for kind in KINDS:
             images = screens(kind, arguments.screens, arguments.seed)
             rows.append(_catalogue(kind, coded(images, encoder)))
@@ -53,30 +65,15 @@ def main() -> int:
     head += ["nearest semantic", "best hit ≥ .5", "best hit ≥ .9"]
     text = "Different images. Nearest: the smallest distance of all pairs with a structure."
     print_section("copies_table.py", "Look-alikes", text, head, rows, part="look-alikes")
+    table = _reliability(originals, versions, list(galleries.values()))
+    print_section("copies_table.py", "Reliability", *table, part="reliability")
     return 0
 
 
-def _some(folder: Path, most: int) -> list:
-    paths = images_below(folder)
-    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, most).astype(int))]
-    images = (upright(path, 10_000) for path in chosen)
-    return [image for image in images if min(image.size) >= _LEAST_SIDE]
-
-
-def _copies(arguments: argparse.Namespace, encoder: Encoder) -> tuple:
-    images = _some(arguments.originals, arguments.most)
-    originals = coded(images, encoder)
-    names = list(copies(images[0], images[0], 0))
-    versions = coded(
-        (
-            version
-            for i, image in enumerate(images)
-            for version in copies(image, images[i - 1], i).values()
-        ),
-        encoder,
-    )
-    own = np.repeat(np.arange(len(images)), len(names))
-    shape = (len(images), len(names))
+def _copies(originals: Coded, versions: Coded) -> tuple:
+    own = owners(len(originals.semantic))
+    names = COPIES
+    shape = (len(originals.semantic), len(names))
     given = distances(versions.structural[:, 0], originals.structural[own, 0]).reshape(shape)
     turned = distances(versions.structural, originals.structural[own, :1]).min(1).reshape(shape)
     semantic = distances(versions.semantic, originals.semantic[own]).reshape(shape)
@@ -95,9 +92,35 @@ def _copies(arguments: argparse.Namespace, encoder: Encoder) -> tuple:
         ]
         for k, name in enumerate(names)
     ]
-    text = f"Of {len(images)} images; structural distance, nearest of eight orientations, semantic."
+    text = f"Of {len(originals.semantic)} images; nearest: of eight orientations."
     head = ["copy", "structural ≤ 31", "≤ 60", "median", "turned, median", "semantic, median"]
-    return text, [*head, f"same image ≥ .9 among {len(images)}", "among 1,000,000"], rows
+    return (
+        text,
+        [*head, f"same image ≥ .9 among {len(originals.semantic)}", "among 1,000,000"],
+        rows,
+    )
+
+
+def _reliability(originals: Coded, versions: Coded, others: list[Coded]) -> tuple:
+    own, bits = owners(len(originals.semantic)), 8 * originals.semantic.shape[1]
+    rows = []
+    for gallery in [originals] + ([joined([originals, *others])] if others else []):
+        found = trials(versions, own, gallery, with_original=(True, False))
+        chance, truth = said(found, bits)
+        shown = np.where(chance >= 0.5, chance, 0)
+        tenths = dict.fromkeys(range(5, 10), "")
+        for edge, number, claimed, true in reliability(chance, truth):
+            tenths[round(10 * edge)] = f"{number}: {claimed:.2f}, {true:.2f}"
+        wrong = int(((chance >= 0.9) & ~truth).sum())
+        brier = f"{((chance - truth) ** 2).mean():.4f}"
+        brier_shown = f"{((shown - truth)[shown > 0] ** 2).mean():.4f}"
+        rows.append(
+            [f"{len(gallery.semantic):,}", brier, brier_shown, str(wrong), *tenths.values()]
+        )
+    head = ["images", "Brier score", "of those shown", "wrong at ≥ .9"]
+    head += [f".{tenth} to {'1' if tenth == 9 else f'.{tenth + 1}'}" for tenth in range(5, 10)]
+    text = "Searches with copies, original present or not. Tenths: searches, said, true."
+    return text, head, rows
 
 
 def _catalogue(name: str, gallery: Coded) -> list[str]:

@@ -5,7 +5,18 @@ import pytest
 from PIL import Image
 
 from attention_hashing.data.screens import KINDS, screens
-from attention_hashing.experiments.copies import Coded, chances, copies, distances
+from attention_hashing.experiments.copies import (
+    COPIES,
+    Coded,
+    altered,
+    chances,
+    copies,
+    distances,
+    joined,
+    owners,
+)
+from attention_hashing.experiments.likeness import Constants, fit, loss, reliability, said, trials
+from bitgaze.encoding.likeness import StructuralLaw
 from bitgaze.encoding.structure import turned_codes
 
 
@@ -39,7 +50,7 @@ def test_copies_leave_the_image_unchanged_and_settled_ones_are_found():
     before = image.tobytes()
     made = copies(image, other, seed=3)
     assert image.tobytes() == before
-    assert len(made) == 19
+    assert tuple(made) == COPIES
     assert all(version.mode == "RGB" for version in made.values())
     names = ["exact", "messenger", "JPEG 30", "half size", "grey", "filtered", "blur 2"]
     versions = structural_only([made[name] for name in names])
@@ -56,3 +67,52 @@ def test_distances_count_bits():
     np.testing.assert_array_equal(distances(codes, codes[0]), [0, 1])
     image = Image.new("RGB", (64, 64))
     assert not structural_only([image]).structural.any()
+
+
+def test_copies_know_their_owners(encoder):
+    images = screens("bar charts", 2)
+    found = altered(images, encoder)
+    assert owners(2).tolist() == [0] * 19 + [1] * 19
+    assert len(found.semantic) == 38
+    exact = [0, 19]
+    np.testing.assert_array_equal(found.structural[exact], structural_only(images).structural)
+    assert len(joined([found, found]).structural) == 76
+
+
+def test_trials_search_with_and_without_the_original():
+    rng = np.random.default_rng(0)
+    structural = np.packbits(rng.permuted(np.tile([1, 0], (30, 128)), axis=1), axis=1)[:, None]
+    gallery = Coded(rng.integers(0, 256, (30, 16), np.uint8), structural)
+    queries = Coded(gallery.semantic[[3, 7]], gallery.structural[[3, 7]])
+    queries.structural[1] = 0  # left out
+    present, absent = trials(queries, np.array([3, 7]), gallery, with_original=(True, False))
+    assert (present.items, absent.items) == (30, 29)
+    assert present.structural[0] == present.semantic[0] == 0
+    assert present.is_copy.tolist() == [True, False, False, False]
+    assert not absent.is_copy.any()
+    assert absent.structural[0] == present.structural[1] > 60
+    chance, truth = said([present, absent], 128)
+    assert (chance[0] > 0.999, chance[1] < 0.1) == (True, True)
+    assert truth.tolist() == [True, False]
+
+
+def test_a_fit_lowers_the_loss_and_a_wrong_truth_raises_it():
+    images = screens("bar charts", 12)
+    gallery = structural_only(images)
+    gallery.semantic[:] = np.random.default_rng(0).integers(0, 256, gallery.semantic.shape)
+    found = trials(gallery, np.arange(12), gallery, with_original=(True, False))
+    wrong = [trial._replace(is_copy=~trial.is_copy) for trial in found]
+    before = loss(found, 128, Constants())
+    assert before < loss(wrong, 128, Constants())
+    blunt = Constants(StructuralLaw(sharpness=0.1))
+    best, least = fit(blunt, lambda constants: loss(found, 128, constants), rounds=1)
+    assert least == loss(found, 128, best) < loss(found, 128, blunt)
+
+
+def test_reliability_counts_tenths():
+    chance = np.array([0.2, 0.55, 0.59, 0.95, 1.0])
+    truth = np.array([True, True, False, True, True])
+    rows = reliability(chance, truth)
+    assert [(edge, number) for edge, number, _, _ in rows] == [(0.5, 2), (0.9, 2)]
+    assert rows[0][2:] == pytest.approx((0.57, 0.5))
+    assert rows[1][2:] == pytest.approx((0.975, 1))

@@ -54,7 +54,24 @@ def test_surroundings_bear_copies_and_need_four_hits():
     among_copies = surroundings([0] * 15 + [*different], [0] * 15 + [50] * 20, 128)
     assert among_copies.structural == pytest.approx(128, abs=6)
     assert surroundings([0, 0, 0], [0, 0, 0], 128) == Surroundings()
-    assert surroundings([0] * 50, [0] * 50, 128).structural == 64
+    assert surroundings([0] * 50, [0] * 50, 128) == Surroundings()  # copies say nothing
+    assert surroundings([20] * 50, [0] * 50, 128).structural == 64
+
+
+def test_a_dozen_alike_among_many_others_are_what_is_usual():
+    distances, shares = [*range(60, 112, 4), *[128] * 37], [4] * 13 + [50] * 37
+    usual = surroundings(distances, shares, 128)
+    assert usual.structural < 80
+    assert usual.semantic == 4 / 128
+    assert same_image(36, 4, 128, 400, usual) < 0.5
+    assert same_image(4, 4, 128, 400, usual) > 0.9
+
+
+def test_what_is_moved_keeps_its_meaning():
+    assert same_image(20, 60, 128, 400) < 0.9
+    assert same_image(20, 20, 128, 400) > 0.99
+    assert same_image(16, 60, 128, 400) > 0.99
+    assert same_image(20, 60, 128, 400, evidence=SemanticEvidence(limit=0)) > 0.99
 
 
 def test_distances_are_shares_of_the_code():

@@ -64,7 +64,16 @@ MODULE_LAYERS = {
         ["heatmap", "verification", "words"],
         ["encoder"],
         ["contract", "providers"],
-        ["images", "calibration", "alterations", "structure", "likeness", "likely", "looks"],
+        [
+            "images",
+            "calibration",
+            "alterations",
+            "structure",
+            "likeness",
+            "likely",
+            "looks",
+            "originals",
+        ],
         ["costs", "headers", "memory", "properties"],
     ],
 }

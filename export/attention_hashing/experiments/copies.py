@@ -1,7 +1,8 @@
 """Altered copies of an image as people make them, and the codes that are to recognise them."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +10,35 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 from tqdm import tqdm
 
+from attention_hashing.data.folders import images_below
 from bitgaze import Encoder
+from bitgaze.encoding.images import upright
 from bitgaze.encoding.likeness import same_image, surroundings
 from bitgaze.encoding.structure import turned_codes
 
-_HITS = 50  # that describe a query's surroundings
+COPIES = (
+    "exact",
+    "messenger",
+    "JPEG 30",
+    "half size",
+    "grey",
+    "brighter 40 %",
+    "filtered",
+    "blur 2",
+    "blur 4",
+    "caption 15 %",
+    "crop to 95 %",
+    "crop to 90 %",
+    "crop to 80 %",
+    "border 5 %",
+    "turned 5 degrees",
+    "turned 90 degrees",
+    "mirrored",
+    "collage",
+    "in a screenshot",
+)
+_LEAST_SIDE = 100
+HITS = 50  # that describe a query's surroundings
 
 
 class Coded(NamedTuple):
@@ -47,6 +72,37 @@ def coded(images: Iterable[Image.Image], encoder: Encoder) -> Coded:
     return Coded(np.concatenate(semantic), np.stack(structural))
 
 
+def some(folder: Path, most: int) -> list[Image.Image]:
+    """At most `most` images below a folder, evenly spaced, of at least 100 pixels a side."""
+    paths = images_below(folder)
+    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, most).astype(int))]
+    images = (upright(path, 10_000) for path in chosen)
+    return [image for image in images if min(image.size) >= _LEAST_SIDE]
+
+
+def altered(images: Sequence[Image.Image], encoder: Encoder) -> Coded:
+    """Both codes of all copies of images: those of the first, then those of the second, ..."""
+    versions = (
+        version
+        for i, image in enumerate(images)
+        for version in copies(image, images[i - 1], i).values()
+    )
+    return coded(versions, encoder)
+
+
+def owners(number: int) -> NDArray[np.int64]:
+    """Which of so many images each copy of `altered` is of."""
+    return np.repeat(np.arange(number), len(COPIES))
+
+
+def joined(parts: Sequence[Coded]) -> Coded:
+    """One gallery of several."""
+    return Coded(
+        np.concatenate([part.semantic for part in parts]),
+        np.concatenate([part.structural for part in parts]),
+    )
+
+
 def copies(image: Image.Image, other: Image.Image, seed: int) -> dict[str, Image.Image]:
     """Make altered copies of an image as people make them.
 
@@ -56,7 +112,7 @@ def copies(image: Image.Image, other: Image.Image, seed: int) -> dict[str, Image
         seed: of the messenger's size and quality.
 
     Returns:
-        Name to RGB image. Pixels of blurs are those of an image of 400 pixels.
+        Name, as in `COPIES`, to RGB image. Pixels of blurs are those of an image of 400 pixels.
     """
     rng = np.random.default_rng(seed)
     longer = max(image.size)
@@ -156,7 +212,7 @@ def chances(
             compared[row] = False
         semantic = distances(gallery.semantic[compared], queries.semantic[row])
         structural = distances(gallery.structural[compared, 0], queries.structural[row, 0])
-        near = np.argsort(semantic, kind="stable")[:_HITS]
+        near = np.argsort(semantic, kind="stable")[:HITS]
         around = surroundings(structural[near], semantic[near], bits)
         found[row, compared] = same_image(structural, semantic, bits, items or number, around)
     return found

@@ -18,7 +18,13 @@ from bitgaze.errors import ImageError
 from bitgaze.gallery.duplicates import Duplicate, DuplicateGroup
 from bitgaze.gallery.hits import Hit, in_bits
 
-_MAX_GROUPS = 500  # a longer page is slow in any browser
+_MAX_GROUPS = 500
+_TIERS = {
+    None: "best copy",
+    "identical": "identical file",
+    "copy": "a copy",
+    "look-alike": "looks alike",
+}  # a longer page is slow in any browser
 _WEB = Path(__file__).parent.parent / "web"
 
 
@@ -64,12 +70,12 @@ def results_page(
     return _filled("results.html", values)
 
 
-def duplicates_page(groups: Sequence[DuplicateGroup], radius: int, gallery_name: str) -> str:
-    """Groups of near-duplicates, side by side.
+def duplicates_page(groups: Sequence[DuplicateGroup], radius: int | None, gallery_name: str) -> str:
+    """Groups of duplicates, side by side.
 
     Args:
         groups: the groups; the page shows the first 500.
-        radius: the radius of the search for duplicates, in bits.
+        radius: the radius of look-alikes, in bits; None if there are none.
         gallery_name: shown in the header.
 
     Returns:
@@ -78,7 +84,9 @@ def duplicates_page(groups: Sequence[DuplicateGroup], radius: int, gallery_name:
     count, left_out = len(groups), len(groups) - _MAX_GROUPS
     texts = {
         "gallery": printable(gallery_name),
-        "radius": str(radius),
+        "look_alikes": ""
+        if radius is None
+        else f"Look-alikes differ in at most {radius} bits, and may be different images.",
         "groups": f"{count or 'No'} {'group' if count == 1 else 'groups'}",
         "left_out": f"This page leaves out {left_out} of them; --json has all."
         if left_out > 0
@@ -96,18 +104,21 @@ def _filled(template: str, values: dict[str, str]) -> str:
 
 
 def _group(group: DuplicateGroup) -> str:
-    members = [_member(group.best, is_best=True), *map(_member, group.others)]
+    members = map(_member, (group.best, *group.others))
     return f"<li><ol>{''.join(members)}</ol></li>"
 
 
-def _member(member: Duplicate, *, is_best: bool = False) -> str:
-    facts = ["best copy" if is_best else f"{member.distance} bits differ"]
+def _member(member: Duplicate) -> str:
+    words = _TIERS[member.tier]
+    facts = [
+        words if member.tier in (None, "identical") else f"{words}, {member.distance} bits differ"
+    ]
     if member.size is not None:
         facts.append(f"{member.size[0]} x {member.size[1]}")
     if member.file_bytes is not None:
         facts.append(f"{member.file_bytes:,} bytes")
     key = html.escape(member.key)
-    best = ' class="best"' if is_best else ""
+    best = ' class="best"' if member.tier is None else ""
     return (
         f'<li{best}>{_figure(member.path, None)}<p class="name" title="{key}">{key}</p>'
         f"{_facts(facts)}</li>"

@@ -1,9 +1,10 @@
-"""`bitgaze search`, `explain` and `duplicates`: find images that look alike, and see why."""
+"""`bitgaze search`, `explain`, `duplicates` and `distinct`: find what looks alike, and see why."""
 
 import argparse
 import json
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import zip_longest
@@ -28,7 +29,7 @@ from bitgaze.cli.terminal import note, progress, say, warn
 from bitgaze.errors import BitgazeError, WordError
 
 if TYPE_CHECKING:
-    from bitgaze.gallery.duplicates import Duplicate
+    from bitgaze.gallery.duplicates import Duplicate, DuplicateGroup
     from bitgaze.gallery.gallery import Gallery
 
 # Fields to list if a search names one that no item has.
@@ -40,6 +41,7 @@ def add_to(commands: Commands) -> None:
     _add_search(commands)
     _add_explain(commands)
     _add_duplicates(commands)
+    _add_distinct(commands)
 
 
 def _add_search(commands: Commands) -> None:
@@ -60,14 +62,7 @@ def _add_search(commands: Commands) -> None:
     parser.add_argument(
         "--radius", type=int, metavar="BITS", help="maximum distance of a hit (default: any)"
     )
-    parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="CONDITION",
-        help="only images whose metadata match: album=2024, year>=2020, name~img%%, "
-        'tag=["a", "b"] (either), a!=1; @key is the path of the image; may be repeated',
-    )
+    _add_where(parser)
     parser.add_argument(
         "--ranking",
         choices=("hamming", "asymmetric"),
@@ -84,6 +79,17 @@ def _add_search(commands: Commands) -> None:
     )
     _add_html(parser)
     add_model(parser)
+
+
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="only images whose metadata match: album=2024, year>=2020, name~img%%, "
+        'tag=["a", "b"] (either), a!=1; @key is the path of the image; may be repeated',
+    )
 
 
 def _box(text: str) -> tuple[float, ...]:
@@ -267,11 +273,7 @@ def explain(options: argparse.Namespace) -> int:
 
     quiet_pillow()
     with Gallery(options.gallery, encoder=encoder_for(options), create=False) as gallery:
-        # Most likely a relative path.
-        absolute = os.path.abspath(options.key)  # noqa: PTH100 (keeps links)
-        key = absolute if Path(options.key).exists() else options.key
-        if key not in gallery:
-            key = options.key if key == absolute else absolute
+        key = _key(gallery, options.key)
         try:
             drawing = gallery.explain(Path(options.image), key)
         except KeyError as error:
@@ -290,51 +292,156 @@ def explain(options: argparse.Namespace) -> int:
     return OK
 
 
+def _key(gallery: "Gallery", text: str) -> str:
+    """The key that a text of the command line means, most likely a relative path."""
+    absolute = os.path.abspath(text)  # noqa: PTH100 (keeps links)
+    key = absolute if Path(text).exists() else text
+    if key in gallery:
+        return key
+    return text if key == absolute else absolute
+
+
 def _add_duplicates(commands: Commands) -> None:
     parser = add_command(commands, duplicates)
     add_gallery(parser)
     parser.add_argument(
+        "--look-alikes",
+        action="store_true",
+        help="also images that only look alike, to be looked at: not only different photos of one "
+        "thing, but different pages of text, too",
+    )
+    parser.add_argument(
         "--radius",
         type=int,
         metavar="BITS",
-        help="maximum number of bits that differ (default: a twelfth of the code)",
+        help="maximum number of bits in which look-alikes differ (default: a twelfth of the code); "
+        "implies --look-alikes",
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="DIR",
+        type=Path,
+        help="only what is in this folder and elsewhere too; the copy to keep is the one in it",
+    )
+    _add_where(parser)
+    parser.add_argument(
+        "--print0",
+        action="store_true",
+        help="print nothing but the paths of the files that need not be kept, each followed by a "
+        "NUL byte, for `xargs -0`; not with look-alikes",
     )
     _add_html(parser)
     add_decoding(parser)
 
 
 def duplicates(options: argparse.Namespace) -> int:
-    """Show groups of near-identical images, the best copy first; delete nothing."""
+    """Show groups of images that are the same, the best copy first; delete nothing."""
     from bitgaze.gallery.duplicates import default_radius
     from bitgaze.gallery.gallery import Gallery
 
+    quiet_pillow()
+    if options.print0 and options.json:
+        raise BitgazeError("--print0 and --json cannot be combined")
     with Gallery(options.gallery, create=False) as gallery:
-        radius = default_radius(gallery.bits) if options.radius is None else options.radius
+        radius = options.radius
+        if radius is None and (options.look_alikes or not gallery.has_structure):
+            radius = default_radius(gallery.bits)
+        if options.print0 and radius is not None:
+            raise BitgazeError(
+                "--print0 is for files that are the same: look-alikes have to be looked at"
+                if gallery.has_structure
+                else f"--print0 is for files that are the same: {_no_structure(gallery)}"
+            )
         with progress("comparing", "codes") as show:
-            groups = gallery.duplicates(radius, on_progress=show)
+            groups = gallery.duplicates(
+                radius,
+                where=_where(options.where),
+                reference=options.reference,
+                on_progress=show,
+            )
+        unknown = _unknown_fields(gallery, options.where)
+        if not gallery.has_structure:
+            note(f"{_no_structure(gallery)}: these groups look alike, and may not be the same")
     if options.html:
         from bitgaze.cli.page import duplicates_page
 
         write_text(options.html, duplicates_page(groups, radius, Path(options.gallery).name))
-    if options.json:
+    if options.print0:
+        _print0(groups)
+    elif options.json:
         found = [asdict(group) for group in groups]
         say(json.dumps({"gallery": options.gallery, "radius": radius, "groups": found}))
-        return OK
-    for group in groups:
-        say(_member("keep", group.best), *(_member("", other) for other in group.others), "")
-    others = sum(len(group.others) for group in groups)
-    if groups:
-        say(f"groups: {len(groups)}, duplicates: {others} (within {radius} bits)")
     else:
-        say(f"no duplicates within {radius} bits")
+        for group in groups:
+            say(_member(group.best), *map(_member, group.others), "")
+        say(_summary(groups, radius))
+    if unknown:
+        warn(unknown)
     _note_page(options.html)
     return OK
 
 
-def _member(mark: str, member: "Duplicate") -> str:
+def _no_structure(gallery: "Gallery") -> str:
+    if gallery.fingerprint is None:
+        return (
+            f"the codes of {gallery.path} are your own, which do not tell copies from look-alikes"
+        )
+    return (
+        f"{gallery.path} was made by an older version, without the codes that tell copies from "
+        "look-alikes; index the images into a new gallery to have them"
+    )
+
+
+def _print0(groups: "Sequence[DuplicateGroup]") -> None:
+    paths = [other.path for group in groups for other in group.others if other.path is not None]
+    sys.stdout.flush()
+    sys.stdout.buffer.write(b"".join(os.fsencode(path) + b"\0" for path in paths))
+    sys.stdout.buffer.flush()
+
+
+def _summary(groups: "Sequence[DuplicateGroup]", radius: int | None) -> str:
+    within = "" if radius is None else f" (look-alikes within {radius} bits)"
+    if not groups:
+        return f"no duplicates{within}"
+    tiers = [other.tier for group in groups for other in group.others]
+    words = {"identical": "identical files", "copy": "copies", "look-alike": "look-alikes"}
+    counts = [f"{name}: {tiers.count(tier)}" for tier, name in words.items() if tier in tiers]
+    return f"groups: {len(groups)}, {', '.join(counts)}{within}"
+
+
+def _member(member: "Duplicate") -> str:
     size = "" if member.size is None else f"{member.size[0]} x {member.size[1]}"
     file_bytes = "no file" if member.file_bytes is None else f"{member.file_bytes:,}"
-    return f"{mark:4} {member.distance:4d}  {size:>13}  {file_bytes:>13}  {member.key}"
+    mark = member.tier or "keep"
+    return f"{mark:10} {member.distance:4d}  {size:>13}  {file_bytes:>13}  {member.key}"
+
+
+def _add_distinct(commands: Commands) -> None:
+    parser = add_command(commands, distinct)
+    add_gallery(parser)
+    parser.add_argument("one", metavar="A", help="an image, as `bitgaze duplicates` prints it")
+    parser.add_argument("other", metavar="B", help="another image")
+    parser.add_argument("--undo", action="store_true", help="forget that they are distinct")
+
+
+def distinct(options: argparse.Namespace) -> int:
+    """Remember that two images are not duplicates, so that `duplicates` keeps them apart."""
+    from bitgaze.gallery.gallery import Gallery
+
+    with Gallery(options.gallery, create=False) as gallery:
+        keys = [_key(gallery, text) for text in (options.one, options.other)]
+        for key, text in zip(keys, (options.one, options.other), strict=True):
+            if key not in gallery:
+                raise BitgazeError(
+                    f"{options.gallery} has no image {text}; use a path as printed by "
+                    "`bitgaze duplicates`"
+                )
+        gallery.set_distinct(*keys, are_distinct=not options.undo)
+    if options.json:
+        say(json.dumps({"images": keys, "distinct": not options.undo}))
+    else:
+        say(f"{'no longer distinct' if options.undo else 'distinct'}: {keys[0]} and {keys[1]}")
+    return OK
 
 
 def _add_html(parser: argparse.ArgumentParser) -> None:

@@ -235,6 +235,8 @@ _BITS_PER_SAMPLE, _S_MAX_SAMPLE_VALUE = 258, 341  # tags of TIFF
 # A grey image of 16-bit samples that uses fewer is dark, rather than of fewer bits.
 _LEAST_DEEP_BITS = 10
 
+# Formats that lose detail and do not say how much.
+_LOSING = frozenset(["WEBP", "AVIF", "JPEG2000", "GIF"])
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _KNOWN_RULES = {
     "filter": tuple(_FILTERS),
@@ -547,6 +549,41 @@ def dimensions(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     """
     with _opened(source) as opened:
         return opened.image.size
+
+
+class Header(NamedTuple):
+    """What an image file's headers say of its quality and its past.
+
+    Attributes:
+        size: (width, height) in pixels, before EXIF rotation.
+        steps: quantisation steps of brightness, 64 by row; all 1 in a format that loses nothing;
+            None if they cannot be read (WebP, AVIF, JPEG 2000, GIF).
+        is_jpeg: whether the steps are a JPEG's.
+        has_exif: whether there is an EXIF block.
+        is_turned: whether the EXIF block turns or mirrors the image.
+    """
+
+    size: tuple[int, int]
+    steps: tuple[int, ...] | None
+    is_jpeg: bool
+    has_exif: bool
+    is_turned: bool
+
+
+def header(source: str | os.PathLike[str]) -> Header:
+    """Read the headers of an image file, without decoding it.
+
+    Raises:
+        ImageError: the file cannot be read or is not an image.
+    """
+    with _opened(source) as opened:
+        image = opened.image
+        tables = getattr(image, "quantization", None)
+        steps = tuple(tables[min(tables)]) if tables else None
+        if steps is None and image.format not in _LOSING:
+            steps = (1,) * 64
+        has_exif = bool(image.info.get("exif"))
+        return Header(image.size, steps, bool(tables), has_exif, opened.may_be_turned)
 
 
 class _Opened(NamedTuple):

@@ -10,17 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Structural distances of different images, set to bound what was counted on 7,600 images and 900
-# generated screens (export/copies_table.py): a normal distribution, and one pair in 300 from a
-# wider and nearer one (one scene twice, one kind of garment). Two codes with 128 of 256 bits set
-# at random differ in 128 bits, with a standard deviation of 8.02.
-_TYPICAL, _LEAST_TYPICAL, _DEVIATION = 128.0, 64.0, 9.0
-_RELATED, _NEARER, _RELATED_DEVIATION = 1 / 300, 24.0, 17.0
-# Of altered copies: four in ten hardly move it, the others to anywhere.
-_SETTLED, _SETTLED_SCALE, _MOVED_DENSITY = 0.4, 4.0, 0.004
+# Two codes with 128 of 256 bits set at random differ in 128 bits; standard deviation 8.02.
+_TYPICAL, _LEAST_TYPICAL = 128.0, 64.0
 # Three quarters of normally distributed distances are below the mean and 0.674 deviations.
 _QUARTILE, _QUARTILE_OFFSET = 0.75, 0.674 * 8
 _FEWEST = 4  # hits, to say anything of the surroundings
+# Structural distance up to which a hit is a copy, and says nothing of the surroundings.
+_COPIED = 16
+# Numbers of nearest hits that are looked at by themselves: a dozen receipts among photographs.
+_NEAREST = (8, 16, 50)
 # A gallery of a few images is often of one thing.
 _LEAST_ITEMS = 300
 
@@ -41,6 +39,39 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
+class StructuralLaw:
+    """How frequent structural distances are, of copies and of different images.
+
+    Those of different images are normally distributed around what is usual; `related` of them
+    around a nearer and wider mean (one scene twice, one kind of garment). Of copies, `settled`
+    hardly moved (an exponential distribution), the others to anywhere. Set with copies of
+    photographs and groceries, more carefully than the most likely constants
+    (export/fit_likeness.py), so that in catalogues without copies, clothes too, at most 1 % of the
+    best hits reach .9. Checked on other images by export/copies_table.py.
+
+    Attributes:
+        deviation: standard deviation of different images, in bits.
+        related: share of different images that are related.
+        nearer: how much nearer these are, in bits.
+        related_deviation: their standard deviation, in bits.
+        settled: share of copies that are settled.
+        settled_scale: their mean distance, in bits.
+        moved: density of other copies, per bit.
+        sharpness: what the logarithm of the odds is multiplied by, as in Platt scaling (1999):
+            most galleries are not as full of related images as `related` has it.
+    """
+
+    deviation: float = 9.0
+    related: float = 1 / 300
+    nearer: float = 24.0
+    related_deviation: float = 17.0
+    settled: float = 0.6
+    settled_scale: float = 4.0
+    moved: float = 0.005
+    sharpness: float = 2.0
+
+
+@dataclass(frozen=True)
 class SemanticEvidence:
     """What a semantic distance says of copies, as opposed to images of the same kind.
 
@@ -51,16 +82,21 @@ class SemanticEvidence:
     Attributes:
         middle: distance at which copies are as frequent as others, as a share of the bits.
         slope: decrease of the logarithm per share of the bits.
-        limit: the largest logarithm, >= 0; the smallest is two thirds of it, negative.
+        limit: the largest logarithm, >= 0; the smallest is two thirds of it, negative, of settled
+            copies: blur hardly changes the structure, but the meaning. Beyond 16 bits of structural
+            distance it falls by the limit a bit: what is cropped keeps its meaning.
     """
 
     middle: float = 0.15
-    slope: float = 38.0
+    slope: float = 45.0
     limit: float = 3.0
 
 
 def surroundings(structural: ArrayLike, semantic: ArrayLike, bits: int) -> Surroundings:
-    """Describe a query's surroundings by its nearest hits, of which three in four may be copies.
+    """Describe a query's surroundings by its nearest hits.
+
+    Of the 8, 16 and 50 nearest that are no settled copies, those say what is usual that are
+    nearest themselves; of each, three in four may be copies.
 
     Args:
         structural: integers, shape (k,): structural distances of the k hits that are semantically
@@ -71,11 +107,18 @@ def surroundings(structural: ArrayLike, semantic: ArrayLike, bits: int) -> Surro
     Returns:
         The surroundings; those of unrelated photographs if k < 4.
     """
-    if np.size(structural) < _FEWEST:
+    by_meaning = np.argsort(np.asarray(semantic), kind="stable")
+    distances = np.asarray(structural)[by_meaning], np.asarray(semantic)[by_meaning]
+    different = distances[0] > _COPIED
+    distances = distances[0][different], distances[1][different]
+    if len(distances[0]) < _FEWEST:
         return Surroundings()
-    usual = float(np.quantile(np.asarray(structural), _QUARTILE)) - _QUARTILE_OFFSET
-    usual = min(max(usual, _LEAST_TYPICAL), _TYPICAL)
-    return Surroundings(usual, float(np.quantile(np.asarray(semantic), _QUARTILE)) / bits)
+    usual, share = (
+        min(float(np.quantile(found[:number], _QUARTILE)) for number in _NEAREST)
+        for found in distances
+    )
+    usual = min(max(usual - _QUARTILE_OFFSET, _LEAST_TYPICAL), _TYPICAL)
+    return Surroundings(usual, share / bits)
 
 
 def same_image(
@@ -85,6 +128,7 @@ def same_image(
     items: int,
     around: Surroundings = Surroundings(),
     evidence: SemanticEvidence = SemanticEvidence(),
+    law: StructuralLaw = StructuralLaw(),
 ) -> NDArray[np.float64]:
     """Probability that images found in a search are the query, altered.
 
@@ -102,21 +146,24 @@ def same_image(
             the query (mirrored, turned, cropped) of which the nearest was taken.
         around: of the query.
         evidence: of the model.
+        law: of structural distances.
 
     Returns:
         float64, shape (n,), in [0, 1]. Never rises with either distance, nor with `items`.
     """
     distance = np.minimum(np.asarray(structural, np.float64), around.structural)
     share = np.asarray(semantic, np.float64) / bits
-    different = (1 - _RELATED) * _normal(distance, around.structural, _DEVIATION)
-    different += _RELATED * _normal(distance, around.structural - _NEARER, _RELATED_DEVIATION)
-    copied = _SETTLED / _SETTLED_SCALE * np.exp(-distance / _SETTLED_SCALE) + _MOVED_DENSITY
+    near = around.structural - law.nearer
+    different = (1 - law.related) * _normal(distance, around.structural, law.deviation)
+    different += law.related * _normal(distance, near, law.related_deviation)
+    settled = law.settled / law.settled_scale * np.exp(-distance / law.settled_scale)
     # Distances that are usual around the query say nothing for a copy.
     middle = min(evidence.middle, 0.4 * around.semantic)
-    support = np.clip(evidence.slope * (middle - share), -2 / 3 * evidence.limit, evidence.limit)
+    least = -evidence.limit * (2 / 3 + np.maximum(distance - _COPIED, 0))
+    support = np.clip(evidence.slope * (middle - share), least, evidence.limit)
     # Never rises with distance, which the ratio of the two densities could.
-    ratio = np.log(different / copied) - support + np.log(max(items, _LEAST_ITEMS))
-    return np.asarray(1 / (1 + np.exp(ratio)))
+    ratio = np.log(different / (settled + law.moved)) - support + np.log(max(items, _LEAST_ITEMS))
+    return np.asarray(1 / (1 + np.exp(law.sharpness * ratio)))
 
 
 def _normal(values: NDArray[np.float64], mean: float, deviation: float) -> NDArray[np.float64]:

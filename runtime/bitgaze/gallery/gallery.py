@@ -32,7 +32,7 @@ from bitgaze.gallery.file_format import gallery_path
 from bitgaze.gallery.filters import conditions
 from bitgaze.gallery.hits import Hit
 from bitgaze.gallery.info import ModelInfo, check_model, origin
-from bitgaze.gallery.items import Item
+from bitgaze.gallery.items import Item, image_identity
 from bitgaze.gallery.query import Query
 from bitgaze.gallery.reencode import reencode
 from bitgaze.gallery.remembered import Sources, find_model
@@ -170,6 +170,15 @@ class Gallery:
         """How many parts of each image the gallery keeps codes of, at most; 0 for none."""
         looks: int = self._store.info["looks"]
         return looks
+
+    @property
+    def has_structure(self) -> bool:
+        """Whether items have structural codes, which tell copies from look-alikes.
+
+        Galleries of your own codes have none, nor have files of older versions.
+        """
+        with self._store.reading():
+            return bool(self._store.info["structure"])
 
     @property
     def adaptation(self) -> str | None:
@@ -818,30 +827,77 @@ class Gallery:
         self,
         radius: int | None = None,
         *,
+        look_alikes: bool = False,
+        where: Where | None = None,
+        reference: str | os.PathLike[str] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[DuplicateGroup]:
-        """Find groups of near-duplicates; exact, by comparing every pair. Deletes nothing.
+        """Find groups of duplicates; exact, by comparing every pair. Deletes nothing.
 
-        Items within the radius of each other are in one group, together with everything within the
-        radius of either. A chain of similar images can therefore join dissimilar ones.
+        In three tiers: identical files; copies, the same image resized, compressed, recoloured or
+        with little cropped off or written on it; and look-alikes, only if asked for. Copies are
+        told by their structural codes: all within 16 bits, and those within 60 of which
+        `Hit.same_image` would be at least .9, seen from either image. Strong crops, borders, turns
+        and mirrored images are not found. Images too plain to have a structure are duplicates only
+        if their files are identical; so are items whose structural code is not known.
+
+        A gallery without structural codes (`has_structure`) has identical files and look-alikes.
+
+        Each member of a group is a duplicate of its best copy, not only of another member. Pairs
+        that `set_distinct` was told of are never in one group.
 
         Args:
-            radius: maximum Hamming distance of two items that are joined; defaults to bits / 12.
-                With the general model, whose default is 10 bits, 125 photographs were joined with
-                98 % of their resized copies, 96 % of the recompressed and 86 % of the cropped ones;
-                among 807 different images, two were joined, both of a cat.
-            on_progress: called with (done, total) distinct codes; must not write to the gallery.
+            radius: maximum Hamming distance of look-alikes; defaults to bits / 12. Asks for
+                look-alikes. With the general model, whose default is 10 bits, it joins 98 % of
+                resized photographs with their originals, but also different QR codes or pages of
+                text with each other.
+            look_alikes: whether to look for look-alikes too.
+            where: conditions that an item's metadata must meet, as for `search`.
+            reference: a folder: only groups with a file in it and one elsewhere. The best copy is
+                the best in the folder, and the others are those elsewhere.
+            on_progress: called with (done, total) distinct codes; `done` starts again for
+                look-alikes. Must not write to the gallery.
 
         Returns:
             Groups of at least two, ordered by their first item.
 
         Raises:
             TypeError: radius is not an integer.
-            ValueError: radius is below 0.
+            ValueError: radius is below 0, or `where` is invalid.
         """
-        radius = default_radius(self.bits) if radius is None else radius_within(radius)
+        if radius is not None:
+            radius = radius_within(radius)
+        elif look_alikes or not self.has_structure:
+            radius = default_radius(self.bits)
+        folder = None if reference is None else os.path.abspath(os.fsencode(reference))  # noqa: PTH100
         with self._store.reading():
-            return find_duplicates(self._store, radius, on_progress)
+            return find_duplicates(self._store, radius, conditions(where), folder, on_progress)
+
+    def set_distinct(self, one: str, other: str, *, are_distinct: bool = True) -> None:
+        """Remember that two items are not duplicates; `duplicates` keeps them apart.
+
+        Holds for their images: until one of them is replaced or removed.
+
+        Args:
+            one: key of an item.
+            other: key of another item.
+            are_distinct: False forgets it.
+
+        Raises:
+            KeyError: no item has this key.
+            GalleryError: their files are identical, or the gallery cannot be written.
+        """
+        with self._store.writing():
+            names = [
+                image_identity(item.key, item.file.content if item.file else None, item.code)
+                for item in map(self._store.get, (one, other))
+            ]
+            if names[0] == names[1]:
+                raise GalleryError(
+                    f"{self.path}: {one!r} and {other!r} are identical files, which cannot be "
+                    "called distinct"
+                )
+            self._store.set_distinct(names[0], names[1], are_distinct=are_distinct)
 
     def explain(self, query: Source, key: str) -> Image.Image:
         """Draw why an item is near a query.

@@ -20,7 +20,8 @@ _KIND_ODDS = 1 / 19
 # Below this, whether an image is the same is not said: what was counted there is too little.
 _LEAST_SAME = 0.5
 # From this on it is called a copy.
-_COPY = 0.9
+COPY = 0.9
+# Of models whose distances of copies are not known: structure alone.
 _UNKNOWN_COPIES = SemanticEvidence(limit=0)
 
 
@@ -67,7 +68,7 @@ class Hit:
         on) or "maybe a copy".
         """
         same = self.same_image or 0
-        copy = "identical file" if same == 1 else "a copy" if same >= _COPY else "maybe a copy"
+        copy = "identical file" if same == 1 else "a copy" if same >= COPY else "maybe a copy"
         known = {"same kind": self.same_kind, copy: self.same_image}
         texts = {words: percent(chance) for words, chance in known.items() if chance is not None}
         return texts | ({copy: "100%"} if same == 1 else {})
@@ -158,8 +159,7 @@ def _same_image(
             code_distances(query.views[0], store.index[around])[known],
             store.index.bits,
         )
-        is_adapted = store.info["adaptation"] is not None
-        evidence = _UNKNOWN_COPIES if is_adapted else SemanticEvidence()
+        evidence = semantic_evidence(store)
         found = same_image(
             structural, semantic, store.index.bits, len(store.index), usual, evidence
         )
@@ -171,6 +171,16 @@ def _same_image(
         1.0 if query.content and item.file and item.file.content == query.content else chance
         for item, chance in zip(items, chances, strict=True)
     ]
+
+
+def semantic_evidence(store: Store) -> SemanticEvidence:
+    """What semantic distances in a gallery say of copies; inside `reading`.
+
+    Only a model that was fitted so that altering an image changes few bits has a calibration.
+    Trained models and adapted galleries have other distances of copies, which are not known.
+    """
+    is_known = store.info["calibration"] is not None and store.info["adaptation"] is None
+    return SemanticEvidence() if is_known else _UNKNOWN_COPIES
 
 
 def _structural(store: Store, query: Query, slots: NDArray[np.int64]) -> NDArray[np.int64]:
