@@ -65,7 +65,7 @@ MODULE_LAYERS = {
         ["encoder"],
         ["contract", "providers"],
         ["images", "calibration", "alterations", "structure", "likeness", "looks"],
-        ["costs", "headers", "memory", "properties"],
+        ["costs", "formats", "headers", "memory", "properties"],
     ],
 }
 # Dependencies of the extra `serve`; only modules of server/ may import them.

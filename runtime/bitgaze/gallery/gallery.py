@@ -609,11 +609,12 @@ class Gallery:
         dry_run: bool = False,
         allow_empty: bool | Iterable[str | os.PathLike[str]] = False,
         all_folders: bool = False,
+        tolerant: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> SyncReport:
         """Make the gallery match the images below folders, by adding, updating and removing items.
 
-        An image is a file whose name ends in one of `bitgaze.encoding.images.SUFFIXES`; names that
+        An image is a file whose name ends in one of `bitgaze.encoding.formats.SUFFIXES`; names that
         start with a dot are left out. Its key is its absolute path as text. Items added by hand,
         and items of other folders, are not changed.
 
@@ -684,6 +685,8 @@ class Gallery:
             allow_empty: remove also the items that look as if their disk were away (see above):
                 True for all of them, or folders, for those whose images were in one.
             all_folders: include system folders, hidden ones too.
+            tolerant: take JPEGs whose end is missing, as far as they go. Their items have the
+                property `truncated`, which is True. Otherwise they are reported as failed.
             on_progress: called with (done, total) images, first while changed files are compared,
                 if there are any, and again from the start while images are encoded.
 
@@ -713,6 +716,7 @@ class Gallery:
             dry_run=dry_run,
             allow_empty=allow_empty,
             all_folders=all_folders,
+            is_tolerant=tolerant,
             on_progress=on_progress,
         )
 

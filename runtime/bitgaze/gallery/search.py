@@ -162,7 +162,7 @@ def _encode_part(encoder: Encoder, item: Item, region: Box | None) -> tuple[Enco
             f"{item.key!r} was added by hand, without a file: pass the image to search for a "
             "region of it"
         )
-    file = ImageFile(item.path)
+    file = ImageFile(item.path, is_tolerant=True)
     assert region is not None
     part = Region(file, region)
     encoded = encoder.encode([part])
