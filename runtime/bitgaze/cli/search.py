@@ -58,7 +58,9 @@ def _add_search(commands: Commands) -> None:
         default=[],
         metavar="CONDITION",
         help="only images whose metadata match: album=2024, year>=2020, name~img%%, "
-        'tag=["a", "b"] (either), a!=1; @key is the path of the image; may be repeated',
+        'tag=["a", "b"] (either), a!=1; or what the camera wrote: date>=2024-05, camera~%%Pixel%%, '
+        "lens, latitude, longitude, width, height, format; @key is the path of the image; may be "
+        "repeated",
     )
     parser.add_argument(
         "--ranking",
@@ -167,6 +169,8 @@ def _where(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
             )
         sign, typed = parts[2], parts[3]
         value = typed_value(typed)
+        if re.fullmatch(r"date\s*", parts[1]) and re.fullmatch(r"\d{4}", typed):
+            value = typed  # a year, compared with dates
         operator = sign
         if sign == "=":
             operator, value = "in", value if isinstance(value, list) else [value]

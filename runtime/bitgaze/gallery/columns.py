@@ -1,4 +1,6 @@
-"""Kept columns: metadata fields and keys of a gallery's items, so that a condition reads few bytes.
+"""Kept columns: fields and keys of a gallery's items, so that a condition reads few bytes.
+
+Fields of metadata, and properties of the image's file where the metadata have no such field.
 
 Owns two tables, and evaluates conditions with them. Column by column, 4,096 slots at a time:
   field(id, column)
@@ -605,17 +607,22 @@ def _read_objects(
 ) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
     """Batches of texts and fields of the items in some slots of a chunk, ascending.
 
-    The texts are keys and metadata as JSON. The key is the field "@key".
+    The texts are keys, and metadata and properties as JSON. The key is the field "@key".
     """
     first = n * MAX_SLOTS
-    for keys, texts in items.read_texts(db, path, [first + slot for slot in slots]):
+    for keys, texts, stored in items.read_texts(db, path, [first + slot for slot in slots]):
+        known = [text for text in stored if text is not None]
         try:
             objects = objects_from(texts)
+            properties = iter(objects_from(known))
         except ValueError as error:
             raise _damaged(path, n) from error
-        for key, metadata in zip(keys, objects, strict=True):
+        for key, text, metadata in zip(keys, stored, objects, strict=True):
+            if text is not None:
+                for name, value in next(properties).items():
+                    metadata.setdefault(name, value)
             metadata[KEY] = key
-        yield [*keys, *texts], objects
+        yield [*keys, *texts, *known], objects
 
 
 def _read_parts(

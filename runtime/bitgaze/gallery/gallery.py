@@ -253,7 +253,11 @@ class Gallery:
             return self._store.get(key)
 
     def fields(self) -> list[str]:
-        """Names of the metadata fields that items have, sorted; `where` filters by them.
+        """Names of the fields that items have, sorted; `where` filters by them.
+
+        Those of metadata, and of what sync read from the images' files: `width`, `height`,
+        `format`, `date`, `camera`, `lens`, `latitude`, `longitude` and `truncated`, see
+        `bitgaze.encoding.properties.properties_of`.
 
         Raises:
             GalleryCorrupt: the file is damaged.
@@ -301,7 +305,8 @@ class Gallery:
                 `query` returned. A str that is a key is taken as a key, otherwise as a path.
             k: maximum number of hits, at least 1.
             radius: maximum Hamming distance, at least 0; None for no limit.
-            where: conditions that an item's metadata must meet, all of them. Maps a field to a
+            where: conditions that an item's metadata must meet, all of them; or its properties,
+                for a field (see `fields`) that its own metadata do not have. Maps a field to a
                 value, or to operators: `{"album": "2024", "year": {">=": 2020, "<": 2024}}`. The
                 operators are <, <=, >, >=, !=, in (a list of values), and like (a pattern in which
                 % matches any characters and _ matches one). A list in metadata meets a condition if
