@@ -5,6 +5,7 @@ from PIL import ExifTags, Image
 
 from bitgaze import Gallery, Item, verify_gallery
 from bitgaze.cli.main import main
+from bitgaze.errors import WhereError
 from conftest import smooth_image
 
 BASE = ExifTags.Base
@@ -118,3 +119,37 @@ def test_the_command_line_takes_a_year_for_a_date(gallery, photos, capsys):
         assert main(["search", image, "-g", file, "--where", condition]) == 0
         out = capsys.readouterr().out
         assert {n for n in range(4) if f"{n}.jpg" in out} == expected
+
+
+def test_an_unknown_field_names_those_that_exist(tmp_path):
+    with Gallery(tmp_path / "g.bitgaze", bits=8) as gallery:
+        assert gallery.search_code(bytes_code(0), where={"albun": "x"}) == []  # nothing to tell
+        gallery.add_code("a", bytes_code(1))
+        with pytest.raises(WhereError, match="no item has a field 'albun'; no item has metadata"):
+            gallery.search_code(bytes_code(0), where={"albun": "x"})
+        gallery.set_metadata("a", {"album": "x", "year": 2024})
+        message = "no item has a field 'albun'; fields are album, year"
+        for condition in ("x", {"!=": "x"}, {"like": "x"}, {">": 1}):
+            with pytest.raises(ValueError, match=message):
+                gallery.search_code(bytes_code(0), where={"albun": condition, "year": 2024})
+        for field in ("@key", "date", "camera", "truncated"):
+            assert gallery.search_code(bytes_code(0), where={field: "x"}) == []
+        assert len(gallery.search_code(bytes_code(0), where={"albun": None})) == 1
+
+
+def test_types_compared_across(tmp_path):
+    with Gallery(tmp_path / "g.bitgaze", bits=8) as gallery:
+        gallery.add_code("a", bytes_code(1), {"price": 5, "name": "x", "mixed": 1, "on": True})
+        gallery.add_code("b", bytes_code(2), {"price": 7.5, "mixed": "x"})
+        message = r"where\['price'\] is compared with '5', a string, but its values are numbers"
+        with pytest.raises(WhereError, match=message):
+            gallery.search_code(bytes_code(0), where={"price": {"<": "5"}})
+        message = r"where\['name'\] is compared with 5, a number, but its values are strings"
+        with pytest.raises(WhereError, match=message):
+            gallery.search_code(bytes_code(0), where={"name": {">=": 5}})
+        for where in ({"mixed": {"<": "y"}}, {"mixed": {"<": 2}}, {"price": {"<": 6}}):
+            assert len(gallery.search_code(bytes_code(0), where=where)) == 1
+        assert gallery.search_code(bytes_code(0), where={"on": {"<": 2}}) == []
+        gallery.remove("a")
+        with pytest.raises(WhereError):
+            gallery.search_code(bytes_code(0), where={"mixed": {"<": 2}})

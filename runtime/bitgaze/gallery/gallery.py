@@ -329,6 +329,8 @@ class Gallery:
             ImageError: the query cannot be read.
             FingerprintMismatch: the encoder is not the gallery's model.
             TypeError: k or radius is not an integer, or the query is not an image.
+            WhereError: `where` names a field that no item has (except to ask whether it is None),
+                or compares a range with another type than that of all its values.
             ValueError: k is below 1, radius below 0, the ranking unknown, the query of an
                 asymmetric ranking a key, `where` invalid, or `exclude_self` used with a query that
                 is neither key nor path.

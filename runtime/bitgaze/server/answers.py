@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from bitgaze.errors import GalleryError, ImageError
+from bitgaze.errors import GalleryError, ImageError, WhereError
 
 _HTTP_ERRORS = {
     400: ("bad_request", "The request cannot be read."),
@@ -69,6 +69,8 @@ def _refusal_for(error: Exception) -> Refusal:
             "not_an_image",
             f"The upload cannot be used ({error}). Try a JPEG, PNG, WebP, GIF or TIFF file.",
         )
+    if isinstance(error, WhereError):
+        return Refusal(400, "bad_argument", str(error))
     if isinstance(error, GalleryError):
         return Refusal(503, "gallery_unavailable", str(error))
     return Refusal(500, "internal", "The server met an unexpected error; its terminal shows it.")

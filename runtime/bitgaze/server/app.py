@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bitgaze.errors import GalleryError, ImageError
+from bitgaze.errors import GalleryError, ImageError, WhereError
 from bitgaze.gallery.gallery import Gallery
 from bitgaze.server.abandoned import StopAbandoned
 from bitgaze.server.answers import Answer, Refusal, error_answer
@@ -87,7 +87,7 @@ def create_app(
         middleware=[Middleware(Guard, hosts=hosts, token=token), Middleware(StopAbandoned)],
         exception_handlers={
             kind: error_answer
-            for kind in (Refusal, HTTPException, ImageError, GalleryError, Exception)
+            for kind in (Refusal, HTTPException, ImageError, GalleryError, WhereError, Exception)
         },
     )
     app.state.server = ServerState(gallery, limits)
