@@ -36,7 +36,12 @@ _MAX_SKIPPED_SHOWN = 10
 
 def add_to(commands: Commands) -> None:
     """Add the commands."""
-    parser = add_command(commands, index)
+    add_index_options(add_command(commands, index))
+    _add_forget(commands)
+
+
+def add_index_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `index`, which are those of `watch` too."""
     add_gallery(parser)
     parser.add_argument(
         "folders",
@@ -96,6 +101,8 @@ def add_to(commands: Commands) -> None:
     )
     add_model(parser)
 
+
+def _add_forget(commands: Commands) -> None:
     parser = add_command(commands, forget)
     add_gallery(parser)
     parser.add_argument(
