@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,7 +136,9 @@ class Region:
         ValueError: the box has no area or reaches outside the image.
     """
 
-    source: "str | os.PathLike[str] | bytes | ImageFile | Image.Image | NDArray[np.uint8]"
+    source: (
+        "str | os.PathLike[str] | bytes | BinaryIO | ImageFile | Image.Image | NDArray[np.uint8]"
+    )
     box: Box
 
     def __post_init__(self) -> None:
@@ -155,7 +157,7 @@ class Region:
 
 
 Source: TypeAlias = (
-    str | os.PathLike[str] | bytes | ImageFile | Image.Image | NDArray[np.uint8] | Region
+    str | os.PathLike[str] | bytes | BinaryIO | ImageFile | Image.Image | NDArray[np.uint8] | Region
 )
 
 # Pillow formats to decode, whatever the file's name. Pillow opens more, some of which are programs:
@@ -321,8 +323,9 @@ def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
     """Load an image as a model's input.
 
     Args:
-        source: a path, the content of an image file, an `ImageFile`, a PIL image, a `Region` of one
-            of these, or a uint8 array:
+        source: a path, the content of an image file, a file that is open to read bytes, such as
+            `io.BytesIO` (read from its start), an `ImageFile`, a PIL image, a `Region` of one of
+            these, or a uint8 array:
             (height, width) grey, (height, width, 3) RGB or (height, width, 4) RGBA. Files are never
             mapped into memory: one that is shortened while it is read is an ImageError. Only a PIL
             image that the caller opened by name is read as Pillow does, which may map its file.
@@ -435,6 +438,8 @@ def with_upright(
     Raises:
         ImageError, TypeError, ValueError: as for `load`.
     """
+    if is_open_file(source):
+        source = content_of(source)
     if isinstance(source, Region):
         return _with_region(source, shorter_side, work, copies, depth)
     reservation = Reservation(budget())
@@ -446,6 +451,33 @@ def with_upright(
     finally:
         reservation.budget.parts.pop(reservation, None)
         reservation.wake_others()
+
+
+def is_open_file(source: object) -> TypeGuard[BinaryIO]:
+    """Whether a source is a file object: something with a method `read`."""
+    return callable(getattr(source, "read", None))
+
+
+def content_of(file: BinaryIO) -> bytes:
+    """All of a file object, from its start if it can go there; it stays open.
+
+    Raises:
+        ImageError: it cannot be read, or has more than 256 MB.
+        TypeError: it is open as text.
+    """
+    try:
+        if file.seekable():
+            file.seek(0)
+        content = file.read(_STREAM_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise ImageError(f"a file object: {_reason(error)}") from error
+    if not isinstance(content, bytes):
+        raise TypeError(
+            "an image is read from a file that is open as bytes; open it with mode 'rb'"
+        )
+    if len(content) > _STREAM_BYTES:
+        raise ImageError(f"a file object of more than {_STREAM_BYTES} bytes; name the file instead")
+    return content
 
 
 def _with_region(
