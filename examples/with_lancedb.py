@@ -16,7 +16,8 @@ class Codes(EmbeddingFunction):
 
     def compute_source_embeddings(self, images, *args, **kwargs):
         """The vectors of images."""
-        return list(np.unpackbits(Encoder().encode(list(images)).codes, axis=1).astype(np.float32))
+        codes = Encoder().encode(map(str, images)).codes  # str: they come from Arrow
+        return list(np.unpackbits(codes, axis=1).astype(np.float32))
 
     def compute_query_embeddings(self, image, *args, **kwargs):
         """The vector of an image to search for, in a list."""

@@ -50,7 +50,7 @@ def test_lancedb(images, distances, tmp_path):
     lancedb = pytest.importorskip("lancedb")
     from lancedb.pydantic import LanceModel, Vector
 
-    codes = codes_class("with_lancedb").create()
+    codes = codes_class("with_lancedb").create(max_retries=0)
 
     class Picture(LanceModel):
         path: str = codes.SourceField()
