@@ -1,9 +1,9 @@
 """Runs the examples of a Markdown document from top to bottom, as a new user would.
 
 Python blocks run in one namespace. In shell blocks, `bitgaze` runs in this process, `mv` and the
-like as commands. Scripts of export/, whose trainings take long, `bitgaze serve`, which never ends,
-and cron lines are only parsed. `pip` does not run: tests have no network. A text block holds what
-the block before it prints: words and layout are compared, numbers are not.
+like as commands. Scripts of export/, whose trainings take long, `bitgaze serve` and `watch`, which
+never end, and cron lines are only parsed. `pip` does not run: tests have no network. A text block
+holds what the block before it prints: words and layout are compared, numbers are not.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def _run(words, monkeypatch):
     program, *rest = words
     if program == "bitgaze":
         parse(words)
-        if rest[0] != "serve":
+        if rest[0] not in ("serve", "watch"):
             # Doctor may find something on a machine that runs the tests.
             assert main(rest) in ({0, 1} if rest[0] == "doctor" else {0}), words
     elif program == "python":

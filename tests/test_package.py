@@ -31,7 +31,8 @@ WITHIN_LAYER = {("cli.serve", "server.run")}
 MODULE_LAYERS = {
     "cli": [
         ["main"],
-        ["index", "search", "serve", "upkeep", "doctor"],
+        ["watch"],
+        ["index", "search", "serve", "upkeep", "doctor", "completion"],
         ["page", "diagnosis", "options"],
         ["terminal"],
     ],
@@ -74,7 +75,7 @@ MODULE_LAYERS = {
             "looks",
             "originals",
         ],
-        ["costs", "headers", "memory", "properties"],
+        ["costs", "formats", "headers", "memory", "properties"],
     ],
 }
 # Dependencies of the extra `serve`; only modules of server/ may import them.
@@ -137,8 +138,9 @@ def test_the_runtime_imports_only_its_dependencies(path):
     allowed = {"numpy", "PIL", "onnxruntime", "tqdm", "bitgaze"} | sys.stdlib_module_names
     if path.parent.name == "server":
         allowed |= SERVE
-    if path.stem == "ignore":
-        allowed.add("pathspec")  # an extra too
+    extra = {"ignore": "pathspec", "watch": "watchfiles"}.get(path.stem)
+    if extra:
+        allowed.add(extra)
     for module, _ in imports(path):
         assert module.split(".")[0] in allowed, f"{path.name} imports {module}"
 

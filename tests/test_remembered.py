@@ -126,7 +126,7 @@ def test_the_model_is_found_again(photos, tmp_path, capsys):
     assert main(["search", str(photos / "9.png"), "-k", "1"]) == 0
     assert capsys.readouterr().out.split()[0] == "0.0"
     assert main(["info"]) == 0
-    assert f"model file   {model}\n" in capsys.readouterr().out
+    assert f"model_file   {model}\n" in capsys.readouterr().out
     beside = Path(shutil.move(model, tmp_path))
     with Gallery("gallery.bitgaze") as gallery:
         assert gallery.encoder.model.path == beside
@@ -135,5 +135,11 @@ def test_the_model_is_found_again(photos, tmp_path, capsys):
     for command in (["search", "photos/9.png"], ["search", "photos/9.png", "--provider", "cpu"]):
         assert main(command) == 2
         assert "-m FILE" in capsys.readouterr().err
-    with Gallery("gallery.bitgaze") as gallery, pytest.raises(FingerprintMismatch, match="-m FILE"):
+    with (
+        Gallery("gallery.bitgaze") as gallery,
+        pytest.raises(
+            FingerprintMismatch,
+            match=r"neither in .*mine\.onnx nor beside .* -m FILE .*Encoder\(FILE",
+        ),
+    ):
         gallery.encode([smooth_image(1)])

@@ -25,6 +25,10 @@ class ProviderWarning(UserWarning):
     """`providers="auto"` or a device policy skipped a provider that could have been used."""
 
 
+class WhereError(BitgazeError, ValueError):
+    """A condition on a field that no item has, or on values of another type than all it has."""
+
+
 class GalleryError(BitgazeError):
     """A gallery file that cannot be opened or written."""
 

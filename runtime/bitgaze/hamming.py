@@ -128,6 +128,9 @@ class HammingIndex:
         index._state = _State(codes, len(codes))
         return index
 
+    def __repr__(self) -> str:
+        return f"HammingIndex({len(self):,} codes, {self.bits} bits)"
+
     def __len__(self) -> int:
         """Number of codes."""
         return self._state.count

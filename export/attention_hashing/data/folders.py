@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attention_hashing.data import annotations
 from attention_hashing.data.errors import DataError
-from bitgaze.encoding.images import SUFFIXES
+from bitgaze.encoding.formats import SUFFIXES
 
 LABELS = "labels.csv"
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_hashing.data.errors import DataError
-from bitgaze.encoding.images import SUFFIXES
+from bitgaze.encoding.formats import SUFFIXES
 
 TRAIN, TEST, DATABASE = "train.txt", "test.txt", "database.txt"
 CLASSES = "classes.txt"

@@ -4,7 +4,8 @@ import argparse
 import json
 import shlex
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import islice
@@ -28,13 +29,19 @@ from bitgaze.errors import BitgazeError
 
 if TYPE_CHECKING:
     from bitgaze.gallery.gallery import Gallery
+    from bitgaze.gallery.sync.report import SyncReport
 
 _MAX_SKIPPED_SHOWN = 10
 
 
 def add_to(commands: Commands) -> None:
     """Add the commands."""
-    parser = add_command(commands, index)
+    add_index_options(add_command(commands, index))
+    _add_forget(commands)
+
+
+def add_index_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `index`, which are those of `watch` too."""
     add_gallery(parser)
     parser.add_argument(
         "folders",
@@ -87,8 +94,15 @@ def add_to(commands: Commands) -> None:
         action="store_true",
         help="take thumbnails and bins of systems too, such as @eaDir, $RECYCLE.BIN and lost+found",
     )
+    parser.add_argument(
+        "--tolerant",
+        action="store_true",
+        help="take JPEG files whose end is missing, as far as they go",
+    )
     add_model(parser)
 
+
+def _add_forget(commands: Commands) -> None:
     parser = add_command(commands, forget)
     add_gallery(parser)
     parser.add_argument(
@@ -147,28 +161,14 @@ def index(options: argparse.Namespace) -> int:
                 dry_run=options.dry_run,
                 allow_empty=True in options.allow_empty or options.allow_empty,
                 all_folders=options.all_folders,
+                tolerant=options.tolerant,
                 on_progress=show,
             )
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(str(error) or "everything done so far is kept") from error
         size = len(gallery)
     seconds = time.perf_counter() - started
-    for path, reason in report.failed.items():
-        warn(f"refused {path}: {reason}")
-    for folder, count in report.missing.items():
-        warn(
-            f"kept {images(count)} of {folder}: gone from there (is a disk not mounted?); if you "
-            f"deleted them, use --allow-empty {shlex.quote(folder)}"
-        )
-    if report.waiting:
-        warn(
-            f"{report.waiting} new {'image waits' if report.waiting == 1 else 'images wait'}: "
-            "nothing is added to these folders until then"
-        )
-    for path, reason in islice(report.skipped.items(), _MAX_SKIPPED_SHOWN):
-        warn(f"skipped {path}: {reason}")
-    if len(report.skipped) > _MAX_SKIPPED_SHOWN:
-        warn(f"skipped {len(report.skipped) - _MAX_SKIPPED_SHOWN} more; --json lists all")
+    _warn_of(report)
     status = SOME_FAILED if report.failed or report.missing else OK
     if options.json:
         facts = {"gallery": options.gallery, "items": size, "dry_run": options.dry_run}
@@ -193,6 +193,41 @@ def index(options: argparse.Namespace) -> int:
         say(f"{report.system_folders} system folders left out; --all-folders takes them")
     say(f"{options.gallery}: {images(size)}")
     return status
+
+
+def _warn_of(report: "SyncReport") -> None:
+    for path, reason in report.failed.items():
+        warn(f"refused {path}: {reason}")
+    for folder, count in report.missing.items():
+        warn(
+            f"kept {images(count)} of {folder}: gone from there (is a disk not mounted?); if you "
+            f"deleted them, use --allow-empty {shlex.quote(folder)}"
+        )
+    if report.waiting:
+        warn(
+            f"{report.waiting} new {'image waits' if report.waiting == 1 else 'images wait'}: "
+            "nothing is added to these folders until then"
+        )
+    for path, reason in islice(report.skipped.items(), _MAX_SKIPPED_SHOWN):
+        warn(f"skipped {path}: {reason}")
+    if len(report.skipped) > _MAX_SKIPPED_SHOWN:
+        warn(f"skipped {len(report.skipped) - _MAX_SKIPPED_SHOWN} more; --json lists all")
+    for line in _unread_lines(report.unread.values()):
+        warn(line)
+
+
+def _unread_lines(formats: Iterable[str]) -> Iterator[str]:
+    """A line for each extra that would read some images, and one for those that nothing reads."""
+    from bitgaze.encoding.formats import EXTRAS, advice
+
+    counts = Counter(formats)
+    for name in EXTRAS:
+        if name in counts:
+            count = counts.pop(name)
+            yield f"{count} {name} {'image' if count == 1 else 'images'}: {advice(name)}"
+    if counts:
+        others = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common())
+        yield f"{others}: not read"
 
 
 def _repeat_last(options: argparse.Namespace) -> None:

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bitgaze.cli import doctor, index, search, serve, upkeep
-from bitgaze.cli.options import STOPPED
-from bitgaze.cli.terminal import warn
+from bitgaze.cli import completion, doctor, index, search, serve, upkeep, watch
+from bitgaze.cli.options import OK, STOPPED
+from bitgaze.cli.terminal import say, warn
 from bitgaze.encoding.memory import limit
 from bitgaze.errors import BitgazeError, GalleryCorrupt
 
@@ -62,7 +62,14 @@ def parser() -> argparse.ArgumentParser:
         description="On-device image search: find images that look like a given one.",
     )
     top.add_argument("--version", action="version", version=f"bitgaze {__version__}")
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for module in (index, search, serve, upkeep, doctor):
+
+    def print_help(options: argparse.Namespace) -> int:
+        say(top.format_help().rstrip())
+        return OK
+
+    top.set_defaults(run=print_help)
+    commands = top.add_subparsers(metavar="COMMAND")
+    for module in (index, watch, search, serve, upkeep, doctor):
         module.add_to(commands)
+    completion.add_to(commands, top)
     return top

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitgaze.cli.options import (
     OK,
+    SOME_FAILED,
     Commands,
     add_command,
     add_decoding,
@@ -25,15 +26,13 @@ from bitgaze.cli.options import (
     typed_value,
     write_text,
 )
-from bitgaze.cli.terminal import note, progress, say, warn
-from bitgaze.errors import BitgazeError, WordError
+from bitgaze.cli.terminal import note, progress, say, say_raw, warn
+from bitgaze.errors import BitgazeError, ImageError, WordError
 
 if TYPE_CHECKING:
     from bitgaze.gallery.duplicates import Duplicate, DuplicateGroup
     from bitgaze.gallery.gallery import Gallery
-
-# Fields to list if a search names one that no item has.
-_MAX_FIELDS = 20
+    from bitgaze.gallery.hits import Hit
 
 
 def add_to(commands: Commands) -> None:
@@ -48,13 +47,28 @@ def _add_search(commands: Commands) -> None:
     parser = add_command(commands, search)
     add_gallery(parser)
     parser.add_argument(
-        "image",
+        "images",
         metavar="IMAGE",
-        help="an image file; or, if there is no such file, words for what images show, such as "
-        'dog, "fire engine" or "dog, cat" (either)',
+        nargs="*",
+        help='an image file; "-" for a list of them on stdin; or, if there is no such file, words for '
+        'what images show, such as dog, "fire engine" or "dog, cat" (either)',
     )
     parser.add_argument(
         "--words", action="store_true", help="take IMAGE as words, even if there is such a file"
+    )
+    parser.add_argument(
+        "--from0",
+        action="store_true",
+        help="read a list of image files from stdin, each followed by a NUL, as of `find -print0`",
+    )
+    parser.add_argument(
+        "-0",
+        "--print0",
+        action="store_true",
+        help="print only the hits, each followed by a NUL, for `xargs -0`",
+    )
+    parser.add_argument(
+        "--exclude-self", action="store_true", help="leave out the item of IMAGE itself"
     )
     parser.add_argument(
         "-k", type=int, default=10, help="maximum number of hits (default: %(default)s)"
@@ -88,7 +102,9 @@ def _add_where(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="CONDITION",
         help="only images whose metadata match: album=2024, year>=2020, name~img%%, "
-        'tag=["a", "b"] (either), a!=1; @key is the path of the image; may be repeated',
+        'tag=["a", "b"] (either), a!=1; or what the camera wrote: date>=2024-05, camera~%%Pixel%%, '
+        "lens, latitude, longitude, width, height, format; @key is the path of the image; may be "
+        "repeated",
     )
 
 
@@ -108,51 +124,88 @@ def search(options: argparse.Namespace) -> int:
     """Find the images that look like a given one, or that show what words name."""
     from bitgaze.gallery.gallery import Gallery
 
+    images = _queries(options)
+    if options.html and len(images) > 1:
+        raise BitgazeError(f"--html shows one search, but there are {len(images)} images")
     check_kernel()
     quiet_pillow()
     encoder = encoder_for(options)
-    if options.words or _are_words(options.image):
+    searches: list[dict[str, Any]] = []
+    if options.words or all(map(_are_words, images)):
         with Gallery(options.gallery, encoder=encoder, create=False) as gallery:
-            return _search_words(options, gallery)
+            return _search_words(options, gallery, " ".join(images))
     with Gallery(options.gallery, encoder=encoder, create=False) as gallery:
+        for image in images:
+            hits = _hits(gallery, image, options, is_only=len(images) == 1)
+            if hits is None:
+                continue
+            searches.append({"query": image, "hits": [asdict(hit) for hit in hits]})
+            if options.html:
+                from bitgaze.cli.page import results_page
+
+                name = Path(options.gallery).name
+                page = results_page(gallery.encoder, image, hits, name, options.region)
+                write_text(options.html, page)
+            if options.print0:
+                say_raw("".join(f"{hit.key}\0" for hit in hits))
+            elif not options.json:
+                if len(images) > 1:
+                    say(*([""] if len(searches) > 1 else []), f"{image}:")
+                _say_hits(gallery, hits, options)
+    if options.json and len(images) == 1:
+        found = {"query": images[0], "gallery": options.gallery, "hits": searches[0]["hits"]}
+        say(json.dumps(found))
+    elif options.json:
+        say(json.dumps({"gallery": options.gallery, "searches": searches}))
+    else:
+        _note_page(options.html)
+    return OK if len(searches) == len(images) else SOME_FAILED
+
+
+def _queries(options: argparse.Namespace) -> list[str]:
+    """The images to search for: arguments, and the list on stdin where one is asked for."""
+    images = [image for image in options.images if image != "-"]
+    if options.from0 or "-" in options.images:
+        text = os.fsdecode(sys.stdin.buffer.read())
+        images += filter(None, text.split("\0") if options.from0 else text.splitlines())
+    if not images:
+        raise BitgazeError("no image to search for; name one, or - for a list on stdin")
+    return images
+
+
+def _hits(
+    gallery: "Gallery", image: str, options: argparse.Namespace, *, is_only: bool
+) -> "list[Hit] | None":
+    """The hits of an image; None, after a warning, if it is one of several and cannot be read."""
+    try:
         # A Path: on the command line, a name is always a file, never a key.
-        hits = gallery.search(
-            Path(options.image),
+        return gallery.search(
+            Path(image),
             options.k,
             radius=options.radius,
             where=_where(options.where),
             ranking=options.ranking,
             region=options.region,
+            exclude_self=options.exclude_self,
         )
-        size, has_looks = len(gallery), gallery.looks > 0
-        unknown = "" if hits else _unknown_fields(gallery, options.where)
-        if options.html:
-            from bitgaze.cli.page import results_page
+    except ImageError as error:
+        if is_only:
+            raise
+        warn(str(error))
+        return None
 
-            name = Path(options.gallery).name
-            page = results_page(gallery.encoder, options.image, hits, name, options.region)
-            write_text(options.html, page)
-    if options.json:
-        found = [asdict(hit) for hit in hits]
-        say(json.dumps({"query": options.image, "gallery": options.gallery, "hits": found}))
-        if unknown:
-            warn(unknown)
-        return OK
-    if hits:
-        columns = [
-            [f"{words} {chance:>4}" for words, chance in hit.chances.items()] for hit in hits
-        ]
-        widths = [max(map(len, column)) for column in zip_longest(*columns, fillvalue="")]
-        for hit, texts in zip(hits, columns, strict=True):
-            padded = [f"  {t:<{w}}" for t, w in zip_longest(texts, widths, fillvalue="")]
-            distance = f"{hit.distance:5.1f}" if has_looks else f"{hit.distance:4d}"
-            say(f"{distance}{''.join(padded)}  {hit.key}")
-    elif not size:
+
+def _say_hits(gallery: "Gallery", hits: "Sequence[Hit]", options: argparse.Namespace) -> None:
+    columns = [[f"{words} {chance:>4}" for words, chance in hit.chances.items()] for hit in hits]
+    widths = [max(map(len, column)) for column in zip_longest(*columns, fillvalue="")]
+    for hit, texts in zip(hits, columns, strict=True):
+        padded = [f"  {t:<{w}}" for t, w in zip_longest(texts, widths, fillvalue="")]
+        distance = f"{hit.distance:5.1f}" if gallery.looks > 0 else f"{hit.distance:4d}"
+        say(f"{distance}{''.join(padded)}  {hit.key}")
+    if not len(gallery):
         _warn_empty(options.gallery)
-    else:
-        warn("; ".join(filter(None, ["nothing found", unknown])))
-    _note_page(options.html)
-    return OK
+    elif not hits:
+        warn("nothing found")
 
 
 def _are_words(text: str) -> bool:
@@ -160,42 +213,39 @@ def _are_words(text: str) -> bool:
     return not (os.path.lexists(text) or Path(text).suffix or set(text) & {"/", os.sep})
 
 
-def _search_words(options: argparse.Namespace, gallery: "Gallery") -> int:
+def _search_words(options: argparse.Namespace, gallery: "Gallery", words: str) -> int:
     from bitgaze.gallery.hits import percent
 
     for name in ("radius", "region", "html"):
         if getattr(options, name) is not None:
-            raise BitgazeError(f"--{name} goes with an image, and {options.image!r} is no file")
+            raise BitgazeError(f"--{name} goes with an image, and {words!r} is no file")
     if options.ranking != "hamming":
-        raise BitgazeError(f"--ranking goes with an image, and {options.image!r} is no file")
+        raise BitgazeError(f"--ranking goes with an image, and {words!r} is no file")
     try:
-        hits = gallery.search_words(options.image, options.k, where=_where(options.where))
+        hits = gallery.search_words(words, options.k, where=_where(options.where))
     except WordError as error:
         if options.words:
             raise
-        raise WordError(f"{options.image}: no such file; as words: {error}") from error
-    unknown = "" if hits else _unknown_fields(gallery, options.where)
+        raise WordError(f"{words}: no such file; as words: {error}") from error
     if options.json:
         found = [asdict(hit) for hit in hits]
-        say(json.dumps({"words": options.image, "gallery": options.gallery, "hits": found}))
-        if unknown:
-            warn(unknown)
+        say(json.dumps({"words": words, "gallery": options.gallery, "hits": found}))
         return OK
-    note(_said(gallery, options))
+    note(_said(gallery, options, words))
     for hit in hits:
         say(f"{percent(hit.probability):>4}  {hit.key}")
     if not len(gallery):
         _warn_empty(options.gallery)
     elif not hits:
-        warn("; ".join(filter(None, ["nothing found", unknown])))
+        warn("nothing found")
     return OK
 
 
-def _said(gallery: "Gallery", options: argparse.Namespace) -> str:
+def _said(gallery: "Gallery", options: argparse.Namespace, words: str) -> str:
     """What is searched for, and what stands for a word that is no class."""
-    start = "" if options.words else f"no file {options.image!r}: "
-    texts = [f"{start}images that show {options.image!r}"]
-    meanings = gallery.vocabulary.meanings(options.image)
+    start = "" if options.words else f"no file {words!r}: "
+    texts = [f"{start}images that show {words!r}"]
+    meanings = gallery.vocabulary.meanings(words)
     for meaning in {meaning.word: meaning for every in meanings for meaning in every}.values():
         if meaning.stand_in:
             texts.append(
@@ -206,21 +256,6 @@ def _said(gallery: "Gallery", options: argparse.Namespace) -> str:
 
 def _warn_empty(gallery: str) -> None:
     warn(f"{gallery} contains no images; add some with `bitgaze index DIR -g {gallery}`")
-
-
-def _unknown_fields(gallery: "Gallery", texts: Sequence[str]) -> str:
-    """Words about fields of --where that no item has; empty if there are none."""
-    from bitgaze.gallery.filters import KEY
-
-    if not texts:
-        return ""
-    fields = gallery.fields()
-    unknown = ", ".join(map(repr, sorted(_where(texts).keys() - {KEY, *fields})))
-    if not unknown:
-        return ""
-    known = ", ".join(fields[:_MAX_FIELDS]) + (", ..." if len(fields) > _MAX_FIELDS else "")
-    fields_are = f"fields are {known}" if fields else "no item has metadata"
-    return f"no item has a field {unknown}; {fields_are}"
 
 
 def _where(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -234,6 +269,8 @@ def _where(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
             )
         sign, typed = parts[2], parts[3]
         value = typed_value(typed)
+        if re.fullmatch(r"date\s*", parts[1]) and re.fullmatch(r"\d{4}", typed):
+            value = typed  # a year, compared with dates
         operator = sign
         if sign == "=":
             operator, value = "in", value if isinstance(value, list) else [value]

@@ -78,9 +78,13 @@ def images(count: int) -> str:
 
 def say(*lines: str) -> None:
     """Write results to stdout, and flush: a write error appears here, not when Python exits."""
+    say_raw("".join(f"{_escaped_for(sys.stdout, line)}\n" for line in lines))
+
+
+def say_raw(text: str) -> None:
+    """Write text to stdout as it is, and flush."""
     try:
-        for line in lines:
-            print(_escaped_for(sys.stdout, line))
+        sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
         # At exit, Python would flush the rest and print a traceback.

@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -70,6 +71,8 @@ def info(options: argparse.Namespace) -> int:
             "bits": gallery.bits,
             "looks": gallery.looks,
             "model": gallery.model_name,
+            "model_file": str(gallery.model_file) if gallery.fingerprint else None,
+            "formats": _formats(gallery),
             "fingerprint": gallery.fingerprint,
             "adaptation": gallery.adaptation,
             "calibration": _calibrated_by(gallery),
@@ -96,8 +99,12 @@ def _described(sources: "Sources") -> Iterator[str]:
         yield f"{'all folders':12} yes"
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(sources.synced_at))
     yield f"{'last index':12} {when}"
-    if sources.model:
-        yield f"{'model file':12} {sources.model}"
+
+
+def _formats(gallery: "Gallery") -> str | None:
+    """How many keys end in each extension, the most frequent first."""
+    counts = Counter(Path(key).suffix.lower() or "without extension" for key in gallery)
+    return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common()) or None
 
 
 def _calibrated_by(gallery: "Gallery") -> str | None:

@@ -19,6 +19,7 @@ _FRAMES_BYTES = 12
 # Decoders keep two rows, of at most 8 bytes a pixel: nearly all there is to an image of one row.
 _ROWS_BYTES = 16
 _JPEG2000_SAMPLE_BYTES, _JPEG2000_BLOCK_BYTES = 6.5, 1_000
+_HEIF_PIXEL_BYTES, _JXL_PIXEL_BYTES = 16, 20
 _HEAD_BYTES = 1 << 16
 _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_LENGTH, _BITS_PER_SAMPLE = 278, 322, 323, 258
 
@@ -77,8 +78,10 @@ def _decoder_bytes(image: Image.Image, file_bytes: int) -> tuple[float, float]:
     elif image.format == "AVIF":
         kept = (2 * _avif_pixel_bytes(image) + samples) * pixels + 2 * file_bytes
         decoding = kept + samples * pixels
-    elif image.format == "HEIF":  # of a plug-in
-        decoding = kept = 16 * pixels + 2 * file_bytes
+    elif image.format == "HEIF":
+        decoding = kept = _HEIF_PIXEL_BYTES * pixels + 2 * file_bytes
+    elif image.format == "JXL":
+        decoding = kept = _JXL_PIXEL_BYTES * pixels + 2 * file_bytes
     elif image.format == "JPEG2000":
         blocks = samples * pixels // _jpeg2000_block_pixels(image)
         decoding = samples * _JPEG2000_SAMPLE_BYTES * pixels + _JPEG2000_BLOCK_BYTES * blocks

@@ -27,7 +27,16 @@ from PIL import Image
 from bitgaze.arguments import thread_count
 from bitgaze.encoding import images
 from bitgaze.encoding.contract import DEFAULT_MODEL, Contract, Model, read_model
-from bitgaze.encoding.images import Box, ImageFile, Region, Source, part, prepared, within
+from bitgaze.encoding.images import (
+    Box,
+    ImageFile,
+    Region,
+    Source,
+    is_open_file,
+    part,
+    prepared,
+    within,
+)
 from bitgaze.encoding.likely import pack
 from bitgaze.encoding.looks import choose
 from bitgaze.encoding.providers import CPU, ProviderReport, Providers, open_session
@@ -78,6 +87,10 @@ class Encoded:
     look_classes: NDArray[np.int64]
     structure: NDArray[np.uint8]
     classes: tuple[bytes, ...]
+
+    def __repr__(self) -> str:
+        count, width = self.codes.shape
+        return f"Encoded({count} images, {8 * width} bits, {len(self.errors)} errors)"
 
     @property
     def views(self) -> NDArray[np.uint8]:
@@ -157,6 +170,10 @@ class Encoder:
         self._reset()
         self._session(self._threads)
         _ENCODERS.add(self)
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._is_closed else ""
+        return f"Encoder({self._model.contract.name!r}, {self.bits} bits{state})"
 
     @property
     def contract(self) -> Contract:
@@ -244,8 +261,10 @@ class Encoder:
                 `looks` is more than the model can do.
         """
         is_single_array = isinstance(sources, np.ndarray) and sources.ndim < 4
-        if is_single_array or isinstance(
-            sources, str | bytes | os.PathLike | ImageFile | Image.Image | Region
+        if (
+            is_single_array
+            or is_open_file(sources)
+            or isinstance(sources, str | bytes | os.PathLike | ImageFile | Image.Image | Region)
         ):
             raise TypeError("encode takes several images; put a single one into a list: [image]")
         count = self.contract.look_count(looks)

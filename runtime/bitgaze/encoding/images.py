@@ -15,13 +15,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from bitgaze.encoding.costs import decoding_cost, is_decoded_in_python
+from bitgaze.encoding.formats import (
+    JPEG_XL,
+    RAW,
+    JpegXlFile,
+    format_of,
+    is_raw,
+    prepare,
+    raw_preview,
+)
 from bitgaze.encoding.headers import (
     MOST_BYTES_AT_ONCE,
     MOST_PIXELS,
@@ -53,10 +62,16 @@ class ImageFile:
         has_changed: whether the file changed, moved or was replaced while it was read.
         properties: what the file says of itself, as `bitgaze.encoding.properties.properties_of`
             returns it; empty until the image is decoded.
+
+    Args:
+        path: of the file.
+        is_tolerant: decode a JPEG whose end is missing, as far as it goes; the rest is grey. Its
+            properties then have `truncated`, which is True.
     """
 
-    def __init__(self, path: str | bytes | os.PathLike[str]) -> None:
+    def __init__(self, path: str | bytes | os.PathLike[str], *, is_tolerant: bool = False) -> None:
         self.path = os.fspath(path)
+        self.is_tolerant = is_tolerant
         self.content = b""
         self.size = self.mtime_ns = self.ctime_ns = 0
         self.has_changed = False
@@ -121,7 +136,9 @@ class Region:
         ValueError: the box has no area or reaches outside the image.
     """
 
-    source: "str | os.PathLike[str] | bytes | ImageFile | Image.Image | NDArray[np.uint8]"
+    source: (
+        "str | os.PathLike[str] | bytes | BinaryIO | ImageFile | Image.Image | NDArray[np.uint8]"
+    )
     box: Box
 
     def __post_init__(self) -> None:
@@ -140,41 +157,12 @@ class Region:
 
 
 Source: TypeAlias = (
-    str | os.PathLike[str] | bytes | ImageFile | Image.Image | NDArray[np.uint8] | Region
+    str | os.PathLike[str] | bytes | BinaryIO | ImageFile | Image.Image | NDArray[np.uint8] | Region
 )
 
-# File name extensions that count as images. Some formats Pillow cannot read (HEIC needs a plug-in);
-# listing them gets such a file reported instead of silently missing from the gallery.
-SUFFIXES = frozenset(
-    [
-        ".apng",
-        ".avif",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".heic",
-        ".heif",
-        ".jfif",
-        ".jp2",
-        ".jpe",
-        ".jpeg",
-        ".jpg",
-        ".mpo",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".qoi",
-        ".tga",
-        ".tif",
-        ".tiff",
-        ".webp",
-    ]
-)
 # Pillow formats to decode, whatever the file's name. Pillow opens more, some of which are programs:
 # it would run PostScript named .jpg in Ghostscript. TGA has no magic number, so it comes last; HEIF
-# requires a plug-in.
+# requires pillow-heif, and JPEG XL is not opened through Pillow: see formats.py.
 _FORMATS = (
     "JPEG",
     "PNG",
@@ -192,6 +180,8 @@ _FORMATS = (
 )
 # Those of which libjpeg decodes no more than it needs.
 _DRAFTED = ("JPEG", "MPO")
+# Those whose EXIF Pillow knows only once they are decoded.
+_LATE = ("PNG", "JXL")
 # Stored ones; those that are decoded have the same limit as in other formats.
 _MOST_PIXELS_JPEG = 1_000_000_000
 # Pixels, and bytes of the file, of what Pillow decodes in Python: a microsecond for each.
@@ -335,8 +325,9 @@ def load(source: Source, preprocess: Preprocess) -> NDArray[np.uint8]:
     """Load an image as a model's input.
 
     Args:
-        source: a path, the content of an image file, an `ImageFile`, a PIL image, a `Region` of one
-            of these, or a uint8 array:
+        source: a path, the content of an image file, a file that is open to read bytes, such as
+            `io.BytesIO` (read from its start), an `ImageFile`, a PIL image, a `Region` of one of
+            these, or a uint8 array:
             (height, width) grey, (height, width, 3) RGB or (height, width, 4) RGBA. Files are never
             mapped into memory: one that is shortened while it is read is an ImageError. Only a PIL
             image that the caller opened by name is read as Pillow does, which may map its file.
@@ -449,6 +440,8 @@ def with_upright(
     Raises:
         ImageError, TypeError, ValueError: as for `load`.
     """
+    if is_open_file(source):
+        source = content_of(source)
     if isinstance(source, Region):
         return _with_region(source, shorter_side, work, copies, depth)
     reservation = Reservation(budget())
@@ -460,6 +453,33 @@ def with_upright(
     finally:
         reservation.budget.parts.pop(reservation, None)
         reservation.wake_others()
+
+
+def is_open_file(source: object) -> TypeGuard[BinaryIO]:
+    """Whether a source is a file object: something with a method `read`."""
+    return callable(getattr(source, "read", None))
+
+
+def content_of(file: BinaryIO) -> bytes:
+    """All of a file object, from its start if it can go there; it stays open.
+
+    Raises:
+        ImageError: it cannot be read, or has more than 256 MB.
+        TypeError: it is open as text.
+    """
+    try:
+        if file.seekable():
+            file.seek(0)
+        content = file.read(_STREAM_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise ImageError(f"a file object: {_reason(error)}") from error
+    if not isinstance(content, bytes):
+        raise TypeError(
+            "an image is read from a file that is open as bytes; open it with mode 'rb'"
+        )
+    if len(content) > _STREAM_BYTES:
+        raise ImageError(f"a file object of more than {_STREAM_BYTES} bytes; name the file instead")
+    return content
 
 
 def _with_region(
@@ -513,9 +533,9 @@ def _with_upright(
                 f"{image.width} x {image.height} pixels, the maximum for a JPEG is "
                 f"{_MOST_PIXELS_JPEG}"
             )
-        # Before the draft and before Pillow turns a TIFF; of a PNG, it decodes the pixels to look.
-        if isinstance(source, ImageFile) and image.format != "PNG":
-            source.properties = properties_of(image)
+        # Before the draft and before Pillow turns a TIFF; of some it decodes the pixels to look.
+        if isinstance(source, ImageFile) and image.format not in _LATE:
+            source.properties = properties_of(image) | opened.properties
         _draft(image, shorter_side)
         _check_size(image, opened.file_bytes)
         cost = decoding_cost(
@@ -530,8 +550,10 @@ def _with_upright(
             reservation.take(cost)
         except ValueError as error:
             raise ValueError(f"{image.width} x {image.height} pixels: {error}") from error
+        if isinstance(source, ImageFile) and source.is_tolerant and image.format in _DRAFTED:
+            _end_early(image, source)
         image.load()
-        if isinstance(source, ImageFile) and image.format == "PNG":
+        if isinstance(source, ImageFile) and image.format in _LATE:
             source.properties = properties_of(image)
         _skip_plain_frames(image)
         # Only now: Pillow turns some TIFF files itself.
@@ -594,6 +616,7 @@ class _Opened(NamedTuple):
     keeps_coefficients: bool
     may_be_turned: bool
     grey_bits: int | None = None  # of a PNG, as its sBIT chunk says
+    properties: dict[str, Any] = {}  # noqa: RUF012 (nobody changes it) of the file, not the image
 
 
 @contextmanager
@@ -630,31 +653,64 @@ def _opened(
 def _identified(stream: BinaryIO, file_bytes: int) -> _Opened:
     """An image that is open, not decoded."""
     stream.seek(0)
-    start = stream.read(12)
+    start = stream.read(64)
     if start.startswith(b"\xff\xd8\xff"):
-        keeps_coefficients = check_jpeg(stream)
-        stream.seek(0)
-        try:
-            # Not by Image.open, which has a limit on stored pixels: most need not be decoded.
-            jpeg = Image.OPEN["JPEG"][0](stream, "")
-            return _Opened(jpeg, file_bytes, keeps_coefficients, _orientation(jpeg) in _UPRIGHT)
-        except (SyntaxError, IndexError, TypeError, struct.error) as error:
-            raise UnidentifiedImageError from error
+        return _identified_jpeg(stream, file_bytes)
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
         stream, may_be_turned, grey_bits = readable_png(stream)
         # Not _orientation: Pillow decodes a PNG to look for one.
         png = Image.open(stream, formats=["PNG"])
         return _Opened(png, file_bytes, False, may_be_turned, grey_bits)
-    # WebP, AVIF and HEIF, whose decoders copy the file before they know its pixels.
-    if (start[8:] == b"WEBP" or start[4:8] == b"ftyp") and file_bytes > MOST_BYTES_AT_ONCE:
+    kind = format_of(start)
+    if kind is None and start[:4] in (b"II*\0", b"MM\0*") and is_raw(stream):
+        kind = RAW
+    # Their decoders copy the file before they know its pixels.
+    is_copied = kind is not None or start[8:12] == b"WEBP" or start[4:8] == b"ftyp"
+    if is_copied and file_bytes > MOST_BYTES_AT_ONCE:
         raise ValueError(
-            f"{file_bytes} bytes, the maximum for WebP, AVIF and HEIF is {MOST_BYTES_AT_ONCE}"
+            f"{file_bytes} bytes, the maximum for WebP, AVIF, HEIC, JPEG XL and RAW is "
+            f"{MOST_BYTES_AT_ONCE}"
         )
+    if kind == RAW:
+        return _identified_preview(stream, file_bytes)
+    if kind is not None:
+        prepare(kind)
+    if kind == JPEG_XL:
+        stream.seek(0)
+        return _Opened(JpegXlFile(stream), file_bytes, False, True)
     if start[:1] == b"P":
         check_pnm(stream)
     formats = [format for format in _FORMATS if format in Image.OPEN]
     image = Image.open(stream, formats=formats)
     return _Opened(image, file_bytes, False, _orientation(image) in _UPRIGHT)
+
+
+def _identified_jpeg(stream: BinaryIO, file_bytes: int) -> _Opened:
+    keeps_coefficients = check_jpeg(stream)
+    stream.seek(0)
+    try:
+        # Not by Image.open, which has a limit on stored pixels: most need not be decoded.
+        jpeg = Image.OPEN["JPEG"][0](stream, "")
+        return _Opened(jpeg, file_bytes, keeps_coefficients, _orientation(jpeg) in _UPRIGHT)
+    except (SyntaxError, IndexError, TypeError, struct.error) as error:
+        raise UnidentifiedImageError from error
+
+
+def _identified_preview(stream: BinaryIO, file_bytes: int) -> _Opened:
+    """The preview in a RAW file, with the file's EXIF where it has none of its own."""
+    preview = raw_preview(stream)
+    width, height = preview.size
+    properties = {"width": width, "height": height, "format": RAW}
+    if preview.jpeg is None:
+        assert preview.bitmap is not None
+        opened = _Opened(preview.bitmap, 0, False, True, None, properties)
+    else:
+        opened = _identified_jpeg(io.BytesIO(preview.jpeg), file_bytes + len(preview.jpeg))
+        opened = opened._replace(may_be_turned=True, properties=properties)
+    if preview.exif and "exif" not in opened.image.info:
+        opened.image.info["exif"] = preview.exif
+        opened.image.getexif().load(preview.exif)
+    return opened
 
 
 @contextmanager
@@ -787,8 +843,27 @@ def _is_plain(image: Any) -> bool:
     return all(high - low <= _PLAIN for low, high in bands.values())
 
 
+def _end_early(image: Any, source: ImageFile) -> None:
+    """Let a JPEG whose end is missing end where it does; libjpeg makes the rest grey.
+
+    Pillow can do that for all images of a process, and does not tell of which it did.
+    """
+    read = image.load_read
+
+    def load_read(size: int) -> bytes:
+        piece: bytes = read(size)
+        if not piece and "truncated" not in source.properties:
+            source.properties["truncated"] = True
+            return b"\xff\xd9"
+        return piece
+
+    image.load_read = load_read
+
+
 def _draft(image: Image.Image, shorter_side: int) -> None:
     """Let a JPEG decode at 1/2, 1/4 or 1/8 of its size, leaving enough pixels for the filter."""
+    if image.format not in _DRAFTED:  # a HEIC image would become its thumbnail
+        return
     width, height = image.size
     scale = _REDUCING_GAP * shorter_side / min(width, height)
     if scale < 1:

@@ -7,6 +7,11 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
+# Their names; of a JPEG whose end was missing, also "truncated".
+PROPERTIES = (
+    *("width", "height", "format", "date", "camera", "lens", "latitude", "longitude"),
+    "truncated",
+)
 _DATE = re.compile(r"(\d{4})[:-](\d\d)[:-](\d\d)[ T](\d\d):(\d\d):(\d\d)")
 _MAX_TEXT = 200  # characters; longer ones are no names
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height

@@ -248,6 +248,13 @@ class Column:
         return bool(has_field[slots].any())
 
     @property
+    def kinds(self) -> set[type]:
+        """Types of its values that ranges compare: float for any number, and str."""
+        has_numbers = len(self.integers) or len(self.floats) or self.large
+        kinds: set[type] = {float} if has_numbers else set()
+        return kinds | {str} if len(self.ends) else kinds
+
+    @property
     def is_empty(self) -> bool:
         """Whether no item has the field."""
         return bool((self.ranks == self._constants + _ABSENT).all())

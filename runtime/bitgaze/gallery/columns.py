@@ -1,4 +1,6 @@
-"""Kept columns: metadata fields and keys of a gallery's items, so that a condition reads few bytes.
+"""Kept columns: fields and keys of a gallery's items, so that a condition reads few bytes.
+
+Fields of metadata, and properties of the image's file where the metadata have no such field.
 
 Owns two tables, and evaluates conditions with them. Column by column, 4,096 slots at a time:
   field(id, column)
@@ -34,15 +36,18 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgaze.errors import GalleryCorrupt
+from bitgaze.encoding.properties import PROPERTIES
+from bitgaze.errors import GalleryCorrupt, WhereError
 from bitgaze.gallery import items
 from bitgaze.gallery.column import ABSENT, MAX_SLOTS, Column, Test
-from bitgaze.gallery.filters import KEY, Condition
+from bitgaze.gallery.filters import KEY, RANGE_OPERATORS, Condition
 from bitgaze.gallery.info import write_entry
 from bitgaze.gallery.metadata import objects_from
 from bitgaze.gallery.segment import Segment
 
 _MAX_FIELDS = 64
+# In a message.
+_MAX_LISTED = 20
 _MAX_NAME_LETTERS = 256
 # A kilobyte per item; without a limit, values of 16 MB would be read and written by every commit.
 _MAX_COLUMN_BYTES = 4 << 20
@@ -132,9 +137,12 @@ class Columns:
             pending: slots whose keys or metadata the present transaction has changed.
 
         Raises:
+            WhereError: no item has a field, or a range is of another type than all its values.
             GalleryCorrupt: a column is damaged, or an item that is read.
         """
         self._load_all(db, path)
+        self._check_fields(db, path, conditions, count, pending)
+        kinds: dict[str, set[type]] = {}
         tests: dict[str, list[Test]] = {}
         for condition in conditions:
             tests.setdefault(condition.field, []).append(Test(condition))
@@ -142,21 +150,52 @@ class Columns:
         chunks = self._checked_chunks(path, count, pending)
         while segment := list(islice(chunks, _SEGMENT_CHUNKS)):
             first = segment[0][0]
-            met = {
-                name: self._segment(db, path, name, segment).matches(tests[name]) for name in tests
-            }
+            held = {name: self._segment(db, path, name, segment) for name in tests}
+            met = {name: held[name].matches(tests[name]) for name in tests}
+            for name, of_name in held.items():
+                columns = [column for column in of_name.columns if column is not None]
+                kinds.setdefault(name, set()).update(*(column.kinds for column in columns))
             for n, chunk, size, new in segment:
                 is_described = chunk.is_complete and (KEY not in tests or KEY in chunk.columns)
                 if chunk.changed or new or not is_described:
                     parts = self._parts(db, path, n, chunk, size, tests, new)
                     for name, found in met.items():
                         for slots, column in parts[name]:
+                            kinds[name] |= column.kinds
                             is_met = [column.matches(test) for test in tests[name]]
                             found[(n - first) * MAX_SLOTS + slots] = np.all(is_met, axis=0)
             target = allowed[first * MAX_SLOTS :][: len(next(iter(met.values())))]
             for found in met.values():
                 target &= found
+        _check_types(path, conditions, kinds)
         return allowed
+
+    def _check_fields(
+        self,
+        db: sqlite3.Connection,
+        path: Path,
+        conditions: Sequence[Condition],
+        count: int,
+        pending: Collection[int],
+    ) -> None:
+        """Refuse conditions on fields that no item has: most are mistyped.
+
+        Raises:
+            WhereError: there is one, and it is not whether a field is absent.
+        """
+        unknown = {
+            condition.field
+            for condition in conditions
+            if not (condition.operator == "in" and None in condition.operand)
+        }.difference((KEY, *PROPERTIES), *(chunk.columns for chunk in self._chunks.values()))
+        if not (unknown and count):
+            return
+        fields = sorted(self.fields(db, path, count, pending))
+        if unknown := unknown.difference(fields):
+            known = ", ".join(fields[:_MAX_LISTED]) + (", ..." if len(fields) > _MAX_LISTED else "")
+            fields_are = f"fields are {known}" if fields else "no item has metadata"
+            names = " or ".join(map(repr, sorted(unknown)))
+            raise WhereError(f"{path}: no item has a field {names}; {fields_are}")
 
     def unread(
         self, db: sqlite3.Connection, path: Path, names: Collection[str], count: int
@@ -430,6 +469,20 @@ class Columns:
         self._chunks[n] = replace(chunk, crc=crc)
 
 
+def _check_types(path: Path, conditions: Sequence[Condition], kinds: dict[str, set[type]]) -> None:
+    for condition in conditions:
+        found = kinds.get(condition.field, set())
+        wanted = str if isinstance(condition.operand, str) else float
+        if condition.operator in RANGE_OPERATORS and found and wanted not in found:
+            values, operand = (
+                ("strings", "a number") if wanted is float else ("numbers", "a string")
+            )
+            raise WhereError(
+                f"{path}: where[{condition.field!r}] is compared with {condition.operand!r}, "
+                f"{operand}, but its values are {values}"
+            )
+
+
 def rebuild_all(db: sqlite3.Connection, path: Path, count: int) -> None:
     """Build all columns from the items; takes 5 s for a million with five fields."""
     db.execute("DELETE FROM field")
@@ -605,17 +658,22 @@ def _read_objects(
 ) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
     """Batches of texts and fields of the items in some slots of a chunk, ascending.
 
-    The texts are keys and metadata as JSON. The key is the field "@key".
+    The texts are keys, and metadata and properties as JSON. The key is the field "@key".
     """
     first = n * MAX_SLOTS
-    for keys, texts in items.read_texts(db, path, [first + slot for slot in slots]):
+    for keys, texts, stored in items.read_texts(db, path, [first + slot for slot in slots]):
+        known = [text for text in stored if text is not None]
         try:
             objects = objects_from(texts)
+            properties = iter(objects_from(known))
         except ValueError as error:
             raise _damaged(path, n) from error
-        for key, metadata in zip(keys, objects, strict=True):
+        for key, text, metadata in zip(keys, stored, objects, strict=True):
+            if text is not None:
+                for name, value in next(properties).items():
+                    metadata.setdefault(name, value)
             metadata[KEY] = key
-        yield [*keys, *texts], objects
+        yield [*keys, *texts, *known], objects
 
 
 def _read_parts(

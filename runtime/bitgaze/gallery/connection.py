@@ -216,6 +216,8 @@ def translated(error: BaseException, path: Path, timeout_s: float) -> GalleryErr
             f"{path}: there is not enough memory; free some (no value in a gallery takes more than "
             "64 MB)"
         )
+    if "closed database" in str(error):
+        return GalleryError(f"{path}: this gallery is closed; open it again with Gallery(path)")
     if code == sqlite3.SQLITE_TOOBIG:
         return GalleryCorrupt(f"{path}: a length in the file is damaged: {error}")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

@@ -8,10 +8,11 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import replace as with_changes
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any
+from typing import Any, Final, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,10 @@ from bitgaze.gallery.words import WordHit, search_words
 
 Where = Mapping[str, Any]
 
+_T = TypeVar("_T")
+_NO_DEFAULT: Final = object()
+
+MEMORY = ":memory:"
 # SQLite counts milliseconds in 31 bits.
 _MAX_TIMEOUT_S = 1e6
 
@@ -67,7 +72,8 @@ class Gallery:
     default ACL.
 
     Args:
-        path: the gallery's file, usually named `*.bitgaze`.
+        path: the gallery's file, usually named `*.bitgaze`. ":memory:" is for a gallery that is
+            gone once it is closed: a temporary file, in memory where the system has /dev/shm.
         encoder: the model that encodes images; defaults to the one that the last sync used, else
             the one that comes with bitgaze, which is read only when needed: to create a file, or to
             encode.
@@ -110,6 +116,13 @@ class Gallery:
                 raise ValueError("pass looks or bits, not both: only a model can look")
         if not 0 <= timeout_s <= _MAX_TIMEOUT_S:
             raise ValueError(f"timeout_s is {timeout_s}, expected 0 to {_MAX_TIMEOUT_S:g}")
+        self._folder: TemporaryDirectory[str] | None = None
+        if path == MEMORY:
+            shared = Path("/dev/shm")
+            root = shared if os.access(shared, os.W_OK) else None
+            self._folder = TemporaryDirectory(prefix="bitgaze-", dir=root)
+            path = Path(self._folder.name, "memory.bitgaze")
+        self._is_closed = False
         self.path = gallery_path(path)
         self._encoder = encoder
         self._encoder_lock = threading.Lock()
@@ -232,10 +245,24 @@ class Gallery:
                         f"{self.path}: holds your own codes and has no model, so it cannot encode "
                         "images; use add_code, search_code and keys"
                     )
-                encoder = Encoder(self.model_file)
+                file, sources = self.model_file, self.sources
+                if sources is not None and sources.model and file == DEFAULT_MODEL:
+                    raise FingerprintMismatch(
+                        f"{self.path}: its model {self.model_name!r} is neither in {sources.model} "
+                        "nor beside the gallery; name its file: -m FILE on the command line, "
+                        "encoder=Encoder(FILE) in Python"
+                    )
+                encoder = Encoder(file)
                 check_model(self._store.info, encoder.model, self.path)
                 self._encoder = encoder
             return self._encoder
+
+    def __repr__(self) -> str:
+        name = MEMORY if self._folder is not None else str(self.path)
+        if self._is_closed:
+            return f"Gallery({name!r}, closed)"
+        model = "your own codes" if self.model_name is None else f"model {self.model_name!r}"
+        return f"Gallery({name!r}, {len(self):,} items, {self.bits} bits, {model})"
 
     def __len__(self) -> int:
         with self._store.reading():
@@ -253,19 +280,36 @@ class Gallery:
         with self._store.reading():
             return iter(self._store.keys())
 
-    def get(self, key: str) -> Item:
+    @overload
+    def get(self, key: str) -> Item: ...
+
+    @overload
+    def get(self, key: str, default: _T) -> Item | _T: ...
+
+    def get(self, key: str, default: Any = _NO_DEFAULT) -> Any:
         """The item with this key.
 
+        Args:
+            key: of the item.
+            default: what to return if there is none; without it, that is a KeyError.
+
         Raises:
-            KeyError: no item has this key.
+            KeyError: no item has this key, and no default is given; the message names the nearest
+                keys of a gallery of up to 1,000 items.
             TypeError: the key is not a str.
             GalleryCorrupt: the file is damaged.
         """
         with self._store.reading():
+            if default is not _NO_DEFAULT and self._store.find(key) is None:
+                return default
             return self._store.get(key)
 
     def fields(self) -> list[str]:
-        """Names of the metadata fields that items have, sorted; `where` filters by them.
+        """Names of the fields that items have, sorted; `where` filters by them.
+
+        Those of metadata, and of what sync read from the images' files: `width`, `height`,
+        `format`, `date`, `camera`, `lens`, `latitude`, `longitude` and `truncated`, see
+        `bitgaze.encoding.properties.properties_of`.
 
         Raises:
             GalleryCorrupt: the file is damaged.
@@ -313,7 +357,8 @@ class Gallery:
                 `query` returned. A str that is a key is taken as a key, otherwise as a path.
             k: maximum number of hits, at least 1.
             radius: maximum Hamming distance, at least 0; None for no limit.
-            where: conditions that an item's metadata must meet, all of them. Maps a field to a
+            where: conditions that an item's metadata must meet, all of them; or its properties,
+                for a field (see `fields`) that its own metadata do not have. Maps a field to a
                 value, or to operators: `{"album": "2024", "year": {">=": 2020, "<": 2024}}`. The
                 operators are <, <=, >, >=, !=, in (a list of values), and like (a pattern in which
                 % matches any characters and _ matches one). A list in metadata meets a condition if
@@ -336,6 +381,8 @@ class Gallery:
             ImageError: the query cannot be read.
             FingerprintMismatch: the encoder is not the gallery's model.
             TypeError: k or radius is not an integer, or the query is not an image.
+            WhereError: `where` names a field that no item has (except to ask whether it is None),
+                or compares a range with another type than that of all its values.
             ValueError: k is below 1, radius below 0, the ranking unknown, the query of an
                 asymmetric ranking a key, `where` invalid, or `exclude_self` used with a query that
                 is neither key nor path.
@@ -522,7 +569,14 @@ class Gallery:
         """
         return self._adapted(self.encoder.encode(sources, looks=self.looks))
 
-    def add(self, key: str, image: Source, metadata: Mapping[str, Any] | None = None) -> None:
+    def add(
+        self,
+        key: str,
+        image: Source,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        replace: bool = False,
+    ) -> None:
         """Encode an image and store its code under a new key.
 
         For a folder of images, use `sync`: it is faster and tracks the files.
@@ -532,19 +586,22 @@ class Gallery:
             image: as `bitgaze.encoding.images.load` takes it.
             metadata: a JSON object as a dict; hits include it, and `where` filters by it.
                 At most 16 MB as JSON, 100 levels deep, with integers of up to 640 digits.
+            replace: if the key is in use, replace its item and all its metadata.
 
         Raises:
-            GalleryError: the key is in use, or the file cannot be written.
+            GalleryError: the key is in use, without `replace`, or the file cannot be written.
             ImageError: the image cannot be read.
             FingerprintMismatch: the encoder is not the gallery's model.
             TypeError: the key is not a str, or JSON cannot represent the metadata.
             ValueError: the key is not valid Unicode, or the metadata hold NaN or infinity.
         """
         with self._store.reading():
-            self._store.check_free(key)  # before the work of encoding
+            if not replace:
+                self._store.check_free(key)  # before the work of encoding
         encoded = encode_query(self._store, self.encoder, image)
         with self.transaction():
-            self._store.check_free(key)  # again, under the write lock
+            if not replace:
+                self._store.check_free(key)  # again, under the write lock
             self.upsert([Item.of_image(key, self._adapted(encoded), metadata=_as_dict(metadata))])
 
     def add_code(
@@ -608,7 +665,22 @@ class Gallery:
             raise TypeError("metadata must be a dict, got NoneType; pass {} to remove all metadata")
         with self._store.writing():
             item = self._store.item(self._store.slot(key))
-            self._store.put(replace(item, metadata=_as_dict(metadata)))
+            self._store.put(with_changes(item, metadata=_as_dict(metadata)))
+
+    def update_metadata(self, key: str, changes: Mapping[str, Any]) -> None:
+        """Change some fields of an item's metadata, and keep the others.
+
+        Args:
+            key: of the item.
+            changes: fields and their new values, as JSON; a value of None is stored as null.
+
+        Raises:
+            KeyError, TypeError, ValueError, GalleryError: as for `set_metadata`.
+        """
+        with self._store.writing():
+            item = self._store.item(self._store.slot(key))
+            metadata = item.metadata | _as_dict(changes)
+            self._store.put(with_changes(item, metadata=metadata))
 
     def remove(self, *keys: str) -> None:
         """Remove items and overwrite their keys and codes in the file; all items or none.
@@ -672,11 +744,12 @@ class Gallery:
         dry_run: bool = False,
         allow_empty: bool | Iterable[str | os.PathLike[str]] = False,
         all_folders: bool = False,
+        tolerant: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> SyncReport:
         """Make the gallery match the images below folders, by adding, updating and removing items.
 
-        An image is a file whose name ends in one of `bitgaze.encoding.images.SUFFIXES`; names that
+        An image is a file whose name ends in one of `bitgaze.encoding.formats.SUFFIXES`; names that
         start with a dot are left out. Its key is its absolute path as text. Items added by hand,
         and items of other folders, are not changed.
 
@@ -747,6 +820,8 @@ class Gallery:
             allow_empty: remove also the items that look as if their disk were away (see above):
                 True for all of them, or folders, for those whose images were in one.
             all_folders: include system folders, hidden ones too.
+            tolerant: take JPEGs whose end is missing, as far as they go. Their items have the
+                property `truncated`, which is True. Otherwise they are reported as failed.
             on_progress: called with (done, total) images, first while changed files are compared,
                 if there are any, and again from the start while images are encoded.
 
@@ -776,6 +851,7 @@ class Gallery:
             dry_run=dry_run,
             allow_empty=allow_empty,
             all_folders=all_folders,
+            is_tolerant=tolerant,
             on_progress=on_progress,
         )
 
@@ -966,6 +1042,9 @@ class Gallery:
             GalleryError: a transaction is open.
         """
         self._store.close()
+        self._is_closed = True
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def __enter__(self) -> "Gallery":
         return self

@@ -362,11 +362,12 @@ def keys_without_file(db: sqlite3.Connection) -> Iterator[tuple[int, str]]:
 
 def read_texts(
     db: sqlite3.Connection, path: Path, slots: Sequence[int]
-) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
-    """Keys, and metadata as JSON, of the items in some slots, ascending; verifies each row.
+) -> Iterator[tuple[Sequence[str], Sequence[str], Sequence[str | None]]]:
+    """Keys, metadata and properties of the items in some slots, ascending; verifies each row.
 
     Returns:
-        Keys and texts of at most some hundred items at a time.
+        Keys, metadata as JSON, and properties as JSON or None, of at most some hundred items at a
+        time.
 
     Raises:
         GalleryCorrupt: an item is missing or damaged.
@@ -375,7 +376,8 @@ def read_texts(
         return
     is_range = slots[-1] - slots[0] + 1 == len(slots)
     rows = db.execute(
-        f"SELECT slot, key, metadata, crc, {_CRC_INPUT} FROM item NOT INDEXED WHERE slot "
+        f"SELECT slot, key, metadata, properties, crc, {_CRC_INPUT}"
+        " FROM item NOT INDEXED WHERE slot "
         + ("BETWEEN ? AND ?" if is_range else "IN (SELECT value FROM json_each(?))")
         + " ORDER BY slot",
         (slots[0], slots[-1]) if is_range else (json.dumps(slots),),
@@ -383,7 +385,9 @@ def read_texts(
     for first in range(0, len(slots), _BATCH_TEXTS):
         expected = tuple(slots[first : first + _BATCH_TEXTS])
         batch = rows.fetchmany(_BATCH_TEXTS)
-        found, keys, texts, crcs, contents = zip(*batch, strict=True) if batch else ((),) * 5
+        found, keys, texts, properties, crcs, contents = (
+            zip(*batch, strict=True) if batch else ((),) * 6
+        )
         is_intact = (
             found == expected and None not in contents and tuple(map(zlib.crc32, contents)) == crcs
         )
@@ -391,7 +395,7 @@ def read_texts(
             for slot in expected:
                 _verified(path, _read_row(db, path, slot))  # the error names the damaged item
             raise GalleryCorrupt(f"{path}: items from slot {expected[0]} on are damaged")
-        yield keys, texts
+        yield keys, texts, properties
 
 
 def read_classes(db: sqlite3.Connection, path: Path, first: int, end: int) -> list[bytes | None]:
@@ -482,7 +486,7 @@ class Written(NamedTuple):
         crc: CRC of the new row.
         old_crc: CRC of the row before; 0 if there was none.
         old_path: the path of its file; None without one.
-        has_same_metadata: whether the row before had the same metadata.
+        has_same_metadata: whether the row before had the same metadata and properties.
     """
 
     crc: int
@@ -525,9 +529,9 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item, *, is_new: bool) -
         db.execute(_INSERT, (*row, crc))
         return Written(crc, 0, None, has_same_metadata=True)
     old_path, old_crc, has_same_metadata = db.execute(
-        "SELECT CASE typeof(path) WHEN 'blob' THEN path END, crc, metadata = ? FROM item"
-        " WHERE slot = ?",
-        (metadata, slot),
+        "SELECT CASE typeof(path) WHEN 'blob' THEN path END, crc, metadata = ? AND properties IS ?"
+        " FROM item WHERE slot = ?",
+        (metadata, properties, slot),
     ).fetchone()
     db.execute(
         "UPDATE item SET key = ?, metadata = ?, path = ?, size = ?, mtime_ns = ?, ctime_ns = ?,"

@@ -135,7 +135,7 @@ def _compare_images(store: Store, encoder: Encoder) -> tuple[int, int, list[str]
     todo = [(key, file) for key, file in files if file is not None]
     for start in range(0, len(todo), _BATCH):
         batch = todo[start : start + _BATCH]
-        sources = [ImageFile(file.path) for _, file in batch]
+        sources = [ImageFile(file.path, is_tolerant=True) for _, file in batch]
         with store.reading():
             looks = store.info["looks"]
         encoded = encoder.encode(sources, looks=looks)
@@ -394,7 +394,7 @@ def _reencode(
     reduced = set(report.reduced)
     for start in range(0, len(todo), _BATCH):
         batch = todo[start : start + _BATCH]
-        sources = [ImageFile(file.path) for _, _, file in batch]
+        sources = [ImageFile(file.path, is_tolerant=True) for _, _, file in batch]
         encoded = encoder.encode(sources, looks=info["looks"])
         encoded = adapted(encoded, info["adaptation"], encoder)
         for row, (slot, item, file) in enumerate(batch):

@@ -200,7 +200,7 @@ class _Reencoder:
 
     def _source(self, ref: ImageRef) -> Source:
         if ref.file is not None:
-            return ImageFile(ref.file.path)
+            return ImageFile(ref.file.path, is_tolerant=True)
         if self._images is None:
             raise self._images_required([ref.key])
         return self._images(ref.key)

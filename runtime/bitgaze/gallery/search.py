@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from bitgaze.arguments import check_array, hit_count, radius_within
 from bitgaze.encoding.encoder import Encoded, Encoder
-from bitgaze.encoding.images import Box, ImageFile, Region, Source
+from bitgaze.encoding.images import (
+    Box,
+    ImageFile,
+    Region,
+    Source,
+    content_of,
+    is_open_file,
+)
 from bitgaze.errors import FingerprintMismatch, ImageError
 from bitgaze.gallery.adaptation import adapted
 from bitgaze.gallery.distances import asymmetric_scores, asymmetric_view_scores, view_distances
@@ -122,6 +129,8 @@ def search(
 def as_source(image: Source, region: Box | None = None) -> Source:
     """An image to search for; a file is read as an `ImageFile`, which also gives its digest."""
     source = ImageFile(image) if isinstance(image, str | os.PathLike) else image
+    if is_open_file(source):
+        source = content_of(source)
     # A region refuses a region.
     return source if region is None else Region(source, region)  # type: ignore[arg-type]
 
@@ -162,7 +171,7 @@ def _encode_part(encoder: Encoder, item: Item, region: Box | None) -> tuple[Enco
             f"{item.key!r} was added by hand, without a file: pass the image to search for a "
             "region of it"
         )
-    file = ImageFile(item.path)
+    file = ImageFile(item.path, is_tolerant=True)
     assert region is not None
     part = Region(file, region)
     encoded = encoder.encode([part])

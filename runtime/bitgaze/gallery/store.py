@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ from bitgaze.hamming import HammingIndex
 from bitgaze.views import ViewIndex
 
 # Larger files are not compacted on close: 250,000 items take a second.
+# Keys that a missing one is compared with for a message: 20 ms for these.
+_MOST_COMPARED = 1000
 _MAX_COMPACTED_BYTES = 64 << 20
 # Up to this many items, those of a file with a log are compared with its codes when it is opened:
 # 30 ms. `verify` compares all.
@@ -274,7 +277,11 @@ class Store:
         return found[-1]
 
     def _no_item(self, key: str) -> KeyError:
-        return KeyError(f"{self.path} holds no item {key!r}")
+        near: list[str] = []
+        if len(self.index) <= _MOST_COMPARED:
+            near = get_close_matches(key, self.keys(), n=3)
+        words = f"; the nearest are {', '.join(map(repr, near))}" if near else ""
+        return KeyError(f"{self.path} holds no item {key!r}{words}")
 
     def slot(self, key: str) -> int:
         """The slot of the item with this key.

@@ -11,13 +11,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from bitgaze.errors import GalleryError, ImageError, WordError
+from bitgaze.errors import GalleryError, ImageError, WhereError, WordError
 
 _HTTP_ERRORS = {
     400: ("bad_request", "The request cannot be read."),
     404: ("no_such_page", "There is no such address; /api/docs lists all addresses."),
     405: ("wrong_method", "This address requires another method; /api/docs lists the methods."),
 }
+# Errors whose text is the message.
+_TOLD = (
+    (WordError, 404, "unknown_word"),
+    (WhereError, 400, "bad_argument"),
+    (GalleryError, 503, "gallery_unavailable"),
+)
 
 
 class Answer(JSONResponse):
@@ -63,14 +69,13 @@ def _refusal_for(error: Exception) -> Refusal:
         if error.status_code == 400:
             message = error.detail  # from the multipart parser, which says what is wrong
         return Refusal(error.status_code, code, message, error.headers)
-    if isinstance(error, WordError):
-        return Refusal(404, "unknown_word", str(error))
     if isinstance(error, ImageError):
         return Refusal(
             422,
             "not_an_image",
             f"The upload cannot be used ({error}). Try a JPEG, PNG, WebP, GIF or TIFF file.",
         )
-    if isinstance(error, GalleryError):
-        return Refusal(503, "gallery_unavailable", str(error))
+    for kind, status, code in _TOLD:
+        if isinstance(error, kind):
+            return Refusal(status, code, str(error))
     return Refusal(500, "internal", "The server met an unexpected error; its terminal shows it.")

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from bitgaze.encoding.images import SUFFIXES, printable
+from bitgaze.encoding.formats import OTHER_SUFFIXES, SUFFIXES
+from bitgaze.encoding.images import printable
 from bitgaze.errors import GalleryError
 from bitgaze.gallery.sync.ignore import NAME, IgnoreFiles
 from bitgaze.gallery.sync.patterns import PathFilter
@@ -19,7 +20,7 @@ from bitgaze.gallery.sync.patterns import PathFilter
 # could be swapped unnoticed.
 State = tuple[int, int, int]
 
-_SUFFIXES = tuple(SUFFIXES)
+_SUFFIXES, _OTHER_SUFFIXES = tuple(SUFFIXES), tuple(OTHER_SUFFIXES)
 _MIN_NS, _MAX_NS = -(2**63), 2**63 - 1
 # How often folders are listed that change while they are.
 _MOST_LISTINGS = 3
@@ -64,6 +65,7 @@ class Scan:
         states: path to state of each image.
         failed: path as text to reason, for what could not be read.
         skipped: path as text to reason, for further names of folders and images.
+        others: path as text to extension, of images in formats that bitgaze does not read.
         unlisted: prefixes of paths below which the images are unknown.
         folders: path to each folder that was listed, and its modification time from before that.
         system_folders: number of system folders that were left out.
@@ -73,6 +75,7 @@ class Scan:
     states: dict[str, State] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
     unlisted: list[str] = field(default_factory=list)
     folders: dict[str, tuple["_Folder", int | None]] = field(default_factory=dict)
     system_folders: int = 0
@@ -301,11 +304,13 @@ class _Walk:
                 # It may lead to an unmounted disk, whose images must not be removed.
                 self._fail(entry.path, "broken link: its target does not exist")
         elif (
-            _is_image(entry.name)
+            entry.name.lower().endswith(_SUFFIXES + _OTHER_SUFFIXES)
             and self._filter.accepts(relative)
             and not self.found.ignore.hides(entry.path, folder.root)
         ):
-            if is_link:
+            if not _is_image(entry.name):
+                self.found.others[printable(entry.path)] = Path(entry.name).suffix.lower()
+            elif is_link:
                 self.linked_files.append(entry.path)
             else:
                 self._add(entry.path, entry.stat(), folder_status)

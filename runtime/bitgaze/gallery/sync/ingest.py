@@ -123,6 +123,8 @@ def ingest(
     metadata: MetadataOf | None,
     report: SyncReport,
     on_progress: Progress | None,
+    *,
+    is_tolerant: bool = False,
 ) -> None:
     """Encode images, and commit every few seconds.
 
@@ -136,6 +138,7 @@ def ingest(
         metadata: returns the metadata of a new image, by its path.
         report: receives what is done.
         on_progress: called with (done, total) images.
+        is_tolerant: as for `ImageFile`.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; its text says how many images are done and how many are left.
@@ -152,8 +155,9 @@ def ingest(
     try:
         for batch in _batches(todo, _MAX_BATCH):
             with store.reading():
-                paths = [path for path in batch if not _is_key_in_use(store, path, report)]
-            _encode(store, encoder, paths, metadata, report, advance)
+                free = [path for path in batch if not _is_key_in_use(store, path, report)]
+            sources = [ImageFile(path, is_tolerant=is_tolerant) for path in free]
+            _encode(store, encoder, sources, metadata, report, advance)
             done += len(batch)
             if shown < done:  # images that were not encoded
                 advance(done - shown)
@@ -178,16 +182,16 @@ def _batches(paths: Sequence[str], max_size: int) -> Iterator[Sequence[str]]:
 def _encode(
     store: Store,
     encoder: Callable[[], Encoder],
-    paths: Sequence[str],
+    sources: Sequence[ImageFile],
     metadata: MetadataOf | None,
     report: SyncReport,
     advance: Callable[[int], None],
 ) -> None:
     """Encode and commit some images, as new items or in place of the items of their files."""
-    if not paths:
+    if not sources:
         return
     model = encoder()
-    sources = [ImageFile(path) for path in paths]
+    paths = [os.fsdecode(source.path) for source in sources]
     with store.reading():
         looks = store.info["looks"]
     encoded = model.encode(sources, looks=looks, on_progress=advance)

@@ -18,6 +18,9 @@ class SyncReport:
         unchanged: number of images that were already up to date.
         failed: path to reason, for what could not be read. An image that the gallery already holds
             keeps its old code, and the next sync tries again.
+        unread: path to format, of images that bitgaze does not read: "HEIC", "JPEG XL" and "RAW"
+            where the extra is missing that does (`bitgaze.encoding.formats.EXTRAS`), else the
+            extension, such as ".psd". Items of theirs stay as they are.
         missing: folder to number of items that were kept although their images are gone, because
             the folder looks like a disk that is away; see `Gallery.sync`.
         waiting: number of new images that were not added, because their folder is in `missing`.
@@ -33,6 +36,7 @@ class SyncReport:
     removed: list[str] = field(default_factory=list)
     unchanged: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
     waiting: int = 0
     skipped: dict[str, str] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from bitgaze.encoding.encoder import Encoder
+from bitgaze.encoding.formats import unread_format
 from bitgaze.encoding.images import printable
 from bitgaze.errors import GalleryError
 from bitgaze.gallery.items import FileState
@@ -41,6 +42,7 @@ def sync(
     dry_run: bool = False,
     allow_empty: bool | Iterable[str | os.PathLike[str]] = False,
     all_folders: bool = False,
+    is_tolerant: bool = False,
     on_progress: Progress | None = None,
     model: str | None = None,
 ) -> SyncReport:
@@ -56,6 +58,7 @@ def sync(
         dry_run: write nothing.
         allow_empty: remove the items that `keep_unsure` would keep, or those in some folders.
         all_folders: include system folders.
+        is_tolerant: take JPEGs whose end is missing.
         on_progress: called with (done, total) images.
         model: path of the model to remember; None to keep what is remembered.
     """
@@ -63,7 +66,10 @@ def sync(
     path_filter = PathFilter(include, exclude, all_folders=all_folders)
     items, roots, gone, found = _scanned(store, folders, path_filter)
     report = SyncReport(
-        failed=found.failed, skipped=found.skipped, system_folders=found.system_folders
+        failed=found.failed,
+        skipped=found.skipped,
+        unread=found.others,
+        system_folders=found.system_folders,
     )
     synced, report.excluded = _synced_items(items, roots, path_filter, found)
     todo = [
@@ -129,15 +135,26 @@ def sync(
         todo = [path for path in todo if path not in waiting]
         report.waiting = len(waiting)
         report.missing = {printable(folder): count for folder, count in report.missing.items()}
+    todo = [path for path in todo if not _is_unread(path, report)]
     settled = plan.removed.keys() | set(plan.old_paths.values())
     left_for_good = _left_for_good(gone, synced, settled, report)
     if dry_run:
         _predict_ingest(store, todo, synced, plan, report)
     else:
-        ingest(store, encoder, todo, metadata, report, on_progress)
+        ingest(store, encoder, todo, metadata, report, on_progress, is_tolerant=is_tolerant)
         names = [name for name in map(absolute, folders) if name not in left_for_good]
         _remember(store, names, include, exclude, all_folders, model)
     return report
+
+
+def _is_unread(path: str, report: SyncReport) -> bool:
+    """Whether what reads an image's format is not installed; if so, reports that."""
+    with suppress(OSError):  # reading it will fail too
+        format_name = unread_format(path)
+        if format_name is not None:
+            report.unread[printable(path)] = format_name
+            return True
+    return False
 
 
 def _patterns(patterns: Iterable[str]) -> Iterable[str]:
