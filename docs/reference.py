@@ -47,6 +47,7 @@ _REST = {
     "Galleries": (
         "Item",
         "Query",
+        "WordHit",
         "SyncReport",
         "DuplicateGroup",
         "Duplicate",

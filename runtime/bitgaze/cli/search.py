@@ -50,8 +50,8 @@ def _add_search(commands: Commands) -> None:
         "images",
         metavar="IMAGE",
         nargs="*",
-        help='an image file; "-" for a list of them on stdin; or, if there is no such file, words for '
-        'what images show, such as dog, "fire engine" or "dog, cat" (either)',
+        help='an image file; "-" for a list of them on stdin; or, if there is no such file, words '
+        'for what images show, such as dog, "fire engine" or "dog, cat" (either)',
     )
     parser.add_argument(
         "--words", action="store_true", help="take IMAGE as words, even if there is such a file"
@@ -396,7 +396,6 @@ def duplicates(options: argparse.Namespace) -> int:
                 reference=options.reference,
                 on_progress=show,
             )
-        unknown = _unknown_fields(gallery, options.where)
         if not gallery.has_structure:
             note(f"{_no_structure(gallery)}: these groups look alike, and may not be the same")
     if options.html:
@@ -412,8 +411,6 @@ def duplicates(options: argparse.Namespace) -> int:
         for group in groups:
             say(_member(group.best), *map(_member, group.others), "")
         say(_summary(groups, radius))
-    if unknown:
-        warn(unknown)
     _note_page(options.html)
     return OK
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bitgaze.errors import GalleryError, ImageError, WhereError, WordError
+from bitgaze.errors import BitgazeError, GalleryError, WhereError, WordError
 from bitgaze.gallery.gallery import Gallery
 from bitgaze.server.abandoned import StopAbandoned
 from bitgaze.server.answers import Answer, Refusal, error_answer
@@ -90,15 +90,7 @@ def create_app(
         middleware=[Middleware(Guard, hosts=hosts, token=token), Middleware(StopAbandoned)],
         exception_handlers={
             kind: error_answer
-            for kind in (
-                Refusal,
-                HTTPException,
-                ImageError,
-                GalleryError,
-                WhereError,
-                WordError,
-                Exception,
-            )
+            for kind in (Refusal, HTTPException, BitgazeError, WhereError, Exception)
         },
     )
     app.state.server = ServerState(gallery, limits)
