@@ -269,7 +269,7 @@ def test_a_closed_gallery_raises(path):
 def test_every_name_is_taken_as_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in (
-        ":memory:",
+        "./:memory:",
         "file:x?mode=memory",
         "100% \u00fc.bitgaze",
         b"\xff#".decode("utf-8", "surrogateescape"),

@@ -103,6 +103,8 @@ def test_a_gallery_in_memory_leaves_nothing(encoder, tmp_path, monkeypatch):
         assert folder.exists()
     assert not folder.exists()
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(GalleryError, match="a gallery in memory is always new"):
+        Gallery(":memory:", create=False)
 
 
 def test_a_closed_gallery_says_so():

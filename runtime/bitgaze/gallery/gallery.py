@@ -118,6 +118,8 @@ class Gallery:
             raise ValueError(f"timeout_s is {timeout_s}, expected 0 to {_MAX_TIMEOUT_S:g}")
         self._folder: TemporaryDirectory[str] | None = None
         if path == MEMORY:
+            if not create:
+                raise GalleryError(f"{MEMORY}: a gallery in memory is always new; leave out create")
             shared = Path("/dev/shm")
             root = shared if os.access(shared, os.W_OK) else None
             self._folder = TemporaryDirectory(prefix="bitgaze-", dir=root)
