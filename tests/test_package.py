@@ -190,6 +190,7 @@ def test_public_names():
         "SyncReport",
         "Verification",
         "ViewIndex",
+        "WhereError",
         "WordError",
         "WordHit",
         "register_provider",

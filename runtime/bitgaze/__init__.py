@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bitgaze.errors import ModelError as ModelError
     from bitgaze.errors import ProviderError as ProviderError
     from bitgaze.errors import ProviderWarning as ProviderWarning
+    from bitgaze.errors import WhereError as WhereError
     from bitgaze.errors import WordError as WordError
     from bitgaze.gallery.duplicates import Duplicate as Duplicate
     from bitgaze.gallery.duplicates import DuplicateGroup as DuplicateGroup
@@ -65,6 +66,7 @@ _MODULES = {
     "SyncReport": "gallery.sync.report",
     "Verification": "encoding.verification",
     "ViewIndex": "views",
+    "WhereError": "errors",
     "WordError": "errors",
     "WordHit": "gallery.words",
     "register_provider": "encoding.providers",
