@@ -529,10 +529,11 @@ def test_the_console_script_in_a_terminal_without_unicode(photos):
     assert run("--version").stdout.startswith(b"bitgaze 0.")
 
 
-def test_a_second_comparison_of_a_field_is_kept_or_refused(indexed, capsys):
+def test_a_second_comparison_of_a_field_is_kept_or_refused(photos, capsys):
+    assert main(["index", "photos", "--set", "album=Rome", "--set", "year=2020"]) == 0
     conditions = ["--where", "album=Rome", "--where", "year>=2020", "--where", "year<2024"]
-    assert main(["search", str(indexed / "p0.png"), *conditions]) == 0
-    assert main(["search", str(indexed / "p0.png"), *conditions, "--where", "album=Paris"]) == 2
+    assert main(["search", str(photos / "p0.png"), *conditions]) == 0
+    assert main(["search", str(photos / "p0.png"), *conditions, "--where", "album=Paris"]) == 2
     assert "--where album=Paris: a second = for this field" in capsys.readouterr().err
 
 
@@ -591,4 +592,4 @@ def test_an_item_added_by_hand_shows_no_image(photos, capsys):
         page = Path(name).read_text()
         assert page.count("data:image/jpeg") == images
         assert page.count("added by hand") == 2
-    assert "<p>1 group of images whose codes differ in at most 10 bits." in page
+    assert "<p>1 group" in page

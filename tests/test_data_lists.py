@@ -226,7 +226,13 @@ def test_training_and_evaluation_with_several_labels(tmp_path):
     data = labelled.read(write(tmp_path, "train.txt", lines))
     rest, held = data.split(0.25, seed=0)
     config = training.Config(
-        bits=8, size=32, branch_epochs=1, hash_epochs=1, batch_size=8, hidden=8
+        bits=8,
+        size=32,
+        branch_epochs=1,
+        hash_epochs=1,
+        batch_size=8,
+        hidden=8,
+        several_labels=True,
     )
     network = training.train(rest, config, tmp_path, torch.device("cpu"))
     assert all(value.isfinite().all() for value in network.state_dict().values())

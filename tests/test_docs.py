@@ -24,7 +24,8 @@ def home(tmp_path, examples):
     shutil.copytree(examples / "temples-churches-memorials", tmp_path / "Travel")
     for name in ("bird.jpg", "mausoleum.jpg"):
         shutil.copy(ROOT / "examples" / "queries" / name, tmp_path)
-    shutil.copy(DEFAULT_MODEL, tmp_path / "mine.onnx")  # what the guide to training ends with
+    for name in ("mine.onnx", "general-large.onnx"):  # what the guide to training ends with
+        shutil.copy(DEFAULT_MODEL, tmp_path / name)
     return tmp_path
 
 

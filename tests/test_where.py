@@ -49,6 +49,10 @@ def meets(value, operator, operand):
     for kind in (str, (int, float)):
         if isinstance(operand, kind):
             is_same_kind = isinstance(value, kind) and not isinstance(value, bool)
+            value, operand = (
+                unicodedata.normalize("NFC", one) if isinstance(one, str) else one
+                for one in (value, operand)
+            )
             compare = {
                 "<": lambda: value < operand,
                 "<=": lambda: value <= operand,

@@ -404,7 +404,8 @@ def _reencode(
                 continue
             new = Item.of_image(item.key, encoded, row, item.metadata, file, item.properties)
             is_reduced = item.key in reduced
-            found[slot] = replace(new if is_reduced else item, code=new.code, classes=new.classes)
+            classes = item.classes or new.classes
+            found[slot] = replace(new if is_reduced else item, code=new.code, classes=classes)
             report.encoded.append(item.key)
     report.reduced = [key for key in report.reduced if key not in report.encoded]
     return found
