@@ -127,8 +127,10 @@ def test_bash_completes_commands_and_options(words, expected, capsys):
 def test_watch_indexes_what_changes(photos, capsys, monkeypatch):
     seen = []
 
-    def changes(*folders, watch_filter, debounce):
+    def changes(*folders, watch_filter, debounce, rust_timeout, yield_on_timeout):
         seen.extend(folders)
+        yield set()  # watching has begun: now the first index
+        yield set()
         smooth_image(7).save(photos / "new.png")
         names = ["new.png", "x.heic", "folder", "notes.txt", "gallery.bitgaze-wal"]
         seen.append([name for name in names if watch_filter(1, str(photos / name))])

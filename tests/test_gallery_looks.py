@@ -207,6 +207,45 @@ def test_the_same_image_is_known_by_its_file_and_by_its_structure(gallery, scene
     assert [hit.same_image for hit in found[1:]] == [None] * 4
 
 
+def test_the_same_pixels_in_another_file_are_a_copy_but_not_the_file(gallery, scenes, tmp_path):
+    with Image.open(scenes / "owl.jpg") as image:
+        image.convert("RGB").save(tmp_path / "copy.png")
+    hit = gallery.search(tmp_path / "copy.png", k=1)[0]
+    assert 0.999 < hit.same_image < 1
+    assert hit.chances["a copy"] == ">99%"
+
+
+def test_a_region_of_no_width_to_speak_of_is_its_pixels(gallery, scenes):
+    assert len(gallery.search(scenes / "owl.jpg", region=(0, 0, 5e-324, 1))) == 5
+
+
+def test_explain_reads_an_image_once(gallery, scenes):
+    with (scenes / "owl.jpg").open("rb") as stream:
+        assert gallery.explain(stream, str(scenes / "duck.jpg")).width == 872
+
+
+def test_an_item_and_its_query_are_of_one_adaptation(gallery, scenes):
+    query = gallery.item_query(str(scenes / "owl.jpg"))
+    assert gallery.search(query) == gallery.search(str(scenes / "owl.jpg"))
+    with pytest.raises(KeyError):
+        gallery.item_query("nobody")
+
+
+def test_boxes_of_no_area_count_for_nothing(gallery, scenes):
+    content = bytearray(gallery.query(scenes / "owl.jpg").to_bytes())
+    content[-8:] = b"\xff\xff\0\0\0\0\0\0"
+    assert Query.from_bytes(bytes(content), 128).boxes[-1] is None
+
+
+def test_print0_prints_the_bytes_of_paths(gallery, scenes, capfdbinary):
+    where = ["-g", str(gallery.path), "--print0", "-k", "1"]
+    assert main(["search", str(scenes / "owl.jpg"), *where]) == 0
+    assert capfdbinary.readouterr().out == bytes(scenes / "owl.jpg") + b"\0"
+    assert main(["search", "owl", "--words", *where]) == 0
+    assert capfdbinary.readouterr().out == bytes(scenes / "owl.jpg") + b"\0"
+    assert main(["search", "owl", "--words", "--exclude-self", *where]) == 2
+
+
 def test_the_command_line_searches_for_a_region(gallery, scenes, capsys):
     gallery_file = str(gallery.path)
     query = ["search", str(scenes / "scene.png"), "-g", gallery_file, "--region", "0.5,0,1,1"]

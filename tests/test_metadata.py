@@ -76,7 +76,7 @@ def test_what_is_written_can_be_read(gallery, name):
         assert hit.metadata == metadata
         assert other.search_code(CODE, where={"i": 0})[0].key == "item 0"
         for field in metadata:
-            other.search_code(CODE, where={field: "x", "half": "\ud800"})
+            other.search_code(CODE, where={field: "\ud800"})
         assert set(other.fields()) == {"i", *metadata}
     assert verify_gallery(gallery.path).is_sound
 
@@ -105,7 +105,7 @@ def test_hostile_metadata_with_a_valid_checksum_are_a_typed_error(gallery, text)
         with suppress(GalleryCorrupt):  # numbers are not checked where no condition compares them
             assert set(hostile.fields()) == {"i", "n"}
         with suppress(GalleryCorrupt):
-            assert hostile.search_code(CODE, where={"\u20ac": 1}) == []
+            assert hostile.search_code(CODE, where={"i": -1}) == []
         with suppress(GalleryCorrupt):  # the damaged item may not be among the hits
             hostile.search_code(CODE, where={"n": {">": 10**12}})
         assert hostile.get("item 1").metadata == {"i": 1}

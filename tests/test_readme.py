@@ -18,7 +18,7 @@ def test_the_python_example_runs_as_it_stands(tmp_path, monkeypatch, examples, c
     exec(compile(code, "README.md", "exec"), names)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{len(list((examples / 'birds').iterdir()))} added, 0 refused"
-    assert len(lines) == 6
+    assert len(lines) == 16
     assert names["distances"].tolist() == [[0]]
 
 

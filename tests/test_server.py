@@ -131,6 +131,15 @@ def test_a_region_finds_what_it_shows(client, gallery, owl, owl_bytes):
     assert (code, "added by hand" in message) == ("no_image", True)
 
 
+def test_codes_of_looks_are_refused_where_items_have_none(tmp_path, encoder, pets):
+    with Gallery(tmp_path / "g.bitgaze", encoder=encoder, looks=0) as gallery:
+        gallery.sync(pets)
+        forged = bytes(range(32)) + bytes(2 * 16) + b"\0\0\0\0\xff\xff\xff\xff" * 2
+        with client_of(create_app(gallery)) as client:
+            answer = client.get("/api/search/code", params={"code": forged.hex()})
+        assert refusal(answer, 400)[0] == "bad_argument"
+
+
 @pytest.mark.parametrize(
     "region",
     ["", "0,0,1", "0.5,0,0.5,1", "0,0,1,1.01", "-1,0,1,1", "nan,0,1,1", "0,0,1e0,1", "0..1,0,1,1"],

@@ -148,7 +148,7 @@ def index(options: argparse.Namespace) -> int:
         if name in metadata:
             raise ValueError(f"--set has {name!r} twice")
         metadata[name] = value
-    _repeat_last(options)
+    repeat_last(options)
     quiet_pillow()
     started = time.perf_counter()
     with _gallery_to_index(options) as gallery, progress("indexing", "images") as show:
@@ -230,7 +230,7 @@ def _unread_lines(formats: Iterable[str]) -> Iterator[str]:
         yield f"{others}: not read"
 
 
-def _repeat_last(options: argparse.Namespace) -> None:
+def repeat_last(options: argparse.Namespace) -> None:
     """Without folders, take those of the last run, and its patterns of each kind not given."""
     from bitgaze.gallery.gallery import Gallery
 

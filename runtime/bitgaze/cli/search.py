@@ -26,7 +26,7 @@ from bitgaze.cli.options import (
     typed_value,
     write_text,
 )
-from bitgaze.cli.terminal import note, progress, say, say_raw, warn
+from bitgaze.cli.terminal import note, progress, say, warn
 from bitgaze.errors import BitgazeError, ImageError, WordError
 
 if TYPE_CHECKING:
@@ -131,7 +131,8 @@ def search(options: argparse.Namespace) -> int:
     quiet_pillow()
     encoder = encoder_for(options)
     searches: list[dict[str, Any]] = []
-    if options.words or all(map(_are_words, images)):
+    is_list = options.from0 or "-" in options.images
+    if options.words or (not is_list and all(map(_are_words, images))):
         with Gallery(options.gallery, encoder=encoder, create=False) as gallery:
             return _search_words(options, gallery, " ".join(images))
     with Gallery(options.gallery, encoder=encoder, create=False) as gallery:
@@ -147,7 +148,7 @@ def search(options: argparse.Namespace) -> int:
                 page = results_page(gallery.encoder, image, hits, name, options.region)
                 write_text(options.html, page)
             if options.print0:
-                say_raw("".join(f"{hit.key}\0" for hit in hits))
+                _print0([hit.path for hit in hits])
             elif not options.json:
                 if len(images) > 1:
                     say(*([""] if len(searches) > 1 else []), f"{image}:")
@@ -219,8 +220,12 @@ def _search_words(options: argparse.Namespace, gallery: "Gallery", words: str) -
     for name in ("radius", "region", "html"):
         if getattr(options, name) is not None:
             raise BitgazeError(f"--{name} goes with an image, and {words!r} is no file")
-    if options.ranking != "hamming":
-        raise BitgazeError(f"--ranking goes with an image, and {words!r} is no file")
+    for name, is_given in (
+        ("ranking", options.ranking != "hamming"),
+        ("exclude-self", options.exclude_self),
+    ):
+        if is_given:
+            raise BitgazeError(f"--{name} goes with an image, and {words!r} is no file")
     try:
         hits = gallery.search_words(words, options.k, where=_where(options.where))
     except WordError as error:
@@ -232,6 +237,9 @@ def _search_words(options: argparse.Namespace, gallery: "Gallery", words: str) -
         say(json.dumps({"words": words, "gallery": options.gallery, "hits": found}))
         return OK
     note(_said(gallery, options, words))
+    if options.print0:
+        _print0([hit.path for hit in hits])
+        return OK
     for hit in hits:
         say(f"{percent(hit.probability):>4}  {hit.key}")
     if not len(gallery):
@@ -403,7 +411,7 @@ def duplicates(options: argparse.Namespace) -> int:
 
         write_text(options.html, duplicates_page(groups, radius, Path(options.gallery).name))
     if options.print0:
-        _print0(groups)
+        _print0([other.path for group in groups for other in group.others])
     elif options.json:
         found = [asdict(group) for group in groups]
         say(json.dumps({"gallery": options.gallery, "radius": radius, "groups": found}))
@@ -426,10 +434,11 @@ def _no_structure(gallery: "Gallery") -> str:
     )
 
 
-def _print0(groups: "Sequence[DuplicateGroup]") -> None:
-    paths = [other.path for group in groups for other in group.others if other.path is not None]
+def _print0(paths: Sequence[str | None]) -> None:
+    """Print the paths of items that are made from files, each followed by a NUL."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(b"".join(os.fsencode(path) + b"\0" for path in paths))
+    named = (os.fsencode(path) + b"\0" for path in paths if path is not None)
+    sys.stdout.buffer.write(b"".join(named))
     sys.stdout.buffer.flush()
 
 

@@ -4,11 +4,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bitgaze.cli.index import add_index_options, index
-from bitgaze.cli.options import Commands, add_command
+from bitgaze.cli.index import add_index_options, index, repeat_last
+from bitgaze.cli.options import OK, Commands, add_command
 from bitgaze.cli.terminal import note, warn
 from bitgaze.errors import BitgazeError
 
+_FIRST_MS = 500  # after which the first index begins
 _DEBOUNCE_MS = 1600  # what programs and cameras write within this time is one change
 
 
@@ -24,15 +25,23 @@ def watch(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise BitgazeError("watch requires watchfiles: pip install 'bitgaze[watch]'") from error
 
-    status = index(options)
+    repeat_last(options)
+    status = OK
     folders = [folder for folder in options.folders if Path(folder).expanduser().is_dir()]
     note(f"watching {', '.join(map(str, folders))}; Ctrl-C ends it")
     try:
-        for _ in watchfiles.watch(
+        is_first = True
+        # Watching begins before the first index: no file that comes meanwhile is missed.
+        for changes in watchfiles.watch(
             *[Path(folder).expanduser() for folder in folders],
             watch_filter=_may_be_image,
             debounce=_DEBOUNCE_MS,
+            rust_timeout=_FIRST_MS,
+            yield_on_timeout=True,
         ):
+            if not (changes or is_first):
+                continue
+            is_first = False
             try:
                 status = index(options)
             except BitgazeError as error:  # such as a gallery that is locked: at the next change

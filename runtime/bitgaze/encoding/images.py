@@ -487,7 +487,7 @@ def _with_region(
 ) -> _T:
     left, top, right, bottom = region.box
     # So long that the region's own shorter side is long enough.
-    needed = math.ceil(shorter_side / min(right - left, bottom - top))
+    needed = math.ceil(min(shorter_side / min(right - left, bottom - top), _LONGEST_SIDE))
     return with_upright(
         region.source,
         needed,

@@ -95,13 +95,8 @@ class Likely:
         Args:
             weights: float32, one for each class that there is: 1 if it is one of them, less if it
                 only suggests them, 0 if not.
-
-        Raises:
-            ValueError: there is a class beyond these.
         """
         n, classes = len(self.is_known), len(self.starts) - 1
-        if classes > len(weights):
-            raise ValueError(f"a class number is {classes - 1}, of {len(weights)} classes")
         numbers = np.flatnonzero(weights[:classes])
         firsts, ends = (self.starts[at].astype(np.int64) for at in (numbers, numbers + 1))
         lengths = ends - firsts

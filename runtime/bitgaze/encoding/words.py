@@ -25,6 +25,7 @@ _IMAGENET_CLASSES = 1000
 _SUGGESTION = 0.03
 _STEPS_UP, _MOST_RELATED = 3, 120
 _ARTICLES = {"a", "an", "the", "some", "any", "of", "with", "and", "in", "on"}
+_MAX_WORDS = 16
 _MAX_LETTERS = 1000
 _NEAR = 3
 # Endings of plurals, and what stands for them.
@@ -127,18 +128,23 @@ class Vocabulary:
         found = [self._phrases(part) for part in text.split(",") if _simplified(part)]
         if not any(found):
             raise WordError(f"{text!r} has no word to search for; try 'dog' or 'building'")
-        return [part for part in found if part]
+        distinct = {tuple(dict.fromkeys(m.word for m in part)): part for part in found if part}
+        if sum(map(len, distinct)) > _MAX_WORDS:
+            raise WordError(f"expected at most {_MAX_WORDS} words to search for")
+        return list(distinct.values())
 
     def _phrases(self, text: str) -> list[Meaning]:
         words = _simplified(text).split()
         if self._find(" ".join(words)) is None:
             words = [word for word in words if word not in _ARTICLES]
-        found, start = [], 0
+        found: list[Meaning] = []
+        start = 0
         while start < len(words):
             for end in range(len(words), start, -1):
                 word = self._find(" ".join(words[start:end]))
                 if word is not None:
-                    found.append(self._meaning(word))
+                    if all(meaning.word != word for meaning in found):
+                        found.append(self._meaning(word))
                     start = end
                     break
             else:

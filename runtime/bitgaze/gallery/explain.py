@@ -61,7 +61,7 @@ def explain(store: Store, encoder: Callable[[], Encoder], query: Source, key: st
         if query_item is None:
             source = as_source(query)
             encoded = encode_query(store, encoder(), source)
-            side = _image_side(query, encoded.attention[0])
+            side = _image_side(query, source, encoded.attention[0])
         else:
             side = _item_side(encoder, has_model, query_item)
         item_side = _item_side(encoder, has_model, item)
@@ -116,9 +116,9 @@ def _state(store: Store, *items: Item | None) -> list[Any]:
     return [adaptation and adaptation.fingerprint, store.calibration, *described]
 
 
-def _image_side(query: Source, attention: NDArray[np.float32]) -> _Side:
+def _image_side(query: Source, source: Source, attention: NDArray[np.float32]) -> _Side:
     name = Path(printable(query)).name if isinstance(query, str | os.PathLike) else "the query"
-    return _Side(overlay(_panel(query), attention), (name,))
+    return _Side(overlay(_panel(source), attention), (name,))
 
 
 def _item_side(encoder: Callable[[], Encoder], has_model: bool, item: Item) -> _Side:

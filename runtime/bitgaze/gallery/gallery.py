@@ -43,6 +43,7 @@ from bitgaze.gallery.search import (
     as_source,
     encode_query,
     image_query,
+    item_query,
     nearest,
     search,
 )
@@ -466,6 +467,17 @@ class Gallery:
         encoded = encode_query(self._store, self.encoder, source)
         with self._store.reading():
             return image_query(self._store, self.encoder, source, encoded)
+
+    def item_query(self, key: str) -> Query:
+        """The query for an item of the gallery; `search` of the key makes it too.
+
+        Raises:
+            KeyError: no item has this key.
+            TypeError: the key is not a str.
+            GalleryCorrupt: the file is damaged.
+        """
+        with self._store.reading():
+            return item_query(self._store, self._store.item(self._store.slot(key)))
 
     def search_code(
         self,

@@ -19,6 +19,8 @@ from bitgaze.gallery.store import Store
 _KIND_ODDS = 1 / 19
 # Below this, whether an image is the same is not said: what was counted there is too little.
 _LEAST_SAME = 0.5
+# Only files that are identical are certain to be.
+_MOST_SAME = 1 - 1e-9
 # From this on it is called a copy.
 COPY = 0.9
 # Of models whose distances of copies are not known: structure alone.
@@ -164,7 +166,7 @@ def _same_image(
             structural, semantic, store.index.bits, len(store.index), usual, evidence
         )
         chances = [
-            chance if code.any() and chance >= _LEAST_SAME else None
+            min(chance, _MOST_SAME) if code.any() and chance >= _LEAST_SAME else None
             for chance, code in zip(found.tolist(), store.structure[slots], strict=True)
         ]
     return [

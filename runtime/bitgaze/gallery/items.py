@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bitgaze.encoding.encoder import Encoded
 from bitgaze.encoding.images import ImageFile, printable
+from bitgaze.encoding.likely import Likely
 from bitgaze.errors import GalleryCorrupt, ImageError
 from bitgaze.gallery.chunks import SLOTS, Sums, unsigned
 from bitgaze.gallery.filters import Condition
@@ -514,6 +515,10 @@ def write_item(db: sqlite3.Connection, slot: int, item: Item, *, is_new: bool) -
         )
     if not (item.classes is None or isinstance(item.classes, bytes)):
         raise TypeError(f"classes of {item.key!r} must be bytes, got {item.classes!r}")
+    try:
+        Likely.of([item.classes])
+    except ValueError as error:
+        raise ValueError(f"classes of {item.key!r}: {error}") from None
     state = (
         (None,) * 5
         if file is None

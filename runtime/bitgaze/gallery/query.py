@@ -103,7 +103,11 @@ class Query:
         views = np.frombuffer(content[_STRUCTURE_BYTES:codes_end], np.uint8).reshape(count, width)
         steps = np.frombuffer(content[codes_end:], "<u2").reshape(count, 4)
         shares = (steps / _BOX_STEPS).astype(np.float32)  # as items have them
-        boxes = tuple(None if box == _WHOLE else box for box in map(_box, shares))
+        boxes = tuple(
+            # In forged bytes, a box may have no area.
+            box if box != _WHOLE and box[0] < box[2] and box[1] < box[3] else None
+            for box in map(_box, shares)
+        )
         return cls(views, boxes, None, structure)
 
 

@@ -330,7 +330,11 @@ def _ranked(
     )
     # Candidates are sorted by distance, then slot; a stable sort keeps that order among ties.
     best = np.argsort(scores, kind="stable")[: params.k]
-    return make_hits(store, query, slots[best], distances[best], slots[:_AROUND])
+    around = slots[:_AROUND]
+    if params.radius is not None:  # what is usual around the query does not end there
+        free = replace(params, radius=None)
+        _, _, around = _within(store, query.views[None], free, _AROUND, exclude_slot)
+    return make_hits(store, query, slots[best], distances[best], around)
 
 
 def _within(

@@ -9,7 +9,7 @@ from bitgaze.arguments import hit_count
 from bitgaze.encoding.images import Box
 from bitgaze.encoding.likely import Likely, of_any_view
 from bitgaze.encoding.words import Meaning, Vocabulary
-from bitgaze.errors import GalleryCorrupt, WordError
+from bitgaze.errors import WordError
 from bitgaze.gallery.filters import Condition
 from bitgaze.gallery.store import Store
 
@@ -63,12 +63,9 @@ def search_words(
         raise ValueError(f"least is {least}, expected 0 to 1")
     meanings = vocabulary.meanings(words)
     found, is_known = [np.empty(0, np.float32)], not len(store.index)
-    try:
-        for likely in store.likely():
-            found.append(np.max([_all_of(likely, every) for every in meanings], axis=0))
-            is_known |= bool(likely.is_known.any())
-    except ValueError as error:
-        raise GalleryCorrupt(f"{store.path}: {error}") from None
+    for likely in store.likely():
+        found.append(np.max([_all_of(likely, every) for every in meanings], axis=0))
+        is_known |= bool(likely.is_known.any())
     if not is_known:
         raise WordError(f"{store.path}: {_UNKNOWN_CLASSES}")
     scores = np.concatenate(found)

@@ -21,7 +21,7 @@ _HTTP_ERRORS = {
 # Errors whose text is the message.
 _TOLD = (
     (WordError, 404, "unknown_word"),
-    (WhereError, 400, "bad_argument"),
+    (WhereError, 409, "bad_condition"),
     (GalleryError, 503, "gallery_unavailable"),
 )
 

@@ -74,7 +74,7 @@ def create_app(
         _ = gallery.encoder  # loads the model: a wrong one fails here, not in the first search
     routes = [
         *(Route(path, _static_file(*file)) for path, file in _FILES.items()),
-        Route("/api/openapi.json", _openapi(gallery.bits)),
+        Route("/api/openapi.json", _openapi(gallery.bits, gallery.looks)),
         Route("/health", _health),
         Route("/api/gallery", _gallery),
         Route("/api/browse", _browse),
@@ -180,13 +180,13 @@ def _suggested_radius(gallery: Gallery) -> int | None:
         return None
 
 
-def _openapi(bits: int) -> Callable[[Request], Any]:
+def _openapi(bits: int, looks: int) -> Callable[[Request], Any]:
     """The OpenAPI description, with the code length of this gallery."""
     content = json.loads((_WEB / "openapi.json").read_text(encoding="utf-8"))
     parameters = content["components"]["parameters"]
     parameters["radius"]["schema"]["maximum"] = bits
     code, view = f"[0-9a-fA-F]{{{bits // 4}}}", f"[0-9a-fA-F]{{{bits // 4 + 16}}}"
-    query = f"[0-9a-fA-F]{{64}}({view}){{1,8}}"  # see `Query.to_bytes`
+    query = f"[0-9a-fA-F]{{64}}({view}){{1,{8 if looks else 1}}}"  # see `Query.to_bytes`
     parameters["code"]["schema"]["pattern"] = f"^({code}|{query})$"
 
     async def send(_: Request) -> Answer:

@@ -50,15 +50,21 @@ class Filtering:
             )
 
     @asynccontextmanager
-    async def ready_for(self, conditions: Collection[Condition]) -> AsyncIterator[None]:
+    async def ready_for(
+        self, conditions: Collection[Condition], *, is_slow: bool = False
+    ) -> AsyncIterator[None]:
         """A context in which the gallery may be searched with these conditions.
+
+        Args:
+            conditions: of the search.
+            is_slow: whether the search is slow without them.
 
         Raises:
             Refusal: too many fields are slow, or too many slow searches wait already.
         """
         fields = {condition.field for condition in conditions} - {KEY}
-        is_slow = bool(_slow_fields(conditions)) or (fields and await self._unread(fields))
-        if not is_slow:
+        is_slow = is_slow or bool(_slow_fields(conditions))
+        if not (is_slow or (fields and await self._unread(fields))):
             yield
             return
         if self._turn.statistics().tasks_waiting >= _MAX_WAITING:

@@ -83,7 +83,7 @@ def condition(parameters: dict[str, str]) -> dict[str, Any] | None:
     return where
 
 
-def query_from(text: str, bits: int) -> Query:
+def query_from(text: str, bits: int, looks: int) -> Query:
     """A query from the hexadecimal digits of a code, or of a query as a search by image returns it.
 
     Raises:
@@ -93,7 +93,10 @@ def query_from(text: str, bits: int) -> Query:
         content = bytes.fromhex(text) if text.isalnum() else b""
         if len(content) == bits // 8:
             return Query(np.frombuffer(content, np.uint8)[None], (None,))
-        return Query.from_bytes(content, bits)
+        query = Query.from_bytes(content, bits)
+        if not looks and len(query.views) > 1:
+            raise ValueError("the items have one code each")
+        return query
     except ValueError as error:
         raise _refusal(
             f"code is {text[:_MAX_QUOTED]!r}, expected {bits // 4} hexadecimal digits, or what a "

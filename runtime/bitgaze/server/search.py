@@ -40,7 +40,7 @@ async def search_code(request: Request) -> Answer:
     nearest, filters = _search_with(parameters, state)
     text = required(parameters, "code")
     gallery = state.gallery
-    query = query_from(text, gallery.bits)
+    query = query_from(text, gallery.bits, gallery.looks)
     part = region(parameters)  # where the code is from
     if part is not None:
         query = replace(query, boxes=(part, *query.boxes[1:]))
@@ -68,7 +68,8 @@ async def search_words(request: Request) -> Answer:
         hits = gallery.search_words(words, k, where=where)
         return {"words": words, "hits": [_word_hit_to_json(hit) for hit in hits]}
 
-    async with state.filtering.ready_for(filters):
+    # The first search by words reads all items; as slow conditions, one at a time.
+    async with state.filtering.ready_for(filters, is_slow=True):
         return Answer(await state.run_reading(work))
 
 
@@ -82,7 +83,7 @@ async def _search_item(request: Request) -> Answer:
     def work() -> dict[str, Any]:
         # By its codes: if another process removes the item now, its key would count as a path.
         item = item_of(gallery, key)
-        whole = item_query(gallery, item)
+        whole = item_query(gallery, key)
         query = whole if part is None else gallery.query(content_of(item), region=part)
         answer = {"item": item_to_json(item), "code": None, "region": part}
         return answer | nearest(query, key) | {"looks": whole.looks}

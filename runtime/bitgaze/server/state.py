@@ -97,14 +97,24 @@ def item_of(gallery: Gallery, key: str) -> Item:
     try:
         return gallery.get(key)
     except KeyError as error:
-        raise Refusal(
-            404, "no_such_item", f"The gallery has no item {key!r}; it may have been removed."
-        ) from error
+        raise _no_such_item(key) from error
 
 
-def item_query(gallery: Gallery, item: Item) -> Query:
-    """The query for an item of the gallery."""
-    return Query.of_item(item, gallery.looks, gallery.adaptation)
+def _no_such_item(key: str) -> Refusal:
+    message = f"The gallery has no item {key!r}; it may have been removed."
+    return Refusal(404, "no_such_item", message)
+
+
+def item_query(gallery: Gallery, key: str) -> Query:
+    """The query for the item with this key.
+
+    Raises:
+        Refusal: there is none.
+    """
+    try:
+        return gallery.item_query(key)
+    except KeyError as error:
+        raise _no_such_item(key) from error
 
 
 def check_model(gallery: Gallery) -> None:
