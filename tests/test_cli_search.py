@@ -14,7 +14,8 @@ import pytest
 
 from bitgaze import Gallery
 from bitgaze.cli.main import main
-from conftest import ROOT, smooth_image
+from bitgaze.encoding.contract import DEFAULT_MODEL
+from conftest import smooth_image
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_info_tells_formats_and_the_model(photos, capsys):
     assert main(["info"]) == 0
     out = capsys.readouterr().out
     assert "\nformats      4 .png, 1 .jpg\n" in out
-    assert f"\nmodel_file   {ROOT}/runtime/bitgaze/models/" in out
+    assert f"\nmodel_file   {DEFAULT_MODEL}\n" in out
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="requires bash")

@@ -42,7 +42,7 @@ def full_items(count, seed=0):
                 boxes.astype(np.float32),
                 some_bytes(STRUCTURE // 8) if n % 3 else None,
                 {"camera": "x", "n": n} if n % 5 else None,
-                bytes([n % 256, 7]) if n % 7 else None,
+                bytes([1, 1, n % 256, 3, 7]) if n % 7 else None,
             )
         )
     return found
@@ -248,7 +248,7 @@ def test_repair_encodes_a_damaged_code_and_keeps_the_rest(tmp_path, make_image, 
             boxes=np.array([[0, 0, 0.2, 1], [0, 0.4, 1, 1]], np.float32),
             structure=rng.integers(0, 256, STRUCTURE // 8, np.uint8),
             properties={"camera": "x"},
-            classes=b"c",
+            classes=b"\1\1\5\0\7",
         )
         store.put(item)
         store.set_thumbnail(0, b"image")
