@@ -89,7 +89,7 @@ def _arguments() -> argparse.Namespace:
     add("--seed", type=int, help="of the drawn queries (0)")
     add("--protocol", metavar="NAME", help="queries and database of cifar10, cifar10-1, ...")
     add("--top", type=int, help="measure only the first TOP of each ranking")
-    add("--looks", type=int, default=0, help="search by up to so many looks at each image, too")
+    add("--looks", type=int, default=0, help="search by up to N looks at each image, too")
     add(
         "--against",
         type=Path,

@@ -133,8 +133,8 @@ def _parser() -> argparse.ArgumentParser:
         "--looks",
         type=int,
         default=defaults.looks,
-        help="stage 2 also learns from up to so many parts of each image, where the branch finds "
-        "its labels (%(default)s)",
+        help="stage 2 also learns from up to this number of parts of each image, where the branch "
+        "finds its labels (%(default)s)",
     )
     add("--seed", type=int, default=defaults.seed, help="(%(default)s)")
     add(

@@ -21,7 +21,7 @@ from typing import NamedTuple
 OUT = Path(__file__).parents[1] / "runtime" / "bitgaze" / "encoding" / "words.txt"
 # Kinds of more classes than this (artefact, object) tell nothing.
 _MOST_CLASSES = 450
-# A thing that is no class is kept below kinds of at most so many classes.
+# A thing that is no class is kept below kinds of at most this number of classes.
 _MOST_BESIDE = 12
 # Person and what is above: three classes of people are not people.
 _LEFT_OUT = {"00007846", "00004475"}

@@ -91,7 +91,7 @@ def altered(images: Sequence[Image.Image], encoder: Encoder) -> Coded:
 
 
 def owners(number: int) -> NDArray[np.int64]:
-    """Which of so many images each copy of `altered` is of."""
+    """Which of these images each copy of `altered` is of."""
     return np.repeat(np.arange(number), len(COPIES))
 
 

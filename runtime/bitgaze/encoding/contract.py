@@ -139,7 +139,7 @@ class Contract:
         return looks
 
     def calibration_of(self, looks: int) -> Calibration | None:
-        """What distances between images with so many looks each mean; None if not measured."""
+        """What distances between images with this number of looks mean; None if not measured."""
         if looks == 0:
             return self.calibration
         return self.look_calibration if looks == self.look_count(None) else None
