@@ -1,6 +1,6 @@
 """Duplicates: groups of copies of one image, each joined to the best of them; look-alikes if asked.
 
-Copies are told by digest and structural code, with the semantic code as a second witness (see
+Digest and structural code tell copies, with the semantic code as a second witness (see
 `bitgaze.encoding.likeness`); look-alikes by a radius of semantic codes. Compares every pair. Reads
 image files to choose the best copy; changes and deletes nothing.
 """
