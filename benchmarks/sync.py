@@ -80,7 +80,9 @@ def random_encoder() -> Encoder:
         with source.opened():
             pass
 
-    def encode(sources: Sequence[ImageFile], on_progress: Callable[[int], None]) -> Encoded:
+    def encode(
+        sources: Sequence[ImageFile], looks: int, on_progress: Callable[[int], None]
+    ) -> Encoded:
         count, bits = len(sources), encoder.bits
         with ThreadPoolExecutor(available_cores()) as pool:
             for _ in pool.map(read, sources):

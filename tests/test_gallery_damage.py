@@ -128,6 +128,7 @@ def test_a_damaged_gallery_raises_a_typed_error(path, sql, message):
         "path = x'41', size = 1, mtime_ns = 1, ctime_ns = 1, content = x'42'",
         "key = 'item 7'",
         "key = x'ff'",
+        "content = 0",
         "crc = crc + 1",
     ],
 )
