@@ -2,9 +2,9 @@
 
     python export/near_duplicates.py ORIGINALS OTHERS...
 
-Each photograph is altered in ten ways (bitgaze.encoding.alterations), and each version is searched
-for among all ORIGINALS and all images in the folders OTHERS. It is found if its original is
-closer than all other images; a tie counts as a miss. Compares the shipped model with random
+Each photograph is altered in ten ways (attention_hashing.data.alterations), and each version is
+searched for among all ORIGINALS and all images in the folders OTHERS. It is found if its original
+is closer than all other images; a tie counts as a miss. Compares the shipped model with random
 hyperplanes on the same network's class scores, and with the perceptual hashes of the package
 imagehash (64 bits, as most people use them). Writes a section of docs/results.md.
 """
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from attention_hashing.data.alterations import altered
 from attention_hashing.data.folders import images_below
 from attention_hashing.experiments.results import write_section
 from attention_hashing.general import model as general
 from bitgaze import BitgazeError, Encoder, HammingIndex
 from bitgaze.cores import available_cores
-from bitgaze.encoding.alterations import altered
 from bitgaze.encoding.images import upright
 from bitgaze.hamming import pack
 

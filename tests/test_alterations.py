@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from bitgaze.encoding.alterations import altered
+from attention_hashing.data.alterations import altered
 from conftest import smooth_image
 
 

@@ -90,6 +90,11 @@ def test_without_a_command_it_prints_the_help(capsys):
     assert err == ""
 
 
+def test_print0_and_json_cannot_be_combined(photos, capsys):
+    assert main(["search", str(photos / "p0.png"), "--print0", "--json"]) == 2
+    assert "--print0 and --json cannot be combined" in capsys.readouterr().err
+
+
 def test_info_tells_formats_and_the_model(photos, capsys):
     smooth_image(9).save(photos / "a.JPG")
     assert main(["index"]) == 0

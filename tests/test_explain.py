@@ -1,5 +1,7 @@
 """Attention overlays, and drawings of why an item is a hit."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -97,6 +99,16 @@ def test_explain_draws_both_images_and_every_differing_bit(gallery):
             assert len(np.unique(colours(drawing, RIGHT), axis=0)) > 500
     drawing = gallery.explain(key_of(gallery, 0), key_of(gallery, 1))
     assert (np.asarray(drawing) == np.asarray(gallery.explain(query, key_of(gallery, 1)))).all()
+
+
+def test_explain_reads_what_cannot_be_read_again(gallery):
+    read, write = os.pipe()
+    content = (gallery.path.parent / "photos" / "0.png").read_bytes()
+    with os.fdopen(write, "wb") as pipe:
+        pipe.write(content)
+    with os.fdopen(read, "rb") as stream:
+        drawing = gallery.explain(stream, key_of(gallery, 1))
+    assert drawing.tobytes() == gallery.explain(content, key_of(gallery, 1)).tobytes()
 
 
 def test_explain_draws_one_state_of_the_gallery(gallery, monkeypatch):

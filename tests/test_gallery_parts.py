@@ -260,6 +260,25 @@ def test_repair_encodes_a_damaged_code_and_keeps_the_rest(tmp_path, make_image, 
         assert store.thumbnail(0) == b"image"
 
 
+def test_a_gallery_of_an_older_version_takes_new_images(tmp_path, make_image, encoder):
+    """It keeps no structural codes and no looks."""
+    files = [make_image(f"images/{n}.png", seed=n) for n in range(3)]
+    old = tmp_path / "old.bitgaze"
+    with opened(old, ModelInfo(encoder.fingerprint, "m", encoder.bits, None)):
+        pass
+    with Gallery(old, encoder=encoder) as gallery:
+        assert len(gallery.sync(tmp_path / "images").added) == 3
+        gallery.add("by hand", files[0])
+        assert (gallery.looks, gallery.has_structure) == (0, False)
+        for ranking in ("hamming", "asymmetric"):
+            hits = gallery.search(files[1], ranking=ranking)
+            assert [hit.same_image for hit in hits] == [1, None, None, None]
+        assert gallery.explain(files[1], str(files[2])).width == 872
+        groups = gallery.duplicates(0)
+        assert [len(group.others) for group in groups] == [1]
+    assert verify_gallery(old).is_sound
+
+
 def test_thumbnails_follow_their_items(path):
     stored = full_items(5)
     with opened(path) as store:

@@ -68,7 +68,6 @@ MODULE_LAYERS = {
         [
             "images",
             "calibration",
-            "alterations",
             "structure",
             "likeness",
             "likely",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from bitgaze.encoding.alterations import altered
+from attention_hashing.data.alterations import altered
 from bitgaze.encoding.images import upright
 from bitgaze.encoding.structure import STRUCTURE_BITS, structural_code, turned_codes
 from conftest import ROOT

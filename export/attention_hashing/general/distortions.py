@@ -1,7 +1,7 @@
 """Random versions of a photograph that a code should survive, far rougher than those in training.
 
 Cropped, mirrored, rotated, shrunk, grey, dark, pale, blurred, framed, compressed. Near-duplicates
-are measured with other, fixed alterations (bitgaze.encoding.alterations).
+are measured with other, fixed alterations (alterations.py in data).
 """
 
 import io

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.backbones import with_classifier
+from attention_hashing.data.alterations import altered
 from attention_hashing.data.labelled import Labelled
 from attention_hashing.data.labels import is_relevant
 from attention_hashing.features import FeatureExtractor
@@ -26,7 +27,6 @@ from attention_hashing.general.distortions import cut_out, distorted, out_of_foc
 from attention_hashing.general.unsupervised import fit_bits
 from attention_hashing.network import AttentionHashing, HashLayer
 from bitgaze.arguments import code_length
-from bitgaze.encoding.alterations import altered
 from bitgaze.encoding.calibration import Calibration, false_match_rates, probabilities
 from bitgaze.encoding.contract import calibration_from
 from bitgaze.encoding.encoder import Encoded, Encoder

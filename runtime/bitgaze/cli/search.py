@@ -125,6 +125,8 @@ def search(options: argparse.Namespace) -> int:
     from bitgaze.gallery.gallery import Gallery
 
     images = _queries(options)
+    if options.print0 and options.json:
+        raise BitgazeError("--print0 and --json cannot be combined")
     if options.html and len(images) > 1:
         raise BitgazeError(f"--html shows one search, but there are {len(images)} images")
     check_kernel()

@@ -432,6 +432,8 @@ class Gallery:
             ValueError: k is below 1, `least` out of range, or `where` invalid.
         """
         vocabulary = self.vocabulary
+        vocabulary.meanings(words)  # before the items are read
+        self._store.read_likely()
         with self._store.reading():
             return search_words(self._store, vocabulary, words, k, conditions(where), least)
 
@@ -925,16 +927,16 @@ class Gallery:
         """Find groups of duplicates; exact, by comparing every pair. Deletes nothing.
 
         In three tiers: identical files; copies, the same image resized, compressed, recoloured or
-        with little cropped off or written on it; and look-alikes, only if asked for. Copies are
-        told by their structural codes: all within 16 bits, and those within 60 of which
-        `Hit.same_image` would be at least .9, seen from either image. Strong crops, borders, turns
+        with little cropped off or written on it; and look-alikes, only if asked for. Structural
+        codes tell copies: all within 16 bits, and those within 60 of which `Hit.same_image`
+        would be at least .9, seen from either image. Strong crops, borders, turns
         and mirrored images are not found. Images too plain to have a structure are duplicates only
         if their files are identical; so are items whose structural code is not known.
 
         A gallery without structural codes (`has_structure`) has identical files and look-alikes.
 
-        Each member of a group is a duplicate of its best copy, not only of another member. Pairs
-        that `set_distinct` was told of are never in one group.
+        Each member of a group is a duplicate of its best copy, not only of another member.
+        `set_distinct` keeps a pair out of one group.
 
         Args:
             radius: maximum Hamming distance of look-alikes; defaults to bits / 12. Asks for

@@ -152,7 +152,7 @@ def _same_image(
     around: NDArray[np.int64],
 ) -> list[float | None]:
     chances: list[float | None] = [None] * len(items)
-    if query.structure is not None and query.structure.any() and len(items):
+    if has_structure(store, query) and items:
         structural = _structural(store, query, slots)
         semantic = code_distances(query.views[0], store.index[slots])
         known = store.structure[around].any(axis=1)
@@ -173,6 +173,12 @@ def _same_image(
         1.0 if query.content and item.file and item.file.content == query.content else chance
         for item, chance in zip(items, chances, strict=True)
     ]
+
+
+def has_structure(store: Store, query: Query) -> bool:
+    """Whether structural codes of query and items can be compared; inside `reading`."""
+    is_kept = bool(store.info["structure"])
+    return is_kept and query.structure is not None and bool(query.structure.any())
 
 
 def semantic_evidence(store: Store) -> SemanticEvidence:

@@ -71,7 +71,8 @@ class Item:
         looks: codes of looks, parts of the image: uint8, (m, bits // 8).
         boxes: where the looks are: float32, (m, 4): x0, y0, x1, y1 in [0, 1] of the upright image,
             stored in steps of 1/65535.
-        structure: structural code, uint8, (structure bits // 8,); None if not known.
+        structure: structural code, uint8, (structure bits // 8,); None if not known. A gallery
+            without structural codes leaves it out.
         properties: what the image's file says of itself, a JSON object as a dict; None if not read.
         classes: likely classes of the image and its looks, as `bitgaze.encoding.likely` packs them;
             None if not known.

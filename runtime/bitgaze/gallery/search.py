@@ -24,7 +24,7 @@ from bitgaze.errors import FingerprintMismatch, ImageError
 from bitgaze.gallery.adaptation import adapted
 from bitgaze.gallery.distances import asymmetric_scores, asymmetric_view_scores, view_distances
 from bitgaze.gallery.filters import Condition
-from bitgaze.gallery.hits import Hit, make_hits
+from bitgaze.gallery.hits import Hit, has_structure, make_hits
 from bitgaze.gallery.items import Item, reason_unusable
 from bitgaze.gallery.query import Query
 from bitgaze.gallery.store import Store
@@ -127,7 +127,7 @@ def search(
 
 
 def as_source(image: Source, region: Box | None = None) -> Source:
-    """An image to search for; a file is read as an `ImageFile`, which also gives its digest."""
+    """An image to search for, which can be read again; of a path, the digest is known too."""
     source = ImageFile(image) if isinstance(image, str | os.PathLike) else image
     if is_open_file(source):
         source = content_of(source)
@@ -279,6 +279,9 @@ def nearest_to(
         params: which hits to return.
         exclude_slot: slot to leave out, or None.
     """
+    if not has_structure(store, query):
+        _, distances, slots = _within(store, query.views[None], params, params.k, exclude_slot)
+        return make_hits(store, query, slots, distances, slots)
     around = replace(params, k=max(params.k, _AROUND), radius=None)
     _, distances, slots = _within(store, query.views[None], around, around.k, exclude_slot)
     count = min(params.k, len(slots))

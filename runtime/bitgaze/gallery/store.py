@@ -382,17 +382,40 @@ class Store:
         Raises:
             GalleryCorrupt: an item is damaged.
         """
-        count, slots = len(self.index), SLOTS["chunk"]
-        for n in range(-(-count // slots)):
-            first, end, mark = n * slots, min((n + 1) * slots, count), self._sums.items[n]
-            kept = self._likely.get(n)
-            if kept is None or kept[0] != mark or len(kept[1].is_known) != end - first:
-                blocks = items.read_classes(self._db, self.path, first, end)
-                try:
-                    kept = self._likely[n] = mark, Likely.of(blocks)
-                except ValueError as error:
-                    raise GalleryCorrupt(f"{self.path}: items from slot {first}: {error}") from None
-            yield kept[1]
+        for n in range(-(-len(self.index) // SLOTS["chunk"])):
+            yield self._likely_of(n)[0]
+
+    def read_likely(self) -> None:
+        """Read what `likely` requires, in short reads; outside `reading`.
+
+        Others can read and write in between, so what they change may be left for `likely`.
+
+        Raises:
+            GalleryCorrupt: an item is damaged.
+        """
+        n, is_left = 0, True
+        while is_left:
+            with self.reading():
+                is_left = n * SLOTS["chunk"] < len(self.index)
+                was_read = is_left and self._likely_of(n)[1]
+            if was_read:
+                time.sleep(_YIELD_S)  # as in `read_fields`
+            n += 1
+
+    def _likely_of(self, n: int) -> tuple[Likely, bool]:
+        """Likely classes of a chunk of items, and whether they had to be read."""
+        first, mark = n * SLOTS["chunk"], self._sums.items[n]
+        end = min(first + SLOTS["chunk"], len(self.index))
+        kept = self._likely.get(n)
+        if kept is not None and kept[0] == mark and len(kept[1].is_known) == end - first:
+            return kept[1], False
+        blocks = items.read_classes(self._db, self.path, first, end)
+        try:
+            found = Likely.of(blocks)
+        except ValueError as error:
+            raise GalleryCorrupt(f"{self.path}: items from slot {first}: {error}") from None
+        self._likely[n] = mark, found
+        return found, True
 
     def put(self, item: Item) -> None:
         """Store an item; one with the same key is replaced."""
@@ -500,10 +523,12 @@ class Store:
         return np.concatenate([item.looks, np.broadcast_to(item.code, (places - count, width))])
 
     def _checked_structure(self, item: Item) -> NDArray[np.uint8]:
-        """An item's structural code; zero if it is not known."""
+        """An item's structural code; zero if it is not known, nothing in a gallery without them."""
         width = self.info["structure"] // 8
+        if not width:
+            return _NO_STRUCTURE
         if item.structure is None:
-            return np.zeros(width, np.uint8) if width else _NO_STRUCTURE
+            return np.zeros(width, np.uint8)
         check_array(item.structure, "structure")
         if item.structure.shape != (width,):
             raise ValueError(
