@@ -23,7 +23,8 @@ from PIL import Image
 from bitgaze import Encoder, Gallery
 from bitgaze.cores import available_cores
 from bitgaze.encoding.contract import DEFAULT_MODEL
-from bitgaze.encoding.images import SUFFIXES, load
+from bitgaze.encoding.formats import SUFFIXES
+from bitgaze.encoding.images import load
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "pictures"
 MANY = 10_000
