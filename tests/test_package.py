@@ -43,7 +43,7 @@ MODULE_LAYERS = {
         ["images"],
         ["browse", "state", "upload", "guard", "parameters"],
         ["filtering", "drawings"],
-        ["answers", "abandoned", "connections"],
+        ["answers", "abandoned", "connections", "observe"],
     ],
     "gallery": [
         ["gallery"],
@@ -78,7 +78,7 @@ MODULE_LAYERS = {
     ],
 }
 # Dependencies of the extra `serve`; only modules of server/ may import them.
-SERVE = {"anyio", "python_multipart", "starlette", "uvicorn"}
+SERVE = {"anyio", "prometheus_client", "python_multipart", "starlette", "uvicorn"}
 
 
 def modules():

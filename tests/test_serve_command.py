@@ -7,6 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
@@ -88,6 +92,81 @@ def test_a_non_loopback_address_requires_a_token(gallery, given):
         server.communicate(timeout=30)
 
 
+def test_workers_are_replaced_and_log_a_line_of_json_a_request(gallery, owl_bytes):
+    server = started("-g", gallery.path, "--port", 0, "--json", "--workers", 2, "--log")
+    log = []
+    reading = threading.Thread(target=lambda: log.extend(map(json.loads, server.stderr)))
+    reading.start()
+
+    def workers():
+        """Those that serve, the oldest first."""
+        begun = [e["process"] for e in log if e["event"].startswith("Started server process")]
+        return [process for process in begun if Path(f"/proc/{process}").exists()]
+
+    def wait_for(condition):
+        end = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < end, log
+            assert client.get("api/gallery").status_code == 200  # all the while
+            time.sleep(0.05)
+
+    try:
+        address = json.loads(server.stdout.readline())["address"]
+        limits = httpx.Limits(max_keepalive_connections=0)  # to reach any worker
+        with httpx.Client(base_url=address, timeout=60, limits=limits) as client:
+            wait_for(lambda: len(workers()) == 2)
+            first, second = workers()
+            server.send_signal(signal.SIGHUP)
+            wait_for(lambda: len(workers()) == 2 and not {first, second} & {*workers()})
+            killed = workers()[0]
+            os.kill(killed, signal.SIGKILL)
+            wait_for(lambda: len(workers()) == 2 and killed not in workers())
+            assert client.post("api/search?k=1", content=owl_bytes).status_code == 200
+            assert client.get("secret?key=owl").status_code == 404
+            counts = client.get("metrics").text  # of all workers, also those that have ended
+    finally:
+        server.terminate()
+        out, _ = server.communicate(timeout=30)
+        reading.join()
+    assert (out, server.returncode) == ("", 0)
+    requests = [entry for entry in log if entry["event"] == "request"]
+    answered = Counter((e["method"], e["route"], e["status"]) for e in requests)
+    assert answered.pop(("GET", "/metrics", 200)) == 1
+    assert answered[("POST", "/api/search", 200)] == answered[("GET", "other", 404)] == 1
+    counted = {
+        (method, route, int(status)): float(number)
+        for method, route, status, number in re.findall(
+            r'^bitgaze_requests_total{method="(.*)",route="(.*)",status="(.*)"} (.*)$', counts, re.M
+        )
+    }
+    assert counted == answered
+    assert "owl" not in json.dumps(log)
+    assert {entry["process"] for entry in log} > {first, second, killed, server.pid}
+
+
+def test_a_worker_that_cannot_start_stops_the_server(gallery, tmp_path):
+    path = tmp_path / "g.bitgaze"
+    gallery.backup(path)
+    (tmp_path / "serve.py").write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from bitgaze.cli import serve\n"
+        "from bitgaze.cli.main import main\n"
+        "from bitgaze.server import run\n"
+        "run._WORKER_SECONDS = 5  # the time it takes to notice that one has ended\n"
+        "serve.say = lambda *lines: Path(sys.argv[1]).unlink()  # before the workers start\n"
+        "if __name__ == '__main__':\n"
+        "    sys.exit(main(['serve', '-g', sys.argv[1], '--port', '0', '--workers', '1']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, tmp_path / "serve.py", path], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "no such gallery" in done.stderr
+    assert "no worker could start" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_wrong_options_stop_with_a_message(gallery, tmp_path):
     def stopped(*arguments):
         with started("-g", gallery.path, *arguments) as server:
@@ -109,10 +188,12 @@ def test_wrong_options_stop_with_a_message(gallery, tmp_path):
         assert "expected 16 or more" in stopped("--token", token, "--port", 0)
     assert "expected 16 or more" in stopped("--token", "", "--host", "0.0.0.0", "--port", 0)
     assert "no such gallery" in stopped("-g", tmp_path / "none.bitgaze")
+    assert "workers is 0, expected at least 1" in stopped("--workers", 0)
+    assert "expected 16 or more" in stopped("--token", "short", "--workers", 1)
 
 
 def test_a_missing_package_is_named(gallery):
-    for name in ("starlette", "uvicorn", "python_multipart", "anyio"):
+    for name in ("starlette", "uvicorn", "python_multipart", "prometheus_client", "anyio"):
         script = (
             f"import sys; sys.modules[{name!r}] = None\n"
             "from bitgaze.cli.main import main; sys.exit(main(sys.argv[1:]))"

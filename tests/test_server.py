@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from bitgaze import Gallery, GalleryError
 from bitgaze.gallery.hits import percent
@@ -526,6 +527,40 @@ def test_one_of_several_cookies_is_enough(gallery, cookie):
         assert client.get("/api/gallery", headers={"Cookie": cookie}).status_code == 200
         wrong = cookie.replace(TOKEN, "wrong")
         assert client.get("/api/gallery", headers={"Cookie": wrong}).status_code == 401
+
+
+def test_metrics_count_what_was_answered_and_name_nothing(gallery, owl_bytes):
+    with client_of(create_app(gallery)) as client:
+        client.post("/api/search", content=owl_bytes)
+        client.post("/api/search", content=b"no image")
+        client.get("/api/gallery", headers={"Sec-Fetch-Site": "cross-site"})  # by the guard
+        client.request("SECRET", "/secret")
+        answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    requests = {
+        tuple(sample.labels.values()): sample.value
+        for sample in families["bitgaze_requests"].samples
+        if sample.name.endswith("_total")
+    }
+    assert requests == {
+        ("POST", "/api/search", "200"): 1,
+        ("POST", "/api/search", "422"): 1,
+        ("GET", "/api/gallery", "403"): 1,
+        ("other", "other", "404"): 1,
+    }
+    (items,) = families["bitgaze_items"].samples
+    assert items.value == len(gallery)
+    (info,) = families["bitgaze_info"].samples
+    assert info.labels["fingerprint"] == gallery.fingerprint
+    assert families["process_resident_memory_bytes"].samples[0].value > 1e7
+
+
+def test_metrics_require_the_token(gallery):
+    with client_of(create_app(gallery, token=TOKEN)) as client:
+        assert refusal(client.get("/metrics"), 401)[0] == "wrong_token"
+        bearer = {"Authorization": f"Bearer {TOKEN}"}
+        assert client.get("/metrics", headers=bearer).status_code == 200
 
 
 def test_health_without_the_token_tells_nothing_of_the_gallery(pets, encoder, tmp_path):

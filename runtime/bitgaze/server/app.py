@@ -6,9 +6,11 @@ web/openapi.json describes the API. Requires the extra `serve`.
 import json
 from collections.abc import Callable, Collection
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -21,8 +23,9 @@ from bitgaze.gallery.gallery import Gallery
 from bitgaze.server.abandoned import StopAbandoned
 from bitgaze.server.answers import Answer, Refusal, error_answer
 from bitgaze.server.browse import browse, item_to_json
-from bitgaze.server.guard import LOOPBACK, Guard, check_token
+from bitgaze.server.guard import LOOPBACK, Guard, check_token, wrong_token
 from bitgaze.server.images import attention_image, thumbnail_image
+from bitgaze.server.observe import Answered, Metrics, Observe, log_request
 from bitgaze.server.parameters import parameters_of, required
 from bitgaze.server.search import search, search_code, search_words
 from bitgaze.server.state import DEFAULT_LIMITS, MAX_HITS, Limits, ServerState, item_of, state_of
@@ -50,6 +53,7 @@ def create_app(
     token: str | None = None,
     hosts: Collection[str] = LOOPBACK,
     limits: Limits = DEFAULT_LIMITS,
+    log: bool = False,
 ) -> Starlette:
     """The server as an ASGI application, for uvicorn or another ASGI server.
 
@@ -63,6 +67,7 @@ def create_app(
             page that imitates this one (DNS rebinding). With a token, the server answers to every
             IP address as well.
         limits: limits of a request.
+        log: whether to log each request, to the logger `bitgaze.requests`.
 
     Raises:
         FingerprintMismatch: the gallery requires another model than it was opened with.
@@ -76,6 +81,7 @@ def create_app(
         *(Route(path, _static_file(*file)) for path, file in _FILES.items()),
         Route("/api/openapi.json", _openapi(gallery.bits, gallery.looks)),
         Route("/health", _health),
+        Route("/metrics", _metrics),
         Route("/api/gallery", _gallery),
         Route("/api/browse", _browse),
         Route("/api/item", _item),
@@ -85,15 +91,27 @@ def create_app(
         Route("/api/thumbnail", thumbnail_image),
         Route("/api/attention", attention_image),
     ]
+    metrics = Metrics()
+
+    def tell(answered: Answered) -> None:
+        metrics.count(answered)
+        if log:
+            log_request(answered)
+
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Guard, hosts=hosts, token=token), Middleware(StopAbandoned)],
+        middleware=[
+            Middleware(Observe, routes={route.path for route in routes}, tell=tell),
+            Middleware(Guard, hosts=hosts, token=token),
+            Middleware(StopAbandoned),
+        ],
         exception_handlers={
             kind: error_answer
             for kind in (Refusal, HTTPException, BitgazeError, WhereError, Exception)
         },
     )
     app.state.server = ServerState(gallery, limits)
+    app.state.metrics = metrics
     return app
 
 
@@ -123,6 +141,22 @@ async def _health(request: Request) -> Answer:
             "session": None if report is None else asdict(report) | {"summary": str(report)},
         }
     )
+
+
+async def _metrics(request: Request) -> Response:
+    """What the server did, for Prometheus."""
+    parameters_of(request)
+    if not request.state.may_read:
+        raise wrong_token()
+    state = state_of(request)
+    gallery, items = state.gallery, await state.item_count()
+    facts = {
+        "version": version("bitgaze"),
+        "model": gallery.model_name or "",
+        "fingerprint": gallery.fingerprint or "",
+    }
+    text = await state.run_reading(lambda: request.app.state.metrics.text(items, facts))
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 async def _gallery(request: Request) -> Answer:

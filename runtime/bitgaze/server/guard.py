@@ -107,12 +107,12 @@ class Guard:
         passed = parse_qs(scope["query_string"].decode("latin-1")).get("token")
         if scope["path"] == "/" and passed is not None:
             if not self._is_token(passed[0]):
-                raise _wrong_token()
+                raise wrong_token()
             answer = RedirectResponse("/", 303)  # keeps the token out of the history
             answer.set_cookie(_cookie_name(scope), self._token, httponly=True, samesite="strict")
             return answer
         if scope["path"].startswith("/api") and not scope["state"]["may_read"]:
-            raise _wrong_token()
+            raise wrong_token()
         return None
 
     def _has_token(self, scope: Scope, headers: Headers) -> bool:
@@ -186,7 +186,8 @@ def _cookie_name(scope: Scope) -> str:
     return f"bitgaze-{scope['server'][1]}"  # a host's ports share their cookies
 
 
-def _wrong_token() -> Refusal:
+def wrong_token() -> Refusal:
+    """The refusal of a request that requires the token and does not carry it."""
     return Refusal(
         401,
         "wrong_token",

@@ -1,29 +1,38 @@
-"""Runs a gallery's server, from opening the socket to Ctrl-C.
+"""Runs a gallery's server, in this process or in several, from opening the socket to Ctrl-C.
 
-Logs nothing, whatever requests arrive, except unexpected exceptions, to stderr.
+Unless asked to, logs nothing, whatever requests arrive, except unexpected exceptions, to stderr.
 """
 
 import errno
 import ipaddress
 import logging
+import os
 import secrets
 import socket
+import sys
 from collections.abc import Callable
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
 from bitgaze.errors import BitgazeError
 from bitgaze.gallery.gallery import Gallery
 from bitgaze.server.app import create_app
 from bitgaze.server.connections import MAX_CONNECTIONS, MAX_PER_CLIENT, Connection, Connections
-from bitgaze.server.guard import LOOPBACK
+from bitgaze.server.guard import LOOPBACK, check_token
+from bitgaze.server.observe import SHARED_COUNTS, log_as_json
 
 # Above this, requests are answered with 503. Connections alone never reach it.
 _MAX_REQUESTS = MAX_CONNECTIONS + MAX_PER_CLIENT
 _SHUTDOWN_SECONDS = 3  # maximum time for requests to finish
+# In which a worker must answer its supervisor, and a new one, which loads the model and the
+# gallery, must serve.
+_WORKER_SECONDS = 20
 _MAX_PORT = 65535
 
 
@@ -33,9 +42,10 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8642,
     token: str | None = None,
+    log: bool = False,
     on_start: Callable[[str], None],
 ) -> None:
-    """Serve until Ctrl-C.
+    """Serve in this process until Ctrl-C.
 
     Args:
         gallery: an open gallery; it stays open.
@@ -43,28 +53,89 @@ def serve(
             the server makes a random one at each start.
         port: port to listen on; 0 for any free port.
         token: token to require; see `create_app`.
+        log: whether to log each request, as a line of JSON to stderr.
         on_start: called once, with the address to open, when the server listens.
 
     Raises:
         BitgazeError: the host is unknown or the port is taken.
         ValueError: the token cannot be used, or the port is out of range.
     """
-    if not 0 <= port <= _MAX_PORT:
-        raise ValueError(f"port is {port}, expected 0 to {_MAX_PORT}")
-    hosts = {*LOOPBACK, host}  # such as 127.0.0.2
-    if not _is_loopback(host):
-        name = socket.gethostname()
-        hosts |= {name, f"{name}.local"}
-        if token is None:
-            token = secrets.token_urlsafe(24)
-    config = server_config(create_app(gallery, token=token, hosts=hosts))
+    token, hosts = _access(host, port, token)
+    if log:
+        log_as_json()
+    app = create_app(gallery, token=token, hosts=hosts, log=log)
     with _listen(host, port) as listener:
         on_start(_address(host, listener.getsockname()[1], token))
-        uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(server_config(app, log=log)).run(sockets=[listener])
 
 
-def server_config(app: Starlette) -> uvicorn.Config:
-    """Settings with which uvicorn logs nothing, and ends every connection in time."""
+def serve_with_workers(
+    open_gallery: Callable[[], Gallery],
+    workers: int,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8642,
+    token: str | None = None,
+    log: bool = False,
+    on_start: Callable[[str], None],
+) -> None:
+    """Serve in several processes until SIGINT or SIGTERM.
+
+    A worker that dies is replaced. On SIGHUP, a new worker takes the place of each old one as soon
+    as it serves: it opens the gallery and the model as they are then, while requests are answered.
+
+    Args:
+        open_gallery: opens the gallery, in each worker; can be pickled.
+        workers: number of processes, at least 1.
+        host: as in `serve`.
+        port: as in `serve`.
+        token: as in `serve`.
+        log: whether to log each request, as a line of JSON to stderr, and the life of workers.
+        on_start: as in `serve`; the workers start after it.
+
+    Raises:
+        BitgazeError: the host is unknown, the port is taken, or no worker can start.
+        ValueError: the token cannot be used, or the port or the number of workers is out of range.
+    """
+    if workers < 1:
+        raise ValueError(f"workers is {workers}, expected at least 1")
+    token, hosts = _access(host, port, token)
+    if token is not None:
+        check_token(token)
+    if log:
+        log_as_json()
+    app = partial(_worker_app, open_gallery, token=token, hosts=hosts, log=log)
+    config = server_config(app, log=log, workers=workers)
+    with TemporaryDirectory(prefix="bitgaze-metrics-") as folder, _listen(host, port) as listener:
+        os.environ[SHARED_COUNTS] = folder
+        on_start(_address(host, listener.getsockname()[1], token))
+        supervisor = Multiprocess(config, [listener])
+        supervisor.run()
+        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+            raise BitgazeError("no worker could start; the lines above say why")
+
+
+def _worker_app(open_gallery: Callable[[], Gallery], *, log: bool, **options: Any) -> Starlette:
+    """The application of one worker, which has just started."""
+    if log:
+        log_as_json()
+    try:
+        return create_app(open_gallery(), log=log, **options)
+    except Exception as error:
+        print(f"bitgaze: {error}", file=sys.stderr)
+        sys.exit(STARTUP_FAILURE)
+
+
+def server_config(
+    app: Starlette | Callable[[], Starlette], *, log: bool = False, workers: int | None = None
+) -> uvicorn.Config:
+    """Settings with which uvicorn logs nothing unless asked to, and ends every connection in time.
+
+    Args:
+        app: the application; with workers, what returns it.
+        log: whether uvicorn tells when workers start and end.
+        workers: number of processes.
+    """
     # Otherwise it logs every malformed form, to stderr if logging is not set up.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     connection: Any = partial(Connection, Connections())
@@ -74,12 +145,32 @@ def server_config(app: Starlette) -> uvicorn.Config:
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="error",
+        log_level="info" if log else "error",
         access_log=False,
         server_header=False,
         limit_concurrency=_MAX_REQUESTS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        timeout_worker_healthcheck=_WORKER_SECONDS,
+        factory=workers is not None,
+        workers=workers,
     )
+
+
+def _access(host: str, port: int, token: str | None) -> tuple[str | None, set[str]]:
+    """The token to require, and the names to answer to.
+
+    Raises:
+        ValueError: the port is out of range.
+    """
+    if not 0 <= port <= _MAX_PORT:
+        raise ValueError(f"port is {port}, expected 0 to {_MAX_PORT}")
+    hosts = {*LOOPBACK, host}  # such as 127.0.0.2
+    if not _is_loopback(host):
+        name = socket.gethostname()
+        hosts |= {name, f"{name}.local"}
+        if token is None:
+            token = secrets.token_urlsafe(24)
+    return token, hosts
 
 
 def _is_loopback(host: str) -> bool:
