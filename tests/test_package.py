@@ -19,6 +19,7 @@ PACKAGE = ROOT / "runtime" / "bitgaze"
 # Subpackages and top-level modules by layer: each imports only from layers below its own.
 LAYERS = [
     ["cli", "server"],
+    ["interchange"],
     ["gallery"],
     ["views"],
     ["encoding", "hamming"],
@@ -44,6 +45,10 @@ MODULE_LAYERS = {
         ["browse", "state", "upload", "guard", "parameters"],
         ["filtering", "drawings"],
         ["answers", "abandoned", "connections"],
+    ],
+    "interchange": [
+        ["parquet", "galleries"],
+        ["description"],
     ],
     "gallery": [
         ["gallery"],
@@ -179,6 +184,7 @@ def test_public_names():
         "HammingIndex",
         "Hit",
         "ImageError",
+        "InterchangeError",
         "Item",
         "ModelError",
         "ProviderError",
