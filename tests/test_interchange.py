@@ -5,12 +5,12 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
-from bitgaze import Item
+from bitgaze import Item, verify_gallery
 from bitgaze.encoding.calibration import Calibration
 from bitgaze.gallery.adaptation import Adaptation
 from bitgaze.gallery.items import FileState
 from bitgaze.gallery.remembered import Sources
-from bitgaze.interchange import galleries, parquet
+from bitgaze.interchange import ENGINES, export_gallery, galleries, import_gallery
 from bitgaze.interchange.description import Description
 
 BITS, COUNT = 64, 60
@@ -75,8 +75,8 @@ def full(tmp_path_factory):
 def content(path):
     """All of a gallery, comparable."""
     with galleries.reading(path) as found:
-        items = [item for batch in found.batches for item in batch]
-        return found.description.to_text(), [
+        items = [item for batch in found.content.batches for item in batch]
+        return found.content.description.to_text(), [
             tuple(v.tolist() if isinstance(v, np.ndarray) else v for v in astuple(item))
             for item in items
         ]
@@ -95,9 +95,22 @@ def test_a_gallery_is_written_as_it_was_described(full):
         np.testing.assert_allclose(item.boxes.reshape(-1), np.ravel(values[5]), atol=1e-6)
 
 
-def test_parquet_keeps_all(full, tmp_path):
-    out, back = tmp_path / "g.parquet", tmp_path / "back.bitgaze"
-    with galleries.reading(full) as found:
-        parquet.write(out, found.description, found.batches)
-    galleries.write_gallery(back, *parquet.read(out), out)
+def target(engine, folder):
+    return folder / f"g.{engine}"
+
+
+@pytest.fixture(scope="module", params=sorted(ENGINES))
+def exported(request, full, tmp_path_factory):
+    """(engine, what its export is), of the gallery `full`."""
+    out = target(request.param, tmp_path_factory.mktemp("out"))
+    found = export_gallery(full, request.param, out)
+    assert found.items == COUNT
+    return request.param, out
+
+
+def test_a_round_trip_keeps_all(exported, full, tmp_path):
+    engine, out = exported
+    back = tmp_path / "back.bitgaze"
+    assert import_gallery(out, engine, back).items == COUNT
     assert content(back) == content(full)
+    assert verify_gallery(back).is_sound

@@ -33,7 +33,7 @@ MODULE_LAYERS = {
     "cli": [
         ["main"],
         ["watch"],
-        ["index", "search", "serve", "upkeep", "doctor", "completion"],
+        ["index", "search", "serve", "upkeep", "transfer", "doctor", "completion"],
         ["page", "diagnosis", "options"],
         ["terminal"],
     ],
@@ -47,8 +47,12 @@ MODULE_LAYERS = {
         ["answers", "abandoned", "connections"],
     ],
     "interchange": [
-        ["parquet", "galleries"],
-        ["description"],
+        ["transfer"],
+        ["faiss", "usearch"],
+        ["lance", "milvus", "pgvector", "sqlite_vec", "sidecar"],
+        ["parquet", "galleries", "folders", "rows"],
+        ["content"],
+        ["description", "extras", "report"],
     ],
     "gallery": [
         ["gallery"],

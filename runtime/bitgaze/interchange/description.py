@@ -6,7 +6,6 @@ Items are in the engine's own columns; this module knows nothing of them.
 import json
 from base64 import b64decode, b64encode
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from typing import Any
 
 from bitgaze.arguments import MAX_VIEWS, code_length
@@ -148,22 +147,3 @@ def _identity(text: str) -> bytes:
     if len(identity) != _IDENTITY_BYTES:
         raise ValueError(f"an identity has {len(identity)} bytes, expected {_IDENTITY_BYTES}")
     return identity
-
-
-def required(module: str, package: str, extra: str) -> Any:
-    """Import an engine's module.
-
-    Args:
-        module: to import.
-        package: that has it, for the message.
-        extra: of bitgaze that installs it.
-
-    Raises:
-        InterchangeError: it is not installed.
-    """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise InterchangeError(
-            f"requires {package}, which is not installed: pip install 'bitgaze[{extra}]'"
-        ) from error

@@ -11,13 +11,10 @@ import numpy as np
 from bitgaze.errors import InterchangeError
 from bitgaze.gallery.file_format import gallery_path, new_file
 from bitgaze.gallery.items import Item
-from bitgaze.gallery.metadata import to_text
 from bitgaze.gallery.store import Store
+from bitgaze.interchange.content import Content, in_batches
 from bitgaze.interchange.description import Description
 
-# Of a batch, whichever comes first: metadata of an item can have 16 MB.
-_BATCH_ITEMS = 16_384
-_BATCH_CHARACTERS = 16 << 20
 _TIMEOUT_S = 5.0
 
 
@@ -25,15 +22,11 @@ class Reading(NamedTuple):
     """An open snapshot of a gallery.
 
     Attributes:
-        description: what it says of all items.
-        total: number of items.
-        batches: its items, in slot order; to be read once.
+        content: of the gallery.
         thumbnails: adds up, while items are read, how many have a thumbnail, as its only entry.
     """
 
-    description: Description
-    total: int
-    batches: Iterator[list[Item]]
+    content: Content
     thumbnails: list[int]
 
 
@@ -55,22 +48,14 @@ def reading(path: Path) -> Iterator[Reading]:
             distinct=tuple(sorted(store.distinct_pairs())),
         )
         thumbnails = [0]
-        yield Reading(description, len(store.index), _batches(store, thumbnails), thumbnails)
+        items = _items(store, thumbnails)
+        yield Reading(Content(description, len(store.index), in_batches(items)), thumbnails)
 
 
-def _batches(store: Store, thumbnails: list[int]) -> Iterator[list[Item]]:
-    batch: list[Item] = []
-    characters = 0
+def _items(store: Store, thumbnails: list[int]) -> Iterator[Item]:
     for slot in range(len(store.index)):
-        item = store.item(slot)
         thumbnails[0] += store.thumbnail(slot) is not None
-        batch.append(item)
-        characters += len(to_text(item.metadata))
-        if len(batch) == _BATCH_ITEMS or characters > _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+        yield store.item(slot)
 
 
 def write_gallery(

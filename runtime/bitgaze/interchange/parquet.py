@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 from bitgaze.errors import FingerprintMismatch, InterchangeError
 from bitgaze.gallery.items import FileState, Item
 from bitgaze.gallery.metadata import from_text, to_text
-from bitgaze.interchange.description import Description, description_from, required
+from bitgaze.interchange.content import Content
+from bitgaze.interchange.description import Description, description_from
+from bitgaze.interchange.extras import required
 
 ENTRY = b"bitgaze"
 _FILE = ("path", "size", "mtime_ns", "ctime_ns", "content")
@@ -201,8 +203,8 @@ def write(out: Path, description: Description, batches: Iterable[Sequence[Item]]
             writer.write_batch(batch_of(items, layout), row_group_size=len(items))
 
 
-def read(source: Path) -> tuple[Description, Iterator[list[Item]]]:
-    """The description and the items of a file, or of the files of a folder.
+def read(source: Path) -> Content:
+    """The content of a file, or of the files of a folder.
 
     Raises:
         InterchangeError: no such file, or one that is not of this schema.
@@ -211,28 +213,31 @@ def read(source: Path) -> tuple[Description, Iterator[list[Item]]]:
     paths = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
     if not paths:
         raise InterchangeError(f"{source}: the folder holds no file *.parquet")
-    description = _describe(paths[0])
+    (description, total), *others = (_describe(path) for path in paths)
     text = description.to_text()
-    for path in paths[1:]:
-        if _describe(path).to_text() != text:
+    for path, (other, count) in zip(paths[1:], others, strict=True):
+        total += count
+        if other.to_text() != text:
             raise FingerprintMismatch(
                 f"{path}: its codes are described otherwise than those of {paths[0].name}: of "
                 "another model, length or adaptation; import them into galleries of their own"
             )
-    return description, _items(paths, description)
+    return Content(description, total, _items(paths, description))
 
 
 def _items(paths: Sequence[Path], description: Description) -> Iterator[list[Item]]:
     for path in paths:
-        with _opened(path) as file:
+        with opened(path) as file:
             names = [name for name in schema(description).names if name in file.schema_arrow.names]
             for batch in file.iter_batches(_BATCH, columns=names):
                 yield items_of(batch)
 
 
-def _describe(path: Path) -> Description:
-    with _opened(path) as file:
-        found, entries = file.schema_arrow, file.schema_arrow.metadata or {}
+def _describe(path: Path) -> tuple[Description, int]:
+    """The description of a file, and its number of items."""
+    with opened(path) as file:
+        found, total = file.schema_arrow, file.metadata.num_rows
+    entries = found.metadata or {}
     missing = [name for name in _REQUIRED if name not in found.names]
     if missing:
         raise InterchangeError(
@@ -256,10 +261,15 @@ def _describe(path: Path) -> Description:
                 f"{path}: {name} is a column of {found.field(name).type}, expected "
                 f"{expected.field(name).type}"
             )
-    return description
+    return description, total
 
 
-def _opened(path: Path) -> Arrow:
+def opened(path: Path) -> Arrow:
+    """An open `pyarrow.parquet.ParquetFile`.
+
+    Raises:
+        InterchangeError: no such file, or no Parquet file.
+    """
     pa = pyarrow()
     try:
         return pyarrow("pyarrow.parquet").ParquetFile(path)
