@@ -1,116 +1,410 @@
 """Galleries to and from the formats of other engines: what survives, and what the engines find."""
 
-from dataclasses import astuple
+import json
+import sys
 
 import numpy as np
 import pytest
 
-from bitgaze import Item, verify_gallery
-from bitgaze.encoding.calibration import Calibration
-from bitgaze.gallery.adaptation import Adaptation
-from bitgaze.gallery.items import FileState
-from bitgaze.gallery.remembered import Sources
-from bitgaze.interchange import ENGINES, export_gallery, galleries, import_gallery
-from bitgaze.interchange.description import Description
+from bitgaze import Gallery, Item, verify_gallery
+from bitgaze.cli.main import main
+from bitgaze.errors import FingerprintMismatch, GalleryError, InterchangeError
+from bitgaze.interchange import ENGINES, export_gallery, galleries, import_gallery, sidecar
+from bitgaze.interchange.description import Description, description_from
+from interchange import BITS, COUNT, content, made_description, made_items, ours, write_full
 
-BITS, COUNT = 64, 60
-pa = pytest.importorskip("pyarrow")
-
-
-def made_items(count=COUNT, seed=0):
-    """Items with all that an item can have, and without; every fourth code is there twice."""
-    random = np.random.default_rng(seed)
-
-    def codes(*shape):
-        return random.integers(0, 256, (*shape, BITS // 8), dtype=np.uint8)
-
-    made = []
-    for n in range(count):
-        boxes = np.sort(random.integers(0, 65536, (n % 3, 4)), axis=1) / 65535
-        file = FileState(b"/p/\xff%d.jpg" % n, n, n - 5, 2**62 + n, bytes([n]) * 16)
-        made.append(
-            Item(
-                f"bild {n} \u00e4\t\\N\n",
-                made[-1].code if n % 4 == 3 else codes(),
-                {}
-                if n == 1
-                else {"n": n, "f": 1.0, "t": ["\u2028", "a\\b\x00"], "z": None, "a": {}},
-                None if n % 5 == 0 else file,
-                codes(n % 3),
-                boxes.astype(np.float32),
-                None if n % 7 == 0 else random.integers(1, 256, 32, dtype=np.uint8),
-                None if n % 3 == 0 else {"width": n, "camera": "x\t\\"},
-                None if n % 2 else b"\x01\x01" + bytes([n, 0, 3]),
-            )
-        )
-    return made
-
-
-def made_description():
-    random = np.random.default_rng(1)
-    rotation, _ = np.linalg.qr(random.normal(size=(BITS, BITS)))
-    table = tuple(np.linspace(1, 0, BITS + 1).tolist())
-    return Description(
-        BITS,
-        "f" * 64,
-        "made",
-        2,
-        256,
-        Calibration(table, table, table[::-1]),
-        Adaptation(random.normal(size=BITS).astype(np.float32), rotation.astype(np.float32)),
-        Calibration((), table, table[::-1]),
-        Sources(("/p",), ("*.jpg",), (), False, 60.0, "/m.onnx"),
-        ((b"a" * 16, b"b" * 16),),
-    )
+# Module that an engine needs first, to its extra.
+MODULES = {
+    "apsw": "sqlite-vec",
+    "faiss": "faiss",
+    "lancedb": "lance",
+    "pyarrow": "parquet",
+    "sqlite_vec": "sqlite-vec",
+    "usearch": "usearch",
+}
+for module in MODULES:
+    pytest.importorskip(module)
+K = 8
 
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     """A gallery whose items have all that an item can have; adapted."""
     path = tmp_path_factory.mktemp("full") / "full.bitgaze"
-    galleries.write_gallery(path, made_description(), [made_items()], path)
+    write_full(path)
     return path
 
 
-def content(path):
-    """All of a gallery, comparable."""
-    with galleries.reading(path) as found:
-        items = [item for batch in found.content.batches for item in batch]
-        return found.content.description.to_text(), [
-            tuple(v.tolist() if isinstance(v, np.ndarray) else v for v in astuple(item))
-            for item in items
-        ]
+@pytest.fixture(scope="module", params=sorted(ENGINES))
+def exported(request, full, tmp_path_factory):
+    """(engine, what its export is), of the gallery `full`."""
+    out = tmp_path_factory.mktemp("out") / request.param
+    assert export_gallery(full, request.param, out).items == COUNT
+    return request.param, out
+
+
+@pytest.fixture
+def first_bit(tmp_path):
+    """A gallery of one code, of which only the first bit is set."""
+    path = tmp_path / "bit.bitgaze"
+    with Gallery(path, bits=BITS) as gallery:
+        code = np.zeros(BITS // 8, np.uint8)
+        code[0] = 0x80
+        gallery.add_code("first", code)
+    return path
 
 
 def test_a_gallery_is_written_as_it_was_described(full):
     text, found = content(full)
     assert text == made_description().to_text()
     for item, values in zip(made_items(), found, strict=True):
-        assert (item.key, item.metadata, item.properties, item.classes) == (
-            *(values[0], values[2]),
-            *(values[7], values[8]),
+        key, code, metadata, _, looks, boxes, _, properties, classes = values
+        assert (key, metadata, properties, classes) == (
+            *(item.key, item.metadata),
+            *(item.properties, item.classes),
         )
-        assert item.code.tolist() == values[1]
-        assert item.looks.tolist() == values[4]
-        np.testing.assert_allclose(item.boxes.reshape(-1), np.ravel(values[5]), atol=1e-6)
-
-
-def target(engine, folder):
-    return folder / f"g.{engine}"
-
-
-@pytest.fixture(scope="module", params=sorted(ENGINES))
-def exported(request, full, tmp_path_factory):
-    """(engine, what its export is), of the gallery `full`."""
-    out = target(request.param, tmp_path_factory.mktemp("out"))
-    found = export_gallery(full, request.param, out)
-    assert found.items == COUNT
-    return request.param, out
+        assert (code, looks) == (item.code.tolist(), item.looks.tolist())
+        assert np.allclose(np.ravel(boxes), item.boxes.reshape(-1), atol=1e-6)
 
 
 def test_a_round_trip_keeps_all(exported, full, tmp_path):
     engine, out = exported
     back = tmp_path / "back.bitgaze"
-    assert import_gallery(out, engine, back).items == COUNT
+    seen = []
+    found = import_gallery(out, engine, back, on_progress=lambda *counts: seen.append(counts))
+    assert (found.items, found.notes, seen) == (COUNT, (), [(COUNT, COUNT)])
     assert content(back) == content(full)
     assert verify_gallery(back).is_sound
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_an_empty_gallery_survives(engine, tmp_path):
+    with Gallery(tmp_path / "none.bitgaze", bits=8):
+        pass
+    export_gallery(tmp_path / "none.bitgaze", engine, tmp_path / "out")
+    assert import_gallery(tmp_path / "out", engine, tmp_path / "back.bitgaze").items == 0
+    assert content(tmp_path / "back.bitgaze") == content(tmp_path / "none.bitgaze")
+
+
+def test_batches_are_joined_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("bitgaze.interchange.content._BATCH_ITEMS", 7)
+    write_full(tmp_path / "full.bitgaze")
+    for engine in ENGINES:
+        back = tmp_path / f"{engine}.bitgaze"
+        export_gallery(tmp_path / "full.bitgaze", engine, tmp_path / engine)
+        import_gallery(tmp_path / engine, engine, back)
+        assert content(back) == content(tmp_path / "full.bitgaze")
+
+
+# What engines find ---------------------------------------------------------------------------
+
+
+def queries():
+    """Codes of the gallery, and others."""
+    random = np.random.default_rng(9)
+    others = random.integers(0, 256, (4, BITS // 8), dtype=np.uint8)
+    return np.concatenate([np.stack([item.code for item in made_items(4)]), others])
+
+
+def faiss_finds(out, codes):
+    import faiss
+
+    distances, ids = faiss.read_index_binary(str(out / "index.faiss")).search(codes, K)
+    return ids.tolist(), distances.tolist()
+
+
+def usearch_finds(out, codes):
+    from usearch.index import Index
+
+    found = Index.restore(str(out / "index.usearch")).search(codes, K, exact=True)
+    return found.keys.tolist(), found.distances.tolist()
+
+
+def lance_finds(out, codes):
+    import lancedb
+
+    table = lancedb.connect(out).open_table("items")
+    keys = [item.key for item in made_items()]
+    hits = [table.search(c).distance_type("hamming").limit(K).to_list() for c in codes]
+    return (
+        [[keys.index(hit["key"]) for hit in row] for row in hits],
+        [[hit["_distance"] for hit in row] for row in hits],
+    )
+
+
+def sqlite_vec_finds(out, codes):
+    from bitgaze.interchange.sqlite_vec import _open
+
+    query = (
+        "SELECT id, distance FROM code JOIN item ON id = code.rowid"
+        f" WHERE code MATCH vec_bit(?) AND k = {K} ORDER BY distance, id"
+    )
+    db = _open(out, "SQLITE_OPEN_READONLY")
+    rows = [db.execute(query, (code.tobytes(),)).fetchall() for code in codes]
+    db.close()
+    return tuple([[hit[n] for hit in row] for row in rows] for n in (0, 1))
+
+
+FINDERS = {
+    "faiss": faiss_finds,
+    "lance": lance_finds,
+    "sqlite-vec": sqlite_vec_finds,
+    "usearch": usearch_finds,
+}
+
+
+@pytest.mark.parametrize("exported", sorted(FINDERS), indirect=True)
+def test_an_engine_finds_what_we_find(exported):
+    engine, out = exported
+    items, codes = made_items(), queries()
+    ids, distances = FINDERS[engine](out, codes)
+    assert distances == ours(items, codes, K)
+    for query, row, expected in zip(codes, ids, distances, strict=True):  # ties aside
+        found = [int(np.bitwise_count(items[n].code ^ query).sum()) for n in row]
+        assert (len(set(row)), found) == (K, expected)
+
+
+def raw_faiss(out):
+    import faiss
+
+    return faiss.read_index_binary(str(out / "index.faiss")).reconstruct(0).tobytes()
+
+
+def raw_usearch(out):
+    from usearch.index import Index
+
+    return Index.restore(str(out / "index.usearch")).get(0).tobytes()
+
+
+def raw_lance(out):
+    import lancedb
+
+    return bytes(lancedb.connect(out).open_table("items").to_arrow()["code"][0].as_py())
+
+
+def raw_sqlite_vec(out):
+    from bitgaze.interchange.sqlite_vec import _open
+
+    db = _open(out, "SQLITE_OPEN_READONLY")
+    found = db.execute("SELECT code FROM code").get
+    db.close()
+    return found
+
+
+def raw_parquet(out):
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(out)["code"][0].as_py()
+
+
+def raw_milvus(out):
+    import pyarrow.parquet
+
+    return bytes(pyarrow.parquet.read_table(out / "items.parquet")["code"][0].as_py())
+
+
+def raw_pgvector(out):
+    digits = (out / "items.copy").read_text().split("\t")[2]
+    assert digits == "1" + "0" * (BITS - 1)  # PostgreSQL writes the first bit first
+    return int(digits, 2).to_bytes(BITS // 8, "big")
+
+
+RAW = {
+    "faiss": raw_faiss,
+    "lance": raw_lance,
+    "milvus": raw_milvus,
+    "parquet": raw_parquet,
+    "pgvector": raw_pgvector,
+    "sqlite-vec": raw_sqlite_vec,
+    "usearch": raw_usearch,
+}
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_the_first_bit_is_the_most_significant_of_byte_0(engine, first_bit, tmp_path):
+    export_gallery(first_bit, engine, tmp_path / "out")
+    assert RAW[engine](tmp_path / "out") == bytes([0x80, 0, 0, 0, 0, 0, 0, 0])
+
+
+# Codes that bitgaze did not write ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["faiss", "parquet", "usearch"])
+def test_own_codes_are_read(engine, tmp_path):
+    codes = queries()
+    path = tmp_path / "own"
+    if engine == "faiss":
+        import faiss
+
+        index = faiss.IndexBinaryFlat(BITS)
+        index.add(codes)
+        faiss.write_index_binary(index, str(path))
+    elif engine == "usearch":
+        from usearch.index import Index, MetricKind, ScalarKind
+
+        index = Index(ndim=BITS, metric=MetricKind.Hamming, dtype=ScalarKind.B1)
+        index.add(np.arange(len(codes), dtype=np.uint64), codes)
+        index.save(str(path))
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = [
+            pa.array([str(n) for n in range(len(codes))]),
+            pa.array([code.tobytes() for code in codes], pa.binary(BITS // 8)),
+        ]
+        pq.write_table(pa.table(columns, names=["key", "code"]), path)
+    found = import_gallery(path, engine, tmp_path / "own.bitgaze")
+    assert "your own codes" in found.notes[0]
+    with Gallery(tmp_path / "own.bitgaze") as gallery:
+        assert gallery.fingerprint is None
+        assert [gallery.get(str(n)).code.tolist() for n in range(len(codes))] == codes.tolist()
+        assert gallery.search_code(codes[5], k=1)[0].key == "5"
+
+
+def test_a_folder_of_parquet_files_is_one_gallery(full, tmp_path):
+    from bitgaze.interchange import parquet
+
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    items = made_items()
+    for n in range(3):
+        part = items[20 * n : 20 * n + 20]
+        parquet.write(shards / f"{n}.parquet", made_description(), [part[:9], part[9:]])
+    import_gallery(shards, "parquet", tmp_path / "back.bitgaze")
+    assert content(tmp_path / "back.bitgaze") == content(full)
+
+    parquet.write(shards / "3.parquet", Description(BITS, "e" * 64, "other", 2, 256), [])
+    with pytest.raises(FingerprintMismatch, match=r"3\.parquet: its codes are described otherwise"):
+        import_gallery(shards, "parquet", tmp_path / "no.bitgaze")
+
+
+# Refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_missing_package_names_its_extra(module, full, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, f"{module}.index", None)
+    extra = MODULES[module]
+    with pytest.raises(InterchangeError, match=rf"pip install 'bitgaze\[{extra}\]'"):
+        export_gallery(full, extra, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_replaces_nothing(exported, full):
+    engine, out = exported
+    with pytest.raises((GalleryError, InterchangeError), match="already exists"):
+        export_gallery(full, engine, out)
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_what_is_something_else_is_refused(engine, full, tmp_path):
+    missing = tmp_path / "missing"
+    with pytest.raises(InterchangeError, match="no such"):
+        import_gallery(missing, engine, tmp_path / "g.bitgaze")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for wrong in (full, folder):
+        with pytest.raises(InterchangeError, match=str(wrong)):
+            import_gallery(wrong, engine, tmp_path / "g.bitgaze")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_failed_export_leaves_nothing(tmp_path):
+    with Gallery(tmp_path / "g.bitgaze", bits=BITS) as gallery:
+        gallery.upsert(
+            [Item("a\0b", np.zeros(BITS // 8, np.uint8), {"long": "x" * 70_000})],
+        )
+    with pytest.raises(InterchangeError, match=r"'a\\x00b' holds a NUL character"):
+        export_gallery(tmp_path / "g.bitgaze", "pgvector", tmp_path / "out")
+    with pytest.raises(InterchangeError, match="metadata of .* has 70,.* Milvus takes at most"):
+        export_gallery(tmp_path / "g.bitgaze", "milvus", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["g.bitgaze"]
+
+
+def test_an_index_of_another_export_is_noticed(first_bit, full, tmp_path):
+    export_gallery(full, "faiss", tmp_path / "one")
+    export_gallery(first_bit, "faiss", tmp_path / "other")
+    (tmp_path / "other" / sidecar.NAME).replace(tmp_path / "one" / sidecar.NAME)
+    with pytest.raises(InterchangeError, match="1 items of 64 bits, but .* holds 60 codes"):
+        import_gallery(tmp_path / "one", "faiss", tmp_path / "g.bitgaze")
+
+    import faiss
+
+    index = faiss.IndexBinaryFlat(BITS)
+    index.add(np.stack([item.code for item in made_items()])[::-1].copy())
+    export_gallery(full, "faiss", tmp_path / "two")
+    faiss.write_index_binary(index, str(tmp_path / "two" / "index.faiss"))
+    with pytest.raises(InterchangeError, match="is not number 0 of the index beside it"):
+        import_gallery(tmp_path / "two", "faiss", tmp_path / "g.bitgaze")
+    assert not (tmp_path / "g.bitgaze").exists()
+
+
+def test_two_items_of_one_key_are_refused(tmp_path):
+    items = made_items(3)
+    for batches in ([[*items, items[1]]], [items, items[1:2]]):
+        with pytest.raises(InterchangeError, match="two items with the key 'bild 1 "):
+            galleries.write_gallery(
+                tmp_path / "g.bitgaze", made_description(), batches, tmp_path / "in"
+            )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"bits": 12},
+        {"bits": 128},
+        {"looks": True},
+        {"structure": 4},
+        {"model": 1},
+        {"adaptation": "AAAA"},
+        {"distinct": [["00", "11"]]},
+        {"sources": {"folders": [1], "include": [], "exclude": []}},
+    ],
+)
+def test_a_wrong_description_is_refused(change):
+    values = json.loads(made_description().to_text())
+    assert description_from(json.dumps(values), "x").to_text() == made_description().to_text()
+    with pytest.raises(InterchangeError, match="^x: "):
+        description_from(json.dumps(values | change), "x")
+
+
+def test_an_engine_that_is_not_known(tmp_path):
+    with pytest.raises(ValueError, match="engine is 'zip', expected one of faiss, "):
+        export_gallery(tmp_path, "zip", tmp_path)
+
+
+# The commands --------------------------------------------------------------------------------
+
+
+def test_the_commands_say_what_is_not_searched_or_kept(full, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "--to", "milvus", "out", "-g", str(full)]) == 0
+    looks = sum(len(item.looks) for item in made_items())
+    assert capsys.readouterr().out.splitlines() == [
+        "out: 60 images",
+        f"milvus searches codes of whole images; those of {looks} looks are kept beside them, for "
+        "an import",
+        "written to Milvus' documented format; no Milvus has read it",
+    ]
+    assert main(["import", "--from", "milvus", "out", "-g", "back.bitgaze", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "written": "back.bitgaze",
+        "items": 60,
+        "notes": [],
+    }
+    assert main(["import", "--from", "milvus", "out", "-g", "back.bitgaze"]) == 2
+    assert "already exists" in capsys.readouterr().err
+
+
+def test_thumbnails_are_said_not_to_be_kept(full, tmp_path):
+    from bitgaze.gallery.store import Store
+
+    store = Store(full, None, 5.0)
+    with store.writing():
+        store.set_thumbnail(3, b"image")
+    store.close()
+    assert export_gallery(full, "parquet", tmp_path / "out").notes == ("not kept: 1 thumbnails",)

@@ -71,7 +71,9 @@ def import_(
         raise InterchangeError(f"{path}: cannot be read: {error.strerror or error}") from error
     notes = []
     if not content.description.fingerprint:
-        notes.append("no model is named there: the codes are your own, and images are not searched")
+        notes.append(
+            "no model is named there: the gallery holds your own codes and encodes no images"
+        )
     return Transfer(count, tuple(notes))
 
 
