@@ -4,7 +4,7 @@ from dataclasses import astuple
 
 import numpy as np
 
-from bitgaze import HammingIndex, Item
+from bitgaze import Item
 from bitgaze.encoding.calibration import Calibration
 from bitgaze.gallery.adaptation import Adaptation
 from bitgaze.gallery.items import FileState
@@ -75,10 +75,3 @@ def content(path):
 def write_full(path):
     """Write the gallery of `made_items`."""
     galleries.write_gallery(path, made_description(), [made_items()], path)
-
-
-def ours(items, queries, k):
-    """Distances of the k nearest codes of some items, as `HammingIndex` finds them."""
-    index = HammingIndex(BITS)
-    index.add(np.stack([item.code for item in items]))
-    return index.search(queries, k)[0].tolist()
