@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -297,6 +298,32 @@ def test_two_items_of_one_key_are_refused(tmp_path):
                 tmp_path / "g.bitgaze", made_description(), batches, tmp_path / "in"
             )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_item_that_does_not_fit_is_refused(tmp_path):
+    def written(items, **changes):
+        description = replace(made_description(), **changes)
+        galleries.write_gallery(tmp_path / "g.bitgaze", description, [items], tmp_path / "in")
+
+    item = made_items(3)[2]
+    with pytest.raises(InterchangeError, match="in: .* has a structural code, but the description"):
+        written([item], structure=0)
+    with pytest.raises(InterchangeError, match="in: .* has 2 looks, but .* has places for 1"):
+        written([item], looks=1)
+    with pytest.raises(InterchangeError, match=r"in: code of .* has 2 bytes in shape \(2,\)"):
+        written([replace(item, code=np.zeros(2, np.uint8))])
+    with pytest.raises(GalleryError, match=r"g\.bitgaze: an item's file belongs to another item"):
+        written([item, replace(item, key="other")])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("engine", sorted(set(ENGINES) - {"pgvector"}))
+def test_a_key_can_hold_any_character(engine, tmp_path):
+    with Gallery(tmp_path / "g.bitgaze", bits=BITS) as gallery:
+        gallery.add_code("a\0b\u2028\U0001f600", np.ones(BITS // 8, np.uint8), {"a": "\ud800\0"})
+    export_gallery(tmp_path / "g.bitgaze", engine, tmp_path / "out")
+    import_gallery(tmp_path / "out", engine, tmp_path / "back.bitgaze")
+    assert content(tmp_path / "back.bitgaze") == content(tmp_path / "g.bitgaze")
 
 
 @pytest.mark.parametrize(

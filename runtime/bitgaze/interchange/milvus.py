@@ -59,13 +59,13 @@ def _collection(bits: int) -> dict[str, Any]:
     ]
     return {
         "collectionName": "bitgaze",
-        "schema": {"autoId": False, "enabledDynamicField": False, "fields": fields},
+        "schema": {"autoId": False, "enableDynamicField": False, "fields": fields},
         "indexParams": [
             {
                 "fieldName": "code",
                 "indexName": "code",
+                "indexType": "BIN_FLAT",
                 "metricType": "HAMMING",
-                "params": {"index_type": "BIN_FLAT"},
             }
         ],
     }
