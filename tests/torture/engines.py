@@ -4,9 +4,10 @@
 
 Makes a gallery of codes of 128 bits around 2,000 centres, so that many distances tie, with three
 looks, metadata and a file each; exports it to each engine, searches 100 codes there and with
-`HammingIndex`, and imports it again. Where pymilvus is installed, it writes rows for Milvus too. Prints a table; ends with an error if distances differ, an
-item at a distance is not at that distance, or the imported gallery is not the exported one. The
-functions are those of the tests, which take 60 items. Seconds are of processor time, all threads.
+`HammingIndex`, and imports it again. Prints a table; ends with an error if distances differ, an
+item at a distance is not at that distance, or the imported gallery is not the exported one. No
+Milvus runs, but where pymilvus is installed, its own files of the same rows are compared. Seconds
+are of processor time, all threads. The functions are those of the tests, which take 60 items.
 """
 
 import argparse

@@ -29,7 +29,6 @@ ITEMS, COLLECTION, GALLERY = "items.parquet", "collection.json", "gallery.json"
 _MAX_TEXT, _MAX_JSON = 65_535, 65_536
 _OWN = ("key", "code", "metadata")
 _BYTES = ("looks", "structure", "classes", "path", "content")
-_BATCH = 4096
 
 
 def _layout() -> Any:
@@ -142,7 +141,7 @@ def read(source: Path) -> Content:
 
 def _rows(path: Path) -> Iterator[Row]:
     with parquet.opened(path) as file:
-        for batch in file.iter_batches(_BATCH):
+        for batch in parquet.batches_in(file, _layout().names):
             for row in batch.to_pylist():
                 rest = json.loads(row["rest"])
                 values: dict[str, Any] = {

@@ -37,7 +37,7 @@ _CORNERS = ("x0", "y0", "x1", "y1")
 _REQUIRED = ("key", "code")
 _NO_LOOKS, _NO_BOXES = np.empty((0, 0), np.uint8), np.empty((0, 4), np.float32)
 # Rows read at a time.
-_BATCH = 4096
+_BATCH = 16_384
 # pyarrow or a part of it, which has no types.
 Arrow = Any
 
@@ -229,8 +229,14 @@ def _items(paths: Sequence[Path], description: Description) -> Iterator[list[Ite
     for path in paths:
         with opened(path) as file:
             names = [name for name in schema(description).names if name in file.schema_arrow.names]
-            for batch in file.iter_batches(_BATCH, columns=names):
+            for batch in batches_in(file, names):
                 yield items_of(batch)
+
+
+def batches_in(file: Arrow, columns: Sequence[str]) -> Iterator[Arrow]:
+    """The record batches of an open file; of one row group each, which writers keep small."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(_BATCH, row_groups=[group], columns=columns)
 
 
 def _describe(path: Path) -> tuple[Description, int]:
