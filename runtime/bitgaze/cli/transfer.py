@@ -14,14 +14,16 @@ def add_to(commands: Commands) -> None:
 
     parser = add_command(commands, export)
     add_gallery(parser)
-    parser.add_argument("--to", required=True, choices=ENGINES, help="the engine")
+    parser.add_argument("--to", required=True, choices=ENGINES, help="the engine to write for.")
     parser.add_argument(
         "out", metavar="OUT", help=f"a new file; for {folders} a new folder; must not exist"
     )
 
     parser = add_command(commands, import_)
     add_gallery(parser)
-    parser.add_argument("--from", dest="engine", required=True, choices=ENGINES, help="the engine")
+    parser.add_argument(
+        "--from", dest="engine", required=True, choices=ENGINES, help="the engine to read from."
+    )
     parser.add_argument("source", metavar="IN", help="what to read: the engine's file or folder")
 
 

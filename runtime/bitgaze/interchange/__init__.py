@@ -35,9 +35,9 @@ def export_gallery(
 
     Args:
         gallery: its file.
-        engine: one of `ENGINES`.
-        out: what to write, a file or a folder (`ENGINES`); must not exist. It appears once it is
-            complete.
+        engine: "faiss", "lance", "milvus", "parquet", "pgvector", "sqlite-vec" or "usearch".
+        out: what to write; must not exist. A file for Parquet and sqlite-vec, a folder for the
+            others. It appears once it is complete.
         on_progress: called with (done, total) items.
 
     Raises:
@@ -65,7 +65,7 @@ def import_gallery(
 
     Args:
         source: the engine's file or folder.
-        engine: one of `ENGINES`.
+        engine: as for `export_gallery`.
         gallery: the new file; must not exist. It appears once it is complete.
         on_progress: called with (done, total) items.
 
