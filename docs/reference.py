@@ -74,6 +74,9 @@ _IN_MODULES = (
     "encoding.calibration.Calibration",
     "encoding.contract.Model",
     "gallery.items.FileState",
+    "interchange.export_gallery",
+    "interchange.import_gallery",
+    "interchange.report.Transfer",
 )
 _SECTIONS = ("Args", "Attributes", "Raises", "Returns", "Yields")
 _NOTE = "<!-- Written by docs/reference.py; change what it reads, not this file. -->"

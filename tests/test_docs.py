@@ -12,7 +12,7 @@ from bitgaze.encoding.contract import DEFAULT_MODEL
 from conftest import ROOT
 
 _FOLDERS = ("birds", "cats-and-dogs", "castles-and-palaces", "ancient-sites")
-_NEEDS = {"guide-app": "imagehash", "guide-training": "torch"}
+_NEEDS = {"guide-app": "imagehash", "guide-engines": "faiss", "guide-training": "torch"}
 _MORE = ("city-and-buildings", "farm-animals")  # for `adapt`, which takes 64
 
 

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "runtime" / "bitgaze"
 # Subpackages and top-level modules by layer: each imports only from layers below its own.
 LAYERS = [
     ["cli", "server"],
+    ["interchange"],
     ["gallery"],
     ["views"],
     ["encoding", "hamming"],
@@ -32,7 +33,7 @@ MODULE_LAYERS = {
     "cli": [
         ["main"],
         ["watch"],
-        ["index", "search", "serve", "upkeep", "doctor", "completion"],
+        ["index", "search", "serve", "upkeep", "transfer", "doctor", "completion"],
         ["page", "diagnosis", "options"],
         ["terminal"],
     ],
@@ -44,6 +45,14 @@ MODULE_LAYERS = {
         ["browse", "state", "upload", "guard", "parameters"],
         ["filtering", "drawings"],
         ["answers", "abandoned", "connections", "observe"],
+    ],
+    "interchange": [
+        ["transfer"],
+        ["faiss", "usearch"],
+        ["lance", "milvus", "pgvector", "sqlite_vec", "sidecar"],
+        ["parquet", "galleries", "folders", "rows"],
+        ["content"],
+        ["description", "extras", "report"],
     ],
     "gallery": [
         ["gallery"],
@@ -179,6 +188,7 @@ def test_public_names():
         "HammingIndex",
         "Hit",
         "ImageError",
+        "InterchangeError",
         "Item",
         "ModelError",
         "ProviderError",

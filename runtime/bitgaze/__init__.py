@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bitgaze.errors import GalleryCorrupt as GalleryCorrupt
     from bitgaze.errors import GalleryError as GalleryError
     from bitgaze.errors import ImageError as ImageError
+    from bitgaze.errors import InterchangeError as InterchangeError
     from bitgaze.errors import ModelError as ModelError
     from bitgaze.errors import ProviderError as ProviderError
     from bitgaze.errors import ProviderWarning as ProviderWarning
@@ -56,6 +57,7 @@ _MODULES = {
     "HammingIndex": "hamming",
     "Hit": "gallery.hits",
     "ImageError": "errors",
+    "InterchangeError": "errors",
     "Item": "gallery.items",
     "ModelError": "errors",
     "ProviderError": "errors",

@@ -41,5 +41,9 @@ class GalleryCorrupt(GalleryError):
     """A gallery file whose contents are damaged or inconsistent."""
 
 
+class InterchangeError(BitgazeError):
+    """A file of another engine that cannot be written or read, or an engine not installed."""
+
+
 class WordError(BitgazeError):
     """Words to search for that the gallery's model does not know."""

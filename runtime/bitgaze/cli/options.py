@@ -28,8 +28,12 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def add_command(
     commands: Commands, run: Callable[[argparse.Namespace], int]
 ) -> argparse.ArgumentParser:
-    """Add a command with the name and docstring of the function that runs it."""
-    parser = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+    """Add a command with the name and docstring of the function that runs it.
+
+    A "_" at the end of the name is left out: `import` cannot be a function.
+    """
+    name = run.__name__.removesuffix("_")
+    parser = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
     parser.set_defaults(run=run)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
