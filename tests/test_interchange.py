@@ -10,7 +10,7 @@ from engines import FINDERS, check_found, open_sqlite
 
 from bitgaze import Gallery, Item, verify_gallery
 from bitgaze.cli.main import main
-from bitgaze.errors import FingerprintMismatch, GalleryError, InterchangeError
+from bitgaze.errors import BitgazeError, FingerprintMismatch, GalleryError, InterchangeError
 from bitgaze.interchange import ENGINES, export_gallery, galleries, import_gallery, sidecar
 from bitgaze.interchange.description import Description, description_from
 from interchange import BITS, COUNT, content, made_description, made_items, write_full
@@ -202,9 +202,10 @@ def test_own_codes_are_read(engine, tmp_path):
             pa.array([str(n) for n in range(len(codes))]),
             pa.array([code.tobytes() for code in codes], pa.binary(BITS // 8)),
         ]
-        pq.write_table(pa.table(columns, names=["key", "code"]), path)
+        pq.write_table(pa.table([*columns, columns[0]], names=["key", "code", "label"]), path)
     found = import_gallery(path, engine, tmp_path / "own.bitgaze")
     assert "your own codes" in found.notes[0]
+    assert found.notes[1:] == (("not read: column label",) if engine == "parquet" else ())
     with Gallery(tmp_path / "own.bitgaze") as gallery:
         assert gallery.fingerprint is None
         assert [gallery.get(str(n)).code.tolist() for n in range(len(codes))] == codes.tolist()
@@ -290,6 +291,35 @@ def test_an_index_of_another_export_is_noticed(first_bit, full, tmp_path):
     assert not (tmp_path / "g.bitgaze").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda table: table.drop_columns(["classes"]), "has no column classes, expected it of bi"),
+        (lambda table: table.drop_columns(["code"]), "has no column code"),
+        (lambda table: table.set_column(0, "key", table["size"]), "key is a column of int64, expe"),
+        (
+            lambda table: table.select(["key"]).replace_schema_metadata(),
+            "code is missing, expected",
+        ),
+        (
+            lambda table: (
+                table.select(["key", "metadata"])
+                .rename_columns(["key", "code"])
+                .replace_schema_metadata()
+            ),
+            "code is string, expected fixed_size_binary of 1 to 128 bytes",
+        ),
+    ],
+)
+def test_other_columns_are_refused(change, problem, full, tmp_path):
+    import pyarrow.parquet as pq
+
+    export_gallery(full, "parquet", tmp_path / "out")
+    pq.write_table(change(pq.read_table(tmp_path / "out")), tmp_path / "changed")
+    with pytest.raises(InterchangeError, match=problem):
+        import_gallery(tmp_path / "changed", "parquet", tmp_path / "g.bitgaze")
+
+
 def test_two_items_of_one_key_are_refused(tmp_path):
     items = made_items(3)
     for batches in ([[*items, items[1]]], [items, items[1:2]]):
@@ -341,10 +371,34 @@ def test_a_key_can_hold_any_character(engine, tmp_path):
     ],
 )
 def test_a_wrong_description_is_refused(change):
-    values = json.loads(made_description().to_text())
-    assert description_from(json.dumps(values), "x").to_text() == made_description().to_text()
+    text = made_description().to_text()
+    assert description_from(text, "x").to_text() == text
+    values = json.loads(text)
+    with pytest.raises(InterchangeError, match="^x: .*checksum|^x: is of format 2"):
+        description_from(json.dumps(values | change), "x")
+    del values["crc"]
+    assert description_from(json.dumps(values), "x").to_text() == text
     with pytest.raises(InterchangeError, match="^x: "):
         description_from(json.dumps(values | change), "x")
+
+
+def test_damage_is_an_error_of_ours_or_changes_nothing(full, tmp_path):
+    """Parquet has checksums of pages and of the description; what has none may stay unnoticed."""
+    export_gallery(full, "parquet", tmp_path / "out")
+    whole, random = (tmp_path / "out").read_bytes(), np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(25):
+        damaged = bytearray(whole)
+        damaged[random.integers(len(whole))] ^= 1 << int(random.integers(8))
+        (tmp_path / "out").write_bytes(damaged)
+        try:
+            import_gallery(tmp_path / "out", "parquet", tmp_path / "back.bitgaze")
+        except BitgazeError as error:
+            outcomes.add(type(error))
+        else:
+            outcomes.add(content(tmp_path / "back.bitgaze") == content(full))
+            (tmp_path / "back.bitgaze").unlink()
+    assert outcomes == {InterchangeError, True}
 
 
 def test_an_engine_that_is_not_known(tmp_path):

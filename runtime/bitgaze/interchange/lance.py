@@ -23,20 +23,27 @@ def _lancedb() -> Any:
     return required("lancedb", "lancedb", "lance")
 
 
+def _layout(description: Description) -> Any:
+    """The schema of the table: that of parquet.py, with `code` as LanceDB searches it."""
+    pa, plain = parquet.pyarrow(), parquet.schema(description)
+    vector = pa.list_(pa.uint8(), description.bits // 8)
+    return plain.set(plain.get_field_index("code"), pa.field("code", vector, nullable=False))
+
+
 def write(folder: Path, description: Description, batches: Iterable[Sequence[Item]]) -> None:
     """Write the database."""
     lancedb, pa = _lancedb(), parquet.pyarrow()
-    plain = parquet.schema(description)
-    vector = pa.list_(pa.uint8(), description.bits // 8)
+    plain, layout = parquet.schema(description), _layout(description)
     position = plain.get_field_index("code")
-    layout = plain.set(position, pa.field("code", vector, nullable=False))
 
     def vectors() -> Iterator[Any]:
         for items in batches:
             batch = parquet.batch_of(items, plain)
             codes = pa.array(parquet.codes_of(batch).reshape(-1))
             columns = batch.columns
-            columns[position] = pa.FixedSizeListArray.from_arrays(codes, type=vector)
+            columns[position] = pa.FixedSizeListArray.from_arrays(
+                codes, type=layout.field("code").type
+            )
             yield pa.record_batch(columns, schema=layout)
 
     reader = pa.RecordBatchReader.from_batches(layout, vectors())
@@ -54,21 +61,30 @@ def read(source: Path) -> Content:
         raise InterchangeError(f"{source}: no such folder of a LanceDB database")
     try:
         table = lancedb.connect(source).open_table(TABLE)
+        found, total = table.schema, table.count_rows()
     except (ValueError, RuntimeError) as error:
         raise InterchangeError(f"{source}: has no table {TABLE!r}: {error}") from error
-    entries = table.schema.metadata or {}
+    entries = found.metadata or {}
     if parquet.ENTRY not in entries:
         raise InterchangeError(f"{source}: the table {TABLE!r} was not written by bitgaze")
     description = description_from(entries[parquet.ENTRY], str(source))
-    missing = set(parquet.schema(description).names) - set(table.schema.names)
-    if missing:
-        raise InterchangeError(f"{source}: the table {TABLE!r} has no column {missing.pop()}")
-    return Content(description, table.count_rows(), _items(table, description))
+    for field in _layout(description):
+        kind = found.field(field.name).type if field.name in found.names else "missing"
+        if kind != field.type:
+            raise InterchangeError(f"{source}: {field.name} is {kind}, expected {field.type}")
+    return Content(description, total, _items(source, table, description))
 
 
-def _items(table: Any, description: Description) -> Iterator[list[Item]]:
+def _items(source: Path, table: Any, description: Description) -> Iterator[list[Item]]:
     pa, layout = parquet.pyarrow(), parquet.schema(description)
-    for batch in table.search().to_batches(batch_size=_BATCH):
+    batches = iter(table.search().to_batches(batch_size=_BATCH))
+    while True:
+        try:
+            batch = next(batches, None)
+        except RuntimeError as error:
+            raise InterchangeError(f"{source}: is damaged: {error}") from error
+        if batch is None:
+            return
         columns = [batch.column(name) for name in layout.names]
         position = layout.get_field_index("code")
         codes = columns[position].flatten().to_numpy()

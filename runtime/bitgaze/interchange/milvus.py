@@ -82,7 +82,7 @@ def write(folder: Path, description: Description, batches: Iterable[Sequence[Ite
     (folder / COLLECTION).write_text(collection + "\n", encoding="utf-8")
     done, width = 0, description.bits // 8
     with required("pyarrow.parquet", "pyarrow", "milvus").ParquetWriter(
-        folder / ITEMS, layout
+        folder / ITEMS, layout, write_page_checksum=True
     ) as writer:
         for items in batches:
             rows = [row_of(item) for item in items]

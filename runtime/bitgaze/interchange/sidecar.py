@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bitgaze.arguments import code_length
 from bitgaze.errors import InterchangeError
 from bitgaze.gallery.items import Item
 from bitgaze.interchange import parquet
@@ -61,7 +62,9 @@ def read(
 
     Raises:
         InterchangeError: codes and items are not of the same gallery.
+        ValueError: codes of this length are not supported.
     """
+    code_length(bits)
     if not source.is_dir():
         return Content(Description(bits), count, _own(count, codes))
     path = source / NAME

@@ -69,11 +69,15 @@ def import_(
         count = write_gallery(Path(gallery), content.description, batches, path)
     except OSError as error:
         raise InterchangeError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InterchangeError(f"{path}: {error}") from error
     notes = []
     if not content.description.fingerprint:
         notes.append(
             "no model is named there: the gallery holds your own codes and encodes no images"
         )
+    if content.ignored:
+        notes.append(f"not read: column {', '.join(content.ignored)}")
     return Transfer(count, tuple(notes))
 
 
