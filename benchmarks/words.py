@@ -42,7 +42,7 @@ print(json.dumps([*seconds, grown]))
 
 
 def blocks(rng: np.random.Generator, count: int) -> list[bytes]:
-    """Likely classes of images: neighbouring numbers, as alike classes have, the first likeliest."""
+    """Likely classes of images: neighbouring numbers, as alike classes have."""
     found = []
     for _ in range(count):
         views = []

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from attention_hashing.data import annotations, cifar, folders, idx, lists
 from attention_hashing.data.errors import DataError
-from attention_hashing.data.labels import Labels
+from attention_hashing.data.labels import Labels, of_names
 from bitgaze import ImageError
 from bitgaze.encoding.images import Preprocess, Source, load, upright
 
@@ -158,9 +158,10 @@ def read(folder: Path) -> Labelled:
 
     The folder contains the IDX files of MNIST or Fashion-MNIST (`train-images-idx3-ubyte`, plain
     or .gz), CIFAR-10 as published (`folder` may also be its folder or archive), a list `train.txt`
-    (lists.py), an annotations.tsv (annotations.py; of several parts, the one named train), or one
-    folder per class. If it has a folder `train`, the classes are read from
-    there.
+    (lists.py), a table `labels.csv` (folders.py), an annotations.tsv (annotations.py; of several
+    parts, the one named train), or one folder per class. If it has a folder `train`, the classes
+    are read from there. `folder` may also be a list or table itself, by any name ending in .txt or
+    .csv.
 
     Raises:
         DataError: there are no images, only one class, or a class with a single image; or files
@@ -171,7 +172,7 @@ def read(folder: Path) -> Labelled:
     if len(data.classes) < 2:
         raise DataError(
             f"{folder}: found {len(data.classes)} class, expected at least 2 "
-            "(one folder per class, images inside)"
+            "(one folder per class, images inside; or a list of images and labels)"
         )
     if counts.min() < 2:
         name = data.classes[int(counts.argmin())]
@@ -181,21 +182,29 @@ def read(folder: Path) -> Labelled:
 
 def _read_any(folder: Path) -> Labelled:
     place = cifar.find(folder)
-    if not place and not folder.is_dir():
-        raise DataError(f"{folder}: not a folder")
     if place:
         return Labelled(*cifar.read(place))
+    if not folder.is_dir() or (folder / folders.LABELS).is_file():
+        return _from_file(folder)
     if idx.is_here(folder):
         return numbered(*idx.read(folder, "train"))
     if lists.is_list(folder / lists.TRAIN):
-        paths, one_hot, classes = lists.read(folder / lists.TRAIN)
-        return Labelled(paths, lists.labels(one_hot), classes)
+        return _from_file(folder / lists.TRAIN)
     if (folder / annotations.ANNOTATIONS).is_file():
         found = annotations.read(folder)
         chosen = [at for at, part in enumerate(found.parts) if part == _TRAIN]
         everything = from_annotations(found)
         return everything.subset(np.array(chosen)) if chosen else everything
     return from_class_folders(folder / "train" if (folder / "train").is_dir() else folder)
+
+
+def _from_file(path: Path) -> Labelled:
+    """The images of a list or table, or of the table in a folder."""
+    if folders.is_list(path):
+        listed = lists.read(path)
+        return Labelled(listed.paths, lists.labels(listed.one_hot), listed.classes)
+    named = folders.read(path)
+    return Labelled(list(named), *of_names(list(named.values())))
 
 
 def check_readable(data: Labelled, preprocess: Preprocess) -> None:
