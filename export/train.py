@@ -17,6 +17,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import attention_hashing  # noqa: F401  says what to install if a package is missing
+
+# isort: split
 import torch
 
 from attention_hashing.backbones import NAMES, strides
