@@ -24,7 +24,7 @@ LAYERS = [
     {"checkpoint", "branch_file", "heads"},
     {"config"},
     {"network", "methods", "backbones", "data"},
-    {"attention", "bfloat16", "descent", "provenance", "torch_file"},
+    {"attention", "bfloat16", "descent", "progress", "provenance", "torch_file"},
 ]
 # One script that another builds on.
 SCRIPTS = {("precision_table", "to_onnx")}

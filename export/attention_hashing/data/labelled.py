@@ -102,7 +102,12 @@ class Labelled:
         return digest.hexdigest()
 
     def split(self, fraction: float, seed: int) -> tuple["Labelled", "Labelled"]:
-        """Hold out a random share: (rest, held out).
+        """Hold out a random share: (rest, held out); see `held_out`."""
+        mask = self.held_out(fraction, seed)
+        return self.subset(np.flatnonzero(~mask)), self.subset(np.flatnonzero(mask))
+
+    def held_out(self, fraction: float, seed: int) -> NDArray[np.bool_]:
+        """Draw the images to hold out: bool, (n,).
 
         If each image has one class, the share applies to each class, and at least one image of
         each is held out. Otherwise it applies to all images, skipping any that is the last of a
@@ -120,7 +125,7 @@ class Labelled:
         draw = self._draw_of_each_class if self.labels.ndim == 1 else self._draw_of_all
         mask = np.zeros(len(self), bool)
         mask[draw(fraction, np.random.default_rng(seed))] = True
-        return self.subset(np.flatnonzero(~mask)), self.subset(np.flatnonzero(mask))
+        return mask
 
     def _draw_of_each_class(
         self, fraction: float, generator: np.random.Generator
