@@ -26,7 +26,7 @@ class WordHit:
     Attributes:
         key: the item's key.
         probability: that the image or one of its looks shows what the words mean, in [0, 1],
-            according to the model.
+            according to the model and to what else such images of the gallery show.
         metadata: the item's metadata.
         path: path of the item's file, ready for `open`; None for an item added by hand.
         box: left, top, right, bottom of the look that shows it best, in [0, 1] of the upright
