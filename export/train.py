@@ -33,7 +33,7 @@ from attention_hashing.config import PRECISIONS, Config
 from attention_hashing.data import labelled, protocols
 from attention_hashing.evaluation.neighbours import HeldOut, neighbour_precision
 from attention_hashing.methods import METHODS
-from attention_hashing.progress import LOG, as_time, peak_memory
+from attention_hashing.progress import LOG, as_time, memory_used
 from attention_hashing.training import rehearse, steps_of, steps_of_epoch, train
 
 _HOLDOUT = 0.1
@@ -103,7 +103,7 @@ def _rehearse(
         print(f"stage {stage}: {'up to ' * (most > 1)}{count[stage] * most} steps of {each:.2f} s")
     print(
         f"{'up to' if config.looks else 'about'} {as_time(whole)} and "
-        f"{peak_memory(device) / 1e9:.1f} GB of memory; nothing was written"
+        f"{memory_used(device)}; nothing was written"
     )
 
 

@@ -4,7 +4,6 @@ The log is a CSV with a line per epoch. Knows no network and no images.
 """
 
 import csv
-import resource
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,11 @@ from typing import TypedDict
 
 import torch
 from tqdm import tqdm
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
 
 LOG = "log.csv"
 # After so many steps a run foretells its end; the first few also start workers and fill caches.
@@ -61,12 +65,16 @@ def described(epoch: Epoch) -> str:
     return f"({epoch['stage']}): loss {epoch['loss']:.3f}{of_held_out}"
 
 
-def peak_memory(device: torch.device) -> int:
-    """The most memory that this process has used, in bytes: on a GPU, that of its tensors."""
+def memory_used(device: torch.device) -> str:
+    """The most memory that this process has used, such as "1.2 GB of memory"; on a GPU, there."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    kilobytes = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobytes
+        peak = torch.cuda.max_memory_allocated(device)
+    elif resource is None:
+        return "memory unknown on this system"
+    else:
+        kilobytes = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobytes
+    return f"{peak / 1e9:.1f} GB of memory"
 
 
 def as_time(seconds: float) -> str:
@@ -100,6 +108,6 @@ class Forecast:
             left = self._steps - self._done
             tqdm.write(
                 f"{STEPS} steps: {each:.2f} s each, about {as_time(each * left)} for the other "
-                f"{left}; {peak_memory(self._device) / 1e9:.1f} GB of memory",
+                f"{left}; {memory_used(self._device)}",
                 file=sys.stderr,
             )
