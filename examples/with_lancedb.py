@@ -1,5 +1,7 @@
 """Codes of images in LanceDB (pip install lancedb); its squared distances are Hamming distances."""
 
+from typing import Any
+
 import numpy as np
 from lancedb.embeddings import EmbeddingFunction, register
 
@@ -10,15 +12,15 @@ from bitgaze import Encoder
 class Codes(EmbeddingFunction):
     """Turns paths of images into vectors of 0 and 1."""
 
-    def ndims(self):
+    def ndims(self) -> int:
         """Length of a vector."""
         return Encoder().bits
 
-    def compute_source_embeddings(self, images, *args, **kwargs):
-        """The vectors of images."""
-        codes = Encoder().encode(map(str, images)).codes  # str: they come from Arrow
+    def compute_source_embeddings(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """The vectors of images, the first argument."""
+        codes = Encoder().encode(map(str, args[0])).codes  # str: they come from Arrow
         return list(np.unpackbits(codes, axis=1).astype(np.float32))
 
-    def compute_query_embeddings(self, image, *args, **kwargs):
-        """The vector of an image to search for, in a list."""
-        return self.compute_source_embeddings([image])
+    def compute_query_embeddings(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """The vector of an image to search for, the first argument, in a list."""
+        return self.compute_source_embeddings(args[:1])

@@ -17,6 +17,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import attention_hashing  # noqa: F401  says what to install if a package is missing
+
+# isort: split
 import numpy as np
 import torch
 from numpy.typing import NDArray

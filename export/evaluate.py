@@ -7,7 +7,8 @@
     python export/evaluate.py FOLDER --looks 3       and by looks at parts of the images
 
 FOLDER contains one folder per class; or a file labels.csv with lines `path,label,label,...`, for
-images with several labels. Queries are drawn from these images, or taken from another folder; all
+images with several labels; or is itself such a table (.csv), or a list (.txt) as train.py reads.
+Queries are drawn from these images, or taken from another folder; all
 other images are the database. If FOLDER contains lists test.txt and database.txt, with lines
 `path 0 1 0 ...` and one column per class, they define queries and database. A hit is correct if it
 shares a label with the query. With --looks, images are also searched by all of their codes, that of
@@ -236,6 +237,8 @@ def _names(split: Split, arguments: argparse.Namespace) -> list[str]:
     """Paths of the queries, relative to their folder."""
     is_folder = isinstance(arguments.queries, Path)
     root = (arguments.queries if is_folder else arguments.folder).resolve()
+    if root.is_file():
+        root = root.parent
     paths = [split.paths[position] for position in split.queries]
     names = [(p.relative_to(root) if p.is_relative_to(root) else p).as_posix() for p in paths]
     return [printable(name) for name in names]

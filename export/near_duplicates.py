@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import attention_hashing  # noqa: F401  says what to install if a package is missing
+
+# isort: split
 import imagehash
 import numpy as np
 from numpy.typing import NDArray

@@ -15,6 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import attention_hashing  # noqa: F401  says what to install if a package is missing
+
+# isort: split
 import numpy as np
 import torch
 from numpy.typing import NDArray

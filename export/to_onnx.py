@@ -1,8 +1,8 @@
 """Export a network to the model file that bitgaze runs.
 
-    python export/to_onnx.py                              the general model that the wheel ships
-    python export/to_onnx.py --model general-large        the larger one: general-large.onnx
     python export/to_onnx.py runs/mine/checkpoint.pt --out mine.onnx
+    python export/to_onnx.py --model general-large        a larger general model: general-large.onnx
+    python export/to_onnx.py --out runtime/bitgaze/models/general.onnx     the one that ships
     python export/to_onnx.py --precision int8 --target arm --calibrate IMAGES --out small.onnx
 
 The file is compared with torch on real images before it is kept. In reduced precision (fp16, int8)
@@ -25,7 +25,7 @@ from attention_hashing.general import model as general
 from attention_hashing.looking import RULE
 from attention_hashing.network import AttentionHashing
 from bitgaze import BitgazeError, Contract, Encoder
-from bitgaze.encoding.contract import DEFAULT_MODEL, PRECISIONS
+from bitgaze.encoding.contract import PRECISIONS
 from bitgaze.encoding.looks import LookRule
 
 HERE = Path(__file__).parent
@@ -45,8 +45,8 @@ def main() -> int:
     add(
         "--out",
         type=Path,
-        help="the .onnx file (general: inside the package; general-large: general-large.onnx; "
-        "else model.onnx)",
+        help="the .onnx file (here: model.onnx, or the name of the general model); the model that "
+        "ships is only replaced if named",
     )
     add("--name", help="stored in the file, for people (the checkpoint's folder)")
     add(
@@ -135,7 +135,7 @@ def _write(arguments: argparse.Namespace, checked: list[Path]) -> Encoder:
         model = arguments.model or general.SHIPPED
         layer = arguments.layer or HERE / f"{model}.npz"
         network, contract = general_model(layer, arguments.name)
-        out = out or (DEFAULT_MODEL if model == general.SHIPPED else Path(f"{model}.onnx"))
+        out = out or Path(f"{model}.onnx")
     else:
         network, contract = trained(arguments.checkpoint, arguments.name)
         out = out or Path("model.onnx")

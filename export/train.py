@@ -4,37 +4,48 @@
     python export/to_onnx.py runs/mine/checkpoint.pt --out mine.onnx
     python export/train.py FOLDER --backbone resnet18-small --size 32 --backbone-rate 1
     python export/train.py FOLDER --bits 128 --branch runs/mine/branch.pt --out runs/longer
+    python export/train.py --resume runs/mine
 
 FOLDER contains one folder per class (or train/ and test/ with such folders), the IDX files of
-Fashion-MNIST, or CIFAR-10 as published: python or binary version, packed or unpacked. The same
-command resumes an interrupted run after its last epoch. The attention branch is also written to a
-separate file (branch.pt), which can guide other networks of the same backbone and classes instead
-of stage 1.
+Fashion-MNIST, or CIFAR-10 as published: python or binary version, packed or unpacked; or it is a
+list (.txt) or table (.csv) of images and labels. A tenth of the images is held out: after each
+epoch the log (log.csv) has a figure of them, and the epoch with the best one is used. The attention
+branch is also written to a separate file (branch.pt), which can guide other networks of the same
+backbone and classes instead of stage 1.
 """
 
 import argparse
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import attention_hashing  # noqa: F401  says what to install if a package is missing
+
+# isort: split
 import torch
 
 from attention_hashing.backbones import NAMES, strides
 from attention_hashing.bfloat16 import fast_precision
 from attention_hashing.branch_file import BRANCH, StoredBranch, load_branch, save_branch
-from attention_hashing.checkpoint import CHECKPOINT, stored_config
+from attention_hashing.checkpoint import CHECKPOINT, stored_best, stored_config
 from attention_hashing.config import PRECISIONS, Config
 from attention_hashing.data import labelled, protocols
-from attention_hashing.evaluation.neighbours import neighbour_precision
+from attention_hashing.evaluation.neighbours import HeldOut, neighbour_precision
 from attention_hashing.methods import METHODS
-from attention_hashing.training import train
+from attention_hashing.progress import LOG, as_time, memory_used
+from attention_hashing.training import rehearse, steps_of, steps_of_epoch, train
 
 _HOLDOUT = 0.1
+# Few images are trained on for more epochs, until each stage has so many steps.
+_BRANCH_STEPS, _HASH_STEPS = 100, 300
+RUN = "run.json"
+_OF_THIS_CALL = ("resume", "dry_run", "out", "device")
 
 
 def main() -> int:
     """Parse arguments, train, and evaluate on held-out images."""
-    arguments = _parser().parse_args()
+    arguments = _arguments()
     try:
         device = _device(arguments.device)
         branch = load_branch(arguments.branch) if arguments.branch else None
@@ -50,18 +61,25 @@ def main() -> int:
             rest, held_out = everything.split(holdout, config.seed)
         else:
             rest, held_out = everything, None
+        config = replace(config, **_epochs(arguments, config, len(rest)))
         labelled.check_readable(everything, config.preprocess)
         print(
             f"{len(everything.classes)} classes, {len(rest)} images to train on, "
             f"{len(held_out or ())} held out, {config.bits} bits, {config.backbone}, "
             f"{config.size} px, {config.precision}, {arguments.device}"
         )
+        if arguments.dry_run:
+            _rehearse(rest, config, device, branch)
+            return 0
         arguments.out.mkdir(parents=True, exist_ok=True)
-        network = train(rest, config, arguments.out, device, branch)
+        _store(arguments)
+        validate = HeldOut(config, held_out, rest) if held_out else None
+        network = train(rest, config, arguments.out, device, branch, validate)
         save_branch(network, arguments.out / BRANCH, rest.classes, config.backbone)
     except (ValueError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
+    _report_best(arguments.out)
     if not config.hash_epochs:
         print(f"next: python export/train.py {arguments.folder} --branch {arguments.out / BRANCH}")
         return 0
@@ -70,6 +88,81 @@ def main() -> int:
         print(f"held-out images: {found:.1%} of their 10 nearest neighbours share their class")
     print(f"next: python export/to_onnx.py {arguments.out / CHECKPOINT}")
     return 0
+
+
+def _rehearse(
+    data: labelled.Labelled, config: Config, device: torch.device, branch: StoredBranch | None
+) -> None:
+    """Run a few steps, and print how long all of them would take."""
+    seconds = rehearse(data, config, device, branch)
+    count = steps_of(len(data), config)
+    whole = 0.0
+    for stage, each in seconds.items():
+        most = 1 + config.looks if stage == "hash" else 1
+        whole += each * count[stage] * most
+        print(f"stage {stage}: {'up to ' * (most > 1)}{count[stage] * most} steps of {each:.2f} s")
+    print(
+        f"{'up to' if config.looks else 'about'} {as_time(whole)} and "
+        f"{memory_used(device)}; nothing was written"
+    )
+
+
+def _report_best(run: Path) -> None:
+    """Print which epoch is used."""
+    best = stored_best(run)
+    if best is None:
+        print("no images are held out: the last epoch is used")
+    else:
+        print(
+            f"epoch {best['epoch']} is used, with the best figure of the held-out images, "
+            f"{best['validation']:.3f}; chosen by them, it is a little too good. The log: "
+            f"{run / LOG}"
+        )
+
+
+def _store(arguments: argparse.Namespace) -> None:
+    """Write the arguments into the folder of a new run, for --resume."""
+    if (arguments.out / CHECKPOINT).exists():
+        return  # of the same arguments, or another run's, which `train` reports
+    stored = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(arguments).items()
+        if name not in _OF_THIS_CALL
+    }
+    stored["folder"] = str(arguments.folder.resolve())
+    if arguments.branch:
+        stored["branch"] = str(arguments.branch.resolve())
+    (arguments.out / RUN).write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+
+
+def _arguments() -> argparse.Namespace:
+    """The arguments; with --resume, those of the run."""
+    parser = _parser()
+    arguments = parser.parse_args()
+    if arguments.resume is None:
+        if arguments.folder is None:
+            parser.error("expected a folder of labelled images, or --resume")
+        return arguments
+    others = {
+        name: value
+        for name, value in vars(arguments).items()
+        if name not in ("resume", "device", "dry_run") and value != parser.get_default(name)
+    }
+    if others:
+        parser.error(f"--resume takes all arguments from the run; omit {', '.join(others)}")
+    path = arguments.resume / RUN
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        known = vars(arguments) | stored
+        if stored.keys() - vars(arguments).keys():
+            raise ValueError("it has other arguments")
+    except FileNotFoundError:
+        parser.error(f"{path} does not exist; train.py writes it at the start of a run")
+    except (ValueError, TypeError) as error:
+        parser.error(f"{path}: not written by this version of train.py ({error})")
+    for name in ("folder", "branch"):
+        known[name] = known[name] and Path(known[name])
+    return argparse.Namespace(**known | {"out": arguments.resume})
 
 
 def _images(arguments: argparse.Namespace) -> labelled.Labelled:
@@ -85,7 +178,13 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("folder", type=Path)
+    add("folder", type=Path, nargs="?")
+    add("--resume", type=Path, metavar="RUN", help="continue the run in this folder")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="read the images, run a few steps, foretell time and memory; write nothing",
+    )
     add(
         "--protocol",
         metavar="NAME",
@@ -101,12 +200,15 @@ def _parser() -> argparse.ArgumentParser:
         help="pixels per position of the map (default of the backbone; Lite: or 16)",
     )
     add("--branch", type=Path, help=f"a trained {BRANCH} to use instead of stage 1")
-    add("--branch-epochs", type=int, help=f"stage 1 ({defaults.branch_epochs}; with --branch 0)")
+    add(
+        "--branch-epochs",
+        type=int,
+        help=f"stage 1 ({defaults.branch_epochs}, more for few images; with --branch 0)",
+    )
     add(
         "--hash-epochs",
         type=int,
-        default=defaults.hash_epochs,
-        help="stage 2 (%(default)s); 0: train the branch alone",
+        help=f"stage 2 ({defaults.hash_epochs}, more for few images); 0: train the branch alone",
     )
     add("--batch-size", type=int, default=defaults.batch_size, help="(%(default)s)")
     add("--method", default=defaults.method, help=f"{', '.join(METHODS)} (%(default)s)")
@@ -140,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--holdout",
         type=float,
-        help="share held out for the final evaluation (0.1; with --protocol 0)",
+        help="share of each class held out, to choose the best epoch by (0.1; with --protocol 0)",
     )
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     return parser
@@ -164,7 +266,9 @@ def _config(
         bits=arguments.bits,
         size=arguments.size,
         branch_epochs=branch_epochs,
-        hash_epochs=arguments.hash_epochs,
+        hash_epochs=(
+            Config.hash_epochs if arguments.hash_epochs is None else arguments.hash_epochs
+        ),
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
         hidden=Config.hidden if branch is None else branch.branch.hidden,
@@ -178,6 +282,16 @@ def _config(
         looks=arguments.looks,
         branch="" if branch is None else branch.digest(),
     )
+
+
+def _epochs(arguments: argparse.Namespace, config: Config, images: int) -> dict[str, int]:
+    """Epochs of both stages; by default more for few images, so that there are enough steps."""
+    found = {}
+    for name, least in (("branch_epochs", _BRANCH_STEPS), ("hash_epochs", _HASH_STEPS)):
+        if getattr(arguments, name) is None and getattr(config, name):
+            enough = -(-least // steps_of_epoch(images, config))
+            found[name] = max(getattr(config, name), enough)
+    return found
 
 
 def _device(name: str) -> torch.device:

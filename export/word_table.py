@@ -20,7 +20,7 @@ from attention_hashing.evaluation.metrics import Levels, average_precision
 from attention_hashing.experiments.results import RESULTS, write_section
 from bitgaze import Encoder, Gallery, WordError
 from bitgaze.encoding.contract import DEFAULT_MODEL
-from bitgaze.encoding.likely import Likely
+from bitgaze.encoding.likely import Likely, shown
 
 # Labels of VOC and COCO that are no words, as one would ask for them.
 _ASKED = {
@@ -61,7 +61,7 @@ def _measure(folder: Path, model: Path, out: Path) -> None:
         gallery.sync(folder)
         keys = [str(path) for path in images.paths]
         blocks = [gallery.get(key).classes for key in keys]
-        views = Likely.of(blocks)
+        whole_images = Likely.of([_of_whole(block) for block in blocks])
         for label, is_relevant in zip(images.classes, images.one_hot().T, strict=True):
             asked = _ASKED.get(label, label.replace("_", " "))
             try:
@@ -71,7 +71,7 @@ def _measure(folder: Path, model: Path, out: Path) -> None:
                 continue
             hits = gallery.search_words(asked, len(gallery), least=0)
             found = {hit.key: hit.probability for hit in hits}
-            by_whole = [views.probabilities(every[0].weights)[:, 0] for every in meanings]
+            by_whole = [shown([whole_images], every[0].weights) for every in meanings]
             both = [
                 tie_aware(np.asarray(scores), is_relevant)
                 for scores in (np.max(by_whole, axis=0), [found[key] for key in keys])
@@ -92,6 +92,15 @@ def _measure(folder: Path, model: Path, out: Path) -> None:
     title = f"Searching by words: {folder.resolve().name}"
     head = ["word", "images", "whole", "with looks"]
     write_section("word_table.py", title, text, head, rows, out, folder.resolve().name)
+
+
+def _of_whole(block: bytes | None) -> bytes | None:
+    """Likely classes of the whole image alone, see bitgaze.encoding.likely."""
+    if block is None:
+        return None
+    views, of_whole = block[:2]
+    entries = block[1 + views :][: 3 * of_whole]
+    return bytes([1, of_whole]) + entries
 
 
 def tie_aware(scores: NDArray[np.float32], is_relevant: NDArray[np.bool_]) -> float:

@@ -75,8 +75,16 @@ def test_skipped_lines_are_reported(tmp_path, capsys):
         ("a.jpg 0 1\nb.jpg 0 1 1\n", "line 2: 3 columns, expected 2 as in the lines before"),
         ("a.jpg 0 1\n\nnone.jpg 0 1\n", "line 3: .*none.jpg does not exist"),
         ("a.jpg 0 1\na.jpg 1 1\n", "line 2: a.jpg is listed twice, with different labels"),
-        ("a.jpg 0 1\nb.jpg\n", "line 2: expected `image.jpg 0 1 ...`, found 'b.jpg'"),
-        ("a.jpg 0 1\n0 1\n", "line 2: expected `image.jpg 0 1 ...`, found '0 1'"),
+        ("a.jpg 0 1\nb.jpg\n", "line 2: expected an image and its labels, .*found 'b.jpg'"),
+        ("a.jpg 0 1\n0 1\n", "line 2: expected an image and its labels, .*found '0 1'"),
+        ("a.jpg cat\nnone.jpg cat\n", "line 2: .*none.jpg does not exist"),
+        ("a.jpg cat\nb.jpg 3\n", "line 2: '3' gives numbers of classes, the .* names of labels"),
+        ("a.jpg 7\nb.jpg 0 1\n", "line 2: '0 1' gives 2 columns of 0 and 1, the .* numbers of cl"),
+        ("a.jpg 0 1\nb.jpg cat\n", "line 2: 'cat' gives names of labels, the .* 2 columns of 0"),
+        ("a.jpg 3 7\n", "line 1: column 1 is '3', expected 0 or 1; put commas between numbers"),
+        ("a.jpg cat,,dog\n", "line 1: expected different labels between commas, found"),
+        ("a.jpg cat,cat\n", "line 1: expected different labels between commas, found"),
+        ("a.jpg cat\na.jpg dog\n", "line 2: a.jpg is listed twice, with different labels"),
         ("", "train.txt: no image has a label"),
         ("\n \n", "train.txt: no image has a label"),
         ("a.jpg 0 0\n", "train.txt: no image has a label"),
@@ -91,6 +99,81 @@ def test_an_invalid_list(tmp_path, text, message):
         lists.read(tmp_path / "train.txt")
     with pytest.raises(DataError, match=message):
         labelled.read(tmp_path)
+
+
+NUMBERS = {f"{n}.png": str(n % 3 * 5) for n in range(6)}  # classes 0, 5 and 10
+
+
+def test_numbers_of_classes(tmp_path):
+    """As in ImageNet's lists: a class per image, not columns."""
+    found = lists.read(write(tmp_path, "train.txt", NUMBERS) / "train.txt")
+    assert found.classes == ("0", "5", "10")
+    assert lists.labels(found.one_hot).tolist() == [0, 1, 2, 0, 1, 2]
+    (tmp_path / "classes.txt").write_text("\n".join(f"name {n}" for n in range(11)))
+    named = lists.read(tmp_path / "train.txt")
+    assert named.names() == [(f"name {n % 3 * 5}",) for n in range(6)]
+    (tmp_path / "classes.txt").write_text("\n".join(f"name {n}" for n in range(10)))
+    with pytest.raises(DataError, match=r"line 3: .*classes\.txt does not name class 10"):
+        lists.read(tmp_path / "train.txt")
+
+
+def test_two_classes_by_number_are_no_columns(tmp_path):
+    lines = {f"{n}.png": str(n % 2) for n in range(4)}
+    data = labelled.read(write(tmp_path, "train.txt", lines))
+    assert (data.classes, data.labels.tolist()) == (("0", "1"), [0, 1, 0, 1])
+
+
+def test_names_of_labels(tmp_path):
+    lines = {"a b.png": "old  town", "b.png": "cat, old town", "c.png": "cat", "d.png": "cat"}
+    data = labelled.read(write(tmp_path, "train.txt", lines))
+    assert data.classes == ("cat", "old town")
+    assert data.labels.astype(int).tolist() == [[0, 1], [1, 1], [1, 0], [1, 0]]
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "mine.csv", "labels.csv", "train.txt"])
+def test_training_and_evaluation_read_a_file_alike(tmp_path, name):
+    """A list or table is found by its own name, or in its folder by a fixed one."""
+    write(tmp_path, "unused.txt", NUMBERS)
+    separator = "," if name.endswith("csv") else " "
+    lines = [f"{path}{separator}{label}" for path, label in NUMBERS.items()]
+    (tmp_path / name).write_text("\n".join(lines))
+    data = labelled.read(tmp_path / name)
+    assert (data.classes, data.labels.tolist()) == (("0", "5", "10"), [0, 1, 2, 0, 1, 2])
+    measured = split.drawn(tmp_path / name, 3, 0)
+    assert (measured.paths, measured.classes) == (data.images, data.classes)
+    assert measured.labels.tolist() == data.labels.tolist()
+    if name in ("labels.csv", "train.txt"):
+        assert labelled.read(tmp_path).digest() == data.digest()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.csv", "path,label\n1.png,cat\n", "line 1: 'path' is no image; .*heading, delete it"),
+        ("x.txt", "path label\n1.png cat\n", "line 1: expected an .*if this is a heading, delete"),
+        ("x.csv", "0.png,0,1\n1.png,1,0\n", "has columns of 0 and 1, expected names of labels"),
+        ("x.csv", "0.png,cat,cat\n", r"line 1: expected path,label,label,\.\.\., found"),
+        ("x.csv", "0.png,cat\nnone.png,dog\n", "line 2: .*none.png does not exist"),
+        ("x.csv", "0.png;cat\n", "line 1: '0.png;cat' is no image"),
+        ("x.csv", "\n", "x.csv: lists no image"),
+        ("x.tsv", "0.png\tcat\n", "x.tsv: not a folder, nor a table .* or list"),
+    ],
+)
+def test_files_that_are_no_lists(tmp_path, name, text, message):
+    write(tmp_path, "unused.txt", NUMBERS)
+    (tmp_path / name).write_text(text)
+    for reader in (labelled.read, lambda place: split.drawn(place, 1, 0)):
+        with pytest.raises(DataError, match=message):
+            reader(tmp_path / name)
+
+
+def test_queries_and_database_by_name(tmp_path):
+    """Each may lack a class of the other."""
+    write(tmp_path, "database.txt", {"a.png": "2", "b.png": "10"})
+    write(tmp_path, "test.txt", {"q.png": "10", "r.png": "3"})
+    images = split.listed(tmp_path)
+    assert images.classes == ("2", "3", "10")
+    assert images.labels.tolist() == [2, 1, 0, 2]
 
 
 def test_a_missing_list(tmp_path):

@@ -1,6 +1,9 @@
 """Layers of attention_hashing: who imports whom."""
 
 import ast
+import os
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 
 import pytest
@@ -21,7 +24,7 @@ LAYERS = [
     {"checkpoint", "branch_file", "heads"},
     {"config"},
     {"network", "methods", "backbones", "data"},
-    {"attention", "bfloat16", "descent", "provenance", "torch_file"},
+    {"attention", "bfloat16", "descent", "progress", "provenance", "torch_file"},
 ]
 # One script that another builds on.
 SCRIPTS = {("precision_table", "to_onnx")}
@@ -83,6 +86,41 @@ def test_scripts_are_imported_only_as_listed():
                 names.append(node.module)
             for name in scripts.intersection(names):
                 assert (path.relative_to(EXPORT).stem, name) in SCRIPTS, path
+
+
+# What a bare `pip install -e .` brings; the rest comes from export/requirements.txt.
+INSTALLED = {"bitgaze", "numpy", "tqdm"} | sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("path", sorted(EXPORT.glob("*.py")), ids=lambda path: path.stem)
+def test_scripts_import_the_package_before_what_may_be_missing(path):
+    """It says what to install."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names.append(node.module)
+        first = {name.partition(".")[0] for name in names}
+        if first & {"attention_hashing", *(to for _, to in SCRIPTS)}:
+            break
+        assert first <= INSTALLED
+
+
+@pytest.mark.parametrize(("script", "package"), [("train", "torch"), ("to_onnx", "onnx")])
+def test_a_missing_package_is_one_line(script, package):
+    run = f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv = ['{script}.py', 'x']; "
+    run += f"runpy.run_path('{script}.py', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", run],
+        cwd=EXPORT,
+        env={**os.environ, "PYTHONPATH": f"{EXPORT}{os.pathsep}{ROOT / 'runtime'}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == (
+        f"{script}.py: the package {package} is not installed: pip install -e . -r "
+        "export/requirements.txt\n"
+    )
+    assert done.returncode == 1
 
 
 def test_every_package_has_a_docstring():

@@ -14,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from attention_hashing import bfloat16, checkpoint, provenance, training
+from attention_hashing import bfloat16, checkpoint, progress, provenance, training
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.backbones import with_classifier
 from attention_hashing.config import Config, new_network
 from attention_hashing.data import labelled
 from attention_hashing.data.errors import DataError
+from attention_hashing.evaluation.neighbours import HeldOut
 from attention_hashing.looking import RULE, evidence, explicit
 from attention_hashing.methods import DEFAULT, METHODS
 from attention_hashing.network import pack, pooled
@@ -29,6 +30,10 @@ from conftest import ROOT, smooth_image
 
 TINY = Config(bits=16, size=32, branch_epochs=1, hash_epochs=2, batch_size=8, hidden=8)
 CPU = torch.device("cpu")
+
+
+class Killed(Exception):
+    pass
 
 
 @pytest.fixture
@@ -394,10 +399,6 @@ def test_labels_and_configuration_agree(class_folders, tmp_path):
         training.train(data, TINY, tmp_path, CPU)
 
 
-class Killed(Exception):
-    pass
-
-
 # GreedyHash has a classifier to store, MDSH a bank.
 @pytest.mark.parametrize(
     ("epoch", "method"), [(1, DEFAULT), (2, DEFAULT), (2, "greedyhash"), (2, "mdsh")]
@@ -427,6 +428,97 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     found = weights(training.train(data, config, tmp_path / "interrupted", CPU))
     assert found.keys() == expected.keys()
     assert all(found[name].equal(expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_best_epoch_of_the_last_stage_is_used(
+    class_folders, tmp_path, monkeypatch, interrupted
+):
+    data = labelled.read(class_folders)
+    figures, seen = {1: 0.9, 2: 0.75, 3: 0.5}, {}
+
+    def validate(network, stage):
+        assert not network.training
+        epoch = len(seen) + 1
+        assert stage == ("branch" if epoch == 1 else "hash")
+        seen[epoch] = weights(network)
+        return figures[epoch]
+
+    save = checkpoint.save
+
+    def save_then_die(*arguments):
+        save(*arguments)
+        if len(seen) == 2:
+            raise Killed
+
+    if interrupted:
+        monkeypatch.setattr(checkpoint, "save", save_then_die)
+        with pytest.raises(Killed):
+            training.train(data, SMALL, tmp_path, CPU, validate=validate)
+        monkeypatch.setattr(checkpoint, "save", save)
+    network = training.train(data, SMALL, tmp_path, CPU, validate=validate)
+    loaded, _, state = checkpoint.load_checkpoint(tmp_path / "checkpoint.pt")
+    for found in (weights(network), weights(loaded)):
+        assert all(found[name].equal(value) for name, value in seen[2].items())
+    assert not all(state["network"][name].equal(value) for name, value in seen[2].items())
+    best = checkpoint.stored_best(tmp_path)
+    assert (best["epoch"], best["validation"]) == (2, 0.75)
+    head, *lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert head == "epoch,stage,loss,validation,seconds"
+    rows = [line.split(",") for line in lines]
+    assert [(row[0], row[1], row[3]) for row in rows] == [
+        ("1", "branch", "0.9"), ("2", "hash", "0.75"), ("3", "hash", "0.5"),
+    ]  # fmt: skip
+    assert all(float(row[2]) > 0 and float(row[4]) >= 0 for row in rows)
+
+
+def test_measuring_does_not_change_training(class_folders, tmp_path):
+    """Held-out figures as train.py takes them."""
+    rest, held_out = labelled.read(class_folders).split(0.25, 0)
+    for name in ("measured", "not"):
+        (tmp_path / name).mkdir()
+    figures = []
+
+    def validate(network, stage):
+        figures.append(HeldOut(SMALL, held_out, rest)(network, stage))
+        return figures[-1]
+
+    training.train(rest, SMALL, tmp_path / "measured", CPU, validate=validate)
+    training.train(rest, SMALL, tmp_path / "not", CPU)
+    states = [
+        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
+        for name in ("measured", "not")
+    ]
+    assert all(v.equal(states[1]["network"][n]) for n, v in states[0]["network"].items())
+    assert states[1]["best"] is None
+    assert [row["validation"] for row in states[0]["history"]] == figures
+    assert all(0 < figure <= 1 for figure in figures)
+
+
+def test_a_rehearsal_measures_each_stage(class_folders):
+    data = labelled.read(class_folders)
+    found = training.rehearse(data, SMALL, CPU, steps=1)
+    assert set(found) == {"branch", "hash"}
+    assert all(0 < seconds < 60 for seconds in found.values())
+    assert training.steps_of(24, SMALL) == {"branch": 3, "hash": 6}
+    alone = dataclasses.replace(SMALL, hash_epochs=0)
+    assert set(training.rehearse(data, alone, CPU, steps=1)) == {"branch"}
+
+
+def test_a_run_foretells_its_end_once(monkeypatch, capsys):
+    now = iter(range(1000))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now) * 97.0)
+    forecast = progress.Forecast(700, CPU)
+    for _ in range(700):
+        forecast.step()
+    printed = capsys.readouterr().err
+    assert printed.startswith("100 steps: 1.00 s each, about 10 min for the other 600; ")
+    assert printed.count("\n") == 1
+    short = progress.Forecast(100, CPU)
+    for _ in range(100):
+        short.step()
+    assert capsys.readouterr().err == ""
+    assert [progress.as_time(s) for s in (40, 600, 9000)] == ["40 s", "10 min", "2.5 h"]
 
 
 def test_a_checkpoint_of_another_run_is_refused(class_folders, tmp_path):

@@ -14,12 +14,14 @@ import pseudo_label
 import refit
 import to_onnx
 import train
+from attention_hashing import heads
 from attention_hashing.checkpoint import load_trained
 from attention_hashing.data import labelled, protocols
 from attention_hashing.data.folders import images_below
 from attention_hashing.data.labelled import Labelled
 from attention_hashing.experiments import ablations, comparison, results, scattered_parts
 from attention_hashing.methods import DEFAULT
+from attention_hashing.network import HashLayer
 from bitgaze.encoding.images import Preprocess, load
 from conftest import smooth_image
 from test_compare import serially
@@ -615,3 +617,91 @@ def test_mistakes_with_another_hash_layer(folders, taught, whole, monkeypatch, t
             call(monkeypatch, refit, whole, folders, *arguments)
         assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def small_run(folders, tmp_path, monkeypatch):
+    """A run of a few seconds over the training images as class folders."""
+    run = tmp_path / "run"
+    small = [
+        folders, "--out", run, "--size", 32, "--branch-epochs", 1, "--hash-epochs", 1,
+        "--batch-size", 16, "--frozen-blocks", 15, "--bits", 16,
+    ]  # fmt: skip
+    assert call(monkeypatch, train, *small) == 0
+    return run
+
+
+def test_a_run_says_which_epoch_it_uses_and_is_resumed(
+    capsys, folders, small_run, monkeypatch, tmp_path
+):
+    printed = capsys.readouterr()
+    assert "10 classes, 90 images to train on, 10 held out" in printed.out
+    assert "epoch 2 is used, with the best figure of the held-out images, 0." in printed.out
+    assert "epoch 1/2 (branch): loss " in printed.err
+    before = (small_run / "checkpoint.pt").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, train, "--resume", small_run) == 0
+    assert "10 classes, 90 images to train on, 10 held out, 16 bits" in capsys.readouterr().out
+    assert (small_run / "checkpoint.pt").read_bytes() == before
+    # Another run in the same folder changes nothing there.
+    stored = (small_run / "run.json").read_text()
+    assert call(monkeypatch, train, folders, "--out", small_run, "--size", 64) == 2
+    assert "belongs to another run" in capsys.readouterr().err
+    assert (small_run / "run.json").read_text() == stored
+    for arguments, message in (
+        ([], "expected a folder of labelled images, or --resume"),
+        (["--resume", small_run, "--bits", 8], "takes all arguments from the run; omit bits"),
+        (["--resume", tmp_path], "run.json does not exist; train.py writes it"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            call(monkeypatch, train, *arguments)
+        assert message in capsys.readouterr().err
+    (small_run / "run.json").write_text('{"colour": 1}')
+    with pytest.raises(SystemExit, match="2"):
+        call(monkeypatch, train, "--resume", small_run)
+    assert "not written by this version of train.py" in capsys.readouterr().err
+
+
+def test_a_dry_run_writes_nothing(folders, monkeypatch, tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = [folders, "--size", 32, "--batch-size", 45, "--frozen-blocks", 15, "--looks", 1]
+    assert call(monkeypatch, train, *arguments, "--out", out, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    # Few images take more epochs: two steps each would make 6 and 14.
+    assert "stage branch: 100 steps of " in printed
+    assert "stage hash: up to 600 steps of " in printed
+    assert "up to " in printed.splitlines()[-1]
+    assert printed.endswith("GB of memory; nothing was written\n")
+    assert not out.exists()
+
+
+def test_a_worse_hash_layer_is_refused(folders, small_run, monkeypatch, tmp_path, capsys):
+    """One that gives all images the same code; without it, one that is not worse is written."""
+    capsys.readouterr()
+    out = tmp_path / "new"
+    arguments = [small_run / "checkpoint.pt", folders, "--out", out]
+    with monkeypatch.context() as patched:
+        patched.setattr(refit, "fit_layer", lambda features, *rest: HashLayer(
+            np.zeros((features.shape[1], 16), np.float32), np.zeros(16, np.float32)
+        ))  # fmt: skip
+        assert call(monkeypatch, refit, *arguments) == 2
+        printed = capsys.readouterr()
+        assert "mAP of 10 held-out images: 0." in printed.out
+        assert "flatters" not in printed.out
+        assert "the new layer is worse, and was not written" in printed.err
+        assert not (out / "checkpoint.pt").exists()
+        assert call(monkeypatch, refit, *arguments, "--accept-worse") == 0
+        assert (out / "checkpoint.pt").exists()
+        assert "100 images have 1 different codes" in capsys.readouterr().out
+        # Of other images it is not known whether they were trained on: nothing is refused.
+        again = [out / "checkpoint.pt", folders, "--out", tmp_path / "again"]
+        assert call(monkeypatch, refit, *again) == 0
+        assert "which flatters the old layer" in capsys.readouterr().out
+        assert call(monkeypatch, refit, *arguments, "--holdout", 0) == 0
+        assert "held-out" not in capsys.readouterr().out
+
+
+def test_few_images_are_refitted_for_more_epochs():
+    assert heads.epochs_of(5000, 10, 400) == 10
+    assert heads.epochs_of(216, 10, 400) == 134
+    assert heads.epochs_of(20, 10, 400) == 400

@@ -12,7 +12,7 @@ import words_table
 from bitgaze import Contract, Gallery, Item, WordError
 from bitgaze.cli.main import main
 from bitgaze.encoding.images import Preprocess
-from bitgaze.encoding.likely import MAX_VIEWS, Likely, of_any_view, pack
+from bitgaze.encoding.likely import MAX_VIEWS, Likely, of_any_view, pack, shown
 from bitgaze.encoding.words import Vocabulary
 from conftest import ROOT
 
@@ -110,11 +110,58 @@ def test_a_word_without_classes_has_the_next_kind_that_has_some():
     assert not dog.stand_in
 
 
-def test_related_classes_count_a_little():
-    ((cat,),) = WORDS.meanings("cat")
-    leopard = WORDS.classes.index("leopard")
-    assert 0 < cat.weights[leopard] <= 0.03
-    assert cat.weights[254] == 0
+def random_chunks(generator, counts):
+    """Likely classes of images of two views each, some thousand entries."""
+    chunks = []
+    for count in counts:
+        blocks = []
+        for _ in range(count):
+            p = generator.dirichlet(np.full(30, 0.1), 2).astype(np.float32)
+            kept = [np.flatnonzero(row > 2**-9) for row in p]
+            views = [(numbers, row[numbers]) for numbers, row in zip(kept, p, strict=True)]
+            blocks.append(pack(views))
+        chunks.append(Likely.of(blocks))
+    return chunks
+
+
+def test_the_company_of_a_class_speaks_for_it():
+    """A leash is seen with dogs, a cup is not: the image of a leash comes before that of a cup."""
+    dog, leash, cup = 0, 1, 2
+    with_dogs = [pack([view((dog, 0.9)), view((leash, 0.8))])] * 5
+    others = [pack([view((cup, 0.9))])] * 5
+    chunk = Likely.of([*with_dogs, *others, pack([view((leash, 0.5))])])
+    found = shown([chunk], np.array([1, 0, 0], np.float32))
+    share = 5 * 0.8 * 0.9 / (5 * 0.8 + 0.5 + 1)  # of what shows leashes, that shows dogs
+    assert found[-1] == pytest.approx(0.3 * share * 0.5, rel=0.03)
+    assert (found[5:10] == 0).all()
+    assert (found[:5] > 0.9).all()
+
+
+def test_company_is_as_defined(monkeypatch):
+    """Written out: over all images, or those that most probably show the word."""
+    generator = np.random.default_rng(0)
+    chunks = random_chunks(generator, [7, 1, 12])
+    every = np.eye(30, dtype=np.float32)
+    p = np.concatenate([np.stack([c.probabilities(e) for e in every], 2) for c in chunks])
+    weights = np.isin(np.arange(30), [3, 4]).astype(np.float32)
+    own = of_any_view(np.minimum(p @ weights, 1))
+    for most in (20, 5):
+        considered = np.argsort(-own)[:most]
+        with_them = np.einsum("nvc,n->c", p[considered], own[considered])
+        company = 0.3 * with_them / (p.sum((0, 1)) + 1)
+        expected = own.copy()
+        both = np.minimum(p[considered] @ np.maximum(weights, company), 1)
+        expected[considered] = of_any_view(both)
+        monkeypatch.setattr("bitgaze.encoding.likely._MOST_CONSIDERED", most)
+        assert np.allclose(shown(chunks, weights), expected, atol=1e-5)
+
+
+def test_some_images_have_their_own_likely_classes():
+    (chunk,) = random_chunks(np.random.default_rng(1), [9])
+    some = chunk.some(np.arange(9) % 3 == 1)
+    weights = np.ones(30, np.float32)
+    assert np.array_equal(some.probabilities(weights), chunk.probabilities(weights)[1::3])
+    assert len(chunk.some(np.zeros(9, bool)).is_known) == 0
 
 
 def test_words_are_alternatives_or_all_asked_for():

@@ -3,7 +3,7 @@
 import dataclasses
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import PIL
@@ -14,6 +14,7 @@ from attention_hashing.config import Config, new_network
 from attention_hashing.data.labelled import Labelled
 from attention_hashing.methods import DEFAULT, Method, present_name
 from attention_hashing.network import AttentionHashing
+from attention_hashing.progress import Epoch
 from attention_hashing.provenance import commit
 
 CHECKPOINT = "checkpoint.pt"
@@ -44,6 +45,43 @@ _ONCE = {
 }
 
 
+class Best(TypedDict):
+    """The epoch whose network is used: the one with the best figure of the held-out images.
+
+    Attributes:
+        epoch: its number, from 1, over both stages.
+        validation: its figure.
+        network: its weights.
+    """
+
+    epoch: int
+    validation: float
+    network: dict[str, torch.Tensor]
+
+
+@dataclasses.dataclass
+class Course:
+    """What has happened in a run.
+
+    Attributes:
+        history: all finished epochs.
+        best: of them; None if no images are held out.
+    """
+
+    history: list[Epoch]
+    best: Best | None = None
+
+    def add(self, epoch: Epoch, network: AttentionHashing, may_be_best: bool) -> None:
+        """Note an epoch that has ended with this network."""
+        self.history.append(epoch)
+        figure = epoch["validation"]
+        if figure is None or not may_be_best:
+            return
+        if self.best is None or figure >= self.best["validation"]:
+            weights = {name: value.cpu().clone() for name, value in network.state_dict().items()}
+            self.best = Best(epoch=epoch["epoch"], validation=figure, network=weights)
+
+
 def stored_config(run: Path) -> Config | None:
     """The configuration of the checkpoint in a run's folder; None if there is no checkpoint.
 
@@ -52,6 +90,12 @@ def stored_config(run: Path) -> Config | None:
     """
     path = run / CHECKPOINT
     return _config(_read(path), path) if path.exists() else None
+
+
+def stored_best(run: Path) -> Best | None:
+    """The epoch of a finished run that is used; None if no images were held out."""
+    best: Best | None = _read(run / CHECKPOINT).get("best")
+    return best
 
 
 def load_checkpoint(path: Path) -> tuple[AttentionHashing, Config, dict[str, Any]]:
@@ -86,7 +130,8 @@ def load_trained(path: Path) -> tuple[AttentionHashing, Config, dict[str, Any]]:
             f"{config.branch_epochs + config.hash_epochs}; run train.py again to finish it"
         )
     network = new_network(config, len(state["classes"]), pretrained=False)
-    torch_file.load_weights(network, state["network"], path, "configuration")
+    weights = state["best"]["network"] if state.get("best") else state["network"]
+    torch_file.load_weights(network, weights, path, "configuration")
     return network.eval(), config, state
 
 
@@ -100,6 +145,7 @@ def save(
     epoch: int,
     optimiser: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LambdaLR,
+    course: Course,
 ) -> None:
     """Replace the checkpoint in a run's folder by the state after an epoch.
 
@@ -113,6 +159,7 @@ def save(
         epoch: number of finished epochs, over both stages.
         optimiser: of this stage.
         scheduler: of this stage.
+        course: of the run.
     """
     state = {
         "config": dataclasses.asdict(config),
@@ -124,6 +171,8 @@ def save(
         "optimiser": optimiser.state_dict(),
         "scheduler": scheduler.state_dict(),
         "method": method.state_dict(),
+        "history": course.history,
+        "best": course.best,
         "versions": _versions(),
     }
     torch_file.save(state, run / CHECKPOINT)
@@ -151,6 +200,7 @@ def save_refitted(
         "optimiser": {},
         "scheduler": {},
         "method": {},
+        "best": None,
         "layer": how,
         "versions": _versions(),
     }

@@ -122,6 +122,11 @@ def fit_layer(
     return HashLayer(weight.contiguous().numpy(), threshold.numpy())
 
 
+def epochs_of(images: int, epochs: int, least_steps: int) -> int:
+    """A number of epochs: `epochs`, or more where these would be fewer than `least_steps` steps."""
+    return max(epochs, -(-least_steps // (images // min(_BATCH, images))))
+
+
 def descend(
     modules: list[nn.Module],
     loss: Callable[[Tensor, Tensor, float], Tensor],

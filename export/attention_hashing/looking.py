@@ -56,10 +56,13 @@ class WithLooks:
     Attributes:
         images: k of them; looks are regions.
         labels: bool, (k, classes).
+        owners: int64, (k,): of each look, the position of the image that it is a part of; of each
+            image, its own.
     """
 
     images: list[Source]
     labels: NDArray[np.bool_]
+    owners: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -149,7 +152,9 @@ def with_looks(
     for source, row, some in zip(data.images, of_images, stored, strict=True):
         images += [Region(source, tuple(box)) for box, _ in some]
         labels.append(labels_of_looks([label for _, label in some], row))
-    return WithLooks(images, np.concatenate(labels))
+    places = np.arange(len(data))
+    owners = np.concatenate([places, np.repeat(places, [len(some) for some in stored])])
+    return WithLooks(images, np.concatenate(labels), owners)
 
 
 def labels_of_looks(labels: ArrayLike, row: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -4,9 +4,13 @@ Images come from data/, losses from methods/; checkpoint.py stores the state of 
 """
 
 import os
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -22,8 +26,11 @@ from attention_hashing.descent import half_cosine, minimise
 from attention_hashing.looking import WithLooks, with_looks
 from attention_hashing.methods import METHODS, Method
 from attention_hashing.network import AttentionHashing
+from attention_hashing.progress import WARM_UP, Epoch, Forecast, described, write_log
 
 _STAGES = ("branch", "hash")
+# The figure of held-out images by a network after an epoch of a stage, "branch" or "hash".
+Validate = Callable[[AttentionHashing, str], float]
 
 
 def train(
@@ -32,11 +39,12 @@ def train(
     run: Path,
     device: torch.device,
     branch: StoredBranch | None = None,
+    validate: Validate | None = None,
 ) -> AttentionHashing:
     """Run both stages, resuming from the checkpoint in `run` if there is one.
 
-    A checkpoint is written after each epoch. Every random choice depends on the seed and the epoch
-    alone, so a resumed run ends with the same weights as an uninterrupted one.
+    A checkpoint and the log are written after each epoch. Every random choice depends on the seed
+    and the epoch alone, so a resumed run ends with the same weights as an uninterrupted one.
 
     Args:
         data: to train on.
@@ -44,6 +52,8 @@ def train(
         run: an existing folder, for the checkpoint.
         device: to train on.
         branch: the stored branch whose digest is `config.branch`.
+        validate: measures held-out images after each epoch. The epoch of the last stage with the
+            highest figure is used, of equal ones the last; without it, the last.
 
     Returns:
         The network on the CPU, in evaluation mode.
@@ -53,23 +63,15 @@ def train(
             images; the branch is not that of the configuration or does not fit the network; or the
             configuration is not for images with as many labels.
     """
-    has_several = isinstance(data, Labelled) and data.has_several
-    if has_several != config.several_labels:
-        raise ValueError(
-            f"several_labels is {config.several_labels}, but images "
-            f"{'may have several' if has_several else 'have one label each'}"
-        )
-    network = new_network(config, len(data.classes))
-    if config.branch != ("" if branch is None else branch.digest()):
-        raise ValueError("the digest of the branch differs from that in the configuration")
-    if branch is not None:
-        branch.check(network, config.backbone, data.classes)
-        network.branch.load_state_dict(branch.branch.state_dict())
-    network = network.to(device, memory_format=torch.channels_last)
-    method = METHODS[config.method](len(data.classes), config.bits, config.seed).to(device)
+    network, method = _prepared(data, config, device, branch)
     epochs = {"branch": config.branch_epochs, "hash": config.hash_epochs}
     digest = data.digest()
     done, resumed = checkpoint.resume(network, method, config, data, digest, run, device)
+    course = checkpoint.Course(list(resumed.get("history", [])), resumed.get("best"))
+    last_stage = _STAGES[config.hash_epochs > 0]
+    # With looks, the second stage has more: how many is not known before they are chosen.
+    steps = (sum(epochs.values()) - done) * steps_of_epoch(len(data), config)
+    forecast = Forecast(steps, device)
     epoch = 0  # counted over both stages
     shown: Labelled | Scattered | WithLooks = data
     for stage in _STAGES:
@@ -88,12 +90,113 @@ def train(
                 continue
             loader = _loader(shown, config, config.seed * 100_003 + epoch)
             _set_mode(network, stage, config.frozen_blocks)
-            total = sum(epochs.values())
+            total, start = sum(epochs.values()), time.monotonic()
             bar = tqdm(loader, desc=f"epoch {epoch}/{total} ({stage})", unit="batch", mininterval=1)
-            losses = _losses(network, method, config, stage, bar, stage_epoch)
-            minimise(losses, optimiser, scheduler)
-            checkpoint.save(network, method, config, data, digest, run, epoch, optimiser, scheduler)
-    return network.cpu().eval()
+            losses: list[float] = []
+            batches = _losses(network, method, config, stage, bar, stage_epoch)
+            minimise(_watched(batches, losses, forecast), optimiser, scheduler)
+            figure = validate(network.eval(), stage) if validate else None
+            ended = Epoch(
+                epoch=epoch,
+                stage=stage,
+                loss=float(np.mean(losses)),
+                validation=figure,
+                seconds=time.monotonic() - start,
+            )
+            tqdm.write(f"epoch {epoch}/{total} {described(ended)}", file=sys.stderr)
+            course.add(ended, network, may_be_best=stage == last_stage)
+            checkpoint.save(
+                network, method, config, data, digest, run, epoch, optimiser, scheduler, course
+            )
+            write_log(run, course.history)
+    network = network.cpu()
+    if course.best is not None:
+        network.load_state_dict(course.best["network"])
+    return network.eval()
+
+
+def rehearse(
+    data: Labelled | Scattered,
+    config: Config,
+    device: torch.device,
+    branch: StoredBranch | None = None,
+    steps: int = 10,
+) -> dict[str, float]:
+    """Run a few steps of each stage, and write nothing.
+
+    Args:
+        data: as for `train`.
+        config: as for `train`.
+        device: as for `train`.
+        branch: as for `train`.
+        steps: of each stage, after a few that are not measured.
+
+    Returns:
+        Seconds of a step by stage; a stage without epochs is left out.
+
+    Raises:
+        ValueError: as for `train`.
+    """
+    network, method = _prepared(data, config, device, branch)
+    found = {}
+    for stage, epochs in zip(_STAGES, (config.branch_epochs, config.hash_epochs), strict=True):
+        if not epochs:
+            continue
+        optimiser, scheduler = _optimiser(network, method, stage, config, epochs, len(data))
+        loader = _loader(data, config, config.seed)
+        _set_mode(network, stage, config.frozen_blocks)
+        count = min(len(loader), WARM_UP + steps)
+        bar = tqdm(islice(loader, count), f"dry run ({stage})", count, unit="batch")
+        times = [time.monotonic()]
+        for loss in _losses(network, method, config, stage, bar, 0):
+            minimise([loss], optimiser, scheduler)
+            times.append(time.monotonic())
+        each = np.diff(times)
+        found[stage] = float(np.mean(each[WARM_UP:] if len(each) > WARM_UP else each[-1:]))
+    return found
+
+
+def steps_of(images: int, config: Config) -> dict[str, int]:
+    """Number of steps by stage: of all images, without looks."""
+    each = steps_of_epoch(images, config)
+    return {"branch": each * config.branch_epochs, "hash": each * config.hash_epochs}
+
+
+def steps_of_epoch(images: int, config: Config) -> int:
+    """Number of steps of an epoch over so many images."""
+    return max(1, images // config.batch_size)
+
+
+def _prepared(
+    data: Labelled | Scattered,
+    config: Config,
+    device: torch.device,
+    branch: StoredBranch | None,
+) -> tuple[AttentionHashing, Method]:
+    """The network before its training, and its loss."""
+    has_several = isinstance(data, Labelled) and data.has_several
+    if has_several != config.several_labels:
+        raise ValueError(
+            f"several_labels is {config.several_labels}, but images "
+            f"{'may have several' if has_several else 'have one label each'}"
+        )
+    network = new_network(config, len(data.classes))
+    if config.branch != ("" if branch is None else branch.digest()):
+        raise ValueError("the digest of the branch differs from that in the configuration")
+    if branch is not None:
+        branch.check(network, config.backbone, data.classes)
+        network.branch.load_state_dict(branch.branch.state_dict())
+    network = network.to(device, memory_format=torch.channels_last)
+    method = METHODS[config.method](len(data.classes), config.bits, config.seed).to(device)
+    return network, method
+
+
+def _watched(steps: Iterator[Tensor], losses: list[float], forecast: Forecast) -> Iterator[Tensor]:
+    """The loss of each step; notes it once the step has ended."""
+    for loss in steps:
+        yield loss
+        losses.append(loss.item())
+        forecast.step()
 
 
 def _loader(
@@ -177,5 +280,5 @@ def _optimiser(
         },
     ]
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-    steps = max(1, epochs) * max(1, images // config.batch_size)
+    steps = max(1, epochs) * steps_of_epoch(images, config)
     return optimiser, half_cosine(optimiser, steps)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from attention_hashing.data import annotations, cifar, folders, idx, lists
 from attention_hashing.data.errors import DataError
-from attention_hashing.data.labels import Labels
+from attention_hashing.data.labels import Labels, of_names
 from bitgaze import ImageError
 from bitgaze.encoding.images import Preprocess, Source, load, upright
 
@@ -102,7 +102,12 @@ class Labelled:
         return digest.hexdigest()
 
     def split(self, fraction: float, seed: int) -> tuple["Labelled", "Labelled"]:
-        """Hold out a random share: (rest, held out).
+        """Hold out a random share: (rest, held out); see `held_out`."""
+        mask = self.held_out(fraction, seed)
+        return self.subset(np.flatnonzero(~mask)), self.subset(np.flatnonzero(mask))
+
+    def held_out(self, fraction: float, seed: int) -> NDArray[np.bool_]:
+        """Draw the images to hold out: bool, (n,).
 
         If each image has one class, the share applies to each class, and at least one image of
         each is held out. Otherwise it applies to all images, skipping any that is the last of a
@@ -120,7 +125,7 @@ class Labelled:
         draw = self._draw_of_each_class if self.labels.ndim == 1 else self._draw_of_all
         mask = np.zeros(len(self), bool)
         mask[draw(fraction, np.random.default_rng(seed))] = True
-        return self.subset(np.flatnonzero(~mask)), self.subset(np.flatnonzero(mask))
+        return mask
 
     def _draw_of_each_class(
         self, fraction: float, generator: np.random.Generator
@@ -158,9 +163,10 @@ def read(folder: Path) -> Labelled:
 
     The folder contains the IDX files of MNIST or Fashion-MNIST (`train-images-idx3-ubyte`, plain
     or .gz), CIFAR-10 as published (`folder` may also be its folder or archive), a list `train.txt`
-    (lists.py), an annotations.tsv (annotations.py; of several parts, the one named train), or one
-    folder per class. If it has a folder `train`, the classes are read from
-    there.
+    (lists.py), a table `labels.csv` (folders.py), an annotations.tsv (annotations.py; of several
+    parts, the one named train), or one folder per class. If it has a folder `train`, the classes
+    are read from there. `folder` may also be a list or table itself, by any name ending in .txt or
+    .csv.
 
     Raises:
         DataError: there are no images, only one class, or a class with a single image; or files
@@ -171,7 +177,7 @@ def read(folder: Path) -> Labelled:
     if len(data.classes) < 2:
         raise DataError(
             f"{folder}: found {len(data.classes)} class, expected at least 2 "
-            "(one folder per class, images inside)"
+            "(one folder per class, images inside; or a list of images and labels)"
         )
     if counts.min() < 2:
         name = data.classes[int(counts.argmin())]
@@ -181,21 +187,29 @@ def read(folder: Path) -> Labelled:
 
 def _read_any(folder: Path) -> Labelled:
     place = cifar.find(folder)
-    if not place and not folder.is_dir():
-        raise DataError(f"{folder}: not a folder")
     if place:
         return Labelled(*cifar.read(place))
+    if not folder.is_dir() or (folder / folders.LABELS).is_file():
+        return _from_file(folder)
     if idx.is_here(folder):
         return numbered(*idx.read(folder, "train"))
     if lists.is_list(folder / lists.TRAIN):
-        paths, one_hot, classes = lists.read(folder / lists.TRAIN)
-        return Labelled(paths, lists.labels(one_hot), classes)
+        return _from_file(folder / lists.TRAIN)
     if (folder / annotations.ANNOTATIONS).is_file():
         found = annotations.read(folder)
         chosen = [at for at, part in enumerate(found.parts) if part == _TRAIN]
         everything = from_annotations(found)
         return everything.subset(np.array(chosen)) if chosen else everything
     return from_class_folders(folder / "train" if (folder / "train").is_dir() else folder)
+
+
+def _from_file(path: Path) -> Labelled:
+    """The images of a list or table, or of the table in a folder."""
+    if folders.is_list(path):
+        listed = lists.read(path)
+        return Labelled(listed.paths, lists.labels(listed.one_hot), listed.classes)
+    named = folders.read(path)
+    return Labelled(list(named), *of_names(list(named.values())))
 
 
 def check_readable(data: Labelled, preprocess: Preprocess) -> None:

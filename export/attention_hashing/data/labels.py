@@ -1,5 +1,7 @@
 """Labels of images, and which items are relevant to which queries."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,3 +33,23 @@ def is_relevant(labels_of_queries: Labels, labels: Labels) -> NDArray[np.bool_]:
     else:  # float32 has the fast matrix product
         found = labels_of_queries.astype(np.float32) @ labels.astype(np.float32).T > 0
     return found
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes, sorted; by number if all are numbers."""
+    names = list(names)
+    if all(name.isascii() and name.isdigit() for name in names):
+        return tuple(sorted(names, key=int))
+    return tuple(sorted(names))
+
+
+def of_names(names: Sequence[tuple[str, ...]]) -> tuple[Labels, tuple[str, ...]]:
+    """Labels of images, from the names of each image's classes, and all classes in order."""
+    classes = in_order({name for several in names for name in several})
+    position = {name: place for place, name in enumerate(classes)}
+    if all(len(several) == 1 for several in names):
+        return np.array([position[name] for (name,) in names], np.int64), classes
+    one_hot = np.zeros((len(names), len(classes)), bool)
+    for row, several in enumerate(names):
+        one_hot[row, [position[name] for name in several]] = True
+    return one_hot, classes

@@ -1,7 +1,11 @@
-"""Lists of images as published with hashing methods: one line `path 0 1 0 ...` per image.
+"""Lists of labelled images: one line per image, its path, then its labels in one of three forms.
 
-NUS-WIDE, MS-COCO and ImageNet-100 have been passed around in this format since HashNet: a path
-relative to the list's folder, then one column per class. Opens no image.
+    cats/1.jpg cat            names of its labels; several with commas, as in cat,old town
+    cats/1.jpg 281            numbers of its classes, as in ImageNet's lists; several with commas
+    cats/1.jpg 0 1 0          a column of 0 or 1 for each class
+
+The last has been passed around with NUS-WIDE, MS-COCO and ImageNet-100 since HashNet. Paths are
+relative to the list's folder. Opens no image.
 """
 
 import os
@@ -14,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attention_hashing.data.errors import DataError
+from attention_hashing.data.labels import in_order
 from bitgaze.encoding.formats import SUFFIXES
 
 TRAIN, TEST, DATABASE = "train.txt", "test.txt", "database.txt"
@@ -21,6 +26,7 @@ CLASSES = "classes.txt"
 
 # A path may contain spaces: it ends with the last word that has an image suffix.
 _ENDINGS = "|".join(sorted(suffix[1:] for suffix in SUFFIXES))
+_HEADING = "; if this is a heading, delete it"
 _LINE = re.compile(rf"(\S.*\.(?:{_ENDINGS}))\s+(.*)", re.IGNORECASE)
 
 
@@ -31,11 +37,17 @@ class Listed(NamedTuple):
         paths: of n images.
         one_hot: bool (n, classes), true where an image has the label; every image has one.
         classes: names of the columns.
+        has_columns: whether the list has a column for each class, even one without images.
     """
 
     paths: list[Path]
     one_hot: NDArray[np.bool_]
     classes: tuple[str, ...]
+    has_columns: bool
+
+    def names(self) -> list[tuple[str, ...]]:
+        """The names of each image's labels."""
+        return [tuple(self.classes[at] for at in np.flatnonzero(row)) for row in self.one_hot]
 
 
 def is_list(path: Path) -> bool:
@@ -50,66 +62,149 @@ def is_list(path: Path) -> bool:
 def read(path: Path, root: Path | None = None) -> Listed:
     """Read the labelled images of a list.
 
-    Images without a label and repeated lines are skipped; their number goes to stderr. Class names
-    come from a classes.txt next to the list, one per line; otherwise they are "0", "1", ...
+    Images without a label and repeated lines are skipped; their number goes to stderr. The classes
+    come from a classes.txt next to the list, one per line; otherwise they are those that occur, or
+    "0", "1", ... for columns.
 
     Args:
         path: of the list.
         root: folder that paths in the list are relative to; the list's own folder by default.
 
     Raises:
-        DataError: the file does not exist, has no labelled image, or has an invalid line.
+        DataError: the file does not exist, has no labelled image, has an invalid line or lines of
+            different forms, or classes.txt does not name its classes.
     """
-    root = (path.parent if root is None else root).resolve()
-    rows: dict[Path, str] = {}
-    columns, unlabelled, repeated = 0, 0, 0
+    rows, form = _rows(path, (path.parent if root is None else root).resolve())
+    if form is not None and form.columns:
+        labelled = {image: row for image, row in rows.items() if "1" in row.cells}
+        _report_skipped(path, len(rows) - len(labelled), "without a label")
+        rows = labelled
+    if form is None or not rows:
+        raise DataError(f"{path}: no image has a label")
+    if form.columns:
+        one_hot = np.array([row.cells for row in rows.values()]) == "1"
+        return Listed(list(rows), one_hot, _names_of_columns(path, form.columns), True)
+    classes, position = _classes(path, list(rows.values()), form)
+    one_hot = np.zeros((len(rows), len(classes)), bool)
+    for labels_of_image, row in zip(one_hot, rows.values(), strict=True):
+        for cell in row.cells:
+            if cell not in position:
+                raise DataError(f"{row.where}: {path.parent / CLASSES} does not name class {cell}")
+            labels_of_image[position[cell]] = True
+    return Listed(list(rows), one_hot, classes, False)
+
+
+class _Row(NamedTuple):
+    """Labels of an image: where the list has them, for errors, and what it says."""
+
+    where: str
+    cells: list[str]
+
+
+class _Form(NamedTuple):
+    """How a list gives labels: the number of columns, 0 if it names them; whether by numbers."""
+
+    columns: int
+    has_numbers: bool
+
+
+def _rows(path: Path, root: Path) -> tuple[dict[Path, _Row], _Form | None]:
+    """The lines by image, and their form; None if there are no lines."""
+    rows: dict[Path, _Row] = {}
+    form, repeated = None, 0
     for number, line in _lines(path):
         where = f"{path}, line {number}"
         match = _LINE.fullmatch(line)
         if not match:
-            raise DataError(f"{where}: expected `image.jpg 0 1 ...`, found {line!r}")
-        name, values = match[1], match[2].split()
-        for column, value in enumerate(values, start=1):
-            if value not in ("0", "1"):
-                raise DataError(f"{where}: column {column} is {value!r}, expected 0 or 1")
-        columns = columns or len(values)
-        if len(values) != columns:
             raise DataError(
-                f"{where}: {len(values)} columns, expected {columns} as in the lines before"
+                f"{where}: expected an image and its labels, as in `image.jpg cat` or `image.jpg 0 "
+                f"1 ...`, found {line!r}" + _HEADING * (not rows)
             )
-        image = Path(os.path.normpath(root / name))
-        row = "".join(values)
+        form, cells = _cells(where, match[2], form)
+        image = Path(os.path.normpath(root / match[1]))
         if (before := rows.get(image)) is not None:
-            if before != row:
-                raise DataError(f"{where}: {name} is listed twice, with different labels")
+            if before.cells != cells:
+                raise DataError(f"{where}: {match[1]} is listed twice, with different labels")
             repeated += 1
             continue
         if not image.is_file():
             raise DataError(f"{where}: {image} does not exist")
-        unlabelled += "1" not in row
-        rows[image] = row
-    paths = [image for image, row in rows.items() if "1" in row]
-    if not paths:
-        raise DataError(f"{path}: no image has a label")
-    for count, what in ((unlabelled, "without a label"), (repeated, "that repeat another")):
-        if count:
-            print(f"{path}: skipped {count} lines {what}", file=sys.stderr)
-    digits = np.frombuffer("".join(rows[p] for p in paths).encode(), np.uint8)
-    one_hot = digits.reshape(len(paths), columns) == ord("1")
-    return Listed(paths, one_hot, _classes(path.parent / CLASSES, columns))
+        rows[image] = _Row(where, cells)
+    _report_skipped(path, repeated, "that repeat another")
+    return rows, form
 
 
-def _classes(path: Path, columns: int) -> tuple[str, ...]:
-    if not path.is_file():
+def _report_skipped(path: Path, count: int, what: str) -> None:
+    if count:
+        print(f"{path}: skipped {count} lines {what}", file=sys.stderr)
+
+
+def _cells(where: str, labels: str, form: _Form | None) -> tuple[_Form, list[str]]:
+    """The form of the lines, and the cells of one; DataError if it is of another form."""
+    columns = labels.split()
+    if len(columns) > 1 and all(map(_is_number, columns)):
+        for column, value in enumerate(columns, start=1):
+            if value not in ("0", "1"):
+                raise DataError(
+                    f"{where}: column {column} is {value!r}, expected 0 or 1; put commas between "
+                    "numbers of classes"
+                )
+        found, cells = _Form(len(columns), True), columns
+    else:
+        cells = [" ".join(cell.split()) for cell in labels.split(",")]
+        if not all(cells) or len(set(cells)) < len(cells):
+            raise DataError(f"{where}: expected different labels between commas, found {labels!r}")
+        found = _Form(0, all(map(_is_number, cells)))
+        cells = [str(int(cell)) for cell in cells] if found.has_numbers else cells
+    if form is None or found == form:
+        return found, cells
+    if found.columns and form.columns:
+        raise DataError(
+            f"{where}: {found.columns} columns, expected {form.columns} as in the lines before"
+        )
+    raise DataError(
+        f"{where}: {labels!r} gives {_described(found)}, the lines before {_described(form)}"
+    )
+
+
+def _described(form: _Form) -> str:
+    if form.columns:
+        return f"{form.columns} columns of 0 and 1"
+    return "numbers of classes" if form.has_numbers else "names of labels"
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _classes(path: Path, rows: list[_Row], form: _Form) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Names of the classes, and the position of each label."""
+    if not (path.parent / CLASSES).is_file():
+        names = in_order({cell for row in rows for cell in row.cells})
+        return names, {name: at for at, name in enumerate(names)}
+    names = _names(path.parent / CLASSES)
+    keys = map(str, range(len(names))) if form.has_numbers else names
+    return names, {key: at for at, key in enumerate(keys)}
+
+
+def _names_of_columns(path: Path, columns: int) -> tuple[str, ...]:
+    place = path.parent / CLASSES
+    if not place.is_file():
         return tuple(str(column) for column in range(columns))
-    names = tuple(name for _, name in _lines(path))
+    names = _names(place)
     if len(names) != columns:
         raise DataError(
-            f"{path}: {len(names)} classes, but the lists in this folder have {columns}"
+            f"{place}: {len(names)} classes, but the lists in this folder have {columns}"
         )
-    if len(set(names)) < columns:
+    return names
+
+
+def _names(place: Path) -> tuple[str, ...]:
+    """The lines of a classes.txt."""
+    names = tuple(name for _, name in _lines(place))
+    if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path}: {twice!r} is listed twice")
+        raise DataError(f"{place}: {twice!r} is listed twice")
     return names
 
 

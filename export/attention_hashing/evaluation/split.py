@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from attention_hashing.data import lists
 from attention_hashing.data.errors import DataError
 from attention_hashing.data.folders import read
-from attention_hashing.data.labels import Labels
+from attention_hashing.data.labels import Labels, of_names
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def drawn(folder: Path, count: int, seed: int) -> Split:
     """Draw queries from the images of a folder; the others are the database.
 
     Args:
-        folder: as for `folders.read`.
+        folder: as for `folders.read`, which also reads a list or table.
         count: maximum number of queries; they are never more than half of the images.
         seed: of the draw.
 
@@ -55,7 +55,7 @@ def drawn(folder: Path, count: int, seed: int) -> Split:
     images = read(folder)
     order = np.random.default_rng(seed).permutation(len(images))
     queries, database = np.split(order, [min(count, len(images) // 2)])
-    return Split(list(images), *_labels(list(images.values())), queries, database)
+    return Split(list(images), *of_names(list(images.values())), queries, database)
 
 
 def given(folder: Path, queries: Path) -> Split:
@@ -67,7 +67,7 @@ def given(folder: Path, queries: Path) -> Split:
     stored, sought = read(folder), read(queries)
     if both := stored.keys() & sought.keys():
         raise DataError(f"{min(both)} is a query and in the database: the folders must not overlap")
-    labels, classes = _labels([*stored.values(), *sought.values()])
+    labels, classes = of_names([*stored.values(), *sought.values()])
     positions = np.arange(len(stored) + len(sought))
     database, found = np.split(positions, [len(stored)])
     return Split([*stored, *sought], labels, classes, found, database)
@@ -90,27 +90,16 @@ def listed(folder: Path) -> Split | None:
     queries, database = lists.read(test), lists.read(stored)
     if both := set(queries.paths) & set(database.paths):
         raise DataError(f"{min(both)} is a query and in the database: the lists must not overlap")
+    paths = queries.paths + database.paths
+    positions = np.split(np.arange(len(paths)), [len(queries.paths)])
+    if not (queries.has_columns or database.has_columns):
+        return Split(paths, *of_names(queries.names() + database.names()), *positions)
     if len(queries.classes) != len(database.classes):
         raise DataError(
             f"{test} has {len(queries.classes)} columns, {stored} {len(database.classes)}"
         )
-    return Split(
-        queries.paths + database.paths,
-        lists.labels(np.concatenate([queries.one_hot, database.one_hot])),
-        queries.classes,
-        *np.split(np.arange(len(queries.paths) + len(database.paths)), [len(queries.paths)]),
-    )
-
-
-def _labels(names: list[tuple[str, ...]]) -> tuple[Labels, tuple[str, ...]]:
-    classes = tuple(sorted({name for several in names for name in several}))
-    position = {name: place for place, name in enumerate(classes)}
-    if all(len(several) == 1 for several in names):
-        return np.array([position[name] for (name,) in names], np.int64), classes
-    one_hot = np.zeros((len(names), len(classes)), bool)
-    for row, several in enumerate(names):
-        one_hot[row, [position[name] for name in several]] = True
-    return one_hot, classes
+    one_hot = np.concatenate([queries.one_hot, database.one_hot])
+    return Split(paths, lists.labels(one_hot), queries.classes, *positions)
 
 
 def _digest(path: Path) -> bytes:

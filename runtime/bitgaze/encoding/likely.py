@@ -5,10 +5,14 @@ A block of bytes for each image:
     1 byte    for each view: how many classes follow for it
     3 bytes   for each class, view by view: number (uint16, little-endian) and level (uint8)
 A level l stands for the probability 2 ** (-l / 16). Classes below 2 ** -10 are left out.
+
+What images show is told by the classes of a word, and by the company that these keep: where the
+images of a gallery that show dogs often show leashes, a leash speaks for a dog.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +22,14 @@ _STEPS = 16
 _LAST_LEVEL = 10 * _STEPS
 _MAX_CLASSES = 255
 _MAX_IMAGES = 8192
+# How far the company of a word's classes is believed, and for how many views an unknown company
+# counts. Mean average precision over VOC's words rises by .017, over COCO's by .024; on the half of
+# the images that the two were not chosen on by .017 and .025, and half or twice as much of either
+# changes it by less than .002.
+_COMPANY = 0.3
+_DOUBT = 1.0
+# Company is considered for so many images, those that most probably show the word.
+_MOST_CONSIDERED = 10_000
 _LEVELS = (2.0 ** (-np.arange(256) / _STEPS)).astype(np.float32)
 
 
@@ -80,21 +92,54 @@ class Likely:
         totals = counts.sum(axis=1)
         if (np.where(is_known, 1 + views + 3 * totals, 0) != lengths).any():
             raise ValueError("likely classes have another length than they say")
-        before = np.cumsum(totals) - totals
-        entries = np.repeat(firsts + 1 + views - 3 * before, totals)
-        entries += 3 * np.arange(len(entries))
-        numbers = content[entries] + content[entries + 1].astype(np.uint16) * np.uint16(256)
+        is_entry = np.ones(len(content), bool)
+        is_entry[-1] = False
+        is_entry[firsts] = False
+        is_entry[at[is_view]] = False
+        entries = content[is_entry].reshape(-1, 3)
+        numbers = entries[:, 0] + entries[:, 1].astype(np.uint16) * np.uint16(256)
         order = np.argsort(numbers, kind="stable")
         owners = np.repeat(np.arange(counts.size, dtype=np.uint16), counts.ravel())
         starts = np.concatenate([[0], np.cumsum(np.bincount(numbers))]).astype(np.uint32)
-        return Likely(owners[order], content[entries + 2][order], starts, is_known)
+        return Likely(owners[order], entries[order, 2], starts, is_known)
+
+    @cached_property
+    def totals(self) -> NDArray[np.float32]:
+        """Sum of the probabilities of each class: float32, (classes,)."""
+        return self.seen_with(np.ones(len(self.is_known), np.float32))
+
+    def some(self, images: NDArray[np.bool_]) -> "Likely":
+        """Those of some of the images.
+
+        Args:
+            images: bool, (n,): which.
+        """
+        kept = np.flatnonzero(np.take(np.repeat(images, MAX_VIEWS), self.views))
+        places = np.cumsum(images, dtype=np.uint16) - np.uint16(1)
+        views = self.views[kept]
+        views = places[views // MAX_VIEWS] * np.uint16(MAX_VIEWS) + views % MAX_VIEWS
+        starts = np.searchsorted(kept, self.starts).astype(np.uint32)
+        return Likely(views, self.levels[kept], starts, self.is_known[images])
+
+    def seen_with(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Sum over all views of a class's probability times that of something else in the image.
+
+        Args:
+            probabilities: float32, (n,), of the other thing.
+
+        Returns:
+            float32, (classes,).
+        """
+        products = probabilities[self.views // MAX_VIEWS] * _LEVELS[self.levels]
+        ends = np.concatenate([[0], np.cumsum(products, dtype=np.float64)])[self.starts]
+        return np.diff(ends).astype(np.float32)
 
     def probabilities(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """The probability that each view shows one of some classes: float32, (n, MAX_VIEWS).
 
         Args:
             weights: float32, one for each class that there is: 1 if it is one of them, less if it
-                only suggests them, 0 if not.
+                only speaks for them, 0 if not.
         """
         n, classes = len(self.is_known), len(self.starts) - 1
         numbers = np.flatnonzero(weights[:classes])
@@ -115,3 +160,44 @@ def of_any_view(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     found: NDArray[np.float32] = 1 - np.prod(1 - probabilities, axis=1)
     return found
+
+
+def shown(chunks: Sequence[Likely], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The probability that each image shows what some classes mean.
+
+    At first, that at least one view shows one of the classes. Another class c then speaks for them
+    by the share of what shows c that shows them, sum p(c) p / sum p(c), over the images considered.
+
+    Args:
+        chunks: likely classes of all images of a gallery.
+        weights: float32, one for each class that there is: 1 for those that are meant, else 0.
+
+    Returns:
+        float32, (n,), in the order of the images.
+    """
+    found = np.concatenate([of_any_view(chunk.probabilities(weights)) for chunk in chunks])
+    is_considered = np.ones(len(found), bool)
+    if len(found) > _MOST_CONSIDERED:
+        is_considered[np.argpartition(found, -_MOST_CONSIDERED)[:-_MOST_CONSIDERED]] = False
+        is_considered &= found > 0
+    ends = np.cumsum([len(chunk.is_known) for chunk in chunks])[:-1]
+    masks = np.split(is_considered, ends)
+    considered = [chunk.some(mask) for chunk, mask in zip(chunks, masks, strict=True)]
+    with_them, in_all = np.zeros((2, len(weights)), np.float32)
+    for chunk, some, mask, own in zip(
+        chunks, considered, masks, np.split(found, ends), strict=True
+    ):
+        _add(in_all, chunk.totals)
+        _add(with_them, some.seen_with(own[mask]))
+    company = _COMPANY * with_them / (in_all + _DOUBT)
+    weights = np.maximum(weights, company)
+    found[is_considered] = np.concatenate(
+        [of_any_view(some.probabilities(weights)) for some in considered]
+    )
+    return found
+
+
+def _add(sums: NDArray[np.float32], of_classes: NDArray[np.float32]) -> None:
+    """Add figures of classes in place; those that the model does not have count for nothing."""
+    count = min(len(sums), len(of_classes))
+    sums[:count] += of_classes[:count]

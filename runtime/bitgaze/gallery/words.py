@@ -7,7 +7,7 @@ import numpy as np
 
 from bitgaze.arguments import hit_count
 from bitgaze.encoding.images import Box
-from bitgaze.encoding.likely import Likely, of_any_view
+from bitgaze.encoding.likely import Likely, of_any_view, shown
 from bitgaze.encoding.words import Meaning, Vocabulary
 from bitgaze.errors import WordError
 from bitgaze.gallery.filters import Condition
@@ -26,7 +26,7 @@ class WordHit:
     Attributes:
         key: the item's key.
         probability: that the image or one of its looks shows what the words mean, in [0, 1],
-            according to the model.
+            according to the model and to what else such images of the gallery show.
         metadata: the item's metadata.
         path: path of the item's file, ready for `open`; None for an item added by hand.
         box: left, top, right, bottom of the look that shows it best, in [0, 1] of the upright
@@ -62,13 +62,12 @@ def search_words(
     if not 0 <= least <= 1:
         raise ValueError(f"least is {least}, expected 0 to 1")
     meanings = vocabulary.meanings(words)
-    found, is_known = [np.empty(0, np.float32)], not len(store.index)
-    for likely in store.likely():
-        found.append(np.max([_all_of(likely, every) for every in meanings], axis=0))
-        is_known |= bool(likely.is_known.any())
-    if not is_known:
+    chunks = list(store.likely())
+    if chunks and not any(chunk.is_known.any() for chunk in chunks):
         raise WordError(f"{store.path}: {_UNKNOWN_CLASSES}")
-    scores = np.concatenate(found)
+    scores = np.zeros(0, np.float32)
+    if chunks:
+        scores = np.max([_all_of(chunks, every) for every in meanings], axis=0)
     allowed = scores >= least
     if conditions:
         allowed &= store.allowed(conditions)
@@ -79,9 +78,9 @@ def search_words(
     return [_hit(store, int(slot), float(scores[slot]), meanings) for slot in slots]
 
 
-def _all_of(likely: Likely, meanings: list[Meaning]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _all_of(chunks: list[Likely], meanings: list[Meaning]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The probability that images show all of some things: float32, (n,)."""
-    found = [of_any_view(likely.probabilities(meaning.weights)) for meaning in meanings]
+    found = [shown(chunks, meaning.weights) for meaning in meanings]
     product: np.ndarray[Any, np.dtype[np.float32]] = np.prod(found, axis=0)
     return product
 
@@ -89,8 +88,9 @@ def _all_of(likely: Likely, meanings: list[Meaning]) -> np.ndarray[Any, np.dtype
 def _hit(store: Store, slot: int, score: float, meanings: list[list[Meaning]]) -> WordHit:
     item = store.item(slot)
     likely = Likely.of([item.classes])
-    best = max(meanings, key=lambda every: float(_all_of(likely, every)[0]))
-    view = int(likely.probabilities(best[0].weights)[0].argmax())
+    views = [[likely.probabilities(m.weights)[0] for m in every] for every in meanings]
+    best = max(views, key=lambda every: float(np.prod(of_any_view(np.stack(every)))))
+    view = int(best[0].argmax())
     box = None
     if 1 <= view <= len(item.boxes):
         left, top, right, bottom = map(float, item.boxes[view - 1])
