@@ -29,7 +29,8 @@ def add_command(
     commands: Commands, run: Callable[[argparse.Namespace], int]
 ) -> argparse.ArgumentParser:
     """Add a command with the name and docstring of the function that runs it."""
-    parser = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+    name = run.__name__.replace("_", "-")
+    parser = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
     parser.set_defaults(run=run)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
