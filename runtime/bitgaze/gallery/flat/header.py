@@ -7,7 +7,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -163,8 +162,10 @@ def _problems(header: Header, version: int, count: int, file_bytes: int) -> Iter
         elif length not in (None, header.sections[name].length):
             yield f"section {name} has {header.sections[name].length} bytes, expected {length}"
     places = [Section(0, header.size()), *header.sections.values(), Section(file_bytes, 0)]
-    for before, after in pairwise(places):
-        if before.offset + before.length > after.offset:
-            yield "sections overlap, or lie beyond the end of the file"
+    ends = [place.offset + place.length for place in places]
+    if any(end > after.offset for end, after in zip(ends, places[1:], strict=False)):
+        yield "sections overlap, or lie beyond the end of the file"
+    if ends[-2] != file_bytes:
+        yield "the file does not end with its last section"
     if any(section.offset % ALIGNMENT for section in header.sections.values()):
         yield f"a section does not start at a multiple of {ALIGNMENT} bytes"
