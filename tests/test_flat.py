@@ -5,14 +5,11 @@ import json
 import pickle
 import struct
 import zlib
-from contextlib import suppress
 from itertools import pairwise
 
+import damage_flat
 import numpy as np
 import pytest
-from damage import ANY
-from hypothesis import given
-from hypothesis import strategies as st
 from quick import QuickEncoder
 
 import oracle
@@ -32,7 +29,7 @@ from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
 from bitgaze.gallery.adaptation import Adaptation, adapted
 from bitgaze.gallery.flat.header import Header, Section, read_header
 from bitgaze.gallery.flat.writer import BATCH_ITEMS, Batch, Origin, write_flat
-from codes import FIXED, random_codes
+from codes import random_codes
 from conftest import PETS, smooth_image
 from galleries import items
 
@@ -576,42 +573,11 @@ def test_made_up_contents_are_errors(tmp_path, sound, name, at, layout, numbers,
         return
     flat = FlatGallery(path)
     assert match.split("|")[0] in " ".join(flat.verify())
-    use(flat)
+    damage_flat.use(flat)
 
 
-def use(flat):
-    """Call everything; only typed errors are allowed."""
-    for call in (
-        lambda: list(flat),
-        lambda: [flat.slot(f"item {i}") for i in range(45)],
-        lambda: [flat.get(f"item {i}") for i in range(45)],
-        lambda: flat.search_codes(np.zeros((2, flat.bits // 8), np.uint8), k=100),
-        lambda: flat.search("item 2", k=100),
-        flat.verify,
-    ):
-        with suppress(GalleryError, KeyError):
-            call()
-
-
-@given(
-    damage=st.sampled_from(ANY),
-    seed=st.integers(0, 2**32 - 1),
-    is_sealed=st.booleans(),
-)
-@FIXED
-def test_damage_is_an_error_and_never_a_crash(sound, tmp_path_factory, damage, seed, is_sealed):
-    content = bytearray(sound)
-    damage(content, np.random.default_rng(seed))
-    if is_sealed and len(content) > 1000:
-        content[16:20] = sound[16:20]
-        content[24:32] = len(content).to_bytes(8, "little")
-        content = sealed(content)
-    path = tmp_path_factory.getbasetemp() / "damaged.flat"
-    path.write_bytes(content)
-    try:
-        flat = FlatGallery(path)
-    except GalleryError:
-        return
-    problems = flat.verify()
-    use(flat)
-    assert problems or bytes(content) == sound or is_sealed
+def test_damage_is_an_error_and_never_a_crash():
+    """tests/test_kernels_cross.py compares with C++."""
+    words = damage_flat.damage_flat(range(300), jobs=1)
+    assert words["damaged"] > 200
+    assert words["sound"] > 5

@@ -100,7 +100,8 @@ void FlatFile::read_header() {
   for (std::size_t i = 0; i < count; ++i) {
     const std::uint8_t* const entry = data + kFieldBytes + i * kEntryBytes;
     const auto* const name = reinterpret_cast<const char*>(entry);
-    std::string text(name, std::find(name, name + kNameBytes, '\0'));
+    std::string text(name, kNameBytes);
+    text.erase(text.find_last_not_of('\0') + 1);
     const auto offset = load<std::uint64_t>(entry + 8);
     const auto length = load<std::uint64_t>(entry + 16);
     if (offset < end || offset > file_bytes || length > file_bytes - offset) {
