@@ -16,6 +16,7 @@ import damage_flat
 import numpy as np
 import pytest
 
+import documents
 from bitgaze import FlatGallery, _hamming
 from bitgaze.gallery.flat.writer import Batch, Origin, write_flat
 from codes import random_codes
@@ -278,6 +279,22 @@ def test_programs_in_c_and_c_plus_plus_answer_as_python_does(examples, flat_file
 
 def test_programs_on_aarch64_answer_as_python_does(aarch64, flat_files, tmp_path):
     check_answers(build_examples(aarch64, tmp_path, *AARCH64), flat_files, *QEMU)
+
+
+def test_the_program_of_the_guide(native, examples, flat_files, tmp_path):
+    """Takes it from docs/guide-cpp.md; `examples` has installed the library."""
+    blocks = documents.blocks((ROOT / "docs" / "guide-cpp.md").read_text(encoding="utf-8"))
+    (cmake,) = (text for language, text in blocks if language == "cmake")
+    (program,) = (text for language, text in blocks if language == "cpp")
+    (tmp_path / "CMakeLists.txt").write_text(cmake)
+    (tmp_path / "mine.cpp").write_text(program)
+    prefix = f"-DCMAKE_PREFIX_PATH={Path(native).parent / 'installed'}"
+    output_of("cmake", "-S", str(tmp_path), "-B", str(tmp_path / "mine"), prefix)
+    output_of("cmake", "--build", str(tmp_path / "mine"))
+    found = output_of(str(tmp_path / "mine" / "mine"), str(flat_files[0])).splitlines()
+    with FlatGallery(flat_files[0]) as flat:
+        hits = flat.search(next(iter(flat)), k=5, exclude_self=True)
+    assert found == [f"{hit.distance:g} {hit.key}" for hit in hits]
 
 
 def test_errors_of_programs(examples, flat_files, tmp_path):
