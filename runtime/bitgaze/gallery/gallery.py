@@ -1045,7 +1045,7 @@ class Gallery:
         """Write a snapshot to a flat file, which `FlatGallery` and other languages search in place.
 
         Codes, boxes of looks, keys, metadata, adaptation and calibration; no paths of files,
-        structural codes, properties, likely classes or thumbnails. Takes about 5 s for a million
+        structural codes, properties, likely classes or thumbnails. Takes about 6 s for a million
         items, during which other threads wait for this object. A new file can be read by its owner
         only, like a gallery.
 
