@@ -34,7 +34,7 @@ lint: $(DEV)/installed
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/mypy
-	$(DEV)/bin/clang-format --dry-run --Werror $$(find csrc -name '*.cpp' -o -name '*.h')
+	$(DEV)/bin/clang-format --dry-run --Werror $$(find csrc examples/cpp -name '*.c' -o -name '*.cpp' -o -name '*.h' -o -name '*.hpp')
 
 bench: $(DEV)/installed
 	$(DEV)/bin/python -m pip install -q -c constraints.txt -r benchmarks/requirements.txt

@@ -45,6 +45,7 @@ for hit in hits:
 _MORE = "api-more.md"
 _REST = {
     "Galleries": (
+        "FlatGallery",
         "Item",
         "Query",
         "WordHit",

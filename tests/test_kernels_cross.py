@@ -1,18 +1,28 @@
-"""The C++ tests, built for other machines and with sanitizers, and the machine code of each file.
+"""The C++ tests and library, built for other machines and with sanitizers; each file's code.
 
 A test is skipped where its tools are missing (CI has them all): cmake, a C++ compiler, objdump and
 nm, g++-aarch64-linux-gnu, qemu-aarch64 and qemu-x86_64.
 """
 
+import ctypes
+import json
+import os
 import platform
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import damage_flat
+import numpy as np
 import pytest
+from PIL import Image
 
-from bitgaze import _hamming
+import documents
+from bitgaze import FlatGallery, _hamming
+from bitgaze.encoding.contract import DEFAULT_MODEL
+from bitgaze.gallery.flat.writer import Batch, Origin, write_flat
+from codes import random_codes
 
 ROOT = Path(__file__).resolve().parent.parent
 X86_64 = platform.machine() in {"x86_64", "AMD64"}
@@ -42,6 +52,7 @@ def build(folder, *options):
     output_of(
         *("cmake", "-S", str(ROOT), "-B", str(folder), *generator),
         *("-DBITGAZE_PYTHON=OFF", "-DBITGAZE_TESTS=ON", "-DBITGAZE_WERROR=ON", *options),
+        *("-DBITGAZE_LIBRARY=ON", f"-DCMAKE_INSTALL_PREFIX={folder / 'installed'}"),
     )
     output_of("cmake", "--build", str(folder), "--parallel", "2")
     return str(folder / "test_hamming")
@@ -92,11 +103,16 @@ def test_native(native):
     assert found == passed == _hamming.kernels()
 
 
-def test_with_sanitizers(tmp_path):
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory):
     need("c++")
     flags = "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
-    program = build(tmp_path, f"-DCMAKE_CXX_FLAGS={flags}", "-DCMAKE_BUILD_TYPE=None")
-    found, passed = run(program)
+    folder = tmp_path_factory.mktemp("sanitized")
+    return build(folder, f"-DCMAKE_CXX_FLAGS={flags}", "-DCMAKE_BUILD_TYPE=None")
+
+
+def test_with_sanitizers(sanitized):
+    found, passed = run(sanitized)
     assert found == passed
     assert "portable" in passed
 
@@ -132,16 +148,24 @@ def test_an_operating_system_without_avx(native):
     assert emulate("Haswell,-xsave", native, "threads") == (kernels, kernels)
 
 
-def test_aarch64(tmp_path):
+AARCH64 = (
+    "-DCMAKE_SYSTEM_NAME=Linux",
+    "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+    "-DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc",
+    "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
+)
+QEMU = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
+
+
+@pytest.fixture(scope="module")
+def aarch64(tmp_path_factory):
     need("aarch64-linux-gnu-g++", "qemu-aarch64")
-    program = build(
-        tmp_path,
-        "-DCMAKE_SYSTEM_NAME=Linux",
-        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
-        "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
-    )
-    found, passed = run("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", program)
-    assert found == passed == compiled_kernels(program, "aarch64-linux-gnu-nm")
+    return build(tmp_path_factory.mktemp("aarch64"), *AARCH64)
+
+
+def test_aarch64(aarch64):
+    found, passed = run(*QEMU, aarch64)
+    assert found == passed == compiled_kernels(aarch64, "aarch64-linux-gnu-nm")
     assert {"portable", "neon"} <= set(passed)
 
 
@@ -174,3 +198,193 @@ def test_a_kernel_file_shows_the_linker_one_constant(native, kernel):
     names = re.findall(r"^\w+ [^V] ([\w:]+)", symbols, re.MULTILINE)  # V: the C++ runtime's
     assert names == [f"bitgaze::kernel_{kernel}"]
     assert ".init_array" not in output_of("objdump", "-h", path)
+
+
+# The library
+
+
+@pytest.fixture(scope="module")
+def flat_files(tmp_path_factory):
+    """Flat files of both layouts by words, and of rows; two or three words tie often."""
+    folder = tmp_path_factory.mktemp("flat")
+    for bits, looks in ((64, 0), (128, 0), (72, 2), (128, 3)):
+        codes = random_codes((3000, 1 + looks, bits // 8)) & random_codes((3000, 1, bits // 8), 1)
+        boxes = random_codes((3000, looks, 8), 2).view(np.uint16)
+        boxes[::3] = [0, 0, 65535, 65535]
+        write_flat(
+            folder / f"{bits}-{looks}.flat",
+            Origin(bits, looks),
+            3000,
+            [
+                Batch(
+                    codes,
+                    boxes,
+                    [f"item {i} \u00e9" for i in range(3000)],
+                    ['{"even": true}' if i % 2 == 0 else "{}" for i in range(3000)],
+                )
+            ],
+        )
+    return sorted(folder.iterdir())
+
+
+def build_examples(program, folder, *options):
+    """Installs the library and builds the examples, which find it by find_package."""
+    built = Path(program).parent
+    output_of("cmake", "--install", str(built))
+    generator = ["-GNinja"] if shutil.which("ninja") else []
+    flags = "-Wall -Wextra -Wpedantic -Wconversion -Werror"
+    output_of(
+        *("cmake", "-S", str(ROOT / "examples" / "cpp"), "-B", str(folder), *generator, *options),
+        *(f"-DCMAKE_PREFIX_PATH={built / 'installed'}", "-DCMAKE_BUILD_TYPE=Release"),
+        *(f"-DCMAKE_CXX_FLAGS={flags}", f"-DCMAKE_C_FLAGS={flags} -std=c99"),
+    )
+    output_of("cmake", "--build", str(folder), "--parallel", "2")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def examples(native, tmp_path_factory):
+    return build_examples(native, tmp_path_factory.mktemp("examples"))
+
+
+def check_answers(folder, flat_files, *emulator):
+    """The examples answer as Python does, to the last digit."""
+    for path in flat_files:
+        with FlatGallery(path) as flat:
+            key = "item 7 \u00e9"
+            for words, k, filter in [
+                ((), 10, None),
+                (("40",), 40, None),
+                (("25", "item 2"), 25, np.array(["item 2" in key for key in flat])),
+            ]:
+                hits = flat.search(key, k=k, filter=filter, exclude_self=True)
+                found = output_of(*emulator, str(folder / "search"), str(path), key, *words)
+                expected = [
+                    (hit.key, hit.distance, json.dumps(hit.metadata), hit.box) for hit in hits
+                ]
+                assert [as_hit(line) for line in found.splitlines()] == expected
+                assert len(hits) == k
+            found = output_of(*emulator, str(folder / "search_c"), str(path), key)
+            expected = [(h.key, h.distance) for h in flat.search(key, k=10, exclude_self=True)]
+            assert [as_hit(line)[:2] for line in found.splitlines()] == expected
+
+
+def as_hit(line):
+    _, distance, key, *rest = line.split("\t")
+    box = tuple(float(np.float32(side)) for side in rest[1].split()) if len(rest) > 1 else None
+    return key, float(distance), rest[0] if rest else None, box
+
+
+def test_programs_in_c_and_c_plus_plus_answer_as_python_does(examples, flat_files):
+    check_answers(examples, flat_files)
+
+
+def test_programs_on_aarch64_answer_as_python_does(aarch64, flat_files, tmp_path):
+    check_answers(build_examples(aarch64, tmp_path, *AARCH64), flat_files, *QEMU)
+
+
+def test_the_program_of_the_guide(native, examples, flat_files, tmp_path):
+    """Takes it from docs/guide-cpp.md; `examples` has installed the library."""
+    blocks = documents.blocks((ROOT / "docs" / "guide-cpp.md").read_text(encoding="utf-8"))
+    (cmake,) = (text for language, text in blocks if language == "cmake")
+    (program,) = (text for language, text in blocks if language == "cpp")
+    (tmp_path / "CMakeLists.txt").write_text(cmake)
+    (tmp_path / "mine.cpp").write_text(program)
+    prefix = f"-DCMAKE_PREFIX_PATH={Path(native).parent / 'installed'}"
+    output_of("cmake", "-S", str(tmp_path), "-B", str(tmp_path / "mine"), prefix)
+    output_of("cmake", "--build", str(tmp_path / "mine"))
+    found = output_of(str(tmp_path / "mine" / "mine"), str(flat_files[0])).splitlines()
+    with FlatGallery(flat_files[0]) as flat:
+        hits = flat.search(next(iter(flat)), k=5, exclude_self=True)
+    assert found == [f"{hit.distance:g} {hit.key}" for hit in hits]
+
+
+def test_errors_of_programs(examples, flat_files, tmp_path):
+    text = tmp_path / "text"
+    text.write_text("no flat file")
+    for program in ("search", "search_c"):
+        for path, key, message in [
+            (text, "x", "is not a flat file; `bitgaze export-flat OUT -g GALLERY` writes one"),
+            (tmp_path / "none", "x", "none: No such file or directory"),
+            (tmp_path, "x", "is not a file"),
+            (flat_files[0], "x", "no item"),
+        ]:
+            done = subprocess.run([examples / program, path, key], capture_output=True, text=True)
+            assert done.returncode == 1
+            assert message in done.stderr
+
+
+def test_damaged_flat_files_with_sanitizers(sanitized, tmp_path):
+    """Python and C++ agree on which files are damaged; nothing is read outside of one."""
+    sound = tmp_path / "sound"
+    damage_flat.write_sound(sound)
+    content = sound.read_bytes()
+    paths = [sound, *(tmp_path / f"{seed}" for seed in range(300)), tmp_path / "other"]
+    for seed, path in enumerate(paths[1:-1]):
+        path.write_bytes(damage_flat.made_up(content, seed))
+    paths[-1].write_bytes(b"\0" + content[1:])
+    found = damage_flat.states_in_c_plus_plus(Path(sanitized).parent / "use_flat", paths)
+    assert found == [damage_flat.state(path) for path in paths]
+    assert set(found) == {"sound", "damaged", "no flat file"}
+
+
+def test_the_shared_library_shows_its_interface_and_nothing_else(native, tmp_path):
+    """Linked from the objects of the static one; other languages load it."""
+    need("nm")
+    library = tmp_path / "libbitgaze.so"
+    archive = Path(native).parent / "libbitgaze.a"
+    whole = ("-Wl,--whole-archive", str(archive), "-Wl,--no-whole-archive")
+    output_of("c++", "-shared", "-o", str(library), *whole, "-pthread")
+    symbols = output_of("nm", "-DC", "--defined-only", str(library))
+    names = set(re.findall(r"^\w+ T ([\w:~]+)", symbols, re.MULTILINE))
+    header = (ROOT / "csrc" / "include" / "bitgaze" / "bitgaze.h").read_text()
+    functions = set(re.findall(r"(bitgaze_\w+)\(", header))
+    assert functions <= names
+    others = {name for name in names - functions if not name.startswith("bitgaze::FlatGallery::")}
+    assert others <= {"bitgaze::simd"}
+    loaded = ctypes.CDLL(str(library))
+    loaded.bitgaze_error.restype = ctypes.c_char_p
+    assert loaded.bitgaze_open(b"/none.flat", ctypes.byref(ctypes.c_void_p())) == 2
+    assert loaded.bitgaze_error() == b"/none.flat: No such file or directory"
+    assert loaded.bitgaze_open(None, ctypes.byref(ctypes.c_void_p())) == 1
+    assert loaded.bitgaze_error() == b"an argument is NULL"
+
+
+# Debian 12 has no package of these headers; where they are, the test is there.
+ORT_HEADERS = [
+    folder
+    for folder in map(Path, (os.environ.get("ONNXRUNTIME_INCLUDE", ""), "/usr/include/onnxruntime"))
+    if (folder / "onnxruntime_cxx_api.h").is_file()
+]
+
+if ORT_HEADERS:
+
+    def test_an_image_encoded_in_c_plus_plus_has_the_same_code(native, tmp_path, encoder):
+        """With the library inside onnxruntime's Python package."""
+        import onnxruntime
+
+        (library,) = Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.*")
+        (tmp_path / "libonnxruntime.so.1").symlink_to(library)
+        folder = build_examples(
+            native,
+            tmp_path / "examples",
+            f"-DONNXRUNTIME_INCLUDE={ORT_HEADERS[0]}",
+            f"-DONNXRUNTIME_LIBRARY={tmp_path / 'libonnxruntime.so.1'}",
+        )
+        random = np.random.default_rng(0)
+        for size in ((224, 224), (37, 51), (1600, 1200), (300, 500), (137, 937), (2346, 313)):
+            small = Image.fromarray(random.integers(0, 256, (5, 7, 3), dtype=np.uint8))
+            image = small.resize(size, Image.Resampling.BICUBIC)
+            image.save(tmp_path / "x.ppm")
+            encoded = encoder.encode([image])
+            code = encoded.codes[0]
+            fingerprint = encoder.fingerprint
+            batch = Batch(code[None, None], np.empty((1, 0, 4), np.uint16), ["x"], ["{}"])
+            write_flat(tmp_path / "x.flat", Origin(128, 0, fingerprint), 1, [batch])
+            found = output_of(
+                *("env", f"LD_LIBRARY_PATH={tmp_path}", str(folder / "encode")),
+                *(str(DEFAULT_MODEL), str(tmp_path / "x.flat"), str(tmp_path / "x.ppm")),
+            ).split()
+            differing = np.frombuffer(bytes.fromhex(found[0]), np.uint8) ^ code
+            assert not (np.unpackbits(differing) & encoded.stable[0]).any()
+            assert float(found[2]) == np.unpackbits(differing).sum()

@@ -19,6 +19,9 @@ inline constexpr std::size_t kMaxWords = 16;
 
 inline std::size_t words_of(std::size_t code_bytes) { return (code_bytes + 7) / 8; }
 
+// Whether an index keeps codes of this length by word; shorter and odd ones are rows.
+inline bool lies_by_word(std::size_t code_bytes) { return code_bytes > 8 && code_bytes % 8 == 0; }
+
 struct Codes {
   const std::uint8_t* data;
   std::size_t count;

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bitgaze.errors import WordError as WordError
     from bitgaze.gallery.duplicates import Duplicate as Duplicate
     from bitgaze.gallery.duplicates import DuplicateGroup as DuplicateGroup
+    from bitgaze.gallery.flat.gallery import FlatGallery as FlatGallery
     from bitgaze.gallery.gallery import Gallery as Gallery
     from bitgaze.gallery.hits import Hit as Hit
     from bitgaze.gallery.items import Item as Item
@@ -50,6 +51,7 @@ _MODULES = {
     "Encoded": "encoding.encoder",
     "Encoder": "encoding.encoder",
     "FingerprintMismatch": "errors",
+    "FlatGallery": "gallery.flat.gallery",
     "Gallery": "gallery.gallery",
     "GalleryCorrupt": "errors",
     "GalleryError": "errors",

@@ -1,6 +1,7 @@
 """Checks of arguments: public methods validate once with these, code below trusts the values."""
 
 import operator
+import sys
 from typing import Any, SupportsIndex, TypeGuard
 
 import numpy as np
@@ -199,4 +200,6 @@ def check_contiguous(array: NDArray[Any], name: str) -> None:
 
 def _is_plain_array(array: object) -> TypeGuard[NDArray[Any]]:
     """False for masked arrays too: their mask would be ignored."""
-    return isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)
+    # `np.ma` would import the module, 24 ms; without it, no array has a mask.
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())
+    return isinstance(array, np.ndarray) and not isinstance(array, masked)

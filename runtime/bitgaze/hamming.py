@@ -96,7 +96,7 @@ class HammingIndex:
             ValueError: bits is not such a multiple.
         """
         self.bits = code_length(bits)
-        self._by_word = self.bits > 64 and self.bits % 64 == 0
+        self._by_word = _is_by_word(self.bits)
         self._is_view = False
         self._lock = threading.Lock()  # held by writers
         self._state = _State(self._allocate(0), 0)
@@ -126,6 +126,34 @@ class HammingIndex:
         index._by_word = False
         index._is_view = True
         index._state = _State(codes, len(codes))
+        return index
+
+    @classmethod
+    def over(
+        cls, memory: NDArray[np.uint8], bits: SupportsIndex, count: SupportsIndex
+    ) -> "HammingIndex":
+        """Create a read-only index over codes that lie in memory as an index keeps them.
+
+        Like `view`, for what `laid_out` returned: searches are as fast as in an index that the
+        codes were added to, also those of a mapped file.
+
+        Args:
+            memory: uint8, shape (`layout_bytes(bits, count)`,), aligned to 8 bytes.
+            bits: length of a code, a multiple of 8 from 8 to 1024.
+            count: number of codes.
+
+        Raises:
+            TypeError: memory is not a uint8 array, or bits or count is not an integer.
+            ValueError: another shape or alignment, not C-contiguous, or a number out of its range.
+        """
+        index = cls(bits)
+        count = at_least(count, "count", 0)
+        check_memory(memory, layout_bytes(index.bits, count))
+        index._is_view = True
+        codes: NDArray[Any] = memory.reshape(-1, index.bits // 8)
+        if index._by_word:
+            codes = memory.view(np.uint64).reshape(-1, index.bits // 64, _BLOCK_CODES)
+        index._state = _State(codes, count)
         return index
 
     def __repr__(self) -> str:
@@ -514,6 +542,52 @@ class HammingIndex:
                 f"{code_bytes}-byte codes"
             )
         check_contiguous(array, name)
+
+
+def laid_out(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The bytes of codes as an index keeps them in memory; free places are zeros.
+
+    Rows; or, for codes of several words of 64 bits, blocks of 4,096 codes by word.
+
+    Args:
+        codes: uint8, shape (n, bits // 8), C-contiguous.
+
+    Returns:
+        uint8, shape (`layout_bytes(bits, n)`,). The layouts of runs of 4,096 codes, one after the
+        other, are that of all of them.
+    """
+    index = HammingIndex(8 * codes.shape[1])
+    if not index._by_word:
+        return codes.reshape(-1)
+    memory = np.zeros(layout_bytes(index.bits, len(codes)), np.uint8)
+    blocks = memory.view(np.uint64).reshape(-1, index.bits // 64, _BLOCK_CODES)
+    _hamming.write_blocks(blocks, 0, codes)
+    return memory
+
+
+def layout_bytes(bits: int, count: int) -> int:
+    """Size in bytes of `count` codes of `bits` bits, as an index keeps them in memory."""
+    places = -(-count // _BLOCK_CODES) * _BLOCK_CODES if _is_by_word(bits) else count
+    return places * bits // 8
+
+
+def _is_by_word(bits: int) -> bool:
+    return bits > 64 and bits % 64 == 0
+
+
+def check_memory(memory: NDArray[np.uint8], size: int) -> None:
+    """Check memory that holds a layout.
+
+    Raises:
+        TypeError: it is not a uint8 array.
+        ValueError: another size or alignment, or it is not C-contiguous.
+    """
+    check_array(memory, "memory")
+    if memory.shape != (size,):
+        raise ValueError(f"memory must have shape ({size},), got {memory.shape}")
+    check_contiguous(memory, "memory")
+    if memory.ctypes.data % 8:
+        raise ValueError("memory must be aligned to 8 bytes")
 
 
 def simd() -> str:

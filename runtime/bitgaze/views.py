@@ -27,7 +27,7 @@ from bitgaze.arguments import (
     thread_count,
     view_count,
 )
-from bitgaze.hamming import aligned
+from bitgaze.hamming import aligned, check_memory
 
 _GROUP_ITEMS = _hamming.GROUP_ITEMS
 
@@ -79,8 +79,40 @@ class ViewIndex:
         """
         self.bits = code_length(bits)
         self.views = view_count(views)
+        self._is_view = False
         self._lock = threading.Lock()  # held by writers
         self._state = _State(self._allocate(0), 0)
+
+    @classmethod
+    def over(
+        cls,
+        memory: NDArray[np.uint8],
+        bits: SupportsIndex,
+        views: SupportsIndex,
+        count: SupportsIndex,
+    ) -> "ViewIndex":
+        """Create a read-only index over items that lie in memory as an index keeps them.
+
+        The index keeps the memory alive. It may be that of a mapped file, see `HammingIndex.view`.
+
+        Args:
+            memory: uint8, shape (`layout_bytes(bits, views, count)`,), aligned to 8 bytes, as
+                `laid_out` returned it.
+            bits: length of a code, a multiple of 8 from 8 to 1024.
+            views: number of codes of an item, 1 to 8.
+            count: number of items.
+
+        Raises:
+            TypeError: memory is not a uint8 array, or a number is not an integer.
+            ValueError: another shape or alignment, not C-contiguous, or a number out of its range.
+        """
+        index = cls(bits, views)
+        count = at_least(count, "count", 0)
+        check_memory(memory, layout_bytes(index.bits, index.views, count))
+        index._is_view = True
+        groups = memory.view(np.uint16).reshape(-1, index.views, -(-index.bits // 16), _GROUP_ITEMS)
+        index._state = _State(groups, count)
+        return index
 
     def __len__(self) -> int:
         """Number of items."""
@@ -125,9 +157,10 @@ class ViewIndex:
 
         Raises:
             TypeError: count is not an integer.
-            ValueError: count < 0.
+            ValueError: count < 0, or this index is a view.
         """
         count = at_least(count, "count", 0)
+        self._check_writable()
         with self._lock:
             state = self._state
             self._state = self._with_capacity(state, count)
@@ -140,7 +173,7 @@ class ViewIndex:
 
         Raises:
             TypeError: items is not a uint8 array.
-            ValueError: items has a different shape or is not C-contiguous.
+            ValueError: items has a different shape or is not C-contiguous, or this index is a view.
         """
         self._check(items, "items")
         if items.shape[1] != self.views:
@@ -148,6 +181,7 @@ class ViewIndex:
                 f"items have {items.shape[1]} views, but those of this index have {self.views}: "
                 "repeat one where an item has fewer"
             )
+        self._check_writable()
         with self._lock:
             before = self._state
             end = before.count + len(items)
@@ -168,13 +202,14 @@ class ViewIndex:
 
         Raises:
             TypeError: item is not a uint8 array, or slot is not an integer.
-            ValueError: item has a different shape.
+            ValueError: item has a different shape, or this index is a view.
             IndexError: slot is out of range.
         """
         check_array(item, "item")
         shape = (self.views, self.bits // 8)
         if item.shape != shape:
             raise ValueError(f"item must have shape {shape}, got {item.shape}")
+        self._check_writable()
         with self._lock:
             state = self._state
             slot = known_id(slot, "slot", state.count)
@@ -189,7 +224,9 @@ class ViewIndex:
         Raises:
             TypeError: slot is not an integer.
             IndexError: slot is out of range.
+            ValueError: this index is a view.
         """
+        self._check_writable()
         with self._lock:
             state = self._state
             last = state.count - 1
@@ -298,6 +335,13 @@ class ViewIndex:
             threads=thread_count(threads),
         )
 
+    def _check_writable(self) -> None:
+        if self._is_view:
+            raise ValueError(
+                "this index is a view of memory and cannot be changed: "
+                f"create ViewIndex({self.bits}, {self.views}) and add the items to it"
+            )
+
     def _gather(self, state: _State, ids: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         words = state.groups[ids // _GROUP_ITEMS, :, :, ids % _GROUP_ITEMS]
         bytes_ = np.ascontiguousarray(words).view(np.uint8)
@@ -328,6 +372,30 @@ class ViewIndex:
         if not 1 <= array.shape[1] <= MAX_VIEWS:
             raise ValueError(f"{name} must have 1 to {MAX_VIEWS} views, got {array.shape[1]}")
         check_contiguous(array, name)
+
+
+def laid_out(items: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The bytes of items as an index keeps them in memory; free places are zeros.
+
+    Groups of 32 items, with a column for each 16-bit word of each view.
+
+    Args:
+        items: uint8, shape (n, views, bits // 8), C-contiguous.
+
+    Returns:
+        uint8, shape (`layout_bytes(bits, views, n)`,). The layouts of runs of 32 items, one after
+        the other, are that of all of them.
+    """
+    count, views, code_bytes = items.shape
+    memory = np.zeros(layout_bytes(8 * code_bytes, views, count), np.uint8)
+    groups = memory.view(np.uint16).reshape(-1, views, -(-code_bytes // 2), _GROUP_ITEMS)
+    _hamming.write_groups(groups, 0, items)
+    return memory
+
+
+def layout_bytes(bits: int, views: int, count: int) -> int:
+    """Size in bytes of `count` items of `views` codes, as an index keeps them in memory."""
+    return -(-count // _GROUP_ITEMS) * _GROUP_ITEMS * views * 2 * -(-bits // 16)
 
 
 def _rebuilt(bits: int, views: int, items: NDArray[np.uint8]) -> ViewIndex:

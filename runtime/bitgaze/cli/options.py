@@ -30,9 +30,9 @@ def add_command(
 ) -> argparse.ArgumentParser:
     """Add a command with the name and docstring of the function that runs it.
 
-    A "_" at the end of the name is left out: `import` cannot be a function.
+    A "_" becomes a hyphen, and one at the end is left out: `import` cannot be a function.
     """
-    name = run.__name__.removesuffix("_")
+    name = run.__name__.removesuffix("_").replace("_", "-")
     parser = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
     parser.set_defaults(run=run)
     parser.add_argument("--json", action="store_true", help="print one JSON document")

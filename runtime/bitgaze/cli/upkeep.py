@@ -1,4 +1,4 @@
-"""`bitgaze info`, `adapt`, `verify`, `repair`, `backup` and `compact`: look after a gallery."""
+"""`bitgaze info`, `adapt`, `verify`, `repair`, `backup`, `compact` and `export-flat`: upkeep."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ from bitgaze.cli.options import (
     quiet_pillow,
 )
 from bitgaze.cli.terminal import images, note, progress, say, warn
-from bitgaze.errors import BitgazeError
+from bitgaze.errors import BitgazeError, GalleryCorrupt
 
 if TYPE_CHECKING:
     from bitgaze.gallery.gallery import Gallery
@@ -58,6 +58,10 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("out", metavar="NEW", help="the copy; must not exist yet")
 
     add_gallery(add_command(commands, compact))
+
+    parser = add_command(commands, export_flat)
+    add_gallery(parser)
+    parser.add_argument("out", metavar="OUT", help="the flat file; replaces an older one")
 
 
 def info(options: argparse.Namespace) -> int:
@@ -173,8 +177,11 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def _verify_gallery(options: argparse.Namespace) -> int:
+    from bitgaze.gallery.flat.header import is_flat
     from bitgaze.gallery.maintenance import verify_gallery
 
+    if is_flat(Path(options.gallery).expanduser()):
+        return _verify_flat(options)
     quiet_pillow()
     encoder = encoder_for(options) if options.images else None
     found = verify_gallery(options.gallery, images=options.images, encoder=encoder)
@@ -194,6 +201,26 @@ def _verify_gallery(options: argparse.Namespace) -> int:
             "file is missing, unreadable, or changed, or the image was added by hand"
         )
     return OK if found.is_sound else SOME_FAILED
+
+
+def _verify_flat(options: argparse.Namespace) -> int:
+    from bitgaze.gallery.flat.gallery import FlatGallery
+
+    if options.images:
+        raise BitgazeError(f"{options.gallery}: --images needs a gallery, and this is a flat file")
+    try:
+        with FlatGallery(options.gallery) as flat:
+            items, problems = len(flat), flat.verify()
+    except GalleryCorrupt as error:
+        items, problems = 0, [str(error)]
+    if options.json:
+        facts = {"gallery": options.gallery, "items": items, "problems": problems}
+        say(json.dumps({**facts, "sound": not problems}))
+    elif problems:
+        say(*(f"damaged: {problem}" for problem in problems))
+    else:
+        say(f"sound: all {items} items and codes match their checksums")
+    return SOME_FAILED if problems else OK
 
 
 def repair(options: argparse.Namespace) -> int:
@@ -244,4 +271,22 @@ def compact(options: argparse.Namespace) -> int:
         say(json.dumps({"gallery": options.gallery, "freed_bytes": freed}))
     else:
         say(f"{freed:,} bytes freed")
+    return OK
+
+
+def export_flat(options: argparse.Namespace) -> int:
+    """Write a snapshot to a flat file, which programs in C++ and other languages search."""
+    from bitgaze.gallery.gallery import Gallery
+
+    out = Path(options.out).expanduser()
+    with (
+        Gallery(options.gallery, create=False) as gallery,
+        progress("exporting", "images") as show,
+    ):
+        count = gallery.export_flat(out, on_progress=show)
+    file_bytes = out.stat().st_size
+    if options.json:
+        say(json.dumps({"flat_file": options.out, "items": count, "file_bytes": file_bytes}))
+    else:
+        say(f"{options.out}: {images(count)}, {file_bytes:,} bytes")
     return OK

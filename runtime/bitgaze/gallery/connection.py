@@ -14,6 +14,7 @@ from typing import Any
 from bitgaze.errors import GalleryCorrupt, GalleryError
 from bitgaze.gallery import forks
 from bitgaze.gallery.blocks import Steps, block, body
+from bitgaze.gallery.flat.header import is_flat
 
 # UnicodeDecodeError: text of the file, or an SQLite message that quotes it.
 _ERRORS = (sqlite3.Error, UnicodeDecodeError, MemoryError)
@@ -204,6 +205,13 @@ def translated_errors(path: Path, timeout_s: float) -> Iterator[None]:
         raise translated(error, path, timeout_s) from error
 
 
+def _is_flat(path: Path) -> bool:
+    # Opens the file beside SQLite, which is no harm where it is no database.
+    with suppress(OSError):
+        return is_flat(path)
+    return False
+
+
 def translated(error: BaseException, path: Path, timeout_s: float) -> GalleryError:  # noqa: PLR0911, PLR0912
     """The exception to raise in place of one of SQLite."""
     # The low byte is the primary code: https://sqlite.org/rescode.html
@@ -220,6 +228,10 @@ def translated(error: BaseException, path: Path, timeout_s: float) -> GalleryErr
         return GalleryError(f"{path}: this gallery is closed; open it again with Gallery(path)")
     if code == sqlite3.SQLITE_TOOBIG:
         return GalleryCorrupt(f"{path}: a length in the file is damaged: {error}")
+    if code == sqlite3.SQLITE_NOTADB and _is_flat(path):
+        return GalleryError(
+            f"{path}: is a flat file, which cannot be changed; FlatGallery searches it"
+        )
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return GalleryCorrupt(f"{path}: not a gallery, or damaged: {error}")
     if "Could not decode to UTF-8" in str(error):

@@ -31,6 +31,7 @@ from bitgaze.gallery.duplicates import DuplicateGroup, default_radius, find_dupl
 from bitgaze.gallery.explain import explain
 from bitgaze.gallery.file_format import gallery_path
 from bitgaze.gallery.filters import conditions
+from bitgaze.gallery.flat.export import export_flat
 from bitgaze.gallery.hits import Hit
 from bitgaze.gallery.info import ModelInfo, check_model, origin
 from bitgaze.gallery.items import Item, image_identity
@@ -1038,6 +1039,34 @@ class Gallery:
             GalleryError: `path` exists or cannot be written, or a transaction is open.
         """
         self._store.backup(gallery_path(path))
+
+    def export_flat(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Write a snapshot to a flat file, which `FlatGallery` and other languages search in place.
+
+        Codes, boxes of looks, keys, metadata, adaptation and calibration; no paths of files,
+        structural codes, properties, likely classes or thumbnails. Takes about 6 s for a million
+        items, during which other threads wait for this object. A new file can be read by its owner
+        only, like a gallery.
+
+        Args:
+            path: the flat file; replaces one of that name once the new one is whole, and no other
+                kind of file.
+            on_progress: called with (done, total) items.
+
+        Returns:
+            The number of items.
+
+        Raises:
+            GalleryError: `path` is another kind of file, or cannot be written.
+            GalleryCorrupt: the gallery's file is damaged.
+        """
+        with self._store.reading():
+            return export_flat(self._store, gallery_path(path), on_progress)
 
     def transaction(self) -> AbstractContextManager[None]:
         """Make several calls atomic: an exception rolls back all of them.

@@ -126,7 +126,7 @@ def make_hits(
         Hit(
             item.key,
             distance,
-            _same_kind(calibration, distance),
+            same_kind(calibration, distance),
             same_image,
             item.metadata,
             item.path,
@@ -138,7 +138,8 @@ def make_hits(
     ]
 
 
-def _same_kind(calibration: Calibration | None, distance: float) -> float | None:
+def same_kind(calibration: Calibration | None, distance: float) -> float | None:
+    """`Hit.same_kind` at a distance in bits; None without a calibration of kinds."""
     if calibration is None or not calibration.kind:
         return None
     return at_odds(calibration.kind[round(distance)], _KIND_ODDS)

@@ -181,6 +181,17 @@ def read_items(db: sqlite3.Connection, path: Path, count: int) -> Iterator[Row]:
         yield slot, key, metadata, None if state[0] is None else FileState(*state)
 
 
+def read_records(
+    db: sqlite3.Connection, path: Path, count: int
+) -> Iterator[tuple[str, str, bytes | None]]:
+    """Read (key, metadata as JSON, boxes as stored) of every item, in slot order.
+
+    Raises:
+        GalleryCorrupt: the number of items is not `count`, or an item is damaged.
+    """
+    yield from _verified_rows(db, path, count, "key, metadata, boxes")
+
+
 def check_sums(db: sqlite3.Connection, path: Path, sums: Sums) -> None:
     """Compare the sums of stored checksums, not the items: takes 0.3 s for a million.
 

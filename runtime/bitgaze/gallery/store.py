@@ -629,6 +629,10 @@ class Store:
     def _items(self) -> Iterator[items.Row]:
         return items.read_items(self._db, self.path, len(self.index))
 
+    def records(self) -> Iterator[tuple[str, str, bytes | None]]:
+        """(key, metadata as JSON, boxes as stored) of all items. Inside `reading`."""
+        return items.read_records(self._db, self.path, len(self.index))
+
     def problems(self, limit: int) -> list[str]:
         """Damage of pages, items and indexes, a sentence each, up to a limit. Inside `reading`."""
         with deadline(self._db, seconds_allowed(file_format.file_size(self.file))):
