@@ -18,7 +18,8 @@ PACKAGE = ROOT / "runtime" / "bitgaze"
 
 # Subpackages and top-level modules by layer: each imports only from layers below its own.
 LAYERS = [
-    ["cli", "server"],
+    ["cli", "server", "distributed"],
+    ["interchange"],
     ["gallery"],
     ["views"],
     ["encoding", "hamming"],
@@ -45,9 +46,22 @@ MODULE_LAYERS = {
         ["filtering", "drawings"],
         ["answers", "abandoned", "connections"],
     ],
+    "distributed": [
+        ["encoding", "querying", "sharded"],
+        ["worker", "blocks", "replica"],
+        ["samples", "output"],
+        ["plan"],
+        ["cluster"],
+    ],
+    "interchange": [
+        ["parquet", "galleries"],
+        ["content"],
+        ["description", "extras"],
+    ],
     "gallery": [
         ["gallery"],
         ["sync.sync", "sync.forget", "explain", "duplicates", "maintenance"],
+        ["shards"],
         ["sync.ingest", "sync.guard", "search", "words"],
         ["sync.names", "sync.moves", "hits", "reencode"],
         ["sync.folders", "sync.report"],
@@ -166,6 +180,7 @@ def test_export_imports_only_public_names_and_the_runtime_never_imports_export()
 def test_public_names():
     assert bitgaze.__all__ == [
         "BitgazeError",
+        "ClusterError",
         "Contract",
         "Duplicate",
         "DuplicateGroup",
@@ -179,8 +194,10 @@ def test_public_names():
         "HammingIndex",
         "Hit",
         "ImageError",
+        "InterchangeError",
         "Item",
         "ModelError",
+        "PartialResult",
         "ProviderError",
         "ProviderReport",
         "ProviderWarning",

@@ -1,8 +1,11 @@
-"""Every exception class of bitgaze. Imports nothing.
+"""Every exception class of bitgaze. Imports nothing of it.
 
 Wrong arguments raise TypeError or ValueError, as everywhere in Python. These classes cover what a
 correct program can run into: a broken image, a foreign model, a missing provider, a damaged file.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 
 class BitgazeError(Exception):
@@ -41,5 +44,30 @@ class GalleryCorrupt(GalleryError):
     """A gallery file whose contents are damaged or inconsistent."""
 
 
+class InterchangeError(BitgazeError):
+    """A file of another engine that cannot be written or read, or an engine not installed."""
+
+
 class WordError(BitgazeError):
     """Words to search for that the gallery's model does not know."""
+
+
+class ClusterError(BitgazeError):
+    """A cluster, or a folder of shards, that cannot do what was asked of it."""
+
+
+class PartialResult(ClusterError):
+    """Shards of a gallery did not answer in time, so the hits may not be the nearest.
+
+    Attributes:
+        missing: names of the shards that did not answer.
+        hits: the hits of the other shards.
+    """
+
+    def __init__(self, message: str, missing: Sequence[str], hits: Sequence[Any]) -> None:
+        super().__init__(message)
+        self.missing = tuple(missing)
+        self.hits = list(hits)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PartialResult, (str(self), self.missing, self.hits)

@@ -1,0 +1,314 @@
+"""Four nodes on one machine: do they answer as one gallery, is anything lost, what does Ray cost?
+
+    python benchmarks/cluster.py [--items 1000000] [--images 2400] [--part encode|kill|search]
+
+Starts a Ray cluster of four nodes with one CPU each and, in a temporary folder,
+    encode  encodes copies of the example images with Ray, and with the same four workers as plain
+            processes, twice each in turns, and compares images a second;
+    kill    encodes again while two of the nodes are killed, and checks that each image is there
+            once, and that no finished shard was made again;
+    search  compares the hits among items of four views, in eight shards, with those of one gallery
+            of all of them: by `search` while a node is killed, and by `ShardedGallery`, also while
+            a replica's node is killed.
+
+Prints the machine's load with each figure: nodes share its cores.
+"""
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from bitgaze import Gallery, Hit, Item
+from bitgaze.distributed import ShardedGallery, encode, search
+from bitgaze.distributed.output import plan_offsets, read_manifest, write_manifest
+from bitgaze.distributed.samples import Columns
+from bitgaze.distributed.worker import Worker, make_gallery
+from bitgaze.interchange import parquet
+from bitgaze.interchange.description import Description
+from bitgaze.interchange.galleries import write_gallery
+
+Codes = NDArray[np.uint8]
+_NODES, _SHARD_IMAGES = 4, 40
+_SHARDS, _BITS, _LOOKS, _QUERIES, _K = 8, 128, 3, 200, 10
+_PICTURES = Path(__file__).parent.parent / "examples" / "pictures"
+_QUICK = {  # a dead node is noticed within seconds
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 3000,
+    "health_check_failure_threshold": 3,
+}
+_NODE = {"num_cpus": 1, "object_store_memory": 200_000_000}
+
+
+def say(*words: object) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}, load {os.getloadavg()[0]:.1f}]", *words, flush=True)
+
+
+@contextmanager
+def cluster() -> Iterator[tuple[Any, list[Any]]]:
+    """A cluster of four nodes, and a head without CPUs; yields it and the nodes."""
+    ray = connected_later()
+    from ray.cluster_utils import Cluster
+
+    head = _NODE | {"num_cpus": 0, "include_dashboard": False, "_system_config": _QUICK}
+    running = Cluster(initialize_head=True, head_node_args=head)
+    nodes = [running.add_node(**_NODE) for _ in range(_NODES)]
+    ray.init(address=running.address, log_to_driver=False)
+    try:
+        yield running, nodes
+    finally:
+        ray.shutdown()
+        running.shutdown()
+
+
+def connected_later() -> Any:
+    """The module ray, not connected yet."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    return ray
+
+
+def copies(folder: Path, count: int) -> Path:
+    """Copies of the example images under `count` names."""
+    pictures = sorted(path for path in _PICTURES.rglob("*") if path.is_file())
+    folder.mkdir()
+    for number in range(count):
+        path = pictures[number % len(pictures)]
+        shutil.copy(path, folder / f"{number:06d}{path.suffix}")
+    return folder
+
+
+def rate(out: Path) -> float:
+    """Images a second while all workers work: without the first and last shard of each."""
+    ends = sorted(path.stat().st_mtime for path in out.glob("part-*.json"))[_NODES:-_NODES]
+    return (len(ends) - 1) * _SHARD_IMAGES / (ends[-1] - ends[0])
+
+
+def work(arguments: dict[str, Any], rows: list[tuple[int, int]]) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    worker = Worker(**arguments)
+    for number, offset in rows:
+        worker({"number": np.array([number]), "offset": np.array([offset])})
+
+
+def encode_plainly(out: Path, done: Path) -> None:
+    """The same shards by four processes without Ray, from the plan of a folder that is done."""
+    out.mkdir()
+    shutil.copy(done / "plan.jsonl", out)
+    manifest = read_manifest(done)
+    description = parquet.read(done / "part-000000.parquet").description.to_text()
+    write_manifest(out, {name: manifest[name] for name in manifest if name != "format"})
+    arguments = {
+        "out": str(out),
+        "description": description,
+        "model": None,
+        "columns": Columns(),
+        "threads": 1,
+        "galleries": False,
+    }
+    rows = list(enumerate(plan_offsets(out)))
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=work, args=(arguments, rows[n::_NODES])) for n in range(_NODES)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+
+
+def compare_rates(folder: Path, images: Path) -> None:
+    rates = {"ray": [], "plain": []}
+    for turn in range(2):
+        with cluster():
+            report = encode(images, folder / f"ray-{turn}", shard_images=_SHARD_IMAGES, looks=0)
+        say(report)
+        rates["ray"].append(rate(folder / f"ray-{turn}"))
+        say(f"with Ray {rates['ray'][-1]:.1f} images/s")
+        encode_plainly(folder / f"plain-{turn}", folder / f"ray-{turn}")
+        rates["plain"].append(rate(folder / f"plain-{turn}"))
+        say(f"without  {rates['plain'][-1]:.1f} images/s")
+    with_ray, without = statistics.mean(rates["ray"]), statistics.mean(rates["plain"])
+    say(f"with Ray {with_ray:.1f}, without {without:.1f} images/s: {with_ray / without:.2f}")
+
+
+def encode_and_kill(folder: Path, images: Path, count: int) -> None:
+    """Two of four nodes are killed, one after a quarter of the shards, one after half."""
+    out = folder / "killed"
+    finished = {}
+    with cluster() as (running, nodes):
+
+        def kill(done: int, total: int) -> None:
+            if nodes and len(nodes) > 2 and done >= total * (_NODES + 1 - len(nodes)) / 4:
+                running.remove_node(nodes.pop(), allow_graceful=False)
+                finished.update(
+                    (path, path.stat().st_mtime_ns)
+                    for path in out.glob("part-*.json")
+                    if path not in finished
+                )
+                say(f"killed a node after {done} of {total} shards")
+
+        report = encode(images, out, shard_images=_SHARD_IMAGES, looks=0, on_progress=kill)
+    assert len(nodes) == 2
+    keys = Counter()
+    for path in sorted(out.glob("*.parquet")):
+        keys.update(pq.read_table(path, columns=["key"]).column("key").to_pylist())
+    assert report.items == len(keys) == count, (report, len(keys), count)
+    assert set(keys.values()) == {1}
+    again = [path for path, time_ns in finished.items() if path.stat().st_mtime_ns != time_ns]
+    assert not again, again
+    say(
+        f"two nodes killed: {len(keys)} images, each once; none of {len(finished)} finished shards "
+        "was made again"
+    )
+
+
+def random_items(count: int, seed: int) -> Iterator[list[Item]]:
+    """Items of four views around a few hundred centres, so that many distances tie."""
+    random = np.random.default_rng(seed)
+    width = _BITS // 8
+    centres = np.random.default_rng(0).integers(0, 256, (500, width), np.uint8)
+    for start in range(0, count, 4096):
+        n = min(4096, count - start)
+        flips = random.integers(0, 256, (3, n, 1 + _LOOKS, width), dtype=np.uint8)
+        views = centres[random.integers(0, 500, n)][:, None] ^ np.bitwise_and.reduce(flips)
+        sides = np.sort(random.integers(0, 65536, (n, _LOOKS, 2, 2)), axis=2) / 65535
+        boxes = sides.reshape(n, _LOOKS, 4).astype(np.float32)
+        yield [
+            Item(f"{seed}/{start + i}", views[i, 0], {"n": start + i}, None, views[i, 1:], boxes[i])
+            for i in range(n)
+        ]
+
+
+def make_shards(folder: Path, count: int) -> tuple[Path, Path]:
+    """Shards of random items as Parquet and galleries, and one gallery of all."""
+    out = folder / "shards"
+    out.mkdir()
+    description = Description(_BITS, "f" * 64, "random", _LOOKS)
+    for number in range(_SHARDS):
+        path = out / f"part-{number:06d}.parquet"
+        parquet.write(path, description, random_items(count // _SHARDS, number))
+        make_gallery(out, number)
+    entries = {"shards": _SHARDS, "is_complete": True}
+    write_manifest(out, entries)
+    one = folder / "one.bitgaze"
+    write_gallery(one, description, parquet.read(out).batches, out)
+    return out, one
+
+
+def compare_hits(folder: Path, count: int) -> None:
+    out, path = make_shards(folder, count)
+    say(f"made {count} items of {1 + _LOOKS} views in {_SHARDS} shards, and one gallery of them")
+    queries = np.stack([item.looks for item in next(random_items(_QUERIES, 0))])
+    queries = np.concatenate([queries, queries[:, :1] ^ 1], axis=1)
+    with Gallery(path, create=False) as gallery:
+        start = time.perf_counter()
+        expected = gallery.search_codes(queries, _K)
+        say(
+            f"one gallery: {1000 * (time.perf_counter() - start) / _QUERIES:.2f} ms a query in a "
+            f"batch of {_QUERIES}"
+        )
+        start = time.perf_counter()
+        for query in queries[:20]:
+            gallery.search_code(query, _K)
+        say(f"one gallery: {1000 * (time.perf_counter() - start) / 20:.1f} ms for one query")
+    ties = sum(one.distance == other.distance for hits in expected for one, other in pairwise(hits))
+    with cluster() as (running, nodes):
+        compare_batch(out, queries, expected, running, nodes)
+        nodes.append(running.add_node(**_NODE))
+        compare_served(out, queries, expected, running, nodes)
+    say(
+        f"all hits identical with those of one gallery; {ties} of {_QUERIES * (_K - 1)} neighbours "
+        "are ties"
+    )
+
+
+def compare_batch(
+    out: Path, queries: Codes, expected: list[list[Hit]], running: Any, nodes: list[Any]
+) -> None:
+    for is_killing in (False, True):
+        if is_killing:
+            timer = threading.Timer(
+                1.5, lambda: running.remove_node(nodes.pop(), allow_graceful=False)
+            )
+            timer.start()
+        start = time.perf_counter()
+        table = search(queries, out, _K)
+        took_s = time.perf_counter() - start
+        if is_killing:
+            timer.join()
+        rows = table.to_pylist()
+        found = [[] for _ in queries]
+        for row in rows:
+            box = None if row["box"] is None else tuple(row["box"].values())
+            found[row["query"]].append((row["key"], row["distance"], box))
+        wanted = [[(hit.key, hit.distance, hit.box) for hit in hits] for hits in expected]
+        assert found == wanted
+        say(
+            f"search over Parquet{', a node killed' * is_killing}: {took_s:.1f} s for "
+            f"{_QUERIES} queries"
+        )
+
+
+def compare_served(
+    out: Path, queries: Codes, expected: list[list[Hit]], running: Any, nodes: list[Any]
+) -> None:
+    with ShardedGallery(out, groups=3, timeout_s=300) as sharded:
+        say(sharded, f"of {len(sharded)} items")
+        times = []
+        for query, hits in zip(queries, expected, strict=True):
+            start = time.perf_counter()
+            found = sharded.search_code(query, _K)
+            times.append(1000 * (time.perf_counter() - start))
+            assert list(found) == hits
+        say(
+            f"served: median {statistics.median(times):.1f} ms a query, 99th of 100 "
+            f"{np.percentile(times, 99):.1f}"
+        )
+        running.remove_node(nodes.pop(0), allow_graceful=False)
+        times = []
+        for query, hits in zip(queries[:50], expected, strict=False):
+            start = time.perf_counter()
+            found = sharded.search_code(query, _K)
+            times.append(time.perf_counter() - start)
+            assert list(found) == hits
+        say(f"served, a node killed: identical; the longest query waited {max(times):.1f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--images", type=int, default=2400)
+    parser.add_argument("--part", choices=["encode", "kill", "search"])
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if arguments.part != "search":
+            images = copies(folder / "images", arguments.images)
+        if arguments.part in (None, "encode"):
+            compare_rates(folder, images)
+        if arguments.part in (None, "kill"):
+            encode_and_kill(folder, images, arguments.images)
+        if arguments.part in (None, "search"):
+            compare_hits(folder, arguments.items)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""To and from the engines that people run: a gallery as their file, and their file as a gallery."""
