@@ -151,6 +151,8 @@ def test_the_runtime_imports_only_its_dependencies(path):
     allowed = {"numpy", "PIL", "onnxruntime", "tqdm", "bitgaze"} | sys.stdlib_module_names
     if path.parent.name == "server":
         allowed |= SERVE
+    if path.parent.name == "distributed":
+        allowed.add("ray")
     extra = {"ignore": "pathspec", "watch": "watchfiles"}.get(path.stem)
     if extra:
         allowed.add(extra)
@@ -165,7 +167,7 @@ def test_imports_have_no_cycle():
 
 def test_the_top_of_the_package_is_small():
     names = {p.stem for p in PACKAGE.iterdir() if p.suffix in ("", ".py") and p.stem[0] != "_"}
-    assert len(names - {"py"}) <= 12, names
+    assert len(names - {"py"}) <= 13, names
 
 
 def test_export_imports_only_public_names_and_the_runtime_never_imports_export():

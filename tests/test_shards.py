@@ -6,7 +6,7 @@ from bitgaze import Encoder, Gallery, Item, WhereError
 from bitgaze.gallery.filters import conditions
 from bitgaze.gallery.query import Query
 from bitgaze.gallery.search import SearchParams
-from bitgaze.gallery.shards import candidates, merge
+from bitgaze.gallery.shards import candidates, merge, reading
 from bitgaze.gallery.store import Store
 from codes import clustered_codes
 
@@ -29,11 +29,12 @@ def shards_of(folder, items, sizes, **options):
 
 def merged(stores, query, k, radius=None, where=None):
     params = SearchParams(k, radius, conditions(where))
-    parts = []
-    for store in stores:
-        with store.reading():
-            parts.append(candidates(store, query, params))
-    return merge(parts, k)
+    answers = []
+    for groups in ([stores], [stores[:2], stores[2:]], [[store] for store in stores]):
+        with reading(stores):
+            answers.append(merge([candidates(some, query, params) for some in groups], params))
+    assert answers[0] == answers[1] == answers[2]  # however the galleries are grouped
+    return answers[0]
 
 
 @pytest.fixture(scope="module")

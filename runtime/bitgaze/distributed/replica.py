@@ -1,4 +1,4 @@
-"""A replica: some galleries, open in a process of the cluster, that finds candidates in each."""
+"""A replica: some galleries, open in a process of the cluster, and the candidates among them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from bitgaze.gallery.file_format import gallery_path
 from bitgaze.gallery.query import Query
 from bitgaze.gallery.search import SearchParams
-from bitgaze.gallery.shards import Candidates, candidates
+from bitgaze.gallery.shards import Candidates, candidates, reading
 from bitgaze.gallery.store import Store
 
 _TIMEOUT_S = 5.0
@@ -37,7 +37,7 @@ class Facts(NamedTuple):
 
 
 class Replica:
-    """Galleries that are searched one after the other; results are in their order.
+    """Galleries that are searched one after the other.
 
     Args:
         paths: of the galleries.
@@ -54,13 +54,10 @@ class Replica:
         """What the galleries are."""
         return [_facts(store) for store in self._stores]
 
-    def candidates(self, query: Query, params: SearchParams) -> list[Candidates]:
-        """What each gallery contributes to a search."""
-        found: list[Candidates] = []
-        for store in self._stores:
-            with store.reading():
-                found.append(candidates(store, query, params))
-        return found
+    def candidates(self, query: Query, params: SearchParams) -> Candidates:
+        """What the galleries contribute to a search."""
+        with reading(self._stores):
+            return candidates(self._stores, query, params)
 
 
 def _facts(store: Store) -> Facts:

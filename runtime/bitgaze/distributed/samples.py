@@ -125,7 +125,7 @@ def _members(path: str) -> Iterator[Sample]:
             for _, group in groupby(files, lambda member: _stem(member.name)):
                 yield from _sample(archive, group, name)
             # The end of the file where a member could begin is no error to tarfile.
-            if archive.fileobj.tell() < archive.offset + tarfile.BLOCKSIZE:  # type: ignore[union-attr]
+            if archive.fileobj.tell() < archive.offset + tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("ends without the blocks that end an archive")
     except (tarfile.TarError, zlib.error, LZMAError, EOFError, OSError) as error:
         yield Sample(name, None, {}, f"damaged, or no tar archive: {error}")

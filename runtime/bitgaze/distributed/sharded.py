@@ -286,9 +286,9 @@ class ShardedGallery:
             query = self.query(query, region=region)
         elif region is not None:
             raise ValueError("pass the region to ShardedGallery.query: a Query is encoded already")
+        answers: list[Candidates]
         answers, missing = self._ask("candidates", query, params)
-        parts: list[Candidates] = [one for answer in answers for one in answer]
-        hits = merge(parts, k)
+        hits = merge(answers, params)
         if missing and not allow_partial:
             raise PartialResult(self._lacks(missing), missing, hits)
         return ShardedHits(hits, missing)
@@ -332,6 +332,7 @@ class ShardedGallery:
         self.close()
 
     def _facts(self) -> list[Facts]:
+        answers: list[list[Facts]]
         answers, missing = self._ask("facts")
         if missing:
             raise PartialResult(self._lacks(missing), missing, [])
@@ -345,7 +346,7 @@ class ShardedGallery:
             f"{names}; try again, or pass allow_partial=True"
         )
 
-    def _ask(self, method: str, *arguments: Any) -> tuple[list[list[Any]], list[str]]:
+    def _ask(self, method: str, *arguments: Any) -> tuple[list[Any], list[str]]:
         """Ask a replica of each group.
 
         Returns:
@@ -361,7 +362,7 @@ class ShardedGallery:
             return getattr(self._handles[group], method).remote(*arguments)
 
         waiting = {group: send(group) for group in self._groups}
-        answers: dict[str, list[Any]] = {}
+        answers: dict[str, Any] = {}
         while waiting and (left := deadline - time.monotonic()) > 0:
             for group in list(waiting):
                 try:

@@ -1,10 +1,12 @@
 """Shards: one search over several galleries, with the hits of a single gallery of all their items.
 
-Each gallery finds its candidates, wherever it is; the merge needs nothing else of it.
+Groups of galleries find candidates, wherever they are; the merge needs nothing else of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,62 +29,119 @@ from bitgaze.gallery.search import AROUND, SearchParams, check_adaptation, withi
 from bitgaze.gallery.store import Store
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """What one gallery of several contributes to a search.
+class Nearest(NamedTuple):
+    """The nearest items of one gallery, or of several.
 
     Attributes:
-        hits: its nearest items, as many as are asked for.
-        distances: to its n nearest items, in bits, of which the hits are the first: (n,).
-        slots: of these items, int64, (n,).
-        likeness: of these items; None if structural codes are not compared.
-        bits: length of a code.
-        count: number of its items.
-        evidence: of the model.
-        lacking: fields of conditions that none of its items has.
-        mismatch: why a condition cannot be compared with its values, or None.
+        distances: in bits, (n,), ascending.
+        shards: number of each item's gallery, int64, (n,).
+        slots: its slot there, int64, (n,).
+        lacking: fields of conditions that no item has.
+        mismatch: why a condition cannot be compared with any value, or None.
     """
 
-    hits: list[Hit]
-    distances: NDArray[np.float64] | NDArray[np.int32]
+    distances: NDArray[Any]
+    shards: NDArray[np.int64]
     slots: NDArray[np.int64]
+    lacking: frozenset[str]
+    mismatch: str | None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What some galleries contribute to a search among more.
+
+    Attributes:
+        nearest: of their items, at least as many as are asked for.
+        hits: the first of these, within the radius.
+        likeness: of the nearest; None if structural codes are not compared.
+        bits: length of a code.
+        count: number of their items.
+        evidence: of the model.
+    """
+
+    nearest: Nearest
+    hits: list[Hit]
     likeness: Likeness | None
     bits: int
     count: int
     evidence: SemanticEvidence
-    lacking: frozenset[str] = frozenset()
-    mismatch: str | None = None
 
 
-def candidates(store: Store, query: Query, params: SearchParams) -> Candidates:
-    """The candidates of one gallery.
+@contextmanager
+def reading(stores: Sequence[Store]) -> Iterator[None]:
+    """A snapshot of each gallery."""
+
+    @contextmanager
+    def snapshot(store: Store) -> Iterator[None]:
+        with store.reading():  # which is no context for an ExitStack
+            yield
+
+    with ExitStack() as snapshots:
+        for store in stores:
+            snapshots.enter_context(snapshot(store))
+        yield
+
+
+def candidates(stores: Sequence[Store], query: Query, params: SearchParams) -> Candidates:
+    """The candidates of some galleries, whose codes are comparable; at least one.
 
     Args:
-        store: the gallery's file; inside `reading`.
+        stores: the galleries' files, in order; inside `reading` of all.
         query: the query.
         params: which hits to return.
 
     Raises:
-        ValueError, FingerprintMismatch: the query's codes are not comparable with the gallery's.
+        ValueError, FingerprintMismatch: the query's codes are not comparable with the galleries'.
     """
+    is_likeness_known = has_structure(stores[0], query)
+    around = params
+    if is_likeness_known:  # what is usual around the query does not end at the radius
+        around = replace(params, k=max(params.k, AROUND), radius=None)
+    found = [_nearest_of(store, query, around) for store in stores]
+    counts = [len(store.index) for store in stores]
+    nearest = _first(found, counts, around.k)
+    end = min(params.k, len(nearest.slots))
+    if params.radius is not None:
+        end = min(end, int(np.searchsorted(nearest.distances, params.radius, side="right")))
+    return Candidates(
+        nearest,
+        _hits(stores, query, nearest, end),
+        _likeness(stores, query, nearest) if is_likeness_known else None,
+        stores[0].index.bits,
+        sum(counts),
+        semantic_evidence(stores[0]),
+    )
+
+
+def _nearest_of(store: Store, query: Query, params: SearchParams) -> Nearest:
     check_adaptation(store, query)
-    lacking: frozenset[str] = frozenset()
     try:
-        return _found(store, query, params, lacking)
+        return _found(store, query, params, frozenset())
     except WhereError as error:
         known = {*store.fields(), *PROPERTIES, KEY}
         lacking = frozenset(c.field for c in params.conditions if c.field not in known)
         if not lacking:
-            return _none(store, lacking, str(error))
-    # Another shard may have the field. Here it is absent everywhere: it equals None.
+            return _nothing(lacking, str(error))
+    # Another gallery may have the field. In this one all items lack it: it equals None.
     of_absent = [c for c in params.conditions if c.field in lacking]
     if not all(map(_holds_of_none, of_absent)):
-        return _none(store, lacking)
+        return _nothing(lacking)
     kept = tuple(c for c in params.conditions if c.field not in lacking)
     try:
         return _found(store, query, replace(params, conditions=kept), lacking)
     except WhereError as error:
-        return _none(store, lacking, str(error))
+        return _nothing(lacking, str(error))
+
+
+def _found(store: Store, query: Query, params: SearchParams, lacking: frozenset[str]) -> Nearest:
+    _, distances, slots = within(store, query.views[None], params, params.k, None)
+    return Nearest(distances, np.zeros(len(slots), np.int64), slots, lacking, None)
+
+
+def _nothing(lacking: frozenset[str], mismatch: str | None = None) -> Nearest:
+    none = np.empty(0, np.int64)
+    return Nearest(np.empty(0), none, none, lacking, mismatch)
 
 
 def _holds_of_none(condition: Condition) -> bool:
@@ -91,78 +150,86 @@ def _holds_of_none(condition: Condition) -> bool:
     return condition.operator == "in" and None in condition.operand
 
 
-def _none(store: Store, lacking: frozenset[str], mismatch: str | None = None) -> Candidates:
-    nothing, evidence = np.empty(0, np.int64), semantic_evidence(store)
-    distances, bits, count = np.empty(0), store.index.bits, len(store.index)
-    return Candidates([], distances, nothing, None, bits, count, evidence, lacking, mismatch)
+def _first(found: Sequence[Nearest], counts: Sequence[int], k: int) -> Nearest:
+    """The k nearest items of galleries, of which `counts` are the numbers of items."""
+    distances = np.concatenate([one.distances for one in found])
+    slots = np.concatenate([one.slots for one in found])
+    shards = np.repeat(np.arange(len(found)), [len(one.slots) for one in found])
+    order = np.lexsort((slots, shards, distances))[:k]
+    filled = [one for one, count in zip(found, counts, strict=True) if count]
+    lacking = frozenset.intersection(*(one.lacking for one in filled or found))
+    mismatches = [one.mismatch for one in filled if one.mismatch is not None]
+    are_all_refused = all(one.lacking or one.mismatch for one in filled)
+    mismatch = mismatches[0] if mismatches and are_all_refused else None
+    return Nearest(distances[order], shards[order], slots[order], lacking, mismatch)
 
 
-def _found(store: Store, query: Query, params: SearchParams, lacking: frozenset[str]) -> Candidates:
-    around = params
-    has_likeness = has_structure(store, query)
-    if has_likeness:  # what is usual around the query does not end at the radius
-        around = replace(params, k=max(params.k, AROUND), radius=None)
-    _, distances, slots = within(store, query.views[None], around, around.k, None)
-    count = min(params.k, len(slots))
-    if params.radius is not None:
-        count = min(count, int(np.searchsorted(distances, params.radius, side="right")))
-    return Candidates(
-        make_hits(store, query, slots[:count], distances[:count], slots[:AROUND]),
-        distances,
-        slots,
-        likeness(store, query, slots) if has_likeness else None,
-        store.index.bits,
-        len(store.index),
-        semantic_evidence(store),
-        lacking,
-    )
+def _hits(stores: Sequence[Store], query: Query, nearest: Nearest, end: int) -> list[Hit]:
+    """The first `end` of the nearest as hits."""
+    hits: dict[int, Hit] = {}
+    for number in np.unique(nearest.shards[:end]).tolist():
+        rows = np.flatnonzero(nearest.shards[:end] == number)
+        slots = nearest.slots[rows]
+        # Whether they are the same image takes what is around among all items: see `merge`.
+        made = make_hits(stores[number], query, slots, nearest.distances[rows], slots)
+        hits.update(zip(rows.tolist(), made, strict=True))
+    return [hits[row] for row in range(end)]
 
 
-def merge(parts: Sequence[Candidates], k: int) -> list[Hit]:
-    """The k nearest items of all galleries, as one gallery of their items would answer.
+def _likeness(stores: Sequence[Store], query: Query, nearest: Nearest) -> Likeness:
+    count = len(nearest.slots)
+    found = Likeness(np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, bool))
+    for number in np.unique(nearest.shards).tolist():
+        rows = np.flatnonzero(nearest.shards == number)
+        of_store = likeness(stores[number], query, nearest.slots[rows])
+        found.structural[rows] = of_store.structural
+        found.semantic[rows] = of_store.semantic
+        found.is_known[rows] = of_store.is_known
+    return found
+
+
+def merge(parts: Sequence[Candidates], params: SearchParams) -> list[Hit]:
+    """The nearest items of all galleries, as one gallery of their items would answer.
 
     Args:
-        parts: of each gallery, in the order of the galleries: of items at the same distance, those
-            of the earlier gallery come first, then those in the lower slot.
-        k: maximum number of hits.
+        parts: of each group of galleries, in order: of items at the same distance, those of the
+            earlier gallery come first, then those in the lower slot.
+        params: which hits to return, as for `candidates`.
 
     Raises:
         WhereError: no gallery has a field of a condition, or its values are of another type in all
             that have it.
     """
-    filled = [part for part in parts if part.count]
-    if not filled:
+    parts = [part for part in parts if part.count]
+    if not parts:
         return []
-    lacking = frozenset.intersection(*(part.lacking for part in filled))
-    if lacking:
-        names = " or ".join(map(repr, sorted(lacking)))
+    found, counts = [part.nearest for part in parts], [part.count for part in parts]
+    nearest = _first(found, counts, sum(len(one.slots) for one in found))
+    if nearest.lacking:
+        names = " or ".join(map(repr, sorted(nearest.lacking)))
         raise WhereError(f"no item of any shard has a field {names}")
-    mismatches = [part.mismatch for part in filled if part.mismatch is not None]
-    if mismatches and all(part.lacking or part.mismatch for part in filled):
-        raise WhereError(mismatches[0])
-    filled = [part for part in filled if len(part.slots)]
-    if not filled:
-        return []
-    distances = np.concatenate([part.distances for part in filled])
-    slots = np.concatenate([part.slots for part in filled])
-    sizes = [len(part.slots) for part in filled]
-    shard = np.repeat(np.arange(len(filled)), sizes)
-    row = np.concatenate([np.arange(size) for size in sizes])
-    order = np.lexsort((slots, shard, distances))
-    is_hit = row < np.repeat([len(part.hits) for part in filled], sizes)
-    best = order[is_hit[order]][:k]
-    hits = [filled[shard[at]].hits[row[at]] for at in best.tolist()]
-    likenesses = [part.likeness for part in filled if part.likeness is not None]
-    if len(likenesses) < len(filled) or not hits:
+    if nearest.mismatch is not None:
+        raise WhereError(nearest.mismatch)
+    # Each part's nearest are in order, so the order of all takes the rows of each one by one.
+    starts = np.cumsum([0, *(len(one.slots) for one in found)])[:-1]
+    row = np.empty(len(nearest.slots), np.int64)
+    for number in range(len(parts)):
+        of_part = nearest.shards == number
+        row[of_part] = np.arange(of_part.sum())
+    is_hit = row < np.array([len(part.hits) for part in parts])[nearest.shards]
+    best = np.flatnonzero(is_hit)[: params.k]
+    hits = [parts[nearest.shards[at]].hits[row[at]] for at in best.tolist()]
+    if not hits or any(part.likeness is None for part in parts):
         return hits
+    known = [part.likeness for part in parts if part.likeness is not None]
     everything = Likeness(
-        np.concatenate([one.structural for one in likenesses]),
-        np.concatenate([one.semantic for one in likenesses]),
-        np.concatenate([one.is_known for one in likenesses]),
-    )
-    count = sum(part.count for part in parts)
-    around, evidence = everything[order[:AROUND]], filled[0].evidence
-    chances = chances_of(everything[best], around, filled[0].bits, count, evidence)
+        np.concatenate([one.structural for one in known]),
+        np.concatenate([one.semantic for one in known]),
+        np.concatenate([one.is_known for one in known]),
+    )[starts[nearest.shards] + row]
+    around = everything[np.arange(min(AROUND, len(row)))]
+    first = parts[0]
+    chances = chances_of(everything[best], around, first.bits, sum(counts), first.evidence)
     return [
         hit if hit.same_image == 1 else replace(hit, same_image=chance)
         for hit, chance in zip(hits, chances, strict=True)
