@@ -1,12 +1,14 @@
 """Four nodes on one machine: do they answer as one gallery, is anything lost, what does Ray cost?
 
-    python benchmarks/cluster.py [--items 1000000] [--images 2400] [--part encode|kill|search]
+    python benchmarks/cluster.py [--items 1000000] [--images 2400] [--part encode|kill|sizes|search]
 
 Starts a Ray cluster of four nodes with one CPU each and, in a temporary folder,
     encode  encodes copies of the example images with Ray, and with the same four workers as plain
             processes, twice each in turns, and compares images a second;
     kill    encodes again while two of the nodes are killed, and checks that each image is there
             once, and that no finished shard was made again;
+    sizes   encodes the example images with looks, in this process, and measures what an item takes
+            in Parquet, in a gallery file and in a replica's memory (there with random items);
     search  compares the hits among items of four views, in eight shards, with those of one gallery
             of all of them: by `search` while a node is killed, and by `ShardedGallery`, also while
             a replica's node is killed.
@@ -19,6 +21,8 @@ import multiprocessing
 import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -33,15 +37,33 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bitgaze import Gallery, Hit, Item
+from bitgaze import Encoder, Gallery, Hit, Item
 from bitgaze.distributed import ShardedGallery, encode, search
-from bitgaze.distributed.output import plan_offsets, read_manifest, write_manifest
+from bitgaze.distributed.output import plan_offsets, read_manifest, write_manifest, write_plan
+from bitgaze.distributed.plan import plan
 from bitgaze.distributed.samples import Columns
-from bitgaze.distributed.worker import Worker, make_gallery
+from bitgaze.distributed.worker import Worker, make_gallery, make_shard
 from bitgaze.interchange import parquet
 from bitgaze.interchange.description import Description
 from bitgaze.interchange.galleries import write_gallery
 
+_STRUCTURE_BITS, _RESIDENT_ITEMS = 256, 200_000
+_RESIDENT = """
+import numpy as np
+from bitgaze.distributed.replica import Replica
+from bitgaze.gallery.query import Query
+from bitgaze.gallery.search import SearchParams
+def resident():
+    with open("/proc/self/status") as status:
+        (line,) = [line for line in status if line.startswith("VmRSS")]
+    return int(line.split()[1]) * 1024
+before = resident()
+replica = Replica({paths})
+query = Query(np.zeros((4, 16), np.uint8), (None,) * 4, None, np.ones(32, np.uint8))
+replica.candidates(query, SearchParams(10, None, ()))
+items = sum(one.items for one in replica.facts())
+print(f"{{(resident() - before) / items:.0f}} bytes of memory each, and {{before / 1e6:.0f}} MB")
+"""
 Codes = NDArray[np.uint8]
 _NODES, _SHARD_IMAGES = 4, 40
 _SHARDS, _BITS, _LOOKS, _QUERIES, _K = 8, 128, 3, 200, 10
@@ -189,10 +211,19 @@ def random_items(count: int, seed: int) -> Iterator[list[Item]]:
         n = min(4096, count - start)
         flips = random.integers(0, 256, (3, n, 1 + _LOOKS, width), dtype=np.uint8)
         views = centres[random.integers(0, 500, n)][:, None] ^ np.bitwise_and.reduce(flips)
+        structures = random.integers(1, 256, (n, _STRUCTURE_BITS // 8), np.uint8)
         sides = np.sort(random.integers(0, 65536, (n, _LOOKS, 2, 2)), axis=2) / 65535
         boxes = sides.reshape(n, _LOOKS, 4).astype(np.float32)
         yield [
-            Item(f"{seed}/{start + i}", views[i, 0], {"n": start + i}, None, views[i, 1:], boxes[i])
+            Item(
+                f"{seed}/{start + i}",
+                views[i, 0],
+                {"n": start + i},
+                None,
+                views[i, 1:],
+                boxes[i],
+                structures[i],
+            )
             for i in range(n)
         ]
 
@@ -201,7 +232,7 @@ def make_shards(folder: Path, count: int) -> tuple[Path, Path]:
     """Shards of random items as Parquet and galleries, and one gallery of all."""
     out = folder / "shards"
     out.mkdir()
-    description = Description(_BITS, "f" * 64, "random", _LOOKS)
+    description = Description(_BITS, "f" * 64, "random", _LOOKS, _STRUCTURE_BITS)
     for number in range(_SHARDS):
         path = out / f"part-{number:06d}.parquet"
         parquet.write(path, description, random_items(count // _SHARDS, number))
@@ -211,6 +242,36 @@ def make_shards(folder: Path, count: int) -> tuple[Path, Path]:
     one = folder / "one.bitgaze"
     write_gallery(one, description, parquet.read(out).batches, out)
     return out, one
+
+
+def measure_sizes(folder: Path) -> None:
+    out = folder / "sizes"
+    out.mkdir()
+    encoder = Encoder(threads=2)
+    contract = encoder.contract
+    calibration = contract.calibration_of(_LOOKS)
+    description = Description(
+        encoder.bits, encoder.fingerprint, contract.name, _LOOKS, _STRUCTURE_BITS, calibration
+    )
+    write_plan(out, plan(_PICTURES, None, 10_000))
+    start = time.process_time()
+    make_shard(out, 0, 0, encoder, description, Columns())
+    took_s = time.process_time() - start
+    make_gallery(out, 0)
+    count = parquet.read(out).total
+    sizes = [(out / f"part-000000.{suffix}").stat().st_size for suffix in ("parquet", "bitgaze")]
+    say(
+        f"{count} images with {_LOOKS} looks: {1000 * took_s / count:.1f} ms of processor time "
+        f"each; Parquet {sizes[0] / count:.0f} bytes, gallery {sizes[1] / count:.0f} bytes each"
+    )
+    shards, _ = make_shards(folder, _RESIDENT_ITEMS)
+    script = _RESIDENT.format(paths=[str(path) for path in sorted(shards.glob("*.bitgaze"))])
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    say(f"{_RESIDENT_ITEMS} items in a replica: {done.stdout.strip()}")
+    shutil.rmtree(shards)
+    (folder / "one.bitgaze").unlink()
 
 
 def compare_hits(folder: Path, count: int) -> None:
@@ -296,16 +357,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--images", type=int, default=2400)
-    parser.add_argument("--part", choices=["encode", "kill", "search"])
+    parser.add_argument("--part", choices=["encode", "kill", "sizes", "search"])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if arguments.part != "search":
+        if arguments.part in (None, "encode", "kill"):
             images = copies(folder / "images", arguments.images)
         if arguments.part in (None, "encode"):
             compare_rates(folder, images)
         if arguments.part in (None, "kill"):
             encode_and_kill(folder, images, arguments.images)
+        if arguments.part in (None, "sizes"):
+            measure_sizes(folder)
         if arguments.part in (None, "search"):
             compare_hits(folder, arguments.items)
 
