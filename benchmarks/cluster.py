@@ -28,7 +28,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from numpy.typing import NDArray
 
 from bitgaze import Encoder, Gallery, Hit, Item
 from bitgaze.distributed import ShardedGallery, encode, search
+from bitgaze.distributed.output import gallery as gallery_of
 from bitgaze.distributed.output import plan_offsets, read_manifest, write_manifest, write_plan
 from bitgaze.distributed.plan import plan
 from bitgaze.distributed.samples import Columns
@@ -101,6 +103,7 @@ def cluster() -> Iterator[tuple[Any, list[Any]]]:
 def connected_later() -> Any:
     """The module ray, not connected yet."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (as plain processes)
     import ray
 
     return ray
@@ -142,7 +145,6 @@ def encode_plainly(out: Path, done: Path) -> None:
         "model": None,
         "columns": Columns(),
         "threads": 1,
-        "galleries": False,
     }
     rows = list(enumerate(plan_offsets(out)))
     context = multiprocessing.get_context("spawn")
@@ -202,7 +204,7 @@ def encode_and_kill(folder: Path, images: Path, count: int) -> None:
     )
 
 
-def random_items(count: int, seed: int) -> Iterator[list[Item]]:
+def random_items(count: int, seed: int, structure_bits: int = 0) -> Iterator[list[Item]]:
     """Items of four views around a few hundred centres, so that many distances tie."""
     random = np.random.default_rng(seed)
     width = _BITS // 8
@@ -211,7 +213,7 @@ def random_items(count: int, seed: int) -> Iterator[list[Item]]:
         n = min(4096, count - start)
         flips = random.integers(0, 256, (3, n, 1 + _LOOKS, width), dtype=np.uint8)
         views = centres[random.integers(0, 500, n)][:, None] ^ np.bitwise_and.reduce(flips)
-        structures = random.integers(1, 256, (n, _STRUCTURE_BITS // 8), np.uint8)
+        structures = random.integers(1, 256, (n, structure_bits // 8), np.uint8)
         sides = np.sort(random.integers(0, 65536, (n, _LOOKS, 2, 2)), axis=2) / 65535
         boxes = sides.reshape(n, _LOOKS, 4).astype(np.float32)
         yield [
@@ -222,26 +224,24 @@ def random_items(count: int, seed: int) -> Iterator[list[Item]]:
                 None,
                 views[i, 1:],
                 boxes[i],
-                structures[i],
+                structures[i] if structure_bits else None,
             )
             for i in range(n)
         ]
 
 
-def make_shards(folder: Path, count: int) -> tuple[Path, Path]:
-    """Shards of random items as Parquet and galleries, and one gallery of all."""
+def make_shards(folder: Path, count: int, structure_bits: int = 0) -> tuple[Path, Description]:
+    """Shards of random items as Parquet files."""
     out = folder / "shards"
-    out.mkdir()
-    description = Description(_BITS, "f" * 64, "random", _LOOKS, _STRUCTURE_BITS)
+    out.mkdir(exist_ok=True)
+    description = Description(_BITS, "f" * 64, "random", _LOOKS, structure_bits)
     for number in range(_SHARDS):
         path = out / f"part-{number:06d}.parquet"
-        parquet.write(path, description, random_items(count // _SHARDS, number))
-        make_gallery(out, number)
-    entries = {"shards": _SHARDS, "is_complete": True}
+        if not path.exists():
+            parquet.write(path, description, random_items(count // _SHARDS, number, structure_bits))
+    entries = {"shards": _SHARDS, "is_complete": True, "shards_per_gallery": 1}
     write_manifest(out, entries)
-    one = folder / "one.bitgaze"
-    write_gallery(one, description, parquet.read(out).batches, out)
-    return out, one
+    return out, description
 
 
 def measure_sizes(folder: Path) -> None:
@@ -257,25 +257,36 @@ def measure_sizes(folder: Path) -> None:
     start = time.process_time()
     make_shard(out, 0, 0, encoder, description, Columns())
     took_s = time.process_time() - start
-    make_gallery(out, 0)
+    make_gallery(out, 0, range(1))
     count = parquet.read(out).total
-    sizes = [(out / f"part-000000.{suffix}").stat().st_size for suffix in ("parquet", "bitgaze")]
+    sizes = [path.stat().st_size for path in (out / "part-000000.parquet", gallery_of(out, 0))]
     say(
         f"{count} images with {_LOOKS} looks: {1000 * took_s / count:.1f} ms of processor time "
         f"each; Parquet {sizes[0] / count:.0f} bytes, gallery {sizes[1] / count:.0f} bytes each"
     )
-    shards, _ = make_shards(folder, _RESIDENT_ITEMS)
+    shards, _ = make_shards(folder, _RESIDENT_ITEMS, _STRUCTURE_BITS)
+    for number in range(_SHARDS):
+        make_gallery(shards, number, range(number, number + 1))
     script = _RESIDENT.format(paths=[str(path) for path in sorted(shards.glob("*.bitgaze"))])
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     say(f"{_RESIDENT_ITEMS} items in a replica: {done.stdout.strip()}")
     shutil.rmtree(shards)
-    (folder / "one.bitgaze").unlink()
 
 
 def compare_hits(folder: Path, count: int) -> None:
-    out, path = make_shards(folder, count)
+    out, description = make_shards(folder, count)
+    path = folder / "one.bitgaze"
+    with ProcessPoolExecutor(4, multiprocessing.get_context("spawn")) as pool:
+        made = [
+            pool.submit(make_gallery, out, number, range(number, number + 1))
+            for number in range(_SHARDS)
+        ]
+        if not path.exists():
+            write_gallery(path, description, parquet.read(out).batches, out)
+        for one in made:
+            one.result()
     say(f"made {count} items of {1 + _LOOKS} views in {_SHARDS} shards, and one gallery of them")
     queries = np.stack([item.looks for item in next(random_items(_QUERIES, 0))])
     queries = np.concatenate([queries, queries[:, :1] ^ 1], axis=1)
@@ -358,8 +369,10 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--images", type=int, default=2400)
     parser.add_argument("--part", choices=["encode", "kill", "sizes", "search"])
+    parser.add_argument("--folder", help="keep the files here, and use those that are there")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    kept = nullcontext(arguments.folder) if arguments.folder else tempfile.TemporaryDirectory()
+    with kept as name:
         folder = Path(name)
         if arguments.part in (None, "encode", "kill"):
             images = copies(folder / "images", arguments.images)

@@ -57,11 +57,9 @@ class ClusterError(BitgazeError):
 
 
 class PartialResult(ClusterError):
-    """Shards of a gallery did not answer in time, so the hits may not be the nearest.
+    """Shards of a `ShardedGallery` did not answer in time.
 
-    Attributes:
-        missing: names of the shards that did not answer.
-        hits: the hits of the other shards.
+    `missing` has the files of these shards, `hits` what the others have found.
     """
 
     def __init__(self, message: str, missing: Sequence[str], hits: Sequence[Any]) -> None:

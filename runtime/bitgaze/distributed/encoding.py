@@ -18,6 +18,7 @@ from bitgaze.distributed.cluster import (
 )
 from bitgaze.distributed.output import (
     MANIFEST,
+    gallery,
     part,
     plan_offsets,
     read_manifest,
@@ -27,7 +28,7 @@ from bitgaze.distributed.output import (
 )
 from bitgaze.distributed.plan import Kind, Source, plan
 from bitgaze.distributed.samples import Columns, check_columns
-from bitgaze.distributed.worker import Worker
+from bitgaze.distributed.worker import Worker, make_gallery
 from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
 from bitgaze.encoding.structure import STRUCTURE_BITS
 from bitgaze.errors import ClusterError
@@ -65,7 +66,7 @@ def encode(
     model: str | os.PathLike[str] | None = None,
     looks: int | None = None,
     shard_images: int = 4096,
-    galleries: bool = False,
+    shards_per_gallery: int | None = None,
     cpus: int | None = None,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -101,7 +102,8 @@ def encode(
         looks: how many parts of each image get codes too; None for what the model was made for.
         shard_images: images of a shard of a folder or list, and of a Parquet file, whose row groups
             stay whole.
-        galleries: make a gallery of each shard, too, for `ShardedGallery`.
+        shards_per_gallery: make galleries of so many consecutive shards each, too, for
+            `ShardedGallery`; None makes none. A call that continues can add them.
         cpus: CPUs of a worker; by default 4, or as many as the smallest machine has.
         workers: maximum number of workers; by default as many as fit on the cluster.
         on_progress: called with (done, total) shards.
@@ -111,12 +113,15 @@ def encode(
 
     Raises:
         ClusterError: ray is not installed; there is no image, or no CPU; or `out` holds an encoding
-            of another source, model or number of looks.
+            of another source, model or number of looks, or galleries of other shards.
+        InterchangeError: two items of a gallery have one key.
         ModelError: the model cannot be read.
         TypeError, ValueError: an argument is of the wrong type or out of range.
         OSError: `out` cannot be written.
     """
     shard_images = at_least(shard_images, "shard_images", 1)
+    if shards_per_gallery is not None:
+        shards_per_gallery = at_least(shards_per_gallery, "shards_per_gallery", 1)
     folder = Path(out).absolute()
     is_default = model is None
     found = read_model(DEFAULT_MODEL if model is None else Path(model).absolute())
@@ -147,11 +152,10 @@ def encode(
             f"{manifest['shards']}; delete the folder and encode again"
         )
     done = [receipt(folder, number) is not None for number in range(len(offsets))]
-    pending = [
-        number
-        for number, is_done in enumerate(done)
-        if not is_done or (galleries and not part(folder, number, "bitgaze").exists())
-    ]
+    pending = [number for number, is_done in enumerate(done) if not is_done]
+    if pending:
+        for path in folder.glob("gallery-*.bitgaze"):  # of a shard that is made again
+            path.unlink()
     if on_progress is not None:
         on_progress(len(offsets) - len(pending), len(offsets))
     if pending:
@@ -160,11 +164,13 @@ def encode(
             "description": description.to_text(),
             "model": None if is_default else str(found.path),
             "columns": columns,
-            "galleries": galleries,
         }
         rows = [{"number": number, "offset": offsets[number]} for number in pending]
         _run(rows, arguments, cpus, workers, len(offsets), on_progress)
-    return _finished(folder, manifest, sum(done))
+    report = _finished(folder, manifest, sum(done))
+    if shards_per_gallery is not None:
+        _make_galleries(folder, len(offsets), shards_per_gallery)
+    return report
 
 
 def _begun(
@@ -238,6 +244,38 @@ def _run(
             done += 1
             if on_progress is not None:
                 on_progress(done, total)
+
+
+def _make_galleries(folder: Path, shards: int, shards_per_gallery: int) -> None:
+    """Have the galleries made that are not there."""
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    before = manifest.get("shards_per_gallery", shards_per_gallery)
+    if before != shards_per_gallery:
+        raise ClusterError(
+            f"{folder}: has galleries of {before} shards each, not {shards_per_gallery}; delete "
+            "gallery-*.bitgaze and shards_per_gallery in the manifest to make others"
+        )
+    if "shards_per_gallery" not in manifest:
+        entries = {name: value for name, value in manifest.items() if name != "format"}
+        write_manifest(folder, entries | {"shards_per_gallery": shards_per_gallery})
+    starts = range(0, shards, shards_per_gallery)
+    rows = [
+        {"number": number, "first": first, "end": min(first + shards_per_gallery, shards)}
+        for number, first in enumerate(starts)
+        if not gallery(folder, number).exists()
+    ]
+
+    def make(row: dict[str, Any]) -> dict[str, Any]:
+        number, first, end = (int(row[name][0]) for name in ("number", "first", "end"))
+        make_gallery(folder, number, range(first, end))
+        return {"number": row["number"]}
+
+    if rows:
+        ray = connected()
+        with quiet_data(ray):
+            made = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_TASKS))
+            made.map_batches(make, batch_size=1, num_cpus=1).materialize()
 
 
 def _finished(folder: Path, manifest: dict[str, Any], already_done: int) -> EncodeReport:

@@ -2,9 +2,11 @@
 
     manifest.json     how the folder was made, and whether it is complete
     plan.jsonl        what each shard is made of, a line each
-    part-000000.parquet, .json, .bitgaze
+    part-000000.parquet, .json
                       the items of a shard; a receipt that it is finished, with the images that were
-                      refused; its gallery
+                      refused
+    gallery-000000.bitgaze
+                      the items of some consecutive shards
 
 Each file gets its name once it is complete. A shard is finished once its .json is there. Nothing
 here depends on the time or on the machine, so a shard that is done again is the same file.
@@ -28,6 +30,11 @@ Refusal = tuple[str, str]
 def part(out: Path, number: int, suffix: str) -> Path:
     """A file of a shard."""
     return out / f"part-{number:06d}.{suffix}"
+
+
+def gallery(out: Path, number: int) -> Path:
+    """The gallery of some shards."""
+    return out / f"gallery-{number:06d}.bitgaze"
 
 
 def write_atomically(path: Path, content: bytes) -> None:

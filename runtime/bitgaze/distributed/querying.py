@@ -1,7 +1,9 @@
 """Search on a cluster: Ray Data has each block of Parquet files searched; here they are merged."""
 
+import json
 import os
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,13 @@ from numpy.typing import NDArray
 
 from bitgaze.arguments import MAX_VIEWS, check_array, hit_count
 from bitgaze.distributed.blocks import CORNERS, Block, blocks_of, nearest, search_block
-from bitgaze.distributed.cluster import connected, cpus_per_worker, node_cpus, quiet_data
+from bitgaze.distributed.cluster import (
+    connected,
+    cpus_per_worker,
+    most_workers,
+    node_cpus,
+    quiet_data,
+)
 from bitgaze.distributed.output import MANIFEST, complete_manifest, part
 from bitgaze.errors import ClusterError, FingerprintMismatch
 from bitgaze.interchange.description import Description
@@ -22,7 +30,10 @@ _MOST_ROWS = 1 << 18
 # Matches that are held before they are merged, for each that will remain.
 _HELD = 8
 _LEAST_HELD = 1 << 16
-_MOST_TASKS = 4096
+# Tasks for each that can run at the same time, so that none waits long for the last.
+_TASKS_PER_PLACE = 4
+# Tasks whose matches another merges, if there are many: else the program that called would have to.
+_MERGED, _LEAST_MERGED = 16, 256
 
 Dataset = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -146,18 +157,29 @@ def _found(
     if not blocks or not len(queries):
         return
     ray = connected()
-    cpus = cpus_per_worker(node_cpus(ray), cpus)
+    nodes = node_cpus(ray)
+    cpus = cpus_per_worker(nodes, cpus)
     shared = ray.put(queries)
+    tasks = min(len(blocks), _TASKS_PER_PLACE * most_workers(nodes, cpus))
+    bounds = [len(blocks) * n // tasks for n in range(tasks + 1)]
+    rows = [{"blocks": json.dumps(blocks[start:end])} for start, end in pairwise(bounds)]
 
-    def search_row(row: dict[str, Any]) -> Iterator[Arrow]:
-        block = Block(*(row[name][0] for name in Block._fields))
-        return search_block(block, ray.get(shared), k, looks, cpus)
+    def search_some(row: dict[str, Any]) -> Arrow:
+        held: list[Arrow] = []
+        for block in json.loads(row["blocks"][0]):
+            matches = search_block(Block(*block), ray.get(shared), k, looks, cpus)
+            held = [nearest([*held, *matches], k)]
+        return held[0]
 
-    rows = [block._asdict() for block in blocks]
+    def merge(matches: Arrow) -> Arrow:
+        return nearest([matches], k)
+
     with quiet_data(ray):
-        found = ray.data.from_items(
-            rows, override_num_blocks=min(len(rows), _MOST_TASKS)
-        ).map_batches(search_row, batch_size=1, num_cpus=cpus)
+        found = ray.data.from_items(rows, override_num_blocks=tasks)
+        found = found.map_batches(search_some, batch_size=1, num_cpus=cpus)
+        if tasks >= _LEAST_MERGED:
+            size = _MERGED * k * len(queries)
+            found = found.map_batches(merge, batch_size=size, batch_format="pyarrow")
         yield from found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bitgaze.arguments import at_least, check_array
 from bitgaze.distributed.cluster import connected, most_workers, node_cpus
-from bitgaze.distributed.output import complete_manifest, part
+from bitgaze.distributed.output import complete_manifest, gallery
 from bitgaze.distributed.replica import Facts, Replica
 from bitgaze.encoding.contract import DEFAULT_MODEL
 from bitgaze.encoding.encoder import Encoder
@@ -76,7 +76,8 @@ class ShardedGallery:
     Other programs use a running service with `ShardedGallery.connect`. Thread-safe.
 
     Args:
-        shards: a folder that `encode(..., galleries=True)` has written, or gallery files in order.
+        shards: a folder that `encode(..., shards_per_gallery=...)` has written, or gallery files in
+            order. Each adds 0.2 ms to a search, so let them be large.
         name: of the service, one for each cluster.
         replicas: how many copies of each shard, on different machines. With 2, a machine can be
             lost without a pause.
@@ -403,13 +404,16 @@ def _paths(shards: Shards) -> list[str]:
         paths = [os.path.abspath(path) for path in shards]  # noqa: PTH100 (links stay)
     elif Path(shards).is_dir():
         folder = Path(shards).absolute()
-        count = complete_manifest(folder)["shards"]
-        paths = [str(part(folder, number, "bitgaze")) for number in range(count)]
+        manifest = complete_manifest(folder)
+        if "shards_per_gallery" not in manifest:
+            raise ClusterError(
+                f"{folder}: has no galleries; encode again, with shards_per_gallery, to make them"
+            )
+        count = -(-manifest["shards"] // manifest["shards_per_gallery"])
+        paths = [str(gallery(folder, number)) for number in range(count)]
         lacking = next((path for path in paths if not Path(path).exists()), None)
         if lacking is not None:
-            raise ClusterError(
-                f"{lacking}: no such gallery; encode again, with galleries=True, to make it"
-            )
+            raise ClusterError(f"{lacking}: no such gallery; encode again to make it")
     else:
         paths = [os.path.abspath(shards)]  # noqa: PTH100
     if not paths:

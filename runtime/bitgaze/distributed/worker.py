@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgaze.distributed.output import Refusal, finish, part, read_shard, receipt
+from bitgaze.distributed.output import Refusal, finish, gallery, part, read_shard, receipt
 from bitgaze.distributed.plan import refused_by_plan
 from bitgaze.distributed.samples import Columns, Sample, samples
 from bitgaze.encoding.contract import DEFAULT_MODEL
@@ -39,7 +40,6 @@ class Worker:
         model: path of the model; None for the one of bitgaze, wherever it is on this machine.
         columns: of tables.
         threads: number of threads.
-        galleries: whether to make a gallery of each shard, too.
 
     Raises:
         ClusterError: the model on this machine is another.
@@ -52,13 +52,10 @@ class Worker:
         model: str | None,
         columns: Columns,
         threads: int,
-        *,
-        galleries: bool,
     ) -> None:
         self._out = Path(out)
         self._description = description_from(description, out)
         self._columns = columns
-        self._galleries = galleries
         self._encoder = Encoder(DEFAULT_MODEL if model is None else model, threads=threads)
         if self._encoder.fingerprint != self._description.fingerprint:
             raise ClusterError(
@@ -73,8 +70,6 @@ class Worker:
                 make_shard(
                     self._out, number, offset, self._encoder, self._description, self._columns
                 )
-            if self._galleries:
-                make_gallery(self._out, number)
         return {"number": batch["number"]}
 
 
@@ -116,19 +111,24 @@ def make_shard(
         parquet.write(unfinished, description, batches())
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
-        part(out, number, "bitgaze").unlink(missing_ok=True)  # of a shard that was lost
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
     finish(out, number, count, refused)
 
 
-def make_gallery(out: Path, number: int) -> None:
-    """Make the gallery of a finished shard, unless it is there."""
-    path, source = part(out, number, "bitgaze"), part(out, number, "parquet")
+def make_gallery(out: Path, number: int, shards: range) -> None:
+    """Make a gallery of finished shards, unless it is there.
+
+    Raises:
+        InterchangeError: a key is there twice.
+        GalleryError: the file cannot be written.
+    """
+    path = gallery(out, number)
     if not path.exists():
-        content = parquet.read(source)
-        write_gallery(path, content.description, content.batches, source)
+        contents = [parquet.read(part(out, shard, "parquet")) for shard in shards]
+        batches = chain.from_iterable(content.batches for content in contents)
+        write_gallery(path, contents[0].description, batches, out)
 
 
 def _batched(found: Iterator[Sample], refused: list[Refusal]) -> Iterator[list[Sample]]:

@@ -204,7 +204,7 @@ def merge(parts: Sequence[Candidates], params: SearchParams) -> list[Hit]:
     if not parts:
         return []
     found, counts = [part.nearest for part in parts], [part.count for part in parts]
-    nearest = _first(found, counts, sum(len(one.slots) for one in found))
+    nearest = _first(found, counts, max(params.k, AROUND))
     if nearest.lacking:
         names = " or ".join(map(repr, sorted(nearest.lacking)))
         raise WhereError(f"no item of any shard has a field {names}")
@@ -213,7 +213,7 @@ def merge(parts: Sequence[Candidates], params: SearchParams) -> list[Hit]:
     # Each part's nearest are in order, so the order of all takes the rows of each one by one.
     starts = np.cumsum([0, *(len(one.slots) for one in found)])[:-1]
     row = np.empty(len(nearest.slots), np.int64)
-    for number in range(len(parts)):
+    for number in np.unique(nearest.shards).tolist():
         of_part = nearest.shards == number
         row[of_part] = np.arange(of_part.sum())
     is_hit = row < np.array([len(part.hits) for part in parts])[nearest.shards]
