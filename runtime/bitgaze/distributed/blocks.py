@@ -11,6 +11,7 @@ A table of matches has the columns
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from bitgaze.errors import ClusterError
 from bitgaze.gallery.distances import nearest_pairs
 from bitgaze.hamming import HammingIndex
-from bitgaze.interchange.parquet import Arrow, codes_of, pyarrow
+from bitgaze.interchange.parquet import Arrow, codes_of, opened, pyarrow
 from bitgaze.views import ViewIndex
 
 _COLUMNS = ("key", "code", "looks", "boxes", "metadata")
@@ -49,7 +50,7 @@ class Block(NamedTuple):
 def blocks_of(paths: Sequence[str], most_rows: int) -> Iterator[Block]:
     """Divide files into blocks of up to `most_rows` rows; row groups stay whole."""
     for number, path in enumerate(paths):
-        with pyarrow("pyarrow.parquet").ParquetFile(path) as file:
+        with opened(Path(path)) as file:
             groups = range(file.metadata.num_row_groups)
             sizes = [file.metadata.row_group(n).num_rows for n in groups]
         first = row = count = 0
@@ -75,7 +76,7 @@ def search_block(
     Raises:
         ClusterError: an item has more looks than that.
     """
-    with pyarrow("pyarrow.parquet").ParquetFile(block.path) as file:
+    with opened(Path(block.path)) as file:
         names = [name for name in _COLUMNS if name in file.schema_arrow.names]
         table = file.read_row_groups(range(block.first, block.end), names, use_threads=False)
     items = table.combine_chunks().to_batches()[0]

@@ -1,7 +1,9 @@
 """Encode on a cluster: Ray Data gives shards to workers, and gives those of a lost worker again."""
 
+import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -36,6 +38,7 @@ from bitgaze.interchange.description import Description
 
 # Of Ray: each takes memory of the program that started the encoding.
 _MOST_TASKS = 4096
+_MOST_NAMES = 100
 
 
 @dataclass(frozen=True)
@@ -135,9 +138,8 @@ def encode(
         found.contract.calibration_of(count),
     )
     columns = Columns(image, key, tuple(metadata))
-    names = [source] if isinstance(source, str | os.PathLike) else list(source)
     settings = {
-        "source": [os.fspath(name) for name in names],
+        "source": _names(source),
         "kind": kind,
         "columns": {"image": image, "key": key, "metadata": list(metadata)},
         "shard_images": shard_images,
@@ -171,6 +173,17 @@ def encode(
     if shards_per_gallery is not None:
         _make_galleries(folder, len(offsets), shards_per_gallery)
     return report
+
+
+def _names(source: Source) -> list[str]:
+    """The source as the manifest has it; of a long list, a digest."""
+    if isinstance(source, str | os.PathLike):
+        return [os.fspath(source)]
+    names = [os.fspath(name) for name in source]
+    if len(names) <= _MOST_NAMES:
+        return names
+    digest = hashlib.blake2b(json.dumps(names).encode(), digest_size=16).hexdigest()
+    return [names[0], f"and {len(names) - 1} more, BLAKE2b {digest}"]
 
 
 def _begun(
@@ -276,6 +289,8 @@ def _make_galleries(folder: Path, shards: int, shards_per_gallery: int) -> None:
         with quiet_data(ray):
             made = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_TASKS))
             made.map_batches(make, batch_size=1, num_cpus=1).materialize()
+        for left in folder.glob(".bitgaze-*"):  # by workers that were lost
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _finished(folder: Path, manifest: dict[str, Any], already_done: int) -> EncodeReport:

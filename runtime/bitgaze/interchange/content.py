@@ -19,11 +19,13 @@ class Content(NamedTuple):
         description: what all items have in common.
         total: number of items.
         batches: of items, in the gallery's order; to be read once.
+        ignored: names of columns that are not read.
     """
 
     description: Description
     total: int
     batches: Iterable[Sequence[Item]]
+    ignored: tuple[str, ...] = ()
 
 
 def in_batches(items: Iterable[Item]) -> Iterator[Sequence[Item]]:

@@ -4,6 +4,7 @@ Items are in the engine's own columns; this module knows nothing of them.
 """
 
 import json
+import zlib
 from base64 import b64decode, b64encode
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -57,7 +58,7 @@ class Description:
         )
 
     def to_text(self) -> str:
-        """As a JSON object: the attributes, and `format`.
+        """As a JSON object: the attributes, `format`, and `crc`, the CRC-32 of the JSON before it.
 
         The adaptation is the base64 of `Adaptation.to_bytes`, an identity is in hex digits.
         """
@@ -75,7 +76,7 @@ class Description:
             "sources": self.sources and asdict(self.sources),
             "distinct": [[one.hex(), other.hex()] for one, other in self.distinct],
         }
-        return json.dumps(values)
+        return json.dumps({**values, "crc": _crc(values)})
 
 
 def description_from(text: str | bytes, where: str) -> Description:
@@ -95,11 +96,18 @@ def description_from(text: str | bytes, where: str) -> Description:
                 f"{where}: is of format {values['format']!r}, but this version of bitgaze reads "
                 f"format {FORMAT}; update bitgaze"
             )
+        crc = values.pop("crc", None)  # others may leave it out
+        if crc is not None and crc != _crc(values):
+            raise ValueError("the checksum does not match")
         return _from_values(values)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InterchangeError(
             f"{where}: does not describe the codes as bitgaze writes it: {error!r}"
         ) from error
+
+
+def _crc(values: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(values).encode())
 
 
 def _from_values(values: dict[str, Any]) -> Description:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bitgaze.errors import InterchangeError
+from bitgaze.errors import GalleryError, InterchangeError
 from bitgaze.gallery.file_format import gallery_path, new_file
 from bitgaze.gallery.items import Item
 from bitgaze.gallery.store import Store
@@ -89,6 +89,8 @@ def write_gallery(
                 _put(store, batch)
         except (ValueError, TypeError) as error:
             raise InterchangeError(f"{source}: {error}") from error
+        except GalleryError as error:  # its file has another name as yet
+            raise type(error)(str(error).replace(str(unfinished), str(out))) from error
         with store.writing():
             for pair in description.distinct:
                 store.set_distinct(*pair)
@@ -104,4 +106,10 @@ def _put(store: Store, batch: Sequence[Item]) -> None:
         twice = twice or [item.key for item in batch if store.find(item.key) is not None]
         if twice:
             raise ValueError(f"has two items with the key {twice[0]!r}")
+        if not store.info["structure"]:
+            extra = [item.key for item in batch if item.structure is not None]
+            if extra:
+                raise ValueError(
+                    f"{extra[0]!r} has a structural code, but the description says there are none"
+                )
         store.put_all(batch)

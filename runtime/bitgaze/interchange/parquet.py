@@ -14,12 +14,13 @@ A row for each item, in the gallery's order:
 The file's metadata has the entry "bitgaze": `Description.to_text`.
 
 A file without this entry holds the caller's own codes: it needs `key` and `code`, and may have
-`metadata`. A folder is read as the files *.parquet in it, by name; their descriptions are equal.
+`metadata`. Other columns are not read. A folder is read as the files *.parquet in it, by name;
+their descriptions are equal.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +36,10 @@ ENTRY = b"bitgaze"
 _FILE = ("path", "size", "mtime_ns", "ctime_ns", "content")
 _CORNERS = ("x0", "y0", "x1", "y1")
 _REQUIRED = ("key", "code")
+_MAX_CODE_BYTES = 128
 _NO_LOOKS, _NO_BOXES = np.empty((0, 0), np.uint8), np.empty((0, 4), np.float32)
 # Rows read at a time.
-_BATCH = 4096
+_BATCH = 16_384
 # pyarrow or a part of it, which has no types.
 Arrow = Any
 
@@ -198,7 +200,9 @@ def _lists(batch: Arrow, width: int) -> tuple[list[NDArray[np.uint8]], list[NDAr
 def write(out: Path, description: Description, batches: Iterable[Sequence[Item]]) -> None:
     """Write a file; each batch of items is a row group."""
     layout = schema(description)
-    with pyarrow("pyarrow.parquet").ParquetWriter(out, layout, compression="zstd") as writer:
+    with pyarrow("pyarrow.parquet").ParquetWriter(
+        out, layout, compression="zstd", write_page_checksum=True
+    ) as writer:
         for items in batches:
             writer.write_batch(batch_of(items, layout), row_group_size=len(items))
 
@@ -213,55 +217,72 @@ def read(source: Path) -> Content:
     paths = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
     if not paths:
         raise InterchangeError(f"{source}: the folder holds no file *.parquet")
-    (description, total), *others = (_describe(path) for path in paths)
+    files = [_describe(path) for path in paths]
+    description = files[0].description
     text = description.to_text()
-    for path, (other, count) in zip(paths[1:], others, strict=True):
-        total += count
-        if other.to_text() != text:
+    for path, other in zip(paths[1:], files[1:], strict=True):
+        if other.description.to_text() != text:
             raise FingerprintMismatch(
                 f"{path}: its codes are described otherwise than those of {paths[0].name}: of "
                 "another model, length or adaptation; import them into galleries of their own"
             )
-    return Content(description, total, _items(paths, description))
+    total = sum(file.total for file in files)
+    ignored = sorted({name for file in files for name in file.ignored})
+    return Content(description, total, _items(paths, description), tuple(ignored))
 
 
 def _items(paths: Sequence[Path], description: Description) -> Iterator[list[Item]]:
     for path in paths:
         with opened(path) as file:
             names = [name for name in schema(description).names if name in file.schema_arrow.names]
-            for batch in file.iter_batches(_BATCH, columns=names):
+            for batch in batches_in(file, names):
                 yield items_of(batch)
 
 
-def _describe(path: Path) -> tuple[Description, int]:
-    """The description of a file, and its number of items."""
+def batches_in(file: Arrow, columns: Sequence[str]) -> Iterator[Arrow]:
+    """The record batches of an open file; of one row group each, which writers keep small."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(_BATCH, row_groups=[group], columns=columns)
+
+
+class _File(NamedTuple):
+    description: Description
+    total: int
+    ignored: set[str]
+
+
+def _describe(path: Path) -> _File:
+    """The description of a file, its number of items, and the columns that are not read."""
     with opened(path) as file:
         found, total = file.schema_arrow, file.metadata.num_rows
     entries = found.metadata or {}
-    missing = [name for name in _REQUIRED if name not in found.names]
-    if missing:
-        raise InterchangeError(
-            f"{path}: has no column {' and '.join(missing)}, expected key (string) and code "
-            "(fixed_size_binary)"
-        )
-    kind = found.field("code").type
-    width = kind.byte_width if pyarrow("pyarrow.types").is_fixed_size_binary(kind) else 0
     if ENTRY in entries:
         description = description_from(entries[ENTRY], str(path))
-    elif 1 <= width <= 128:
-        description = Description(8 * width)
+        required_names = schema(description).names
     else:
-        raise InterchangeError(
-            f"{path}: code is a column of {kind}, expected fixed_size_binary of 1 to 128 bytes"
-        )
-    expected = schema(description)
-    for name in expected.names:
-        if name in found.names and found.field(name).type != expected.field(name).type:
+        required_names = list(_REQUIRED)
+        description = Description(8 * _code_bytes(path, found))
+    kinds = {field.name: field.type for field in schema(description)}
+    for name in required_names:
+        if name not in found.names:
+            raise InterchangeError(f"{path}: has no column {name}, expected it of {kinds[name]}")
+    for name in kinds.keys() & found.names:
+        if found.field(name).type != kinds[name]:
             raise InterchangeError(
-                f"{path}: {name} is a column of {found.field(name).type}, expected "
-                f"{expected.field(name).type}"
+                f"{path}: {name} is a column of {found.field(name).type}, expected {kinds[name]}"
             )
-    return description, total
+    return _File(description, total, set(found.names) - kinds.keys())
+
+
+def _code_bytes(path: Path, found: Arrow) -> int:
+    """The width of the column `code` in a file without a description, 1 to 128 bytes."""
+    kind: Arrow = found.field("code").type if "code" in found.names else "missing"
+    is_fixed = kind != "missing" and pyarrow("pyarrow.types").is_fixed_size_binary(kind)
+    if not is_fixed or not 1 <= kind.byte_width <= _MAX_CODE_BYTES:
+        raise InterchangeError(
+            f"{path}: code is {kind}, expected fixed_size_binary of 1 to {_MAX_CODE_BYTES} bytes"
+        )
+    return int(kind.byte_width)
 
 
 def opened(path: Path) -> Arrow:
@@ -272,7 +293,7 @@ def opened(path: Path) -> Arrow:
     """
     pa = pyarrow()
     try:
-        return pyarrow("pyarrow.parquet").ParquetFile(path)
+        return pyarrow("pyarrow.parquet").ParquetFile(path, page_checksum_verification=True)
     except FileNotFoundError as error:
         raise InterchangeError(f"{path}: no such file") from error
     except (OSError, pa.ArrowInvalid) as error:
