@@ -15,7 +15,15 @@ import pytest
 
 import documents
 import oracle
-from bitgaze import ClusterError, FingerprintMismatch, Gallery, Item, PartialResult, distributed
+from bitgaze import (
+    ClusterError,
+    FingerprintMismatch,
+    Gallery,
+    InterchangeError,
+    Item,
+    PartialResult,
+    distributed,
+)
 from bitgaze.distributed import querying
 from bitgaze.distributed.output import plan_offsets, write_plan
 from bitgaze.distributed.plan import plan
@@ -174,6 +182,11 @@ def test_search_is_exact_with_views(cluster, tmp_path, monkeypatch, least_merged
     few = distributed.search(queries[:1, :1], files, k=500)
     assert len(few) == 90
     assert len(distributed.search(queries[:0], tmp_path)) == 0
+    content = bytearray(files[1].read_bytes())
+    content[200] ^= 1
+    files[1].write_bytes(content)
+    with pytest.raises(InterchangeError, match=r"2\.parquet: is damaged"):
+        distributed.search(queries, tmp_path)
 
 
 def test_a_sharded_gallery_answers_as_one_while_a_replica_is_lost(cluster, encoded, tmp_path):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgaze.errors import ClusterError
+from bitgaze.errors import ClusterError, InterchangeError
 from bitgaze.gallery.distances import nearest_pairs
 from bitgaze.hamming import HammingIndex
 from bitgaze.interchange.parquet import Arrow, codes_of, opened, pyarrow
@@ -75,10 +75,14 @@ def search_block(
 
     Raises:
         ClusterError: an item has more looks than that.
+        InterchangeError: the file is damaged.
     """
     with opened(Path(block.path)) as file:
         names = [name for name in _COLUMNS if name in file.schema_arrow.names]
-        table = file.read_row_groups(range(block.first, block.end), names, use_threads=False)
+        try:
+            table = file.read_row_groups(range(block.first, block.end), names, use_threads=False)
+        except (OSError, pyarrow().ArrowInvalid) as error:
+            raise InterchangeError(f"{block.path}: is damaged: {error}") from error
     items = table.combine_chunks().to_batches()[0]
     views, boxes = _views(items, looks, block.path)
     index: HammingIndex | ViewIndex

@@ -36,12 +36,16 @@ def connected() -> Any:
 
 
 @contextmanager
-def quiet_data(ray: Any) -> Iterator[None]:
-    """A context without the progress bars of Ray Data."""
+def ray_data(ray: Any) -> Iterator[None]:
+    """A context to use Ray Data in: without progress bars; errors are those of the workers."""
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True
     with ray.data.DataContext.current(context):
-        yield
+        try:
+            yield
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
 
 
 def node_cpus(ray: Any) -> list[int]:

@@ -16,7 +16,7 @@ from bitgaze.distributed.cluster import (
     cpus_per_worker,
     most_workers,
     node_cpus,
-    quiet_data,
+    ray_data,
 )
 from bitgaze.distributed.output import (
     MANIFEST,
@@ -238,7 +238,7 @@ def _run(
     most = min(most_workers(nodes, cpus), len(rows))
     if workers is not None:
         most = min(most, at_least(workers, "workers", 1))
-    with quiet_data(ray):
+    with ray_data(ray):
         made = ray.data.from_items(
             rows, override_num_blocks=min(len(rows), _MOST_TASKS)
         ).map_batches(
@@ -286,7 +286,7 @@ def _make_galleries(folder: Path, shards: int, shards_per_gallery: int) -> None:
 
     if rows:
         ray = connected()
-        with quiet_data(ray):
+        with ray_data(ray):
             made = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_TASKS))
             made.map_batches(make, batch_size=1, num_cpus=1).materialize()
         for left in folder.glob(".bitgaze-*"):  # by workers that were lost

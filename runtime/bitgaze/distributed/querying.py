@@ -17,7 +17,7 @@ from bitgaze.distributed.cluster import (
     cpus_per_worker,
     most_workers,
     node_cpus,
-    quiet_data,
+    ray_data,
 )
 from bitgaze.distributed.output import MANIFEST, complete_manifest, part
 from bitgaze.errors import ClusterError, FingerprintMismatch
@@ -74,7 +74,7 @@ def search(
     Raises:
         ClusterError: ray is not installed, no machine has so many CPUs, or the encoding is not
             complete.
-        InterchangeError: a file is missing or of another schema.
+        InterchangeError: a file is missing, damaged or of another schema.
         FingerprintMismatch: the files' codes are of different models.
         TypeError: queries is not a uint8 array, or k or cpus is not an integer.
         ValueError: queries have another length or number of views than the items; k or cpus < 1.
@@ -106,8 +106,8 @@ def search(
 
 def _paths(dataset: Dataset) -> list[str]:
     if not isinstance(dataset, str | os.PathLike):
-        return [os.fspath(path) for path in dataset]
-    folder = Path(dataset)
+        return [str(Path(path).absolute()) for path in dataset]
+    folder = Path(dataset).absolute()  # workers run in other folders
     if not folder.is_dir():
         return [str(folder)]
     if (folder / MANIFEST).exists():
@@ -174,7 +174,7 @@ def _found(
     def merge(matches: Arrow) -> Arrow:
         return nearest([matches], k)
 
-    with quiet_data(ray):
+    with ray_data(ray):
         found = ray.data.from_items(rows, override_num_blocks=tasks)
         found = found.map_batches(search_some, batch_size=1, num_cpus=cpus)
         if tasks >= _LEAST_MERGED:

@@ -173,11 +173,15 @@ class ShardedGallery:
         """
         connected()
         serve = _serve()
+        running = sorted(serve.status().applications)
+        if name not in running:
+            names = f"services are {', '.join(running)}" if running else "there is none"
+            raise ClusterError(f"no service {name!r} runs on the cluster; {names}")
+        directory = serve.get_deployment_handle("directory", name)
         try:
-            directory = serve.get_deployment_handle("directory", name)
             groups = directory.groups.remote().result(timeout_s=timeout_s)
         except (serve.exceptions.RayServeException, TimeoutError) as error:
-            raise ClusterError(f"no service {name!r} runs on the cluster: {error}") from error
+            raise ClusterError(f"the service {name!r} does not answer: {error}") from error
         found = cls.__new__(cls)
         found._use(name, groups, model, timeout_s)
         found._check()
