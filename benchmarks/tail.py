@@ -10,8 +10,8 @@ serves one query after the other, each with all its cores, in
     times the measured spread;
 one request in a hundred is held up besides by a pause of 20 ms on average (exponential: a
 retransmitted packet, another process), which is assumed. A query is answered once the last group
-has answered and the answers are merged. Prints milliseconds by the number of groups and how busy
-they are.
+has answered and the answers are merged. Prints, in milliseconds by the number of groups and how
+busy they are, the median, the 99th of 100 and the 999th of 1000 queries.
 """
 
 import argparse
@@ -126,18 +126,16 @@ def main() -> None:
         f"a group adds {added_ms:.2f} ms to its scan; service times, of their median: 90th of "
         f"100 {np.percentile(spread, 90):.2f}, 99th {np.percentile(spread, 99):.2f}"
     )
-    print("| groups | a scan | merge | busy | median | 99th of 100 | 999th of 1000 |")
-    print("|---|---|---|---|---|---|---|")
+    head = " | ".join(f"{busy:.0%} busy" for busy in _BUSY)
+    print(f"| groups | scan | merge | {head} |\n|{'---|' * (3 + len(_BUSY))}")
     for groups in _GROUPS:
         scan_ms = arguments.scan_ms * arguments.items / 1e6 / groups / arguments.cores
         merge_ms = measured_merge(groups)
+        cells = [str(groups), f"{scan_ms:.1f}", f"{merge_ms:.1f}"]
         for busy in _BUSY:
             taken = simulate(groups, busy, scan_ms + added_ms, spread, arguments.queries) + merge_ms
-            median, high, highest = np.percentile(taken, [50, 99, 99.9])
-            print(
-                f"| {groups} | {scan_ms:.1f} | {merge_ms:.2f} | {busy} | {median:.0f} | "
-                f"{high:.0f} | {highest:.0f} |"
-            )
+            cells.append(" / ".join(f"{one:.0f}" for one in np.percentile(taken, [50, 99, 99.9])))
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
