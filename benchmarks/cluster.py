@@ -3,8 +3,8 @@
     python benchmarks/cluster.py [--items 1000000] [--images 2400] [--part encode|kill|sizes|search]
 
 Starts a Ray cluster of four nodes with one CPU each and, in a temporary folder,
-    encode  encodes copies of the example images with Ray, and with the same four workers as plain
-            processes, twice each in turns, and compares images a second;
+    encode  encodes copies of the example images with Ray, and at the same time with the same four
+            workers as plain processes, and compares images a second;
     kill    encodes again while two of the nodes are killed, and checks that each image is there
             once, and that no finished shard was made again;
     sizes   encodes the example images with looks, in this process, and measures what an item takes
@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from bitgaze import Encoder, Gallery, Hit, Item
 from bitgaze.distributed import ShardedGallery, encode, search
 from bitgaze.distributed.output import gallery as gallery_of
-from bitgaze.distributed.output import plan_offsets, read_manifest, write_manifest, write_plan
+from bitgaze.distributed.output import plan_offsets, write_manifest, write_plan
 from bitgaze.distributed.plan import plan
 from bitgaze.distributed.samples import Columns
 from bitgaze.distributed.worker import Worker, make_gallery, make_shard
@@ -67,7 +67,7 @@ items = sum(one.items for one in replica.facts())
 print(f"{{(resident() - before) / items:.0f}} bytes of memory each, and {{before / 1e6:.0f}} MB")
 """
 Codes = NDArray[np.uint8]
-_NODES, _SHARD_IMAGES = 4, 40
+_NODES, _SHARD_IMAGES = 4, 20
 _SHARDS, _BITS, _LOOKS, _QUERIES, _K = 8, 128, 3, 200, 10
 _PICTURES = Path(__file__).parent.parent / "examples" / "pictures"
 _QUICK = {  # a dead node is noticed within seconds
@@ -119,12 +119,6 @@ def copies(folder: Path, count: int) -> Path:
     return folder
 
 
-def rate(out: Path) -> float:
-    """Images a second while all workers work: without the first and last shard of each."""
-    ends = sorted(path.stat().st_mtime for path in out.glob("part-*.json"))[_NODES:-_NODES]
-    return (len(ends) - 1) * _SHARD_IMAGES / (ends[-1] - ends[0])
-
-
 def work(arguments: dict[str, Any], rows: list[tuple[int, int]]) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     worker = Worker(**arguments)
@@ -132,16 +126,21 @@ def work(arguments: dict[str, Any], rows: list[tuple[int, int]]) -> None:
         worker({"number": np.array([number]), "offset": np.array([offset])})
 
 
-def encode_plainly(out: Path, done: Path) -> None:
-    """The same shards by four processes without Ray, from the plan of a folder that is done."""
+def description_of(encoder: Encoder, looks: int) -> Description:
+    contract = encoder.contract
+    calibration = contract.calibration_of(looks)
+    return Description(
+        encoder.bits, encoder.fingerprint, contract.name, looks, _STRUCTURE_BITS, calibration
+    )
+
+
+def encode_plainly(out: Path, images: Path) -> None:
+    """The same shards by four processes without Ray."""
     out.mkdir()
-    shutil.copy(done / "plan.jsonl", out)
-    manifest = read_manifest(done)
-    description = parquet.read(done / "part-000000.parquet").description.to_text()
-    write_manifest(out, {name: manifest[name] for name in manifest if name != "format"})
+    write_plan(out, plan(images, None, _SHARD_IMAGES))
     arguments = {
         "out": str(out),
-        "description": description,
+        "description": description_of(Encoder(), 0).to_text(),
         "model": None,
         "columns": Columns(),
         "threads": 1,
@@ -159,18 +158,22 @@ def encode_plainly(out: Path, done: Path) -> None:
 
 
 def compare_rates(folder: Path, images: Path) -> None:
-    rates = {"ray": [], "plain": []}
-    for turn in range(2):
-        with cluster():
-            report = encode(images, folder / f"ray-{turn}", shard_images=_SHARD_IMAGES, looks=0)
-        say(report)
-        rates["ray"].append(rate(folder / f"ray-{turn}"))
-        say(f"with Ray {rates['ray'][-1]:.1f} images/s")
-        encode_plainly(folder / f"plain-{turn}", folder / f"ray-{turn}")
-        rates["plain"].append(rate(folder / f"plain-{turn}"))
-        say(f"without  {rates['plain'][-1]:.1f} images/s")
-    with_ray, without = statistics.mean(rates["ray"]), statistics.mean(rates["plain"])
-    say(f"with Ray {with_ray:.1f}, without {without:.1f} images/s: {with_ray / without:.2f}")
+    """Both at the same time, so that both see the same load."""
+    out = folder / "ray", folder / "plain"
+    with cluster():
+        plainly = threading.Thread(target=encode_plainly, args=(out[1], images))
+        plainly.start()
+        say(encode(images, out[0], shard_images=_SHARD_IMAGES, looks=0))
+        plainly.join()
+    ends = [sorted(path.stat().st_mtime for path in one.glob("part-*.json")) for one in out]
+    # While all workers of both are at work: without the first and last shard of each.
+    start, end = max(one[_NODES - 1] for one in ends), min(one[-_NODES] for one in ends)
+    done = [sum(start < time_s <= end for time_s in one) for one in ends]
+    rates = [_SHARD_IMAGES * count / (end - start) for count in done]
+    say(
+        f"in {end - start:.0f} s with Ray {done[0]} shards, {rates[0]:.1f} images/s, without "
+        f"{done[1]}, {rates[1]:.1f}: {done[0] / done[1]:.2f}"
+    )
 
 
 def encode_and_kill(folder: Path, images: Path, count: int) -> None:
@@ -248,11 +251,7 @@ def measure_sizes(folder: Path) -> None:
     out = folder / "sizes"
     out.mkdir()
     encoder = Encoder(threads=2)
-    contract = encoder.contract
-    calibration = contract.calibration_of(_LOOKS)
-    description = Description(
-        encoder.bits, encoder.fingerprint, contract.name, _LOOKS, _STRUCTURE_BITS, calibration
-    )
+    description = description_of(encoder, _LOOKS)
     write_plan(out, plan(_PICTURES, None, 10_000))
     start = time.process_time()
     make_shard(out, 0, 0, encoder, description, Columns())
