@@ -79,6 +79,15 @@ _IN_MODULES = (
     "interchange.import_gallery",
     "interchange.report.Transfer",
 )
+# Of `bitgaze.distributed`, by module.
+_CLUSTER = {
+    "encode": "distributed.encoding.encode",
+    "EncodeReport": "distributed.encoding.EncodeReport",
+    "refused": "distributed.output.refused",
+    "search": "distributed.querying.search",
+    "ShardedGallery": "distributed.sharded.ShardedGallery",
+    "ShardedHits": "distributed.sharded.ShardedHits",
+}
 _SECTIONS = ("Args", "Attributes", "Raises", "Returns", "Yields")
 _NOTE = "<!-- Written by docs/reference.py; change what it reads, not this file. -->"
 
@@ -144,6 +153,9 @@ def more_page() -> str:
         parts.append(f"## {title}")
         for name in names:
             parts += _entry(name, name)
+    parts += ["## On a cluster", "In `bitgaze.distributed`; see [scale.md](scale.md)."]
+    for name, path in _CLUSTER.items():
+        parts += _entry(path, f"bitgaze.distributed.{name}")
     parts += ["## In modules", "Not exported by `bitgaze` itself; other entries refer to them."]
     for path in _IN_MODULES:
         parts += _entry(path, f"bitgaze.{path}")

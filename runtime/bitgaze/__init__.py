@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from bitgaze.encoding.verification import Verification as Verification
     from bitgaze.encoding.verification import verify as verify
     from bitgaze.errors import BitgazeError as BitgazeError
+    from bitgaze.errors import ClusterError as ClusterError
     from bitgaze.errors import FingerprintMismatch as FingerprintMismatch
     from bitgaze.errors import GalleryCorrupt as GalleryCorrupt
     from bitgaze.errors import GalleryError as GalleryError
     from bitgaze.errors import ImageError as ImageError
     from bitgaze.errors import InterchangeError as InterchangeError
     from bitgaze.errors import ModelError as ModelError
+    from bitgaze.errors import PartialResult as PartialResult
     from bitgaze.errors import ProviderError as ProviderError
     from bitgaze.errors import ProviderWarning as ProviderWarning
     from bitgaze.errors import WhereError as WhereError
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "BitgazeError": "errors",
+    "ClusterError": "errors",
     "Contract": "encoding.contract",
     "Duplicate": "gallery.duplicates",
     "DuplicateGroup": "gallery.duplicates",
@@ -62,6 +65,7 @@ _MODULES = {
     "InterchangeError": "errors",
     "Item": "gallery.items",
     "ModelError": "errors",
+    "PartialResult": "errors",
     "ProviderError": "errors",
     "ProviderReport": "encoding.providers",
     "ProviderWarning": "errors",

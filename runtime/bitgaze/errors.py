@@ -1,8 +1,11 @@
-"""Every exception class of bitgaze. Imports nothing.
+"""Every exception class of bitgaze. Imports nothing of it.
 
 Wrong arguments raise TypeError or ValueError, as everywhere in Python. These classes cover what a
 correct program can run into: a broken image, a foreign model, a missing provider, a damaged file.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 
 class BitgazeError(Exception):
@@ -47,3 +50,22 @@ class InterchangeError(BitgazeError):
 
 class WordError(BitgazeError):
     """Words to search for that the gallery's model does not know."""
+
+
+class ClusterError(BitgazeError):
+    """A cluster, or a folder of shards, that cannot do what was asked of it."""
+
+
+class PartialResult(ClusterError):
+    """Shards of a `ShardedGallery` did not answer in time.
+
+    `missing` has the files of these shards, `hits` what the others have found.
+    """
+
+    def __init__(self, message: str, missing: Sequence[str], hits: Sequence[Any]) -> None:
+        super().__init__(message)
+        self.missing = tuple(missing)
+        self.hits = list(hits)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PartialResult, (str(self), self.missing, self.hits)

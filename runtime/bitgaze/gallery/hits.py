@@ -154,25 +154,62 @@ def _same_image(
 ) -> list[float | None]:
     chances: list[float | None] = [None] * len(items)
     if has_structure(store, query) and items:
-        structural = _structural(store, query, slots)
-        semantic = code_distances(query.views[0], store.index[slots])
-        known = store.structure[around].any(axis=1)
-        usual = surroundings(
-            _structural(store, query, around)[known],
-            code_distances(query.views[0], store.index[around])[known],
-            store.index.bits,
-        )
+        hits, others = likeness(store, query, slots), likeness(store, query, around)
         evidence = semantic_evidence(store)
-        found = same_image(
-            structural, semantic, store.index.bits, len(store.index), usual, evidence
-        )
-        chances = [
-            min(chance, _MOST_SAME) if code.any() and chance >= _LEAST_SAME else None
-            for chance, code in zip(found.tolist(), store.structure[slots], strict=True)
-        ]
+        chances = chances_of(hits, others, store.index.bits, len(store.index), evidence)
     return [
         1.0 if query.content and item.file and item.file.content == query.content else chance
         for item, chance in zip(items, chances, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What codes say of whether each of n items is the query's image, altered.
+
+    Attributes:
+        structural: structural distances to the query, int64, (n,).
+        semantic: distances of the codes of whole images, int64, (n,).
+        is_known: whether the item has a structural code, bool, (n,).
+    """
+
+    structural: NDArray[np.int64]
+    semantic: NDArray[np.int64]
+    is_known: NDArray[np.bool_]
+
+    def __getitem__(self, rows: NDArray[np.integer]) -> "Likeness":
+        return Likeness(self.structural[rows], self.semantic[rows], self.is_known[rows])
+
+
+def likeness(store: Store, query: Query, slots: NDArray[np.int64]) -> Likeness:
+    """The likeness of the items in some slots; inside `reading`, if `has_structure`."""
+    assert query.structure is not None
+    structures = store.structure[slots]
+    return Likeness(
+        code_distances(query.structure, structures),
+        code_distances(query.views[0], store.index[slots]),
+        np.asarray(structures.any(axis=1)),
+    )
+
+
+def chances_of(
+    hits: Likeness, around: Likeness, bits: int, count: int, evidence: SemanticEvidence
+) -> list[float | None]:
+    """`Hit.same_image` of hits whose files are not identical with the query's.
+
+    Args:
+        hits: of n hits.
+        around: of the items nearest to the query.
+        bits: length of a code.
+        count: number of items that were searched.
+        evidence: of the model.
+    """
+    known = np.flatnonzero(around.is_known)
+    usual = surroundings(around.structural[known], around.semantic[known], bits)
+    found = same_image(hits.structural, hits.semantic, bits, count, usual, evidence)
+    return [
+        min(chance, _MOST_SAME) if is_known and chance >= _LEAST_SAME else None
+        for chance, is_known in zip(found.tolist(), hits.is_known.tolist(), strict=True)
     ]
 
 
@@ -190,11 +227,6 @@ def semantic_evidence(store: Store) -> SemanticEvidence:
     """
     is_known = store.info["calibration"] is not None and store.info["adaptation"] is None
     return SemanticEvidence() if is_known else _UNKNOWN_COPIES
-
-
-def _structural(store: Store, query: Query, slots: NDArray[np.int64]) -> NDArray[np.int64]:
-    assert query.structure is not None
-    return code_distances(query.structure, store.structure[slots])
 
 
 def _boxes(

@@ -36,7 +36,7 @@ Ranking = Literal["hamming", "asymmetric"]
 # them to .002, and 30 to .005.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES = 10, 100
 # Nearest items that tell what is usual around a query.
-_AROUND = 50
+AROUND = 50
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def search(
         if region is not None:
             raise ValueError("pass the region to Gallery.query: a Query is encoded already")
         with store.reading():
-            _check_adaptation(store, query)
+            check_adaptation(store, query)
             return _find(store, query, params, ranking, None)
     if isinstance(query, str):
         with store.reading():  # one snapshot, so that code and gallery have one adaptation
@@ -151,7 +151,13 @@ def _adaptation(store: Store) -> str | None:
     return None if adaptation is None else adaptation.fingerprint
 
 
-def _check_adaptation(store: Store, query: Query) -> None:
+def check_adaptation(store: Store, query: Query) -> None:
+    """Refuse a query whose codes are not comparable with the gallery's; inside `reading`.
+
+    Raises:
+        ValueError: they have another length.
+        FingerprintMismatch: they are of another adaptation.
+    """
     if query.views.shape[1] * 8 != store.index.bits:
         raise ValueError(
             f"the query's codes have {query.views.shape[1] * 8} bits, those of this gallery have "
@@ -255,7 +261,7 @@ def nearest(store: Store, codes: NDArray[np.uint8], params: SearchParams) -> lis
             f"expected (q, {width}) or (q, views, {width})"
         )
     views = codes if codes.ndim == 3 else codes[:, None]
-    lims, distances, slots = _within(store, views, params, params.k, None)
+    lims, distances, slots = within(store, views, params, params.k, None)
     return [
         make_hits(
             store,
@@ -280,14 +286,14 @@ def nearest_to(
         exclude_slot: slot to leave out, or None.
     """
     if not has_structure(store, query):
-        _, distances, slots = _within(store, query.views[None], params, params.k, exclude_slot)
+        _, distances, slots = within(store, query.views[None], params, params.k, exclude_slot)
         return make_hits(store, query, slots, distances, slots)
-    around = replace(params, k=max(params.k, _AROUND), radius=None)
-    _, distances, slots = _within(store, query.views[None], around, around.k, exclude_slot)
+    around = replace(params, k=max(params.k, AROUND), radius=None)
+    _, distances, slots = within(store, query.views[None], around, around.k, exclude_slot)
     count = min(params.k, len(slots))
     if params.radius is not None:
         count = min(count, int(np.searchsorted(distances, params.radius, side="right")))
-    return make_hits(store, query, slots[:count], distances[:count], slots[:_AROUND])
+    return make_hits(store, query, slots[:count], distances[:count], slots[:AROUND])
 
 
 def compare(store: Store, query: Query, slot: int) -> Hit:
@@ -298,8 +304,8 @@ def compare(store: Store, query: Query, slot: int) -> Hit:
         query: the query.
         slot: of the item.
     """
-    around = SearchParams(_AROUND, None, ())
-    _, _, nearest_slots = _within(store, query.views[None], around, _AROUND, None)
+    around = SearchParams(AROUND, None, ())
+    _, _, nearest_slots = within(store, query.views[None], around, AROUND, None)
     item = item_query(store, store.item(slot))
     distance = view_distances(query.views[None], item.views[None])
     distances = distance if store.views is not None else np.rint(distance).astype(np.int32)
@@ -325,7 +331,7 @@ def _ranked(
     count = None
     if params.radius is None:
         count = max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * params.k)
-    _, distances, slots = _within(store, query.views[None], params, count, exclude_slot)
+    _, distances, slots = within(store, query.views[None], params, count, exclude_slot)
     scores = (
         asymmetric_scores(query.values[0], store.index[slots])
         if store.views is None
@@ -333,14 +339,14 @@ def _ranked(
     )
     # Candidates are sorted by distance, then slot; a stable sort keeps that order among ties.
     best = np.argsort(scores, kind="stable")[: params.k]
-    around = slots[:_AROUND]
+    around = slots[:AROUND]
     if params.radius is not None:  # what is usual around the query does not end there
         free = replace(params, radius=None)
-        _, _, around = _within(store, query.views[None], free, _AROUND, exclude_slot)
+        _, _, around = within(store, query.views[None], free, AROUND, exclude_slot)
     return make_hits(store, query, slots[best], distances[best], around)
 
 
-def _within(
+def within(
     store: Store,
     views: NDArray[np.uint8],
     params: SearchParams,
