@@ -48,7 +48,7 @@ MODULE_LAYERS = {
     "gallery": [
         ["gallery"],
         ["sync.sync", "sync.forget", "explain", "duplicates", "maintenance"],
-        ["sync.ingest", "sync.guard", "search", "words"],
+        ["sync.ingest", "sync.guard", "search", "words", "copies"],
         ["sync.names", "sync.moves", "hits", "reencode"],
         ["sync.folders", "sync.report"],
         ["store", "query"],
@@ -64,7 +64,7 @@ MODULE_LAYERS = {
     "encoding": [
         ["heatmap", "verification", "words"],
         ["encoder"],
-        ["contract", "providers"],
+        ["contract", "providers", "parts"],
         [
             "images",
             "calibration",

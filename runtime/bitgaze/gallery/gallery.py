@@ -922,15 +922,17 @@ class Gallery:
         look_alikes: bool = False,
         where: Where | None = None,
         reference: str | os.PathLike[str] | None = None,
+        rotated: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[DuplicateGroup]:
-        """Find groups of duplicates; exact, by comparing every pair. Deletes nothing.
+        """Find groups of duplicates. Deletes nothing.
 
-        In three tiers: identical files; copies, the same image resized, compressed, recoloured or
-        with little cropped off or written on it; and look-alikes, only if asked for. Structural
-        codes tell copies: all within 16 bits, and those within 60 of which `Hit.same_image`
-        would be at least .9, seen from either image. Strong crops, borders, turns
-        and mirrored images are not found. Images too plain to have a structure are duplicates only
+        In three tiers: identical files; copies, the same image resized, compressed, recoloured,
+        cropped, with a border or a caption; and look-alikes, only if asked for. Structural codes,
+        of which every pair is compared, tell copies: all within 16 bits, and those within 60 of
+        which `Hit.same_image` would be at least .9, seen from either image. So are crops and
+        bordered images, which are looked for among the 8 images that are nearest to each in
+        meaning. Images too plain to have a structure are duplicates only
         if their files are identical; so are items whose structural code is not known.
 
         A gallery without structural codes (`has_structure`) has identical files and look-alikes.
@@ -947,8 +949,10 @@ class Gallery:
             where: conditions that an item's metadata must meet, as for `search`.
             reference: a folder: only groups with a file in it and one elsewhere. The best copy is
                 the best in the folder, and the others are those elsewhere.
-            on_progress: called with (done, total) distinct codes; `done` starts again for
-                look-alikes. Must not write to the gallery.
+            rotated: whether an image that is turned by a quarter, or mirrored, is a copy, too. An
+                arrow to the left is one to the right, mirrored, so look at these groups.
+            on_progress: called with (done, total) codes or images; `done` starts again for each
+                kind of comparison. Must not write to the gallery.
 
         Returns:
             Groups of at least two, ordered by their first item.
@@ -963,7 +967,9 @@ class Gallery:
             radius = default_radius(self.bits)
         folder = None if reference is None else os.path.abspath(os.fsencode(reference))  # noqa: PTH100
         with self._store.reading():
-            return find_duplicates(self._store, radius, conditions(where), folder, on_progress)
+            return find_duplicates(
+                self._store, radius, conditions(where), folder, on_progress, rotated=rotated
+            )
 
     def set_distinct(self, one: str, other: str, *, are_distinct: bool = True) -> None:
         """Remember that two items are not duplicates; `duplicates` keeps them apart.

@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 
 from bitgaze.encoding.calibration import Calibration, at_odds
 from bitgaze.encoding.images import Box
-from bitgaze.encoding.likeness import SemanticEvidence, same_image, surroundings
+from bitgaze.encoding.likeness import (
+    PARTS_COMPARED,
+    SemanticEvidence,
+    same_image,
+    same_part,
+    surroundings,
+)
+from bitgaze.encoding.parts import agreements
 from bitgaze.gallery.distances import code_distances, nearest_pairs
 from bitgaze.gallery.items import Item
 from bitgaze.gallery.query import Query
@@ -153,18 +160,7 @@ def _same_image(
 ) -> list[float | None]:
     chances: list[float | None] = [None] * len(items)
     if has_structure(store, query) and items:
-        structural = _structural(store, query, slots)
-        semantic = code_distances(query.views[0], store.index[slots])
-        known = store.structure[around].any(axis=1)
-        usual = surroundings(
-            _structural(store, query, around)[known],
-            code_distances(query.views[0], store.index[around])[known],
-            store.index.bits,
-        )
-        evidence = semantic_evidence(store)
-        found = same_image(
-            structural, semantic, store.index.bits, len(store.index), usual, evidence
-        )
+        found = _chances(store, query, slots, around)
         chances = [
             min(chance, _MOST_SAME) if code.any() and chance >= _LEAST_SAME else None
             for chance, code in zip(found.tolist(), store.structure[slots], strict=True)
@@ -173,6 +169,29 @@ def _same_image(
         1.0 if query.content and item.file and item.file.content == query.content else chance
         for item, chance in zip(items, chances, strict=True)
     ]
+
+
+def _chances(
+    store: Store, query: Query, slots: NDArray[np.int64], around: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Probability that the items in some slots are the query; for those with a structural code."""
+    assert query.structure is not None
+    bits, evidence = store.index.bits, semantic_evidence(store)
+    around = around[store.structure[around].any(axis=1)]
+    meanings = code_distances(query.views[0], store.index[around])
+    by_meaning = np.argsort(meanings, kind="stable")
+    around, meanings = around[by_meaning], meanings[by_meaning]
+    compared = around[:PARTS_COMPARED]
+    agreement = agreements(query.structure, store.structure[compared], turned=True)
+    usual = surroundings(_structural(store, query, around), meanings, bits, agreement)
+    semantic = code_distances(query.views[0], store.index[slots])
+    found = same_image(
+        _structural(store, query, slots), semantic, bits, len(store.index), usual, evidence
+    )
+    nearer = np.searchsorted(meanings, meanings[:PARTS_COMPARED], side="left")
+    parts = same_part(agreement, meanings[:PARTS_COMPARED], bits, nearer, usual, evidence)
+    part_of = dict(zip(compared.tolist(), parts.tolist(), strict=True))
+    return np.maximum(found, [part_of.get(slot, 0.0) for slot in slots.tolist()])
 
 
 def has_structure(store: Store, query: Query) -> bool:
