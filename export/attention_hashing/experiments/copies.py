@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from attention_hashing.data.folders import images_below
 from bitgaze import Encoder
+from bitgaze.encoding import likeness
 from bitgaze.encoding.images import upright
-from bitgaze.encoding.likeness import same_image, surroundings
 from bitgaze.encoding.structure import turned_codes
 
 COPIES = (
@@ -189,16 +189,23 @@ def distances(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.in
 
 
 def chances(
-    queries: Coded, gallery: Coded, items: int | None = None, *, exclude_own: bool = False
+    queries: Coded,
+    gallery: Coded,
+    items: int | None = None,
+    rates: Sequence[float] = (),
+    *,
+    exclude_own: bool = False,
 ) -> NDArray[np.float64]:
     """Probability that each image of a gallery is the query, altered: (queries, images).
 
-    NaN where one of the two has no structure.
+    NaN where one of the two has no structure; 0 for those that are not among the 50 nearest in
+    meaning, which a search of the gallery would hardly show.
 
     Args:
         queries: both codes of q images.
         gallery: both codes of the images that are searched.
         items: to be assumed in the gallery; by default as many as there are.
+        rates: of these, share of different images by semantic distance or nearer, bits + 1 numbers.
         exclude_own: leave out image i of the gallery for query i.
     """
     number, bits = len(gallery.semantic), 8 * gallery.semantic.shape[1]
@@ -210,9 +217,23 @@ def chances(
         compared = known.copy()
         if exclude_own:
             compared[row] = False
-        semantic = distances(gallery.semantic[compared], queries.semantic[row])
-        structural = distances(gallery.structural[compared, 0], queries.structural[row, 0])
+        ids = np.flatnonzero(compared)
+        found[row, ids] = 0
+        semantic = distances(gallery.semantic[ids], queries.semantic[row])
         near = np.argsort(semantic, kind="stable")[:HITS]
-        around = surroundings(structural[near], semantic[near], bits)
-        found[row, compared] = same_image(structural, semantic, bits, items or number, around)
+        ids, semantic = ids[near], semantic[near]
+        nearer = None
+        if items is not None:
+            nearer = np.maximum(
+                np.searchsorted(semantic, semantic), items * np.array(rates)[semantic]
+            )
+        whole, part = likeness.chances(
+            queries.structural[row, 0],
+            gallery.structural[ids, 0],
+            semantic,
+            bits,
+            items or number,
+            nearer=nearer,
+        )
+        found[row, ids] = np.maximum(whole, part)
     return found

@@ -6,10 +6,13 @@ further, bordered, mirrored or turned is a part of the other image (parts.py). N
 itself where everything around looks alike: see `Surroundings`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from bitgaze.encoding.parts import agreements
 
 # Two codes with 128 of 256 bits set at random differ in 128 bits; standard deviation 8.02.
 _TYPICAL, _LEAST_TYPICAL = 128.0, 64.0
@@ -28,6 +31,13 @@ _USUAL_AGREEMENT, _AGREEMENT_QUARTILE = 3.6, 0.25
 _NEAR_MEANING = 0.1
 # Nearest hits of which parts are compared: each takes 0.4 ms.
 PARTS_COMPARED = 16
+# From this probability on, an image is called a copy.
+COPY = 0.9
+# Images that are parts of each other by their codes are compared by their pixels, from this
+# probability on: at most four of the hits, each of which takes up to 50 ms.
+WORTH_READING, _MOST_READ = 0.1, 4
+# What is said if their pixels agree, and at most if they cannot be read.
+_SEEN, _MOST_UNREAD = 0.99, 0.89
 
 
 @dataclass(frozen=True)
@@ -169,6 +179,48 @@ def surroundings(
     return Surroundings(usual, share / bits, max(parts))
 
 
+def chances(
+    code: NDArray[np.uint8],
+    codes: NDArray[np.uint8],
+    semantic: ArrayLike,
+    bits: int,
+    items: int,
+    evidence: SemanticEvidence = SemanticEvidence(),
+    nearer: ArrayLike | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Probability that images found in a search are the query, altered, and that one is a part.
+
+    Parts are compared of the 16 that are semantically nearest.
+
+    Args:
+        code: structural code of the query, uint8, shape (32,), not zero.
+        codes: structural codes of the hits, uint8, shape (k, 32), none of them zero. They have to
+            contain the 50 that are semantically nearest, which say what is usual.
+        semantic: integers in 0..bits, shape (k,): their semantic distances.
+        bits: length of the semantic code.
+        items: number of images in the gallery.
+        evidence: of the model.
+        nearer: shape (k,): how many images of the gallery are semantically nearer than each hit; by
+            default as many as there are among the hits.
+
+    Returns:
+        `same_image` and `same_part`, float64, shape (k,), in [0, 1]; the second is 0 where parts
+        are not compared.
+    """
+    meanings = np.asarray(semantic)
+    order = np.argsort(meanings, kind="stable")[:PARTS_COMPARED]
+    agreement = agreements(code, codes[order], turned=True)
+    structural = np.unpackbits(codes ^ code, axis=1).sum(axis=1, dtype=np.int64)
+    around = surroundings(structural, meanings, bits, agreement)
+    found = same_image(structural, meanings, bits, items, around, evidence)
+    if nearer is None:
+        nearer = np.searchsorted(np.sort(meanings), meanings)
+    before = np.asarray(nearer)[order]
+    parts = np.zeros_like(found)
+    parts[order] = same_part(agreement, meanings[order], bits, before, around, evidence)
+    return found, parts
+
+
 def same_image(
     structural: ArrayLike,
     semantic: ArrayLike,
@@ -249,6 +301,36 @@ def same_part(
     odds = law.slope * (excess - law.middle) - law.meaning * (share - _NEAR_MEANING)
     odds -= law.rank * np.log1p(np.asarray(nearer, np.float64))
     return np.asarray(1 / (1 + np.exp(-odds)))
+
+
+def decided(
+    whole: NDArray[np.float64],
+    part: NDArray[np.float64],
+    is_part: Callable[[int], bool | None],
+) -> NDArray[np.float64]:
+    """What is said of images in the end, once likely parts were compared by their pixels.
+
+    Other photographs of one thing, and products in one packaging, agree as well as crops by their
+    codes, but not by their pixels.
+
+    Args:
+        whole: float64, shape (n,), `same_image` of each.
+        part: float64, shape (n,), `same_part` of each.
+        is_part: whether an image, by number, is a part of the query or the query one of it; None if
+            one of them cannot be read. Called for the four likeliest at most.
+
+    Returns:
+        float64, shape (n,). Of parts that were not compared, below .9.
+    """
+    found = whole.copy()
+    likely = np.flatnonzero((whole < COPY) & (part >= WORTH_READING))
+    for number, row in enumerate(likely[np.argsort(-part[likely], kind="stable")].tolist()):
+        verdict = is_part(row) if number < _MOST_READ else None
+        if verdict is None:
+            found[row] = max(found[row], min(part[row], _MOST_UNREAD))
+        elif verdict:
+            found[row] = _SEEN
+    return found
 
 
 def _normal(values: NDArray[np.float64], mean: float, deviation: float) -> NDArray[np.float64]:

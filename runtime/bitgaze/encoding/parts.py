@@ -8,6 +8,7 @@ Works on structural codes alone (structure.py); likeness.py knows what an agreem
 """
 
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,20 @@ _INTERVALS: list[_Interval] = [
     for before in range(0, _MOST + 1, _STEP)
     for behind in range(0, _MOST + 1 - before, _STEP)
 ]
+
+
+class Part(NamedTuple):
+    """Where an image is in another.
+
+    Attributes:
+        agreement: as of `agreements`.
+        box: left, top, right, bottom, as shares of the other image's sides.
+        orientation: EXIF orientation that the image has to be shown with, 1 to 8.
+    """
+
+    agreement: float
+    box: tuple[float, float, float, float]
+    orientation: int
 
 
 def agreements(
@@ -77,6 +92,23 @@ def agreements_with_parts(
     return _best(signs(code), targets)
 
 
+def find_part(code: NDArray[np.uint8], other: NDArray[np.uint8], *, turned: bool) -> Part:
+    """Find the part of an image that another agrees with best.
+
+    Args:
+        code: structural code of the image, uint8, shape (32,), not zero.
+        other: of the other one.
+        turned: try all eight orientations, not only the one as given.
+    """
+    drawn = signs(code)
+    targets = orientations(signs(other))[: 8 if turned else 1].reshape(-1, _KEPT * _KEPT)
+    agreement = _parts(drawn, _first_maps(), _first_maps()) @ targets.T
+    first, turn = divmod(int(agreement.argmax()), len(targets))
+    best, down, across = _refined(drawn, targets[turn], first)
+    (top, below), (left, beside) = (tuple(_FINE * cut for cut in side) for side in (down, across))
+    return Part(best, (left, top, 1 - beside, 1 - below), turn + 1)
+
+
 def _best(drawn: NDArray[np.float32], targets: NDArray[np.float32]) -> NDArray[np.float64]:
     """The agreement of the best part of a drawing with the best orientation of each target.
 
@@ -95,10 +127,18 @@ def _best(drawn: NDArray[np.float32], targets: NDArray[np.float32]) -> NDArray[n
     found: NDArray[np.float64] = best.max(axis=1).astype(np.float64)
     for row in np.flatnonzero(found >= _PROMISING).tolist():
         column = row * turns + int(turn[row])
-        vertical, horizontal = divmod(int(agreement[:, column].argmax()), len(_INTERVALS))
-        near = _parts(drawn, _maps_around(vertical), _maps_around(horizontal)) @ flat[column]
-        found[row] = max(found[row], float(near.max()))
+        found[row] = _refined(drawn, flat[column], int(agreement[:, column].argmax()))[0]
     return np.asarray(found)
+
+
+def _refined(
+    drawn: NDArray[np.float32], target: NDArray[np.float32], first: int
+) -> tuple[float, _Interval, _Interval]:
+    """The agreement of the best part around one of the first parts, and where it is."""
+    vertical, horizontal = map(_around, divmod(first, len(_INTERVALS)))
+    near = _parts(drawn, vertical.maps, horizontal.maps) @ target
+    down, across = divmod(int(near.argmax()), len(horizontal.maps))
+    return float(near.max()), vertical.intervals[down], horizontal.intervals[across]
 
 
 def _parts(
@@ -118,13 +158,19 @@ def _first_maps() -> NDArray[np.float32]:
     return np.stack([_map(interval) for interval in _INTERVALS])
 
 
+class _Around(NamedTuple):
+    intervals: list[_Interval]
+    maps: NDArray[np.float32]
+
+
 @lru_cache(maxsize=len(_INTERVALS))
-def _maps_around(number: int) -> NDArray[np.float32]:
-    """Maps to the parts around one of the first."""
+def _around(number: int) -> _Around:
+    """The parts of a side around one of the first."""
     before, behind = _INTERVALS[number]
     steps = range(1 - _STEP, _STEP)
     near = {(max(before + one, 0), max(behind + other, 0)) for one in steps for other in steps}
-    return np.stack([_map(interval) for interval in sorted(near)])
+    intervals = sorted(near)
+    return _Around(intervals, np.stack([_map(interval) for interval in intervals]))
 
 
 def _map(interval: _Interval) -> NDArray[np.float32]:

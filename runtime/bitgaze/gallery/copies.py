@@ -1,17 +1,20 @@
 """Which images of a gallery are copies of each other, by what is stored of them.
 
 Structural codes find candidates among all pairs, and parts among images that are near in meaning;
-`bitgaze.encoding.likeness` decides, seen from both images of a pair.
+`bitgaze.encoding.likeness` decides, seen from both images of a pair. Of parts it only says which
+are likely; the pixels of both images decide, read from their files.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitgaze.encoding.likeness import (
+    COPY,
     PARTS_COMPARED,
+    WORTH_READING,
     Surroundings,
     same_image,
     same_part,
@@ -20,7 +23,9 @@ from bitgaze.encoding.likeness import (
 from bitgaze.encoding.parts import agreements, agreements_with_parts
 from bitgaze.encoding.structure import turned_versions
 from bitgaze.gallery.distances import code_distances
-from bitgaze.gallery.hits import COPY, semantic_evidence
+from bitgaze.gallery.hits import semantic_evidence
+from bitgaze.gallery.items import FileState
+from bitgaze.gallery.overlap import Overlap
 from bitgaze.gallery.store import Store
 from bitgaze.hamming import HammingIndex
 
@@ -55,12 +60,18 @@ class Copies:
     Args:
         store: the gallery's file; inside `reading`.
         slots: of the images; they are known by their row in here.
+        files: of each; None of an item without one.
         rotated: whether a turned or mirrored image is a copy.
     """
 
-    def __init__(self, store: Store, slots: Rows, *, rotated: bool) -> None:
+    def __init__(
+        self, store: Store, slots: Rows, files: Sequence[FileState | None], *, rotated: bool
+    ) -> None:
         self.semantic = store.index[slots]
         self.structure = store.structure[slots]
+        self._files = files
+        self._overlap = Overlap(turned=rotated)
+        self._seen: dict[tuple[int, int], bool] = {}
         self._rotated = rotated
         known: NDArray[np.bool_] = np.asarray(self.structure.any(axis=1))
         self._known = known
@@ -105,16 +116,21 @@ class Copies:
         return found
 
     def _are_parts(self, one: int, other: int, semantic: int) -> bool:
-        """Whether one of two images is a part of the other, seen from both."""
+        """Whether one of two images is a part of the other, likely from both, and by pixels."""
         agreement = self._agreements(one, np.array([other]))
-        if self._part_chances(agreement, semantic, 0, Surroundings())[0] < COPY:
+        if self._part_chances(agreement, semantic, 0, Surroundings())[0] < WORTH_READING:
             return False
         for end in (one, other):
             view = self._view_with_parts(end)
             nearer = np.searchsorted(view.meanings, semantic)
-            if self._part_chances(agreement, semantic, nearer, view.around)[0] < COPY:
+            if self._part_chances(agreement, semantic, nearer, view.around)[0] < WORTH_READING:
                 return False
-        return True
+        pair = min(one, other), max(one, other)
+        if pair not in self._seen:
+            images = [self._overlap.of_file(self._files[row]) for row in pair]
+            codes = self.structure[pair[0]], self.structure[pair[1]]
+            self._seen[pair] = bool(self._overlap.is_part(images[0], images[1], codes))
+        return self._seen[pair]
 
     def _agreements(self, row: int, others: Rows) -> NDArray[np.float64]:
         codes = self.structure[others]
@@ -151,7 +167,7 @@ class Copies:
             codes = self.structure[others]
             agreement = agreements_with_parts(self.structure[row], codes, turned=self._rotated)
             semantic = code_distances(self.semantic[row], self.semantic[others])
-            likely = self._part_chances(agreement, semantic, 0, Surroundings()) >= COPY
+            likely = self._part_chances(agreement, semantic, 0, Surroundings()) >= WORTH_READING
             if likely.any():
                 yield np.full(np.count_nonzero(likely), place), near[likely], semantic[likely]
             if on_progress is not None and (done % _BLOCK == 0 or done == len(starts)):

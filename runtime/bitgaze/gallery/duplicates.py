@@ -100,10 +100,9 @@ def find_duplicates(
     """
     slots = np.flatnonzero(store.allowed(conditions)) if conditions else np.arange(len(store.index))
     refs = store.image_refs()
-    pairs = _Pairs(
-        store, slots, [refs[slot].identity for slot in slots.tolist()], radius, rotated=rotated
-    )
-    files = _Files([refs[slot] for slot in slots.tolist()], reference)
+    chosen = [refs[slot] for slot in slots.tolist()]
+    pairs = _Pairs(store, slots, chosen, radius, rotated=rotated)
+    files = _Files(chosen, reference)
     groups: list[tuple[int, DuplicateGroup]] = []
     for rows in pairs.components(on_progress):
         groups += _groups(pairs, files, rows)
@@ -116,7 +115,7 @@ class _Pairs:
     Args:
         store: the gallery's file; inside `reading`.
         slots: of the images; they are known by their row in here.
-        identities: as in `ImageRef`, of each.
+        refs: of each.
         radius: as for `find_duplicates`.
         rotated: as for `find_duplicates`.
     """
@@ -125,14 +124,14 @@ class _Pairs:
         self,
         store: Store,
         slots: NDArray[np.int64],
-        identities: list[bytes],
+        refs: list[ImageRef],
         radius: int | None,
         *,
         rotated: bool,
     ) -> None:
         self._radius = radius
-        self._identities = identities
-        self._copies = Copies(store, slots, rotated=rotated)
+        self._identities = [ref.identity for ref in refs]
+        self._copies = Copies(store, slots, [ref.file for ref in refs], rotated=rotated)
         self._distinct = store.distinct_pairs()
 
     def components(

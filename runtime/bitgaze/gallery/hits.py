@@ -1,24 +1,21 @@
 """Hits: items found by a search, with what their distances mean and where they match."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from bitgaze.encoding.calibration import Calibration, at_odds
 from bitgaze.encoding.images import Box
-from bitgaze.encoding.likeness import (
-    PARTS_COMPARED,
-    SemanticEvidence,
-    same_image,
-    same_part,
-    surroundings,
-)
-from bitgaze.encoding.parts import agreements
+from bitgaze.encoding.likeness import COPY, SemanticEvidence, chances, decided
 from bitgaze.gallery.distances import code_distances, nearest_pairs
 from bitgaze.gallery.items import Item
+from bitgaze.gallery.overlap import Overlap, image_of_source
 from bitgaze.gallery.query import Query
 from bitgaze.gallery.store import Store
 
@@ -28,8 +25,6 @@ _KIND_ODDS = 1 / 19
 _LEAST_SAME = 0.5
 # Only files that are identical are certain to be.
 _MOST_SAME = 1 - 1e-9
-# From this on it is called a copy.
-COPY = 0.9
 # Of models whose distances of copies are not known: structure alone.
 _UNKNOWN_COPIES = SemanticEvidence(limit=0)
 
@@ -52,7 +47,8 @@ class Hit:
             whole images with the gallery's number of looks.
         same_image: probability that they are the same image, possibly resized, compressed, cropped
             or otherwise altered, in [0.5, 1]; exactly 1 if their files are identical. None if it is
-            lower, or not known: structural codes decide, which need the image itself.
+            lower, or not known: structural codes decide, which need the image itself. Of a part,
+            such as a crop, below .9 unless both images can be read and compared.
         metadata: the item's metadata.
         path: path of the item's file, ready for `open`; None for an item added by hand.
         box: left, top, right, bottom of the part of the item's image that matches best, in [0, 1]
@@ -158,40 +154,60 @@ def _same_image(
     items: list[Item],
     around: NDArray[np.int64],
 ) -> list[float | None]:
-    chances: list[float | None] = [None] * len(items)
+    found: list[float | None] = [None] * len(items)
     if has_structure(store, query) and items:
-        found = _chances(store, query, slots, around)
-        chances = [
-            min(chance, _MOST_SAME) if code.any() and chance >= _LEAST_SAME else None
-            for chance, code in zip(found.tolist(), store.structure[slots], strict=True)
+        found = [
+            min(chance, _MOST_SAME) if chance >= _LEAST_SAME else None
+            for chance in _chances(store, query, slots, items, around).tolist()
         ]
     return [
         1.0 if query.content and item.file and item.file.content == query.content else chance
-        for item, chance in zip(items, chances, strict=True)
+        for item, chance in zip(items, found, strict=True)
     ]
 
 
 def _chances(
-    store: Store, query: Query, slots: NDArray[np.int64], around: NDArray[np.int64]
+    store: Store,
+    query: Query,
+    slots: NDArray[np.int64],
+    items: list[Item],
+    around: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Probability that the items in some slots are the query; for those with a structural code."""
+    """Probability that the items in some slots are the query; 0 without a structural code."""
     assert query.structure is not None
-    bits, evidence = store.index.bits, semantic_evidence(store)
-    around = around[store.structure[around].any(axis=1)]
-    meanings = code_distances(query.views[0], store.index[around])
-    by_meaning = np.argsort(meanings, kind="stable")
-    around, meanings = around[by_meaning], meanings[by_meaning]
-    compared = around[:PARTS_COMPARED]
-    agreement = agreements(query.structure, store.structure[compared], turned=True)
-    usual = surroundings(_structural(store, query, around), meanings, bits, agreement)
-    semantic = code_distances(query.views[0], store.index[slots])
-    found = same_image(
-        _structural(store, query, slots), semantic, bits, len(store.index), usual, evidence
+    compared = np.union1d(slots, around)
+    compared = compared[store.structure[compared].any(axis=1)]
+    whole, part = chances(
+        query.structure,
+        store.structure[compared],
+        code_distances(query.views[0], store.index[compared]),
+        store.index.bits,
+        len(store.index),
+        semantic_evidence(store),
     )
-    nearer = np.searchsorted(meanings, meanings[:PARTS_COMPARED], side="left")
-    parts = same_part(agreement, meanings[:PARTS_COMPARED], bits, nearer, usual, evidence)
-    part_of = dict(zip(compared.tolist(), parts.tolist(), strict=True))
-    return np.maximum(found, [part_of.get(slot, 0.0) for slot in slots.tolist()])
+    rows = np.searchsorted(compared, slots)
+    rows[rows == len(compared)] = 0
+    is_known = store.structure[slots].any(axis=1)
+    whole, part = (np.where(is_known, said[rows], 0) for said in (whole, part))
+    return decided(whole, part, _part_test(query, items))
+
+
+def _part_test(query: Query, items: list[Item]) -> Callable[[int], bool | None]:
+    """A function that compares the query with an item, by number, by their pixels."""
+    overlap = Overlap(turned=True)
+
+    @cache
+    def image() -> Image.Image | None:
+        return None if query.image is None else image_of_source(query.image)
+
+    def is_part(number: int) -> bool | None:
+        item = items[number]
+        if query.structure is None or item.structure is None or image() is None:
+            return None
+        other = overlap.of_file(item.file)
+        return overlap.is_part(image(), other, (query.structure, item.structure))
+
+    return is_part
 
 
 def has_structure(store: Store, query: Query) -> bool:
@@ -208,11 +224,6 @@ def semantic_evidence(store: Store) -> SemanticEvidence:
     """
     is_known = store.info["calibration"] is not None and store.info["adaptation"] is None
     return SemanticEvidence() if is_known else _UNKNOWN_COPIES
-
-
-def _structural(store: Store, query: Query, slots: NDArray[np.int64]) -> NDArray[np.int64]:
-    assert query.structure is not None
-    return code_distances(query.structure, store.structure[slots])
 
 
 def _boxes(
