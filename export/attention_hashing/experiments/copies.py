@@ -1,7 +1,8 @@
 """Altered copies of an image as people make them, and the codes that are to recognise them."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from attention_hashing.data.folders import images_below
 from bitgaze import Encoder
 from bitgaze.encoding import likeness
 from bitgaze.encoding.images import upright
+from bitgaze.encoding.registration import is_part, reduced
 from bitgaze.encoding.structure import turned_codes
 
 COPIES = (
@@ -47,15 +49,17 @@ class Coded(NamedTuple):
     Attributes:
         semantic: uint8, shape (n, bits // 8), the model's.
         structural: uint8, shape (n, 8, 32), in the eight orientations, the first as given.
+        images: as `reduced` returns them, n; empty if they cannot be read.
     """
 
     semantic: NDArray[np.uint8]
     structural: NDArray[np.uint8]
+    images: tuple[Image.Image, ...] = ()
 
 
 def coded(images: Iterable[Image.Image], encoder: Encoder) -> Coded:
     """Compute both codes of images, which are RGB."""
-    structural, semantic = [], []
+    structural, semantic, small = [], [], []
     batch: list[Image.Image] = []
 
     def encode() -> None:
@@ -65,11 +69,12 @@ def coded(images: Iterable[Image.Image], encoder: Encoder) -> Coded:
 
     for image in tqdm(images, unit="img", disable=None):
         structural.append(turned_codes(image))
+        small.append(reduced(image))
         batch.append(image)
         if len(batch) == 64:
             encode()
     encode()
-    return Coded(np.concatenate(semantic), np.stack(structural))
+    return Coded(np.concatenate(semantic), np.stack(structural), tuple(small))
 
 
 def some(folder: Path, most: int) -> list[Image.Image]:
@@ -100,6 +105,7 @@ def joined(parts: Sequence[Coded]) -> Coded:
     return Coded(
         np.concatenate([part.semantic for part in parts]),
         np.concatenate([part.structural for part in parts]),
+        tuple(chain.from_iterable(part.images for part in parts)),
     )
 
 
@@ -235,5 +241,20 @@ def chances(
             items or number,
             nearer=nearer,
         )
-        found[row, ids] = np.maximum(whole, part)
+        found[row, ids] = likeness.decided(whole, part, _part_test(queries, row, gallery, ids))
     return found
+
+
+def _part_test(
+    queries: Coded, row: int, gallery: Coded, ids: NDArray[np.int64]
+) -> Callable[[int], bool | None]:
+    """A function that compares a query with a hit, by number, by their pixels."""
+
+    def is_part_of(number: int) -> bool | None:
+        if not queries.images or not gallery.images:
+            return None
+        hit = int(ids[number])
+        codes = queries.structural[row, 0], gallery.structural[hit, 0]
+        return is_part(queries.images[row], gallery.images[hit], codes, turned=True)
+
+    return is_part_of

@@ -33,14 +33,14 @@ def searches(
     """
     chance, truth = [], []
     for row, original in enumerate(own.tolist()):
-        query = Coded(queries.semantic[row : row + 1], queries.structural[row : row + 1])
+        query = Coded(*(values[row : row + 1] for values in queries))
         if not query.structural[0, 0].any():
             continue
         present = gallery
         if not with_original:
             structural = gallery.structural[:, :1].copy()
             structural[original] = 0
-            present = Coded(gallery.semantic, structural)
+            present = gallery._replace(structural=structural)
         said = np.nan_to_num(chances(query, present, items, rates)[0])
         best = int(said.argmax())
         chance.append(said[best])
