@@ -370,6 +370,12 @@ def _add_duplicates(commands: Commands) -> None:
         type=Path,
         help="only what is in this folder and elsewhere too; the copy to keep is the one in it",
     )
+    parser.add_argument(
+        "--rotated",
+        action="store_true",
+        help="also images that are mirrored or turned by a quarter, to be looked at: an arrow to "
+        "the left is one to the right, mirrored",
+    )
     _add_where(parser)
     parser.add_argument(
         "--print0",
@@ -404,6 +410,7 @@ def duplicates(options: argparse.Namespace) -> int:
                 radius,
                 where=_where(options.where),
                 reference=options.reference,
+                rotated=options.rotated,
                 on_progress=show,
             )
         if not gallery.has_structure:

@@ -35,7 +35,7 @@ Rows: TypeAlias = NDArray[np.int64]
 # Structural distance up to which two images are the same whatever else is known, and that beyond
 # which they never are, but for parts. Of 500,000 pairs of one shop's receipts none is within 16.
 _SAME, _CANDIDATES = 16, 60
-# Turned images, of which nothing else is changed much. Their codes are known to 2 bits or so.
+# Turned images of which little else is changed. Their codes are known to about 6 bits.
 _TURNED = 31
 # Images whose parts are compared: so many that are nearest in meaning, within this share of the
 # bits. Of 3,000 crops, borders and turns by 5 degrees, 99 % are within .22.
