@@ -57,13 +57,17 @@ def test_signs_and_turned_versions_are_those_of_the_image(pictures):
 
 @pytest.mark.parametrize("box", [(0.05, 0.05, 0.95, 0.95), (0.1, 0, 1, 0.8), (0.2, 0.15, 0.9, 1)])
 def test_crops_are_found_where_they_are(pictures, box):
+    errors = []
     for image in pictures:
         whole, part = structural_code(image), structural_code(cut(image, *box))
-        found = find_part(whole, part, turned=True)
-        assert found.agreement > 6
+        found = find_part(whole, part, turned=False)
+        assert found.agreement > 5.5
         assert found.orientation == 1
-        np.testing.assert_allclose(found.box, box, atol=0.1)
-        assert agreements(part, whole[None], turned=False)[0] == pytest.approx(found.agreement)
+        errors.append(np.abs(np.subtract(found.box, box)).max())
+        backward = find_part(part, whole, turned=False)
+        both = max(found.agreement, backward.agreement)
+        assert agreements(part, whole[None], turned=False)[0] == pytest.approx(both)
+    assert np.median(errors) < 0.04
 
 
 def test_an_agreement_is_16_at_most_and_the_same_in_any_order(pictures):

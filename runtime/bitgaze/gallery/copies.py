@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bitgaze.encoding.likeness import (
     COPY,
     PARTS_COMPARED,
+    SETTLED,
     WORTH_READING,
     Surroundings,
     same_image,
@@ -32,9 +33,8 @@ from bitgaze.hamming import HammingIndex
 Progress: TypeAlias = Callable[[int, int], None]
 Rows: TypeAlias = NDArray[np.int64]
 
-# Structural distance up to which two images are the same whatever else is known, and that beyond
-# which they never are, but for parts. Of 500,000 pairs of one shop's receipts none is within 16.
-_SAME, _CANDIDATES = 16, 60
+# Structural distance beyond which two images are never the same, but for parts.
+_CANDIDATES = 60
 # Turned images of which little else is changed. Their codes are known to about 6 bits.
 _TURNED = 31
 # Images whose parts are compared: so many that are nearest in meaning, within this share of the
@@ -101,7 +101,7 @@ class Copies:
         structural = code_distances(self.structure[one], self.structure[other])
         semantic = code_distances(self.semantic[one], self.semantic[other])
         both = self._known[one] & self._known[other]
-        found = both & (structural <= _SAME)
+        found = both & (structural <= SETTLED)
         # Where the surroundings are most favourable, which leaves few.
         free = self._chances(structural, semantic, Surroundings())
         left = both & ~found & (structural <= _CANDIDATES)
@@ -185,7 +185,7 @@ class Copies:
             pairs = np.stack([np.repeat(places, np.diff(lims)), near])
             # Equal ones have been joined.
             codes = self.structure[self._rows[pairs]]
-            moved = code_distances(codes[0], codes[1]) > _SAME
+            moved = code_distances(codes[0], codes[1]) > SETTLED
             found.append(pairs[:, moved])
         if not found:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)

@@ -25,7 +25,7 @@ from bitgaze.encoding.encoder import Encoded, Encoder
 from bitgaze.encoding.images import Box, Source
 from bitgaze.encoding.structure import STRUCTURE_BITS
 from bitgaze.encoding.words import Vocabulary
-from bitgaze.errors import FingerprintMismatch, GalleryError, WordError
+from bitgaze.errors import BitgazeError, FingerprintMismatch, GalleryError, WordError
 from bitgaze.gallery.adaptation import Adaptation, adapted
 from bitgaze.gallery.duplicates import DuplicateGroup, default_radius, find_duplicates
 from bitgaze.gallery.explain import explain
@@ -264,8 +264,11 @@ class Gallery:
         name = MEMORY if self._folder is not None else str(self.path)
         if self._is_closed:
             return f"Gallery({name!r}, closed)"
-        model = "your own codes" if self.model_name is None else f"model {self.model_name!r}"
-        return f"Gallery({name!r}, {len(self):,} items, {self.bits} bits, {model})"
+        try:
+            model = "your own codes" if self.model_name is None else f"model {self.model_name!r}"
+            return f"Gallery({name!r}, {len(self):,} items, {self.bits} bits, {model})"
+        except BitgazeError as error:
+            return f"Gallery({name!r}, {type(error).__name__})"
 
     def __len__(self) -> int:
         with self._store.reading():
@@ -352,6 +355,7 @@ class Gallery:
         exclude_self: bool = False,
         ranking: Ranking = "hamming",
         region: Box | None = None,
+        fold: bool = False,
     ) -> list[Hit]:
         """Find the items nearest to an image; exact.
 
@@ -375,6 +379,8 @@ class Gallery:
                 close to flipping counts little. It finds more, and requires the image, not a key.
             region: search for what is in this part of the image: left, top, right, bottom, in
                 [0, 1] of the upright image. Of a key, the item's file is read.
+            fold: leave out hits that are copies of a nearer one, which has their keys in
+                `Hit.alike`; of the 4 k nearest.
 
         Returns:
             Hits by ascending distance or, with "asymmetric", by that sum; ties by distance, then in
@@ -394,7 +400,7 @@ class Gallery:
             self._store,
             lambda: self.encoder,
             query,
-            SearchParams(k, radius, conditions(where)),
+            SearchParams(k, radius, conditions(where), fold),
             ranking=ranking,
             exclude_self=exclude_self,
             region=region,
@@ -892,6 +898,7 @@ class Gallery:
 
         The new `calibration` takes `duplicate` from the altered versions, and `false_match` from
         pairs of the gallery's images; some of these may be related, so the true rates are lower.
+        A gallery of an older version gets structural codes, which tell copies (`has_structure`).
         `kind`, which requires labels, is carried over from the model's calibration: each distance
         takes the model's probability at the distance with the same false-match rate.
 

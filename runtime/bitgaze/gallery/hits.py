@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from bitgaze.encoding.calibration import Calibration, at_odds
 from bitgaze.encoding.images import Box
-from bitgaze.encoding.likeness import COPY, SemanticEvidence, chances, decided
+from bitgaze.encoding.likeness import COPY, SETTLED, SemanticEvidence, chances, decided
 from bitgaze.gallery.distances import code_distances, nearest_pairs
 from bitgaze.gallery.items import Item
 from bitgaze.gallery.overlap import Overlap, image_of_source
@@ -25,6 +25,10 @@ _KIND_ODDS = 1 / 19
 _LEAST_SAME = 0.5
 # Only files that are identical are certain to be.
 _MOST_SAME = 1 - 1e-9
+# Of 40 images that have nothing to do with a query, one is as near as this or nearer; from here on
+# seven hits in eight are of another kind, by the general model's calibration.
+UNRELATED_RATE = 1 / 40
+UNRELATED = "from here on probably unrelated: 1 in 40 other images is as near"
 # Of models whose distances of copies are not known: structure alone.
 _UNKNOWN_COPIES = SemanticEvidence(limit=0)
 
@@ -54,6 +58,7 @@ class Hit:
         box: left, top, right, bottom of the part of the item's image that matches best, in [0, 1]
             of the upright image; None if that is the whole image.
         query_box: the part of the query that it matches; None for the whole image.
+        alike: keys of hits that a search with `fold` left out as copies of this one.
     """
 
     key: str
@@ -64,6 +69,7 @@ class Hit:
     path: str | None
     box: Box | None = None
     query_box: Box | None = None
+    alike: tuple[str, ...] = ()
 
     @property
     def chances(self) -> dict[str, str]:
@@ -139,6 +145,35 @@ def make_hits(
             items, distances.tolist(), same, boxes, strict=True
         )
     ]
+
+
+def folded(store: Store, hits: list[Hit]) -> list[Hit]:
+    """Hits without those that are copies of one before them, which names them.
+
+    Copies are identical files, and images within 16 bits of structural distance.
+
+    Args:
+        store: the gallery's file; inside `reading`.
+        hits: of one search.
+    """
+    slots = np.array([store.slot(hit.key) for hit in hits], np.int64)
+    codes = store.structure[slots]
+    contents = [store.item(slot).file for slot in slots.tolist()]
+    kept: list[int] = []
+    alike: dict[int, list[str]] = {}
+    for place, hit in enumerate(hits):
+        file, same = contents[place], np.zeros(len(kept), bool)
+        if codes[place].any():
+            same = code_distances(codes[place], codes[kept]) <= SETTLED
+        if file is not None:
+            others = (contents[row] for row in kept)
+            same |= np.array([other and other.content == file.content for other in others], bool)
+        if same.any():
+            alike[kept[int(same.argmax())]].append(hit.key)
+        else:
+            kept.append(place)
+            alike[place] = []
+    return [replace(hits[row], alike=tuple(alike[row])) for row in kept]
 
 
 def _same_kind(calibration: Calibration | None, distance: float) -> float | None:
