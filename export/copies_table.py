@@ -15,8 +15,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attention_hashing.data.screens import KINDS, screens
 from attention_hashing.experiments.copies import (
@@ -34,7 +36,7 @@ from attention_hashing.experiments.likeness import reliability, searches
 from attention_hashing.experiments.results import print_section
 from bitgaze import BitgazeError, Encoder
 
-_SMALLEST, _LARGEST = 100, 1_000_000
+_LARGEST = 1_000_000
 _BY_LAW = (
     f"Of {_LARGEST:,} images only the originals and catalogues are real: others count by the rate "
     "of false matches in the model's calibration."
@@ -63,7 +65,8 @@ def main() -> int:
         others = list(galleries.values())
         calibration = encoder.contract.calibration_of(0)
         assert calibration is not None
-        table = _copies(originals, versions, others, calibration.false_match)
+        found = _searched(versions, originals, others, calibration.false_match)
+        table = _copies(originals, versions, found)
         print_section("copies_table.py", "Copies", *table, part="copies")
         rows = [_catalogue(name, gallery) for name, gallery in galleries.items()]
         for kind in KINDS:
@@ -76,68 +79,74 @@ def main() -> int:
     head += ["nearest semantic", "best hit ≥ .5", "best hit ≥ .9"]
     text = "Different images. Nearest: the smallest distance of all pairs with a structure."
     print_section("copies_table.py", "Look-alikes", text, head, rows, part="look-alikes")
-    table = _reliability(originals, versions, others, calibration.false_match)
+    table = _reliability(originals, versions, found, calibration.false_match)
     print_section("copies_table.py", "Reliability", *table, part="reliability")
     return 0
 
 
-def _copies(
-    originals: Coded, versions: Coded, others: list[Coded], rates: Sequence[float]
-) -> tuple:
+class _Searches(NamedTuple):
+    """Searches with all copies in a gallery that holds their originals.
+
+    Attributes:
+        gallery: that is searched; the originals come first.
+        items: to be assumed in it; None for as many as there are.
+        said: what is said of each of its images, (copies, images).
+    """
+
+    gallery: Coded
+    items: int | None
+    said: NDArray[np.float64]
+
+    @property
+    def number(self) -> str:
+        return f"{self.items or len(self.gallery.semantic):,}"
+
+
+def _searched(
+    versions: Coded, originals: Coded, others: list[Coded], rates: Sequence[float]
+) -> list[_Searches]:
+    everything = joined([originals, *others])
+    return [
+        _Searches(gallery, items, chances(versions, gallery, items, rates))
+        for gallery, items in ((originals, None), (everything, None), (everything, _LARGEST))
+    ]
+
+
+def _copies(originals: Coded, versions: Coded, found: list[_Searches]) -> tuple:
     own = owners(len(originals.semantic))
     shape = (len(originals.semantic), len(COPIES))
     given = distances(versions.structural[:, 0], originals.structural[own, 0]).reshape(shape)
     semantic = distances(versions.semantic, originals.semantic[own]).reshape(shape)
-    found = [
-        chances(versions, gallery, items, rates)[np.arange(len(own)), own].reshape(shape) >= 0.9
-        for gallery, items in (
-            (originals, None),
-            (joined([originals, *others]), None),
-            (originals, _LARGEST),
-        )
-    ]
+    said = [searched.said[np.arange(len(own)), own].reshape(shape) for searched in found]
     rows = [
         [
             name,
             f"{(given[:, k] <= 31).mean():.3f}",
             f"{np.median(given[:, k]):.0f}",
             f"{np.median(semantic[:, k]):.0f}",
-            *(f"{said[:, k].mean():.3f}" for said in found),
+            *(f"{(one[:, k] >= 0.9).mean():.3f}" for one in said),
         ]
         for k, name in enumerate(COPIES)
     ]
     head = ["copy", "structural ≤ 31", "structural, median", "semantic, median"]
-    counts = f"{len(originals.semantic)}", f"{_total(originals, others):,}"
-    head += [f"same image ≥ .9 among {number}" for number in counts]
-    text = f"Of {len(originals.semantic)} images. {_BY_LAW}"
-    return text, [*head, f"among {_LARGEST:,}"], rows
-
-
-def _total(originals: Coded, others: list[Coded]) -> int:
-    return len(originals.semantic) + sum(len(other.semantic) for other in others)
+    head += [f"same image ≥ .9 among {searched.number}" for searched in found]
+    return f"Of {len(originals.semantic)} images. {_BY_LAW}", head, rows
 
 
 def _reliability(
-    originals: Coded, versions: Coded, others: list[Coded], rates: Sequence[float]
+    originals: Coded, versions: Coded, found: list[_Searches], rates: Sequence[float]
 ) -> tuple:
     own = owners(len(originals.semantic))
-    some_own = own[own < _SMALLEST]
-    small = Coded(*(values[:_SMALLEST] for values in originals))
-    everything = joined([originals, *others])
-    trials = [
-        (small, some_own, None),
-        (originals, own, None),
-        (everything, own, None),
-        (everything, own, _LARGEST),
-    ]
+    is_known = versions.structural[:, 0].any(axis=1)
     rows = []
-    for gallery, of, items in trials:
-        queries = Coded(*(values[: len(of)] for values in versions))
-        parts = [
-            searches(queries, of, gallery, items, rates, with_original=present)
-            for present in (True, False)
-        ]
-        chance, truth = (np.concatenate(part) for part in zip(*parts, strict=True))
+    for searched in found:
+        said = np.nan_to_num(searched.said[is_known])
+        best = said.argmax(axis=1)
+        absent = searches(
+            versions, own, searched.gallery, searched.items, rates, with_original=False
+        )
+        chance = np.concatenate([said.max(axis=1), absent[0]])
+        truth = np.concatenate([best == own[is_known], absent[1]])
         shown = chance >= 0.5
         tenths = dict.fromkeys(range(5, 10), "")
         for edge, number, claimed, true in reliability(chance, truth):
@@ -145,8 +154,7 @@ def _reliability(
         wrong = int(((chance >= 0.9) & ~truth).sum())
         squares = (np.where(shown, chance, 0) - truth) ** 2
         brier = f"{squares.mean():.4f}", f"{squares[shown].mean():.4f}"
-        number = items or len(gallery.semantic)
-        rows.append([f"{number:,}", str(len(chance)), *brier, str(wrong), *tenths.values()])
+        rows.append([searched.number, str(len(chance)), *brier, str(wrong), *tenths.values()])
     head = ["images", "searches", "Brier score", "of those shown", "wrong at ≥ .9"]
     head += [f".{tenth} to {'1' if tenth == 9 else f'.{tenth + 1}'}" for tenth in range(5, 10)]
     text = f"Searches with copies, original present or not. Tenths: searches, said, true. {_BY_LAW}"
