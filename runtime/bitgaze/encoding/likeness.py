@@ -22,6 +22,8 @@ _FEWEST = 4  # hits, to say anything of the surroundings
 # Structural distance up to which two images are the same, whatever else is known. Of 500,000 pairs
 # of one shop's receipts none is within 16.
 SETTLED = 16
+# Structural distance beyond which two images are not compared as wholes, but only by parts.
+MOST_MOVED = 60
 # Numbers of nearest hits that are looked at by themselves: a dozen receipts among photographs.
 _NEAREST = (8, 16, 50)
 # A gallery of a few images is often of one thing.
@@ -205,8 +207,8 @@ def chances(
             default as many as there are among the hits.
 
     Returns:
-        `same_image` and `same_part`, float64, shape (k,), in [0, 1]; the second is 0 where parts
-        are not compared.
+        `same_image`, 0 beyond 60 bits of structural distance, and `same_part`, 0 where parts are
+        not compared: float64, shape (k,), in [0, 1].
     """
     meanings = np.asarray(semantic)
     order = np.argsort(meanings, kind="stable")[:PARTS_COMPARED]
@@ -214,6 +216,7 @@ def chances(
     structural = np.unpackbits(codes ^ code, axis=1).sum(axis=1, dtype=np.int64)
     around = surroundings(structural, meanings, bits, agreement)
     found = same_image(structural, meanings, bits, items, around, evidence)
+    found[structural > MOST_MOVED] = 0
     if nearer is None:
         nearer = np.searchsorted(np.sort(meanings), meanings)
     before = np.asarray(nearer)[order]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bitgaze.encoding.likeness import (
     COPY,
+    MOST_MOVED,
     PARTS_COMPARED,
     SETTLED,
     WORTH_READING,
@@ -33,8 +34,6 @@ from bitgaze.hamming import HammingIndex
 Progress: TypeAlias = Callable[[int, int], None]
 Rows: TypeAlias = NDArray[np.int64]
 
-# Structural distance beyond which two images are never the same, but for parts.
-_CANDIDATES = 60
 # Turned images of which little else is changed. Their codes are known to about 6 bits.
 _TURNED = 31
 # Images whose parts are compared: so many that are nearest in meaning, within this share of the
@@ -86,7 +85,7 @@ class Copies:
     def pairs(self, on_progress: Progress | None) -> Iterator[tuple[Rows, Rows]]:
         """Batches of pairs that are copies: two rows each; of equal images those with the first."""
         codes = self.structure[self._rows]
-        candidates = [near_pairs(codes, _CANDIDATES, on_progress)]
+        candidates = [near_pairs(codes, MOST_MOVED, on_progress)]
         if self._rotated:
             candidates.append(_turned_pairs(codes, _TURNED, on_progress))
         candidates.append(self._part_candidates(on_progress))
@@ -104,7 +103,7 @@ class Copies:
         found = both & (structural <= SETTLED)
         # Where the surroundings are most favourable, which leaves few.
         free = self._chances(structural, semantic, Surroundings())
-        left = both & ~found & (structural <= _CANDIDATES)
+        left = both & ~found & (structural <= MOST_MOVED)
         for pair in np.flatnonzero(left & (free >= COPY)).tolist():
             found[pair] = all(
                 self._chances(structural[pair], semantic[pair], self._view(end).around) >= COPY
