@@ -67,10 +67,10 @@ class StructuralLaw:
 
     Those of different images are normally distributed around what is usual; `related` of them
     around a nearer and wider mean (one scene twice, one kind of garment). Of copies, `settled`
-    hardly moved (an exponential distribution), the others to anywhere. Set with copies of
-    photographs and groceries, more carefully than the most likely constants
-    (export/fit_likeness.py), so that in catalogues without copies, clothes too, at most 1 % of the
-    best hits reach .9. Checked on other images by export/copies_table.py.
+    hardly moved (an exponential distribution), the others to anywhere. Set by hand
+    with copies of photographs and groceries, more carefully than the most likely constants, so that
+    in catalogues without copies, clothes too, at most 1 % of the best hits reach .9. Checked on
+    other images by export/copies_table.py.
 
     Attributes:
         deviation: standard deviation of different images, in bits.
@@ -119,8 +119,8 @@ class SemanticEvidence:
 class PartLaw:
     """What the agreement of parts says of copies, as the logarithm of odds.
 
-    Set with copies and catalogues without any as `StructuralLaw` is: of photographs, groceries,
-    clothes and generated screens.
+    Set by hand, from the most likely constants on, as those of `StructuralLaw`: with searches for
+    2,000 copies of photographs, groceries and generated screens, and in catalogues without copies.
 
     Attributes:
         middle: excess over the usual agreement at which copies are as frequent as others, of the

@@ -6,6 +6,7 @@ are likely; the pixels of both images decide, read from their files.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -70,7 +71,7 @@ class Copies:
         self.structure = store.structure[slots]
         self._files = files
         self._overlap = Overlap(turned=rotated)
-        self._seen: dict[tuple[int, int], bool] = {}
+        self._parts: set[tuple[int, int]] = set()  # both ways
         self._rotated = rotated
         known: NDArray[np.bool_] = np.asarray(self.structure.any(axis=1))
         self._known = known
@@ -85,18 +86,28 @@ class Copies:
     def pairs(self, on_progress: Progress | None) -> Iterator[tuple[Rows, Rows]]:
         """Batches of pairs that are copies: two rows each; of equal images those with the first."""
         codes = self.structure[self._rows]
-        candidates = [near_pairs(codes, MOST_MOVED, on_progress)]
+        for rows, near, _ in near_pairs(codes, MOST_MOVED, on_progress):
+            one, other = self._rows[rows], self._rows[near]
+            found = self.are_copies(one, other)
+            yield one[found], other[found]
+        candidates = [self._part_candidates(on_progress)]
         if self._rotated:
             candidates.append(_turned_pairs(codes, _TURNED, on_progress))
-        candidates.append(self._part_candidates(on_progress))
-        for found in candidates:
-            for rows, near, _ in found:
-                one, other = self._rows[rows], self._rows[near]
-                copies = self.are_copies(one, other)
-                yield one[copies], other[copies]
+        for rows, near, _ in chain(*candidates):
+            one, other = self._rows[rows], self._rows[near]
+            found = self.are_copies(one, other)
+            for place in np.flatnonzero(~found).tolist():
+                pair = int(one[place]), int(other[place])
+                found[place] = self._are_parts(*pair)
+                if found[place]:
+                    self._parts |= {pair, pair[::-1]}
+            yield one[found], other[found]
 
     def are_copies(self, one: Rows, other: Rows) -> NDArray[np.bool_]:
-        """Which pairs are copies, seen from both images; none without a structural code."""
+        """Which pairs are copies, seen from both images; none without a structural code.
+
+        Of parts only those that `pairs` has found.
+        """
         structural = code_distances(self.structure[one], self.structure[other])
         semantic = code_distances(self.semantic[one], self.semantic[other])
         both = self._known[one] & self._known[other]
@@ -109,27 +120,22 @@ class Copies:
                 self._chances(structural[pair], semantic[pair], self._view(end).around) >= COPY
                 for end in (int(one[pair]), int(other[pair]))
             )
-        is_near = semantic <= _LEAST_ALIKE * self._index.bits
-        for pair in np.flatnonzero(both & ~found & (is_near | self._rotated)).tolist():
-            found[pair] = self._are_parts(int(one[pair]), int(other[pair]), int(semantic[pair]))
+        pairs = zip(one.tolist(), other.tolist(), strict=True)
+        found |= np.array([pair in self._parts for pair in pairs], bool)
         return found
 
-    def _are_parts(self, one: int, other: int, semantic: int) -> bool:
-        """Whether one of two images is a part of the other, likely from both, and by pixels."""
+    def _are_parts(self, one: int, other: int) -> bool:
+        """Whether one of two images is a part of the other: likely from both, and by pixels."""
+        semantic = int(code_distances(self.semantic[one], self.semantic[other]))
         agreement = self._agreements(one, np.array([other]))
-        if self._part_chances(agreement, semantic, 0, Surroundings())[0] < WORTH_READING:
-            return False
         for end in (one, other):
             view = self._view_with_parts(end)
             nearer = np.searchsorted(view.meanings, semantic)
             if self._part_chances(agreement, semantic, nearer, view.around)[0] < WORTH_READING:
                 return False
-        pair = min(one, other), max(one, other)
-        if pair not in self._seen:
-            images = [self._overlap.of_file(self._files[row]) for row in pair]
-            codes = self.structure[pair[0]], self.structure[pair[1]]
-            self._seen[pair] = bool(self._overlap.is_part(images[0], images[1], codes))
-        return self._seen[pair]
+        images = [self._overlap.of_file(self._files[row]) for row in (one, other)]
+        codes = self.structure[one], self.structure[other]
+        return bool(self._overlap.is_part(images[0], images[1], codes))
 
     def _agreements(self, row: int, others: Rows) -> NDArray[np.float64]:
         codes = self.structure[others]
