@@ -359,6 +359,9 @@ class Gallery:
     ) -> list[Hit]:
         """Find the items nearest to an image; exact.
 
+        Hits that may be parts of the query, or it of them, such as crops, are read from their files
+        for `Hit.same_image`: four at most.
+
         Args:
             query: an image as `bitgaze.encoding.images.load` takes it, the key of an item, or what
                 `query` returned. A str that is a key is taken as a key, otherwise as a path.
