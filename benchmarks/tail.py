@@ -79,11 +79,12 @@ def measured_merge(groups: int) -> float:
     random = np.random.default_rng(0)
     hit = Hit("key", 30.0, None, None, {}, None)
     rows = np.arange(_AROUND)
+    codes = random.integers(0, 256, (_AROUND, 32), np.uint8)
     parts = [
         Candidates(
             Nearest(np.sort(random.uniform(30, 50, _AROUND)), rows * 0, rows, frozenset(), None),
             [hit] * _K,
-            Likeness(rows + 100, rows, rows >= 0),
+            Likeness(codes[0], codes, rows),
             _BITS,
             1_000_000,
             SemanticEvidence(),

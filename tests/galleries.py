@@ -8,6 +8,7 @@ from contextlib import closing
 import numpy as np
 
 from bitgaze import Item
+from bitgaze.encoding.calibration import Calibration, false_match_rates, probabilities
 
 BITS = 128
 
@@ -18,6 +19,15 @@ def codes(count, seed=0):
 
 def items(count, seed=0):
     return [Item(f"item {i}", code, {"i": i}) for i, code in enumerate(codes(count, seed))]
+
+
+def calibrate(duplicates, kinds, unrelated, bits):
+    """A calibration from the distances of pairs whose relation is known; kinds may be empty."""
+    return Calibration(
+        probabilities(duplicates, unrelated, bits),
+        probabilities(kinds, unrelated, bits) if len(kinds) else (),
+        false_match_rates(unrelated, bits),
+    )
 
 
 def execute(path, *statements):

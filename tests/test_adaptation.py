@@ -15,13 +15,14 @@ from PIL import Image
 from quick import QuickEncoder
 
 from bitgaze import Gallery, GalleryCorrupt, GalleryError, Item
-from bitgaze.encoding.calibration import at_odds, calibrate
+from bitgaze.encoding.calibration import at_odds
 from bitgaze.gallery import adaptation, chunks, info, reencode
 from bitgaze.gallery.adaptation import Adaptation, carried_over, fit
 from bitgaze.gallery.items import content_digest
+from bitgaze.gallery.maintenance import verify_gallery
 from bitgaze.hamming import pack
 from conftest import smooth_image
-from galleries import BITS, execute, run_processes
+from galleries import BITS, calibrate, execute, run_processes
 
 COUNT = 70
 
@@ -182,6 +183,44 @@ def is_consistent(gallery, folder):
 
 def files_with(path, code):
     return [file.name for file in path.parent.glob(f"{path.name}*") if code in file.read_bytes()]
+
+
+class Structural(Synthetic):
+    """With structural codes: twice the code."""
+
+    def encode(self, sources, *, looks=0, on_progress=None):
+        encoded = super().encode(sources, looks=looks, on_progress=on_progress)
+        return replace(encoded, structure=np.tile(encoded.codes, 2))
+
+
+def test_adapt_gives_structural_codes_to_an_older_gallery(path, folder, monkeypatch):
+    key = str(folder / "p3.png")
+    with monkeypatch.context() as older:
+        older.setattr("bitgaze.gallery.gallery.STRUCTURE_BITS", 0)
+        with Gallery(path, encoder=Structural()) as gallery:
+            gallery.sync(folder)
+            assert not gallery.has_structure
+            before, _ = state(gallery)
+    with Gallery(path, encoder=Structural()) as gallery:
+        with pytest.raises(RuntimeError), gallery.transaction():
+            adapt_and_fail(gallery)
+        assert not gallery.has_structure
+        assert state(gallery) == (before, None)
+        gallery.adapt()
+        assert gallery.has_structure
+    with Gallery(path, encoder=Structural()) as gallery:
+        expected = np.tile(np.frombuffer(before[key], np.uint8), 2)
+        np.testing.assert_array_equal(gallery.get(key).structure, expected)
+        gallery.adapt(reset=True)
+        np.testing.assert_array_equal(gallery.get(key).structure, expected)
+        assert state(gallery) == (before, None)
+    assert verify_gallery(path).is_sound
+
+
+def adapt_and_fail(gallery):
+    gallery.adapt()
+    assert gallery.has_structure
+    raise RuntimeError
 
 
 def test_adapt_recomputes_every_code(gallery, folder):

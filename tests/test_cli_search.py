@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from bitgaze import Gallery
 from bitgaze.cli.main import main
 from bitgaze.encoding.contract import DEFAULT_MODEL
+from bitgaze.gallery.hits import UNRELATED
 from conftest import smooth_image
 
 
@@ -177,3 +180,37 @@ def test_watch_with_real_changes(photos):
         os.kill(watching.pid, signal.SIGINT)
         watching.communicate()
     assert watching.returncode in (0, 130)
+
+
+def test_copies_are_folded_and_unrelated_hits_announced(photos, examples, capsys):
+    image = Image.open(examples / "birds/toucan.jpg").convert("RGB").resize((240, 180))
+    image.save("photos/bird.png")
+    for quality in (60, 80):
+        image.save(f"photos/bird {quality}.jpg", quality=quality)
+    shutil.copyfile("photos/p 1.png", "photos/p 1 again.png")  # plain, and identical
+    assert main(["index", "photos"]) == 0
+    capsys.readouterr()
+    assert main(["search", "photos/bird.png", "-k", "5", "--html", "page.html"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("bird.png  (+2 alike)")
+    assert lines[1] == f"{UNRELATED}:"
+    assert len(lines) == 6
+    assert sum(line.endswith("(+1 alike)") for line in lines) == 1
+    page = Path("page.html").read_text()
+    assert page.count('<li class="divider">') == 1
+    assert page.index("+2 alike") < page.index(UNRELATED) < page.index("+1 alike")
+    assert main(["search", "photos/bird.png", "-k", "5", "--unfold"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3] == f"{UNRELATED}:"
+    assert not any("alike" in line for line in lines)
+    assert main(["search", "photos/bird.png", "-k", "5", "--unfold", "--ranking=asymmetric"]) == 0
+    assert UNRELATED not in capsys.readouterr().out
+    assert main(["search", "photos/bird.png", "-k", "2", "--json"]) == 0
+    keys = [Path(hit["key"]).name for hit in json.loads(capsys.readouterr().out)["hits"]]
+    assert keys[0] == "bird.png"
+    assert keys[1].endswith(".jpg")
+    with Gallery("gallery.bitgaze") as gallery:
+        best, *others = gallery.search("photos/bird.png", k=3, fold=True)
+        assert sorted(Path(key).name for key in best.alike) == ["bird 60.jpg", "bird 80.jpg"]
+        assert len(others) == 2
+        assert gallery.search("photos/bird.png", k=1)[0].alike == ()

@@ -15,15 +15,16 @@ from attention_hashing.experiments.copies import (
     joined,
     owners,
 )
-from attention_hashing.experiments.likeness import Constants, fit, loss, reliability, said, trials
-from bitgaze.encoding.likeness import StructuralLaw
+from attention_hashing.experiments.likeness import reliability, searches
+from bitgaze.encoding.registration import reduced
 from bitgaze.encoding.structure import turned_codes
 
 
 def structural_only(images):
     """Both codes, of which the semantic one is the same for all: the hardest case."""
     structural = np.stack([turned_codes(image) for image in images])
-    return Coded(np.zeros((len(images), 16), np.uint8), structural)
+    small = tuple(reduced(image) for image in images)
+    return Coded(np.zeros((len(images), 16), np.uint8), structural, small)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -60,6 +61,12 @@ def test_copies_leave_the_image_unchanged_and_settled_ones_are_found():
     turned = structural_only([made["turned 90 degrees"], made["mirrored"]]).structural
     to_image = distances(turned, structural_only([image]).structural[:, :1])
     assert (to_image.min(1) <= 8).all()
+    parts = [name for name in COPIES if name.startswith(("crop", "border", "mirrored"))]
+    found = chances(
+        structural_only([made[name] for name in parts]), structural_only([image, other])
+    )
+    assert (found[:, 0] > 0.9).all()
+    assert (found[:, 1] < 0.1).all()
 
 
 def test_distances_count_bits():
@@ -79,34 +86,18 @@ def test_copies_know_their_owners(encoder):
     assert len(joined([found, found]).structural) == 76
 
 
-def test_trials_search_with_and_without_the_original():
+def test_searches_with_and_without_the_original():
     rng = np.random.default_rng(0)
     structural = np.packbits(rng.permuted(np.tile([1, 0], (30, 128)), axis=1), axis=1)[:, None]
     gallery = Coded(rng.integers(0, 256, (30, 16), np.uint8), structural)
     queries = Coded(gallery.semantic[[3, 7]], gallery.structural[[3, 7]])
     queries.structural[1] = 0  # left out
-    present, absent = trials(queries, np.array([3, 7]), gallery, with_original=(True, False))
-    assert (present.items, absent.items) == (30, 29)
-    assert present.structural[0] == present.semantic[0] == 0
-    assert present.is_copy.tolist() == [True, False, False, False]
-    assert not absent.is_copy.any()
-    assert absent.structural[0] == present.structural[1] > 60
-    chance, truth = said([present, absent], 128)
-    assert (chance[0] > 0.999, chance[1] < 0.1) == (True, True)
-    assert truth.tolist() == [True, False]
-
-
-def test_a_fit_lowers_the_loss_and_a_wrong_truth_raises_it():
-    images = screens("bar charts", 12)
-    gallery = structural_only(images)
-    gallery.semantic[:] = np.random.default_rng(0).integers(0, 256, gallery.semantic.shape)
-    found = trials(gallery, np.arange(12), gallery, with_original=(True, False))
-    wrong = [trial._replace(is_copy=~trial.is_copy) for trial in found]
-    before = loss(found, 128, Constants())
-    assert before < loss(wrong, 128, Constants())
-    blunt = Constants(StructuralLaw(sharpness=0.1))
-    best, least = fit(blunt, lambda constants: loss(found, 128, constants), rounds=1)
-    assert least == loss(found, 128, best) < loss(found, 128, blunt)
+    own = np.array([3, 7])
+    for items, rates in ((None, ()), (1_000_000, np.linspace(0, 1, 129))):
+        chance, truth = searches(queries, own, gallery, items, rates, with_original=True)
+        assert (chance.tolist(), truth.tolist()) == ([pytest.approx(1, abs=1e-3)], [True])
+    chance, truth = searches(queries, own, gallery, with_original=False)
+    assert (chance[0] < 0.1, truth.tolist()) == (True, [False])
 
 
 def test_reliability_counts_tenths():

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from bitgaze import Gallery, GalleryError
 from bitgaze.cli.main import main
 from bitgaze.encoding.originals import coefficients, was_saved_from
-from bitgaze.gallery.duplicates import near_pairs
+from bitgaze.gallery.copies import near_pairs
 from bitgaze.gallery.hits import semantic_evidence
 
 
@@ -43,7 +43,7 @@ def test_near_pairs_are_those_of_all_pairs_of_different_codes(count, bits, radiu
 
 
 def test_pairs_span_several_batches(monkeypatch):
-    monkeypatch.setattr("bitgaze.gallery.duplicates._BLOCK", 7)
+    monkeypatch.setattr("bitgaze.gallery.copies._BLOCK", 7)
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 256, (100, 8), np.uint8)
     codes[50:] = codes[:50]

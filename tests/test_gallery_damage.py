@@ -334,3 +334,13 @@ def test_checksums_in_bulk_reads_match_those_written(path, key):
         assert files(gallery, "/") == {key: state}
         assert len(gallery.search_code(codes(1)[0], where={"x": "a\0b"})) == 1
         assert "another" not in gallery
+
+
+def test_a_gallery_that_was_damaged_meanwhile_can_be_printed(path):
+    with Gallery(path, bits=BITS) as gallery:
+        for item in items(3):
+            gallery.add_code(item.key, item.code)
+        execute(path, "UPDATE chunk SET crc = crc + 1")
+        with pytest.raises(GalleryCorrupt):
+            len(gallery)
+        assert repr(gallery) == f"Gallery({str(path)!r}, GalleryCorrupt)"

@@ -63,6 +63,7 @@ def test_an_uploaded_image_finds_what_the_gallery_finds(client, gallery, owl_byt
         "metadata": {"kind": "birds", "rank": 0},
         "box": None,
         "query_box": None,
+        "alike": [],
     }
     query = gallery.query(owl_bytes)
     assert found["code"] == query.to_bytes().hex()

@@ -1,7 +1,8 @@
 """Altered copies of an image as people make them, and the codes that are to recognise them."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +13,9 @@ from tqdm import tqdm
 
 from attention_hashing.data.folders import images_below
 from bitgaze import Encoder
+from bitgaze.encoding import likeness
 from bitgaze.encoding.images import upright
-from bitgaze.encoding.likeness import same_image, surroundings
+from bitgaze.encoding.registration import is_part, reduced
 from bitgaze.encoding.structure import turned_codes
 
 COPIES = (
@@ -47,15 +49,17 @@ class Coded(NamedTuple):
     Attributes:
         semantic: uint8, shape (n, bits // 8), the model's.
         structural: uint8, shape (n, 8, 32), in the eight orientations, the first as given.
+        images: as `reduced` returns them, n; empty if they cannot be read.
     """
 
     semantic: NDArray[np.uint8]
     structural: NDArray[np.uint8]
+    images: tuple[Image.Image, ...] = ()
 
 
 def coded(images: Iterable[Image.Image], encoder: Encoder) -> Coded:
     """Compute both codes of images, which are RGB."""
-    structural, semantic = [], []
+    structural, semantic, small = [], [], []
     batch: list[Image.Image] = []
 
     def encode() -> None:
@@ -65,11 +69,12 @@ def coded(images: Iterable[Image.Image], encoder: Encoder) -> Coded:
 
     for image in tqdm(images, unit="img", disable=None):
         structural.append(turned_codes(image))
+        small.append(reduced(image))
         batch.append(image)
         if len(batch) == 64:
             encode()
     encode()
-    return Coded(np.concatenate(semantic), np.stack(structural))
+    return Coded(np.concatenate(semantic), np.stack(structural), tuple(small))
 
 
 def some(folder: Path, most: int) -> list[Image.Image]:
@@ -100,6 +105,7 @@ def joined(parts: Sequence[Coded]) -> Coded:
     return Coded(
         np.concatenate([part.semantic for part in parts]),
         np.concatenate([part.structural for part in parts]),
+        tuple(chain.from_iterable(part.images for part in parts)),
     )
 
 
@@ -189,16 +195,23 @@ def distances(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.in
 
 
 def chances(
-    queries: Coded, gallery: Coded, items: int | None = None, *, exclude_own: bool = False
+    queries: Coded,
+    gallery: Coded,
+    items: int | None = None,
+    rates: Sequence[float] = (),
+    *,
+    exclude_own: bool = False,
 ) -> NDArray[np.float64]:
     """Probability that each image of a gallery is the query, altered: (queries, images).
 
-    NaN where one of the two has no structure.
+    NaN where one of the two has no structure; 0 for those that are not among the 50 nearest in
+    meaning, which a search of the gallery would hardly show.
 
     Args:
         queries: both codes of q images.
         gallery: both codes of the images that are searched.
         items: to be assumed in the gallery; by default as many as there are.
+        rates: of these, share of different images by semantic distance or nearer, bits + 1 numbers.
         exclude_own: leave out image i of the gallery for query i.
     """
     number, bits = len(gallery.semantic), 8 * gallery.semantic.shape[1]
@@ -210,9 +223,38 @@ def chances(
         compared = known.copy()
         if exclude_own:
             compared[row] = False
-        semantic = distances(gallery.semantic[compared], queries.semantic[row])
-        structural = distances(gallery.structural[compared, 0], queries.structural[row, 0])
+        ids = np.flatnonzero(compared)
+        found[row, ids] = 0
+        semantic = distances(gallery.semantic[ids], queries.semantic[row])
         near = np.argsort(semantic, kind="stable")[:HITS]
-        around = surroundings(structural[near], semantic[near], bits)
-        found[row, compared] = same_image(structural, semantic, bits, items or number, around)
+        ids, semantic = ids[near], semantic[near]
+        nearer = None
+        if items is not None:
+            nearer = np.maximum(
+                np.searchsorted(semantic, semantic), items * np.array(rates)[semantic]
+            )
+        whole, part = likeness.chances(
+            queries.structural[row, 0],
+            gallery.structural[ids, 0],
+            semantic,
+            bits,
+            items or number,
+            nearer=nearer,
+        )
+        found[row, ids] = likeness.decided(whole, part, _part_test(queries, row, gallery, ids))
     return found
+
+
+def _part_test(
+    queries: Coded, row: int, gallery: Coded, ids: NDArray[np.int64]
+) -> Callable[[int], bool | None]:
+    """A function that compares a query with a hit, by number, by their pixels."""
+
+    def is_part_of(number: int) -> bool | None:
+        if not queries.images or not gallery.images:
+            return None
+        hit = int(ids[number])
+        codes = queries.structural[row, 0], gallery.structural[hit, 0]
+        return is_part(queries.images[row], gallery.images[hit], codes, turned=True)
+
+    return is_part_of

@@ -16,7 +16,7 @@ from bitgaze.encoding.heatmap import data_uri, framed, overlay, thumbnail
 from bitgaze.encoding.images import Box, printable
 from bitgaze.errors import ImageError
 from bitgaze.gallery.duplicates import Duplicate, DuplicateGroup
-from bitgaze.gallery.hits import Hit, in_bits
+from bitgaze.gallery.hits import UNRELATED, Hit, in_bits
 
 _MAX_GROUPS = 500
 _TIERS = {
@@ -34,6 +34,7 @@ def results_page(
     hits: Sequence[Hit],
     gallery_name: str,
     region: Box | None = None,
+    unrelated_from: int | None = None,
 ) -> str:
     """The results of a search, with attention over each image.
 
@@ -44,6 +45,7 @@ def results_page(
             page: the key of such an item may happen to name an unrelated file.
         gallery_name: shown in the header.
         region: the part of the query that was searched for; None for all of it.
+        unrelated_from: the distance beyond which hits are probably unrelated; None if not known.
 
     Returns:
         The HTML text.
@@ -60,6 +62,10 @@ def results_page(
         _card(figure, hit, rank, encoder.bits)
         for rank, (figure, hit) in enumerate(zip(figures[1:], hits, strict=True), start=1)
     ]
+    if unrelated_from is not None:
+        related = sum(hit.distance <= unrelated_from for hit in hits)
+        if related < len(hits):
+            cards.insert(related, f'<li class="divider">{UNRELATED}</li>')
     texts = {
         "title": f"Images like {'a part of ' if region else ''}{Path(printable(query)).name}",
         "gallery": f"{f'{len(hits)} nearest' if hits else 'none'} in {printable(gallery_name)}",
@@ -128,6 +134,8 @@ def _member(member: Duplicate) -> str:
 def _card(figure: str, hit: Hit, rank: int, bits: int) -> str:
     name = html.escape(Path(hit.key).name)
     facts = [f"{words} {chance}" for words, chance in hit.chances.items()]
+    if hit.alike:
+        facts.append(f"+{len(hit.alike)} alike")
     differ = f"{in_bits(hit.distance)} of {bits} bits differ"
     # Unrelated images differ in about half of the bits; serve_cards.js draws the same bar.
     share = max(0, 1 - 2 * hit.distance / bits)

@@ -76,6 +76,12 @@ def _add_search(commands: Commands) -> None:
     parser.add_argument(
         "--radius", type=int, metavar="BITS", help="maximum distance of a hit (default: any)"
     )
+    parser.add_argument(
+        "--unfold",
+        action="store_true",
+        help="show copies of a hit as hits of their own; else each hit says how many there are. "
+        "--json and --print0 always have all",
+    )
     _add_where(parser)
     parser.add_argument(
         "--ranking",
@@ -147,7 +153,8 @@ def search(options: argparse.Namespace) -> int:
                 from bitgaze.cli.page import results_page
 
                 name = Path(options.gallery).name
-                page = results_page(gallery.encoder, image, hits, name, options.region)
+                limit = _unrelated_from(gallery, options)
+                page = results_page(gallery.encoder, image, hits, name, options.region, limit)
                 write_text(options.html, page)
             if options.print0:
                 _print0([hit.path for hit in hits])
@@ -190,6 +197,7 @@ def _hits(
             ranking=options.ranking,
             region=options.region,
             exclude_self=options.exclude_self,
+            fold=not (options.unfold or options.json or options.print0),
         )
     except ImageError as error:
         if is_only:
@@ -199,16 +207,35 @@ def _hits(
 
 
 def _say_hits(gallery: "Gallery", hits: "Sequence[Hit]", options: argparse.Namespace) -> None:
+    from bitgaze.gallery.hits import UNRELATED
+
     columns = [[f"{words} {chance:>4}" for words, chance in hit.chances.items()] for hit in hits]
     widths = [max(map(len, column)) for column in zip_longest(*columns, fillvalue="")]
+    limit, is_related = _unrelated_from(gallery, options), True
     for hit, texts in zip(hits, columns, strict=True):
+        if is_related and limit is not None and hit.distance > limit:
+            say(f"{UNRELATED}:")
+            is_related = False
         padded = [f"  {t:<{w}}" for t, w in zip_longest(texts, widths, fillvalue="")]
         distance = f"{hit.distance:5.1f}" if gallery.looks > 0 else f"{hit.distance:4d}"
-        say(f"{distance}{''.join(padded)}  {hit.key}")
+        alike = f"  (+{len(hit.alike)} alike)" if hit.alike else ""
+        say(f"{distance}{''.join(padded)}  {hit.key}{alike}")
     if not len(gallery):
         _warn_empty(options.gallery)
     elif not hits:
         warn("nothing found")
+
+
+def _unrelated_from(gallery: "Gallery", options: argparse.Namespace) -> int | None:
+    """The distance beyond which hits are probably unrelated; None if they do not go by that."""
+    from bitgaze.gallery.hits import UNRELATED_RATE
+
+    calibration = gallery.calibration
+    if calibration is None or calibration.false_match[0] > UNRELATED_RATE:
+        return None
+    if options.ranking != "hamming" or options.region is not None:
+        return None
+    return calibration.radius(UNRELATED_RATE)
 
 
 def _are_words(text: str) -> bool:
@@ -370,6 +397,12 @@ def _add_duplicates(commands: Commands) -> None:
         type=Path,
         help="only what is in this folder and elsewhere too; the copy to keep is the one in it",
     )
+    parser.add_argument(
+        "--rotated",
+        action="store_true",
+        help="also images that are mirrored or turned by a quarter, to be looked at: an arrow to "
+        "the left is one to the right, mirrored",
+    )
     _add_where(parser)
     parser.add_argument(
         "--print0",
@@ -404,6 +437,7 @@ def duplicates(options: argparse.Namespace) -> int:
                 radius,
                 where=_where(options.where),
                 reference=options.reference,
+                rotated=options.rotated,
                 on_progress=show,
             )
         if not gallery.has_structure:
@@ -432,7 +466,7 @@ def _no_structure(gallery: "Gallery") -> str:
         )
     return (
         f"{gallery.path} was made by an older version, without the codes that tell copies from "
-        "look-alikes; index the images into a new gallery to have them"
+        "look-alikes; `bitgaze adapt` adds them, or index the images into a new gallery"
     )
 
 

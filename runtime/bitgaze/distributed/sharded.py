@@ -6,6 +6,7 @@ Replicas find candidates (replica.py); here they are started, asked, and their a
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -292,7 +293,7 @@ class ShardedGallery:
         elif region is not None:
             raise ValueError("pass the region to ShardedGallery.query: a Query is encoded already")
         answers: list[Candidates]
-        answers, missing = self._ask("candidates", query, params)
+        answers, missing = self._ask("candidates", replace(query, image=None), params)
         hits = merge(answers, params)
         if missing and not allow_partial:
             raise PartialResult(self._lacks(missing), missing, hits)

@@ -89,29 +89,6 @@ def at_odds(probability: float, odds: float) -> float:
     return probability / (probability + (1 - probability) / odds)
 
 
-def calibrate(
-    duplicates: ArrayLike, kinds: ArrayLike, unrelated: ArrayLike, bits: int
-) -> Calibration:
-    """Compute a calibration from the distances of pairs whose relation is known.
-
-    Args:
-        duplicates: integers in 0..bits, shape (n,): distances of images to altered versions.
-        kinds: shape (m,): distances of images of the same kind; empty without labels.
-        unrelated: shape (u,): distances of unrelated images.
-        bits: length of the codes.
-
-    Raises:
-        ValueError: duplicates or unrelated is empty, or a distance is outside 0..bits.
-    """
-    if not np.size(duplicates) or not np.size(unrelated):
-        raise ValueError("a calibration requires distances of duplicates and of unrelated pairs")
-    return Calibration(
-        duplicate=probabilities(duplicates, unrelated, bits),
-        kind=probabilities(kinds, unrelated, bits) if np.size(kinds) else (),
-        false_match=false_match_rates(unrelated, bits),
-    )
-
-
 def probabilities(matching: ArrayLike, others: ArrayLike, bits: int) -> tuple[float, ...]:
     """Probability of a match at each distance, for even odds: bits + 1 numbers.
 

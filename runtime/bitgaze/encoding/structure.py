@@ -7,11 +7,15 @@ a code by 3 bits instead of 18 when a photograph is sent at 200 pixels and quali
 depends on the scale at which a JPEG was decoded.
 """
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 STRUCTURE_BITS = 256
+
+_T = TypeVar("_T", bound=np.floating)
 
 # Pixels a side that the transform is of, and its coefficients a side.
 _SIDE, _KEPT = 64, 16
@@ -23,7 +27,6 @@ _DCT = np.sqrt(2 / _SIDE) * np.cos(
 )
 # Mirroring an image changes the sign of the cosines of odd frequency: of the first, the third, ...
 _ODD = np.where(np.arange(_KEPT) % 2, 1.0, -1.0)
-_COLUMNS, _ROWS = _ODD[None, :], _ODD[:, None]
 # As the encoder resizes: first by whole factors, which is fast.
 _REDUCING_GAP = 2.0
 # Bits of coefficients within 2 of the median are noise. Of photographs, blurred ones too, at least
@@ -66,22 +69,56 @@ def turned_codes(image: Image.Image) -> NDArray[np.uint8]:
     Raises:
         ValueError: the image is not RGB.
     """
-    given = _coefficients(image)
-    return np.stack(
-        [
-            _packed(turned)
-            for turned in (
-                given,
-                given * _COLUMNS,
-                given * _ROWS * _COLUMNS,
-                given * _ROWS,
-                given.T,
-                (given * _ROWS).T,
-                (given * _ROWS * _COLUMNS).T,
-                (given * _COLUMNS).T,
-            )
-        ]
+    return np.stack([_packed(turned) for turned in orientations(_coefficients(image))])
+
+
+def turned_versions(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What `turned_codes` would be, as far as an image's code tells: to about 6 bits.
+
+    Args:
+        codes: structural codes, uint8, shape (n, 32).
+
+    Returns:
+        uint8, shape (n, 8, 32).
+    """
+    bits = orientations(signs(codes)).reshape(len(codes), 8, STRUCTURE_BITS) > 0
+    return np.packbits(bits[..., ::-1], axis=-1)
+
+
+def orientations(coefficients: NDArray[_T]) -> NDArray[_T]:
+    """Turn and mirror images by their coefficients, or the signs of these.
+
+    Args:
+        coefficients: shape (..., 16, 16), rows by vertical frequency.
+
+    Returns:
+        Shape (..., 8, 16, 16), in the order of `turned_codes`.
+    """
+    columns, rows = (
+        _ODD[None, :].astype(coefficients.dtype),
+        _ODD[:, None].astype(coefficients.dtype),
     )
+    mirrored = [
+        coefficients,
+        coefficients * columns,
+        coefficients * (rows * columns),
+        coefficients * rows,
+    ]
+    upended = [mirrored[i].swapaxes(-2, -1) for i in (0, 3, 2, 1)]
+    return np.stack([*mirrored, *upended], axis=-3)
+
+
+def signs(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The signs that structural codes hold of the coefficients, relative to their median.
+
+    Args:
+        codes: uint8, shape (..., 32).
+
+    Returns:
+        float32, shape (..., 16, 16): 1 or -1, rows by vertical frequency.
+    """
+    bits = np.unpackbits(codes, axis=-1)[..., ::-1]
+    return np.where(bits, np.float32(1), np.float32(-1)).reshape(*codes.shape[:-1], _KEPT, _KEPT)
 
 
 def _coefficients(image: Image.Image) -> NDArray[np.float64]:

@@ -14,28 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgaze.encoding.images import Header, header, with_upright
-from bitgaze.encoding.likeness import Surroundings, same_image, surroundings
 from bitgaze.encoding.originals import coefficients, was_saved_from
 from bitgaze.errors import ImageError
+from bitgaze.gallery.copies import Copies, near_pairs
 from bitgaze.gallery.distances import code_distances
 from bitgaze.gallery.filters import Condition
-from bitgaze.gallery.hits import COPY, semantic_evidence
 from bitgaze.gallery.items import ImageRef
 from bitgaze.gallery.store import Store
-from bitgaze.hamming import HammingIndex
 
 Tier: TypeAlias = Literal["identical", "copy", "look-alike"]
 
 _TIERS: tuple[Tier, ...] = get_args(Tier)
 _IDENTICAL, _COPIED, _ALIKE, _APART = range(4)
-# Structural distance up to which two images are the same whatever else is known, and that beyond
-# which they never are. Of 500,000 pairs of one shop's receipts none is within 16.
-_SAME, _CANDIDATES = 16, 60
-# Images around each that say what is usual there.
-_AROUND = 50
-# Queries per batch: enough to be fast, few enough to hold their results in memory, which among
-# near-copies can be all codes for each query.
-_BLOCK = 256
 # Larger than any image: it is decoded in full.
 _FULL_SIDE = 1 << 30
 
@@ -94,6 +84,8 @@ def find_duplicates(
     conditions: Sequence[Condition] = (),
     reference: bytes | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    rotated: bool = False,
 ) -> list[DuplicateGroup]:
     """The groups of duplicates in a gallery, ordered by their first item.
 
@@ -103,12 +95,14 @@ def find_duplicates(
         conditions: an item must meet all of them.
         reference: absolute path of a folder: the best copies are those of files in it, and the
             others are those elsewhere.
-        on_progress: called with (done, total) distinct codes.
+        on_progress: called with (done, total) distinct codes, from the start for each comparison.
+        rotated: whether a turned or mirrored image is a copy.
     """
     slots = np.flatnonzero(store.allowed(conditions)) if conditions else np.arange(len(store.index))
     refs = store.image_refs()
-    pairs = _Pairs(store, slots, [refs[slot].identity for slot in slots.tolist()], radius)
-    files = _Files([refs[slot] for slot in slots.tolist()], reference)
+    chosen = [refs[slot] for slot in slots.tolist()]
+    pairs = _Pairs(store, slots, chosen, radius, rotated=rotated)
+    files = _Files(chosen, reference)
     groups: list[tuple[int, DuplicateGroup]] = []
     for rows in pairs.components(on_progress):
         groups += _groups(pairs, files, rows)
@@ -116,50 +110,43 @@ def find_duplicates(
 
 
 class _Pairs:
-    """What the witnesses say of pairs of images.
+    """What is known of pairs of images.
 
     Args:
         store: the gallery's file; inside `reading`.
         slots: of the images; they are known by their row in here.
-        identities: as in `ImageRef`, of each.
+        refs: of each.
         radius: as for `find_duplicates`.
+        rotated: as for `find_duplicates`.
     """
 
     def __init__(
         self,
         store: Store,
         slots: NDArray[np.int64],
-        identities: list[bytes],
+        refs: list[ImageRef],
         radius: int | None,
+        *,
+        rotated: bool,
     ) -> None:
         self._radius = radius
-        self._identities = identities
-        self._semantic = store.index[slots]
-        self._structure = store.structure[slots]
-        self._known: NDArray[np.bool_] = np.asarray(self._structure.any(axis=1))
+        self._identities = [ref.identity for ref in refs]
+        self._copies = Copies(store, slots, [ref.file for ref in refs], rotated=rotated)
         self._distinct = store.distinct_pairs()
-        self._evidence = semantic_evidence(store)
-        self._around: dict[int, Surroundings] = {}
-        self._index = HammingIndex(store.index.bits)
-        self._index.add(self._semantic[self._known])
 
     def components(
         self, on_progress: Callable[[int, int], None] | None
     ) -> Iterator[NDArray[np.int64]]:
         """Rows that pairs join, directly or through others: ascending, at least two."""
         # A forest as parent pointers; each root is the smallest row of its tree.
-        parent = np.arange(len(self._semantic))
+        parent = np.arange(len(self._identities))
         first: dict[bytes, int] = {}
         same = [first.setdefault(name, row) for row, name in enumerate(self._identities)]
         _join(parent, np.arange(len(parent)), np.array(same, np.int64))
-        known = np.flatnonzero(self._known)
-        for rows, near, distances in near_pairs(self._structure[known], _CANDIDATES, on_progress):
-            one, other = known[rows], known[near]
-            joined = distances <= _SAME
-            joined[~joined] = self._are_copies(one[~joined], other[~joined], distances[~joined])
-            _join(parent, one[joined], other[joined])
+        for one, other in self._copies.pairs(on_progress):
+            _join(parent, one, other)
         if self._radius is not None:
-            for one, other, _ in near_pairs(self._semantic, self._radius, on_progress):
+            for one, other, _ in near_pairs(self._copies.semantic, self._radius, on_progress):
                 _join(parent, one, other)
         roots = _roots(parent, np.arange(len(parent)))
         order = np.argsort(roots, kind="stable")
@@ -175,17 +162,13 @@ class _Pairs:
             int64, (n,) each: tiers, by number, `_APART` if they are no duplicates; structural
             distances; semantic distances.
         """
-        semantic = code_distances(self._semantic[row], self._semantic[others])
-        structural = code_distances(self._structure[row], self._structure[others])
+        structure, codes = self._copies.structure, self._copies.semantic
+        semantic = code_distances(codes[row], codes[others])
+        structural = code_distances(structure[row], structure[others])
         tiers = np.full(len(others), _APART)
         if self._radius is not None:
             tiers[semantic <= self._radius] = _ALIKE
-        if self._known[row]:
-            near = np.flatnonzero(self._known[others] & (structural <= _CANDIDATES))
-            rows = np.full(len(near), row)
-            copied = structural[near] <= _SAME
-            copied |= self._are_copies(rows, others[near], structural[near])
-            tiers[near[copied]] = _COPIED
+        tiers[self._copies.are_copies(np.full(len(others), row), others)] = _COPIED
         own = self._identities[row]
         tiers[[self._identities[other] == own for other in others.tolist()]] = _IDENTICAL
         return tiers, structural, semantic
@@ -197,82 +180,6 @@ class _Pairs:
         one = self._identities[row]
         names = [self._identities[other] for other in others]
         return any((min(one, name), max(one, name)) in self._distinct for name in names)
-
-    def _are_copies(
-        self, one: NDArray[np.int64], other: NDArray[np.int64], structural: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
-        """Which pairs both surroundings call copies; for pairs with a structural code."""
-        semantic = code_distances(self._semantic[one], self._semantic[other])
-        # Where the surroundings are most favourable, which leaves few.
-        found = np.asarray(self._chances(structural, semantic, Surroundings()) >= COPY)
-        left = np.flatnonzero(found)
-        self._look_around(np.unique(np.concatenate([one[left], other[left]])))
-        for pair in left.tolist():
-            distances = structural[pair : pair + 1], semantic[pair : pair + 1]
-            found[pair] = all(
-                self._chances(*distances, self._around[end])[0] >= COPY
-                for end in (int(one[pair]), int(other[pair]))
-            )
-        return found
-
-    def _chances(
-        self, structural: NDArray[np.int64], semantic: NDArray[np.int64], around: Surroundings
-    ) -> NDArray[np.float64]:
-        bits, count = self._index.bits, len(self._index)
-        return same_image(structural, semantic, bits, count, around, self._evidence)
-
-    def _look_around(self, rows: NDArray[np.int64]) -> None:
-        """Describe the surroundings of images, as a search for each would."""
-        new = np.array([row for row in rows.tolist() if row not in self._around], np.int64)
-        known = np.flatnonzero(self._known)
-        for start in range(0, len(new), _BLOCK):
-            block = new[start : start + _BLOCK]
-            _, ids = self._index.search(
-                self._semantic[block], _AROUND, exclude=np.searchsorted(known, block)
-            )
-            for row, near in zip(block.tolist(), ids, strict=True):
-                hits = known[near[near >= 0]]
-                self._around[row] = surroundings(
-                    code_distances(self._structure[row], self._structure[hits]),
-                    code_distances(self._semantic[row], self._semantic[hits]),
-                    self._index.bits,
-                )
-
-
-def near_pairs(
-    codes: NDArray[np.uint8],
-    radius: int,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-    """Pairs of codes within a radius, of equal codes only those with the first; exact.
-
-    A thousand black frames would be half a million pairs of equal codes.
-
-    Args:
-        codes: uint8, (n, bytes).
-        radius: maximum Hamming distance of a pair, at least 0.
-        on_progress: called with (done, total) distinct codes.
-
-    Yields:
-        Batches of pairs: two rows and their distance, int64, (m,) each.
-    """
-    if not codes.size:
-        return
-    as_scalars = np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1])))[:, 0]
-    _, first, code_of = np.unique(as_scalars, return_index=True, return_inverse=True)
-    equal = first[code_of]
-    yield np.arange(len(codes)), equal, np.zeros(len(codes), np.int64)
-    searched = HammingIndex(8 * codes.shape[1])
-    searched.reserve(len(first))
-    for start in range(0, len(first), _BLOCK):
-        block = codes[first[start : start + _BLOCK]]
-        searched.add(block)  # finds each pair once, when its second code is added
-        lims, distances, near = searched.range_search(block, radius)
-        ids = np.repeat(np.arange(start, start + len(block)), np.diff(lims))
-        is_pair = near < ids
-        yield first[ids[is_pair]], first[near[is_pair]], distances[is_pair].astype(np.int64)
-        if on_progress is not None:
-            on_progress(start + len(block), len(first))
 
 
 def _join(parent: NDArray[np.int64], one: NDArray[np.int64], other: NDArray[np.int64]) -> None:

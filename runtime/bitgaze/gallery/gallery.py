@@ -25,7 +25,7 @@ from bitgaze.encoding.encoder import Encoded, Encoder
 from bitgaze.encoding.images import Box, Source
 from bitgaze.encoding.structure import STRUCTURE_BITS
 from bitgaze.encoding.words import Vocabulary
-from bitgaze.errors import FingerprintMismatch, GalleryError, WordError
+from bitgaze.errors import BitgazeError, FingerprintMismatch, GalleryError, WordError
 from bitgaze.gallery.adaptation import Adaptation, adapted
 from bitgaze.gallery.duplicates import DuplicateGroup, default_radius, find_duplicates
 from bitgaze.gallery.explain import explain
@@ -265,8 +265,11 @@ class Gallery:
         name = MEMORY if self._folder is not None else str(self.path)
         if self._is_closed:
             return f"Gallery({name!r}, closed)"
-        model = "your own codes" if self.model_name is None else f"model {self.model_name!r}"
-        return f"Gallery({name!r}, {len(self):,} items, {self.bits} bits, {model})"
+        try:
+            model = "your own codes" if self.model_name is None else f"model {self.model_name!r}"
+            return f"Gallery({name!r}, {len(self):,} items, {self.bits} bits, {model})"
+        except BitgazeError as error:
+            return f"Gallery({name!r}, {type(error).__name__})"
 
     def __len__(self) -> int:
         with self._store.reading():
@@ -353,8 +356,12 @@ class Gallery:
         exclude_self: bool = False,
         ranking: Ranking = "hamming",
         region: Box | None = None,
+        fold: bool = False,
     ) -> list[Hit]:
         """Find the items nearest to an image; exact.
+
+        Hits that may be parts of the query, or it of them, such as crops, are read from their files
+        for `Hit.same_image`: four at most.
 
         Args:
             query: an image as `bitgaze.encoding.images.load` takes it, the key of an item, or what
@@ -376,6 +383,8 @@ class Gallery:
                 close to flipping counts little. It finds more, and requires the image, not a key.
             region: search for what is in this part of the image: left, top, right, bottom, in
                 [0, 1] of the upright image. Of a key, the item's file is read.
+            fold: leave out hits that are copies of a nearer one, which has their keys in
+                `Hit.alike`; of the 4 k nearest.
 
         Returns:
             Hits by ascending distance or, with "asymmetric", by that sum; ties by distance, then in
@@ -395,7 +404,7 @@ class Gallery:
             self._store,
             lambda: self.encoder,
             query,
-            SearchParams(k, radius, conditions(where)),
+            SearchParams(k, radius, conditions(where), fold),
             ranking=ranking,
             exclude_self=exclude_self,
             region=region,
@@ -897,6 +906,7 @@ class Gallery:
 
         The new `calibration` takes `duplicate` from the altered versions, and `false_match` from
         pairs of the gallery's images; some of these may be related, so the true rates are lower.
+        A gallery of an older version gets structural codes, which tell copies (`has_structure`).
         `kind`, which requires labels, is carried over from the model's calibration: each distance
         takes the model's probability at the distance with the same false-match rate.
 
@@ -927,15 +937,17 @@ class Gallery:
         look_alikes: bool = False,
         where: Where | None = None,
         reference: str | os.PathLike[str] | None = None,
+        rotated: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[DuplicateGroup]:
-        """Find groups of duplicates; exact, by comparing every pair. Deletes nothing.
+        """Find groups of duplicates. Deletes nothing.
 
-        In three tiers: identical files; copies, the same image resized, compressed, recoloured or
-        with little cropped off or written on it; and look-alikes, only if asked for. Structural
-        codes tell copies: all within 16 bits, and those within 60 of which `Hit.same_image`
-        would be at least .9, seen from either image. Strong crops, borders, turns
-        and mirrored images are not found. Images too plain to have a structure are duplicates only
+        In three tiers: identical files; copies, the same image resized, compressed, recoloured,
+        cropped, with a border or a caption; and look-alikes, only if asked for. Structural codes,
+        of which every pair is compared, tell copies: all within 16 bits, and those within 60 of
+        which `Hit.same_image` would be at least .9, seen from either image. So are crops and
+        bordered images, which are looked for among the 8 images that are nearest to each in
+        meaning. Images too plain to have a structure are duplicates only
         if their files are identical; so are items whose structural code is not known.
 
         A gallery without structural codes (`has_structure`) has identical files and look-alikes.
@@ -952,8 +964,10 @@ class Gallery:
             where: conditions that an item's metadata must meet, as for `search`.
             reference: a folder: only groups with a file in it and one elsewhere. The best copy is
                 the best in the folder, and the others are those elsewhere.
-            on_progress: called with (done, total) distinct codes; `done` starts again for
-                look-alikes. Must not write to the gallery.
+            rotated: whether an image that is turned by a quarter, or mirrored, is a copy, too. An
+                arrow to the left is one to the right, mirrored, so look at these groups.
+            on_progress: called with (done, total) codes or images; `done` starts again for each
+                kind of comparison. Must not write to the gallery.
 
         Returns:
             Groups of at least two, ordered by their first item.
@@ -968,7 +982,9 @@ class Gallery:
             radius = default_radius(self.bits)
         folder = None if reference is None else os.path.abspath(os.fsencode(reference))  # noqa: PTH100
         with self._store.reading():
-            return find_duplicates(self._store, radius, conditions(where), folder, on_progress)
+            return find_duplicates(
+                self._store, radius, conditions(where), folder, on_progress, rotated=rotated
+            )
 
     def set_distinct(self, one: str, other: str, *, are_distinct: bool = True) -> None:
         """Remember that two items are not duplicates; `duplicates` keeps them apart.

@@ -1,17 +1,21 @@
 """Hits: items found by a search, with what their distances mean and where they match."""
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from bitgaze.encoding.calibration import Calibration, at_odds
 from bitgaze.encoding.images import Box
-from bitgaze.encoding.likeness import SemanticEvidence, same_image, surroundings
+from bitgaze.encoding.likeness import COPY, SETTLED, SemanticEvidence, chances, decided
 from bitgaze.gallery.distances import code_distances, nearest_pairs
 from bitgaze.gallery.items import Item
+from bitgaze.gallery.overlap import Overlap, image_of_source
 from bitgaze.gallery.query import Query
 from bitgaze.gallery.store import Store
 
@@ -21,8 +25,10 @@ _KIND_ODDS = 1 / 19
 _LEAST_SAME = 0.5
 # Only files that are identical are certain to be.
 _MOST_SAME = 1 - 1e-9
-# From this on it is called a copy.
-COPY = 0.9
+# Of 40 images that have nothing to do with a query, one is as near as this or nearer; from here on
+# seven hits in eight are of another kind, by the general model's calibration.
+UNRELATED_RATE = 1 / 40
+UNRELATED = "from here on probably unrelated: 1 in 40 other images is as near"
 # Of models whose distances of copies are not known: structure alone.
 _UNKNOWN_COPIES = SemanticEvidence(limit=0)
 
@@ -45,12 +51,14 @@ class Hit:
             whole images with the gallery's number of looks.
         same_image: probability that they are the same image, possibly resized, compressed, cropped
             or otherwise altered, in [0.5, 1]; exactly 1 if their files are identical. None if it is
-            lower, or not known: structural codes decide, which need the image itself.
+            lower, or not known: structural codes decide, which need the image itself. Of a part,
+            such as a crop, below .9 unless both images can be read and compared.
         metadata: the item's metadata.
         path: path of the item's file, ready for `open`; None for an item added by hand.
         box: left, top, right, bottom of the part of the item's image that matches best, in [0, 1]
             of the upright image; None if that is the whole image.
         query_box: the part of the query that it matches; None for the whole image.
+        alike: keys of hits that a search with `fold` left out as copies of this one.
     """
 
     key: str
@@ -61,6 +69,7 @@ class Hit:
     path: str | None
     box: Box | None = None
     query_box: Box | None = None
+    alike: tuple[str, ...] = ()
 
     @property
     def chances(self) -> dict[str, str]:
@@ -138,6 +147,35 @@ def make_hits(
     ]
 
 
+def folded(store: Store, hits: list[Hit]) -> list[Hit]:
+    """Hits without those that are copies of one before them, which names them.
+
+    Copies are identical files, and images within 16 bits of structural distance.
+
+    Args:
+        store: the gallery's file; inside `reading`.
+        hits: of one search.
+    """
+    slots = np.array([store.slot(hit.key) for hit in hits], np.int64)
+    codes = store.structure[slots]
+    contents = [store.item(slot).file for slot in slots.tolist()]
+    kept: list[int] = []
+    alike: dict[int, list[str]] = {}
+    for place, hit in enumerate(hits):
+        file, same = contents[place], np.zeros(len(kept), bool)
+        if codes[place].any():
+            same = code_distances(codes[place], codes[kept]) <= SETTLED
+        if file is not None:
+            others = (contents[row] for row in kept)
+            same |= np.array([other and other.content == file.content for other in others], bool)
+        if same.any():
+            alike[kept[int(same.argmax())]].append(hit.key)
+        else:
+            kept.append(place)
+            alike[place] = []
+    return [replace(hits[row], alike=tuple(alike[row])) for row in kept]
+
+
 def same_kind(calibration: Calibration | None, distance: float) -> float | None:
     """`Hit.same_kind` at a distance in bits; None without a calibration of kinds."""
     if calibration is None or not calibration.kind:
@@ -152,14 +190,20 @@ def _same_image(
     items: list[Item],
     around: NDArray[np.int64],
 ) -> list[float | None]:
-    chances: list[float | None] = [None] * len(items)
+    found: list[float | None] = [None] * len(items)
     if has_structure(store, query) and items:
-        hits, others = likeness(store, query, slots), likeness(store, query, around)
-        evidence = semantic_evidence(store)
-        chances = chances_of(hits, others, store.index.bits, len(store.index), evidence)
+        compared = np.union1d(slots, around)
+        found = chances_of(
+            likeness(store, query, compared),
+            np.searchsorted(compared, slots),
+            store.index.bits,
+            len(store.index),
+            semantic_evidence(store),
+            _part_test(query, items),
+        )
     return [
         1.0 if query.content and item.file and item.file.content == query.content else chance
-        for item, chance in zip(items, chances, strict=True)
+        for item, chance in zip(items, found, strict=True)
     ]
 
 
@@ -168,49 +212,74 @@ class Likeness:
     """What codes say of whether each of n items is the query's image, altered.
 
     Attributes:
-        structural: structural distances to the query, int64, (n,).
+        code: structural code of the query, uint8, (32,).
+        codes: those of the items, uint8, (n, 32); zeros where not known.
         semantic: distances of the codes of whole images, int64, (n,).
-        is_known: whether the item has a structural code, bool, (n,).
     """
 
-    structural: NDArray[np.int64]
+    code: NDArray[np.uint8]
+    codes: NDArray[np.uint8]
     semantic: NDArray[np.int64]
-    is_known: NDArray[np.bool_]
 
     def __getitem__(self, rows: NDArray[np.integer]) -> "Likeness":
-        return Likeness(self.structural[rows], self.semantic[rows], self.is_known[rows])
+        return Likeness(self.code, self.codes[rows], self.semantic[rows])
 
 
 def likeness(store: Store, query: Query, slots: NDArray[np.int64]) -> Likeness:
     """The likeness of the items in some slots; inside `reading`, if `has_structure`."""
     assert query.structure is not None
-    structures = store.structure[slots]
-    return Likeness(
-        code_distances(query.structure, structures),
-        code_distances(query.views[0], store.index[slots]),
-        np.asarray(structures.any(axis=1)),
-    )
+    semantic = code_distances(query.views[0], store.index[slots])
+    return Likeness(query.structure, store.structure[slots], semantic)
 
 
 def chances_of(
-    hits: Likeness, around: Likeness, bits: int, count: int, evidence: SemanticEvidence
+    compared: Likeness,
+    rows: NDArray[np.integer],
+    bits: int,
+    count: int,
+    evidence: SemanticEvidence,
+    is_part: Callable[[int], bool | None],
 ) -> list[float | None]:
     """`Hit.same_image` of hits whose files are not identical with the query's.
 
     Args:
-        hits: of n hits.
-        around: of the items nearest to the query.
+        compared: of the hits, and of the items nearest to the query, in the order of their slots.
+        rows: where the hits are among these, (n,).
         bits: length of a code.
         count: number of items that were searched.
         evidence: of the model.
+        is_part: whether a hit, by number, and the query are parts of each other by their pixels;
+            None if that cannot be known.
     """
-    known = np.flatnonzero(around.is_known)
-    usual = surroundings(around.structural[known], around.semantic[known], bits)
-    found = same_image(hits.structural, hits.semantic, bits, count, usual, evidence)
+    is_known: NDArray[np.bool_] = np.asarray(compared.codes.any(axis=1))
+    if not is_known.any():
+        return [None] * len(rows)
+    known = compared[np.flatnonzero(is_known)]
+    whole, part = chances(known.code, known.codes, known.semantic, bits, count, evidence)
+    place = (np.cumsum(is_known) - 1)[rows]
+    whole, part = (np.where(is_known[rows], said[place], 0) for said in (whole, part))
     return [
-        min(chance, _MOST_SAME) if is_known and chance >= _LEAST_SAME else None
-        for chance, is_known in zip(found.tolist(), hits.is_known.tolist(), strict=True)
+        min(chance, _MOST_SAME) if chance >= _LEAST_SAME else None
+        for chance in decided(whole, part, is_part).tolist()
     ]
+
+
+def _part_test(query: Query, items: list[Item]) -> Callable[[int], bool | None]:
+    """A function that compares the query with an item, by number, by their pixels."""
+    overlap = Overlap(turned=True)
+
+    @cache
+    def image() -> Image.Image | None:
+        return None if query.image is None else image_of_source(query.image)
+
+    def is_part(number: int) -> bool | None:
+        item = items[number]
+        if query.structure is None or item.structure is None or image() is None:
+            return None
+        other = overlap.of_file(item.file)
+        return overlap.is_part(image(), other, (query.structure, item.structure))
+
+    return is_part
 
 
 def has_structure(store: Store, query: Query) -> bool:

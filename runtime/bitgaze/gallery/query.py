@@ -29,6 +29,7 @@ class Query:
         structure: structural code, uint8, (32,); None if not known.
         content: digest of the image's file, as in `FileState.content`; None if not known.
         adaptation: fingerprint of the gallery's adaptation that the codes are of; None without one.
+        image: what the codes are of, to be read again; None if not known.
     """
 
     views: NDArray[np.uint8]
@@ -37,6 +38,7 @@ class Query:
     structure: NDArray[np.uint8] | None = None
     content: bytes | None = None
     adaptation: str | None = None
+    image: Source | None = None
 
     @property
     def looks(self) -> tuple[Box, ...]:
@@ -54,11 +56,12 @@ class Query:
         """
         boxes = [found if found != _WHOLE else None for found in map(_box, encoded.boxes[0])]
         if isinstance(source, Region):
-            boxes, structure, content = [source.box, *boxes], None, None
+            boxes, structure, content, image = [source.box, *boxes], None, None, None
         else:
-            boxes, structure, content = [None, *boxes], encoded.structure[0], _content(source)
+            boxes, structure, image = [None, *boxes], encoded.structure[0], source
+            content = _content(source)
         values = encoded.view_hashes[0]
-        return cls(encoded.views[0], tuple(boxes), values, structure, content, adaptation)
+        return cls(encoded.views[0], tuple(boxes), values, structure, content, adaptation, image)
 
     @classmethod
     def of_item(cls, item: Item, places: int, adaptation: str | None = None) -> "Query":
@@ -74,7 +77,8 @@ class Query:
         views.append(np.broadcast_to(item.code, (missing, len(item.code))))
         boxes = (None, *map(_box, item.boxes), *[None] * missing)
         content = None if item.file is None else item.file.content
-        return cls(np.concatenate(views), boxes, None, item.structure, content, adaptation)
+        image = None if item.file is None else ImageFile(item.file.path, is_tolerant=True)
+        return cls(np.concatenate(views), boxes, None, item.structure, content, adaptation, image)
 
     def to_bytes(self) -> bytes:
         """Codes, boxes and structural code, for `from_bytes`: 32 bytes, and bits / 8 + 8 a view."""
@@ -85,7 +89,7 @@ class Query:
 
     @classmethod
     def from_bytes(cls, content: bytes, bits: int) -> "Query":
-        """Read what `to_bytes` wrote; hash values, digest and adaptation are not in it.
+        """Read what `to_bytes` wrote; hash values, digest, adaptation and image are not in it.
 
         Args:
             content: the bytes.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from bitgaze.encoding.calibration import Calibration, false_match_rates
 from bitgaze.encoding.encoder import Encoded, Encoder
 from bitgaze.encoding.images import ImageFile, Source
+from bitgaze.encoding.structure import STRUCTURE_BITS
 from bitgaze.errors import GalleryError, ImageError
 from bitgaze.gallery.adaptation import Adaptation, adapted_codes, carried_over_from, fit
 from bitgaze.gallery.distances import view_distances
@@ -73,9 +74,11 @@ def reencode(
         with store.writing():
             # Images that others added or changed in the meantime take another round.
             refs = store.image_refs()
-            views = reencoder.views(refs)
-            if views is not None:
-                store.replace_codes(views, reencoder.adaptation, reencoder.calibration)
+            codes = reencoder.codes(refs)
+            if codes is not None:
+                views, structure = codes
+                adaptation, calibration = reencoder.adaptation, reencoder.calibration
+                store.replace_codes(views, adaptation, calibration, structure)
                 return len(views)
 
 
@@ -109,7 +112,7 @@ class _Reencoder:
         self._looks = looks
         self._images = images
         self._on_progress = on_progress
-        self._views: dict[bytes, bytes] = {}  # by ImageRef.identity
+        self._codes: dict[bytes, tuple[bytes, bytes]] = {}  # by ImageRef.identity
         self._done = self._total = 0
 
     def check(self, refs: Sequence[ImageRef]) -> None:
@@ -149,7 +152,7 @@ class _Reencoder:
         structure = np.concatenate([encoded.structure for encoded in batches])
         self.adaptation = fit(hashes.reshape(-1, self._encoder.bits))
         views = adapted_codes(hashes, self.adaptation)
-        self._store_views(sample, views)
+        self._keep(sample, views, structure)
         unrelated = distances_of_unrelated(views[:_MAX_UNRELATED], structure[:_MAX_UNRELATED])
         if len(unrelated):
             rates = false_match_rates(unrelated, self._encoder.bits)
@@ -161,27 +164,33 @@ class _Reencoder:
         Raises:
             GalleryError: an image has changed.
         """
-        todo = list({ref.identity: ref for ref in refs if ref.identity not in self._views}.values())
+        todo = list({ref.identity: ref for ref in refs if ref.identity not in self._codes}.values())
         self._total = self._done + len(todo)
         for n, encoded in enumerate(self._hashes(todo)):
             batch = todo[n * _BATCH : (n + 1) * _BATCH]
-            self._store_views(batch, adapted_codes(encoded.view_hashes, self.adaptation))
+            views = adapted_codes(encoded.view_hashes, self.adaptation)
+            self._keep(batch, views, encoded.structure)
 
-    def views(self, refs: Sequence[ImageRef]) -> NDArray[np.uint8] | None:
-        """The new codes of images and looks: uint8, (n, 1 + looks, bits // 8).
+    def codes(self, refs: Sequence[ImageRef]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+        """The new codes of images and looks, (n, 1 + looks, bits // 8), and structural codes.
 
         None if an image is not encoded yet.
         """
-        found = [self._views.get(ref.identity) for ref in refs]
+        found = [self._codes.get(ref.identity) for ref in refs]
         if None in found:
             return None
-        packed = b"".join(views for views in found if views is not None)
+        known = [codes for codes in found if codes is not None]
+        views, structure = (
+            np.frombuffer(b"".join(codes[part] for codes in known), np.uint8) for part in (0, 1)
+        )
         shape = len(found), 1 + self._looks, self._encoder.bits // 8
-        return np.frombuffer(packed, np.uint8).reshape(shape)
+        return views.reshape(shape), structure.reshape(len(found), STRUCTURE_BITS // 8)
 
-    def _store_views(self, refs: Sequence[ImageRef], views: NDArray[np.uint8]) -> None:
-        for ref, codes in zip(refs, views, strict=True):
-            self._views[ref.identity] = codes.tobytes()
+    def _keep(
+        self, refs: Sequence[ImageRef], views: NDArray[np.uint8], structure: NDArray[np.uint8]
+    ) -> None:
+        for ref, codes, structural in zip(refs, views, structure, strict=True):
+            self._codes[ref.identity] = codes.tobytes(), structural.tobytes()
 
     def _hashes(self, refs: Sequence[ImageRef]) -> Iterator[Encoded]:
         """The model's outputs, in batches of `_BATCH` images."""

@@ -24,7 +24,7 @@ from bitgaze.errors import FingerprintMismatch, ImageError
 from bitgaze.gallery.adaptation import adapted
 from bitgaze.gallery.distances import asymmetric_scores, asymmetric_view_scores, view_distances
 from bitgaze.gallery.filters import Condition
-from bitgaze.gallery.hits import Hit, has_structure, make_hits
+from bitgaze.gallery.hits import Hit, folded, has_structure, make_hits
 from bitgaze.gallery.items import Item, reason_unusable
 from bitgaze.gallery.query import Query
 from bitgaze.gallery.store import Store
@@ -37,6 +37,8 @@ Ranking = Literal["hamming", "asymmetric"]
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES = 10, 100
 # Nearest items that tell what is usual around a query.
 AROUND = 50
+# A search that folds copies looks at this many hits for each that it returns.
+_UNFOLDED = 4
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class SearchParams:
         k: maximum number of hits, at least 1.
         radius: maximum Hamming distance, at least 0; None for no limit.
         conditions: an item must meet all of them.
+        fold: leave out hits that are copies of a nearer one.
 
     Raises:
         TypeError: k or radius is not an integer.
@@ -56,6 +59,7 @@ class SearchParams:
     k: int
     radius: int | None
     conditions: tuple[Condition, ...]
+    fold: bool = False
 
     def __post_init__(self) -> None:
         hit_count(self.k)
@@ -240,6 +244,9 @@ def _find(
     ranking: Ranking,
     exclude_slot: int | None,
 ) -> list[Hit]:
+    if params.fold:
+        wider = replace(params, k=_UNFOLDED * params.k, fold=False)
+        return folded(store, _find(store, query, wider, ranking, exclude_slot))[: params.k]
     if ranking == "hamming":
         return nearest_to(store, query, params, exclude_slot)
     return _ranked(store, query, params, exclude_slot)

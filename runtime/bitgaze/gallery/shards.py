@@ -94,6 +94,7 @@ def candidates(stores: Sequence[Store], query: Query, params: SearchParams) -> C
     Raises:
         ValueError, FingerprintMismatch: the query's codes are not comparable with the galleries'.
     """
+    query = replace(query, image=None)  # no file is read here: `merge` decides
     is_likeness_known = has_structure(stores[0], query)
     around = params
     if is_likeness_known:  # what is usual around the query does not end at the radius
@@ -177,19 +178,21 @@ def _hits(stores: Sequence[Store], query: Query, nearest: Nearest, end: int) -> 
 
 
 def _likeness(stores: Sequence[Store], query: Query, nearest: Nearest) -> Likeness:
+    assert query.structure is not None
     count = len(nearest.slots)
-    found = Likeness(np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, bool))
+    codes = np.zeros((count, len(query.structure)), np.uint8)
+    semantic = np.zeros(count, np.int64)
     for number in np.unique(nearest.shards).tolist():
         rows = np.flatnonzero(nearest.shards == number)
         of_store = likeness(stores[number], query, nearest.slots[rows])
-        found.structural[rows] = of_store.structural
-        found.semantic[rows] = of_store.semantic
-        found.is_known[rows] = of_store.is_known
-    return found
+        codes[rows], semantic[rows] = of_store.codes, of_store.semantic
+    return Likeness(query.structure, codes, semantic)
 
 
 def merge(parts: Sequence[Candidates], params: SearchParams) -> list[Hit]:
     """The nearest items of all galleries, as one gallery of their items would answer.
+
+    But that no files are read: of parts of an image, `same_image` is below .9.
 
     Args:
         parts: of each group of galleries, in order: of items at the same distance, those of the
@@ -223,13 +226,20 @@ def merge(parts: Sequence[Candidates], params: SearchParams) -> list[Hit]:
         return hits
     known = [part.likeness for part in parts if part.likeness is not None]
     everything = Likeness(
-        np.concatenate([one.structural for one in known]),
+        known[0].code,
+        np.concatenate([one.codes for one in known]),
         np.concatenate([one.semantic for one in known]),
-        np.concatenate([one.is_known for one in known]),
     )[starts[nearest.shards] + row]
-    around = everything[np.arange(min(AROUND, len(row)))]
-    first = parts[0]
-    chances = chances_of(everything[best], around, first.bits, sum(counts), first.evidence)
+    compared = np.union1d(best, np.arange(min(AROUND, len(row))))
+    order = np.lexsort((nearest.slots[compared], nearest.shards[compared]))
+    chances = chances_of(
+        everything[compared[order]],
+        np.argsort(order)[np.searchsorted(compared, best)],
+        parts[0].bits,
+        sum(counts),
+        parts[0].evidence,
+        lambda _: None,
+    )
     return [
         hit if hit.same_image == 1 else replace(hit, same_image=chance)
         for hit, chance in zip(hits, chances, strict=True)

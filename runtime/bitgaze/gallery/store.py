@@ -601,6 +601,7 @@ class Store:
         views: NDArray[np.uint8],
         adaptation: Adaptation | None,
         calibration: Calibration | None,
+        structure: NDArray[np.uint8] | None = None,
     ) -> None:
         """Replace the codes of all items.
 
@@ -609,6 +610,8 @@ class Store:
                 its places for looks.
             adaptation: the adaptation that made them; None for the model's own codes.
             calibration: of the adapted codes, if measured.
+            structure: structural codes, uint8, (n, 32); a gallery without them has them from then
+                on. None keeps what there is.
         """
         if self._has_pairs:  # images without a file are known by their codes
             for slot, key in items.keys_without_file(self._db):
@@ -620,6 +623,12 @@ class Store:
         if self.views is not None:
             self.views = ViewIndex(self.index.bits, self.views.views)
             self.views.add(views)
+        if structure is not None:
+            self._structure = Rows(structure.shape[1:])
+            self._structure.add(structure)
+            info.write_entry(self._db, "structure", 8 * structure.shape[1])
+            if "structure_chunk" not in self._tables:
+                self._tables.append("structure_chunk")
         for table in self._tables:
             self._changed_chunks[table].update(range(-(-len(views) // SLOTS[table])))
         info.write_adaptation(self._db, adaptation, calibration)
