@@ -103,15 +103,18 @@ def find_duplicates(
         conditions: an item must meet all of them.
         reference: absolute path of a folder: the best copies are those of files in it, and the
             others are those elsewhere.
-        on_progress: called with (done, total) distinct codes.
+        on_progress: called with (done, total) distinct codes; then of groups, whose files are read.
     """
     slots = np.flatnonzero(store.allowed(conditions)) if conditions else np.arange(len(store.index))
     refs = store.image_refs()
     pairs = _Pairs(store, slots, [refs[slot].identity for slot in slots.tolist()], radius)
     files = _Files([refs[slot] for slot in slots.tolist()], reference)
     groups: list[tuple[int, DuplicateGroup]] = []
-    for rows in pairs.components(on_progress):
+    components = list(pairs.components(on_progress))
+    for done, rows in enumerate(components, start=1):
         groups += _groups(pairs, files, rows)
+        if on_progress is not None:
+            on_progress(done, len(components))
     return [group for _, group in sorted(groups, key=lambda found: found[0])]
 
 
