@@ -39,10 +39,10 @@ MODULE_LAYERS = {
     "server": [
         ["run"],
         ["app"],
-        ["search"],
+        ["search", "reveal", "duplicates"],
         ["images"],
         ["browse", "state", "upload", "guard", "parameters"],
-        ["filtering", "drawings"],
+        ["filtering", "drawings", "groups", "items"],
         ["answers", "abandoned", "connections"],
     ],
     "gallery": [
@@ -78,7 +78,7 @@ MODULE_LAYERS = {
     ],
 }
 # Dependencies of the extra `serve`; only modules of server/ may import them.
-SERVE = {"anyio", "python_multipart", "starlette", "uvicorn"}
+SERVE = {"anyio", "click", "python_multipart", "starlette", "uvicorn"}
 
 
 def modules():

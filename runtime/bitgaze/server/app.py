@@ -4,6 +4,7 @@ web/openapi.json describes the API. Requires the extra `serve`.
 """
 
 import json
+import re
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -20,18 +21,26 @@ from bitgaze.errors import BitgazeError, GalleryError, WhereError, WordError
 from bitgaze.gallery.gallery import Gallery
 from bitgaze.server.abandoned import StopAbandoned
 from bitgaze.server.answers import Answer, Refusal, error_answer
-from bitgaze.server.browse import browse, item_to_json
+from bitgaze.server.browse import browse
+from bitgaze.server.duplicates import duplicates, set_distinct
 from bitgaze.server.guard import LOOPBACK, Guard, check_token
 from bitgaze.server.images import attention_image, thumbnail_image
+from bitgaze.server.items import item_to_json
 from bitgaze.server.parameters import parameters_of, required
+from bitgaze.server.reveal import can_reveal, reveal
 from bitgaze.server.search import search, search_code, search_words
 from bitgaze.server.state import DEFAULT_LIMITS, MAX_HITS, Limits, ServerState, item_of, state_of
 
 _WEB = Path(__file__).parent.parent / "web"
 _FILES = {
     "/": ("serve.html", "text/html"),
+    "/duplicates": ("serve_duplicates.html", "text/html"),
     "/serve.css": ("serve.css", "text/css"),
     "/serve.js": ("serve.js", "text/javascript"),
+    "/serve_duplicates.js": ("serve_duplicates.js", "text/javascript"),
+    "/serve_rows.js": ("serve_rows.js", "text/javascript"),
+    "/serve_marks.js": ("serve_marks.js", "text/javascript"),
+    "/serve_news.js": ("serve_news.js", "text/javascript"),
     "/serve_api.js": ("serve_api.js", "text/javascript"),
     "/serve_cards.js": ("serve_cards.js", "text/javascript"),
     "/serve_dom.js": ("serve_dom.js", "text/javascript"),
@@ -44,12 +53,20 @@ _FILES = {
 }
 
 
+# How many unrelated images may be near a query by chance before hits count as unrelated; in a
+# small gallery, which share of them.
+_EXPECTED, _MAX_RATE = 5, 0.05
+_LEAST_RATE = 1e-4  # that any calibration tells
+_INCLUDE = re.compile(r"<!-- include (\w+\.html) -->\n")
+
+
 def create_app(
     gallery: Gallery,
     *,
     token: str | None = None,
     hosts: Collection[str] = LOOPBACK,
     limits: Limits = DEFAULT_LIMITS,
+    is_local: bool = False,
 ) -> Starlette:
     """The server as an ASGI application, for uvicorn or another ASGI server.
 
@@ -63,6 +80,8 @@ def create_app(
             page that imitates this one (DNS rebinding). With a token, the server answers to every
             IP address as well.
         limits: limits of a request.
+        is_local: whether only this machine can reach the server. Then its browsers may have it
+            show files in the file manager.
 
     Raises:
         FingerprintMismatch: the gallery requires another model than it was opened with.
@@ -82,6 +101,9 @@ def create_app(
         Route("/api/search", search, methods=["GET", "POST"]),
         Route("/api/search/code", search_code),
         Route("/api/search/words", search_words),
+        Route("/api/duplicates", duplicates),
+        Route("/api/distinct", set_distinct, methods=["POST"]),
+        Route("/api/reveal", reveal, methods=["POST"]),
         Route("/api/thumbnail", thumbnail_image),
         Route("/api/attention", attention_image),
     ]
@@ -93,7 +115,7 @@ def create_app(
             for kind in (Refusal, HTTPException, BitgazeError, WhereError, Exception)
         },
     )
-    app.state.server = ServerState(gallery, limits)
+    app.state.server = ServerState(gallery, limits, is_local=is_local)
     return app
 
 
@@ -141,6 +163,8 @@ async def _gallery(request: Request) -> Answer:
             "fingerprint": gallery.fingerprint,
             "adaptation": gallery.adaptation,
             "radius": _suggested_radius(gallery),
+            "unrelated": _unrelated(gallery),
+            "can_reveal": can_reveal(request),
             "limits": asdict(state.limits) | {"hits": MAX_HITS},
         }
 
@@ -180,6 +204,19 @@ def _suggested_radius(gallery: Gallery) -> int | None:
         return None
 
 
+def _unrelated(gallery: Gallery) -> dict[str, int] | None:
+    """The distance from which on hits are probably unrelated, and how many such are within it."""
+    items = len(gallery)
+    for rate in (min(_EXPECTED / max(1, items), _MAX_RATE), _LEAST_RATE):
+        try:
+            return {"radius": gallery.radius(rate), "expected": max(1, round(rate * items))}
+        except GalleryError:  # not calibrated
+            return None
+        except ValueError:  # fewer pairs were measured than would tell this rate
+            continue
+    return None
+
+
 def _openapi(bits: int, looks: int) -> Callable[[Request], Any]:
     """The OpenAPI description, with the code length of this gallery."""
     content = json.loads((_WEB / "openapi.json").read_text(encoding="utf-8"))
@@ -197,7 +234,8 @@ def _openapi(bits: int, looks: int) -> Callable[[Request], Any]:
 
 def _static_file(name: str, media_type: str) -> Callable[[Request], Any]:
     """A file of the page, read once: no address leads to the file system."""
-    content = (_WEB / name).read_bytes()
+    text = (_WEB / name).read_text("utf-8")
+    content = _INCLUDE.sub(lambda found: (_WEB / found[1]).read_text("utf-8"), text)
 
     async def send(_: Request) -> Response:
         return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})

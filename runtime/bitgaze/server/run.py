@@ -52,12 +52,13 @@ def serve(
     if not 0 <= port <= _MAX_PORT:
         raise ValueError(f"port is {port}, expected 0 to {_MAX_PORT}")
     hosts = {*LOOPBACK, host}  # such as 127.0.0.2
-    if not _is_loopback(host):
+    is_local = _is_loopback(host)
+    if not is_local:
         name = socket.gethostname()
         hosts |= {name, f"{name}.local"}
         if token is None:
             token = secrets.token_urlsafe(24)
-    config = server_config(create_app(gallery, token=token, hosts=hosts))
+    config = server_config(create_app(gallery, token=token, hosts=hosts, is_local=is_local))
     with _listen(host, port) as listener:
         on_start(_address(host, listener.getsockname()[1], token))
         uvicorn.Server(config).run(sockets=[listener])
