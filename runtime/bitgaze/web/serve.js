@@ -31,6 +31,7 @@ let browse; // from /api/browse: items to start from, folders, fields
 let loading; // promise of both
 let shown = { hits: [], k: FIRST_HITS }; // the last answer
 let retry = render;
+let fresh; // the answer to an upload, until it is shown: its code alone would not tell identical files
 let upload = {}; // the last image that was searched for, as {file, codes}: of the whole and its parts
 
 function loadGallery() {
@@ -89,6 +90,7 @@ async function searchFile(file, region = null) {
     parameters.delete("key");
     parameters.delete("words");
     parameters.set("code", answer.code);
+    fresh = answer;
     await navigate(parameters);
   } catch (error) {
     showError(error);
@@ -133,7 +135,9 @@ async function render() {
     const isPart = parameters.has("region");
     setStatus(`Searching for images like ${isPart ? "a part of " : ""}${query.name}`, true);
     const [path, by] = parameters.has("key") ? ["/api/search", "key"] : ["/api/search/code", "code"];
-    const answer = await fetchSearch(`${path}?${searchQuery(parameters, { [by]: parameters.get(by) })}`);
+    const isFresh = by === "code" && fresh?.code === parameters.get(by);
+    const answer = isFresh ? fresh : await fetchSearch(`${path}?${searchQuery(parameters, { [by]: parameters.get(by) })}`);
+    fresh = undefined;
     shown = { ...answer, k: Number(parameters.get("k") ?? FIRST_HITS) };
       showQuery({ looks: answer.looks, ...query, ...(answer.item && imageOf(answer.item)) }, parameters);
     showHits();
