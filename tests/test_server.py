@@ -171,6 +171,7 @@ def test_words_find_what_they_name(client, gallery, pets):
 
 def test_gallery_returns_facts_and_limits(client, gallery):
     facts = client.get("/api/gallery").json()
+    assert re.fullmatch("[0-9a-f]{16}", facts.pop("id"))
     assert facts == {
         "name": "pets.bitgaze",
         "items": 5,

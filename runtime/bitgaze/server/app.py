@@ -3,7 +3,9 @@
 web/openapi.json describes the API. Requires the extra `serve`.
 """
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import asdict
@@ -155,6 +157,7 @@ async def _gallery(request: Request) -> Answer:
         gallery = state.gallery
         return {
             "name": gallery.path.name,
+            "id": hashlib.blake2b(os.fsencode(gallery.path.resolve()), digest_size=8).hexdigest(),
             "items": len(gallery),
             "bits": gallery.bits,
             "looks": gallery.looks,

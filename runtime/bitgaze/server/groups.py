@@ -7,6 +7,7 @@ ends when nobody asks for its result any more.
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import anyio
 
@@ -14,7 +15,7 @@ from bitgaze.gallery.duplicates import Duplicate, DuplicateGroup
 from bitgaze.gallery.gallery import Gallery
 
 _PATIENCE_S = 10.0
-_MAX_WAIT_S, _WAIT_S = 1.0, 0.02
+_MAX_WAIT_S, _WAIT_S = 1.0, 0.05
 
 
 class Abandoned(Exception):
@@ -31,7 +32,7 @@ class Computation:
         done, total: how much of its present step is done.
     """
 
-    def __init__(self, path: str, state: str, turn: threading.Lock, *, look_alikes: bool) -> None:
+    def __init__(self, path: Path, state: str, turn: threading.Lock, *, look_alikes: bool) -> None:
         self.state = state
         self.groups: list[DuplicateGroup] | None = None
         self.error: Exception | None = None
@@ -99,8 +100,7 @@ class Groups:
                 return kept
             state = self._gallery.state
             if kept is None or kept.groups is None or kept.state != state:
-                path = str(self._gallery.path)
-                kept = Computation(path, state, self._turn, look_alikes=look_alikes)
+                kept = Computation(self._gallery.path, state, self._turn, look_alikes=look_alikes)
                 self._kept[look_alikes] = kept
             return kept
 
@@ -114,12 +114,13 @@ class Groups:
             KeyError, GalleryError: as for `Gallery.set_distinct`; then nothing is noted.
         """
         pairs = list(pairs)
+        # On another connection: while it waits for other writers, searches go on.
+        with Gallery(self._gallery.path, create=False) as gallery, gallery.transaction():
+            before = gallery.state
+            for one, other in pairs:
+                gallery.set_distinct(one, other, are_distinct=are_distinct)
+            after = gallery.state
         with self._changing:
-            with self._gallery.transaction():
-                before = self._gallery.state
-                for one, other in pairs:
-                    self._gallery.set_distinct(one, other, are_distinct=are_distinct)
-                after = self._gallery.state
             for kept in self._kept.values():
                 if kept.groups is not None and kept.state == before and are_distinct:
                     kept.groups = without(kept.groups, pairs)

@@ -8,7 +8,7 @@ import { RegionChooser, boxOf, showBox, textOf } from "/serve_region.js";
 import { Lightbox } from "/serve_lightbox.js";
 import { emptyFilters, readFilters, setUpFilters, showFilters, whereOf } from "/serve_filters.js";
 import { watchGallery } from "/serve_news.js";
-import { moveByArrow } from "/serve_rows.js";
+import { moveByArrow, setShape } from "/serve_rows.js";
 
 const FIRST_HITS = 24;
 const TITLES = {
@@ -139,7 +139,7 @@ async function render() {
     const answer = isFresh ? fresh : await fetchSearch(`${path}?${searchQuery(parameters, { [by]: parameters.get(by) })}`);
     fresh = undefined;
     shown = { ...answer, k: Number(parameters.get("k") ?? FIRST_HITS) };
-      showQuery({ looks: answer.looks, ...query, ...(answer.item && imageOf(answer.item)) }, parameters);
+      showQuery({ looks: answer.looks, ...query, ...(answer.item && { ...answer.item, ...imageOf(answer.item) }) }, parameters);
     showHits();
   } catch (error) {
     showError(error);
@@ -202,6 +202,7 @@ function showQuery(query, parameters) {
   byId("title").textContent = isPart ? `Images with this part of ${query.name}` : `Images like ${query.name}`;
   const figure = byId("query");
   figure.hidden = false;
+  if (query.width) setShape(figure, query);
   showImage(figure, query, `your image: ${query.name}`);
   figure.classList.toggle("pinned", byId("show-attention").checked);
   if (byId("show-attention").checked) loadAttention(figure);
@@ -368,6 +369,8 @@ for (const [event, isHovered] of [["pointerover", true], ["pointerout", false]])
     if (isHovered) loadAttention(figure);
   });
 }
+// The query takes the shape of its image, once that is known; before `chooser` draws on it.
+byId("query").querySelector(".image").addEventListener("load", ({ target }) => setShape(byId("query"), { width: target.naturalWidth, height: target.naturalHeight }));
 const chooser = new RegionChooser(byId("query"), byId("part"), searchRegion);
 byId("query").addEventListener("click", ({ target }) => {
   if (chooser.hasDragged || target.closest(".region")) return;

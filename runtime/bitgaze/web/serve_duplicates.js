@@ -44,7 +44,7 @@ async function render() {
     root = browse.root;
     byId("gallery").textContent = `${counted(gallery.items, "image")} in ${gallery.name}`;
     document.title = `Duplicates in ${gallery.name}`;
-    marks.open(gallery.name);
+    marks.open(gallery.id);
     await find();
   } catch (error) {
     showError(error);

@@ -10,7 +10,7 @@ export class Marks {
   #name;
   #onChange;
 
-  // Marks of the gallery with a name outlast the page; `onChange` is called when other ones take their place.
+  // Marks of a gallery outlast the page; `onChange` is called when other ones take their place.
   constructor(onChange) {
     this.#onChange = onChange;
     byId("marks-clear").addEventListener("click", () => this.restore([]));
@@ -19,8 +19,8 @@ export class Marks {
     byId("marks-format").addEventListener("change", () => this.#show());
   }
 
-  open(galleryName) {
-    this.#name = `bitgaze-marks ${galleryName}`;
+  open(id) {
+    this.#name = `bitgaze-marks ${id}`;
     this.#marked = new Map(recall(this.#name) ?? []);
     this.#show();
   }
