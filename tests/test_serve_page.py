@@ -728,6 +728,7 @@ def test_accessible_and_no_wider_than_the_screen(
     expect(page.locator("#hits li.start")).not_to_have_count(0)
     check()
     search(page, query)
+    assert page.locator("#query").bounding_box()["width"] > 100
     page.locator("#filters summary").click()
     page.locator("#hits .eye").first.evaluate("button => button.click()")
     check()
