@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import threading
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -669,18 +670,22 @@ def test_groups_come_a_page_at_a_time(duplicates):
 
 def test_progress_while_groups_are_computed(duplicates):
     page = duplicates()
-    answers = iter([(202, {"state": "s", "done": 3, "total": 10}), (500, {"error": {}})])
+    held, is_over = [], threading.Event()
 
     def answer(route):
-        status, body = next(answers)
-        if status == 500:
-            expect(page.get_by_role("progressbar")).to_have_attribute("value", "3")
+        if is_over.is_set():
             route.continue_()
+        elif "state=s" in route.request.url:
+            held.append(route)
         else:
-            route.fulfill(status=status, json=body)
+            route.fulfill(status=202, json={"state": "s", "done": 3, "total": 10})
 
     page.route("**/api/duplicates?*", answer)
     page.reload()
+    expect(page.get_by_role("progressbar")).to_have_attribute("value", "3")
+    expect(page.locator("#status")).to_have_text("Comparing 8 images")
+    is_over.set()
+    held[0].continue_()
     expect(page.locator(".group")).to_have_count(2)
     expect(page.get_by_role("progressbar")).to_be_hidden()
 
