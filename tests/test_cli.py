@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import bitgaze
 from bitgaze import Gallery
 from bitgaze.cli.main import main
 from bitgaze.encoding.calibration import at_odds
@@ -134,16 +135,36 @@ def test_search_html_is_self_contained(indexed, capsys):
     assert main(["search", str(indexed / "p2.png"), "--html", "out.html"]) == 0
     page = Path("out.html").read_text(encoding="utf-8")
     assert f"page: {Path('out.html').resolve()}" in capsys.readouterr().err
-    assert page.count("<li>") == 4
+    assert page.count("<li ") == 4
     assert page.count('class="attention"') == 4  # the query and three hits
     assert page.count("the file is gone") == 1
     assert "p2.png" in page
     assert "0 of 128 bits differ" in page
     assert "{{" not in page
-    addresses = re.findall(r'(?:src|href)="([^"]{0,30})', page)
+    addresses = re.findall(r'src="([^"]{0,30})', page)
     assert addresses
     assert all(address.startswith("data:image/jpeg;base64,") for address in addresses)
     assert "http" not in page.replace(addresses[0], "")
+    links = re.findall(r'href="([^"]*)', page)
+    names = ("p2.png", "p2.png", "p0.png", "p3.png")  # the query, and hits that are there
+    assert sorted(links) == sorted((indexed / name).as_uri() for name in names)
+
+
+def test_the_page_looks_like_that_of_the_server(indexed, capsys):
+    main(["search", str(indexed / "p2.png"), "--html", "out.html"])
+    main(["duplicates", "--html", "duplicates.html"])
+    style = (Path(bitgaze.__file__).parent / "web" / "serve.css").read_text(encoding="utf-8")
+    for name in ("out.html", "duplicates.html"):
+        assert style in Path(name).read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, every name is text")
+def test_a_link_to_a_file_whose_name_is_no_text(photos, capsys):
+    os.rename(photos / "p0.png", os.fsencode(photos) + b"/\xff #?%\"'.png")
+    main(["index", str(photos)])
+    main(["search", str(photos / "p1.png"), "--html", "out.html"])
+    page = Path("out.html").read_text(encoding="utf-8")
+    assert f'href="file://{photos}/%FF%20%23%3F%25%22%27.png"' in page
 
 
 def test_names_are_escaped_in_the_page(photos, capsys):
@@ -160,7 +181,7 @@ def test_a_file_named_like_a_placeholder_is_not_filled_in(photos, capsys):
     main(["index", str(photos)])
     main(["search", str(photos / "{{hits}}.png"), "--html", "out.html"])
     page = Path("out.html").read_text(encoding="utf-8")
-    assert page.count("<li>") == 5
+    assert page.count("<li ") == 5
     assert "<h1>Images like {{hits}}.png</h1>" in page
 
 

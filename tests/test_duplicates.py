@@ -340,8 +340,10 @@ def test_duplicates_on_the_command_line(album, tmp_path, capsysbinary):
     assert lines[-1] == "groups: 2, identical files: 1, copies: 3"
     text = page.read_text()
     assert text.count("<img") == 6
-    assert text.count("identical file<") == 1
-    assert "looks alike" not in text
+    assert text.count(">identical file<") == 1
+    assert text.count(">best<") == 2
+    assert "d-copy.png and 3 copies</h2>" in text
+    assert "look-alike" not in text.partition("</style>")[2]
     assert f"page: {page}" in err
 
     _, out, _ = run("duplicates", "--json", "--radius", "0")

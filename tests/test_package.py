@@ -40,10 +40,10 @@ MODULE_LAYERS = {
     "server": [
         ["run"],
         ["app"],
-        ["search"],
+        ["search", "reveal", "duplicates"],
         ["images"],
         ["browse", "state", "upload", "guard", "parameters"],
-        ["filtering", "drawings"],
+        ["filtering", "drawings", "groups", "items"],
         ["answers", "abandoned", "connections", "observe"],
     ],
     "interchange": [
@@ -95,7 +95,7 @@ MODULE_LAYERS = {
     ],
 }
 # Dependencies of the extra `serve`; only modules of server/ may import them.
-SERVE = {"anyio", "prometheus_client", "python_multipart", "starlette", "uvicorn"}
+SERVE = {"anyio", "click", "prometheus_client", "python_multipart", "starlette", "uvicorn"}
 
 
 def modules():

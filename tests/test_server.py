@@ -56,6 +56,8 @@ def test_an_uploaded_image_finds_what_the_gallery_finds(client, gallery, owl_byt
         "key": str(pets / "birds" / "owl.jpg"),
         "name": "owl.jpg",
         "has_image": True,
+        "width": 256,
+        "height": 171,
         "distance": 0,
         "same_kind": expected[0].same_kind,
         "same_image": 1,
@@ -63,7 +65,7 @@ def test_an_uploaded_image_finds_what_the_gallery_finds(client, gallery, owl_byt
         "metadata": {"kind": "birds", "rank": 0},
         "box": None,
         "query_box": None,
-        "alike": [],
+        "copy_of": None,
     }
     query = gallery.query(owl_bytes)
     assert found["code"] == query.to_bytes().hex()
@@ -92,7 +94,8 @@ def test_a_key_and_a_code_find_the_same(client, gallery, owl):
     assert [hit["key"] for hit in by_key["hits"]] == [
         hit.key for hit in gallery.search(owl, 2, exclude_self=True)
     ]
-    assert by_key["item"] == {"key": owl, "name": "owl.jpg", "has_image": True}
+    size = {"width": 256, "height": 171}
+    assert by_key["item"] == {"key": owl, "name": "owl.jpg", "has_image": True} | size
     code = gallery.query(Path(owl)).to_bytes().hex()
     by_code = client.get("/api/search/code", params={"code": code, "k": 3}).json()
     assert by_code["hits"][0]["key"] == owl
@@ -169,6 +172,7 @@ def test_words_find_what_they_name(client, gallery, pets):
 
 def test_gallery_returns_facts_and_limits(client, gallery):
     facts = client.get("/api/gallery").json()
+    assert re.fullmatch("[0-9a-f]{16}", facts.pop("id"))
     assert facts == {
         "name": "pets.bitgaze",
         "items": 5,
@@ -179,6 +183,8 @@ def test_gallery_returns_facts_and_limits(client, gallery):
         "fingerprint": gallery.fingerprint,
         "adaptation": None,
         "radius": gallery.radius(),
+        "unrelated": {"radius": gallery.radius(1 / 40), "expected": 1},
+        "can_reveal": False,
         "limits": {
             "upload_bytes": 32_000_000,
             "upload_seconds": 60,
@@ -193,6 +199,8 @@ def test_gallery_returns_facts_and_limits(client, gallery):
 def test_browse_returns_items_folders_and_fields(client, pets):
     found = client.get("/api/browse").json()
     assert {item["name"] for item in found["items"]} == {Path(name).name for name in PETS}
+    assert {(item["width"], item["height"]) for item in found["items"]} >= {(256, 171)}
+    assert found["root"] == str(pets)
     assert found["folders"] == [
         {"path": str(pets / name), "name": name} for name in ("birds", "fish")
     ]
@@ -215,7 +223,7 @@ def test_browse_knows_the_kind_of_each_field(tmp_path):
         {"name": "title", "kind": "text", "values": []},
         {"name": "year", "kind": "number", "values": [1980, 2019]},
     ]
-    assert found["folders"] == []
+    assert (found["root"], found["folders"]) == ("", [])
     assert len(found["items"]) <= 24
 
 
@@ -254,6 +262,7 @@ def test_an_empty_gallery_and_a_gallery_of_codes(tmp_path, encoder, owl_bytes):
     ):
         assert client.post("/api/search", content=owl_bytes).json()["hits"] == []
         assert client.get("/api/browse").json() == {
+            "root": "",
             "items": [],
             "folders": [],
             "fields": [],

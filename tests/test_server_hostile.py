@@ -606,7 +606,7 @@ def test_the_api_follows_its_description(gallery, mode):
     app = create_app(gallery, hosts=["testserver"])
     schema = schemathesis.openapi.from_asgi("/api/openapi.json", app)
     operations = [result.ok() for result in schema.get_all_operations()]
-    assert len(operations) == 10
+    assert len(operations) == 13
 
     @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
     @given(case=st.one_of([one.as_strategy(generation_mode=mode) for one in operations]))

@@ -228,14 +228,11 @@ def _say_hits(gallery: "Gallery", hits: "Sequence[Hit]", options: argparse.Names
 
 def _unrelated_from(gallery: "Gallery", options: argparse.Namespace) -> int | None:
     """The distance beyond which hits are probably unrelated; None if they do not go by that."""
-    from bitgaze.gallery.hits import UNRELATED_RATE
+    from bitgaze.gallery.hits import unrelated_from
 
-    calibration = gallery.calibration
-    if calibration is None or calibration.false_match[0] > UNRELATED_RATE:
-        return None
     if options.ranking != "hamming" or options.region is not None:
         return None
-    return calibration.radius(UNRELATED_RATE)
+    return unrelated_from(gallery.calibration)
 
 
 def _are_words(text: str) -> bool:

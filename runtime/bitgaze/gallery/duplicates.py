@@ -95,7 +95,8 @@ def find_duplicates(
         conditions: an item must meet all of them.
         reference: absolute path of a folder: the best copies are those of files in it, and the
             others are those elsewhere.
-        on_progress: called with (done, total) distinct codes, from the start for each comparison.
+        on_progress: called with (done, total), from the start for each comparison; then of groups,
+            whose files are read.
         rotated: whether a turned or mirrored image is a copy.
     """
     slots = np.flatnonzero(store.allowed(conditions)) if conditions else np.arange(len(store.index))
@@ -104,8 +105,11 @@ def find_duplicates(
     pairs = _Pairs(store, slots, chosen, radius, rotated=rotated)
     files = _Files(chosen, reference)
     groups: list[tuple[int, DuplicateGroup]] = []
-    for rows in pairs.components(on_progress):
+    components = list(pairs.components(on_progress))
+    for done, rows in enumerate(components, start=1):
         groups += _groups(pairs, files, rows)
+        if on_progress is not None:
+            on_progress(done, len(components))
     return [group for _, group in sorted(groups, key=lambda found: found[0])]
 
 

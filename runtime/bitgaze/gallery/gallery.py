@@ -4,6 +4,7 @@ Each method checks its arguments, opens a snapshot or a transaction, and leaves 
 module of the operation: search.py, sync/, reencode.py, duplicates.py, explain.py.
 """
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -206,6 +207,18 @@ class Gallery:
         with self._store.reading():
             adaptation: Adaptation | None = self._store.info["adaptation"]
             return None if adaptation is None else adaptation.fingerprint
+
+    @property
+    def state(self) -> str:
+        """A text that changes whenever items or pairs called distinct do, in any process.
+
+        What was computed from the gallery holds for as long as it stays the same.
+        """
+        with self._store.reading():
+            digest = hashlib.blake2b(self._store.info["state"], digest_size=12)
+            for pair in sorted(self._store.distinct_pairs()):
+                digest.update(b"".join(pair))
+            return digest.hexdigest()
 
     @property
     def calibration(self) -> Calibration | None:
@@ -967,7 +980,8 @@ class Gallery:
             rotated: whether an image that is turned by a quarter, or mirrored, is a copy, too. An
                 arrow to the left is one to the right, mirrored, so look at these groups.
             on_progress: called with (done, total) codes or images; `done` starts again for each
-                kind of comparison. Must not write to the gallery.
+                kind of comparison, and for groups, whose files are read. Must not write to the
+                gallery. An exception that it raises ends the search.
 
         Returns:
             Groups of at least two, ordered by their first item.

@@ -147,6 +147,13 @@ def make_hits(
     ]
 
 
+def unrelated_from(calibration: Calibration | None) -> int | None:
+    """The distance, in bits, beyond which hits are probably unrelated; None if not known."""
+    if calibration is None or calibration.false_match[0] > UNRELATED_RATE:
+        return None
+    return calibration.radius(UNRELATED_RATE)
+
+
 def folded(store: Store, hits: list[Hit]) -> list[Hit]:
     """Hits without those that are copies of one before them, which names them.
 

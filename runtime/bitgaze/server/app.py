@@ -3,7 +3,10 @@
 web/openapi.json describes the API. Requires the extra `serve`.
 """
 
+import hashlib
 import json
+import os
+import re
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from importlib.metadata import version
@@ -20,21 +23,30 @@ from starlette.routing import Route
 
 from bitgaze.errors import BitgazeError, GalleryError, WhereError, WordError
 from bitgaze.gallery.gallery import Gallery
+from bitgaze.gallery.hits import UNRELATED_RATE, unrelated_from
 from bitgaze.server.abandoned import StopAbandoned
 from bitgaze.server.answers import Answer, Refusal, error_answer
-from bitgaze.server.browse import browse, item_to_json
+from bitgaze.server.browse import browse
+from bitgaze.server.duplicates import duplicates, set_distinct
 from bitgaze.server.guard import LOOPBACK, Guard, check_token, wrong_token
 from bitgaze.server.images import attention_image, thumbnail_image
+from bitgaze.server.items import item_to_json
 from bitgaze.server.observe import Answered, Metrics, Observe, log_request
 from bitgaze.server.parameters import parameters_of, required
+from bitgaze.server.reveal import can_reveal, reveal
 from bitgaze.server.search import search, search_code, search_words
 from bitgaze.server.state import DEFAULT_LIMITS, MAX_HITS, Limits, ServerState, item_of, state_of
 
 _WEB = Path(__file__).parent.parent / "web"
 _FILES = {
     "/": ("serve.html", "text/html"),
+    "/duplicates": ("serve_duplicates.html", "text/html"),
     "/serve.css": ("serve.css", "text/css"),
     "/serve.js": ("serve.js", "text/javascript"),
+    "/serve_duplicates.js": ("serve_duplicates.js", "text/javascript"),
+    "/serve_rows.js": ("serve_rows.js", "text/javascript"),
+    "/serve_marks.js": ("serve_marks.js", "text/javascript"),
+    "/serve_news.js": ("serve_news.js", "text/javascript"),
     "/serve_api.js": ("serve_api.js", "text/javascript"),
     "/serve_cards.js": ("serve_cards.js", "text/javascript"),
     "/serve_dom.js": ("serve_dom.js", "text/javascript"),
@@ -47,6 +59,9 @@ _FILES = {
 }
 
 
+_INCLUDE = re.compile(r"<!-- include (\w+\.html) -->\n")
+
+
 def create_app(
     gallery: Gallery,
     *,
@@ -54,6 +69,7 @@ def create_app(
     hosts: Collection[str] = LOOPBACK,
     limits: Limits = DEFAULT_LIMITS,
     log: bool = False,
+    is_local: bool = False,
 ) -> Starlette:
     """The server as an ASGI application, for uvicorn or another ASGI server.
 
@@ -68,6 +84,8 @@ def create_app(
             IP address as well.
         limits: limits of a request.
         log: whether to log each request, to the logger `bitgaze.requests`.
+        is_local: whether only this machine can reach the server. Then its browsers may have it
+            show files in the file manager.
 
     Raises:
         FingerprintMismatch: the gallery requires another model than it was opened with.
@@ -88,6 +106,9 @@ def create_app(
         Route("/api/search", search, methods=["GET", "POST"]),
         Route("/api/search/code", search_code),
         Route("/api/search/words", search_words),
+        Route("/api/duplicates", duplicates),
+        Route("/api/distinct", set_distinct, methods=["POST"]),
+        Route("/api/reveal", reveal, methods=["POST"]),
         Route("/api/thumbnail", thumbnail_image),
         Route("/api/attention", attention_image),
     ]
@@ -110,7 +131,7 @@ def create_app(
             for kind in (Refusal, HTTPException, BitgazeError, WhereError, Exception)
         },
     )
-    app.state.server = ServerState(gallery, limits)
+    app.state.server = ServerState(gallery, limits, is_local=is_local)
     app.state.metrics = metrics
     return app
 
@@ -167,6 +188,7 @@ async def _gallery(request: Request) -> Answer:
         gallery = state.gallery
         return {
             "name": gallery.path.name,
+            "id": hashlib.blake2b(os.fsencode(gallery.path.resolve()), digest_size=8).hexdigest(),
             "items": len(gallery),
             "bits": gallery.bits,
             "looks": gallery.looks,
@@ -175,6 +197,8 @@ async def _gallery(request: Request) -> Answer:
             "fingerprint": gallery.fingerprint,
             "adaptation": gallery.adaptation,
             "radius": _suggested_radius(gallery),
+            "unrelated": _unrelated(gallery),
+            "can_reveal": can_reveal(request),
             "limits": asdict(state.limits) | {"hits": MAX_HITS},
         }
 
@@ -214,6 +238,14 @@ def _suggested_radius(gallery: Gallery) -> int | None:
         return None
 
 
+def _unrelated(gallery: Gallery) -> dict[str, int] | None:
+    """The distance from which on hits are probably unrelated, and how many such are within it."""
+    radius = unrelated_from(gallery.calibration)
+    if radius is None:
+        return None
+    return {"radius": radius, "expected": max(1, round(UNRELATED_RATE * len(gallery)))}
+
+
 def _openapi(bits: int, looks: int) -> Callable[[Request], Any]:
     """The OpenAPI description, with the code length of this gallery."""
     content = json.loads((_WEB / "openapi.json").read_text(encoding="utf-8"))
@@ -231,7 +263,8 @@ def _openapi(bits: int, looks: int) -> Callable[[Request], Any]:
 
 def _static_file(name: str, media_type: str) -> Callable[[Request], Any]:
     """A file of the page, read once: no address leads to the file system."""
-    content = (_WEB / name).read_bytes()
+    text = (_WEB / name).read_text("utf-8")
+    content = _INCLUDE.sub(lambda found: (_WEB / found[1]).read_text("utf-8"), text)
 
     async def send(_: Request) -> Response:
         return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})

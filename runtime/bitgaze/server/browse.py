@@ -11,7 +11,7 @@ import numpy as np
 
 from bitgaze.gallery.gallery import Gallery
 from bitgaze.gallery.hits import Hit
-from bitgaze.gallery.items import Item
+from bitgaze.server.items import items_to_json
 
 _SAMPLE_QUERIES, _HITS_PER_QUERY, _MAX_ITEMS = 40, 25, 24
 _MAX_CHOICES, _MAX_FOLDERS, _MAX_CHOICE_LENGTH = 30, 60, 80
@@ -21,9 +21,9 @@ def browse(gallery: Gallery) -> dict[str, Any]:
     """Some items, spread over the gallery, and the folders and metadata of a larger sample.
 
     Returns:
-        items: at most 24 items, each with key, name and has_image.
-        folders: the folders of keys that are paths, each with path and name (the path below the
-            folder that all share), by name.
+        items: at most 24 items, each with key, name, has_image, width and height.
+        root: the folder that all keys share that are paths; "" if there is none.
+        folders: the folders, each with path and name (the path below the root), by name.
         fields: the metadata fields, each with name, kind and values. For kind "number", the values
             are minimum and maximum; for "choice", all values of a field that has few; for "text",
             none.
@@ -32,22 +32,15 @@ def browse(gallery: Gallery) -> dict[str, Any]:
     sample = _sample(gallery)
     shown = [item for item in sample if item.path is not None] or sample
     step = -(-len(shown) // _MAX_ITEMS) or 1
+    folders = _folders(sample)
+    root = _root(folders)
     return {
-        "items": [item_to_json(item) for item in shown[::step]],
-        "folders": _folders(sample),
+        "root": root,
+        "items": items_to_json(gallery, shown[::step]),
+        "folders": _folders_to_json(folders, root),
         "fields": _fields(sample),
         "sampled": len(sample),
     }
-
-
-def item_to_json(item: Item | Hit) -> dict[str, Any]:
-    """What every answer says about an item: key, a name to show, whether it has an image."""
-    return {"key": item.key, "name": name_of(item.key), "has_image": item.path is not None}
-
-
-def name_of(key: str) -> str:
-    """A name to show for a key: that of the file, if it is a path."""
-    return os.path.basename(key) or key  # noqa: PTH119 (a key need not be a path)
 
 
 def _sample(gallery: Gallery) -> list[Hit]:
@@ -61,17 +54,26 @@ def _sample(gallery: Gallery) -> list[Hit]:
     return list({hit.key: hit for hits in found for hit in hits}.values())
 
 
-def _folders(sample: list[Hit]) -> list[dict[str, str]]:
+def _folders(sample: list[Hit]) -> list[str]:
+    """The folders of keys that are paths, the most common first."""
     counts = Counter(os.path.dirname(item.key) for item in sample)  # noqa: PTH120
     del counts[""]
-    if len(counts) < 2:
-        return []
+    return [folder for folder, _ in counts.most_common()]
+
+
+def _root(folders: list[str]) -> str:
     try:
-        root = os.path.join(os.path.commonpath(list(counts)), "")  # noqa: PTH118
+        return os.path.commonpath(folders) if folders else ""
     except ValueError:  # some keys are absolute paths, others are not
-        root = ""
-    common = [folder for folder, _ in counts.most_common(_MAX_FOLDERS)]
-    return [{"path": folder, "name": folder.removeprefix(root)} for folder in sorted(common)]
+        return ""
+
+
+def _folders_to_json(folders: list[str], root: str) -> list[dict[str, str]]:
+    if len(folders) < 2:
+        return []
+    below = os.path.join(root, "") if root else ""  # noqa: PTH118
+    common = sorted(folders[:_MAX_FOLDERS])
+    return [{"path": folder, "name": folder.removeprefix(below)} for folder in common]
 
 
 def _fields(sample: list[Hit]) -> list[dict[str, Any]]:

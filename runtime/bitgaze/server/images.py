@@ -59,7 +59,7 @@ async def _image(request: Request, draw: Callable[[bytes, int], bytes]) -> Respo
     key = required(parameters, "key")
 
     item = await state.run_reading(lambda: item_of(state.gallery, key))
-    file = _file_of(item)
+    file = file_of(item)
     try:
         version = await state.run_reading(lambda: _file_version(file))
         headers = {"ETag": f'"{version}-{side}"', "Cache-Control": "private, max-age=60"}
@@ -78,14 +78,19 @@ def content_of(item: Item) -> bytes:
     Raises:
         Refusal: there is none, or it is another one.
     """
-    file = _file_of(item)
+    file = file_of(item)
     try:
         return _content(file)
     except ImageError as error:
         raise _no_image(file, error) from error
 
 
-def _file_of(item: Item) -> FileState:
+def file_of(item: Item) -> FileState:
+    """The file that an item was made from.
+
+    Raises:
+        Refusal: there is none.
+    """
     if item.file is None:
         raise Refusal(
             404,

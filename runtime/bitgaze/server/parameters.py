@@ -2,7 +2,8 @@
 
 import json
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from starlette.requests import Request
@@ -10,6 +11,8 @@ from starlette.requests import Request
 from bitgaze.encoding.images import Box
 from bitgaze.gallery.query import Query
 from bitgaze.server.answers import Refusal
+
+Text = TypeVar("Text", bound=str)
 
 _MAX_QUOTED = 80  # characters of a wrong value that its message quotes
 
@@ -54,16 +57,49 @@ def required(parameters: dict[str, str], name: str) -> str:
     return parameters[name]
 
 
-def boolean(parameters: dict[str, str], name: str) -> bool:
-    """Whether the parameter is "true"; False if it is missing.
+def boolean(parameters: dict[str, str], name: str, *, default: bool = False) -> bool:
+    """Whether the parameter is "true"; the default if it is missing.
 
     Raises:
         Refusal: it is neither "true" nor "false".
     """
-    text = parameters.get(name, "false")
-    if text not in ("true", "false"):
-        raise _refusal(f"{name} is {text[:_MAX_QUOTED]!r}, expected true or false.")
-    return text == "true"
+    text = choice(parameters, name, ("true", "false"))
+    return default if text is None else text == "true"
+
+
+def choice(parameters: dict[str, str], name: str, texts: Sequence[Text]) -> Text | None:
+    """One of some texts, or None if the parameter is missing.
+
+    Raises:
+        Refusal: it is another one.
+    """
+    if name not in parameters:
+        return None
+    for text in texts:
+        if text == parameters[name]:
+            return text
+    expected = f"{', '.join(texts[:-1])} or {texts[-1]}"
+    raise _refusal(f"{name} is {parameters[name][:_MAX_QUOTED]!r}, expected {expected}.")
+
+
+def keys_of(parameters: dict[str, str], name: str, least: int, most: int) -> list[str]:
+    """The keys in a required parameter, a JSON array; each once.
+
+    Raises:
+        Refusal: it is something else, or has another number of keys.
+    """
+    text = required(parameters, name)
+    try:
+        keys = json.loads(text)
+    except (ValueError, RecursionError):
+        keys = None
+    is_list = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not is_list or not least <= len(keys) <= most or len(set(keys)) < len(keys):
+        raise _refusal(
+            f"{name} is {text[:_MAX_QUOTED]!r}, expected a JSON array of {least} to {most} keys, "
+            "each once."
+        )
+    return list(keys)
 
 
 def condition(parameters: dict[str, str]) -> dict[str, Any] | None:

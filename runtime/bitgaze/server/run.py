@@ -60,10 +60,10 @@ def serve(
         BitgazeError: the host is unknown or the port is taken.
         ValueError: the token cannot be used, or the port is out of range.
     """
-    token, hosts = _access(host, port, token)
+    token, hosts, is_local = _access(host, port, token)
     if log:
         log_as_json()
-    app = create_app(gallery, token=token, hosts=hosts, log=log)
+    app = create_app(gallery, token=token, hosts=hosts, log=log, is_local=is_local)
     with _listen(host, port) as listener:
         on_start(_address(host, listener.getsockname()[1], token))
         uvicorn.Server(server_config(app, log=log)).run(sockets=[listener])
@@ -99,12 +99,13 @@ def serve_with_workers(
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}, expected at least 1")
-    token, hosts = _access(host, port, token)
+    token, hosts, is_local = _access(host, port, token)
     if token is not None:
         check_token(token)
     if log:
         log_as_json()
-    app = partial(_worker_app, open_gallery, token=token, hosts=hosts, log=log)
+    access = {"token": token, "hosts": hosts, "is_local": is_local}
+    app = partial(_worker_app, open_gallery, log=log, **access)
     config = server_config(app, log=log, workers=workers)
     with TemporaryDirectory(prefix="bitgaze-metrics-") as folder, _listen(host, port) as listener:
         os.environ[SHARED_COUNTS] = folder
@@ -156,8 +157,8 @@ def server_config(
     )
 
 
-def _access(host: str, port: int, token: str | None) -> tuple[str | None, set[str]]:
-    """The token to require, and the names to answer to.
+def _access(host: str, port: int, token: str | None) -> tuple[str | None, set[str], bool]:
+    """The token to require, the names to answer to, and whether only this machine can connect.
 
     Raises:
         ValueError: the port is out of range.
@@ -165,12 +166,13 @@ def _access(host: str, port: int, token: str | None) -> tuple[str | None, set[st
     if not 0 <= port <= _MAX_PORT:
         raise ValueError(f"port is {port}, expected 0 to {_MAX_PORT}")
     hosts = {*LOOPBACK, host}  # such as 127.0.0.2
-    if not _is_loopback(host):
+    is_local = _is_loopback(host)
+    if not is_local:
         name = socket.gethostname()
         hosts |= {name, f"{name}.local"}
         if token is None:
             token = secrets.token_urlsafe(24)
-    return token, hosts
+    return token, hosts, is_local
 
 
 def _is_loopback(host: str) -> bool:

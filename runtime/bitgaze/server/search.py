@@ -1,7 +1,7 @@
 """The searches of the API: by an uploaded image, by an item, or by a code."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from starlette.datastructures import UploadFile
@@ -9,12 +9,10 @@ from starlette.requests import Request
 
 from bitgaze.encoding.heatmap import data_uri, overlay, thumbnail
 from bitgaze.gallery.filters import Condition, conditions
-from bitgaze.gallery.hits import Hit, percent
 from bitgaze.gallery.query import Query
-from bitgaze.gallery.words import WordHit
 from bitgaze.server.answers import Answer, Refusal
-from bitgaze.server.browse import item_to_json, name_of
 from bitgaze.server.images import content_of
+from bitgaze.server.items import hits_to_json, item_to_json
 from bitgaze.server.parameters import (
     boolean,
     condition,
@@ -66,7 +64,7 @@ async def search_words(request: Request) -> Answer:
 
     def work() -> dict[str, Any]:
         hits = gallery.search_words(words, k, where=where)
-        return {"words": words, "hits": [_word_hit_to_json(hit) for hit in hits]}
+        return {"words": words, "hits": hits_to_json(gallery, hits)}
 
     # The first search by words reads all items; as slow conditions, one at a time.
     async with state.filtering.ready_for(filters, is_slow=True):
@@ -144,7 +142,7 @@ def _search_with(
         return {
             "bits": gallery.bits,
             "looks": query.looks,
-            "hits": [_hit_to_json(hit) for hit in others[:k]],
+            "hits": hits_to_json(gallery, others[:k]),
         }
 
     return nearest, filters
@@ -166,16 +164,3 @@ def _check_conditions(filters: tuple[Condition, ...], state: ServerState) -> Non
             f"where has {len(filters)} conditions; the limit is {limits.conditions}.",
         )
     state.filtering.check(filters)
-
-
-def _hit_to_json(hit: Hit) -> dict[str, Any]:
-    facts = asdict(hit)
-    del facts["path"]
-    return facts | {"chances": hit.chances} | item_to_json(hit)
-
-
-def _word_hit_to_json(hit: WordHit) -> dict[str, Any]:
-    facts = asdict(hit)
-    del facts["path"]
-    shows = {"chances": {"shows it": percent(hit.probability)}}
-    return facts | shows | {"name": name_of(hit.key), "has_image": hit.path is not None}

@@ -15,6 +15,7 @@ from bitgaze.gallery.query import Query
 from bitgaze.server.answers import Refusal
 from bitgaze.server.drawings import Drawings
 from bitgaze.server.filtering import Filtering
+from bitgaze.server.groups import Groups
 
 T = TypeVar("T")
 
@@ -48,11 +49,18 @@ DEFAULT_LIMITS = Limits()
 
 
 class ServerState:
-    """A gallery and its limits, and how many threads may work on it at a time."""
+    """A gallery and its limits, and how many threads may work on it at a time.
 
-    def __init__(self, gallery: Gallery, limits: Limits) -> None:
-        self.gallery, self.limits = gallery, limits
+    Args:
+        gallery: the gallery.
+        limits: of a request.
+        is_local: whether only this machine can reach the server.
+    """
+
+    def __init__(self, gallery: Gallery, limits: Limits, *, is_local: bool) -> None:
+        self.gallery, self.limits, self.is_local = gallery, limits, is_local
         self.drawings = Drawings()
+        self.groups = Groups(gallery)
         self._encoding_threads = CapacityLimiter(available_cores())
         self._reading_threads = CapacityLimiter(4 * available_cores())
         self.filtering = Filtering(gallery, limits.slow_fields, self._reading_threads)

@@ -2,11 +2,13 @@
 // radius, name, folder, m.FIELD), so back, reload and bookmarks work; render() shows what the address says.
 
 import { RequestError, fetchJson, fetchSearch } from "/serve_api.js";
-import { imageOf, inBits, loadAttention, makeCard, pinAttention, showImage } from "/serve_cards.js";
-import { byId, clearMessage, lastPart, megabytes, setStatus, showMessage } from "/serve_dom.js";
+import { foldCopies, imageOf, likeness, loadAttention, makeCard, pinAttention, showImage } from "/serve_cards.js";
+import { byId, clearMessage, counted, element, fileSize, lastPart, recall, remember, setStatus, showMessage } from "/serve_dom.js";
 import { RegionChooser, boxOf, showBox, textOf } from "/serve_region.js";
 import { Lightbox } from "/serve_lightbox.js";
 import { emptyFilters, readFilters, setUpFilters, showFilters, whereOf } from "/serve_filters.js";
+import { watchGallery } from "/serve_news.js";
+import { moveByArrow, setShape } from "/serve_rows.js";
 
 const FIRST_HITS = 24;
 const TITLES = {
@@ -29,7 +31,7 @@ let browse; // from /api/browse: items to start from, folders, fields
 let loading; // promise of both
 let shown = { hits: [], k: FIRST_HITS }; // the last answer
 let retry = render;
-let started; // when the search in progress began
+let fresh; // the answer to an upload, until it is shown: its code alone would not tell identical files
 let upload = {}; // the last image that was searched for, as {file, codes}: of the whole and its parts
 
 function loadGallery() {
@@ -71,11 +73,11 @@ async function searchFile(file, region = null) {
     if (!gallery.items) return render();
     if (gallery.fingerprint === null) throw new RequestError("no_model", "It stores only codes. Start from one of its items instead.");
     const limit = gallery.limits.upload_bytes;
-    if (file.size > limit) throw new RequestError("too_large", `${file.name} has ${megabytes(file.size)}, the limit is ${megabytes(limit)}. Save a smaller copy and search with that.`);
+    if (file.size > limit) throw new RequestError("too_large", `${file.name} has ${fileSize(file.size)}, the limit is ${fileSize(limit)}. Save a smaller copy and search with that.`);
     const parameters = readAddress();
     if (region) parameters.set("region", textOf(region));
     else parameters.delete("region");
-    startSearch(`Searching for images like ${region ? "a part of " : ""}${file.name}`);
+    setStatus(`Searching for images like ${region ? "a part of " : ""}${file.name}`, true);
     const query = searchQuery(parameters, { images: "true" });
     const answer = await fetchSearch(`/api/search?${query}`, {
       method: "POST",
@@ -88,6 +90,7 @@ async function searchFile(file, region = null) {
     parameters.delete("key");
     parameters.delete("words");
     parameters.set("code", answer.code);
+    fresh = answer;
     await navigate(parameters);
   } catch (error) {
     showError(error);
@@ -130,12 +133,13 @@ async function render() {
     if (words !== null) return await searchWords(words, parameters);
     const query = storedQuery(parameters);
     const isPart = parameters.has("region");
-    startSearch(`Searching for images like ${isPart ? "a part of " : ""}${query.name}`);
+    setStatus(`Searching for images like ${isPart ? "a part of " : ""}${query.name}`, true);
     const [path, by] = parameters.has("key") ? ["/api/search", "key"] : ["/api/search/code", "code"];
-    const answer = await fetchSearch(`${path}?${searchQuery(parameters, { [by]: parameters.get(by) })}`);
-    shown = { ...answer, k: Number(parameters.get("k") ?? FIRST_HITS), ms: performance.now() - started };
-    started = undefined;
-    showQuery({ looks: answer.looks, ...query, ...(answer.item && imageOf(answer.item)) }, parameters);
+    const isFresh = by === "code" && fresh?.code === parameters.get(by);
+    const answer = isFresh ? fresh : await fetchSearch(`${path}?${searchQuery(parameters, { [by]: parameters.get(by) })}`);
+    fresh = undefined;
+    shown = { ...answer, k: Number(parameters.get("k") ?? FIRST_HITS) };
+      showQuery({ looks: answer.looks, ...query, ...(answer.item && { ...answer.item, ...imageOf(answer.item) }) }, parameters);
     showHits();
   } catch (error) {
     showError(error);
@@ -143,12 +147,11 @@ async function render() {
 }
 
 async function searchWords(words, parameters) {
-  startSearch(`Searching for images of ${words}`);
-  const answer = await fetchSearch(`/api/search/words?${searchQuery(parameters, { words })}`);
-  shown = { ...answer, k: Number(parameters.get("k") ?? FIRST_HITS), ms: performance.now() - started };
-  started = undefined;
+  setStatus(`Searching for images of ${words}`, true);
   document.title = `${words} - bitgaze`;
   byId("title").textContent = `Images of ${words}`;
+  const answer = await fetchSearch(`/api/search/words?${searchQuery(parameters, { words })}`);
+  shown = { ...answer, k: Number(parameters.get("k") ?? FIRST_HITS) };
   byId("query").hidden = true;
   byId("part").hidden = true;
   byId("radius").value = byId("radius").max;
@@ -158,8 +161,7 @@ async function searchWords(words, parameters) {
 // ---- showing ----------------------------------------------------------------------------------
 
 function setUp() {
-  const count = new Intl.NumberFormat("en").format(gallery.items);
-  byId("gallery").textContent = `${count} ${gallery.items === 1 ? "image" : "images"} in ${gallery.name}`;
+  byId("gallery").textContent = `${counted(gallery.items, "image")} in ${gallery.name}`;
   document.querySelector(".choose").hidden = gallery.fingerprint === null; // no model to encode with
   byId("words-form").hidden = !gallery.words;
   byId("radius").max = gallery.bits / 2; // unrelated images differ in about half of the bits
@@ -175,7 +177,16 @@ function showStart() {
   clearMessage();
   byId("query").hidden = true;
   byId("more").hidden = true;
-  byId("hits").replaceChildren(...browse.items.map((item) => makeCard(item, gallery.bits)));
+  byId("hits").replaceChildren(makeRows("Images", browse.items.map((item) => makeCard(item, look()))));
+}
+
+const look = () => ({ bits: gallery.bits, root: browse.root });
+
+function makeRows(label, cards) {
+  const rows = element("ol", "rows");
+  rows.setAttribute("aria-label", label);
+  rows.append(...cards);
+  return rows;
 }
 
 function showEmpty() {
@@ -191,6 +202,7 @@ function showQuery(query, parameters) {
   byId("title").textContent = isPart ? `Images with this part of ${query.name}` : `Images like ${query.name}`;
   const figure = byId("query");
   figure.hidden = false;
+  if (query.width) setShape(figure, query);
   showImage(figure, query, `your image: ${query.name}`);
   figure.classList.toggle("pinned", byId("show-attention").checked);
   if (byId("show-attention").checked) loadAttention(figure);
@@ -210,54 +222,81 @@ function searchRegion(region) {
 
 function showHits() {
   clearMessage();
-  byId("hits").replaceChildren(...shown.hits.map((hit, i) => makeCard(hit, gallery.bits, i + 1)));
-  [...byId("hits").children].forEach((card, i) => showBox(card.querySelector(".figure"), shown.hits[i].box));
+  const cards = new Map(shown.hits.map((hit, i) => [hit.key, makeCard(hit, look(), i + 1)]));
+  for (const hit of shown.hits) showBox(cards.get(hit.key).querySelector(".figure"), hit.box);
+  const firstOf = (hit) => shown.hits.find(({ key }) => key === (hit.copy_of ?? hit.key));
+  const isNear = (hit) => {
+    const { distance, probability } = firstOf(hit);
+    return probability === undefined ? gallery.unrelated === null || distance <= gallery.unrelated.radius : probability >= 0.5;
+  };
+  // Copies follow the first of them, although others may lie between.
+  const inOrder = shown.hits.filter(({ copy_of }) => copy_of === null).flatMap((hit) => [hit, ...shown.hits.filter(({ copy_of }) => copy_of === hit.key)]);
+  const cardsOf = (hits) => hits.map(({ key }) => cards.get(key));
+  const near = inOrder.filter(isNear);
+  const far = inOrder.filter((hit) => !isNear(hit));
+  byId("hits").replaceChildren(...(near.length || !far.length ? [makeRows("Images", cardsOf(near))] : []));
+  if (far.length) byId("hits").append(makeDivider(), makeRows("Images after the divider", cardsOf(far)));
+  for (const hit of shown.hits) {
+    const copies = cardsOf(shown.hits.filter(({ copy_of }) => copy_of === hit.key));
+    if (copies.length) foldCopies(cards.get(hit.key), copies);
+  }
+  byId("hits").classList.toggle("show-boxes", readAddress().has("region"));
   if (byId("show-attention").checked) pinAll(true);
   applyRadius();
 }
 
-// The radius hides hits on the page; moving it asks the server for nothing.
+function makeDivider() {
+  if (shown.words !== undefined) return element("h2", "divider", "Probably something else from here on");
+  const title = element("h2", "divider", "Probably unrelated from here on");
+  const { expected } = gallery.unrelated;
+  title.title = `About ${counted(expected, "unrelated image")} of ${gallery.items} ${expected === 1 ? "is" : "are"} as near as the last one above.`;
+  return title;
+}
+
+const allCards = () => [...byId("hits").querySelectorAll("li")];
+const visibleCards = () => allCards().filter((card) => card.checkVisibility());
+const keyOf = (card) => card.querySelector(".open").dataset.key;
+
+// The slider hides hits on the page; moving it asks the server for nothing.
 function applyRadius() {
   const slider = byId("radius");
   const isAny = Number(slider.value) >= Number(slider.max);
   const radius = isAny ? Infinity : Number(slider.value);
-  const text = isAny ? "any" : `${radius} bits`;
+  const text = isAny ? "any" : radius === 0 ? "the same" : `${likeness(radius, gallery.bits)} or more`;
   byId("radius-text").textContent = text;
   slider.setAttribute("aria-valuetext", text);
-  byId("radius-hint").textContent = gallery.radius === null ? "" : `Within ${gallery.radius} bits, about 1 in 10,000 unrelated images slips through.`;
-  const cards = [...byId("hits").children];
-  const near = shown.hits.filter((hit, i) => !(cards[i].hidden = (hit.distance ?? 0) > radius));
+  byId("radius-hint").textContent = gallery.radius === null ? "" : `Of 10,000 unrelated images, about one is \u201c${likeness(gallery.radius, gallery.bits)}\u201d.`;
+  const near = shown.hits.filter((hit) => (hit.distance ?? 0) <= radius);
+  const keys = new Set(near.map(({ key }) => key));
+  for (const card of allCards()) card.hidden = !keys.has(keyOf(card));
+  for (const title of byId("hits").querySelectorAll(".divider")) title.hidden = !title.nextSibling.querySelector("li:not([hidden])");
   byId("more").hidden = near.length < shown.k || shown.k >= gallery.limits.hits;
-  const time = shown.ms < 1 ? "" : `, in ${Math.round(shown.ms)} ms`;
   if (near.length) {
     clearMessage();
-    const order = shown.words === undefined ? "nearest" : "likeliest";
-    setStatus(`${near.length} ${near.length === 1 ? "image" : "images"}, ${order} first${time}`);
+    const order = shown.words === undefined ? "most alike" : "likeliest";
+    setStatus(`${counted(near.length, "image")}, ${order} first`);
   } else {
     setStatus("No images found.");
-    if (shown.hits.length) showMessage(`Nothing within ${radius} bits`, `The nearest image differs in ${inBits(shown.hits[0].distance)} bits. Raise the maximum distance to see it.`, ["Any distance", allowAnyDistance]);
+    if (shown.hits.length) showMessage("Nothing that alike", `The image that is most alike is \u201c${likeness(shown.hits[0].distance, gallery.bits)}\u201d. Move the slider to see it.`, ["Show all", allowAnyDistance]);
     else if (shown.words !== undefined && !whereOf(readAddress(), browse.fields)) showMessage("Nothing found", "The model saw this in no image. It knows things, not people, names or text.");
     else showMessage("Nothing found", "No image matches the filters.", ["Clear filters", clearFilters]);
   }
 }
 
 function pinAll(isPinned) {
-  for (const card of byId("hits").children) pinAttention(card, isPinned);
+  for (const card of allCards()) pinAttention(card, isPinned);
   byId("query").classList.toggle("pinned", isPinned);
   if (isPinned && !byId("query").hidden) loadAttention(byId("query"));
 }
 
-function startSearch(status) {
-  started ??= performance.now(); // an upload makes two requests: by image, then by its code
-  setStatus(status, true);
-}
+// The words of the command line begin with a small letter.
+const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 
 function showError(error) {
   if (error.name === "AbortError") return;
-  started = undefined;
   setStatus("");
   const action = PERMANENT.includes(error.code) ? null : ["Try again", retry];
-  showMessage(TITLES[error.code] ?? "Something went wrong", error.message, action);
+  showMessage(TITLES[error.code] ?? "Something went wrong", error.code === "unknown_word" ? sentence(error.message) : error.message, action);
   if (!(error instanceof RequestError)) throw error; // a bug in this page: let the console show it
 }
 
@@ -317,11 +356,10 @@ async function searchFrom(key) {
 }
 
 const lightbox = new Lightbox(searchFrom);
-function openLightbox(button) {
-  const visible = [...byId("hits").children].filter((card) => !card.hidden);
-  const keys = visible.map((card) => card.querySelector(".open").dataset.key);
-  const items = shown.hits.filter((hit) => keys.includes(hit.key));
-  lightbox.open(items, keys.indexOf(button.dataset.key), gallery.bits, button);
+function openLightbox(opener) {
+  const keys = visibleCards().map(keyOf);
+  const items = keys.map((key) => shown.hits.find((hit) => hit.key === key));
+  lightbox.open(items, keys.indexOf(opener.dataset.key), gallery, browse.root, opener);
 }
 for (const [event, isHovered] of [["pointerover", true], ["pointerout", false]]) {
   document.addEventListener(event, ({ target, pointerType }) => {
@@ -331,6 +369,8 @@ for (const [event, isHovered] of [["pointerover", true], ["pointerout", false]])
     if (isHovered) loadAttention(figure);
   });
 }
+// The query takes the shape of its image, once that is known; before `chooser` draws on it.
+byId("query").querySelector(".image").addEventListener("load", ({ target }) => setShape(byId("query"), { width: target.naturalWidth, height: target.naturalHeight }));
 const chooser = new RegionChooser(byId("query"), byId("part"), searchRegion);
 byId("query").addEventListener("click", ({ target }) => {
   if (chooser.hasDragged || target.closest(".region")) return;
@@ -338,6 +378,15 @@ byId("query").addEventListener("click", ({ target }) => {
   byId("query").classList.toggle("pinned");
 });
 byId("show-attention").addEventListener("change", () => pinAll(byId("show-attention").checked));
+byId("show-details").checked = recall("bitgaze-details") ?? false;
+function applyDetails() {
+  byId("hits").classList.toggle("show-details", byId("show-details").checked);
+}
+byId("show-details").addEventListener("change", () => {
+  remember("bitgaze-details", byId("show-details").checked);
+  applyDetails();
+});
+applyDetails();
 byId("more").addEventListener("click", () => {
   const parameters = readAddress();
   parameters.set("k", Math.min(2 * shown.k, gallery.limits.hits));
@@ -346,15 +395,7 @@ byId("more").addEventListener("click", () => {
 
 // Arrow keys move from image to image, as Tab does.
 byId("hits").addEventListener("keydown", (event) => {
-  const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 0, ArrowUp: 0 };
-  if (!(event.key in steps) || !event.target.matches(".open")) return;
-  event.preventDefault();
-  const all = [...byId("hits").querySelectorAll("li:not([hidden]) .open")];
-  const position = all.indexOf(event.target);
-  const top = all[0].closest("li").offsetTop;
-  const columns = all.filter((one) => one.closest("li").offsetTop === top).length;
-  const step = steps[event.key] || (event.key === "ArrowDown" ? columns : -columns);
-  all[position + step]?.focus();
+  if (event.target.matches(".open")) moveByArrow(event, visibleCards().map((card) => card.querySelector(".open")));
 });
 
 byId("radius").addEventListener("input", applyRadius);
@@ -395,6 +436,11 @@ byId("filters").addEventListener("reset", (event) => {
 
 addEventListener("popstate", () => {
   document.activeElement?.blur(); // a control in use would keep its text, but this is another search
+  render();
+});
+for (const link of document.querySelectorAll("nav a")) if (link.pathname === location.pathname) link.setAttribute("aria-current", "page");
+watchGallery(() => gallery?.items ?? null, () => {
+  loading = undefined;
   render();
 });
 render();

@@ -1,27 +1,28 @@
 // An image on the page: the card of a hit, its figure, and the attention over the image.
 
-import { byId, element, lastPart } from "/serve_dom.js";
+import { byId, counted, element, folderOf } from "/serve_dom.js";
+import { setShape, thumbnailSide } from "/serve_rows.js";
 
-// `rank` is the hit's position, from 1; without it the card is an item to start from.
-export function makeCard(item, bits, rank) {
+// `rank` is the hit's position, from 1; without it the card is an item to start from. `gallery` has the
+// number of bits of a code, `root` is the folder that all items share.
+export function makeCard(item, { bits, root }, rank) {
   const card = byId("card").content.cloneNode(true).firstElementChild;
   const part = (name) => card.querySelector(`.${name}`);
+  setShape(card, item);
   showImage(part("figure"), imageOf(item), "");
-  const isPath = item.key.endsWith(item.name);
-  part("name").append(...(rank ? [element("b", "", rank)] : []), item.name);
+  part("name").textContent = item.name;
   part("name").title = item.key;
-  part("folder").textContent = isPath ? lastPart(item.key.slice(0, -item.name.length - 1)) : "";
+  part("folder").textContent = folderOf(item, root);
   part("search").dataset.key = part("open").dataset.key = item.key;
   part("eye").setAttribute("aria-label", `Show where the model looked in ${item.name}`);
   part("eye").hidden = !item.has_image;
   let facts = "";
   if (rank) {
-    // Unrelated images differ in about half of the bits.
-    const share = item.probability ?? Math.max(0, 1 - (2 * item.distance) / bits);
-    part("bar").style.setProperty("--share", `${100 * share}%`);
-    if (item.distance !== undefined) part("bar").title = `${inBits(item.distance)} of ${bits} bits differ`;
-    part("chances").append(...chancesOf(item));
-    part("metadata").textContent = Object.entries(item.metadata).slice(0, 3).map(([n, v]) => `${n}: ${typeof v === "object" ? JSON.stringify(v) : v}`).join(" · ");
+    part("bar").style.setProperty("--share", `${100 * (item.probability ?? shareOf(item.distance, bits))}%`);
+    part("chances").append(...(item.distance === undefined ? [] : [element("span", "", likeness(item.distance, bits))]), ...chancesOf(item));
+    part("metadata").textContent = Object.entries(item.metadata).slice(0, 3).map(([n, v]) => `${n}: ${typeof v === "object" ? JSON.stringify(v) : v}`).join(" \u00b7 ");
+    part("copy").textContent = copyWords(item);
+    part("copy").classList.toggle("good", item.same_image >= 0.9);
     facts = [`, number ${rank}`, ...[...part("chances").children].map((one) => one.textContent)].join(", ");
   } else card.classList.add("start");
   part("search").setAttribute("aria-label", `Search for images like ${item.name}`);
@@ -29,8 +30,38 @@ export function makeCard(item, bits, rank) {
   return card;
 }
 
+// Lets a card show and hide those of its copies.
+export function foldCopies(card, copies) {
+  const fold = card.querySelector(".alike");
+  const show = (isOpen) => {
+    fold.setAttribute("aria-expanded", isOpen);
+    fold.textContent = isOpen ? "hide copies" : `+ ${counted(copies.length, "copy", "copies")}`;
+    for (const copy of copies) copy.classList.toggle("folded", !isOpen);
+  };
+  fold.hidden = false;
+  fold.onclick = () => {
+    show(fold.getAttribute("aria-expanded") !== "true");
+    card.dispatchEvent(new Event("fold", { bubbles: true }));
+  };
+  show(false);
+}
+
 // A mean over looks need not be a whole number.
 export const inBits = (distance) => String(Math.round(10 * distance) / 10);
+
+// How alike two images are, in [0, 1]: codes of unrelated images differ in about half of their bits.
+const shareOf = (distance, bits) => Math.max(0, 1 - (2 * distance) / bits);
+
+// The same in words that need no explanation.
+export function likeness(distance, bits) {
+  const share = shareOf(distance, bits);
+  if (share >= 0.9) return "nearly the same";
+  if (share >= 0.7) return "very alike";
+  if (share >= 0.5) return "alike";
+  return share >= 0.3 ? "somewhat alike" : "hardly alike";
+}
+
+const copyWords = (hit) => Object.keys(hit.chances).find((name) => /cop|identical/.test(name)) ?? "";
 
 // The server words the probabilities of a hit, such as "same kind" and "80%", or "a copy" and ">99%".
 function chancesOf(hit) {
@@ -42,9 +73,9 @@ function chancesOf(hit) {
   });
 }
 
-export function imageOf(item) {
+export function imageOf(item, side = thumbnailSide()) {
   if (!item.has_image) return { reason: "added by hand: no file" };
-  const query = `key=${encodeURIComponent(item.key)}`;
+  const query = `key=${encodeURIComponent(item.key)}&size=${side}`;
   return { image: `/api/thumbnail?${query}`, attention: `/api/attention?${query}` };
 }
 
@@ -59,9 +90,11 @@ export function showImage(figure, { image, attention, reason = "no longer in thi
     note.textContent = text;
   };
   figure.classList.remove("hovered");
-  heat.classList.remove("loaded");
-  heat.removeAttribute("src");
-  heat.hidden = true;
+  if (heat) {
+    heat.classList.remove("loaded");
+    heat.removeAttribute("src");
+    heat.hidden = true;
+  }
   figure.dataset.attention = attention ?? "";
   plain.hidden = false;
   note.hidden = true;
