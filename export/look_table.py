@@ -33,10 +33,8 @@ from attention_hashing.general import model as general
 from bitgaze import BitgazeError, Encoder
 from bitgaze.encoding.contract import DEFAULT_MODEL
 from bitgaze.encoding.images import Box, Region, upright
-from bitgaze.gallery import adaptation
 
 _SIDE = 0.5
-_QUERIES, _SHARE = 300, 0.3
 _TIMED = 100
 _RIVALS = (
     *("random squares", "centre", "grid", "spectral residual", "implicit (energy)"),
@@ -173,13 +171,14 @@ def _measure(
     )
     size = len(images.paths)
     text = (
-        f"{size:,} images, {_query_count(size)} of them queries, the others the database, drawn "
-        f"with {len(seeds)} seeds; {encoder.bits} bits, adapted to the codes of all views of the "
-        "database. Found: share of true boxes with which a look has an intersection over union of "
-        "at least .5; seen: share of an object that the best look contains. Then tie-aware mAP by "
-        "four rules; deviation over seeds, and difference from random looks (95 % interval over "
-        "queries), both of Chamfer; and of a search for one object, the largest of each query, by "
-        f"Chamfer. Processor time an image, decoding included, by number of looks, ms: {costs}."
+        f"{size:,} images, {places.query_count(size)} of them queries, the others the database, "
+        f"drawn with {len(seeds)} seeds; {encoder.bits} bits, adapted to the codes of all views of "
+        "the database. Found: share of true boxes with which a look has an intersection over "
+        "union of at least .5; seen: share of an object that the best look contains. Then "
+        "tie-aware mAP by four rules; deviation over seeds, and difference from random looks "
+        "(95 % interval over queries), both of Chamfer; and of a search for one object, the "
+        "largest of each query, by Chamfer. Processor time an image, decoding included, by number "
+        f"of looks, ms: {costs}."
     )
     head = [
         *("places", "looks", "found", "seen", *places.RULES),
@@ -278,32 +277,26 @@ def _rivals(
     return found
 
 
-def _query_count(size: int) -> int:
-    return min(_QUERIES, round(_SHARE * size))
-
-
 def _scores(
     images: Images, objects: Objects | None, values: NDArray[np.float32], seeds: Sequence[int]
 ) -> dict[str, NDArray[np.float64]]:
     """AP of each query by each rule, and of each object by Chamfer: (seeds, queries)."""
     found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in (*places.RULES, "object")}
     for seed in seeds:
-        order = np.random.default_rng(seed).permutation(len(values))
-        queries, database = np.split(order, [_query_count(len(values))])
-        bits = values.shape[2]
-        fitted = adaptation.fit(values[database].reshape(-1, bits))
-        codes = fitted.apply(values.reshape(-1, bits)).reshape(values.shape) > 0
-        labels = images.labels[queries], images.labels[database]
-        by_rule = places.levels_of_views(codes[queries], labels[0], codes[database], labels[1])
-        for rule, levels in by_rule.items():
-            found[rule].append(average_precision(levels).expected)
+        queries, database = places.draw(len(values), seed)
+        fitted, by_rule = places.precision_of_views(values, images.labels, queries, database)
+        for rule, precision in by_rule.items():
+            found[rule].append(precision)
         if objects is not None:
             chosen = np.isin(objects.images, queries)
-            parts = fitted.apply(objects.values[chosen, 0])[:, None] > 0
-            by_rule = places.levels_of_views(
-                parts, objects.labels[chosen], codes[database], labels[1]
+            parts, codes = (
+                fitted.apply(some.reshape(-1, values.shape[2])).reshape(some.shape) > 0
+                for some in (objects.values[chosen], values[database])
             )
-            found["object"].append(average_precision(by_rule["Chamfer"]).expected)
+            levels = places.levels_of_views(
+                parts, objects.labels[chosen], codes, images.labels[database]
+            )
+            found["object"].append(average_precision(levels["Chamfer"]).expected)
     if objects is not None:  # the number of objects differs between seeds
         found["object"] = [np.array([one.mean()]) for one in found["object"]]
     return {name: np.array(rows) for name, rows in found.items()}
