@@ -59,6 +59,7 @@ def main() -> int:
     add("--target", choices=TARGETS, default="x86-vnni", help="of integers (%(default)s)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of queries (%(default)s)")
     add("--out", type=Path, default=Path("runs/quality"), help="folder to keep (%(default)s)")
+    add("--kept", action="store_true", help="measure only the time of what --out has values of")
     add("--print", action="store_true", help="leave docs as they are")
     arguments = parser.parse_args()
     layers = dict(_LAYERS)
@@ -90,6 +91,10 @@ def _measure(
         for model, arithmetic, size in product(sorted(layers), ARITHMETICS, arguments.sizes)
         if arithmetic == "fp32" or size in arguments.integer_sizes
     ]
+    if arguments.kept:
+        settings = [one for one in settings if (arguments.out / f"{one.title}.npz").is_file()]
+    if not settings:
+        raise ValueError(f"{arguments.out} has no values; leave out --kept")
     out, precision, encoders = arguments.out, [], []
     for setting in tqdm(settings, disable=None):
         file = out / f"{setting.title}.onnx"
