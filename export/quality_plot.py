@@ -131,16 +131,18 @@ def _write(points: list[Point], arguments: argparse.Namespace, data: Labelled) -
         cell = f"**{cell}**" if point in best else cell
         rows.setdefault(point.setting, list(map(str, point.setting))).append(cell)
     write = print_section if arguments.print else write_section
+    integers = f"; 8-bit integers are for {arguments.target}"
+    has_integers = any(setting.arithmetic == "int8" for setting in rows)
     write(
         "quality_plot.py",
         "Quality against processor time",
         f"mAP / processor time in ms an image, by number of looks, among {len(data):,} images: "
         f"queries, searches and adaptation as in the section of {arguments.folder.name} above, "
         f"mean over {len(arguments.seeds)} seeds, by Chamfer. Time is that of one core, decoding "
-        "included, all models in turns on the same images, median of five rounds. Each model's "
-        "hash layer was fitted once (Lite0 and Lite2 at 224 px, Lite3 at 256 px) and serves all "
-        f"sizes; 8-bit integers are for {arguments.target}. Bold: nothing measured is better and "
-        f"faster.\n\n![mAP against processor time]({_PLOT})",
+        "included, all models in turns on the same images, median of five rounds. A model's hash "
+        "layer was fitted once, at 224 px (Lite3 at 256 px), and serves all sizes"
+        f"{integers * has_integers}. Bold: nothing measured is better and faster.\n\n"
+        f"![mAP against processor time]({_PLOT})",
         ["model", "size", "arithmetic", *(f"{count} looks" for count in range(1 + _MOST))],
         list(rows.values()),
     )
