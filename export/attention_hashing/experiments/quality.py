@@ -213,17 +213,17 @@ def plot(points: Sequence[Point], path: Path) -> None:
     axes.set_xlim(0.62 * min(times))
     axes.grid(color="#e6e4ea", lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    shown = [*zip(models, _COLOURS, strict=False), ("float32", _SOFT), ("8-bit integers", _SOFT)]
+    arithmetics = {"fp32": ("float32", "o", _SOFT), "int8": ("8-bit integers", "^", "white")}
+    used = {point.setting.arithmetic for point in points}
+    shown = [(model, "o", colour, colour) for model, colour in zip(models, _COLOURS, strict=False)]
+    shown += [
+        (name, marker, _SOFT, face)
+        for one, (name, marker, face) in arithmetics.items()
+        if one in used
+    ]
     handles = [
-        Line2D(
-            *([], []),
-            ls="",
-            marker="^" if name == "8-bit integers" else "o",
-            color=colour,
-            mfc="white" if name == "8-bit integers" else colour,
-            label=name,
-        )
-        for name, colour in shown
+        Line2D([], [], ls="", marker=marker, color=colour, mfc=face, label=name)
+        for name, marker, colour, face in shown
     ]
     handles.append(Line2D([], [], color=_INK, label="nothing is better and faster\n(size, looks)"))
     axes.legend(handles=handles, loc="lower right", frameon=False, fontsize=9)
