@@ -31,7 +31,7 @@ def main() -> int:
         "--kinds", type=Path, default=HERE.parent / "examples" / "pictures", help="(%(default)s)"
     )
     parser.add_argument(
-        "--model", choices=general.MODELS, default=general.SHIPPED, help="(%(default)s)"
+        "--model", choices=general.BASES, default=general.SHIPPED, help="(%(default)s)"
     )
     parser.add_argument("--bits", type=int, default=128, help="code length (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")

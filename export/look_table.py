@@ -1,22 +1,24 @@
 """Measure what looking again is worth, and where looks should go.
 
-    python export/look_table.py FOLDERS... [--model MODEL]
+    python export/look_table.py FOLDERS... [--model MODEL] [--places NAMES...]
 
 FOLDERS contain an annotations.tsv with boxes, or one folder per class. Compares the model's own
 looks with random ones of the same number and sizes, with other ways to choose places, and with the
 true boxes: how many objects they find, and the tie-aware mAP of searches by all codes of an image,
-on codes that are adapted to the database's. Writes a section of docs/results.md per folder.
+on codes that are adapted to the database's. Writes a section of docs/results.md per folder and
+model. The larger model takes twice the time; --places leaves out what is not to be compared.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from attention_hashing.backbones import described
 from attention_hashing.data import annotations, labelled
@@ -31,11 +33,13 @@ from attention_hashing.general import model as general
 from bitgaze import BitgazeError, Encoder
 from bitgaze.encoding.contract import DEFAULT_MODEL
 from bitgaze.encoding.images import Box, Region, upright
-from bitgaze.gallery import adaptation
 
 _SIDE = 0.5
-_QUERIES, _SHARE = 300, 0.3
 _TIMED = 100
+_RIVALS = (
+    *("random squares", "centre", "grid", "spectral residual", "implicit (energy)"),
+    *("attention's peaks", "true boxes"),
+)
 
 
 class Images(NamedTuple):
@@ -82,6 +86,13 @@ def main() -> int:
     add("folders", type=Path, nargs="+")
     add("--model", type=Path, default=DEFAULT_MODEL, help="(the shipped one)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of queries (%(default)s)")
+    add(
+        "--places",
+        nargs="+",
+        choices=_RIVALS,
+        default=list(_RIVALS),
+        help="to compare with, besides none and random ones (all)",
+    )
     add("--print", action="store_true", help="leave docs/results.md as it is")
     arguments = parser.parse_args()
     try:
@@ -90,7 +101,10 @@ def main() -> int:
             if encoder.contract.looks is None:
                 raise ValueError(f"{arguments.model} cannot look; export it again")
             for folder in arguments.folders:
-                _measure(encoder, folder, _read(folder), arguments.seeds, write)
+                part = folder.name
+                if arguments.model != DEFAULT_MODEL:
+                    part = f"{part}, {arguments.model.stem}"
+                _measure(encoder, part, _read(folder), arguments.seeds, arguments.places, write)
     except (BitgazeError, ValueError) as error:
         print(f"look_table.py: {error}", file=sys.stderr)
         return 2
@@ -111,9 +125,10 @@ def _read(folder: Path) -> Images:
 
 def _measure(
     encoder: Encoder,
-    folder: Path,
+    part: str,
     images: Images,
     seeds: list[int],
+    rivals: list[str],
     write: Callable[..., None],
 ) -> None:
     rule = encoder.contract.looks
@@ -124,8 +139,9 @@ def _measure(
     for count in range(1, rule.most + 1):  # fewer looks are the first ones
         boxes = [some[:count] for some in most.boxes]
         seen[f"explicit, {count}"] = Seen(boxes, most.values[:, : 1 + count])
-    for name, boxes in _rivals(encoder, images, most.boxes, rule.most).items():
-        seen[name] = _regions(encoder, images.paths, whole, boxes, rule.most)
+    for name, choose in _rivals(encoder, images, most.boxes, rule.most).items():
+        if name == "random" or name in rivals:
+            seen[name] = _regions(encoder, images.paths, whole, choose(), rule.most)
     objects = _objects(encoder, images)
     scores = {name: _scores(images, objects, one.values, seeds) for name, one in seen.items()}
     random = scores["random"]["Chamfer"].ravel()
@@ -133,16 +149,16 @@ def _measure(
     for name, one in seen.items():
         of_seeds = scores[name]
         chamfer = of_seeds["Chamfer"]
-        found, part = ("-", "-")
+        found, share = ("-", "-")
         if images.has_boxes:
-            found, part = (f"{x:.3f}" for x in places.found_and_seen(images.boxes, one.boxes))
+            found, share = (f"{x:.3f}" for x in places.found_and_seen(images.boxes, one.boxes))
         better = paired_bootstrap(chamfer.ravel(), random)
         rows.append(
             [
                 name,
                 f"{np.mean([len(boxes) for boxes in one.boxes]):.2f}",
                 found,
-                part,
+                share,
                 *(f"{of_seeds[each].mean():.3f}" for each in places.RULES),
                 f"{chamfer.mean(1).std():.3f}",
                 f"{better.mean:+.3f} ({better.low:+.3f} to {better.high:+.3f})",
@@ -155,19 +171,20 @@ def _measure(
     )
     size = len(images.paths)
     text = (
-        f"{size:,} images, {_query_count(size)} of them queries, the others the database, drawn "
-        f"with {len(seeds)} seeds; {encoder.bits} bits, adapted to the codes of all views of the "
-        "database. Found: share of true boxes with which a look has an intersection over union of "
-        "at least .5; seen: share of an object that the best look contains. Then tie-aware mAP by "
-        "four rules; deviation over seeds, and difference from random looks (95 % interval over "
-        "queries), both of Chamfer; and of a search for one object, the largest of each query, by "
-        f"Chamfer. Processor time an image, decoding included, by number of looks, ms: {costs}."
+        f"{size:,} images, {places.query_count(size)} of them queries, the others the database, "
+        f"drawn with {len(seeds)} seeds; {encoder.bits} bits, adapted to the codes of all views of "
+        "the database. Found: share of true boxes with which a look has an intersection over "
+        "union of at least .5; seen: share of an object that the best look contains. Then "
+        "tie-aware mAP by four rules; deviation over seeds, and difference from random looks "
+        "(95 % interval over queries), both of Chamfer; and of a search for one object, the "
+        "largest of each query, by Chamfer. Processor time an image, decoding included, by number "
+        f"of looks, ms: {costs}."
     )
     head = [
         *("places", "looks", "found", "seen", *places.RULES),
         *("deviation", "ahead of random", "object"),
     ]
-    write("look_table.py", f"Looking again: {folder.name}", text, head, rows, part=folder.name)
+    write("look_table.py", f"Looking again: {part}", text, head, rows, part=part)
 
 
 def _looked(encoder: Encoder, paths: list[Path], count: int) -> Seen:
@@ -218,36 +235,46 @@ def _objects(encoder: Encoder, images: Images) -> Objects | None:
 
 def _rivals(
     encoder: Encoder, images: Images, explicit: list[list[Box]], count: int
-) -> dict[str, list[list[Box]]]:
-    rule, generator = encoder.contract.looks, np.random.default_rng(0)
+) -> dict[str, Callable[[], list[list[Box]]]]:
+    """Other ways to choose boxes of all images, each computed when it is called."""
+    rule = encoder.contract.looks
     assert rule is not None
     size = encoder.contract.preprocess.size
-    attention = encoder.encode(images.paths).attention
-    # Features of the same backbone, if the model is a general one.
-    models = {described(base.backbone): name for name, base in general.MODELS.items()}
-    model = models.get(str(encoder.contract.training.get("backbone")), general.SHIPPED)
-    preprocess = general.MODELS[model].preprocess
-    extract = FeatureExtractor(general.untrained(8, model), preprocess, whole_map=True)
-    loaded = [upright(path, size) for path in images.paths]
-    maps = extract.each(loaded, lambda image: image)
-    found = {
-        "random": [places.moved(boxes, generator) for boxes in explicit],
-        "random squares": [places.random_boxes(count, _SIDE, generator) for _ in images.paths],
-        "centre": [[(0.175, 0.175, 0.825, 0.825)] for _ in images.paths],
-        "grid": [places.grid(count, _SIDE) for _ in images.paths],
-        "spectral residual": [
-            places.at_peaks(places.spectral_residual(image), rule, count) for image in loaded
-        ],
-        "implicit (energy)": [places.at_peaks(places.energy(one), rule, count) for one in maps],
-        "attention's peaks": [places.at_peaks(one, rule, count) for one in attention],
+
+    def random() -> list[list[Box]]:
+        generator = np.random.default_rng(0)
+        return [places.moved(boxes, generator) for boxes in explicit]
+
+    def squares() -> list[list[Box]]:
+        generator = np.random.default_rng(1)
+        return [places.random_boxes(count, _SIDE, generator) for _ in images.paths]
+
+    def peaks(maps: Iterable[NDArray[np.float32]]) -> list[list[Box]]:
+        return [places.at_peaks(one, rule, count) for one in maps]
+
+    def loaded() -> Iterator[Image.Image]:
+        return (upright(path, size) for path in images.paths)
+
+    def energy() -> list[list[Box]]:
+        # Features of the same backbone, if the model is a general one.
+        models = {described(base.backbone): name for name, base in general.MODELS.items()}
+        model = models.get(str(encoder.contract.training.get("backbone")), general.SHIPPED)
+        preprocess = general.MODELS[model].preprocess
+        extract = FeatureExtractor(general.untrained(8, model), preprocess, whole_map=True)
+        return peaks(map(places.energy, extract.each(list(loaded()), lambda image: image)))
+
+    found: dict[str, Callable[[], list[list[Box]]]] = {
+        "random": random,
+        "random squares": squares,
+        "centre": lambda: [[(0.175, 0.175, 0.825, 0.825)] for _ in images.paths],
+        "grid": lambda: [places.grid(count, _SIDE) for _ in images.paths],
+        "spectral residual": lambda: peaks(map(places.spectral_residual, loaded())),
+        "implicit (energy)": energy,
+        "attention's peaks": lambda: peaks(encoder.encode(images.paths).attention),
     }
     if images.has_boxes:
-        found["true boxes"] = [places.largest(boxes, count) for boxes in images.boxes]
+        found["true boxes"] = lambda: [places.largest(boxes, count) for boxes in images.boxes]
     return found
-
-
-def _query_count(size: int) -> int:
-    return min(_QUERIES, round(_SHARE * size))
 
 
 def _scores(
@@ -256,22 +283,20 @@ def _scores(
     """AP of each query by each rule, and of each object by Chamfer: (seeds, queries)."""
     found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in (*places.RULES, "object")}
     for seed in seeds:
-        order = np.random.default_rng(seed).permutation(len(values))
-        queries, database = np.split(order, [_query_count(len(values))])
-        bits = values.shape[2]
-        fitted = adaptation.fit(values[database].reshape(-1, bits))
-        codes = fitted.apply(values.reshape(-1, bits)).reshape(values.shape) > 0
-        labels = images.labels[queries], images.labels[database]
-        by_rule = places.levels_of_views(codes[queries], labels[0], codes[database], labels[1])
-        for rule, levels in by_rule.items():
-            found[rule].append(average_precision(levels).expected)
+        queries, database = places.draw(len(values), seed)
+        fitted, by_rule = places.precision_of_views(values, images.labels, queries, database)
+        for rule, precision in by_rule.items():
+            found[rule].append(precision)
         if objects is not None:
             chosen = np.isin(objects.images, queries)
-            parts = fitted.apply(objects.values[chosen, 0])[:, None] > 0
-            by_rule = places.levels_of_views(
-                parts, objects.labels[chosen], codes[database], labels[1]
+            parts, codes = (
+                fitted.apply(some.reshape(-1, values.shape[2])).reshape(some.shape) > 0
+                for some in (objects.values[chosen], values[database])
             )
-            found["object"].append(average_precision(by_rule["Chamfer"]).expected)
+            levels = places.levels_of_views(
+                parts, objects.labels[chosen], codes, images.labels[database]
+            )
+            found["object"].append(average_precision(levels["Chamfer"]).expected)
     if objects is not None:  # the number of objects differs between seeds
         found["object"] = [np.array([one.mean()]) for one in found["object"]]
     return {name: np.array(rows) for name, rows in found.items()}

@@ -113,11 +113,11 @@ def _measure(
         chosen = explicit(seen, one_hot, training)
         by_name = {"random": looks.scattered(chosen, seed), "explicit": chosen} | fixed
         for name in looks.PLACES:
-            looked = looks.whole(features)
+            looked = looks.whole(features, branch)
             if name != "whole":
                 places = by_name[name]
                 views = looks.look(extract, annotated.paths, places, arguments.out)
-                looked = looks.Looked(features, views, places)
+                looked = looks.Looked(features, views, places, branch)
             counts[name].append(looked.looks_an_image())
             for is_fused in (False, True):
                 layer = looks.fit(
@@ -147,12 +147,14 @@ def _rival(name: str, data: Labelled, arguments: argparse.Namespace) -> _Scores:
     if backbone not in NAMES or not size.isdecimal():
         raise ValueError(f"rival is {name!r}, expected BACKBONE@SIZE, such as {NAMES[0]}@288")
     _, maps = _maps(backbone, int(size), data, arguments.out)
-    looked = looks.whole(maps.astype(np.float32).mean((2, 3)))
+    features = maps.astype(np.float32).mean((2, 3))
     one_hot = data.one_hot()
     found: _Scores = {}
     for seed in arguments.seeds:
         drawn = protocols.draw(_PROTOCOL, data, seed)
         others = protocols.draw(f"{_PROTOCOL}-others", data, seed)
+        branch = looks.linear_branch(features[drawn.training], one_hot[drawn.training], seed)
+        looked = looks.whole(features, branch)
         layer = looks.fit(
             looked, one_hot, drawn.training, arguments.method, arguments.bits, seed, _RATE
         )
@@ -191,6 +193,7 @@ def _write(
         f"{arguments.size} px, global features; tie-aware mAP over 1,131 images, 800 of which were "
         "trained on, and over the 331 that were not; mean and standard deviation over seeds "
         f"{', '.join(map(str, arguments.seeds))}, which also draw queries and training images. "
+        "A look is learned under its class and the labels of its image that the branch sees in it. "
         "Views are compared by the mean of each view's nearest, in both directions; one code is "
         "trained on the mean of an image's views. Explicit looks minus others, views, with 95 % "
         f"intervals over queries: {against}. Pointing game by class {pointing:.3f}."

@@ -159,7 +159,7 @@ def general_model(
 ) -> tuple[AttentionHashing, Contract]:
     """The network of a general model, and its contract without golden examples."""
     fitted = general.Fitted.load(layer_file)
-    base = general.MODELS[fitted.model]
+    base = general.BASES[fitted.model]
     network = general.with_layer(fitted.layer, fitted.model)
     return network, Contract(
         name=name or f"{fitted.model}-{network.bits}",

@@ -835,7 +835,9 @@ def test_a_model_looks_where_the_branch_of_its_training_looks(tmp_path):
     labels = [[place.label for place in places] for places in expected]
     assert max(sum(label >= 0 for label in some) for some in labels) == 2
     assert found.look_classes.tolist() == labels
-    assert found.boxes.tolist() == [[list(place.box) for place in places] for places in expected]
+    # The file's weights are rounded to float16, which can move an edge by a step of the grid.
+    boxes = [[place.box for place in places] for places in expected]
+    np.testing.assert_allclose(found.boxes, boxes, atol=1 / 16)
     (folder / "labels.csv").write_text("".join(line.replace("\t", ",") + "\n" for line in lines))
     done = script("evaluate.py", folder, "--model", model, "--looks", 2)
     assert done.returncode == 0, done.stderr

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from attention_hashing.attention import AttentionBranch
 from attention_hashing.data.annotations import Boxes
 from attention_hashing.experiments import look_training as looks
 from attention_hashing.looking import RULE, Evidence, Place, explicit, labels_of_looks
@@ -56,9 +58,17 @@ def test_the_attention_fills_the_places_that_labels_leave():
     assert [one.label for one in found[:2]] == [0, -1]
     assert found[1].box == (0, 1 - RULE.side, RULE.side, 1)
     assert len(found) == RULE.most
-    found = labels_of_looks([0, -1, 2], np.array([True, False, True]))
-    assert found.tolist() == [[True, False, False], [True, False, True], [False, False, True]]
-    assert labels_of_looks([], np.array([True, False])).shape == (0, 2)
+
+
+def test_looks_are_learned_under_their_own_label_and_those_seen_in_them():
+    row = np.array([True, False, True])
+    seen = np.zeros((4, 3), np.float32)
+    seen[2] = 0.9
+    seen[3, 0] = 0.9
+    found = labels_of_looks([0, -1, 2, -1], row, seen)
+    assert found.astype(int).tolist() == [[1, 0, 0], [1, 0, 1], [1, 0, 1], [1, 0, 0]]
+    assert labels_of_looks([], row, seen[:0]).shape == (0, 3)
+    assert labels_of_looks([1], row, seen[:1]).tolist() == [[False, True, False]]
 
 
 def test_looks_anywhere_keep_number_and_size():
@@ -96,10 +106,17 @@ def test_energy_needs_no_label():
     assert {one.label for some in found for one in some} == {-1}
 
 
-def test_looks_are_learned_under_their_own_label():
+def test_labels_of_views_are_those_that_the_branch_sees():
+    branch = AttentionBranch.from_classifier(20 * torch.eye(3), torch.full((3,), -10.0), True)
     places = [Place((0, 0, 1, 1), 2), Place((0, 0, 0.5, 1), -1)]
-    rows = looks._labels_of_views(places, np.array([1, 0, 1], np.float32))
-    assert rows.tolist() == [[1, 0, 1], [0, 0, 1], [1, 0, 1]]
+    features = np.eye(3, dtype=np.float32)
+    looked = looks.Looked(features[:1], [features[:2]], [places], branch.eval())
+    rows = looked.labels(0, np.array([1, 0, 1], np.float32))
+    assert rows.tolist() == [[1, 0, 1], [1, 0, 1], [1, 0, 1]]
+    looked = looks.Looked(features[:1], [features[[1, 2]]], [places], branch)
+    rows = looked.labels(0, np.array([1, 0, 1], np.float32))
+    assert rows.tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 1]]
+    assert looks.whole(features, branch).labels(1, features[2]).tolist() == [[0, 0, 1]]
 
 
 def test_a_linear_branch_finds_what_its_means_say():
@@ -125,7 +142,9 @@ def test_images_are_compared_by_all_their_views(is_fused):
     bits, count = 8, 30
     views = [rng.normal(size=(rng.integers(0, 4), bits)).astype(np.float32) for _ in range(count)]
     most = max(map(len, views))
-    looked = looks.Looked(rng.normal(size=(count, bits)).astype(np.float32), views, [[]] * count)
+    branch = AttentionBranch(bits, 3, 0)
+    own = rng.normal(size=(count, bits)).astype(np.float32)
+    looked = looks.Looked(own, views, [[]] * count, branch)
     layer = HashLayer(np.eye(bits, dtype=np.float32), np.zeros(bits, np.float32))
     labels = rng.random((count, 3)) < 0.4
     labels[:, 0] |= ~labels.any(1)

@@ -1,10 +1,11 @@
 """Looks at training images, chosen as the model file will: at likely classes, then by attention.
 
-Looks at a class are learned under it, the others under all labels of their image.
+A look is learned under the class that it was chosen for, and under those labels of its image that
+the branch sees in it.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,9 @@ LOOKS = "looks.json"
 RULE = LookRule(
     most=3, probability=0.15, extent=0.4, smallest=0.25, largest=1.0, side=0.5, overlap=0.8
 )
+
+# A label of the image is in a look if the branch finds it as probable there.
+_SEEN = 0.7
 
 
 class Place(NamedTuple):
@@ -138,45 +142,95 @@ def with_looks(
         ValueError: they should be stored, and are not.
     """
     path = run / LOOKS
+    of_images = data.one_hot() > 0
     if not has_begun:
-        places = [[(one.box, one.label) for one in some] for some in _chosen(data, network, config)]
+        places = _chosen(data, network, config)
+        looks = [
+            [(one.box, np.flatnonzero(row).tolist()) for one, row in zip(some, rows, strict=True)]
+            for some, rows in zip(
+                places, _labels(data, of_images, places, network, config), strict=True
+            )
+        ]
         draft = path.with_suffix(".part")
-        draft.write_text(json.dumps(places), encoding="utf-8")
+        draft.write_text(json.dumps(looks), encoding="utf-8")
         draft.replace(path)
     elif not path.is_file():
         raise ValueError(f"{path} is missing; without it the run cannot be resumed: start another")
     stored = json.loads(path.read_text(encoding="utf-8"))
     images: list[Source] = [*data.images]
-    of_images = data.one_hot() > 0
-    labels = [of_images]
-    for source, row, some in zip(data.images, of_images, stored, strict=True):
+    for source, some in zip(data.images, stored, strict=True):
         images += [Region(source, tuple(box)) for box, _ in some]
-        labels.append(labels_of_looks([label for _, label in some], row))
+    one_hot = np.zeros((len(images), of_images.shape[1]), bool)
+    one_hot[: len(of_images)] = of_images
+    for row, (_, numbers) in enumerate((one for some in stored for one in some), len(of_images)):
+        one_hot[row, numbers] = True
     places = np.arange(len(data))
     owners = np.concatenate([places, np.repeat(places, [len(some) for some in stored])])
-    return WithLooks(images, np.concatenate(labels), owners)
+    return WithLooks(images, one_hot, owners)
 
 
-def labels_of_looks(labels: ArrayLike, row: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Labels that looks are learned under: their own, or all of the image's.
+def labels_of_looks(
+    labels: ArrayLike, row: NDArray[np.bool_], probability: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Labels that looks are learned under: their own and those seen in them, or all if none is.
 
     Args:
         labels: of k looks at an image; -1 for none.
         row: (classes,), those of the image.
+        probability: (k, classes), of the classes in each look.
 
     Returns:
         (k, classes).
     """
-    own = np.asarray(labels, np.int64).reshape(-1, 1)
-    return np.where(own < 0, row, np.arange(len(row)) == own)
+    is_own = np.asarray(labels, np.int64).reshape(-1, 1) == np.arange(len(row))
+    found = is_own | (row & (probability >= _SEEN))
+    return np.where(found.any(1, keepdims=True), found, row)
+
+
+@torch.inference_mode()
+def _labels(
+    data: Labelled,
+    of_images: NDArray[np.bool_],
+    places: list[list[Place]],
+    network: AttentionHashing,
+    config: Config,
+) -> list[NDArray[np.bool_]]:
+    """Labels of the looks at each image, as the branch sees them."""
+    if not config.several_labels:
+        return [
+            np.repeat(row[None], len(some), axis=0)
+            for some, row in zip(places, of_images, strict=True)
+        ]
+    regions: list[Source] = [
+        Region(source, one.box)
+        for source, some in zip(data.images, places, strict=True)
+        for one in some
+    ]
+    nothing = np.zeros((len(regions), of_images.shape[1]), bool)
+    seen = [
+        network.branch.probability(network.branch(some).logits).cpu().numpy()
+        for some in _features(
+            WithLooks(regions, nothing).views(config.preprocess, None), network, config
+        )
+    ]
+    probability = np.concatenate(seen) if seen else nothing.astype(np.float32)
+    parts = np.split(probability, np.cumsum([len(some) for some in places])[:-1])
+    return [
+        labels_of_looks([one.label for one in some], row, part)
+        for some, row, part in zip(places, of_images, parts, strict=True)
+    ]
 
 
 def _chosen(data: Labelled, network: AttentionHashing, config: Config) -> list[list[Place]]:
     network.eval()
-    device = next(network.parameters()).device
-    loader = DataLoader(data.views(config.preprocess, None), config.batch_size)
-    with torch.inference_mode():
-        features = (network.features(image.to(device)) for image, _ in loader)
-        seen = evidence(features, network.branch)
+    seen = evidence(_features(data.views(config.preprocess, None), network, config), network.branch)
     rule = replace(RULE, most=config.looks)
     return explicit(seen, data.one_hot(), np.arange(len(data)), rule)
+
+
+@torch.inference_mode()
+def _features(views: Views, network: AttentionHashing, config: Config) -> Iterator[Tensor]:
+    """The backbone's maps of images, batch by batch."""
+    device = next(network.parameters()).device
+    for image, _ in DataLoader(views, config.batch_size):
+        yield network.features(image.to(device))

