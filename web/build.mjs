@@ -7,8 +7,9 @@
 // libc++-14-dev-wasm32 libclang-rt-14-dev-wasm32), and `npm ci --ignore-scripts`, once.
 
 import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { build } from "esbuild";
@@ -18,6 +19,7 @@ const root = dirname(here);
 const dist = join(here, "dist");
 const site = join(root, "runtime", "bitgaze", "site");
 const ort = join(here, "node_modules", "onnxruntime-web", "dist");
+const WASM = "ort-wasm-simd-threaded.wasm";
 
 function kernels() {
   const hamming = ["scan", "kernel_portable", "kernel_wasm"].map((name) => `csrc/hamming/${name}.cpp`);
@@ -43,35 +45,48 @@ const common = {
   logLevel: "warning",
 };
 
+const tsc = (...options) =>
+  execFileSync(join(here, "node_modules", ".bin", "tsc"), options, { cwd: here, stdio: "inherit" });
+
 async function npmPackage() {
   await build({ ...common, entryPoints: ["src/index.ts"], outfile: "dist/index.js" });
-  execFileSync(
-    join(here, "node_modules", ".bin", "tsc"),
-    ["--noEmit", "false", "--emitDeclarationOnly", "--declaration", "--stripInternal"].concat([
-      ...["--rootDir", "src", "--outDir", dist],
-    ]),
-    { cwd: here, stdio: "inherit" },
-  );
+  tsc("-p", "tsconfig.package.json");
 }
 
+// The page is served by any web server, so nothing is left to be found by a package manager.
 async function webFiles() {
+  tsc();
   rmSync(site, { recursive: true, force: true });
   mkdirSync(join(site, "ort"), { recursive: true });
   const page = { ...common, minify: true, outdir: site };
   await build({ ...page, entryPoints: ["page/app.ts"] });
   await build({ ...page, entryPoints: ["page/worker.ts"], external: ["./ort/*"] });
-  await build({ ...page, format: "iife", entryPoints: ["page/service-worker.ts"] });
-  for (const name of ["index.html", "style.css", "icon.svg", "icon-192.png", "icon-512.png"]) {
-    copyFileSync(join(here, "page", name), join(site, name));
+  const served = join(root, "runtime", "bitgaze", "web");
+  const copies = [
+    ...["index.html", "page.css", "icon-192.png", "icon-512.png"].map((name) => join(here, "page", name)),
+    ...["serve.css", "icon.svg"].map((name) => join(served, name)),
+    ...["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs"].map((name) => join(ort, name)),
+  ];
+  const shell = ["app.js", "worker.js"];
+  for (const from of copies) {
+    const name = (from.startsWith(ort) ? "ort/" : "") + basename(from);
+    copyFileSync(from, join(site, name));
+    shell.push(name);
   }
-  for (const name of ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"]) {
-    copyFileSync(join(ort, name), join(site, "ort", name));
-  }
+  // Stored by the worker, which shows how far it is.
+  copyFileSync(join(ort, WASM), join(site, "ort", WASM));
   const { version } = JSON.parse(readFileSync(join(ort, "..", "package.json"), "utf8"));
-  writeFileSync(
-    join(site, "ort", "LICENCE.txt"),
-    `onnxruntime-web ${version}, MIT licence, Copyright (c) Microsoft Corporation\n`,
-  );
+  const notice = `onnxruntime-web ${version}: MIT licence, Copyright (c) Microsoft Corporation\n`;
+  writeFileSync(join(site, "ort", "LICENCE.txt"), notice);
+
+  const digest = createHash("sha256");
+  for (const name of shell) digest.update(readFileSync(join(site, name)));
+  const define = {
+    BUILD: JSON.stringify(digest.digest("hex").slice(0, 16)),
+    SHELL: JSON.stringify(shell),
+  };
+  const worker = { ...page, format: "iife", define, entryPoints: ["page/service-worker.ts"] };
+  await build(worker);
 }
 
 mkdirSync(dist, { recursive: true });

@@ -1,0 +1,50 @@
+// What the page and its worker say to each other.
+
+import type { Box } from "../src/looks.js";
+
+/** What `bitgaze export-web` writes to site.json. */
+export interface Site {
+  readonly name: string;
+  readonly items: number;
+  /** Of every file: its length in bytes and its digest. */
+  readonly files: Readonly<Record<string, readonly [number, string]>>;
+}
+
+export type Request =
+  | { readonly op: "open" }
+  | { readonly op: "search"; readonly image: Blob | ImageBitmap; readonly k: number }
+  | { readonly op: "like"; readonly slot: number; readonly k: number };
+
+export interface Opened {
+  readonly name: string;
+  readonly items: number;
+  readonly bits: number;
+  readonly threads: number;
+  /** Whether all is stored for use without a network. */
+  readonly isStored: boolean;
+}
+
+export interface Found {
+  readonly slot: number;
+  readonly key: string;
+  readonly metadata: Readonly<Record<string, unknown>>;
+  readonly distance: number;
+  readonly sameKind: number | null;
+  readonly box: Box | null;
+  readonly queryBox: Box | null;
+  /** A JPEG, or null. */
+  readonly thumbnail: Blob | null;
+}
+
+export interface Searched {
+  readonly hits: readonly Found[];
+  /** Of the item that was searched from; null for an image of the person's own. */
+  readonly query: { readonly key: string; readonly thumbnail: Blob | null } | null;
+  readonly encodeMs: number;
+  readonly searchMs: number;
+}
+
+export type Reply =
+  | { readonly id: number; readonly result: Opened | Searched }
+  | { readonly id: number; readonly error: string }
+  | { readonly done: number; readonly total: number };
