@@ -78,8 +78,8 @@ async function start(): Promise<void> {
   byId<HTMLButtonElement>("camera").disabled = !navigator.mediaDevices;
   setStatus("Choose an image, take one, drop one or paste one.");
   isReady.then(
-    () => (byId("offline").textContent = gallery.isStored ? "works offline" : "no space to work offline"),
-    (error: Error) => (byId("offline").textContent = `online only: ${error.message}`),
+    () => (byId("offline").textContent = gallery.isStored ? "Works offline" : "No space to work offline"),
+    (error: Error) => (byId("offline").textContent = `Online only: ${error.message}`),
   );
 }
 

@@ -13,7 +13,7 @@ export function makeCard(hit: Found, rank: number, bits: number, open: () => voi
   const card = (template.content.cloneNode(true) as DocumentFragment).firstElementChild as HTMLElement;
   const part = (name: string): HTMLElement => within(card, `.${name}`);
   const name = nameOf(hit.key);
-  const facts = factsOf(hit, bits);
+  const facts = factsOf(hit, bits).slice(0, 1);
   showImage(part("figure"), hit.thumbnail, NO_THUMBNAIL);
   showBox(part("figure"), hit.thumbnail && hit.box);
   part("name").append(element("b", "", String(rank)), name);
@@ -22,6 +22,7 @@ export function makeCard(hit: Found, rank: number, bits: number, open: () => voi
   // Unrelated images differ in about half of the bits.
   const share = Math.max(0, 1 - (2 * hit.distance) / bits);
   part("bar").style.setProperty("--share", `${100 * share}%`);
+  part("bar").title = `${factsOf(hit, bits).at(-1)![1]} bits differ`;
   for (const [what, value] of facts) {
     const fact = element("span", "", `${what} `);
     fact.append(element("b", "", value));

@@ -32,13 +32,18 @@ const ENTRY_BYTES = 32;
 const MOST_SECTIONS = 64;
 const MOST_INFO_BYTES = 1 << 24;
 const PIECE_BYTES = 1 << 24;
+// A file of up to this size is kept in memory: reading a part of a Blob takes a browser a millisecond.
+const IN_MEMORY_BYTES = 1 << 26;
 const WHOLE = 65535;
 
-/** A gallery that is open for searches. Codes are in memory; all else is read where it is needed. */
+// Content that is read piece by piece.
+type Content = Blob | Uint8Array;
+
+/** A gallery that is open for searches. */
 export class FlatGallery {
   /** @internal */
   constructor(
-    private readonly file: Blob,
+    private readonly file: Content,
     private readonly sections: ReadonlyMap<string, Section>,
     /** @internal */
     readonly store: Codes,
@@ -116,12 +121,14 @@ export class FlatGallery {
 /**
  * Open a flat file: reads the header and the codes.
  *
- * @param content of the file. Of a Blob, keys and metadata are read where they are needed.
+ * @param content of the file, not to be changed. Of a large Blob, only codes are read into memory, and
+ *   keys and metadata where they are needed.
  * @throws FormatError if it is no flat file, damaged, or of a version that this one does not read.
  */
 export async function openFlat(content: Blob | ArrayBuffer | Uint8Array): Promise<FlatGallery> {
-  const file = content instanceof Blob ? content : new Blob([content as BlobPart]);
-  if (file.size < HEADER_BYTES) throw new FormatError(`a file of ${file.size} bytes is no flat file`);
+  const file = await contentOf(content);
+  const fileBytes = sizeOf(file);
+  if (fileBytes < HEADER_BYTES) throw new FormatError(`a file of ${fileBytes} bytes is no flat file`);
   const start = await view(file, 0, HEADER_BYTES);
   if (MAGIC.some((byte, i) => start.getUint8(i) !== byte)) {
     throw new FormatError("not a flat file; write one with `bitgaze export-flat`");
@@ -135,12 +142,12 @@ export async function openFlat(content: Blob | ArrayBuffer | Uint8Array): Promis
   if (count > MOST_SECTIONS || headerBytes !== HEADER_BYTES + ENTRY_BYTES * count) {
     throw damaged("the header's length");
   }
-  if (number64(start, 24) !== file.size) {
+  if (number64(start, 24) !== fileBytes) {
     throw new FormatError(
-      `the file has ${file.size} bytes, its header says ${number64(start, 24)}: it is not whole`,
+      `the file has ${fileBytes} bytes, its header says ${number64(start, 24)}: it is not whole`,
     );
   }
-  const header = await view(file, 0, headerBytes);
+  const header = copied(await view(file, 0, headerBytes));
   const crc = header.getUint32(12, true);
   header.setUint32(12, 0, true);
   if (crc32(bytes(header)) !== crc) throw damaged("the header's checksum");
@@ -150,7 +157,7 @@ export async function openFlat(content: Blob | ArrayBuffer | Uint8Array): Promis
   const views = header.getUint32(44, true);
   const inRange = bits % 8 === 0 && bits >= 8 && bits <= 1024 && views >= 1 && views <= 8;
   if (!inRange || items > 0xffffffff) throw damaged(`${items} items of ${views} codes of ${bits} bits`);
-  const sections = sectionsOf(header, count, file.size);
+  const sections = sectionsOf(header, count, fileBytes);
   const model = digest(header, 48);
   const adaptation = digest(header, 80);
   checkLengths(sections, items, bits, views, adaptation !== null);
@@ -234,13 +241,13 @@ function checkLengths(
 }
 
 async function adaptationOf(
-  file: Blob,
+  file: Content,
   at: Section,
   bits: number,
   fingerprint: string,
 ): Promise<Adaptation> {
   const content = await view(file, at.offset, at.length);
-  const found = await crypto.subtle.digest("SHA-256", content.buffer as ArrayBuffer);
+  const found = await crypto.subtle.digest("SHA-256", content as BufferSource);
   if (hex(new Uint8Array(found)) !== fingerprint) throw damaged("the adaptation's checksum");
   const values = Float32Array.from({ length: bits * (bits + 1) }, (_, i) => content.getFloat32(4 * i, true));
   return { fingerprint, offset: values.subarray(0, bits), rotation: values.subarray(bits) };
@@ -255,8 +262,21 @@ function digest(header: DataView, at: number): string | null {
   return /^0*$/.test(found) ? null : found;
 }
 
-async function view(file: Blob, from: number, size: number): Promise<DataView> {
-  return new DataView(await file.slice(from, from + size).arrayBuffer());
+async function contentOf(content: Blob | ArrayBuffer | Uint8Array): Promise<Content> {
+  if (content instanceof Uint8Array) return content;
+  if (content instanceof ArrayBuffer) return new Uint8Array(content);
+  return content.size <= IN_MEMORY_BYTES ? new Uint8Array(await content.arrayBuffer()) : content;
+}
+
+const sizeOf = (file: Content): number => (file instanceof Blob ? file.size : file.length);
+
+async function view(file: Content, from: number, size: number): Promise<DataView> {
+  if (file instanceof Blob) return new DataView(await file.slice(from, from + size).arrayBuffer());
+  return new DataView(file.buffer, file.byteOffset + from, size);
+}
+
+function copied(view: DataView): DataView {
+  return new DataView(bytes(view).slice().buffer);
 }
 
 function bytes(view: DataView): Uint8Array {
