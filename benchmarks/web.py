@@ -111,8 +111,10 @@ def compare(page: Page, work: Path, photos: list[Path], looks: int, encoder: Enc
         flipped = np.unpackbits(codes ^ np.array(expected), axis=-1)
         own = flipped[:, 0].sum(axis=1)
         print(
-            f"{len(photos)} photographs {kind}: {flipped[:, 0].mean():.3%} of the bits of whole images "
-            f"differ, at most {own.max()} of an image; {flipped.mean():.3%} with {looks} looks"
+            f"{len(photos)} photographs {kind}: {flipped[:, 0].mean():.3%} of the bits of whole "
+            f"images differ, at most {own.max()} of an image; "
+            f"{flipped.mean():.3%} with {looks} looks",
+            flush=True,
         )
 
 

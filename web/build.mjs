@@ -17,7 +17,7 @@ import { build } from "esbuild";
 const here = dirname(fileURLToPath(import.meta.url));
 const root = dirname(here);
 const dist = join(here, "dist");
-const site = join(root, "runtime", "bitgaze", "site");
+const site = join(root, "runtime", "bitgaze", "web", "site");
 const ort = join(here, "node_modules", "onnxruntime-web", "dist");
 const WASM = "ort-wasm-simd-threaded.wasm";
 

@@ -25,7 +25,7 @@ from bitgaze.gallery.flat.gallery import FlatGallery
 from bitgaze.gallery.gallery import Gallery
 from bitgaze.gallery.items import FileState, reason_unusable
 
-SITE = Path(__file__).resolve().parent.parent / "site"
+SITE = Path(__file__).resolve().parent.parent / "web" / "site"
 THUMBNAIL_PX = 256
 # What an export writes, besides the files of the page. `site.json` comes last: it names the others.
 _MODEL, _GALLERY, _THUMBNAILS, _MANIFEST, _INDEX = (
