@@ -259,7 +259,7 @@ def page(tmp_path, monkeypatch):
     return site
 
 
-def test_export_web(page, pets_gallery, tmp_path, capsys):
+def test_export_web(page, pets, pets_gallery, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["export-web", str(out), "-g", str(pets_gallery.path), "--thumbnail", "64"]) == 0
     printed = capsys.readouterr()
@@ -281,6 +281,10 @@ def test_export_web(page, pets_gallery, tmp_path, capsys):
         for slot, key in enumerate(exported):
             image = pack[ends[slot] : ends[slot + 1]]
             assert (image[:3] == b"\xff\xd8\xff") == key.endswith(PETS)  # one was added by hand
+        # Without the folders above.
+        assert {key for key in exported if key.endswith(PETS)} == {
+            f"{pets.name}/{key}" for key in PETS
+        }
     assert ends[-1] == len(pack)
     again = main(["export-web", str(out), "-g", str(pets_gallery.path), "--thumbnail", "0"])
     assert again == 0

@@ -119,12 +119,18 @@ def keys(page):
     return page.locator("#hits .name").evaluate_all("all => all.map((one) => one.title)")
 
 
+def relative(hits, gallery):
+    folder = gallery.path.parent
+    return [Path(hit.key).relative_to(folder).as_posix() for hit in hits]
+
+
 def test_the_page_finds_what_python_finds(page, gallery, query):
+    expect(page.locator("#hits li.start")).to_have_count(18)
     page.set_input_files("#file", query)
     expect(page.locator("h1")).to_have_text("Images like bird.jpg")
     expect(page.locator("#status")).to_contain_text("18 images, nearest first")
     hits = gallery.search(query, 18)
-    assert keys(page) == [hit.key for hit in hits]
+    assert keys(page) == relative(hits, gallery)
     first = page.locator("#hits li").first
     expect(first.locator(".chances")).to_have_text(f"same kind {hits[0].same_kind:.0%}")
     expect(page.locator("#gallery")).to_have_text("18 images in animals")
@@ -140,7 +146,7 @@ def test_the_page_finds_what_python_finds(page, gallery, query):
     page.click("#lightbox-search")
     second = Path(hits[1].key).name
     expect(page.locator("h1")).to_have_text(f"Images like {second}")
-    assert keys(page) == [hit.key for hit in gallery.search(hits[1].key, 18)]
+    assert keys(page) == relative(gallery.search(hits[1].key, 18), gallery)
 
 
 def test_it_works_without_a_network_after_the_first_visit(browser, site, gallery, query):
@@ -157,7 +163,7 @@ def test_it_works_without_a_network_after_the_first_visit(browser, site, gallery
         page.wait_for_selector(READY, state="attached")
         page.set_input_files("#file", query)
         expect(page.locator("h1")).to_have_text("Images like bird.jpg")
-        assert keys(page) == [hit.key for hit in gallery.search(query, 18)]
+        assert keys(page) == relative(gallery.search(query, 18), gallery)
         assert page.evaluate("crossOriginIsolated")  # so threads are allowed
     context.close()
 
@@ -195,7 +201,7 @@ def test_what_is_no_image_is_said_to_be_none(page, tmp_path, query):
     page.set_input_files("#file", tmp_path / "notes.jpg")
     expect(page.locator("#message")).to_contain_text("cannot decode the file as an image")
     page.set_input_files("#file", query)
-    expect(page.locator("#hits li").first).to_be_visible()
+    expect(page.locator("h1")).to_have_text("Images like bird.jpg")
     expect(page.locator("#message")).to_be_empty()
 
 
@@ -209,7 +215,7 @@ def test_phones(browser, address, context, query):
         page.goto(address)
         page.wait_for_selector(READY, state="attached")
         page.set_input_files("#file", query)
-        expect(page.locator("#hits li").first).to_be_visible()
+        expect(page.locator("h1")).to_have_text("Images like bird.jpg")
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= 390
         assert Axe().run(page).response["violations"] == []

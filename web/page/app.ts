@@ -2,10 +2,10 @@
 
 import { showBox } from "./boxes.js";
 import { asJpeg, takePicture } from "./camera.js";
-import { makeCard, nameOf } from "./cards.js";
+import { makeCard, makeStart, nameOf } from "./cards.js";
 import { byId, clearMessage, setStatus, showImage, showMessage } from "./dom.js";
 import { Lightbox } from "./lightbox.js";
-import type { Found, Opened, Reply, Request, Searched } from "./messages.js";
+import type { Found, Opened, Reply, Request, Searched, Shown } from "./messages.js";
 
 const PAGE = 24; // hits
 
@@ -76,10 +76,19 @@ async function start(): Promise<void> {
   byId("gallery").textContent = `${images(gallery.items)} in ${gallery.name}`;
   file.disabled = false;
   byId<HTMLButtonElement>("camera").disabled = !navigator.mediaDevices;
-  setStatus("Choose an image, take one, drop one or paste one.");
+  setStatus("Choose an image or take one, or start from one of these.");
+  void browse();
   isReady.then(
     () => (byId("offline").textContent = gallery.isStored ? "Works offline" : "No space to work offline"),
     (error: Error) => (byId("offline").textContent = `Online only: ${error.message}`),
+  );
+}
+
+async function browse(): Promise<void> {
+  const items = await ask<readonly Shown[]>({ op: "browse", count: PAGE });
+  if (source !== null) return; // a search was faster
+  byId("hits").replaceChildren(
+    ...items.map((item) => makeStart(item, () => void searchFor({ slot: item.slot }))),
   );
 }
 

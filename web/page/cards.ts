@@ -2,38 +2,54 @@
 
 import { showBox } from "./boxes.js";
 import { byId, element, showImage, within } from "./dom.js";
-import type { Found } from "./messages.js";
+import type { Found, Shown } from "./messages.js";
 
 export const NO_THUMBNAIL = "no image here";
 
 export const nameOf = (key: string): string => key.split(/[/\\]/).filter(Boolean).pop() ?? key;
 
+/** The card of an item to start from. */
+export function makeStart(item: Shown, search: () => void): HTMLElement {
+  const card = plainCard(item, "", search);
+  card.classList.add("start");
+  within(card, ".open").setAttribute("aria-label", `Search for images like ${nameOf(item.key)}`);
+  return card;
+}
+
+/** The card of a hit; `rank` counts from 1. */
 export function makeCard(hit: Found, rank: number, bits: number, open: () => void): HTMLElement {
-  const template = byId("card") as unknown as HTMLTemplateElement;
-  const card = (template.content.cloneNode(true) as DocumentFragment).firstElementChild as HTMLElement;
-  const part = (name: string): HTMLElement => within(card, `.${name}`);
-  const name = nameOf(hit.key);
+  const card = plainCard(hit, String(rank), open);
   const facts = factsOf(hit, bits).slice(0, 1);
-  showImage(part("figure"), hit.thumbnail, NO_THUMBNAIL);
-  showBox(part("figure"), hit.thumbnail && hit.box);
-  part("name").append(element("b", "", String(rank)), name);
-  part("name").title = hit.key;
-  part("folder").textContent = nameOf(hit.key.slice(0, -name.length - 1));
+  showBox(within(card, ".figure"), hit.thumbnail && hit.box);
   // Unrelated images differ in about half of the bits.
   const share = Math.max(0, 1 - (2 * hit.distance) / bits);
-  part("bar").style.setProperty("--share", `${100 * share}%`);
-  part("bar").title = `${factsOf(hit, bits).at(-1)![1]} bits differ`;
+  const bar = within(card, ".bar");
+  bar.style.setProperty("--share", `${100 * share}%`);
+  bar.title = `${factsOf(hit, bits).at(-1)![1]} bits differ`;
   for (const [what, value] of facts) {
     const fact = element("span", "", `${what} `);
     fact.append(element("b", "", value));
-    part("chances").append(fact);
+    within(card, ".chances").append(fact);
   }
-  part("metadata").textContent = metadataOf(hit)
+  const spoken = facts.map((pair) => pair.join(" ")).join(", ");
+  const label = `Open ${nameOf(hit.key)}, number ${rank}, ${spoken}`;
+  within(card, ".open").setAttribute("aria-label", label);
+  return card;
+}
+
+function plainCard(item: Shown, rank: string, open: () => void): HTMLElement {
+  const template = byId("card") as unknown as HTMLTemplateElement;
+  const card = (template.content.cloneNode(true) as DocumentFragment).firstElementChild as HTMLElement;
+  const part = (name: string): HTMLElement => within(card, `.${name}`);
+  const name = nameOf(item.key);
+  showImage(part("figure"), item.thumbnail, NO_THUMBNAIL);
+  part("name").append(...(rank ? [element("b", "", rank)] : []), name);
+  part("name").title = item.key;
+  part("folder").textContent = nameOf(item.key.slice(0, -name.length - 1));
+  part("metadata").textContent = metadataOf(item)
     .slice(0, 3)
     .map((pair) => pair.join(": "))
     .join(" / ");
-  const spoken = facts.map((pair) => pair.join(" ")).join(", ");
-  part("open").setAttribute("aria-label", `Open ${name}, number ${rank}, ${spoken}`);
   part("open").addEventListener("click", open);
   return card;
 }
@@ -46,8 +62,8 @@ export function factsOf(hit: Found, bits: number): [string, string][] {
   return facts;
 }
 
-export function metadataOf(hit: Found): [string, string][] {
-  return Object.entries(hit.metadata).map(([name, value]) => [
+export function metadataOf(item: Shown): [string, string][] {
+  return Object.entries(item.metadata).map(([name, value]) => [
     name,
     typeof value === "object" ? JSON.stringify(value) : String(value),
   ]);

@@ -12,6 +12,7 @@ export interface Site {
 
 export type Request =
   | { readonly op: "open" }
+  | { readonly op: "browse"; readonly count: number }
   | { readonly op: "search"; readonly image: Blob | ImageBitmap; readonly k: number }
   | { readonly op: "like"; readonly slot: number; readonly k: number };
 
@@ -24,16 +25,19 @@ export interface Opened {
   readonly isStored: boolean;
 }
 
-export interface Found {
+export interface Shown {
   readonly slot: number;
   readonly key: string;
   readonly metadata: Readonly<Record<string, unknown>>;
+  /** A JPEG, or null. */
+  readonly thumbnail: Blob | null;
+}
+
+export interface Found extends Shown {
   readonly distance: number;
   readonly sameKind: number | null;
   readonly box: Box | null;
   readonly queryBox: Box | null;
-  /** A JPEG, or null. */
-  readonly thumbnail: Blob | null;
 }
 
 export interface Searched {
@@ -44,7 +48,9 @@ export interface Searched {
   readonly searchMs: number;
 }
 
+export type Result = Opened | readonly Shown[] | Searched;
+
 export type Reply =
-  | { readonly id: number; readonly result: Opened | Searched }
+  | { readonly id: number; readonly result: Result }
   | { readonly id: number; readonly error: string }
   | { readonly done: number; readonly total: number };

@@ -4,7 +4,7 @@ import * as ort from "./ort/ort.wasm.min.mjs";
 
 import { encode, openFlat, openModel, queryOf, search } from "../src/index.js";
 import type { FlatGallery, Model, Query } from "../src/index.js";
-import type { Found, Opened, Reply, Request, Searched, Site } from "./messages.js";
+import type { Found, Reply, Request, Result, Searched, Shown, Site } from "./messages.js";
 import { dataCache } from "./caches.js";
 
 // What is there without a network: the page itself is in the service worker's care.
@@ -36,13 +36,14 @@ addEventListener("message", async ({ data }: MessageEvent<Request & { id: number
   }
 });
 
-async function answer(request: Request): Promise<Opened | Searched> {
+async function answer(request: Request): Promise<Result> {
   state ??= open();
   const { site, model, gallery } = await state;
   if (request.op === "open") {
     const { items, bits } = gallery;
     return { name: site.name, items, bits, threads: ort.env.wasm.numThreads ?? 1, isStored };
   }
+  if (request.op === "browse") return spread(gallery, request.count);
   const start = performance.now();
   const options = { looks: gallery.looks, adaptation: gallery.adaptation };
   const isImage = request.op === "search";
@@ -61,6 +62,17 @@ async function answer(request: Request): Promise<Opened | Searched> {
     source = { key, thumbnail: await thumbnail(request.slot) };
   }
   return { hits: shown, query: source, encodeMs: encoded - start, searchMs: searched - encoded };
+}
+
+// Items from all over the gallery, to start from.
+function spread(gallery: FlatGallery, count: number): Promise<Shown[]> {
+  const most = Math.min(count, gallery.items);
+  return Promise.all(
+    Array.from({ length: most }, async (_, i) => {
+      const slot = Math.floor((i * gallery.items) / most);
+      return { ...(await gallery.item(slot)), thumbnail: await thumbnail(slot) };
+    }),
+  );
 }
 
 async function open(): Promise<State> {

@@ -23,7 +23,7 @@ from bitgaze.encoding.images import ImageFile
 from bitgaze.errors import FingerprintMismatch, GalleryError, ImageError
 from bitgaze.gallery.flat.gallery import FlatGallery
 from bitgaze.gallery.gallery import Gallery
-from bitgaze.gallery.items import FileState, reason_unusable
+from bitgaze.gallery.items import FileState, Item, reason_unusable
 
 SITE = Path(__file__).resolve().parent.parent / "web" / "site"
 THUMBNAIL_PX = 256
@@ -66,7 +66,7 @@ def export_web(
     """Write a web page that searches a gallery in the browser, without a server's help.
 
     The folder has the gallery's codes, keys and metadata, its model, and thumbnails: whoever can
-    open the page can read them.
+    open the page can read them. Keys are relative to the folder above the images.
 
     Args:
         gallery: the gallery.
@@ -93,12 +93,13 @@ def export_web(
         _check_folder(folder)
         shutil.copytree(SITE, folder, dirs_exist_ok=True)
         _replace(folder / _MODEL, model)
-        items = gallery.export_flat(folder / _GALLERY)
+        below = _above(gallery)
+        items = gallery.export_flat(folder / _GALLERY, below=below)
         (folder / _GALLERY).chmod(0o644)  # to be published, unlike a gallery
         failed: dict[str, str] = {}
         (folder / _THUMBNAILS).unlink(missing_ok=True)
         if thumbnail_px:
-            failed = _write_thumbnails(gallery, folder, thumbnail_px, on_progress)
+            failed = _write_thumbnails(gallery, folder, below, thumbnail_px, on_progress)
         name = gallery.path.stem
         _replace(folder / _MANIFEST, _manifest(name))
         files = {path.relative_to(folder).as_posix(): _described(path) for path in _files(folder)}
@@ -167,8 +168,21 @@ def _manifest(name: str) -> bytes:
     return json.dumps(manifest, indent=1).encode()
 
 
+def _above(gallery: Gallery) -> str | None:
+    """The folder that keys are written relative to: where the images are is nobody's business."""
+    folders = () if gallery.sources is None else gallery.sources.folders
+    if not folders:
+        return None
+    # The name of a single folder stays.
+    return str(Path(folders[0]).parent) if len(folders) == 1 else os.path.commonpath(folders)
+
+
 def _write_thumbnails(
-    gallery: Gallery, folder: Path, side: int, on_progress: Callable[[int, int], None] | None
+    gallery: Gallery,
+    folder: Path,
+    below: str | None,
+    side: int,
+    on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, str]:
     """Write the pack: items + 1 offsets (u64, little-endian), then JPEG files, by slot.
 
@@ -184,7 +198,7 @@ def _write_thumbnails(
     ):
         keys, ends = iter(flat), [8 * (len(flat) + 1)]
         file.seek(ends[0])
-        while batch := [(key, gallery.get(key, None)) for key in islice(keys, _BATCH)]:
+        while batch := [(key, _item(gallery, below, key)) for key in islice(keys, _BATCH)]:
             states = [None if item is None else item.file for _, item in batch]
             found = pool.map(lambda state: _thumbnail(state, side), states)
             for (key, _), image in zip(batch, found, strict=True):
@@ -198,6 +212,13 @@ def _write_thumbnails(
         _write_offsets(file, ends)
     new.replace(folder / _THUMBNAILS)
     return failed
+
+
+def _item(gallery: Gallery, below: str | None, key: str) -> Item | None:
+    """The item of a key in the exported file; None if it has been removed since."""
+    full = None if below is None else os.path.join(below, key)  # noqa: PTH118
+    found: Item | None = gallery.get(full, None) if full is not None else None
+    return found or gallery.get(key, None)
 
 
 def _write_offsets(file: BinaryIO, ends: Iterable[int]) -> None:
