@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 from itertools import chain
@@ -246,6 +247,35 @@ def test_wrong_arguments_are_named(tmp_path):
         cases, node(tmp_path, [case for case, _ in cases]), strict=True
     ):
         assert expected in answer["message"]
+
+
+@is_built
+def test_the_example_in_the_readme_runs_with_the_model(tmp_path, pets, pets_gallery):
+    """With onnxruntime in WebAssembly, from decoded pixels."""
+    (code,) = re.findall(r"```js\n(.*?)```", (ROOT / "web" / "README.md").read_text(), re.DOTALL)
+    shutil.copy(DEFAULT_MODEL, tmp_path / "general.onnx")
+    pets_gallery.export_flat(tmp_path / "photos.flat")
+    modules = tmp_path / "node_modules"
+    modules.mkdir()
+    for path in (ROOT / "web" / "node_modules").iterdir():
+        (modules / path.name).symlink_to(path)
+    (modules / "bitgaze").symlink_to(ROOT / "web")
+    with Image.open(pets / PETS[0]) as image:
+        pixels = np.array(image.convert("RGB"))
+    height, width, _ = pixels.shape
+    (tmp_path / "pixels").write_bytes(pixels)
+    given = f"""const data = await readFile("pixels");
+        const image = {{ width: {width}, height: {height}, data }};
+        const model"""
+    (tmp_path / "example.mjs").write_text(code.replace("const model", given, 1))
+    command = ["node", "example.mjs"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    expected = pets_gallery.search(pixels, 5)
+    found = [line for line in done.stdout.splitlines() if line.startswith(("/", "by hand"))]
+    assert [f"{hit.key} {hit.distance:g}" for hit in expected] == [
+        " ".join(re.match(r"(.+?) ([\d.]+) ", line).groups()) for line in found
+    ]
 
 
 @pytest.fixture
