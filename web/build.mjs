@@ -8,7 +8,7 @@
 
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -53,7 +53,6 @@ async function npmPackage() {
   tsc("-p", "tsconfig.package.json");
 }
 
-// The page is served by any web server, so nothing is left to be found by a package manager.
 async function webFiles() {
   tsc();
   rmSync(site, { recursive: true, force: true });
@@ -75,9 +74,8 @@ async function webFiles() {
   }
   // Stored by the worker, which shows how far it is.
   copyFileSync(join(ort, WASM), join(site, "ort", WASM));
-  const { version } = JSON.parse(readFileSync(join(ort, "..", "package.json"), "utf8"));
-  const notice = `onnxruntime-web ${version}: MIT licence, Copyright (c) Microsoft Corporation\n`;
-  writeFileSync(join(site, "ort", "LICENCE.txt"), notice);
+  copyFileSync(join(here, "page", "onnxruntime-LICENCE.txt"), join(site, "ort", "LICENCE.txt"));
+  copyFileSync(join(root, "LICENSE"), join(site, "LICENCE.txt"));
 
   const digest = createHash("sha256");
   for (const name of shell) digest.update(readFileSync(join(site, name)));

@@ -12,8 +12,6 @@ const WASM = "ort/ort-wasm-simd-threaded.wasm";
 const MODEL = "model.onnx";
 const GALLERY = "gallery.flat";
 const THUMBNAILS = "thumbnails.pack";
-// A search is fast from the second run on, when the browser has compiled the network.
-const WARM_UP_RUNS = 2;
 const MOST_THREADS = 4;
 
 interface State {
@@ -106,9 +104,10 @@ async function open(): Promise<State> {
         `${model.fingerprint.slice(0, 12)}: export it again with bitgaze export-web`,
     );
   }
-  const side = model.contract.preprocess.size;
-  const blank = { width: side, height: side, data: new Uint8Array(3 * side * side) };
-  for (let run = 0; run < WARM_UP_RUNS; run++) await encode(model, blank);
+  // The first image takes longer than others, because the browser compiles what it runs.
+  const side = 2 * model.contract.preprocess.size;
+  const data = Uint8Array.from({ length: 3 * side * side }, (_, i) => (i * i) & 255);
+  await encode(model, { width: side, height: side, data }, { looks: gallery.looks });
   return { site, model, gallery, thumbnails: content(THUMBNAILS) ?? null };
 }
 
