@@ -4,7 +4,8 @@
     .venv-dev/bin/python benchmarks/web.py PHOTOS [--count 500] [--looks 3]
 
 PHOTOS is a folder of images. Each is encoded by Python and by the page's code, as it is, and again
-from its pixels as a PNG file, which leaves out what decoders differ in. A search goes through a
+from its pixels as a PNG file, which leaves out what decoders differ in; some are enlarged to 1 to 16
+megapixels first. A search goes through a
 million random codes. Then a page is exported from a gallery of 50 photographs and opened in a new
 browser, and again when its server has stopped.
 """
@@ -38,7 +39,7 @@ CHROMIUM = "/usr/bin/chromium"
 LOADED = "#file:not([disabled])"
 FOUND = "#results[data-encode-ms]"
 MILLION = 1_000_000
-SHOWN = 50
+SHOWN, ENLARGED = 50, 16
 HARNESS = """<!doctype html><script type="module">
 import * as ort from "./ort.wasm.min.mjs";
 import * as bitgaze from "./index.js";
@@ -111,9 +112,11 @@ def new_page(playwright: Playwright) -> tuple[Browser, Page]:
     return browser, page
 
 
-def compare(page: Page, work: Path, photos: list[Path], looks: int, encoder: Encoder) -> None:
-    """Share of bits that differ, of the files as they are and as PNG."""
-    for kind in ("as they are", "as PNG"):
+def compare(
+    page: Page, work: Path, photos: list[Path], looks: int, encoder: Encoder, kinds: tuple[str, ...]
+) -> None:
+    """Share of bits that differ, of files as they are and as PNG."""
+    for kind in kinds:
         expected, found = [], []
         for photo in photos:
             if kind == "as PNG":
@@ -134,6 +137,25 @@ def compare(page: Page, work: Path, photos: list[Path], looks: int, encoder: Enc
             f"{flipped.mean():.3%} with {looks} looks",
             flush=True,
         )
+
+
+def enlarged(photos: list[Path], folder: Path) -> list[Path]:
+    """What a telephone's photographs are like: large, noisy, turned by EXIF, half of them 4:2:0."""
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    for i, photo in enumerate(photos):
+        with Image.open(photo) as image:
+            width, height = image.size
+            factor = (3, 5, 7, 9)[i % 4]
+            size = (factor * width + i % 8, factor * height + 3 * (i % 3))
+            pixels = np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
+        noise = random.normal(0, 4, (*pixels.shape[:2], 1))
+        noisy = (pixels + noise).clip(0, 255).astype(np.uint8)
+        exif = Image.Exif()
+        exif[0x0112] = (1, 6, 3, 8)[i // 4 % 4]
+        path = folder / f"{i:02}.jpg"
+        Image.fromarray(noisy).save(path, quality=90, subsampling=2 * (i % 2), exif=exif)
+    return sorted(folder.iterdir())
 
 
 def million(path: Path) -> None:
@@ -213,7 +235,10 @@ def main() -> None:
                 f"1,000,000 x 128 bits, one thread: median {statistics.median(times):.2f} ms, "
                 f"worst {max(times):.2f} ms"
             )
-            compare(page, work, photos, options.looks, encoder)
+            kinds = ("as they are", "as PNG")
+            compare(page, work, photos, options.looks, encoder, kinds)
+            large = enlarged(photos[:ENLARGED], work / "large")
+            compare(page, work, large, options.looks, encoder, ("enlarged",))
             browser.close()
         shown = work / "shown"
         shown.mkdir()
