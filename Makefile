@@ -5,6 +5,7 @@
 #   make test                    install what the tests require, lint, run all tests
 #   make lint                    formatting, types, style
 #   make bench                   the speed and memory figures of docs/results.md
+#   make web                     the web page of `bitgaze export-web`, and the npm package in web/
 
 PYTHON ?= python3
 PHOTOS ?= examples/pictures
@@ -15,19 +16,22 @@ DEMO := .venv
 DEV := .venv-dev
 SOURCES := $(shell find csrc runtime -type f -not -name '*.so' -not -path '*/__pycache__/*' -not -path '*.egg-info/*') \
            setup.py pyproject.toml CMakeLists.txt MANIFEST.in
+WEB := $(shell find web csrc -type f -not -path '*/node_modules/*' -not -path '*/dist/*' -not -path '*/test/*') \
+       runtime/bitgaze/web/serve.css
 COMPILED := $(shell find csrc -type f) setup.py pyproject.toml CMakeLists.txt
-DEBIAN_PACKAGES := g++ g++-aarch64-linux-gnu qemu-user dataset-fashion-mnist chromium
+DEBIAN_PACKAGES := g++ g++-aarch64-linux-gnu qemu-user dataset-fashion-mnist chromium \
+                   clang lld wasi-libc libc++-dev-wasm32 libclang-rt-dev-wasm32
 
 # cmake and ninja come from PyPI: the build and the C++ tests look for them on the path.
-test lint bench $(DEV)/installed: export PATH := $(abspath $(DEV))/bin:$(PATH)
+test lint bench web $(DEV)/installed: export PATH := $(abspath $(DEV))/bin:$(PATH)
 
-.PHONY: demo test lint bench debian clean
+.PHONY: demo test lint bench web debian clean
 
 demo: $(DEMO)/installed
 	@$(DEMO)/bin/python examples/demo.py "$(PHOTOS)" "$(QUERY)"
 
 # One worker per core, each with one thread: otherwise torch starts a thread per core in every worker.
-test: debian lint
+test: debian lint web
 	OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(DEV)/installed
@@ -35,6 +39,14 @@ lint: $(DEV)/installed
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/mypy
 	$(DEV)/bin/clang-format --dry-run --Werror $$(find csrc examples/cpp -name '*.c' -o -name '*.cpp' -o -name '*.h' -o -name '*.hpp')
+
+# The wheel takes the page along if it is there.
+web: debian $(DEV)/installed
+	@if command -v clang++ >/dev/null && command -v wasm-ld >/dev/null; then $(MAKE) --no-print-directory web/dist/index.js; \
+	else echo "not built, so tests of the web page are skipped: clang and lld are not installed"; fi
+
+web/dist/index.js: $(WEB)
+	cd web && npm ci --ignore-scripts --no-audit --no-fund --silent && node build.mjs
 
 bench: $(DEV)/installed
 	$(DEV)/bin/python -m pip install -q -c constraints.txt -r benchmarks/requirements.txt
@@ -45,7 +57,8 @@ bench: $(DEV)/installed
 	$(DEV)/bin/python benchmarks/gallery.py
 
 clean:
-	rm -rf $(DEMO) $(DEV) build demo runtime/bitgaze.egg-info runtime/bitgaze/_hamming.*.so
+	rm -rf $(DEMO) $(DEV) build demo runtime/bitgaze.egg-info runtime/bitgaze/_hamming.*.so \
+	    runtime/bitgaze/web/site web/dist web/node_modules
 
 $(DEMO)/installed: $(SOURCES)
 	$(PYTHON) -m venv $(DEMO)

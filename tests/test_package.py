@@ -33,7 +33,7 @@ MODULE_LAYERS = {
     "cli": [
         ["main"],
         ["watch"],
-        ["index", "search", "serve", "upkeep", "transfer", "doctor", "completion"],
+        ["index", "search", "serve", "upkeep", "transfer", "website", "doctor", "completion"],
         ["page", "diagnosis", "options"],
         ["terminal"],
     ],
@@ -62,6 +62,7 @@ MODULE_LAYERS = {
         ["cluster"],
     ],
     "gallery": [
+        ["website"],
         ["gallery", "flat.gallery"],
         ["sync.sync", "sync.forget", "explain", "duplicates", "maintenance", "flat.export"],
         ["shards"],

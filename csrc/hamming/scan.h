@@ -22,7 +22,8 @@ struct Filter {
     return bits == nullptr || (id < count && (bits[id / 8] >> id % 8 & 1) != 0);
   }
   bool allows(std::size_t query, std::uint64_t id) const {
-    return allows(id) && (exclude == nullptr || exclude[query] != static_cast<std::int64_t>(id));
+    return allows(static_cast<std::size_t>(id)) &&
+           (exclude == nullptr || exclude[query] != static_cast<std::int64_t>(id));
   }
 };
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bitgaze.cli import completion, doctor, index, search, serve, transfer, upkeep, watch
+from bitgaze.cli import completion, doctor, index, search, serve, transfer, upkeep, watch, website
 from bitgaze.cli.options import OK, STOPPED
 from bitgaze.cli.terminal import say, warn
 from bitgaze.encoding.memory import limit
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
     top.set_defaults(run=print_help)
     commands = top.add_subparsers(metavar="COMMAND")
-    for module in (index, watch, search, serve, upkeep, transfer, doctor):
+    for module in (index, watch, search, serve, upkeep, transfer, website, doctor):
         module.add_to(commands)
     completion.add_to(commands, top)
     return top

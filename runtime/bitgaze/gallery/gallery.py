@@ -1074,6 +1074,7 @@ class Gallery:
         self,
         path: str | os.PathLike[str],
         *,
+        below: str | os.PathLike[str] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> int:
         """Write a snapshot to a flat file, which `FlatGallery` and other languages search in place.
@@ -1086,6 +1087,8 @@ class Gallery:
         Args:
             path: the flat file; replaces one of that name once the new one is whole, and no other
                 kind of file.
+            below: a folder; keys of files in it are written relative to it, so that the flat file
+                does not tell where it is. None writes keys as they are.
             on_progress: called with (done, total) items.
 
         Returns:
@@ -1093,10 +1096,12 @@ class Gallery:
 
         Raises:
             GalleryError: `path` is another kind of file, or cannot be written.
+            ValueError: relative to `below`, two keys are the same.
             GalleryCorrupt: the gallery's file is damaged.
         """
         with self._store.reading():
-            return export_flat(self._store, gallery_path(path), on_progress)
+            folder = "" if below is None else os.path.join(os.fspath(below), "")  # noqa: PTH118
+            return export_flat(self._store, gallery_path(path), on_progress, folder)
 
     def transaction(self) -> AbstractContextManager[None]:
         """Make several calls atomic: an exception rolls back all of them.

@@ -17,7 +17,10 @@ _WHOLE = np.array([0, 0, 65535, 65535], np.uint16)
 
 
 def export_flat(
-    store: Store, out: Path, on_progress: Callable[[int, int], None] | None = None
+    store: Store,
+    out: Path,
+    on_progress: Callable[[int, int], None] | None = None,
+    below: str = "",
 ) -> int:
     """Write a snapshot of a gallery as a flat file; returns the number of items.
 
@@ -25,6 +28,7 @@ def export_flat(
         store: the gallery's file; inside `reading`.
         out: the flat file.
         on_progress: called with (done, total) items.
+        below: a beginning that keys are written without.
     """
     if identity(str(out.resolve())) == identity(str(store.file.resolve())):
         raise GalleryError(f"{out}: is the gallery itself; choose another name")
@@ -37,11 +41,13 @@ def export_flat(
         info["adaptation"],
         store.calibration,
     )
-    write_flat(out, origin, len(store.index), _batches(store, on_progress))
+    write_flat(out, origin, len(store.index), _batches(store, on_progress, below))
     return len(store.index)
 
 
-def _batches(store: Store, on_progress: Callable[[int, int], None] | None) -> Iterator[Batch]:
+def _batches(
+    store: Store, on_progress: Callable[[int, int], None] | None, below: str
+) -> Iterator[Batch]:
     records, total = store.records(), len(store.index)
     for first in range(0, total, BATCH_ITEMS):
         keys, metadata, packed = zip(*islice(records, BATCH_ITEMS), strict=True)
@@ -50,7 +56,7 @@ def _batches(store: Store, on_progress: Callable[[int, int], None] | None) -> It
         boxes = _boxes(packed, store.info["looks"])
         if boxes is None:
             raise GalleryCorrupt(f"{store.path}: the boxes of an item from slot {first} on")
-        yield Batch(views, boxes, list(keys), list(metadata))
+        yield Batch(views, boxes, [key.removeprefix(below) for key in keys], list(metadata))
         if on_progress is not None:
             on_progress(first + len(keys), total)
     for _ in records:  # their end is compared with the number of codes
