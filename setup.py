@@ -32,7 +32,9 @@ class CMakeBuild(build_ext):
         ]
         arguments = shlex.split(os.environ.get("CMAKE_ARGS", ""))
         chosen = "CMAKE_GENERATOR" in os.environ or any(a.startswith("-G") for a in arguments)
-        if not chosen and shutil.which("ninja"):
+        # Without a developer prompt, CMake finds Visual Studio only by its own generator.
+        found = sys.platform != "win32" or shutil.which("cl")
+        if not chosen and found and shutil.which("ninja"):
             configure.append("-GNinja")
 
         run(

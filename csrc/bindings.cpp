@@ -130,7 +130,8 @@ class Request {
           std::optional<Rows> filter, std::optional<Ids> exclude, py::ssize_t threads,
           const std::optional<std::string>& kernel, const bitgaze::MultiIndex* tables,
           py::ssize_t covered, std::optional<Ids> changed, bool forced)
-      // Chosen under the GIL: the choice reads the environment, which Python may be changing.
+      // Chosen under the GIL: the choice reads the environment, which Python may be changing. A
+      // free-threaded Python has none; there os.environ may not change during the first search.
       : kernel_(kernel ? bitgaze::kernel(*kernel) : bitgaze::default_kernel()),
         codes_(code_view(codes, count)),
         held_(py::make_tuple(codes, queries, filter, exclude, changed)) {
