@@ -183,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--dry-run",
         action="store_true",
-        help="read the images, run a few steps, foretell time and memory; write nothing",
+        help="read the images, run a few steps, estimate time and memory; write nothing",
     )
     add(
         "--protocol",

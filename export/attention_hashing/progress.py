@@ -18,7 +18,7 @@ except ImportError:  # on Windows
     resource = None  # type: ignore[assignment]
 
 LOG = "log.csv"
-# After so many steps a run foretells its end; the first few also start workers and fill caches.
+# After so many steps a run estimates its end; the first few also start workers and fill caches.
 STEPS = 100
 WARM_UP = 3
 

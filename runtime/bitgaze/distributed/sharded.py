@@ -68,7 +68,8 @@ class ShardedGallery:
     each of its replicas; a search asks one replica of each group and merges what they find. The
     hits are those of one gallery of all items, shard after shard: by distance; of equal distances,
     the item of the earlier shard comes first, then the one in the lower slot. `Hit.same_image` is
-    computed as there, too.
+    computed as there, too, except that no files are read: of a part of an image, such as a crop, it
+    stays below .9.
 
     Ray Serve starts a replica again that is lost, on another machine if need be. A search asks
     another one meanwhile, or waits. If a group has not answered within `timeout_s`, that raises
