@@ -14,7 +14,7 @@ from damage import append, change_number, cut, cut_out, flip_bits, flip_in_front
 from PIL import Image
 
 import oracle
-from bitgaze import FingerprintMismatch, Gallery, GalleryError
+from bitgaze import Encoder, Gallery, GalleryError
 from bitgaze.cli.main import main
 from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
 from bitgaze.encoding.images import Preprocess, part, prepared
@@ -358,8 +358,18 @@ def test_export_web_names_images_that_are_gone(page, encoder, examples, tmp_path
     assert "changed" in printed.err
 
 
-def test_export_web_refuses_another_model(page, pets_gallery, tmp_path, monkeypatch):
-    other = MODEL.__class__(MODEL.path, MODEL.contract, "0" * 64)
-    monkeypatch.setattr(website, "read_model", lambda path: other)
-    with pytest.raises(FingerprintMismatch, match="contains 000000000000"):
-        website.export_web(pets_gallery, tmp_path / "out")
+def test_export_web_takes_the_model_that_is_named(page, examples, tmp_path, capsys):
+    content = bytearray(DEFAULT_MODEL.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit of a weight
+    model = tmp_path / "mine.onnx"
+    model.write_bytes(content)
+    path, out = tmp_path / "g.bitgaze", tmp_path / "out"
+    with Encoder(model) as encoder, Gallery(path, encoder=encoder, looks=0) as gallery:
+        gallery.add("owl", examples / "birds" / "owl.jpg")
+    command = ["export-web", str(out), "-g", str(path), "--thumbnail", "0"]
+    assert main(command) == 2  # the gallery remembers no file, and bitgaze's is another
+    assert "-m FILE" in capsys.readouterr().err
+    assert main([*command, "-m", str(DEFAULT_MODEL)]) == 2
+    assert not out.exists()
+    assert main([*command, "-m", str(model)]) == 0
+    assert (out / "model.onnx").read_bytes() == content

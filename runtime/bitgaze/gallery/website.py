@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bitgaze.cores import available_cores
-from bitgaze.encoding.contract import read_model
 from bitgaze.encoding.heatmap import jpeg, thumbnail
 from bitgaze.encoding.images import ImageFile
-from bitgaze.errors import FingerprintMismatch, GalleryError, ImageError
+from bitgaze.errors import GalleryError, ImageError
 from bitgaze.gallery.flat.gallery import FlatGallery
 from bitgaze.gallery.gallery import Gallery
 from bitgaze.gallery.items import FileState, Item, reason_unusable
@@ -75,7 +74,8 @@ def export_web(
         on_progress: called with (done, total) thumbnails.
 
     Raises:
-        FingerprintMismatch: the gallery's model file contains another model.
+        FingerprintMismatch: the gallery was opened without an encoder, and its model was not
+            found.
         GalleryError: the folder holds something else, cannot be written, the gallery has codes
             without a model, or this bitgaze was installed without the page.
         ValueError: `thumbnail_px` is out of range.
@@ -115,13 +115,7 @@ def _model_of(gallery: Gallery) -> bytes:
         raise GalleryError(
             f"{gallery.path}: has codes without a model, and the page could not encode images"
         )
-    model = read_model(gallery.model_file)
-    if model.fingerprint != gallery.fingerprint:
-        raise FingerprintMismatch(
-            f"{gallery.path}: is of model {gallery.fingerprint[:12]}, but {model.path} contains "
-            f"{model.fingerprint[:12]}; name the right one with -m, or index again"
-        )
-    return model.path.read_bytes()
+    return gallery.encoder.model.path.read_bytes()
 
 
 def _check_folder(folder: Path) -> None:
