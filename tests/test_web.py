@@ -1,7 +1,9 @@
 """The npm package in Node, compared with Python; and what `bitgaze export-web` writes."""
 
 import base64
+import dataclasses
 import json
+import ntpath
 import re
 import shutil
 import subprocess
@@ -373,3 +375,13 @@ def test_export_web_takes_the_model_that_is_named(page, examples, tmp_path, caps
     assert not out.exists()
     assert main([*command, "-m", str(model)]) == 0
     assert (out / "model.onnx").read_bytes() == content
+
+
+def test_export_web_writes_no_keys_with_drives(page, pets_gallery, tmp_path, monkeypatch):
+    """On Windows, folders of two drives have nothing in common."""
+    sources = dataclasses.replace(pets_gallery.sources, folders=("C:\\cats", "D:\\dogs"))
+    monkeypatch.setattr(Gallery, "sources", sources)
+    monkeypatch.setattr(website.os.path, "commonpath", ntpath.commonpath)
+    with pytest.raises(GalleryError, match="on several drives, so keys cannot be written relative"):
+        website.export_web(pets_gallery, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

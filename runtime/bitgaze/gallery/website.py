@@ -77,7 +77,8 @@ def export_web(
         FingerprintMismatch: the gallery was opened without an encoder, and its model was not
             found.
         GalleryError: the folder holds something else, cannot be written, the gallery has codes
-            without a model, or this bitgaze was installed without the page.
+            without a model or images on several drives, or this bitgaze was installed without the
+            page.
         ValueError: `thumbnail_px` is out of range.
     """
     if thumbnail_px != 0 and not 16 <= thumbnail_px <= _MOST_SIDE_PX:
@@ -88,12 +89,11 @@ def export_web(
             f"{SITE}: this bitgaze was installed without the web page; in a checkout, run "
             "`make web` and install again"
         )
-    folder = Path(folder).expanduser()
+    folder, below = Path(folder).expanduser(), _above(gallery)
     try:
         _check_folder(folder)
         shutil.copytree(SITE, folder, dirs_exist_ok=True)
         _replace(folder / _MODEL, model)
-        below = _above(gallery)
         items = gallery.export_flat(folder / _GALLERY, below=below)
         (folder / _GALLERY).chmod(0o644)  # to be published, unlike a gallery
         failed: dict[str, str] = {}
@@ -167,8 +167,15 @@ def _above(gallery: Gallery) -> str | None:
     folders = () if gallery.sources is None else gallery.sources.folders
     if not folders:
         return None
-    # The name of a single folder stays.
-    return str(Path(folders[0]).parent) if len(folders) == 1 else os.path.commonpath(folders)
+    if len(folders) == 1:
+        return str(Path(folders[0]).parent)  # its name stays
+    try:
+        return os.path.commonpath(folders)
+    except ValueError:
+        raise GalleryError(
+            f"{gallery.path}: its images are on several drives, so keys cannot be written relative "
+            "to one folder; index each drive into a gallery of its own"
+        ) from None
 
 
 def _write_thumbnails(
