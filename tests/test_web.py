@@ -318,9 +318,14 @@ def test_export_web(page, pets, pets_gallery, tmp_path, capsys):
             f"{pets.name}/{key}" for key in PETS
         }
     assert ends[-1] == len(pack)
+    (out / ".git" / "refs").mkdir(parents=True)
+    (out / ".git" / "refs" / "main").write_text("a checkout")
+    (out / ".thumbnails.pack.new").write_text("an export that was interrupted")
     again = main(["export-web", str(out), "-g", str(pets_gallery.path), "--thumbnail", "0"])
     assert again == 0
     assert not (out / "thumbnails.pack").exists()
+    listed = json.loads((out / "site.json").read_text())["files"].keys()
+    assert listed == index["files"].keys() - {"thumbnails.pack"}
 
 
 def test_export_web_says_what_is_wrong(page, pets_gallery, tmp_path, capsys):

@@ -127,7 +127,11 @@ def _check_folder(folder: Path) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != _INDEX)
+    for path in sorted(folder.rglob("*")):
+        # Hidden: a checkout's .git, and what an interrupted export left.
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not is_hidden and path.name != _INDEX and path.is_file():
+            yield path
 
 
 def _replace(path: Path, content: bytes) -> None:
