@@ -6,7 +6,9 @@ import json
 import ntpath
 import re
 import shutil
+import struct
 import subprocess
+import zlib
 from itertools import chain
 from pathlib import Path
 
@@ -217,6 +219,34 @@ def test_damage_is_an_error_and_never_a_wrong_gallery(tmp_path):
     errors = [answer for answer in answers if answer != "opened"]
     assert {answer["error"] for answer in errors} == {"FormatError"}
     assert 70 < len(errors) < 210  # the header has a checksum; codes are not read for theirs
+
+
+def resealed(content, at, layout, *numbers):
+    """The flat file with something else in its header, whose checksum matches."""
+    content = bytearray(content)
+    struct.pack_into(layout, content, at, *numbers)
+    (size,) = struct.unpack_from("<I", content, 16)
+    content[12:16] = bytes(4)
+    content[12:16] = zlib.crc32(content[:size]).to_bytes(4, "little")
+    return text(np.frombuffer(content, np.uint8))
+
+
+@is_built
+def test_a_wrong_table_of_sections_is_named(tmp_path):
+    content = Path(flat(tmp_path / "sound.flat", random_codes((40, 3, 16)))).read_bytes()
+    info, lookup = content.index(b"info\0\0\0\0"), content.index(b"lookup\0\0")
+    longer = content + bytes(64)
+    cases = [
+        (resealed(content, 8, "<I", 1), None),
+        (resealed(content, lookup, "8s", b"offsets"), "two sections have the name offsets"),
+        (resealed(longer, 24, "<Q", len(longer)), "does not end with its last section"),
+        (resealed(content, info + 16, "<Q", 2**20), "the table of sections"),
+    ]
+    answers = node(tmp_path, [{"op": "open", "file": file} for file, _ in cases])
+    assert answers[0] == "opened"
+    for (_, expected), answer in zip(cases[1:], answers[1:], strict=True):
+        assert answer["error"] == "FormatError"
+        assert expected in answer["message"]
 
 
 @is_built
