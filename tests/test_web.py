@@ -1,10 +1,14 @@
 """The npm package in Node, compared with Python; and what `bitgaze export-web` writes."""
 
 import base64
+import dataclasses
 import json
+import ntpath
 import re
 import shutil
+import struct
 import subprocess
+import zlib
 from itertools import chain
 from pathlib import Path
 
@@ -14,7 +18,7 @@ from damage import append, change_number, cut, cut_out, flip_bits, flip_in_front
 from PIL import Image
 
 import oracle
-from bitgaze import FingerprintMismatch, Gallery, GalleryError
+from bitgaze import Encoder, Gallery, GalleryError
 from bitgaze.cli.main import main
 from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
 from bitgaze.encoding.images import Preprocess, part, prepared
@@ -217,6 +221,34 @@ def test_damage_is_an_error_and_never_a_wrong_gallery(tmp_path):
     assert 70 < len(errors) < 210  # the header has a checksum; codes are not read for theirs
 
 
+def resealed(content, at, layout, *numbers):
+    """The flat file with something else in its header, whose checksum matches."""
+    content = bytearray(content)
+    struct.pack_into(layout, content, at, *numbers)
+    (size,) = struct.unpack_from("<I", content, 16)
+    content[12:16] = bytes(4)
+    content[12:16] = zlib.crc32(content[:size]).to_bytes(4, "little")
+    return text(np.frombuffer(content, np.uint8))
+
+
+@is_built
+def test_a_wrong_table_of_sections_is_named(tmp_path):
+    content = Path(flat(tmp_path / "sound.flat", random_codes((40, 3, 16)))).read_bytes()
+    info, lookup = content.index(b"info\0\0\0\0"), content.index(b"lookup\0\0")
+    longer = content + bytes(64)
+    cases = [
+        (resealed(content, 8, "<I", 1), None),
+        (resealed(content, lookup, "8s", b"offsets"), "two sections have the name offsets"),
+        (resealed(longer, 24, "<Q", len(longer)), "does not end with its last section"),
+        (resealed(content, info + 16, "<Q", 2**20), "the table of sections"),
+    ]
+    answers = node(tmp_path, [{"op": "open", "file": file} for file, _ in cases])
+    assert answers[0] == "opened"
+    for (_, expected), answer in zip(cases[1:], answers[1:], strict=True):
+        assert answer["error"] == "FormatError"
+        assert expected in answer["message"]
+
+
 @is_built
 def test_wrong_arguments_are_named(tmp_path):
     file = flat(tmp_path / "plain.flat", random_codes((5, 1, 16)))
@@ -316,9 +348,14 @@ def test_export_web(page, pets, pets_gallery, tmp_path, capsys):
             f"{pets.name}/{key}" for key in PETS
         }
     assert ends[-1] == len(pack)
+    (out / ".git" / "refs").mkdir(parents=True)
+    (out / ".git" / "refs" / "main").write_text("a checkout")
+    (out / ".thumbnails.pack.new").write_text("an export that was interrupted")
     again = main(["export-web", str(out), "-g", str(pets_gallery.path), "--thumbnail", "0"])
     assert again == 0
     assert not (out / "thumbnails.pack").exists()
+    listed = json.loads((out / "site.json").read_text())["files"].keys()
+    assert listed == index["files"].keys() - {"thumbnails.pack"}
 
 
 def test_export_web_says_what_is_wrong(page, pets_gallery, tmp_path, capsys):
@@ -358,8 +395,28 @@ def test_export_web_names_images_that_are_gone(page, encoder, examples, tmp_path
     assert "changed" in printed.err
 
 
-def test_export_web_refuses_another_model(page, pets_gallery, tmp_path, monkeypatch):
-    other = MODEL.__class__(MODEL.path, MODEL.contract, "0" * 64)
-    monkeypatch.setattr(website, "read_model", lambda path: other)
-    with pytest.raises(FingerprintMismatch, match="contains 000000000000"):
+def test_export_web_takes_the_model_that_is_named(page, examples, tmp_path, capsys):
+    content = bytearray(DEFAULT_MODEL.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit of a weight
+    model = tmp_path / "mine.onnx"
+    model.write_bytes(content)
+    path, out = tmp_path / "g.bitgaze", tmp_path / "out"
+    with Encoder(model) as encoder, Gallery(path, encoder=encoder, looks=0) as gallery:
+        gallery.add("owl", examples / "birds" / "owl.jpg")
+    command = ["export-web", str(out), "-g", str(path), "--thumbnail", "0"]
+    assert main(command) == 2  # the gallery remembers no file, and bitgaze's is another
+    assert "-m FILE" in capsys.readouterr().err
+    assert main([*command, "-m", str(DEFAULT_MODEL)]) == 2
+    assert not out.exists()
+    assert main([*command, "-m", str(model)]) == 0
+    assert (out / "model.onnx").read_bytes() == content
+
+
+def test_export_web_writes_no_keys_with_drives(page, pets_gallery, tmp_path, monkeypatch):
+    """On Windows, folders of two drives have nothing in common."""
+    sources = dataclasses.replace(pets_gallery.sources, folders=("C:\\cats", "D:\\dogs"))
+    monkeypatch.setattr(Gallery, "sources", sources)
+    monkeypatch.setattr(website.os.path, "commonpath", ntpath.commonpath)
+    with pytest.raises(GalleryError, match="on several drives, so keys cannot be written relative"):
         website.export_web(pets_gallery, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -197,15 +197,18 @@ function sectionsOf(header: DataView, count: number, fileBytes: number): Map<str
   let end = header.byteLength;
   for (let i = 0; i < count; i++) {
     const at = HEADER_BYTES + ENTRY_BYTES * i;
-    const name = new TextDecoder("latin1").decode(bytes(header).subarray(at, at + 8));
+    const padded = new TextDecoder("latin1").decode(bytes(header).subarray(at, at + 8));
+    const name = padded.replace(/\0+$/, "");
     const offset = number64(header, at + 8);
     const length = number64(header, at + 16);
     if (offset % 64 !== 0 || offset < end || !(offset + length <= fileBytes)) {
       throw damaged("the table of sections");
     }
-    sections.set(name.replace(/\0+$/, ""), { offset, length });
+    if (sections.has(name)) throw damaged(`two sections have the name ${name}`);
+    sections.set(name, { offset, length });
     end = offset + length;
   }
+  if (end !== fileBytes) throw damaged("the file does not end with its last section");
   return sections;
 }
 

@@ -9,8 +9,9 @@ from bitgaze.cli.options import (
     SOME_FAILED,
     Commands,
     add_command,
-    add_decoding,
     add_gallery,
+    add_model,
+    encoder_for,
     quiet_pillow,
 )
 from bitgaze.cli.terminal import images, progress, say, warn
@@ -33,7 +34,7 @@ def add_to(commands: Commands) -> None:
         help="longest side of the images that the page shows, or 0 to leave them out (default: "
         "%(default)s)",
     )
-    add_decoding(parser)
+    add_model(parser)
 
 
 def export_web(options: argparse.Namespace) -> int:
@@ -43,7 +44,7 @@ def export_web(options: argparse.Namespace) -> int:
 
     quiet_pillow()
     with (
-        Gallery(options.gallery, create=False) as gallery,
+        Gallery(options.gallery, encoder=encoder_for(options), create=False) as gallery,
         progress("exporting", "images") as show,
     ):
         site = export(gallery, options.folder, thumbnail_px=options.thumbnail, on_progress=show)

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bitgaze.cores import available_cores
-from bitgaze.encoding.contract import read_model
 from bitgaze.encoding.heatmap import jpeg, thumbnail
 from bitgaze.encoding.images import ImageFile
-from bitgaze.errors import FingerprintMismatch, GalleryError, ImageError
+from bitgaze.errors import GalleryError, ImageError
 from bitgaze.gallery.flat.gallery import FlatGallery
 from bitgaze.gallery.gallery import Gallery
 from bitgaze.gallery.items import FileState, Item, reason_unusable
@@ -75,9 +74,11 @@ def export_web(
         on_progress: called with (done, total) thumbnails.
 
     Raises:
-        FingerprintMismatch: the gallery's model file contains another model.
+        FingerprintMismatch: the gallery was opened without an encoder, and its model was not
+            found.
         GalleryError: the folder holds something else, cannot be written, the gallery has codes
-            without a model, or this bitgaze was installed without the page.
+            without a model or images on several drives, or this bitgaze was installed without the
+            page.
         ValueError: `thumbnail_px` is out of range.
     """
     if thumbnail_px != 0 and not 16 <= thumbnail_px <= _MOST_SIDE_PX:
@@ -88,12 +89,11 @@ def export_web(
             f"{SITE}: this bitgaze was installed without the web page; in a checkout, run "
             "`make web` and install again"
         )
-    folder = Path(folder).expanduser()
+    folder, below = Path(folder).expanduser(), _above(gallery)
     try:
         _check_folder(folder)
         shutil.copytree(SITE, folder, dirs_exist_ok=True)
         _replace(folder / _MODEL, model)
-        below = _above(gallery)
         items = gallery.export_flat(folder / _GALLERY, below=below)
         (folder / _GALLERY).chmod(0o644)  # to be published, unlike a gallery
         failed: dict[str, str] = {}
@@ -115,13 +115,7 @@ def _model_of(gallery: Gallery) -> bytes:
         raise GalleryError(
             f"{gallery.path}: has codes without a model, and the page could not encode images"
         )
-    model = read_model(gallery.model_file)
-    if model.fingerprint != gallery.fingerprint:
-        raise FingerprintMismatch(
-            f"{gallery.path}: is of model {gallery.fingerprint[:12]}, but {model.path} contains "
-            f"{model.fingerprint[:12]}; name the right one with -m, or index again"
-        )
-    return model.path.read_bytes()
+    return gallery.encoder.model.path.read_bytes()
 
 
 def _check_folder(folder: Path) -> None:
@@ -133,7 +127,11 @@ def _check_folder(folder: Path) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != _INDEX)
+    for path in sorted(folder.rglob("*")):
+        # Hidden: a checkout's .git, and what an interrupted export left.
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not is_hidden and path.name != _INDEX and path.is_file():
+            yield path
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -173,8 +171,15 @@ def _above(gallery: Gallery) -> str | None:
     folders = () if gallery.sources is None else gallery.sources.folders
     if not folders:
         return None
-    # The name of a single folder stays.
-    return str(Path(folders[0]).parent) if len(folders) == 1 else os.path.commonpath(folders)
+    if len(folders) == 1:
+        return str(Path(folders[0]).parent)  # its name stays
+    try:
+        return os.path.commonpath(folders)
+    except ValueError:
+        raise GalleryError(
+            f"{gallery.path}: its images are on several drives, so keys cannot be written relative "
+            "to one folder; index each drive into a gallery of its own"
+        ) from None
 
 
 def _write_thumbnails(
