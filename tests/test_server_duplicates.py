@@ -177,6 +177,18 @@ def test_a_computation_ends_when_nobody_asks_any_more(client, monkeypatch):
     assert client.get("/api/duplicates").json()["counts"]["copy"] == 1  # begins again
 
 
+def test_an_abandoned_computation_begins_again_for_who_knows_its_state(gallery):
+    kept = groups.Groups(gallery)
+    first = kept.get(None, look_alikes=False)
+    first._thread.join(20)
+    assert kept.get(first.state, look_alikes=False) is first
+    first.groups, first.error = None, groups.Abandoned()
+    again = kept.get(first.state, look_alikes=False)
+    again._thread.join(20)
+    assert again is not first
+    assert len(again.groups) == 2
+
+
 def test_an_error_of_the_computation_is_told(client, monkeypatch):
     def broken(self, **options):
         raise OSError("no such disk")

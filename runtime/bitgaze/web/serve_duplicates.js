@@ -21,6 +21,7 @@ const NONE = {
 let gallery; // from /api/gallery
 let root = ""; // the folder that all items share
 let answer; // the last one of /api/duplicates
+let asked = 0; // how often groups were asked for
 const groups = new Map(); // element to its members, the best first
 
 const tierOf = () => new URLSearchParams(location.search).get("tier") ?? "copy";
@@ -78,16 +79,20 @@ async function showMore() {
   }
 }
 
-// Asks until the groups are known.
+// Asks until the groups are known, or others are asked for; at most twice a second.
 async function fetchGroups(parameters) {
+  const turn = ++asked;
   for (let state = parameters.state; ; ) {
     const query = new URLSearchParams({ ...parameters, ...(state && { state }) });
+    const pause = new Promise((resolve) => setTimeout(resolve, 500));
     const found = await fetchSearch(`/api/duplicates?${query}`);
     byId("progress").hidden = Boolean(found.groups);
     if (found.groups) return { ...found, next: found.first + found.groups.length };
     state = found.state;
     if (found.total) Object.assign(byId("progress"), { value: found.done, max: found.total });
     else byId("progress").removeAttribute("value");
+    await pause;
+    if (turn !== asked) throw new DOMException("Others are asked for.", "AbortError");
   }
 }
 
