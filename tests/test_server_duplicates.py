@@ -337,3 +337,15 @@ def test_hits_tell_which_are_copies(client, folder):
     assert copies.pop("duck again.jpg") is None
     owls = [hit["key"] for hit in hits if "duck" not in hit["name"]]
     assert list(copies.values()) == [None, owls[0], owls[0]]
+
+
+def test_identical_plain_images_are_copies_by_the_rule_of_the_gallery(gallery, client, tmp_path):
+    for name, colour in (("red", "red"), ("red again", "red"), ("blue", "blue")):
+        Image.new("RGB", (40, 40), colour).save(tmp_path / f"{name}.png")
+    gallery.sync(tmp_path)
+    blue = str(tmp_path / "blue.png")
+    hits = client.get("/api/search", params={"key": blue}).json()["hits"]
+    reds = {hit["key"]: hit["copy_of"] for hit in hits if hit["name"].startswith("red")}
+    assert list(reds.values()) == [None, next(iter(reds))]
+    folded = gallery.search(blue, exclude_self=True, fold=True)
+    assert [hit.key for hit in folded] == [hit["key"] for hit in hits if hit["copy_of"] is None]
