@@ -129,6 +129,7 @@ function makeGroup({ best, others, left_out }) {
   const group = byId("group").content.cloneNode(true).firstElementChild;
   const members = [best, ...others];
   groups.set(group, members);
+  group.dataset.leftOut = left_out;
   group.querySelector("h2").textContent = titleOf(members, left_out);
   group.querySelector("ol").append(...members.map((member) => makeMember(group, member)));
   setWidth(group);
@@ -144,7 +145,7 @@ function setWidth(group) {
 
 function titleOf([best, ...others], leftOut = 0) {
   const tiers = new Set(others.map(({ tier }) => tier));
-  const names = NAMES[["look-alike", "copy", "identical"].find((tier) => tiers.has(tier))];
+  const names = NAMES[["look-alike", "copy", "identical"].find((tier) => tiers.has(tier)) ?? answer.tier];
   const unshown = leftOut ? `; ${leftOut} of them are not shown` : "";
   return `${best.name} and ${counted(others.length + leftOut, ...names)}${unshown}`;
 }
@@ -222,11 +223,12 @@ async function setApart(group, member) {
     const card = group.querySelectorAll("li")[members.indexOf(member)];
     const hadFocus = card.contains(document.activeElement);
     const next = card.nextElementSibling ?? group.nextElementSibling ?? card.previousElementSibling;
-    if (left.length > 1) {
+    const leftOut = Number(group.dataset.leftOut);
+    if (left.length > 1 || leftOut) {
       groups.set(group, left);
       card.remove();
       setWidth(group);
-      group.querySelector("h2").textContent = titleOf(left);
+      group.querySelector("h2").textContent = titleOf(left, leftOut);
       showMarks(group);
     } else {
       for (const one of members) if (marks.has(one.key)) marks.set(one, false);
