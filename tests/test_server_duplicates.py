@@ -7,6 +7,7 @@ import threading
 import time
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -321,6 +322,9 @@ def test_what_cannot_be_shown(gallery, folder, launched, monkeypatch):
     assert launched == []
     monkeypatch.setattr(reveal.click, "launch", lambda path, *, locate: 1)
     assert refusal(show(gallery, key)[1], 501)[0] == "no_desktop"
+    with monkeypatch.context() as windows:
+        windows.setattr(reveal, "sys", SimpleNamespace(platform="win32"))
+        assert show(gallery, key)[1].status_code == 200
     monkeypatch.setattr(reveal, "_has_desktop", lambda: False)
     can, answer = show(gallery, key)
     assert not can
