@@ -644,6 +644,19 @@ def test_what_is_no_duplicate_leaves_and_comes_back(duplicates):
     assert len(duplicates.gallery.duplicates()) == 3
 
 
+def test_members_that_are_not_shown_are_counted(duplicates):
+    page = duplicates()
+    body = page.evaluate("fetch('/api/duplicates').then((one) => one.json())")
+    groups = [one | {"left_out": 2} for one in body["groups"] if len(one["others"]) == 1]
+    page.route("**/api/duplicates?*", lambda route: route.fulfill(json=body | {"groups": groups}))
+    page.reload()
+    expect(page.locator(".group h2")).to_contain_text("3 copies; 2 of them are not shown")
+    page.locator(".group .open").nth(1).focus()
+    page.keyboard.press("d")
+    expect(page.locator(".group h2")).to_contain_text("2 copies; 2 of them are not shown")
+    expect(page.locator(".group .open")).to_have_count(1)
+
+
 def test_groups_come_a_page_at_a_time(duplicates):
     page = duplicates("?tier=copy")
     body = page.evaluate("fetch('/api/duplicates').then((one) => one.json())")
@@ -681,7 +694,8 @@ def test_progress_while_groups_are_computed(duplicates):
             route.fulfill(status=202, json={"state": "s", "done": 3, "total": 10})
 
     page.route("**/api/duplicates?*", answer)
-    page.reload()
+    with page.expect_request("**/api/duplicates?*state=s*"):
+        page.reload()
     expect(page.get_by_role("progressbar")).to_have_attribute("value", "3")
     expect(page.locator("#status")).to_have_text("Comparing 8 images")
     is_over.set()

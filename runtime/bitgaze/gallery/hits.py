@@ -163,7 +163,9 @@ def folded(store: Store, hits: list[Hit]) -> list[Hit]:
     """
     slots = np.array([store.slot(hit.key) for hit in hits], np.int64)
     files = [store.item(slot).file for slot in slots.tolist()]
-    copies = first_copies(store.structure[slots], [file and file.content for file in files])
+    copies = first_copies(
+        store.structure[slots], [file.content if file else None for file in files]
+    )
     alike: dict[int, list[str]] = {row: [] for row, first in enumerate(copies) if first is None}
     for hit, first in zip(hits, copies, strict=True):
         if first is not None:
