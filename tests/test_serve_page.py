@@ -190,12 +190,14 @@ def test_a_rectangle_searches_for_what_is_inside(open_page, address, gallery, qu
     page = open_page(address)
     search(page, query)
     whole = hits(page)
+    expect(page.locator(".divider")).to_have_count(1)
     drag(page, (0.2, 0.3), (0.8, 0.9))
     expect(page.locator("h1")).to_have_text("Images with this part of bird.jpg")
     region = region_of(page)
     assert region == pytest.approx((0.2, 0.3, 0.8, 0.9), abs=0.02)
     expected = gallery.search(query, 24, region=region)
     assert hits(page) == [hit.key for hit in expected] != whole
+    expect(page.locator(".divider")).to_have_count(0)  # its radius is of whole images
     boxes = page.locator("#hits li .box")
     assert boxes.count() == sum(hit.box is not None for hit in expected) > 0
     # Keys: move it, search again; Escape returns to the whole image.
