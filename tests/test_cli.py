@@ -91,7 +91,7 @@ def test_search_prints_json_within_the_radius(indexed, capsys):
     (hit,) = document["hits"]
     assert 0.5 < hit.pop("same_kind") <= 1
     assert hit.pop("same_image") == 1
-    place = {"box": None, "query_box": None, "alike": []}
+    place = {"box": None, "query_box": None}
     assert hit == {"key": key, "distance": 0, "metadata": {}, "path": key, **place}
 
 

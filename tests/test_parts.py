@@ -20,6 +20,7 @@ from bitgaze.encoding.structure import (
     turned_codes,
     turned_versions,
 )
+from bitgaze.gallery.overlap import Overlap
 
 TURNS = {
     "mirrored": Image.Transpose.FLIP_LEFT_RIGHT,
@@ -204,6 +205,8 @@ def test_parts_are_duplicates_and_searches_find_them(library, tmp_path, encoder,
         found = gallery.duplicates(on_progress=lambda *counts: done.append(counts))
         assert grouped(found) == parts
         assert done[-1][0] == done[-1][1]
+        ended = [now for now, total in done if now == total]
+        assert len(ended) == 4  # pairs, neighbours, their parts, groups
         assert {other.tier for group in found for other in group.others} == {"copy"}
         assert grouped(gallery.duplicates(rotated=True)) == parts + turned
         for one, other in parts + turned:
@@ -219,6 +222,20 @@ def test_parts_are_duplicates_and_searches_find_them(library, tmp_path, encoder,
     arguments = ["duplicates", "-g", str(path)]
     assert main([*arguments, "--rotated"]) == 0
     assert "groups: 4, copies: 4" in capsys.readouterr().out
+
+
+def test_pixels_of_a_pair_are_compared_once(library, tmp_path, encoder, monkeypatch):
+    compared = []
+
+    def refuse(self, one, other, codes):
+        compared.append(frozenset(code.tobytes() for code in codes))
+        return False
+
+    monkeypatch.setattr(Overlap, "is_part", refuse)
+    with Gallery(tmp_path / "g.bitgaze", encoder=encoder, looks=0) as gallery:
+        gallery.sync(library)
+        assert gallery.duplicates(rotated=True) == []
+    assert len(compared) == len(set(compared)) >= 2
 
 
 def test_files_that_changed_are_not_compared(library, tmp_path, encoder):

@@ -190,12 +190,14 @@ def test_a_rectangle_searches_for_what_is_inside(open_page, address, gallery, qu
     page = open_page(address)
     search(page, query)
     whole = hits(page)
+    expect(page.locator(".divider")).to_have_count(1)
     drag(page, (0.2, 0.3), (0.8, 0.9))
     expect(page.locator("h1")).to_have_text("Images with this part of bird.jpg")
     region = region_of(page)
     assert region == pytest.approx((0.2, 0.3, 0.8, 0.9), abs=0.02)
     expected = gallery.search(query, 24, region=region)
     assert hits(page) == [hit.key for hit in expected] != whole
+    expect(page.locator(".divider")).to_have_count(0)  # its radius is of whole images
     boxes = page.locator("#hits li .box")
     assert boxes.count() == sum(hit.box is not None for hit in expected) > 0
     # Keys: move it, search again; Escape returns to the whole image.
@@ -644,6 +646,19 @@ def test_what_is_no_duplicate_leaves_and_comes_back(duplicates):
     assert len(duplicates.gallery.duplicates()) == 3
 
 
+def test_members_that_are_not_shown_are_counted(duplicates):
+    page = duplicates()
+    body = page.evaluate("fetch('/api/duplicates').then((one) => one.json())")
+    groups = [one | {"left_out": 2} for one in body["groups"] if len(one["others"]) == 1]
+    page.route("**/api/duplicates?*", lambda route: route.fulfill(json=body | {"groups": groups}))
+    page.reload()
+    expect(page.locator(".group h2")).to_contain_text("3 copies; 2 of them are not shown")
+    page.locator(".group .open").nth(1).focus()
+    page.keyboard.press("d")
+    expect(page.locator(".group h2")).to_contain_text("2 copies; 2 of them are not shown")
+    expect(page.locator(".group .open")).to_have_count(1)
+
+
 def test_groups_come_a_page_at_a_time(duplicates):
     page = duplicates("?tier=copy")
     body = page.evaluate("fetch('/api/duplicates').then((one) => one.json())")
@@ -681,7 +696,8 @@ def test_progress_while_groups_are_computed(duplicates):
             route.fulfill(status=202, json={"state": "s", "done": 3, "total": 10})
 
     page.route("**/api/duplicates?*", answer)
-    page.reload()
+    with page.expect_request("**/api/duplicates?*state=s*"):
+        page.reload()
     expect(page.get_by_role("progressbar")).to_have_attribute("value", "3")
     expect(page.locator("#status")).to_have_text("Comparing 8 images")
     is_over.set()

@@ -7,6 +7,7 @@ import threading
 import time
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -177,6 +178,18 @@ def test_a_computation_ends_when_nobody_asks_any_more(client, monkeypatch):
     assert client.get("/api/duplicates").json()["counts"]["copy"] == 1  # begins again
 
 
+def test_an_abandoned_computation_begins_again_for_who_knows_its_state(gallery):
+    kept = groups.Groups(gallery)
+    first = kept.get(None, look_alikes=False)
+    first._thread.join(20)
+    assert kept.get(first.state, look_alikes=False) is first
+    first.groups, first.error = None, groups.Abandoned()
+    again = kept.get(first.state, look_alikes=False)
+    again._thread.join(20)
+    assert again is not first
+    assert len(again.groups) == 2
+
+
 def test_an_error_of_the_computation_is_told(client, monkeypatch):
     def broken(self, **options):
         raise OSError("no such disk")
@@ -309,6 +322,9 @@ def test_what_cannot_be_shown(gallery, folder, launched, monkeypatch):
     assert launched == []
     monkeypatch.setattr(reveal.click, "launch", lambda path, *, locate: 1)
     assert refusal(show(gallery, key)[1], 501)[0] == "no_desktop"
+    with monkeypatch.context() as windows:
+        windows.setattr(reveal, "sys", SimpleNamespace(platform="win32"))
+        assert show(gallery, key)[1].status_code == 200
     monkeypatch.setattr(reveal, "_has_desktop", lambda: False)
     can, answer = show(gallery, key)
     assert not can
@@ -325,3 +341,15 @@ def test_hits_tell_which_are_copies(client, folder):
     assert copies.pop("duck again.jpg") is None
     owls = [hit["key"] for hit in hits if "duck" not in hit["name"]]
     assert list(copies.values()) == [None, owls[0], owls[0]]
+
+
+def test_identical_plain_images_are_copies_by_the_rule_of_the_gallery(gallery, client, tmp_path):
+    for name, colour in (("red", "red"), ("red again", "red"), ("blue", "blue")):
+        Image.new("RGB", (40, 40), colour).save(tmp_path / f"{name}.png")
+    gallery.sync(tmp_path)
+    blue = str(tmp_path / "blue.png")
+    hits = client.get("/api/search", params={"key": blue}).json()["hits"]
+    reds = {hit["key"]: hit["copy_of"] for hit in hits if hit["name"].startswith("red")}
+    assert list(reds.values()) == [None, next(iter(reds))]
+    folded = gallery.search(blue, exclude_self=True, fold=True)
+    assert [hit.key for hit in folded] == [hit["key"] for hit in hits if hit["copy_of"] is None]

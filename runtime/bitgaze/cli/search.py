@@ -148,7 +148,7 @@ def search(options: argparse.Namespace) -> int:
             hits = _hits(gallery, image, options, is_only=len(images) == 1)
             if hits is None:
                 continue
-            searches.append({"query": image, "hits": [asdict(hit) for hit in hits]})
+            searches.append({"query": image, "hits": [_hit_to_json(hit) for hit in hits]})
             if options.html:
                 from bitgaze.cli.page import results_page
 
@@ -204,6 +204,11 @@ def _hits(
             raise
         warn(str(error))
         return None
+
+
+def _hit_to_json(hit: "Hit") -> dict[str, Any]:
+    """A hit of a search that folds no copies."""
+    return {name: value for name, value in asdict(hit).items() if name != "alike"}
 
 
 def _say_hits(gallery: "Gallery", hits: "Sequence[Hit]", options: argparse.Namespace) -> None:

@@ -72,6 +72,7 @@ class Copies:
         self._files = files
         self._overlap = Overlap(turned=rotated)
         self._parts: set[tuple[int, int]] = set()  # both ways
+        self._refused: set[tuple[int, int]] = set()  # by their pixels; both ways
         self._rotated = rotated
         known: NDArray[np.bool_] = np.asarray(self.structure.any(axis=1))
         self._known = known
@@ -80,7 +81,7 @@ class Copies:
         self._evidence = semantic_evidence(store)
         self._index = HammingIndex(store.index.bits)
         self._index.add(self.semantic[known])
-        self._views: dict[int, _View] = {}
+        self._views: dict[int, Surroundings] = {}
         self._views_with_parts: dict[int, _View] = {}
 
     def pairs(self, on_progress: Progress | None) -> Iterator[tuple[Rows, Rows]]:
@@ -117,7 +118,7 @@ class Copies:
         left = both & ~found & (structural <= MOST_MOVED)
         for pair in np.flatnonzero(left & (free >= COPY)).tolist():
             found[pair] = all(
-                self._chances(structural[pair], semantic[pair], self._view(end).around) >= COPY
+                self._chances(structural[pair], semantic[pair], self._view(end)) >= COPY
                 for end in (int(one[pair]), int(other[pair]))
             )
         pairs = zip(one.tolist(), other.tolist(), strict=True)
@@ -126,6 +127,8 @@ class Copies:
 
     def _are_parts(self, one: int, other: int) -> bool:
         """Whether one of two images is a part of the other: likely from both, and by pixels."""
+        if (one, other) in self._refused:
+            return False
         semantic = int(code_distances(self.semantic[one], self.semantic[other]))
         agreement = self._agreements(one, np.array([other]))
         for end in (one, other):
@@ -135,7 +138,10 @@ class Copies:
                 return False
         images = [self._overlap.of_file(self._files[row]) for row in (one, other)]
         codes = self.structure[one], self.structure[other]
-        return bool(self._overlap.is_part(images[0], images[1], codes))
+        if self._overlap.is_part(images[0], images[1], codes):
+            return True
+        self._refused |= {(one, other), (other, one)}
+        return False
 
     def _agreements(self, row: int, others: Rows) -> NDArray[np.float64]:
         codes = self.structure[others]
@@ -162,9 +168,7 @@ class Copies:
 
         Of an image and one that it is near to, both compare their parts with the other.
         """
-        one, other = self._neighbours()
-        order = np.argsort(one, kind="stable")
-        one, other = one[order], other[order]
+        one, other = self._neighbours(on_progress)
         starts = np.flatnonzero(np.diff(one, prepend=-1))
         for done, near in enumerate(np.split(other, starts[1:]) if len(one) else [], start=1):
             place = int(one[starts[done - 1]])
@@ -178,8 +182,11 @@ class Copies:
             if on_progress is not None and (done % _BLOCK == 0 or done == len(starts)):
                 on_progress(done, len(starts))
 
-    def _neighbours(self) -> tuple[Rows, Rows]:
-        """Images and those near to them in meaning, each pair both ways, by place in the index."""
+    def _neighbours(self, on_progress: Progress | None) -> tuple[Rows, Rows]:
+        """Images and those near to them in meaning, in order, each pair both ways.
+
+        Both by place in the index.
+        """
         found = []
         radius = int(_LEAST_ALIKE * self._index.bits)
         for start in range(0, len(self._rows), _BLOCK):
@@ -192,24 +199,25 @@ class Copies:
             codes = self.structure[self._rows[pairs]]
             moved = code_distances(codes[0], codes[1]) > SETTLED
             found.append(pairs[:, moved])
+            if on_progress is not None:
+                on_progress(start + len(places), len(self._rows))
         if not found:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         pairs = np.concatenate([*found, *(pair[::-1] for pair in found)], axis=1)
         one, other = np.unique(pairs, axis=1)
         return one, other
 
-    def _view(self, row: int) -> _View:
+    def _view(self, row: int) -> Surroundings:
         """What is around an image, as a search for it would see it."""
         if row not in self._views:
             near = self._around(row)
             semantic = code_distances(self.semantic[row], self.semantic[near])
             structural = code_distances(self.structure[row], self.structure[near])
-            around = surroundings(structural, semantic, self._index.bits)
-            self._views[row] = _View(around, semantic)
+            self._views[row] = surroundings(structural, semantic, self._index.bits)
         return self._views[row]
 
     def _view_with_parts(self, row: int) -> _View:
-        """The same, with what agreement of parts is usual there."""
+        """The same, with what agreement of parts is usual there, and the distances in meaning."""
         if row not in self._views_with_parts:
             near = self._around(row)
             semantic = code_distances(self.semantic[row], self.semantic[near])

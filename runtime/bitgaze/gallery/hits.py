@@ -1,7 +1,7 @@
 """Hits: items found by a search, with what their distances mean and where they match."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -155,32 +155,48 @@ def unrelated_from(calibration: Calibration | None) -> int | None:
 
 
 def folded(store: Store, hits: list[Hit]) -> list[Hit]:
-    """Hits without those that are copies of one before them, which names them.
-
-    Copies are identical files, and images within 16 bits of structural distance.
+    """Hits without those that are copies of one before them, which names them: `first_copies`.
 
     Args:
         store: the gallery's file; inside `reading`.
         hits: of one search.
     """
     slots = np.array([store.slot(hit.key) for hit in hits], np.int64)
-    codes = store.structure[slots]
-    contents = [store.item(slot).file for slot in slots.tolist()]
-    kept: list[int] = []
-    alike: dict[int, list[str]] = {}
-    for place, hit in enumerate(hits):
-        file, same = contents[place], np.zeros(len(kept), bool)
-        if codes[place].any():
-            same = code_distances(codes[place], codes[kept]) <= SETTLED
-        if file is not None:
-            others = (contents[row] for row in kept)
-            same |= np.array([other and other.content == file.content for other in others], bool)
-        if same.any():
-            alike[kept[int(same.argmax())]].append(hit.key)
-        else:
-            kept.append(place)
-            alike[place] = []
-    return [replace(hits[row], alike=tuple(alike[row])) for row in kept]
+    files = [store.item(slot).file for slot in slots.tolist()]
+    copies = first_copies(
+        store.structure[slots], [file.content if file else None for file in files]
+    )
+    alike: dict[int, list[str]] = {row: [] for row, first in enumerate(copies) if first is None}
+    for hit, first in zip(hits, copies, strict=True):
+        if first is not None:
+            alike[first].append(hit.key)
+    return [replace(hits[row], alike=tuple(keys)) for row, keys in alike.items()]
+
+
+def first_copies(codes: NDArray[np.uint8], contents: Sequence[bytes | None]) -> list[int | None]:
+    """For each image, the row of the first that it is a copy of; None for one that is no copy.
+
+    Copies are identical files, and images within 16 bits of structural distance. What is a copy
+    itself has none.
+
+    Args:
+        codes: structural codes, uint8, (n, 32); zeros where not known.
+        contents: digests of the files' bytes, (n,); None where not known.
+    """
+    copies: list[int | None] = []
+    firsts: list[int] = []
+    of_content: dict[bytes, int] = {}
+    for row, (code, content) in enumerate(zip(codes, contents, strict=True)):
+        found = [of_content[content]] if content is not None and content in of_content else []
+        if code.any():
+            near = np.flatnonzero(code_distances(code, codes[firsts]) <= SETTLED)
+            found += [firsts[place] for place in near[:1].tolist()]
+        copies.append(min(found, default=None))
+        if not found:
+            firsts.append(row)
+            if content is not None:
+                of_content[content] = row
+    return copies
 
 
 def same_kind(calibration: Calibration | None, distance: float) -> float | None:

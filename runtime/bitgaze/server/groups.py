@@ -96,7 +96,9 @@ class Groups:
         """
         with self._changing:
             kept = self._kept.get(look_alikes)
-            if kept is not None and (kept.is_running or kept.state == known_state):
+            is_abandoned = kept is not None and isinstance(kept.error, Abandoned)
+            is_wanted = kept is not None and (kept.is_running or kept.state == known_state)
+            if kept is not None and is_wanted and not is_abandoned:
                 return kept
             state = self._gallery.state
             if kept is None or kept.groups is None or kept.state != state:
@@ -108,7 +110,8 @@ class Groups:
         """Note in the gallery whether pairs of items are distinct.
 
         Groups that are known lose what is distinct from another member, so that they need not be
-        computed again.
+        computed again. They lose them by key: identical files of these leave the groups when they
+        are computed again.
 
         Raises:
             KeyError, GalleryError: as for `Gallery.set_distinct`; then nothing is noted.

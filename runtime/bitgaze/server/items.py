@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from bitgaze.encoding.likeness import SETTLED
-from bitgaze.gallery.distances import code_distances
+from bitgaze.encoding.structure import STRUCTURE_BITS
 from bitgaze.gallery.gallery import Gallery
-from bitgaze.gallery.hits import Hit, percent
+from bitgaze.gallery.hits import Hit, first_copies, percent
 from bitgaze.gallery.items import Item
 from bitgaze.gallery.words import WordHit
 
@@ -64,21 +63,9 @@ def _facts(hit: Hit | WordHit) -> dict[str, Any]:
 
 
 def _copies(items: Sequence[Item | None]) -> list[int | None]:
-    """For each item, the position of the first that it is a copy of and that is no copy itself."""
-    copies: list[int | None] = [None] * len(items)
-    known = [
-        place
-        for place, item in enumerate(items)
-        if item is not None and item.structure is not None and item.structure.any()
+    unknown = np.zeros(STRUCTURE_BITS // 8, np.uint8)
+    codes = [
+        unknown if item is None or item.structure is None else item.structure for item in items
     ]
-    if not known:
-        return copies
-    codes = np.array([items[place].structure for place in known])  # type: ignore[union-attr]
-    firsts: list[int] = []  # rows of `codes`
-    for row, place in enumerate(known):
-        near = np.flatnonzero(code_distances(codes[firsts], codes[row]) <= SETTLED)
-        if len(near):
-            copies[place] = known[firsts[near[0]]]
-        else:
-            firsts.append(row)
-    return copies
+    contents = [item.file.content if item and item.file else None for item in items]
+    return first_copies(np.array(codes, np.uint8).reshape(-1, len(unknown)), contents)

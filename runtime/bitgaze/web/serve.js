@@ -227,7 +227,9 @@ function showHits() {
   const firstOf = (hit) => shown.hits.find(({ key }) => key === (hit.copy_of ?? hit.key));
   const isNear = (hit) => {
     const { distance, probability } = firstOf(hit);
-    return probability === undefined ? gallery.unrelated === null || distance <= gallery.unrelated.radius : probability >= 0.5;
+    if (probability !== undefined) return probability >= 0.5;
+    // What is usual is known of whole images only.
+    return gallery.unrelated === null || readAddress().has("region") || distance <= gallery.unrelated.radius;
   };
   // Copies follow the first of them, although others may lie between.
   const inOrder = shown.hits.filter(({ copy_of }) => copy_of === null).flatMap((hit) => [hit, ...shown.hits.filter(({ copy_of }) => copy_of === hit.key)]);

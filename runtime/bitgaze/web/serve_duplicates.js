@@ -21,6 +21,7 @@ const NONE = {
 let gallery; // from /api/gallery
 let root = ""; // the folder that all items share
 let answer; // the last one of /api/duplicates
+let asked = 0; // how often groups were asked for
 const groups = new Map(); // element to its members, the best first
 
 const tierOf = () => new URLSearchParams(location.search).get("tier") ?? "copy";
@@ -78,16 +79,20 @@ async function showMore() {
   }
 }
 
-// Asks until the groups are known.
+// Asks until the groups are known, or others are asked for; at most twice a second.
 async function fetchGroups(parameters) {
+  const turn = ++asked;
   for (let state = parameters.state; ; ) {
     const query = new URLSearchParams({ ...parameters, ...(state && { state }) });
+    const pause = new Promise((resolve) => setTimeout(resolve, 500));
     const found = await fetchSearch(`/api/duplicates?${query}`);
     byId("progress").hidden = Boolean(found.groups);
     if (found.groups) return { ...found, next: found.first + found.groups.length };
     state = found.state;
     if (found.total) Object.assign(byId("progress"), { value: found.done, max: found.total });
     else byId("progress").removeAttribute("value");
+    await pause;
+    if (turn !== asked) throw new DOMException("Others are asked for.", "AbortError");
   }
 }
 
@@ -124,6 +129,7 @@ function makeGroup({ best, others, left_out }) {
   const group = byId("group").content.cloneNode(true).firstElementChild;
   const members = [best, ...others];
   groups.set(group, members);
+  group.dataset.leftOut = left_out;
   group.querySelector("h2").textContent = titleOf(members, left_out);
   group.querySelector("ol").append(...members.map((member) => makeMember(group, member)));
   setWidth(group);
@@ -139,7 +145,7 @@ function setWidth(group) {
 
 function titleOf([best, ...others], leftOut = 0) {
   const tiers = new Set(others.map(({ tier }) => tier));
-  const names = NAMES[["look-alike", "copy", "identical"].find((tier) => tiers.has(tier))];
+  const names = NAMES[["look-alike", "copy", "identical"].find((tier) => tiers.has(tier)) ?? answer.tier];
   const unshown = leftOut ? `; ${leftOut} of them are not shown` : "";
   return `${best.name} and ${counted(others.length + leftOut, ...names)}${unshown}`;
 }
@@ -217,11 +223,12 @@ async function setApart(group, member) {
     const card = group.querySelectorAll("li")[members.indexOf(member)];
     const hadFocus = card.contains(document.activeElement);
     const next = card.nextElementSibling ?? group.nextElementSibling ?? card.previousElementSibling;
-    if (left.length > 1) {
+    const leftOut = Number(group.dataset.leftOut);
+    if (left.length > 1 || leftOut) {
       groups.set(group, left);
       card.remove();
       setWidth(group);
-      group.querySelector("h2").textContent = titleOf(left);
+      group.querySelector("h2").textContent = titleOf(left, leftOut);
       showMarks(group);
     } else {
       for (const one of members) if (marks.has(one.key)) marks.set(one, false);
