@@ -89,7 +89,7 @@ def test_scripts_are_imported_only_as_listed():
 
 
 # What a bare `pip install -e .` brings; the rest comes from export/requirements.txt.
-INSTALLED = {"bitgaze", "numpy", "tqdm"} | sys.stdlib_module_names
+INSTALLED = {"PIL", "bitgaze", "numpy", "tqdm"} | sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("path", sorted(EXPORT.glob("*.py")), ids=lambda path: path.stem)

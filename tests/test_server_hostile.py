@@ -577,7 +577,7 @@ def test_openapi_describes_every_route(gallery):
     api = {
         path: methods - {"HEAD"}
         for path, methods in routes.items()
-        if (path.startswith("/api") or path == "/health")
+        if (path.startswith("/api") or path in ("/health", "/metrics"))
         and path not in ("/api/docs", "/api/openapi.json")
     }
     assert {path: {m.upper() for m in methods} for path, methods in described.items()} == api
@@ -606,7 +606,7 @@ def test_the_api_follows_its_description(gallery, mode):
     app = create_app(gallery, hosts=["testserver"])
     schema = schemathesis.openapi.from_asgi("/api/openapi.json", app)
     operations = [result.ok() for result in schema.get_all_operations()]
-    assert len(operations) == 13
+    assert len(operations) == 14
 
     @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
     @given(case=st.one_of([one.as_strategy(generation_mode=mode) for one in operations]))

@@ -207,10 +207,11 @@ def _labels(
         for one in some
     ]
     nothing = np.zeros((len(regions), of_images.shape[1]), bool)
+    owners = np.repeat(np.arange(len(places)), [len(some) for some in places])
     seen = [
         network.branch.probability(network.branch(some).logits).cpu().numpy()
         for some in _features(
-            WithLooks(regions, nothing).views(config.preprocess, None), network, config
+            WithLooks(regions, nothing, owners).views(config.preprocess, None), network, config
         )
     ]
     probability = np.concatenate(seen) if seen else nothing.astype(np.float32)
