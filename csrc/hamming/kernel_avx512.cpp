@@ -26,6 +26,9 @@ struct Collector {
   std::uint64_t* found;
   std::size_t count = 0;
 
+  Collector(unsigned below, std::uint64_t* room) noexcept
+      : limit(_mm512_set1_epi64(below)), found(room) {}
+
   // The upper half of each lane is 0 on both sides, so 32-bit minimum and comparison suffice: one
   // operation on Intel, where VPMINUQ takes two.
   bool any(__m512i distances) const noexcept {
@@ -49,10 +52,6 @@ struct Collector {
     for (std::size_t j = 0; j < kStep / kLanes; ++j) add(distances[j], id + j * kLanes);
   }
 };
-
-Collector collector(unsigned limit, std::uint64_t* found) noexcept {
-  return {_mm512_set1_epi64(limit), found};
-}
 
 __m512i nearest(const __m512i* distances) noexcept {
   // With a full mask because of GCC 12, as above.
@@ -207,7 +206,7 @@ struct ViewVectors {
 std::size_t find_word_columns(const std::uint64_t* query, const std::uint64_t* word_columns,
                               std::size_t stride, std::size_t count, std::size_t words,
                               unsigned limit, std::uint64_t first, std::uint64_t* found) noexcept {
-  Collector out = collector(limit, found);
+  Collector out(limit, found);
   std::size_t done;
   switch (words) {
     case 1:
@@ -230,22 +229,10 @@ std::size_t find_word_columns(const std::uint64_t* query, const std::uint64_t* w
                                                        found + out.count);
 }
 
-std::size_t find_screened(const std::uint64_t* query, const std::uint64_t* word_columns,
-                          std::size_t stride, std::size_t count, std::size_t words,
-                          const std::uint8_t* order, unsigned limit, std::uint64_t first,
-                          std::uint64_t* found, bool* screened) noexcept {
-  Collector out = collector(limit, found);
-  const std::size_t done =
-      screened_groups<Vectors>(query, word_columns, stride, count, words, order, first, out);
-  *screened = done > 0;
-  return out.count + find_word_columns(query, word_columns + done, stride, count - done, words,
-                                       limit, first + done, found + out.count);
-}
-
 std::size_t find_rows(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
                       std::size_t code_bytes, unsigned limit, std::uint64_t first,
                       std::uint64_t* found) noexcept {
-  Collector out = collector(limit, found);
+  Collector out(limit, found);
   std::size_t done;
   switch (code_bytes) {
     case 8:
@@ -270,8 +257,12 @@ std::size_t find_rows(const std::uint8_t* query, const std::uint8_t* codes, std:
 
 }  // namespace
 
-extern const Kernel kernel_avx512 = {"avx512",          kRequired,     find_rows,
-                                     find_word_columns, find_screened, find_in_views<ViewVectors>};
+extern const Kernel kernel_avx512 = {"avx512",
+                                     kRequired,
+                                     find_rows,
+                                     find_word_columns,
+                                     find_screened<Vectors, Collector, find_word_columns>,
+                                     find_in_views<ViewVectors>};
 
 }  // namespace bitgaze
 

@@ -185,18 +185,6 @@ std::size_t find_word_columns(const std::uint64_t* query, const std::uint64_t* w
                                                        found + out.count);
 }
 
-std::size_t find_screened(const std::uint64_t* query, const std::uint64_t* word_columns,
-                          std::size_t stride, std::size_t count, std::size_t words,
-                          const std::uint8_t* order, unsigned limit, std::uint64_t first,
-                          std::uint64_t* found, bool* screened) noexcept {
-  Collector out{limit, found};
-  const std::size_t done =
-      screened_groups<Vectors>(query, word_columns, stride, count, words, order, first, out);
-  *screened = done > 0;
-  return out.count + find_word_columns(query, word_columns + done, stride, count - done, words,
-                                       limit, first + done, found + out.count);
-}
-
 std::size_t find_rows(const std::uint8_t* query, const std::uint8_t* codes, std::size_t count,
                       std::size_t code_bytes, unsigned limit, std::uint64_t first,
                       std::uint64_t* found) noexcept {
@@ -213,8 +201,12 @@ std::size_t find_rows(const std::uint8_t* query, const std::uint8_t* codes, std:
 
 }  // namespace
 
-extern const Kernel kernel_neon = {
-    "neon", {}, find_rows, find_word_columns, find_screened, find_in_views<ViewVectors>};
+extern const Kernel kernel_neon = {"neon",
+                                   {},
+                                   find_rows,
+                                   find_word_columns,
+                                   find_screened<Vectors, Collector, find_word_columns>,
+                                   find_in_views<ViewVectors>};
 
 }  // namespace bitgaze
 

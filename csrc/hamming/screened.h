@@ -64,5 +64,20 @@ std::size_t screened_groups(const std::uint64_t* query, const std::uint64_t* wor
   return groups * kGroup;
 }
 
+// A kernel's find_screened. kFindRest: the kernel's find_word_columns, which compares what
+// screening leaves; a Collector starts as {limit, found}, and counts what it has found.
+template <typename Vectors, typename Collector, FindWordColumnsFn kFindRest>
+std::size_t find_screened(const std::uint64_t* query, const std::uint64_t* word_columns,
+                          std::size_t stride, std::size_t count, std::size_t words,
+                          const std::uint8_t* order, unsigned limit, std::uint64_t first,
+                          std::uint64_t* found, bool* screened) noexcept {
+  Collector out{limit, found};
+  const std::size_t done =
+      screened_groups<Vectors>(query, word_columns, stride, count, words, order, first, out);
+  *screened = done > 0;
+  return out.count + kFindRest(query, word_columns + done, stride, count - done, words, limit,
+                               first + done, found + out.count);
+}
+
 }  // namespace
 }  // namespace bitgaze
