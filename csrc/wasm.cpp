@@ -72,7 +72,7 @@ extern "C" {
   if (k == 0) return 0;
   const Filter allowed{filter, items, nullptr};
   if (views == 1) {
-    const Codes rows{codes, items, code_bytes, code_bytes % 8 == 0 && code_bytes > 8};
+    const Codes rows{codes, items, code_bytes, lies_by_word(code_bytes)};
     return nearest(Scan<Nearest>(kernel_wasm, rows, query, 1, allowed), items, k, radius, distances,
                    slots);
   }
