@@ -21,6 +21,7 @@ from PIL import Image
 import documents
 from bitgaze import FlatGallery, _hamming
 from bitgaze.encoding.contract import DEFAULT_MODEL
+from bitgaze.encoding.images import Preprocess, prepared
 from bitgaze.gallery.flat.writer import Batch, Origin, write_flat
 from codes import random_codes
 
@@ -348,6 +349,41 @@ def test_the_shared_library_shows_its_interface_and_nothing_else(native, tmp_pat
     assert loaded.bitgaze_error() == b"/none.flat: No such file or directory"
     assert loaded.bitgaze_open(None, ctypes.byref(ctypes.c_void_p())) == 1
     assert loaded.bitgaze_error() == b"an argument is NULL"
+
+
+RESIZE = """
+#include <cstdio>
+#include <cstdlib>
+#include "resize.h"
+
+int main(int, char** arguments) {
+  Image image{std::strtoul(arguments[1], nullptr, 10), std::strtoul(arguments[2], nullptr, 10), {}};
+  const std::size_t bytes = 3 * image.width * image.height;
+  image.pixels.resize(bytes);
+  if (std::fread(image.pixels.data(), 1, bytes, stdin) != bytes) return 1;
+  const Image result = resized(image, 224);
+  return std::fwrite(result.pixels.data(), 1, result.pixels.size(), stdout) != 3 * 224 * 224;
+}
+"""
+
+
+def test_images_are_resized_in_c_plus_plus_as_in_python_to_the_bit(tmp_path):
+    need("c++")
+    (tmp_path / "resize.cpp").write_text(RESIZE)
+    include = f"-I{ROOT / 'examples' / 'cpp'}"
+    program = tmp_path / "resize"
+    output_of("c++", "-std=c++20", "-O2", include, "-o", str(program), str(tmp_path / "resize.cpp"))
+    sizes = [(1, 1), (224, 224), (224, 230), (223, 400), (500, 375), (300, 376), (300, 377)]
+    sizes += [(449, 900), (1345, 700), (460, 1401), (30, 7), (101, 953), (137, 937)]
+    for i, (width, height) in enumerate(sizes):
+        pixels = random_codes((height, width, 3), i)
+        if i % 2 == 0:  # black and white, where sums leave the range of a byte
+            pixels = pixels // 200 * 255
+        command = [program, str(width), str(height)]
+        done = subprocess.run(command, input=pixels.tobytes(), capture_output=True, check=True)
+        expected = prepared(Image.fromarray(pixels), Preprocess(224))
+        found = np.frombuffer(done.stdout, np.uint8).reshape(expected.shape)
+        assert np.array_equal(found, expected), (width, height)
 
 
 # Debian 12 has no package of these headers; where they are, the test is there.
