@@ -72,7 +72,7 @@ struct FlatGallery::Impl {
     }
   }
 
-  // The number of views of each query; checks them.
+  // Throws std::invalid_argument if queries of `bytes` bytes in all cannot be compared with items.
   void check_queries(std::size_t bytes, std::size_t query_views) const {
     if (query_views < 1 || query_views > kMaxViews || bytes % (query_views * code_bytes()) != 0) {
       invalid("a query has " + std::to_string(query_views) + " views in " + std::to_string(bytes) +
