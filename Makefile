@@ -16,8 +16,8 @@ DEMO := .venv
 DEV := .venv-dev
 SOURCES := $(shell find csrc runtime -type f -not -name '*.so' -not -path '*/__pycache__/*' -not -path '*.egg-info/*') \
            setup.py pyproject.toml CMakeLists.txt MANIFEST.in
-WEB := $(shell find web csrc -type f -not -path '*/node_modules/*' -not -path '*/dist/*' -not -path '*/test/*') \
-       runtime/bitgaze/web/serve.css
+WEB := $(shell find web csrc -type f -not -path '*/node_modules/*' -not -path '*/dist/*') \
+       runtime/bitgaze/web/serve.css runtime/bitgaze/web/icon.svg
 COMPILED := $(shell find csrc -type f) setup.py pyproject.toml CMakeLists.txt
 DEBIAN_PACKAGES := g++ g++-aarch64-linux-gnu qemu-user dataset-fashion-mnist chromium \
                    clang lld wasi-libc libc++-dev-wasm32 libclang-rt-dev-wasm32
