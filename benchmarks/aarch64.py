@@ -66,9 +66,8 @@ def main() -> None:
     here, there = folder / "here.npz", folder / "aarch64.npz"
     for result in (here, there):
         result.unlink(missing_ok=True)
-    command = [__file__, str(folder), "--measure", str(images)]
-    if arguments.looks is not None:
-        command = [*command[:2], f"--looks={arguments.looks}", *command[2:]]
+    looks = [] if arguments.looks is None else [f"--looks={arguments.looks}"]
+    command = [__file__, str(folder), *looks, "--measure", str(images)]
     subprocess.run([sys.executable, *command, str(here)], check=True)
     subprocess.run([python, *command, str(there), str(here)], check=True)
     with np.load(here) as ours, np.load(there) as theirs:
