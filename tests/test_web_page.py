@@ -143,6 +143,7 @@ def test_the_page_finds_what_python_finds(page, gallery, query):
     assert (placed.count() == 1) == (box is not None)
 
     first.locator(".open").click()
+    expect(page.locator("#lightbox .stage")).to_have_css("background-color", "rgb(22, 20, 27)")
     expect(page.locator("#lightbox-facts")).to_contain_text("bits that differ")
     page.keyboard.press("ArrowRight")
     expect(page.locator("#lightbox-place")).to_have_text("2 of 18")
