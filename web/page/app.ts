@@ -5,7 +5,7 @@ import { asJpeg, takePicture } from "./camera.js";
 import { makeCard, makeStart, nameOf } from "./cards.js";
 import { byId, clearMessage, setStatus, showImage, showMessage } from "./dom.js";
 import { Lightbox } from "./lightbox.js";
-import type { Found, Opened, Reply, Request, Searched, Shown } from "./messages.js";
+import type { Opened, Reply, Request, Searched, Shown } from "./messages.js";
 
 const PAGE = 24; // hits
 
@@ -18,7 +18,6 @@ let worker: Worker;
 let gallery: Opened;
 let source: Source | null = null;
 let count = PAGE;
-let hits: readonly Found[] = [];
 let latest = 0;
 
 function ask<Result>(request: Request): Promise<Result> {
@@ -126,7 +125,7 @@ async function run(): Promise<void> {
     return;
   }
   if (source !== wanted) return; // another one has been asked for since
-  hits = found.hits;
+  const { hits } = found;
   const name = "image" in wanted ? wanted.name : nameOf(found.query!.key);
   if (found.query) showImage(query, found.query.thumbnail);
   showBox(query, hits[0]?.queryBox ?? null);

@@ -1,6 +1,6 @@
 // A flat file: a snapshot of a gallery, written by `bitgaze export-flat`; docs/flat-file.md.
 
-import { Codes } from "./kernels.js";
+import { Codes, liesByWord } from "./kernels.js";
 import type { Box } from "./looks.js";
 import { FormatError, hex, type Calibration } from "./model.js";
 
@@ -228,7 +228,7 @@ function checkLengths(
     codes:
       views > 1
         ? Math.ceil(items / 32) * 64 * views * Math.ceil(codeBytes / 2)
-        : codeBytes % 8 === 0 && codeBytes > 8
+        : liesByWord(codeBytes)
           ? Math.ceil(items / 4096) * 4096 * codeBytes
           : items * codeBytes,
   };

@@ -22,6 +22,9 @@ interface Exports {
   ): number;
 }
 
+/** Whether the section has codes of this length by word, in blocks; others are rows. */
+export const liesByWord = (codeBytes: number): boolean => codeBytes > 8 && codeBytes % 8 === 0;
+
 let compiled: Promise<WebAssembly.Module> | undefined;
 
 /** Codes in memory of their own, in the layout of a flat file's section `codes`. */
@@ -38,7 +41,7 @@ export class Codes {
    * Allocate memory and fill it.
    *
    * @param fill is called once with the memory, all of it to be written.
-   * @throws RangeError if there is not so much memory.
+   * @throws RangeError if there is too little memory.
    */
   static async create(
     items: number,
@@ -57,8 +60,7 @@ export class Codes {
     return new Codes(exports, address, items, codeBytes, views);
   }
 
-  /** Bytes of the section. */
-  bytes(from: number, size: number): Uint8Array {
+  private bytes(from: number, size: number): Uint8Array {
     return new Uint8Array(this.exports.memory.buffer, this.address + from, size);
   }
 
@@ -72,7 +74,7 @@ export class Codes {
         const word = (Math.floor(slot / 32) * views + view) * words + (i >> 1);
         code[i] = this.bytes(word * 64 + (slot % 32) * 2 + (i & 1), 1)[0]!;
       }
-    } else if (codeBytes % 8 === 0 && codeBytes > 8) {
+    } else if (liesByWord(codeBytes)) {
       const block = Math.floor(slot / 4096) * 4096 * codeBytes;
       for (let w = 0; w < codeBytes / 8; w++) {
         code.set(this.bytes(block + w * 32768 + (slot % 4096) * 8, 8), 8 * w);
