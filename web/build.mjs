@@ -4,7 +4,7 @@
 //   node build.mjs package    only the package
 //
 // Requires clang, lld, wasi-libc and libc++ for WebAssembly (Debian: clang lld wasi-libc
-// libc++-14-dev-wasm32 libclang-rt-14-dev-wasm32), and `npm ci --ignore-scripts`, once.
+// libc++-dev-wasm32 libclang-rt-dev-wasm32), and `npm ci --ignore-scripts`, once.
 
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";

@@ -51,7 +51,7 @@ async function respond(request: Request): Promise<Response> {
   return kept ?? fetch(request);
 }
 
-// From the server if it answers, which tells of a new gallery.
+// From the server if it answers, so that a new gallery is noticed.
 async function newest(request: Request): Promise<Response> {
   const cache = await dataCache();
   try {

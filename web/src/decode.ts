@@ -13,7 +13,8 @@ export class DecodeError extends Error {
 
 // As in Python.
 const MOST_PIXELS = 178_956_970;
-// Pixels are read from the browser in strips of so many, of rows by the largest factor.
+// Pixels are read from the browser in strips of about this many; their rows are a multiple of 8, the
+// largest factor.
 const STRIP_PIXELS = 1 << 21;
 
 /**

@@ -38,7 +38,8 @@ export interface EncodeOptions {
  * Compute the codes of an image.
  *
  * @param source a file's content (a Blob; browsers decode it, Node does not), or pixels.
- * @throws RangeError if the model cannot look so often, or pixels do not have the length of an image.
+ * @throws RangeError if the model does not allow that many looks, or pixels do not have the length of
+ *   an image.
  * @throws DecodeError if the browser cannot decode the file.
  */
 export async function encode(
@@ -51,7 +52,7 @@ export async function encode(
   if (!Number.isInteger(looks) || looks < 0 || looks > (rule?.most ?? 0)) {
     throw new RangeError(`looks is ${looks}, expected 0 to ${rule?.most ?? 0} with this model`);
   }
-  // So many pixels that the smallest look is not enlarged, if the image has them.
+  // Enough pixels that the smallest look is not enlarged, if the image has them.
   const shorterSide = looks ? Math.ceil(preprocess.size / rule!.smallest) : preprocess.size;
   const image = "data" in source ? pixels(source) : await decode(source, shorterSide);
   const prepared = (part: Pixels): Pixels => resize(part, preprocess.size, preprocess.filter);

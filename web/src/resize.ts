@@ -16,7 +16,7 @@ export type Filter = "bicubic" | "bilinear";
 
 // Pillow may first shrink by whole factors, down to this multiple of the target.
 const REDUCING_GAP = 2;
-// Weights are integers of so many bits behind the point (Pillow's Resample.c).
+// Weights are integers with this many bits after the point (Pillow's Resample.c).
 const PRECISION_BITS = 32 - 8 - 2;
 const SUPPORT = { bicubic: 2, bilinear: 1 };
 

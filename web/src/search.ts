@@ -110,7 +110,7 @@ function viewsOf(query: Query): number {
   return (8 * query.codes.length) / query.bits;
 }
 
-// Distances are whole numbers, so many for a bit; see `view_unit` in csrc/hamming/view_search.h.
+// How many units a bit has, since distances are whole numbers; see `view_unit` in csrc/hamming/view_search.h.
 function unitOf(gallery: FlatGallery, query: Query): number {
   if (gallery.looks === 0) return 1;
   const [one, other] = [viewsOf(query), 1 + gallery.looks];
