@@ -49,7 +49,6 @@ web/dist/index.js: $(WEB)
 	cd web && npm ci --ignore-scripts --no-audit --no-fund --silent && node build.mjs
 
 bench: $(DEV)/installed
-	$(DEV)/bin/python -m pip install -q -c constraints.txt -r benchmarks/requirements.txt
 	$(DEV)/bin/python benchmarks/search.py
 	$(DEV)/bin/python benchmarks/views.py
 	$(DEV)/bin/python benchmarks/encode.py
