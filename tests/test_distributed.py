@@ -359,7 +359,7 @@ def test_shards_of_several_models_are_not_one_gallery(cluster, tmp_path):
     for number, bits in enumerate((16, 32)):
         Gallery(tmp_path / f"{number}.bitgaze", bits=bits).close()
         parquet.write(tmp_path / f"{number}.parquet", Description(bits), [])
-    with pytest.raises(FingerprintMismatch, match="described otherwise"):
+    with pytest.raises(FingerprintMismatch, match="described differently"):
         distributed.search(np.zeros((1, 2), np.uint8), tmp_path)
     with pytest.raises(FingerprintMismatch, match="not comparable"):
         distributed.ShardedGallery([tmp_path / "0.bitgaze", tmp_path / "1.bitgaze"], groups=1)

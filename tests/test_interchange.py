@@ -225,7 +225,9 @@ def test_a_folder_of_parquet_files_is_one_gallery(full, tmp_path):
     assert content(tmp_path / "back.bitgaze") == content(full)
 
     parquet.write(shards / "3.parquet", Description(BITS, "e" * 64, "other", 2, 256), [])
-    with pytest.raises(FingerprintMismatch, match=r"3\.parquet: its codes are described otherwise"):
+    with pytest.raises(
+        FingerprintMismatch, match=r"3\.parquet: its codes are described differently"
+    ):
         import_gallery(shards, "parquet", tmp_path / "no.bitgaze")
 
 

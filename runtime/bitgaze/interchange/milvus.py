@@ -21,7 +21,6 @@ from bitgaze.gallery.items import Item
 from bitgaze.interchange import parquet
 from bitgaze.interchange.content import Content, in_batches
 from bitgaze.interchange.description import Description, description_from
-from bitgaze.interchange.extras import required
 from bitgaze.interchange.rows import Row, item_of, row_of
 
 ITEMS, COLLECTION, GALLERY = "items.parquet", "collection.json", "gallery.json"
@@ -81,7 +80,7 @@ def write(folder: Path, description: Description, batches: Iterable[Sequence[Ite
     collection = json.dumps(_collection(description.bits), indent=2)
     (folder / COLLECTION).write_text(collection + "\n", encoding="utf-8")
     done, width = 0, description.bits // 8
-    with required("pyarrow.parquet", "pyarrow", "milvus").ParquetWriter(
+    with parquet.pyarrow("pyarrow.parquet").ParquetWriter(
         folder / ITEMS, layout, write_page_checksum=True
     ) as writer:
         for items in batches:
