@@ -25,7 +25,7 @@ from bitgaze import (
     distributed,
 )
 from bitgaze.distributed import querying
-from bitgaze.distributed.output import plan_offsets, write_plan
+from bitgaze.distributed.output import plan_offsets, remove_unfinished, replacing, write_plan
 from bitgaze.distributed.plan import plan
 from bitgaze.distributed.samples import Columns, samples
 from bitgaze.distributed.worker import make_shard
@@ -331,6 +331,20 @@ def test_a_damaged_tar_is_refused_from_the_damage_on(tmp_path):
         found = list(samples({"kind": "webdataset", "path": str(path)}, Columns()))
         assert [one.key for one in found[:good]] == [f"{path}/a.jpg", f"{path}/b.jpg"][:good]
         assert [one.reason[:7] for one in found[good:]] == ["damaged"] * (end < len(whole))
+
+
+def test_a_file_that_is_not_complete_leaves_nothing(tmp_path):
+    path = tmp_path / "plan.jsonl"
+    path.write_text("before")
+    with pytest.raises(OSError, match="full"), replacing(path) as unfinished:
+        unfinished.write_text("half")
+        raise OSError("full")
+    assert [one.read_text() for one in tmp_path.iterdir()] == ["before"]
+    for name in (".plan.jsonl.host.7", ".manifest.json.host.7", ".part-000000.json.host.7"):
+        (tmp_path / name).touch()  # of processes that were killed
+    (tmp_path / ".others").touch()
+    remove_unfinished(tmp_path)
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".others", "plan.jsonl"]
 
 
 def test_lists_patterns_and_what_is_not_there(tmp_path, images):

@@ -25,6 +25,7 @@ from bitgaze.distributed.output import (
     plan_offsets,
     read_manifest,
     receipt,
+    remove_unfinished,
     write_manifest,
     write_plan,
 )
@@ -270,8 +271,7 @@ def _make_galleries(folder: Path, shards: int, shards_per_gallery: int) -> None:
             "gallery-*.bitgaze and shards_per_gallery in the manifest to make others"
         )
     if "shards_per_gallery" not in manifest:
-        entries = {name: value for name, value in manifest.items() if name != "format"}
-        write_manifest(folder, entries | {"shards_per_gallery": shards_per_gallery})
+        write_manifest(folder, manifest | {"shards_per_gallery": shards_per_gallery})
     starts = range(0, shards, shards_per_gallery)
     rows = [
         {"number": number, "first": first, "end": min(first + shards_per_gallery, shards)}
@@ -304,10 +304,8 @@ def _finished(folder: Path, manifest: dict[str, Any], already_done: int) -> Enco
             )
         items += noted["items"]
         refused += len(noted["refused"])
-    for left in folder.glob(".part-*"):  # by workers that were lost
-        left.unlink(missing_ok=True)
-    entries = {name: value for name, value in manifest.items() if name != "format"}
+    remove_unfinished(folder)
     totals = {"items": items, "refused": refused, "is_complete": True}
-    if not totals.items() <= entries.items():
-        write_manifest(folder, entries | totals)
+    if not totals.items() <= manifest.items():
+        write_manifest(folder, manifest | totals)
     return EncodeReport(items, refused, manifest["shards"], already_done)
