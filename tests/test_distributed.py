@@ -333,12 +333,35 @@ def test_a_damaged_tar_is_refused_from_the_damage_on(tmp_path):
         assert [one.reason[:7] for one in found[good:]] == ["damaged"] * (end < len(whole))
 
 
+def test_a_damaged_parquet_file_is_refused_from_the_damage_on(tmp_path):
+    path = tmp_path / "images.parquet"
+    columns = {"image": [jpeg(0), jpeg(1), jpeg(2)]}
+    pq.write_table(pa.table(columns), path, row_group_size=1, use_dictionary=False)
+    (shard,) = plan(path, None, 10)
+    with pq.ParquetFile(path) as file:
+        start = file.metadata.row_group(1).column(0).data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 20] = bytes(20)
+    path.write_bytes(content)
+    good, bad = samples(shard, Columns())
+    assert (good.key, good.source) == (f"{path}/0", columns["image"][0])
+    assert bad.reason.startswith("damaged from row 1 on: ")
+    path.unlink()
+    (gone,) = samples(shard, Columns())
+    assert "No such file" in gone.reason
+
+
 def test_a_file_that_is_not_complete_leaves_nothing(tmp_path):
     path = tmp_path / "plan.jsonl"
     path.write_text("before")
-    with pytest.raises(OSError, match="full"), replacing(path) as unfinished:
-        unfinished.write_text("half")
-        raise OSError("full")
+
+    def write():
+        with replacing(path) as unfinished:
+            unfinished.write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write()
     assert [one.read_text() for one in tmp_path.iterdir()] == ["before"]
     for name in (".plan.jsonl.host.7", ".manifest.json.host.7", ".part-000000.json.host.7"):
         (tmp_path / name).touch()  # of processes that were killed
@@ -359,6 +382,7 @@ def test_lists_patterns_and_what_is_not_there(tmp_path, images):
     for source, kind, error, message in (
         (tmp_path / "none", None, ClusterError, "no such file or folder"),
         (tmp_path / "none.tar", None, ClusterError, "no such file or folder"),
+        (tmp_path / "none.txt", None, ClusterError, r"none\.txt: No such file"),
         (str(tmp_path / "*.jpg"), None, ClusterError, "names no file"),
         ([images / "00.jpg", "a.tar"], None, ValueError, "several kinds, images and webdataset"),
         ([images, images / "00.jpg"], None, ValueError, "a folder among files"),
@@ -375,9 +399,13 @@ def test_shards_of_several_models_are_not_one_gallery(cluster, tmp_path):
         parquet.write(tmp_path / f"{number}.parquet", Description(bits), [])
     with pytest.raises(FingerprintMismatch, match="described differently"):
         distributed.search(np.zeros((1, 2), np.uint8), tmp_path)
+    with pytest.raises(ValueError, match="timeout_s is 0"):  # and leaves no service
+        distributed.ShardedGallery([tmp_path / "0.bitgaze"], timeout_s=0)
     with pytest.raises(FingerprintMismatch, match="not comparable"):
         distributed.ShardedGallery([tmp_path / "0.bitgaze", tmp_path / "1.bitgaze"], groups=1)
     with pytest.raises(ClusterError, match="do not fit"):
         distributed.ShardedGallery([tmp_path / "0.bitgaze", tmp_path / "1.bitgaze"], cpus=2)
+    with pytest.raises(ValueError, match="timeout_s is -1"):
+        distributed.ShardedGallery.connect("other", timeout_s=-1)
     with pytest.raises(ClusterError, match="no service 'other' runs"):
         distributed.ShardedGallery.connect("other", timeout_s=5)

@@ -66,7 +66,10 @@ def _named(source: Source) -> list[str]:
     if not os.path.exists(path) and any(sign in path for sign in "*?["):  # noqa: PTH110
         return sorted(glob(path, recursive=True))  # noqa: PTH207 (as text)
     if path.endswith(".txt"):
-        lines = Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        try:
+            lines = Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        except OSError as error:
+            raise ClusterError(f"{printable(path)}: {error.strerror}") from error
         return [absolute(line) for line in lines if line]
     return [path]
 

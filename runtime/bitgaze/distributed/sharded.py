@@ -107,6 +107,7 @@ class ShardedGallery:
         model: str | os.PathLike[str] | None = None,
         timeout_s: float = 30.0,
     ) -> None:
+        _check_timeout(timeout_s)
         paths = _paths(shards)
         replicas, cpus = at_least(replicas, "replicas", 1), at_least(cpus, "cpus", 1)
         ray = connected()
@@ -173,6 +174,7 @@ class ShardedGallery:
             ClusterError: ray is not installed, or no service of this name runs.
             ValueError: `timeout_s` is out of range.
         """
+        _check_timeout(timeout_s)
         connected()
         serve = _serve()
         running = sorted(serve.status().applications)
@@ -196,8 +198,6 @@ class ShardedGallery:
         model: str | os.PathLike[str] | None,
         timeout_s: float,
     ) -> None:
-        if not timeout_s > 0:
-            raise ValueError(f"timeout_s is {timeout_s}, expected more than 0")
         self.name = name
         self.timeout_s = timeout_s
         self._groups = groups
@@ -398,6 +398,11 @@ def _serve() -> Any:
             "pip install 'bitgaze[ray]'"
         ) from error
     return serve
+
+
+def _check_timeout(timeout_s: float) -> None:
+    if not timeout_s > 0:
+        raise ValueError(f"timeout_s is {timeout_s}, expected more than 0")
 
 
 def _paths(shards: Shards) -> list[str]:
