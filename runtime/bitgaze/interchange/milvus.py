@@ -18,6 +18,7 @@ import numpy as np
 
 from bitgaze.errors import InterchangeError
 from bitgaze.gallery.items import Item
+from bitgaze.gallery.metadata import from_text
 from bitgaze.interchange import parquet
 from bitgaze.interchange.content import Content, in_batches
 from bitgaze.interchange.description import Description, description_from
@@ -142,10 +143,9 @@ def _rows(path: Path) -> Iterator[Row]:
     with parquet.opened(path) as file:
         for batch in parquet.batches_in(file, _layout().names):
             for row in batch.to_pylist():
-                rest = json.loads(row["rest"])
                 values: dict[str, Any] = {
                     name: bytes.fromhex(value) if name in _BYTES and value is not None else value
-                    for name, value in rest.items()
+                    for name, value in from_text(row["rest"]).items()
                 }
                 yield Row(
                     key=row["key"], code=bytes(row["code"]), metadata=row["metadata"], **values
