@@ -1,4 +1,4 @@
-"""Encode on a cluster: Ray Data gives shards to workers, and gives those of a lost worker again."""
+"""Encode on a cluster: Ray Data gives shards to workers, those of a lost worker to another."""
 
 import hashlib
 import json
@@ -86,6 +86,7 @@ def encode(
     images that are added to the source later are not taken. Encode them into another folder.
 
     An image that cannot be read is refused: reported with its reason, and not tried again.
+    Of a damaged tar or Parquet file, one refusal stands for all that follows the damage in a shard.
 
     Args:
         source: what to encode, as every machine sees it:
@@ -106,7 +107,7 @@ def encode(
         looks: how many parts of each image get codes too; None for what the model was made for.
         shard_images: images of a shard of a folder or list, and of a Parquet file, whose row groups
             stay whole.
-        shards_per_gallery: make galleries of so many consecutive shards each, too, for
+        shards_per_gallery: also make galleries, of this many consecutive shards each, for
             `ShardedGallery`; None makes none. A call that continues can add them.
         cpus: CPUs of a worker; by default 4, or as many as the smallest machine has.
         workers: maximum number of workers; by default as many as fit on the cluster.

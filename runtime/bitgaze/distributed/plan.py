@@ -33,7 +33,7 @@ def plan(source: Source, kind: Kind | None, shard_images: int) -> Iterator[Shard
 
     Args:
         source: as `encode` takes it.
-        kind: of the source; None to tell by its names.
+        kind: of the source; None to infer it from the names.
         shard_images: number of images of a shard; row groups and tars are not divided.
 
     Raises:

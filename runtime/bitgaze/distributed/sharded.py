@@ -283,10 +283,16 @@ class ShardedGallery:
             allow_partial: return the hits of the shards that have answered in time, instead of
                 PartialResult; `missing` of the result names the others.
 
+        Returns:
+            Hits by ascending distance; ties in the order of the shards, then of the slots.
+
         Raises:
             PartialResult: shards did not answer in time.
+            FingerprintMismatch: the encoder is not the model of the shards, or the query is of an
+                adapted gallery.
             WhereError: as for `Gallery.search`; of all shards.
-            ImageError, FingerprintMismatch, TypeError, ValueError: as for `Gallery.search`.
+            ValueError: as for `Gallery.search`; or `region` with what `query` returned.
+            ImageError, TypeError: as for `Gallery.search`.
         """
         params = SearchParams(k, radius, conditions(where))
         if not isinstance(query, Query):
@@ -317,6 +323,10 @@ class ShardedGallery:
             radius: as for `search`.
             where: as for `search`.
             allow_partial: as for `search`.
+
+        Raises:
+            PartialResult, WhereError: as for `search`.
+            TypeError, ValueError: as for `Gallery.search_code`.
         """
         check_array(code, "code")
         views = code if code.ndim == 2 else code[None]

@@ -55,7 +55,7 @@ def pyarrow(name: str = "pyarrow") -> Arrow:
 
 
 def box_type() -> Arrow:
-    """The Arrow type of a box."""
+    """The Arrow type of a box: a struct of its corners, float32, in [0, 1]."""
     pa = pyarrow()
     return pa.struct([pa.field(name, pa.float32(), nullable=False) for name in CORNERS])
 
