@@ -45,11 +45,12 @@ from bitgaze.distributed.output import plan_offsets, write_manifest, write_plan
 from bitgaze.distributed.plan import plan
 from bitgaze.distributed.samples import Columns
 from bitgaze.distributed.worker import Worker, make_gallery, make_shard
+from bitgaze.encoding.structure import STRUCTURE_BITS
 from bitgaze.interchange import parquet
 from bitgaze.interchange.description import Description
 from bitgaze.interchange.galleries import write_gallery
 
-_STRUCTURE_BITS, _RESIDENT_ITEMS = 256, 200_000
+_RESIDENT_ITEMS = 200_000
 _RESIDENT = """
 import numpy as np
 from bitgaze.distributed.replica import Replica
@@ -130,7 +131,7 @@ def description_of(encoder: Encoder, looks: int) -> Description:
     contract = encoder.contract
     calibration = contract.calibration_of(looks)
     return Description(
-        encoder.bits, encoder.fingerprint, contract.name, looks, _STRUCTURE_BITS, calibration
+        encoder.bits, encoder.fingerprint, contract.name, looks, STRUCTURE_BITS, calibration
     )
 
 
@@ -263,7 +264,7 @@ def measure_sizes(folder: Path) -> None:
         f"{count} images with {_LOOKS} looks: {1000 * took_s / count:.1f} ms of processor time "
         f"each; Parquet {sizes[0] / count:.0f} bytes, gallery {sizes[1] / count:.0f} bytes each"
     )
-    shards, _ = make_shards(folder, _RESIDENT_ITEMS, _STRUCTURE_BITS)
+    shards, _ = make_shards(folder, _RESIDENT_ITEMS, STRUCTURE_BITS)
     for number in range(_SHARDS):
         make_gallery(shards, number, range(number, number + 1))
     script = _RESIDENT.format(paths=[str(path) for path in sorted(shards.glob("*.bitgaze"))])

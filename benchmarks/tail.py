@@ -3,9 +3,9 @@
     python benchmarks/tail.py [--items 10e9] [--cores 32] [--scan-ms 5.4] [--queries 20000]
 
 Measures, in processor time, what a group adds to the scan (the candidates of a gallery of 100,000
-items of four views, less the scan of its index) and how long `merge` takes for so many groups. Then
-simulates: queries arrive at random (a Poisson process) at all groups at once; a group's machine
-serves one query after the other, each with all its cores, in
+items of four views, less the scan of its index) and how long `merge` takes for each number of
+groups. Then simulates: queries arrive at random (a Poisson process) at all groups at once; a
+group's machine serves one query after the other, each with all its cores, in
     (scan of its items, at --scan-ms a million on one core) / cores + what a group adds,
     times the measured spread;
 one request in a hundred is held up besides by a pause of 20 ms on average (exponential: a
@@ -27,13 +27,13 @@ from bitgaze import Hit, Item
 from bitgaze.encoding.likeness import SemanticEvidence
 from bitgaze.gallery.hits import Likeness
 from bitgaze.gallery.query import Query
-from bitgaze.gallery.search import SearchParams
+from bitgaze.gallery.search import AROUND, SearchParams
 from bitgaze.gallery.shards import Candidates, Nearest, candidates, merge
 from bitgaze.gallery.store import Store
 from bitgaze.interchange.description import Description
 from bitgaze.interchange.galleries import write_gallery
 
-_BITS, _LOOKS, _K, _AROUND = 128, 3, 10, 50
+_BITS, _LOOKS, _K = 128, 3, 10
 _MEASURED_ITEMS, _MEASURED_QUERIES = 100_000, 300
 _PAUSES, _PAUSE_MS = 0.01, 20.0
 _GROUPS, _BUSY = (1, 4, 16, 64, 256, 1024), (0.2, 0.5, 0.8)
@@ -64,7 +64,7 @@ def measured_group() -> tuple[float, Times]:
             with store.reading():
                 assert store.views is not None
                 start = time.process_time()
-                store.views.search(codes[None], _AROUND, threads=1)
+                store.views.search(codes[None], AROUND, threads=1)
                 middle = time.process_time()
                 candidates([store], query, params)
                 whole.append(time.process_time() - middle)
@@ -75,14 +75,14 @@ def measured_group() -> tuple[float, Times]:
 
 
 def measured_merge(groups: int) -> float:
-    """Milliseconds to merge the answers of so many groups."""
+    """Milliseconds to merge the answers of `groups` groups."""
     random = np.random.default_rng(0)
     hit = Hit("key", 30.0, None, None, {}, None)
-    rows = np.arange(_AROUND)
-    codes = random.integers(0, 256, (_AROUND, 32), np.uint8)
+    rows = np.arange(AROUND)
+    codes = random.integers(0, 256, (AROUND, 32), np.uint8)
     parts = [
         Candidates(
-            Nearest(np.sort(random.uniform(30, 50, _AROUND)), rows * 0, rows, frozenset(), None),
+            Nearest(np.sort(random.uniform(30, 50, AROUND)), rows * 0, rows, frozenset(), None),
             [hit] * _K,
             Likeness(codes[0], codes, rows),
             _BITS,

@@ -25,7 +25,7 @@ from bitgaze import (
     distributed,
 )
 from bitgaze.distributed import querying
-from bitgaze.distributed.output import plan_offsets, write_plan
+from bitgaze.distributed.output import plan_offsets, remove_unfinished, replacing, write_plan
 from bitgaze.distributed.plan import plan
 from bitgaze.distributed.samples import Columns, samples
 from bitgaze.distributed.worker import make_shard
@@ -333,6 +333,43 @@ def test_a_damaged_tar_is_refused_from_the_damage_on(tmp_path):
         assert [one.reason[:7] for one in found[good:]] == ["damaged"] * (end < len(whole))
 
 
+def test_a_damaged_parquet_file_is_refused_from_the_damage_on(tmp_path):
+    path = tmp_path / "images.parquet"
+    columns = {"image": [jpeg(0), jpeg(1), jpeg(2)]}
+    pq.write_table(pa.table(columns), path, row_group_size=1, use_dictionary=False)
+    (shard,) = plan(path, None, 10)
+    with pq.ParquetFile(path) as file:
+        start = file.metadata.row_group(1).column(0).data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 20] = bytes(20)
+    path.write_bytes(content)
+    good, bad = samples(shard, Columns())
+    assert (good.key, good.source) == (f"{path}/0", columns["image"][0])
+    assert bad.reason.startswith("damaged from row 1 on: ")
+    path.unlink()
+    (gone,) = samples(shard, Columns())
+    assert "No such file" in gone.reason
+
+
+def test_a_file_that_is_not_complete_leaves_nothing(tmp_path):
+    path = tmp_path / "plan.jsonl"
+    path.write_text("before")
+
+    def write():
+        with replacing(path) as unfinished:
+            unfinished.write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert [one.read_text() for one in tmp_path.iterdir()] == ["before"]
+    for name in (".plan.jsonl.host.7", ".manifest.json.host.7", ".part-000000.json.host.7"):
+        (tmp_path / name).touch()  # of processes that were killed
+    (tmp_path / ".others").touch()
+    remove_unfinished(tmp_path)
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".others", "plan.jsonl"]
+
+
 def test_lists_patterns_and_what_is_not_there(tmp_path, images):
     paths = [images / "01.jpg", images / "00.jpg", images / "01.jpg"]
     (shard,) = plan(paths, None, 10)
@@ -345,6 +382,7 @@ def test_lists_patterns_and_what_is_not_there(tmp_path, images):
     for source, kind, error, message in (
         (tmp_path / "none", None, ClusterError, "no such file or folder"),
         (tmp_path / "none.tar", None, ClusterError, "no such file or folder"),
+        (tmp_path / "none.txt", None, ClusterError, r"none\.txt: No such file"),
         (str(tmp_path / "*.jpg"), None, ClusterError, "names no file"),
         ([images / "00.jpg", "a.tar"], None, ValueError, "several kinds, images and webdataset"),
         ([images, images / "00.jpg"], None, ValueError, "a folder among files"),
@@ -359,11 +397,15 @@ def test_shards_of_several_models_are_not_one_gallery(cluster, tmp_path):
     for number, bits in enumerate((16, 32)):
         Gallery(tmp_path / f"{number}.bitgaze", bits=bits).close()
         parquet.write(tmp_path / f"{number}.parquet", Description(bits), [])
-    with pytest.raises(FingerprintMismatch, match="described otherwise"):
+    with pytest.raises(FingerprintMismatch, match="described differently"):
         distributed.search(np.zeros((1, 2), np.uint8), tmp_path)
+    with pytest.raises(ValueError, match="timeout_s is 0"):  # and leaves no service
+        distributed.ShardedGallery([tmp_path / "0.bitgaze"], timeout_s=0)
     with pytest.raises(FingerprintMismatch, match="not comparable"):
         distributed.ShardedGallery([tmp_path / "0.bitgaze", tmp_path / "1.bitgaze"], groups=1)
     with pytest.raises(ClusterError, match="do not fit"):
         distributed.ShardedGallery([tmp_path / "0.bitgaze", tmp_path / "1.bitgaze"], cpus=2)
+    with pytest.raises(ValueError, match="timeout_s is -1"):
+        distributed.ShardedGallery.connect("other", timeout_s=-1)
     with pytest.raises(ClusterError, match="no service 'other' runs"):
         distributed.ShardedGallery.connect("other", timeout_s=5)

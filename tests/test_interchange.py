@@ -225,7 +225,9 @@ def test_a_folder_of_parquet_files_is_one_gallery(full, tmp_path):
     assert content(tmp_path / "back.bitgaze") == content(full)
 
     parquet.write(shards / "3.parquet", Description(BITS, "e" * 64, "other", 2, 256), [])
-    with pytest.raises(FingerprintMismatch, match=r"3\.parquet: its codes are described otherwise"):
+    with pytest.raises(
+        FingerprintMismatch, match=r"3\.parquet: its codes are described differently"
+    ):
         import_gallery(shards, "parquet", tmp_path / "no.bitgaze")
 
 
@@ -380,6 +382,28 @@ def test_a_wrong_description_is_refused(change):
     assert description_from(json.dumps(values), "x").to_text() == text
     with pytest.raises(InterchangeError, match="^x: "):
         description_from(json.dumps(values | change), "x")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rest: "[]",
+        lambda rest: "[" * 100_000,
+        lambda rest: json.dumps(rest | {"boxes": "[" * 100_000}),
+        lambda rest: json.dumps(rest | {"boxes": "{}"}),
+    ],
+)
+def test_json_that_others_wrote_is_checked(change, first_bit, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    export_gallery(first_bit, "milvus", tmp_path / "out")
+    path = tmp_path / "out" / "items.parquet"
+    table = pq.read_table(path)
+    rest = pa.array([change(json.loads(table["rest"][0].as_py()))])
+    pq.write_table(table.set_column(table.column_names.index("rest"), "rest", rest), path)
+    with pytest.raises(InterchangeError, match="out: "):
+        import_gallery(tmp_path / "out", "milvus", tmp_path / "back.bitgaze")
 
 
 def test_damage_is_an_error_of_ours_or_changes_nothing(full, tmp_path):

@@ -1,8 +1,8 @@
 """A cluster: encode images, search codes and serve galleries on many machines, with Ray.
 
 Requires the extra `ray` (`pip install 'bitgaze[ray]'`). Ray reports no usage statistics, unless the
-environment variable RAY_USAGE_STATS_ENABLED says that it shall. All machines see the same files
-under the same paths.
+environment variable RAY_USAGE_STATS_ENABLED is 1. All machines see the same files under the same
+paths.
 """
 
 from importlib import import_module

@@ -20,11 +20,18 @@ from numpy.typing import NDArray
 from bitgaze.errors import ClusterError, InterchangeError
 from bitgaze.gallery.distances import nearest_pairs
 from bitgaze.hamming import HammingIndex
-from bitgaze.interchange.parquet import Arrow, codes_of, opened, pyarrow
+from bitgaze.interchange.parquet import (
+    CORNERS,
+    Arrow,
+    box_type,
+    codes_of,
+    opened,
+    pyarrow,
+    row_group_runs,
+)
 from bitgaze.views import ViewIndex
 
 _COLUMNS = ("key", "code", "looks", "boxes", "metadata")
-CORNERS = ("x0", "y0", "x1", "y1")
 # Matches that a block hands over at a time.
 _MOST_MATCHES = 1 << 20
 
@@ -51,14 +58,8 @@ def blocks_of(paths: Sequence[str], most_rows: int) -> Iterator[Block]:
     """Divide files into blocks of up to `most_rows` rows; row groups stay whole."""
     for number, path in enumerate(paths):
         with opened(Path(path)) as file:
-            groups = range(file.metadata.num_row_groups)
-            sizes = [file.metadata.row_group(n).num_rows for n in groups]
-        first = row = count = 0
-        for end, size in enumerate(sizes, 1):
-            count += size
-            if count and (end == len(sizes) or count + sizes[end] > most_rows):
-                yield Block(number, path, first, end, row)
-                first, row, count = end, row + count, 0
+            runs = list(row_group_runs(file, most_rows))
+        yield from (Block(number, path, *run) for run in runs)
 
 
 def search_block(
@@ -136,9 +137,8 @@ def _matches(
     pa = pyarrow()
     taken = pa.array(rows)
     is_whole = np.isnan(boxes[:, 0])
-    fields = [pa.field(name, pa.float32(), nullable=False) for name in CORNERS]
     sides = [pa.array(np.ascontiguousarray(side)) for side in np.nan_to_num(boxes).T]
-    box = pa.StructArray.from_arrays(sides, fields=fields, mask=pa.array(is_whole))
+    box = pa.StructArray.from_arrays(sides, fields=list(box_type()), mask=pa.array(is_whole))
     metadata = pa.nulls(len(rows), pa.string())
     if "metadata" in items.schema.names:
         metadata = items.column("metadata").take(taken)
@@ -153,6 +153,14 @@ def _matches(
             "box": box,
         }
     )
+
+
+def no_matches() -> Arrow:
+    """A table of matches without rows."""
+    pa = pyarrow()
+    names = ("query", "distance", "file", "row")
+    fields = [*((name, pa.int64()) for name in names), ("key", pa.string())]
+    return pa.schema([*fields, ("metadata", pa.string()), ("box", box_type())]).empty_table()
 
 
 def nearest(matches: Sequence[Arrow], k: int) -> Arrow:

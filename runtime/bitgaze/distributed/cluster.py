@@ -66,7 +66,7 @@ def cpus_per_worker(nodes: list[int], cpus: int | None) -> int:
 
     Raises:
         TypeError, ValueError: cpus is no integer of at least 1.
-        ClusterError: no node has so many.
+        ClusterError: no node has that many.
     """
     if cpus is None:
         return min(_MOST_DEFAULT_CPUS, nodes[-1])

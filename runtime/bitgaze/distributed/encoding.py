@@ -1,4 +1,4 @@
-"""Encode on a cluster: Ray Data gives shards to workers, and gives those of a lost worker again."""
+"""Encode on a cluster: Ray Data gives shards to workers, those of a lost worker to another."""
 
 import hashlib
 import json
@@ -25,6 +25,7 @@ from bitgaze.distributed.output import (
     plan_offsets,
     read_manifest,
     receipt,
+    remove_unfinished,
     write_manifest,
     write_plan,
 )
@@ -85,6 +86,7 @@ def encode(
     images that are added to the source later are not taken. Encode them into another folder.
 
     An image that cannot be read is refused: reported with its reason, and not tried again.
+    Of a damaged tar or Parquet file, one refusal stands for all that follows the damage in a shard.
 
     Args:
         source: what to encode, as every machine sees it:
@@ -105,7 +107,7 @@ def encode(
         looks: how many parts of each image get codes too; None for what the model was made for.
         shard_images: images of a shard of a folder or list, and of a Parquet file, whose row groups
             stay whole.
-        shards_per_gallery: make galleries of so many consecutive shards each, too, for
+        shards_per_gallery: also make galleries, of this many consecutive shards each, for
             `ShardedGallery`; None makes none. A call that continues can add them.
         cpus: CPUs of a worker; by default 4, or as many as the smallest machine has.
         workers: maximum number of workers; by default as many as fit on the cluster.
@@ -270,8 +272,7 @@ def _make_galleries(folder: Path, shards: int, shards_per_gallery: int) -> None:
             "gallery-*.bitgaze and shards_per_gallery in the manifest to make others"
         )
     if "shards_per_gallery" not in manifest:
-        entries = {name: value for name, value in manifest.items() if name != "format"}
-        write_manifest(folder, entries | {"shards_per_gallery": shards_per_gallery})
+        write_manifest(folder, manifest | {"shards_per_gallery": shards_per_gallery})
     starts = range(0, shards, shards_per_gallery)
     rows = [
         {"number": number, "first": first, "end": min(first + shards_per_gallery, shards)}
@@ -304,10 +305,8 @@ def _finished(folder: Path, manifest: dict[str, Any], already_done: int) -> Enco
             )
         items += noted["items"]
         refused += len(noted["refused"])
-    for left in folder.glob(".part-*"):  # by workers that were lost
-        left.unlink(missing_ok=True)
-    entries = {name: value for name, value in manifest.items() if name != "format"}
+    remove_unfinished(folder)
     totals = {"items": items, "refused": refused, "is_complete": True}
-    if not totals.items() <= entries.items():
-        write_manifest(folder, entries | totals)
+    if not totals.items() <= manifest.items():
+        write_manifest(folder, manifest | totals)
     return EncodeReport(items, refused, manifest["shards"], already_done)

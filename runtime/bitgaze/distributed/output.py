@@ -15,12 +15,12 @@ here depends on the time or on the machine, so a shard that is done again is the
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bitgaze.distributed.plan import Shard
 from bitgaze.errors import ClusterError
-from bitgaze.interchange.description import Description, description_from
 
 FORMAT = 1
 MANIFEST, PLAN = "manifest.json", "plan.jsonl"
@@ -37,14 +37,30 @@ def gallery(out: Path, number: int) -> Path:
     return out / f"gallery-{number:06d}.bitgaze"
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path to write a file to; it is renamed to `path` on success, else deleted."""
+    unfinished = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
+    try:
+        yield unfinished
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that is there as a whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(content)
+
+
+def remove_unfinished(out: Path) -> None:
+    """Delete what `replacing` has left behind in processes that were killed."""
+    for name in ("part-*", MANIFEST, PLAN):
+        for left in out.glob(f".{name}.*"):
+            left.unlink(missing_ok=True)
 
 
 def write_manifest(out: Path, entries: dict[str, Any]) -> None:
@@ -74,23 +90,23 @@ def read_manifest(out: Path) -> dict[str, Any] | None:
     return dict(entries)
 
 
+def _existing_manifest(out: Path) -> dict[str, Any]:
+    entries = read_manifest(out)
+    if entries is None:
+        raise ClusterError(f"{out}: has no {MANIFEST}; pass a folder that encode has written")
+    return entries
+
+
 def complete_manifest(out: Path) -> dict[str, Any]:
     """The manifest of a complete encoding.
 
     Raises:
         ClusterError: there is none, or the encoding is not complete.
     """
-    entries = read_manifest(out)
-    if entries is None:
-        raise ClusterError(f"{out}: has no {MANIFEST}; pass a folder that encode has written")
+    entries = _existing_manifest(out)
     if not entries["is_complete"]:
         raise ClusterError(f"{out}: the encoding is not complete; run encode again to finish it")
     return entries
-
-
-def description_of(out: Path, entries: dict[str, Any]) -> Description:
-    """The description of the codes in a manifest."""
-    return description_from(json.dumps(entries["description"]), str(out / MANIFEST))
 
 
 def write_plan(out: Path, shards: Iterator[Shard]) -> None:
@@ -144,9 +160,6 @@ def refused(out: str | os.PathLike[str]) -> Iterator[Refusal]:
         ClusterError: there is no encoding.
     """
     folder = Path(out)
-    entries = read_manifest(folder)
-    if entries is None:
-        raise ClusterError(f"{folder}: has no {MANIFEST}; pass a folder that encode has written")
-    for number in range(entries["shards"]):
+    for number in range(_existing_manifest(folder)["shards"]):
         noted = receipt(folder, number)
         yield from ((key, reason) for key, reason in (noted["refused"] if noted else ()))

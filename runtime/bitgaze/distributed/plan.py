@@ -16,7 +16,7 @@ from bitgaze.encoding.images import printable
 from bitgaze.errors import ClusterError
 from bitgaze.gallery.sync.folders import Known, absolute, find_roots, scan
 from bitgaze.gallery.sync.patterns import PathFilter
-from bitgaze.interchange.parquet import pyarrow
+from bitgaze.interchange.parquet import pyarrow, row_group_runs
 
 Kind = Literal["images", "parquet", "webdataset"]
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -33,7 +33,7 @@ def plan(source: Source, kind: Kind | None, shard_images: int) -> Iterator[Shard
 
     Args:
         source: as `encode` takes it.
-        kind: of the source; None to tell by its names.
+        kind: of the source; None to infer it from the names.
         shard_images: number of images of a shard; row groups and tars are not divided.
 
     Raises:
@@ -66,7 +66,10 @@ def _named(source: Source) -> list[str]:
     if not os.path.exists(path) and any(sign in path for sign in "*?["):  # noqa: PTH110
         return sorted(glob(path, recursive=True))  # noqa: PTH207 (as text)
     if path.endswith(".txt"):
-        lines = Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        try:
+            lines = Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        except OSError as error:
+            raise ClusterError(f"{printable(path)}: {error.strerror}") from error
         return [absolute(line) for line in lines if line]
     return [path]
 
@@ -132,16 +135,11 @@ def _of_parquet(path: str, shard_images: int) -> Iterator[Shard]:
     arrow = pyarrow()
     try:
         with pyarrow("pyarrow.parquet").ParquetFile(path) as file:
-            metadata = file.metadata
-            rows = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+            runs = list(row_group_runs(file, shard_images))
     except (OSError, arrow.ArrowInvalid) as error:
         raise ClusterError(f"{printable(path)}: is not a Parquet file: {error}") from error
-    first = row = count = 0
-    for end, size in enumerate(rows, 1):
-        count += size
-        if count and (end == len(rows) or count + rows[end] > shard_images):
-            yield {"kind": "parquet", "path": path, "groups": [first, end], "row": row}
-            first, row, count = end, row + count, 0
+    for first, end, row in runs:
+        yield {"kind": "parquet", "path": path, "groups": [first, end], "row": row}
 
 
 def refused_by_plan(shard: Shard) -> Iterable[tuple[str, str]]:

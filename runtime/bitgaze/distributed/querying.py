@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgaze.arguments import MAX_VIEWS, check_array, hit_count
-from bitgaze.distributed.blocks import CORNERS, Block, blocks_of, nearest, search_block
+from bitgaze.distributed.blocks import Block, blocks_of, nearest, no_matches, search_block
 from bitgaze.distributed.cluster import (
     connected,
     cpus_per_worker,
@@ -20,9 +20,9 @@ from bitgaze.distributed.cluster import (
     ray_data,
 )
 from bitgaze.distributed.output import MANIFEST, complete_manifest, part
-from bitgaze.errors import ClusterError, FingerprintMismatch
+from bitgaze.errors import ClusterError
 from bitgaze.interchange.description import Description
-from bitgaze.interchange.parquet import Arrow, pyarrow, read
+from bitgaze.interchange.parquet import Arrow, pyarrow, read_files
 from bitgaze.views import ViewIndex
 
 # Of a block: about 100 MB with keys, metadata and the codes of four views.
@@ -72,8 +72,8 @@ def search(
                       null for the whole image
 
     Raises:
-        ClusterError: ray is not installed, no machine has so many CPUs, or the encoding is not
-            complete.
+        ClusterError: ray is not installed, no machine has `cpus` CPUs, the encoding is not
+            complete, or there is no file.
         InterchangeError: a file is missing, damaged or of another schema.
         FingerprintMismatch: the files' codes are of different models.
         TypeError: queries is not a uint8 array, or k or cpus is not an integer.
@@ -82,7 +82,9 @@ def search(
     check_array(queries, "queries")
     k = hit_count(k)
     paths = _paths(dataset)
-    description = _description(paths)
+    if not paths:
+        raise ClusterError("no Parquet files: the folder, or the list, holds none")
+    description = read_files(list(map(Path, paths))).description
     views = _checked(queries, description)
     blocks = list(blocks_of(paths, _MOST_ROWS))
     unit = 1
@@ -97,7 +99,7 @@ def search(
             held = [nearest(held, k)]
             held_rows = len(held[0])
     if not held:
-        held = [_nothing()]
+        held = [no_matches()]
     merged = nearest(held, k)
     distances = merged.column("distance").to_numpy() / unit
     names = ["query", "distance", "key", "file", "row", "metadata", "box"]
@@ -114,26 +116,6 @@ def _paths(dataset: Dataset) -> list[str]:
         count = complete_manifest(folder)["shards"]
         return [str(part(folder, number, "parquet")) for number in range(count)]
     return sorted(str(path) for path in folder.glob("*.parquet"))
-
-
-def _description(paths: list[str]) -> Description:
-    """The description of all files.
-
-    Raises:
-        InterchangeError: a file is missing or of another schema.
-        FingerprintMismatch: they differ.
-    """
-    if not paths:
-        raise ClusterError("no Parquet files: the folder, or the list, holds none")
-    first = read(Path(paths[0])).description
-    text = first.to_text()
-    for path in paths[1:]:
-        if read(Path(path)).description.to_text() != text:
-            raise FingerprintMismatch(
-                f"{path}: its codes are described otherwise than those of {paths[0]}: of another "
-                "model, length or adaptation; search them apart"
-            )
-    return first
 
 
 def _checked(queries: NDArray[np.uint8], description: Description) -> NDArray[np.uint8]:
@@ -181,12 +163,3 @@ def _found(
             size = _MERGED * k * len(queries)
             found = found.map_batches(merge, batch_size=size, batch_format="pyarrow")
         yield from found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-
-
-def _nothing() -> Arrow:
-    """A table of matches without rows."""
-    pa = pyarrow()
-    corners = pa.struct([pa.field(name, pa.float32(), nullable=False) for name in CORNERS])
-    names = ("query", "distance", "file", "row")
-    fields = [*((name, pa.int64()) for name in names), ("key", pa.string())]
-    return pa.schema([*fields, ("metadata", pa.string()), ("box", corners)]).empty_table()

@@ -85,18 +85,19 @@ def check_columns(shard: Shard, columns: Columns) -> None:
 
 def _rows(shard: Shard, columns: Columns) -> Iterator[Sample]:
     path, row = shard["path"], shard["row"]
-    check_columns(shard, columns)
-    names = list(dict.fromkeys([columns.image, columns.key, *columns.metadata]))
-    with pyarrow("pyarrow.parquet").ParquetFile(path) as file:
-        batches = file.iter_batches(
-            _ROWS,
-            row_groups=range(*shard["groups"]),
-            columns=[name for name in names if name is not None],
-        )
-        for batch in batches:
-            for values in batch.to_pylist():
-                yield _of_row(values, columns, f"{printable(path)}/{row}")
-                row += 1
+    name = printable(path)
+    names = dict.fromkeys([columns.image, columns.key, *columns.metadata])
+    wanted = [column for column in names if column is not None]
+    try:
+        check_columns(shard, columns)
+        with pyarrow("pyarrow.parquet").ParquetFile(path) as file:
+            for group in range(*shard["groups"]):
+                for batch in file.iter_batches(_ROWS, row_groups=[group], columns=wanted):
+                    for values in batch.to_pylist():
+                        yield _of_row(values, columns, f"{name}/{row}")
+                        row += 1
+    except (OSError, pyarrow().ArrowInvalid) as error:
+        yield Sample(name, None, {}, f"damaged from row {row} on: {error}")
 
 
 def _of_row(values: dict[str, Any], columns: Columns, name: str) -> Sample:

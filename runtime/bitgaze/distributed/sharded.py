@@ -107,6 +107,7 @@ class ShardedGallery:
         model: str | os.PathLike[str] | None = None,
         timeout_s: float = 30.0,
     ) -> None:
+        _check_timeout(timeout_s)
         paths = _paths(shards)
         replicas, cpus = at_least(replicas, "replicas", 1), at_least(cpus, "cpus", 1)
         ray = connected()
@@ -173,6 +174,7 @@ class ShardedGallery:
             ClusterError: ray is not installed, or no service of this name runs.
             ValueError: `timeout_s` is out of range.
         """
+        _check_timeout(timeout_s)
         connected()
         serve = _serve()
         running = sorted(serve.status().applications)
@@ -196,8 +198,6 @@ class ShardedGallery:
         model: str | os.PathLike[str] | None,
         timeout_s: float,
     ) -> None:
-        if not timeout_s > 0:
-            raise ValueError(f"timeout_s is {timeout_s}, expected more than 0")
         self.name = name
         self.timeout_s = timeout_s
         self._groups = groups
@@ -283,10 +283,16 @@ class ShardedGallery:
             allow_partial: return the hits of the shards that have answered in time, instead of
                 PartialResult; `missing` of the result names the others.
 
+        Returns:
+            Hits by ascending distance; ties in the order of the shards, then of the slots.
+
         Raises:
             PartialResult: shards did not answer in time.
+            FingerprintMismatch: the encoder is not the model of the shards, or the query is of an
+                adapted gallery.
             WhereError: as for `Gallery.search`; of all shards.
-            ImageError, FingerprintMismatch, TypeError, ValueError: as for `Gallery.search`.
+            ValueError: as for `Gallery.search`; or `region` with what `query` returned.
+            ImageError, TypeError: as for `Gallery.search`.
         """
         params = SearchParams(k, radius, conditions(where))
         if not isinstance(query, Query):
@@ -317,6 +323,10 @@ class ShardedGallery:
             radius: as for `search`.
             where: as for `search`.
             allow_partial: as for `search`.
+
+        Raises:
+            PartialResult, WhereError: as for `search`.
+            TypeError, ValueError: as for `Gallery.search_code`.
         """
         check_array(code, "code")
         views = code if code.ndim == 2 else code[None]
@@ -398,6 +408,11 @@ def _serve() -> Any:
             "pip install 'bitgaze[ray]'"
         ) from error
     return serve
+
+
+def _check_timeout(timeout_s: float) -> None:
+    if not timeout_s > 0:
+        raise ValueError(f"timeout_s is {timeout_s}, expected more than 0")
 
 
 def _paths(shards: Shards) -> list[str]:

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgaze.distributed.output import Refusal, finish, gallery, part, read_shard, receipt
+from bitgaze.distributed.output import (
+    Refusal,
+    finish,
+    gallery,
+    part,
+    read_shard,
+    receipt,
+    replacing,
+)
 from bitgaze.distributed.plan import refused_by_plan
 from bitgaze.distributed.samples import Columns, Sample, samples
 from bitgaze.encoding.contract import DEFAULT_MODEL
@@ -105,15 +113,8 @@ def make_shard(
         if group:
             yield group
 
-    path = part(out, number, "parquet")
-    unfinished = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
-    try:
+    with replacing(part(out, number, "parquet")) as unfinished:
         parquet.write(unfinished, description, batches())
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     finish(out, number, count, refused)
 
 

@@ -192,7 +192,7 @@ def _likeness(stores: Sequence[Store], query: Query, nearest: Nearest) -> Likene
 def merge(parts: Sequence[Candidates], params: SearchParams) -> list[Hit]:
     """The nearest items of all galleries, as one gallery of their items would answer.
 
-    But that no files are read: of parts of an image, `same_image` is below .9.
+    Except that no files are read: of parts of an image, `same_image` is below .9.
 
     Args:
         parts: of each group of galleries, in order: of items at the same distance, those of the

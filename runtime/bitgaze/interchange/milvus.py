@@ -18,10 +18,10 @@ import numpy as np
 
 from bitgaze.errors import InterchangeError
 from bitgaze.gallery.items import Item
+from bitgaze.gallery.metadata import from_text
 from bitgaze.interchange import parquet
 from bitgaze.interchange.content import Content, in_batches
 from bitgaze.interchange.description import Description, description_from
-from bitgaze.interchange.extras import required
 from bitgaze.interchange.rows import Row, item_of, row_of
 
 ITEMS, COLLECTION, GALLERY = "items.parquet", "collection.json", "gallery.json"
@@ -81,7 +81,7 @@ def write(folder: Path, description: Description, batches: Iterable[Sequence[Ite
     collection = json.dumps(_collection(description.bits), indent=2)
     (folder / COLLECTION).write_text(collection + "\n", encoding="utf-8")
     done, width = 0, description.bits // 8
-    with required("pyarrow.parquet", "pyarrow", "milvus").ParquetWriter(
+    with parquet.pyarrow("pyarrow.parquet").ParquetWriter(
         folder / ITEMS, layout, write_page_checksum=True
     ) as writer:
         for items in batches:
@@ -143,10 +143,9 @@ def _rows(path: Path) -> Iterator[Row]:
     with parquet.opened(path) as file:
         for batch in parquet.batches_in(file, _layout().names):
             for row in batch.to_pylist():
-                rest = json.loads(row["rest"])
                 values: dict[str, Any] = {
                     name: bytes.fromhex(value) if name in _BYTES and value is not None else value
-                    for name, value in rest.items()
+                    for name, value in from_text(row["rest"]).items()
                 }
                 yield Row(
                     key=row["key"], code=bytes(row["code"]), metadata=row["metadata"], **values

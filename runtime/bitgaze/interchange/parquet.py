@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bitgaze.arguments import MAX_BITS
 from bitgaze.errors import FingerprintMismatch, InterchangeError
 from bitgaze.gallery.items import FileState, Item
 from bitgaze.gallery.metadata import from_text, to_text
@@ -34,9 +35,9 @@ from bitgaze.interchange.extras import required
 
 ENTRY = b"bitgaze"
 _FILE = ("path", "size", "mtime_ns", "ctime_ns", "content")
-_CORNERS = ("x0", "y0", "x1", "y1")
+CORNERS = ("x0", "y0", "x1", "y1")
 _REQUIRED = ("key", "code")
-_MAX_CODE_BYTES = 128
+_MAX_CODE_BYTES = MAX_BITS // 8
 _NO_LOOKS, _NO_BOXES = np.empty((0, 0), np.uint8), np.empty((0, 4), np.float32)
 # Rows read at a time.
 _BATCH = 16_384
@@ -53,16 +54,23 @@ def pyarrow(name: str = "pyarrow") -> Arrow:
     return required(name, "pyarrow", "parquet")
 
 
+def box_type() -> Arrow:
+    """The Arrow type of a box: a struct of its corners, float32, in [0, 1]."""
+    pa = pyarrow()
+    return pa.struct([pa.field(name, pa.float32(), nullable=False) for name in CORNERS])
+
+
 def schema(description: Description) -> Arrow:
     """The Arrow schema, with the description as its metadata."""
     pa = pyarrow()
     code = pa.binary(description.bits // 8)
-    corners = pa.struct([pa.field(name, pa.float32(), nullable=False) for name in _CORNERS])
     fields = [
         pa.field("key", pa.string(), nullable=False),
         pa.field("code", code, nullable=False),
         pa.field("looks", pa.list_(pa.field("element", code, nullable=False)), nullable=False),
-        pa.field("boxes", pa.list_(pa.field("element", corners, nullable=False)), nullable=False),
+        pa.field(
+            "boxes", pa.list_(pa.field("element", box_type(), nullable=False)), nullable=False
+        ),
         pa.field("structure", pa.binary()),
         pa.field("metadata", pa.string(), nullable=False),
         pa.field("properties", pa.string()),
@@ -90,7 +98,7 @@ def batch_of(items: Sequence[Item], layout: Arrow) -> Arrow:
     corners = np.concatenate([item.boxes for item in items]).T.astype(np.float32)
     structs = pa.StructArray.from_arrays(
         [pa.array(np.ascontiguousarray(side)) for side in corners],
-        fields=list(boxes.value_type.fields),
+        fields=list(box_type()),
     )
     columns = [
         pa.array([item.key for item in items]),
@@ -193,7 +201,7 @@ def _lists(batch: Arrow, width: int) -> tuple[list[NDArray[np.uint8]], list[NDAr
     if flat.null_count or sides.null_count:
         raise ValueError("a look or a box is null")
     codes = _rows(flat) if len(flat) else np.empty((0, width), np.uint8)
-    corners = np.stack([sides.field(name).to_numpy() for name in _CORNERS], axis=1)
+    corners = np.stack([sides.field(name).to_numpy() for name in CORNERS], axis=1)
     return np.split(codes, ends), np.split(corners.astype(np.float32), ends)
 
 
@@ -217,18 +225,28 @@ def read(source: Path) -> Content:
     paths = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
     if not paths:
         raise InterchangeError(f"{source}: the folder holds no file *.parquet")
-    files = [_describe(path) for path in paths]
-    description = files[0].description
+    return read_files(paths)
+
+
+def read_files(paths: Sequence[Path]) -> Content:
+    """The content of files, at least one, in this order.
+
+    Raises:
+        InterchangeError: no such file, or one that is not of this schema.
+        FingerprintMismatch: files of different models, lengths of codes or adaptations.
+    """
+    description, total, ignored = _describe(paths[0])
     text = description.to_text()
-    for path, other in zip(paths[1:], files[1:], strict=True):
+    for path in paths[1:]:
+        other = _describe(path)
         if other.description.to_text() != text:
             raise FingerprintMismatch(
-                f"{path}: its codes are described otherwise than those of {paths[0].name}: of "
-                "another model, length or adaptation; import them into galleries of their own"
+                f"{path}: its codes are described differently from those of {paths[0]}: another "
+                "model, length or adaptation; keep such files in folders of their own"
             )
-    total = sum(file.total for file in files)
-    ignored = sorted({name for file in files for name in file.ignored})
-    return Content(description, total, _items(paths, description), tuple(ignored))
+        total += other.total
+        ignored |= other.ignored
+    return Content(description, total, _items(paths, description), tuple(sorted(ignored)))
 
 
 def _items(paths: Sequence[Path], description: Description) -> Iterator[list[Item]]:
@@ -243,6 +261,21 @@ def batches_in(file: Arrow, columns: Sequence[str]) -> Iterator[Arrow]:
     """The record batches of an open file; of one row group each, which writers keep small."""
     for group in range(file.num_row_groups):
         yield from file.iter_batches(_BATCH, row_groups=[group], columns=columns)
+
+
+def row_group_runs(file: Arrow, most_rows: int) -> Iterator[tuple[int, int, int]]:
+    """Divide an open file into runs of up to `most_rows` rows; row groups stay whole.
+
+    Yields:
+        Number of a run's first row group, of the one after its last, and of its first row.
+    """
+    sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+    first = row = count = 0
+    for end, size in enumerate(sizes, 1):
+        count += size
+        if count and (end == len(sizes) or count + sizes[end] > most_rows):
+            yield first, end, row
+            first, row, count = end, row + count, 0
 
 
 class _File(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bitgaze.gallery.items import FileState, Item
-from bitgaze.gallery.metadata import from_text, to_text
+from bitgaze.gallery.metadata import from_text, to_text, value_from
 
 # A step of a stored box is 1/65535.
 _DECIMALS = 6
@@ -88,7 +88,7 @@ def item_of(row: Row) -> Item:
         from_text(row.metadata),
         None if state == (None,) * 5 else FileState(*state),
         np.frombuffer(row.looks, np.uint8).reshape(-1, len(row.code)),
-        np.array(json.loads(row.boxes), np.float32).reshape(-1, 4),
+        np.array(value_from(row.boxes), np.float32).reshape(-1, 4),
         None if row.structure is None else np.frombuffer(row.structure, np.uint8),
         None if row.properties is None else from_text(row.properties),
         row.classes,
