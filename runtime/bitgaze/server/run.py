@@ -10,7 +10,8 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -107,13 +108,26 @@ def serve_with_workers(
     access = {"token": token, "hosts": hosts, "is_local": is_local}
     app = partial(_worker_app, open_gallery, log=log, **access)
     config = server_config(app, log=log, workers=workers)
-    with TemporaryDirectory(prefix="bitgaze-metrics-") as folder, _listen(host, port) as listener:
-        os.environ[SHARED_COUNTS] = folder
+    with _shared_counts(), _listen(host, port) as listener:
         on_start(_address(host, listener.getsockname()[1], token))
         supervisor = Multiprocess(config, [listener])
         supervisor.run()
         if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
             raise BitgazeError("no worker could start; the lines above say why")
+
+
+@contextmanager
+def _shared_counts() -> Iterator[None]:
+    """A folder for the counts of all workers, which find it in their environment."""
+    before = os.environ.get(SHARED_COUNTS)
+    with TemporaryDirectory(prefix="bitgaze-metrics-") as folder:
+        os.environ[SHARED_COUNTS] = folder
+        try:
+            yield
+        finally:
+            del os.environ[SHARED_COUNTS]
+            if before is not None:
+                os.environ[SHARED_COUNTS] = before
 
 
 def _worker_app(open_gallery: Callable[[], Gallery], *, log: bool, **options: Any) -> Starlette:
@@ -123,7 +137,11 @@ def _worker_app(open_gallery: Callable[[], Gallery], *, log: bool, **options: An
     try:
         return create_app(open_gallery(), log=log, **options)
     except Exception as error:
-        print(f"bitgaze: {error}", file=sys.stderr)
+        is_expected = isinstance(error, BitgazeError | OSError | ValueError)
+        # Without --log this logger has no handler, and an error is a line of text on stderr.
+        logging.getLogger("uvicorn.error").error(
+            "a worker cannot start: %s", error, exc_info=not is_expected
+        )
         sys.exit(STARTUP_FAILURE)
 
 
@@ -134,7 +152,7 @@ def server_config(
 
     Args:
         app: the application; with workers, what returns it.
-        log: whether uvicorn tells when workers start and end.
+        log: whether uvicorn logs when workers start and end.
         workers: number of processes.
     """
     # Otherwise it logs every malformed form, to stderr if logging is not set up.
