@@ -10,7 +10,6 @@ import { watchGallery } from "/serve_news.js";
 import { moveByArrow, setShape, shapeOf } from "/serve_rows.js";
 
 const COUNT = 20;
-const WORDS = { identical: "identical file", copy: "copy", "look-alike": "look-alike" };
 const NAMES = { identical: ["identical file", "identical files"], copy: ["copy", "copies"], "look-alike": ["look-alike", "look-alikes"] };
 const NONE = {
   identical: ["No identical files", "No two files of this gallery have the same bytes."],
@@ -156,7 +155,7 @@ function makeMember(group, member) {
   const isBest = member.tier === null;
   setShape(card, member);
   showImage(part("figure"), imageOf(member), "");
-  part("tier").textContent = isBest ? "best" : WORDS[member.tier];
+  part("tier").textContent = isBest ? "best" : NAMES[member.tier][0];
   part("tier").classList.toggle("good", isBest);
   part("name").textContent = member.name;
   part("name").title = member.key;

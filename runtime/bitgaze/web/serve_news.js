@@ -18,7 +18,7 @@ export function watchGallery(count, show) {
       return;
     }
     told = more;
-    const text = more > 0 ? `${counted(more, "new image")}` : `${counted(-more, "image")} removed`;
+    const text = more > 0 ? counted(more, "new image") : `${counted(-more, "image")} removed`;
     box.replaceChildren(element("span", "", text), button("plain", "Show", () => {
       box.hidden = true;
       told = null;
