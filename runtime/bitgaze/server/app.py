@@ -114,7 +114,7 @@ def create_app(
     ]
     metrics = Metrics()
 
-    def tell(answered: Answered) -> None:
+    def report(answered: Answered) -> None:
         metrics.count(answered)
         if log:
             log_request(answered)
@@ -122,7 +122,7 @@ def create_app(
     app = Starlette(
         routes=routes,
         middleware=[
-            Middleware(Observe, routes={route.path for route in routes}, tell=tell),
+            Middleware(Observe, routes={route.path for route in routes}, report=report),
             Middleware(Guard, hosts=hosts, token=token),
             Middleware(StopAbandoned),
         ],
@@ -147,7 +147,9 @@ async def _health(request: Request) -> Answer:
         if may_read:
             raise
         raise Refusal(
-            503, "gallery_unavailable", "The gallery cannot be read; with the token this tells why."
+            503,
+            "gallery_unavailable",
+            "The gallery cannot be read; send the token to learn why.",
         ) from error
     if not may_read:
         return Answer({"status": "ok"})
