@@ -1,6 +1,7 @@
 """`bitgaze serve` as a process: its output, errors and requirements."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ import pytest
 from bitgaze import Gallery
 from bitgaze.server import run
 from bitgaze.server.observe import SHARED_COUNTS
-from serving import TOKEN
+from serving import TOKEN, client_of, refusal
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +169,16 @@ def test_a_worker_that_cannot_start_stops_the_server(gallery, tmp_path):
     assert "no such gallery" in done.stderr
     assert "no worker could start" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_worker_logs_no_malformed_form(gallery, caplog):
+    logging.getLogger("python_multipart").setLevel(logging.NOTSET)  # as in a new process
+    app = run._worker_app(lambda: gallery, log=False)
+    with client_of(app) as client:
+        form = {"content-type": "multipart/form-data; boundary=abc"}
+        answer = client.post("/api/search", content=b"no form", headers=form)
+    assert refusal(answer, 400)[0] == "bad_request"
+    assert caplog.records == []
 
 
 def test_an_error_of_a_worker_is_a_line_of_json_in_the_log():

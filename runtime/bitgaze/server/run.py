@@ -62,8 +62,7 @@ def serve(
         ValueError: the token cannot be used, or the port is out of range.
     """
     token, hosts, is_local = _access(host, port, token)
-    if log:
-        log_as_json()
+    _set_up_logging(log=log)
     app = create_app(gallery, token=token, hosts=hosts, log=log, is_local=is_local)
     with _listen(host, port) as listener:
         on_start(_address(host, listener.getsockname()[1], token))
@@ -103,8 +102,7 @@ def serve_with_workers(
     token, hosts, is_local = _access(host, port, token)
     if token is not None:
         check_token(token)
-    if log:
-        log_as_json()
+    _set_up_logging(log=log)
     access = {"token": token, "hosts": hosts, "is_local": is_local}
     app = partial(_worker_app, open_gallery, log=log, **access)
     config = server_config(app, log=log, workers=workers)
@@ -132,8 +130,7 @@ def _shared_counts() -> Iterator[None]:
 
 def _worker_app(open_gallery: Callable[[], Gallery], *, log: bool, **options: Any) -> Starlette:
     """The application of one worker, which has just started."""
-    if log:
-        log_as_json()
+    _set_up_logging(log=log)
     try:
         return create_app(open_gallery(), log=log, **options)
     except Exception as error:
@@ -143,6 +140,14 @@ def _worker_app(open_gallery: Callable[[], Gallery], *, log: bool, **options: An
             "a worker cannot start: %s", error, exc_info=not is_expected
         )
         sys.exit(STARTUP_FAILURE)
+
+
+def _set_up_logging(*, log: bool) -> None:
+    """Set up the logs of this process; each worker has its own."""
+    # Otherwise it logs every malformed form, to stderr if logging is not set up.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    if log:
+        log_as_json()
 
 
 def server_config(
@@ -155,8 +160,6 @@ def server_config(
         log: whether uvicorn logs when workers start and end.
         workers: number of processes.
     """
-    # Otherwise it logs every malformed form, to stderr if logging is not set up.
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     connection: Any = partial(Connection, Connections())
     return uvicorn.Config(
         app,
