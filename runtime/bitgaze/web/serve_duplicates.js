@@ -216,7 +216,7 @@ async function setApart(group, member) {
   const members = groups.get(group);
   const keys = [members[0].key, member.key];
   try {
-    await tellDistinct(keys, true);
+    await setDistinct(keys, true);
     if (marks.has(member.key)) marks.set(member, false);
     const left = members.filter((one) => one !== member);
     const card = group.querySelectorAll("li")[members.indexOf(member)];
@@ -242,7 +242,7 @@ async function setApart(group, member) {
     if (hadFocus) (next.isConnected ? next.querySelector(".open") : byId("title")).focus();
     showToast(`${member.name} is no duplicate: remembered.`, ["Undo", async () => {
       try {
-        await tellDistinct(keys, false);
+        await setDistinct(keys, false);
         await find();
       } catch (error) {
         showError(error);
@@ -254,7 +254,7 @@ async function setApart(group, member) {
   }
 }
 
-async function tellDistinct(keys, distinct) {
+async function setDistinct(keys, distinct) {
   const query = new URLSearchParams({ keys: JSON.stringify(keys), distinct });
   await fetchJson(`/api/distinct?${query}`, { method: "POST" });
   const { state } = await fetchJson(`/api/duplicates?${new URLSearchParams({ tier: answer.tier, count: 1 })}`);
