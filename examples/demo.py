@@ -31,10 +31,14 @@ def demo(photos: str, query: str) -> int:
     status = main(["index", photos, "-g", gallery])
     if status > SOME_FAILED:
         return status
-    if not query:
-        query = EXAMPLE_QUERY if is_example else first_image(gallery)
+    options = []
+    if not query and is_example:
+        query = EXAMPLE_QUERY
+    elif not query:
+        query = first_image(gallery)
+        options = ["--exclude-self"]  # that it finds itself is no surprise
     print(f"\nImages like {query} (bits that differ, image):", flush=True)
-    return main(["search", query, "-g", gallery, "--html", page])
+    return main(["search", query, "-g", gallery, "--html", page, *options])
 
 
 def first_image(path: str) -> str:

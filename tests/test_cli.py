@@ -15,9 +15,11 @@ import pytest
 
 import bitgaze
 from bitgaze import Gallery
+from bitgaze.cli import page as written
 from bitgaze.cli.main import main
 from bitgaze.encoding.calibration import at_odds
 from bitgaze.encoding.contract import DEFAULT_MODEL, read_model
+from bitgaze.encoding.likeness import COPY
 from bitgaze.gallery.info import new_file_id, seal_info
 from conftest import smooth_image
 
@@ -156,6 +158,24 @@ def test_the_page_looks_like_that_of_the_server(indexed, capsys):
     style = (Path(bitgaze.__file__).parent / "web" / "serve.css").read_text(encoding="utf-8")
     for name in ("out.html", "duplicates.html"):
         assert style in Path(name).read_text(encoding="utf-8")
+
+
+def test_its_rules_are_those_of_the_server():
+    web = Path(bitgaze.__file__).parent / "web"
+    rows, cards, duplicates = (
+        (web / f"serve_{name}.js").read_text(encoding="utf-8")
+        for name in ("rows", "cards", "duplicates")
+    )
+    for name, value in (("NARROWEST", written._NARROWEST), ("WIDEST", written._WIDEST)):
+        assert f"const {name} = {value};" in rows
+    assert "const UNKNOWN = 4 / 3;" in rows
+    assert written._UNKNOWN == 4 / 3
+    steps = re.findall(r'share >= ([\d.]+)\)? (?:return|\?) "([^"]+)"', cards)
+    assert tuple((float(least), words) for least, words in steps) == written._LIKENESS
+    assert re.findall(r"same_image >= ([\d.]+)", cards) == [str(COPY)] * 2
+    (names,) = re.findall(r"^const NAMES = (.*);$", duplicates, re.MULTILINE)
+    pairs = re.findall(r'\["([^"]+)", "([^"]+)"\]', names)
+    assert pairs == list(written._NAMES.values())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, every name is text")

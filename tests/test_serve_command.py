@@ -1,6 +1,7 @@
 """`bitgaze serve` as a process: its output, errors and requirements."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -16,7 +17,10 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 import pytest
 
-from serving import TOKEN
+from bitgaze import Gallery
+from bitgaze.server import run
+from bitgaze.server.observe import SHARED_COUNTS
+from serving import TOKEN, client_of, refusal
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +169,61 @@ def test_a_worker_that_cannot_start_stops_the_server(gallery, tmp_path):
     assert "no such gallery" in done.stderr
     assert "no worker could start" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_worker_logs_no_malformed_form(gallery, caplog):
+    logging.getLogger("python_multipart").setLevel(logging.NOTSET)  # as in a new process
+    app = run._worker_app(lambda: gallery, log=False)
+    with client_of(app) as client:
+        form = {"content-type": "multipart/form-data; boundary=abc"}
+        answer = client.post("/api/search", content=b"no form", headers=form)
+    assert refusal(answer, 400)[0] == "bad_request"
+    assert caplog.records == []
+
+
+def test_an_error_of_a_worker_is_a_line_of_json_in_the_log():
+    for error, has_traceback in (("bitgaze.BitgazeError", False), ("KeyError", True)):
+        script = (
+            "import bitgaze\n"
+            "from bitgaze.server.run import _worker_app\n"
+            "def fail():\n"
+            f"    raise {error}('no such gallery')\n"
+            "_worker_app(fail, log=True)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert done.returncode == 3
+        (entry,) = map(json.loads, done.stderr.splitlines())
+        assert entry["level"] == "error"
+        assert "no such gallery" in entry["event"]
+        assert ("error" in entry) is has_traceback
+
+
+@pytest.mark.parametrize("before", [None, "/metrics of another server"])
+def test_the_environment_is_as_before_when_workers_have_ended(monkeypatch, before):
+    if before is None:
+        monkeypatch.delenv(SHARED_COUNTS, raising=False)
+    else:
+        monkeypatch.setenv(SHARED_COUNTS, before)
+    folders = []
+
+    class Supervisor:
+        processes = ()
+
+        def __init__(self, config, sockets):
+            pass
+
+        def run(self):
+            folders.append(Path(os.environ[SHARED_COUNTS]))
+            assert folders[-1].is_dir()
+            if len(folders) == 2:
+                raise OSError("no more processes")
+
+    monkeypatch.setattr(run, "Multiprocess", Supervisor)
+    run.serve_with_workers(Gallery, 1, port=0, on_start=lambda address: None)
+    with pytest.raises(OSError, match="no more processes"):
+        run.serve_with_workers(Gallery, 1, port=0, on_start=lambda address: None)
+    assert os.environ.get(SHARED_COUNTS) == before
+    assert not any(folder.exists() for folder in folders)
 
 
 def test_wrong_options_stop_with_a_message(gallery, tmp_path):

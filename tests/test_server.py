@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from bitgaze import Gallery, GalleryError
 from bitgaze.gallery.hits import percent
@@ -571,6 +573,19 @@ def test_metrics_require_the_token(gallery):
         assert refusal(client.get("/metrics"), 401)[0] == "wrong_token"
         bearer = {"Authorization": f"Bearer {TOKEN}"}
         assert client.get("/metrics", headers=bearer).status_code == 200
+
+
+def test_a_mounted_application_requires_the_token(gallery):
+    app = Starlette(routes=[Mount("/photos", create_app(gallery, token=TOKEN))])
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    other_site = {**bearer, "Sec-Fetch-Site": "cross-site"}
+    with client_of(app) as client:
+        for path in ("/photos/api/gallery", "/photos/metrics"):
+            assert refusal(client.get(path), 401)[0] == "wrong_token"
+            assert client.get(path, headers=bearer).status_code == 200
+        answer = client.get("/photos/api/gallery", headers=other_site)
+        assert refusal(answer, 403)[0] == "wrong_origin"
+        assert client.get("/photos/health").json() == {"status": "ok"}
 
 
 def test_health_without_the_token_tells_nothing_of_the_gallery(pets, encoder, tmp_path):

@@ -25,13 +25,12 @@ from bitgaze.gallery.duplicates import Duplicate, DuplicateGroup
 from bitgaze.gallery.hits import UNRELATED, Hit, in_bits
 
 _MAX_GROUPS = 500  # a longer page is slow in any browser
-_TIERS = {None: "best", "identical": "identical file", "copy": "copy", "look-alike": "look-alike"}
 _NAMES = {
     "identical": ("identical file", "identical files"),
     "copy": ("copy", "copies"),
     "look-alike": ("look-alike", "look-alikes"),
 }
-# As in web/serve_rows.js and serve_cards.js: the page of `bitgaze serve` looks the same.
+# As in web/serve_rows.js and serve_cards.js; a test compares them.
 _NARROWEST, _WIDEST, _UNKNOWN = 0.62, 3.2, 4 / 3
 _LIKENESS = ((0.9, "nearly the same"), (0.7, "very alike"), (0.5, "alike"), (0.3, "somewhat alike"))
 _SIDE = 400  # pixels, of an image in a row
@@ -151,7 +150,8 @@ def _member(member: Duplicate, figure: _Figure, root: str) -> str:
     size = "" if member.size is None else f"{member.size[0]} \u00d7 {member.size[1]}"
     file_bytes = "no file" if member.file_bytes is None else f"{member.file_bytes:,} bytes"
     facts = " \u00b7 ".join(filter(None, (size, file_bytes)))
-    badge = _badge(_TIERS[member.tier], is_good=member.tier is None)
+    words = "best" if member.tier is None else _NAMES[member.tier][0]
+    badge = _badge(words, is_good=member.tier is None)
     more = f'<p class="facts">{html.escape(facts)}</p>'
     return _item(figure, member.key, root, badge, more)
 

@@ -28,7 +28,7 @@ from bitgaze.server.abandoned import StopAbandoned
 from bitgaze.server.answers import Answer, Refusal, error_answer
 from bitgaze.server.browse import browse
 from bitgaze.server.duplicates import duplicates, set_distinct
-from bitgaze.server.guard import LOOPBACK, Guard, check_token, wrong_token
+from bitgaze.server.guard import LOOPBACK, Guard, check_token
 from bitgaze.server.images import attention_image, thumbnail_image
 from bitgaze.server.items import item_to_json
 from bitgaze.server.observe import Answered, Metrics, Observe, log_request
@@ -114,7 +114,7 @@ def create_app(
     ]
     metrics = Metrics()
 
-    def tell(answered: Answered) -> None:
+    def report(answered: Answered) -> None:
         metrics.count(answered)
         if log:
             log_request(answered)
@@ -122,7 +122,7 @@ def create_app(
     app = Starlette(
         routes=routes,
         middleware=[
-            Middleware(Observe, routes={route.path for route in routes}, tell=tell),
+            Middleware(Observe, routes={route.path for route in routes}, report=report),
             Middleware(Guard, hosts=hosts, token=token),
             Middleware(StopAbandoned),
         ],
@@ -147,7 +147,9 @@ async def _health(request: Request) -> Answer:
         if may_read:
             raise
         raise Refusal(
-            503, "gallery_unavailable", "The gallery cannot be read; with the token this tells why."
+            503,
+            "gallery_unavailable",
+            "The gallery cannot be read; send the token to learn why.",
         ) from error
     if not may_read:
         return Answer({"status": "ok"})
@@ -167,8 +169,6 @@ async def _health(request: Request) -> Answer:
 async def _metrics(request: Request) -> Response:
     """What the server did, for Prometheus."""
     parameters_of(request)
-    if not request.state.may_read:
-        raise wrong_token()
     state = state_of(request)
     gallery, items = state.gallery, await state.item_count()
     facts = {

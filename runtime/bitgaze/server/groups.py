@@ -64,7 +64,7 @@ class Computation:
                     self.groups = gallery.duplicates(
                         look_alikes=self._look_alikes, on_progress=self._show
                     )
-        except Exception as error:  # told to whoever asks
+        except Exception as error:  # for whoever asks
             self.error = error
 
     def _show(self, done: int, total: int) -> None:

@@ -58,8 +58,8 @@ class Guard:
         app: the application.
         hosts: names and addresses that the server answers to, without ports. With a token, it
             answers to any address as well: only a name can be made to point elsewhere.
-        token: required of every request below /api, as `Authorization: Bearer` or as the cookie
-            that opening /?token=... sets. None requires nothing.
+        token: required of every request to /api and /metrics, as `Authorization: Bearer` or as the
+            cookie that opening /?token=... sets. None requires nothing.
 
     The application finds in `request.state.may_read` whether it may tell about the gallery: whether
     there is no token, or the request carries it.
@@ -101,18 +101,19 @@ class Guard:
             Refusal: the request fails a check.
         """
         self._check_host(headers)
-        self._check_site(scope, headers)
+        path = _route_path(scope)
+        self._check_site(scope, path, headers)
         if self._token is None:
             return None
         passed = parse_qs(scope["query_string"].decode("latin-1")).get("token")
-        if scope["path"] == "/" and passed is not None:
+        if path == "/" and passed is not None:
             if not self._is_token(passed[0]):
-                raise wrong_token()
+                raise _wrong_token()
             answer = RedirectResponse("/", 303)  # keeps the token out of the history
             answer.set_cookie(_cookie_name(scope), self._token, httponly=True, samesite="strict")
             return answer
-        if scope["path"].startswith("/api") and not scope["state"]["may_read"]:
-            raise wrong_token()
+        if path.startswith(("/api", "/metrics")) and not scope["state"]["may_read"]:
+            raise _wrong_token()
         return None
 
     def _has_token(self, scope: Scope, headers: Headers) -> bool:
@@ -145,13 +146,13 @@ class Guard:
             "`bitgaze serve` printed.",
         )
 
-    def _check_site(self, scope: Scope, headers: Headers) -> None:
+    def _check_site(self, scope: Scope, path: str, headers: Headers) -> None:
         """Refuse requests of other sites' pages; a link may open the page, its files, and the docs.
 
         Browsers send Sec-Fetch-Site to this machine (localhost) and over HTTPS. Elsewhere a token
         is required, whose cookie they keep from other sites.
         """
-        is_api = scope["path"].startswith("/api") and scope["path"] != "/api/docs"
+        is_api = path.startswith("/api") and path != "/api/docs"
         if not is_api and scope["method"] in ("GET", "HEAD"):
             return
         sites = set(headers.getlist("sec-fetch-site"))
@@ -182,12 +183,18 @@ def _in_origin_form(scope: Scope) -> Scope:
     }
 
 
+def _route_path(scope: Scope) -> str:
+    """The path that Starlette routes: below that where this application is mounted in another."""
+    root = scope.get("root_path", "")
+    path: str = scope["path"]
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
+
+
 def _cookie_name(scope: Scope) -> str:
     return f"bitgaze-{scope['server'][1]}"  # a host's ports share their cookies
 
 
-def wrong_token() -> Refusal:
-    """The refusal of a request that requires the token and does not carry it."""
+def _wrong_token() -> Refusal:
     return Refusal(
         401,
         "wrong_token",

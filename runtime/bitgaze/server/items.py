@@ -58,7 +58,7 @@ def _facts(hit: Hit | WordHit) -> dict[str, Any]:
     del facts["path"]
     if isinstance(hit, WordHit):
         return facts | {"chances": {"shows it": percent(hit.probability)}}
-    del facts["alike"]  # of a search that folds copies; `copy_of` tells here
+    del facts["alike"]  # of a search that folds copies; here `copy_of` says it
     return facts | {"chances": hit.chances}
 
 

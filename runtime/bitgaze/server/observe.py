@@ -1,7 +1,7 @@
 """Counts and logs requests: metrics for Prometheus, and a line of JSON each.
 
 Neither holds an address, a key, a word, a token or an image of a request: only which part of the
-API it asked, how it was answered, and how long that took.
+API it asked for, how it was answered, and how long that took.
 """
 
 import json
@@ -50,18 +50,18 @@ class Answered:
 
 
 class Observe:
-    """ASGI middleware that tells about each request when it has ended.
+    """ASGI middleware that reports each request when it has ended.
 
     Args:
         app: the application.
-        routes: the paths that are told as they are.
-        tell: called with each request, in the thread of the event loop.
+        routes: the paths that are reported as they are; all others are "other".
+        report: called with each request, in the thread of the event loop.
     """
 
     def __init__(
-        self, app: ASGIApp, routes: Collection[str], tell: Callable[[Answered], None]
+        self, app: ASGIApp, routes: Collection[str], report: Callable[[Answered], None]
     ) -> None:
-        self._app, self._routes, self._tell = app, frozenset(routes), tell
+        self._app, self._routes, self._report = app, frozenset(routes), report
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI request."""
@@ -86,7 +86,7 @@ class Observe:
         finally:
             method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST") else OTHER
             route = scope["path"] if scope["path"] in self._routes else OTHER
-            self._tell(Answered(method, route, status, time.perf_counter() - start, sent))
+            self._report(Answered(method, route, status, time.perf_counter() - start, sent))
 
 
 class Metrics:
@@ -143,7 +143,7 @@ class _GalleryCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("bitgaze_items", "Images in the gallery.", self._items)
         info = GaugeMetricFamily(
-            "bitgaze_info", "Always 1; its labels tell.", labels=list(self._facts)
+            "bitgaze_info", "Always 1; its labels name what is served.", labels=list(self._facts)
         )
         info.add_metric(list(self._facts.values()), 1)
         yield info

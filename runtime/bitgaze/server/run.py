@@ -10,7 +10,8 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -61,8 +62,7 @@ def serve(
         ValueError: the token cannot be used, or the port is out of range.
     """
     token, hosts, is_local = _access(host, port, token)
-    if log:
-        log_as_json()
+    _set_up_logging(log=log)
     app = create_app(gallery, token=token, hosts=hosts, log=log, is_local=is_local)
     with _listen(host, port) as listener:
         on_start(_address(host, listener.getsockname()[1], token))
@@ -102,13 +102,11 @@ def serve_with_workers(
     token, hosts, is_local = _access(host, port, token)
     if token is not None:
         check_token(token)
-    if log:
-        log_as_json()
+    _set_up_logging(log=log)
     access = {"token": token, "hosts": hosts, "is_local": is_local}
     app = partial(_worker_app, open_gallery, log=log, **access)
     config = server_config(app, log=log, workers=workers)
-    with TemporaryDirectory(prefix="bitgaze-metrics-") as folder, _listen(host, port) as listener:
-        os.environ[SHARED_COUNTS] = folder
+    with _shared_counts(), _listen(host, port) as listener:
         on_start(_address(host, listener.getsockname()[1], token))
         supervisor = Multiprocess(config, [listener])
         supervisor.run()
@@ -116,15 +114,40 @@ def serve_with_workers(
             raise BitgazeError("no worker could start; the lines above say why")
 
 
+@contextmanager
+def _shared_counts() -> Iterator[None]:
+    """A folder for the counts of all workers, which find it in their environment."""
+    before = os.environ.get(SHARED_COUNTS)
+    with TemporaryDirectory(prefix="bitgaze-metrics-") as folder:
+        os.environ[SHARED_COUNTS] = folder
+        try:
+            yield
+        finally:
+            del os.environ[SHARED_COUNTS]
+            if before is not None:
+                os.environ[SHARED_COUNTS] = before
+
+
 def _worker_app(open_gallery: Callable[[], Gallery], *, log: bool, **options: Any) -> Starlette:
     """The application of one worker, which has just started."""
-    if log:
-        log_as_json()
+    _set_up_logging(log=log)
     try:
         return create_app(open_gallery(), log=log, **options)
     except Exception as error:
-        print(f"bitgaze: {error}", file=sys.stderr)
+        is_expected = isinstance(error, BitgazeError | OSError | ValueError)
+        # Without --log this logger has no handler, and an error is a line of text on stderr.
+        logging.getLogger("uvicorn.error").error(
+            "a worker cannot start: %s", error, exc_info=not is_expected
+        )
         sys.exit(STARTUP_FAILURE)
+
+
+def _set_up_logging(*, log: bool) -> None:
+    """Set up the logs of this process; each worker has its own."""
+    # Otherwise it logs every malformed form, to stderr if logging is not set up.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    if log:
+        log_as_json()
 
 
 def server_config(
@@ -134,11 +157,9 @@ def server_config(
 
     Args:
         app: the application; with workers, what returns it.
-        log: whether uvicorn tells when workers start and end.
+        log: whether uvicorn logs when workers start and end.
         workers: number of processes.
     """
-    # Otherwise it logs every malformed form, to stderr if logging is not set up.
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     connection: Any = partial(Connection, Connections())
     return uvicorn.Config(
         app,

@@ -139,7 +139,7 @@ async function render() {
     const answer = isFresh ? fresh : await fetchSearch(`${path}?${searchQuery(parameters, { [by]: parameters.get(by) })}`);
     fresh = undefined;
     shown = { ...answer, k: Number(parameters.get("k") ?? FIRST_HITS) };
-      showQuery({ looks: answer.looks, ...query, ...(answer.item && { ...answer.item, ...imageOf(answer.item) }) }, parameters);
+    showQuery({ looks: answer.looks, ...query, ...(answer.item && { ...answer.item, ...imageOf(answer.item) }) }, parameters);
     showHits();
   } catch (error) {
     showError(error);

@@ -10,7 +10,6 @@ import { watchGallery } from "/serve_news.js";
 import { moveByArrow, setShape, shapeOf } from "/serve_rows.js";
 
 const COUNT = 20;
-const WORDS = { identical: "identical file", copy: "copy", "look-alike": "look-alike" };
 const NAMES = { identical: ["identical file", "identical files"], copy: ["copy", "copies"], "look-alike": ["look-alike", "look-alikes"] };
 const NONE = {
   identical: ["No identical files", "No two files of this gallery have the same bytes."],
@@ -156,7 +155,7 @@ function makeMember(group, member) {
   const isBest = member.tier === null;
   setShape(card, member);
   showImage(part("figure"), imageOf(member), "");
-  part("tier").textContent = isBest ? "best" : WORDS[member.tier];
+  part("tier").textContent = isBest ? "best" : NAMES[member.tier][0];
   part("tier").classList.toggle("good", isBest);
   part("name").textContent = member.name;
   part("name").title = member.key;
@@ -217,7 +216,7 @@ async function setApart(group, member) {
   const members = groups.get(group);
   const keys = [members[0].key, member.key];
   try {
-    await tellDistinct(keys, true);
+    await setDistinct(keys, true);
     if (marks.has(member.key)) marks.set(member, false);
     const left = members.filter((one) => one !== member);
     const card = group.querySelectorAll("li")[members.indexOf(member)];
@@ -243,7 +242,7 @@ async function setApart(group, member) {
     if (hadFocus) (next.isConnected ? next.querySelector(".open") : byId("title")).focus();
     showToast(`${member.name} is no duplicate: remembered.`, ["Undo", async () => {
       try {
-        await tellDistinct(keys, false);
+        await setDistinct(keys, false);
         await find();
       } catch (error) {
         showError(error);
@@ -255,7 +254,7 @@ async function setApart(group, member) {
   }
 }
 
-async function tellDistinct(keys, distinct) {
+async function setDistinct(keys, distinct) {
   const query = new URLSearchParams({ keys: JSON.stringify(keys), distinct });
   await fetchJson(`/api/distinct?${query}`, { method: "POST" });
   const { state } = await fetchJson(`/api/duplicates?${new URLSearchParams({ tier: answer.tier, count: 1 })}`);

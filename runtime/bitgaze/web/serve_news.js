@@ -9,19 +9,17 @@ const EVERY_MS = 5000;
 // that the page knows, null before it knows; `show` is called when the person wants the new ones.
 export function watchGallery(count, show) {
   const box = byId("news");
-  let told = null; // what the box says
-  const tell = (items) => {
+  let said = null; // how many more, by the text in the box
+  const update = (items) => {
     const more = items - count();
     box.hidden = more === 0;
-    if (more === told || more === 0) {
-      told = more;
-      return;
-    }
-    told = more;
-    const text = more > 0 ? `${counted(more, "new image")}` : `${counted(-more, "image")} removed`;
+    if (more === said) return;
+    said = more;
+    if (more === 0) return;
+    const text = more > 0 ? counted(more, "new image") : `${counted(-more, "image")} removed`;
     box.replaceChildren(element("span", "", text), button("plain", "Show", () => {
       box.hidden = true;
-      told = null;
+      said = null;
       show();
     }));
   };
@@ -29,7 +27,7 @@ export function watchGallery(count, show) {
     try {
       if (!document.hidden && count() !== null) {
         const { items } = await fetchJson("/health");
-        if (items !== undefined && count() !== null) tell(items);
+        if (items !== undefined && count() !== null) update(items);
       }
     } catch (error) {
       if (!(error instanceof RequestError)) throw error; // a search says what is wrong
