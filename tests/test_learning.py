@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import importlib
+import json
 import os
 import re
 import signal
@@ -781,6 +782,10 @@ def test_looks_are_learned_and_kept_when_a_run_is_resumed(class_folders, tmp_pat
     kept = (other / "looks.json").read_bytes()
     (other / "looks.json").unlink()
     with pytest.raises(ValueError, match=r"looks.json is missing; without it"):
+        training.train(data, config, other, CPU)
+    old = [[[box, -1] for box, _ in some] for some in json.loads(kept)]  # as once
+    (other / "looks.json").write_text(json.dumps(old))
+    with pytest.raises(ValueError, match=r"looks.json has -1 as the label of a look, expected a"):
         training.train(data, config, other, CPU)
     (other / "looks.json").write_bytes(kept)
     found = training.train(data, config, other, CPU)
