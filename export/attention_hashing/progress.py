@@ -1,4 +1,4 @@
-"""What a run tells while it trains: its log, and how long it will take.
+"""What a run reports while it trains: its log, and how long it will take.
 
 The log is a CSV with a line per epoch. Knows no network and no images.
 """
@@ -18,7 +18,7 @@ except ImportError:  # on Windows
     resource = None  # type: ignore[assignment]
 
 LOG = "log.csv"
-# After so many steps a run estimates its end; the first few also start workers and fill caches.
+# A run estimates its end after STEPS steps; the first few also start workers and fill caches.
 STEPS = 100
 WARM_UP = 3
 
@@ -85,7 +85,7 @@ def as_time(seconds: float) -> str:
 
 
 class Forecast:
-    """Tells once, after the first steps of a run, how long the others will take.
+    """Prints once, after the first steps of a run, how long the others will take.
 
     Args:
         steps: that are to come.

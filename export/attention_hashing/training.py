@@ -163,7 +163,7 @@ def steps_of(images: int, config: Config) -> dict[str, int]:
 
 
 def steps_of_epoch(images: int, config: Config) -> int:
-    """Number of steps of an epoch over so many images."""
+    """Number of steps of an epoch over this number of images."""
     return max(1, images // config.batch_size)
 
 
