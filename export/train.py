@@ -98,9 +98,9 @@ def _rehearse(
     count = steps_of(len(data), config)
     whole = 0.0
     for stage, each in seconds.items():
-        most = 1 + config.looks if stage == "hash" else 1
-        whole += each * count[stage] * most
-        print(f"stage {stage}: {'up to ' * (most > 1)}{count[stage] * most} steps of {each:.2f} s")
+        whole += each * count[stage]
+        up_to = "up to " * (stage == "hash" and config.looks > 0)
+        print(f"stage {stage}: {up_to}{count[stage]} steps of {each:.2f} s")
     print(
         f"{'up to' if config.looks else 'about'} {as_time(whole)} and "
         f"{memory_used(device)}; nothing was written"

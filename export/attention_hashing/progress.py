@@ -90,10 +90,12 @@ class Forecast:
     Args:
         steps: that are to come.
         device: that they run on.
+        is_bound: whether there may be fewer.
     """
 
-    def __init__(self, steps: int, device: torch.device) -> None:
+    def __init__(self, steps: int, device: torch.device, *, is_bound: bool = False) -> None:
         self._steps = steps
+        self._is_bound = is_bound
         self._device = device
         self._done = 0
         self._start = 0.0
@@ -107,7 +109,7 @@ class Forecast:
             each = (time.monotonic() - self._start) / (STEPS - WARM_UP)
             left = self._steps - self._done
             tqdm.write(
-                f"{STEPS} steps: {each:.2f} s each, about {as_time(each * left)} for the other "
-                f"{left}; {memory_used(self._device)}",
+                f"{STEPS} steps: {each:.2f} s each, {'up to' if self._is_bound else 'about'} "
+                f"{as_time(each * left)} for the other {left}; {memory_used(self._device)}",
                 file=sys.stderr,
             )
