@@ -50,7 +50,7 @@ from bitgaze.interchange import parquet
 from bitgaze.interchange.description import Description
 from bitgaze.interchange.galleries import write_gallery
 
-_RESIDENT_ITEMS = 200_000
+_RESIDENT_ITEMS = 500_000
 _RESIDENT = """
 import numpy as np
 from bitgaze.distributed.replica import Replica
@@ -267,11 +267,16 @@ def measure_sizes(folder: Path) -> None:
     shards, _ = make_shards(folder, _RESIDENT_ITEMS, STRUCTURE_BITS)
     for number in range(_SHARDS):
         make_gallery(shards, number, range(number, number + 1))
-    script = _RESIDENT.format(paths=[str(path) for path in sorted(shards.glob("*.bitgaze"))])
+    galleries = sorted(shards.glob("*.bitgaze"))
+    stored = sum(path.stat().st_size for path in galleries) / _RESIDENT_ITEMS
+    script = _RESIDENT.format(paths=[str(path) for path in galleries])
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    say(f"{_RESIDENT_ITEMS} items in a replica: {done.stdout.strip()}")
+    say(
+        f"{_RESIDENT_ITEMS} items in a replica: {done.stdout.strip()}; in {_SHARDS} galleries "
+        f"without properties and classes {stored:.0f} bytes each"
+    )
     shutil.rmtree(shards)
 
 

@@ -10,6 +10,7 @@ an interrupted run. Writes a section of docs/results.md and docs/quality.jpg.
 """
 
 import argparse
+import hashlib
 import sys
 from itertools import product
 from pathlib import Path
@@ -28,6 +29,7 @@ from attention_hashing.experiments import quality
 from attention_hashing.experiments.looks import draw, precision_of_views
 from attention_hashing.experiments.quality import ARITHMETICS, Point, Setting
 from attention_hashing.experiments.results import RESULTS, print_section, write_section
+from attention_hashing.experiments.run_log import Row, check_arguments
 from bitgaze import BitgazeError, Encoder
 
 HERE = Path(__file__).parent
@@ -95,6 +97,7 @@ def _measure(
         settings = [one for one in settings if (arguments.out / f"{one.title}.npz").is_file()]
     if not settings:
         raise ValueError(f"{arguments.out} has no values; leave out --kept")
+    check_arguments(arguments.out, _decisive(arguments, layers, settings, photographs))
     out, precision, encoders = arguments.out, [], []
     for setting in tqdm(settings, disable=None):
         file = out / f"{setting.title}.onnx"
@@ -111,6 +114,24 @@ def _measure(
         for i, setting in enumerate(settings)
         for count in range(1 + _MOST)
     ]
+
+
+def _decisive(
+    arguments: argparse.Namespace,
+    layers: dict[str, Path],
+    settings: list[Setting],
+    photographs: list[Path],
+) -> Row:
+    """What the model files depend on, which are kept."""
+    found: Row = {
+        f"layer of {model}": hashlib.sha256(layers[model].read_bytes()).hexdigest()
+        for model in sorted({one.model for one in settings})
+    }
+    if any(one.arithmetic == "int8" for one in settings):
+        names = "\n".join(str(path.relative_to(arguments.photographs)) for path in photographs)
+        found["photographs"] = hashlib.sha256(names.encode()).hexdigest()
+        found["integers for"] = arguments.target
+    return found
 
 
 def _precision(values: NDArray[np.float32], data: Labelled, seeds: list[int]) -> list[float]:

@@ -37,7 +37,7 @@ from attention_hashing.progress import LOG, as_time, memory_used
 from attention_hashing.training import rehearse, steps_of, steps_of_epoch, train
 
 _HOLDOUT = 0.1
-# Few images are trained on for more epochs, until each stage has so many steps.
+# Few images are trained on for more epochs, until each stage has this number of steps.
 _BRANCH_STEPS, _HASH_STEPS = 100, 300
 RUN = "run.json"
 _OF_THIS_CALL = ("resume", "dry_run", "out", "device")
@@ -98,9 +98,9 @@ def _rehearse(
     count = steps_of(len(data), config)
     whole = 0.0
     for stage, each in seconds.items():
-        most = 1 + config.looks if stage == "hash" else 1
-        whole += each * count[stage] * most
-        print(f"stage {stage}: {'up to ' * (most > 1)}{count[stage] * most} steps of {each:.2f} s")
+        whole += each * count[stage]
+        up_to = "up to " * (stage == "hash" and config.looks > 0)
+        print(f"stage {stage}: {up_to}{count[stage]} steps of {each:.2f} s")
     print(
         f"{'up to' if config.looks else 'about'} {as_time(whole)} and "
         f"{memory_used(device)}; nothing was written"
@@ -111,7 +111,7 @@ def _report_best(run: Path) -> None:
     """Print which epoch is used."""
     best = stored_best(run)
     if best is None:
-        print("no images are held out: the last epoch is used")
+        print("no images were measured after the epochs: the last epoch is used")
     else:
         print(
             f"epoch {best['epoch']} is used, with the best figure of the held-out images, "

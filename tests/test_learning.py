@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import importlib
+import json
 import os
 import re
 import signal
@@ -501,11 +502,14 @@ def test_a_rehearsal_measures_each_stage(class_folders):
     assert set(found) == {"branch", "hash"}
     assert all(0 < seconds < 60 for seconds in found.values())
     assert training.steps_of(24, SMALL) == {"branch": 3, "hash": 6}
+    looking = dataclasses.replace(SMALL, looks=2)
+    assert training.steps_of(24, looking) == {"branch": 3, "hash": 18}
+    assert training.steps_of(24, looking, done=2) == {"branch": 0, "hash": 9}
     alone = dataclasses.replace(SMALL, hash_epochs=0)
     assert set(training.rehearse(data, alone, CPU, steps=1)) == {"branch"}
 
 
-def test_a_run_foretells_its_end_once(monkeypatch, capsys):
+def test_a_run_forecasts_its_end_once(monkeypatch, capsys):
     now = iter(range(1000))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now) * 97.0)
     forecast = progress.Forecast(700, CPU)
@@ -514,6 +518,10 @@ def test_a_run_foretells_its_end_once(monkeypatch, capsys):
     printed = capsys.readouterr().err
     assert printed.startswith("100 steps: 1.00 s each, about 10 min for the other 600; ")
     assert printed.count("\n") == 1
+    bound = progress.Forecast(700, CPU, is_bound=True)
+    for _ in range(100):
+        bound.step()
+    assert "1.00 s each, up to 10 min for the other 600; " in capsys.readouterr().err
     short = progress.Forecast(100, CPU)
     for _ in range(100):
         short.step()
@@ -781,6 +789,10 @@ def test_looks_are_learned_and_kept_when_a_run_is_resumed(class_folders, tmp_pat
     kept = (other / "looks.json").read_bytes()
     (other / "looks.json").unlink()
     with pytest.raises(ValueError, match=r"looks.json is missing; without it"):
+        training.train(data, config, other, CPU)
+    old = [[[box, -1] for box, _ in some] for some in json.loads(kept)]  # as once
+    (other / "looks.json").write_text(json.dumps(old))
+    with pytest.raises(ValueError, match=r"looks.json has -1 as the label of a look, expected a"):
         training.train(data, config, other, CPU)
     (other / "looks.json").write_bytes(kept)
     found = training.train(data, config, other, CPU)

@@ -55,8 +55,9 @@ def test_the_script_measures_once(tmp_path, monkeypatch, capsys):
         corners = ",".join(str(round(100 * place)) for place in (x, y, x + 0.4, y + 0.4))
         lines.append(f"{i}.png\t{colour}\t{colour}:{corners}\tall")
     (tmp_path / "annotations.tsv").write_text("\n".join(lines))
-    out = tmp_path / "kept"
-    monkeypatch.setattr(quality_plot, "_LAYERS", {"Lite0": tmp_path / "layer.npz"})
+    out, layer = tmp_path / "kept", tmp_path / "layer.npz"
+    layer.write_bytes(b"a layer")
+    monkeypatch.setattr(quality_plot, "_LAYERS", {"Lite0": layer})
     monkeypatch.setattr(results.write_section, "__defaults__", (tmp_path / "results.md", ""))
     monkeypatch.setattr(quality_plot, "RESULTS", tmp_path / "results.md")
     monkeypatch.setattr(quality, "_ROUNDS", 1)
@@ -72,11 +73,14 @@ def test_the_script_measures_once(tmp_path, monkeypatch, capsys):
     assert cells[5][1] > cells[0][1] > 0  # ms
     assert "**" in text
     assert (tmp_path / "quality.jpg").stat().st_size > 10_000
-    assert made == [tmp_path / "layer.npz"]
+    assert made == [layer]
     kept = out / f"Lite0-{SIZE}-fp32.npz"
     before = kept.stat().st_mtime_ns
     assert quality_plot.main() == 0
     assert (len(made), kept.stat().st_mtime_ns) == (1, before)
+    layer.write_bytes(b"another layer")
+    assert quality_plot.main() == 2
+    assert "contains a run with layer of Lite0 " in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["quality_plot.py", *arguments[1:], str(tmp_path / "none")])
     assert quality_plot.main() == 2
     assert "none" in capsys.readouterr().err

@@ -65,7 +65,7 @@ class Course:
 
     Attributes:
         history: all finished epochs.
-        best: of them; None if no images are held out.
+        best: of them; None if no images were measured.
     """
 
     history: list[Epoch]
@@ -93,7 +93,7 @@ def stored_config(run: Path) -> Config | None:
 
 
 def stored_best(run: Path) -> Best | None:
-    """The epoch of a finished run that is used; None if no images were held out."""
+    """The epoch of a finished run that is used; None if no images were measured."""
     best: Best | None = _read(run / CHECKPOINT).get("best")
     return best
 

@@ -139,7 +139,7 @@ def with_looks(
         has_begun: whether the hash layer has begun to learn, so that the looks are stored.
 
     Raises:
-        ValueError: they should be stored, and are not.
+        ValueError: they should be stored, and are not, or by an older version.
     """
     path = run / LOOKS
     of_images = data.one_hot() > 0
@@ -163,6 +163,11 @@ def with_looks(
     one_hot = np.zeros((len(images), of_images.shape[1]), bool)
     one_hot[: len(of_images)] = of_images
     for row, (_, numbers) in enumerate((one for some in stored for one in some), len(of_images)):
+        if not isinstance(numbers, list):
+            raise ValueError(
+                f"{path} has {numbers!r} as the label of a look, expected a list of labels: an "
+                "older version wrote it, and the run cannot be resumed: start another"
+            )
         one_hot[row, numbers] = True
     places = np.arange(len(data))
     owners = np.concatenate([places, np.repeat(places, [len(some) for some in stored])])

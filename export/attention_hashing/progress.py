@@ -1,4 +1,4 @@
-"""What a run tells while it trains: its log, and how long it will take.
+"""What a run reports while it trains: its log, and how long it will take.
 
 The log is a CSV with a line per epoch. Knows no network and no images.
 """
@@ -18,7 +18,7 @@ except ImportError:  # on Windows
     resource = None  # type: ignore[assignment]
 
 LOG = "log.csv"
-# After so many steps a run estimates its end; the first few also start workers and fill caches.
+# A run estimates its end after STEPS steps; the first few also start workers and fill caches.
 STEPS = 100
 WARM_UP = 3
 
@@ -85,15 +85,17 @@ def as_time(seconds: float) -> str:
 
 
 class Forecast:
-    """Tells once, after the first steps of a run, how long the others will take.
+    """Prints once, after the first steps of a run, how long the others will take.
 
     Args:
         steps: that are to come.
         device: that they run on.
+        is_bound: whether there may be fewer.
     """
 
-    def __init__(self, steps: int, device: torch.device) -> None:
+    def __init__(self, steps: int, device: torch.device, *, is_bound: bool = False) -> None:
         self._steps = steps
+        self._is_bound = is_bound
         self._device = device
         self._done = 0
         self._start = 0.0
@@ -107,7 +109,7 @@ class Forecast:
             each = (time.monotonic() - self._start) / (STEPS - WARM_UP)
             left = self._steps - self._done
             tqdm.write(
-                f"{STEPS} steps: {each:.2f} s each, about {as_time(each * left)} for the other "
-                f"{left}; {memory_used(self._device)}",
+                f"{STEPS} steps: {each:.2f} s each, {'up to' if self._is_bound else 'about'} "
+                f"{as_time(each * left)} for the other {left}; {memory_used(self._device)}",
                 file=sys.stderr,
             )

@@ -69,9 +69,8 @@ def train(
     done, resumed = checkpoint.resume(network, method, config, data, digest, run, device)
     course = checkpoint.Course(list(resumed.get("history", [])), resumed.get("best"))
     last_stage = _STAGES[config.hash_epochs > 0]
-    # With looks, the second stage has more: how many is not known before they are chosen.
-    steps = (sum(epochs.values()) - done) * steps_of_epoch(len(data), config)
-    forecast = Forecast(steps, device)
+    steps = sum(steps_of(len(data), config, done).values())
+    forecast = Forecast(steps, device, is_bound=config.looks > 0)
     epoch = 0  # counted over both stages
     shown: Labelled | Scattered | WithLooks = data
     for stage in _STAGES:
@@ -156,14 +155,19 @@ def rehearse(
     return found
 
 
-def steps_of(images: int, config: Config) -> dict[str, int]:
-    """Number of steps by stage: of all images, without looks."""
+def steps_of(images: int, config: Config, done: int = 0) -> dict[str, int]:
+    """Number of steps by stage that are to come after `done` epochs.
+
+    With looks it is an upper bound: how many there are is not known before they are chosen.
+    """
     each = steps_of_epoch(images, config)
-    return {"branch": each * config.branch_epochs, "hash": each * config.hash_epochs}
+    branch = max(0, config.branch_epochs - done)
+    others = config.branch_epochs + config.hash_epochs - max(done, config.branch_epochs)
+    return {"branch": each * branch, "hash": each * others * (1 + config.looks)}
 
 
 def steps_of_epoch(images: int, config: Config) -> int:
-    """Number of steps of an epoch over so many images."""
+    """Number of steps of an epoch over this number of images."""
     return max(1, images // config.batch_size)
 
 

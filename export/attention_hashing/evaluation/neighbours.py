@@ -93,7 +93,7 @@ class HeldOut:
 
 
 def _some(data: Labelled, count: int, seed: int) -> Labelled:
-    """At most so many of the images, drawn."""
+    """Draw at most `count` of the images."""
     if len(data) <= count:
         return data
     return data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:count]))

@@ -1,4 +1,4 @@
-"""What searches by views are worth at what processor time, for one model after the other.
+"""How good searches by views are at what processor time, model by model.
 
 A choice is a model at one input size in one arithmetic, with a number of looks. Model files and
 hash values are kept in a folder, so that an interrupted measurement goes on where it stopped.
@@ -180,7 +180,9 @@ def plot(points: Sequence[Point], path: Path) -> None:
         for point in (one for one in points if one.setting.model == model):
             is_float = point.setting.arithmetic == "fp32"
             axes.plot(
-                *(point.milliseconds, point.precision, "o" if is_float else "^"),
+                point.milliseconds,
+                point.precision,
+                "o" if is_float else "^",
                 color=colour,
                 mfc=colour if is_float else "white",
                 ms=5,
@@ -194,10 +196,10 @@ def plot(points: Sequence[Point], path: Path) -> None:
         if point.milliseconds < before * _NEAR_MS and point is not best[-1]:
             continue
         before = point.milliseconds
-        name = f"{point.setting.size} px, {point.looks}"
-        place = (point.milliseconds, point.precision)
         axes.annotate(
-            *(name, place, (-5, 5)),
+            f"{point.setting.size} px, {point.looks}",
+            (point.milliseconds, point.precision),
+            (-5, 5),
             textcoords="offset points",
             ha="right",
             fontsize=8,

@@ -278,7 +278,7 @@ def calibration(
 def look_calibration(encoder: Encoder, images: list[Path], kinds: Labelled) -> Calibration:
     """Measure what distances between images with looks mean, by the rule of `ViewIndex`.
 
-    Of copies nothing is measured: structural codes tell them.
+    Copies are not measured: structural codes recognise them.
 
     Args:
         encoder: of the exported model.

@@ -6,8 +6,9 @@ A block of bytes for each image:
     3 bytes   for each class, view by view: number (uint16, little-endian) and level (uint8)
 A level l stands for the probability 2 ** (-l / 16). Classes below 2 ** -10 are left out.
 
-What images show is told by the classes of a word, and by the company that these keep: where the
-images of a gallery that show dogs often show leashes, a leash speaks for a dog.
+Whether an image shows what a word means is judged by the classes of the word, and by what these are
+seen with: where the images of a gallery that show dogs often show leashes, a leash speaks for a
+dog.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ _MAX_IMAGES = 8192
 # changes it by less than .002.
 _COMPANY = 0.3
 _DOUBT = 1.0
-# Company is considered for so many images, those that most probably show the word.
+# Company is considered for this number of images, those that most probably show the word.
 _MOST_CONSIDERED = 10_000
 _LEVELS = (2.0 ** (-np.arange(256) / _STEPS)).astype(np.float32)
 

@@ -67,10 +67,10 @@ class StructuralLaw:
 
     Those of different images are normally distributed around what is usual; `related` of them
     around a nearer and wider mean (one scene twice, one kind of garment). Of copies, `settled`
-    hardly moved (an exponential distribution), the others to anywhere. Set by hand
-    with copies of photographs and groceries, more carefully than the most likely constants, so that
-    in catalogues without copies, clothes too, at most 1 % of the best hits reach .9. Checked on
-    other images by export/copies_table.py.
+    hardly moved (an exponential distribution), the others to anywhere. Set by hand with
+    copies of photographs and groceries, more carefully than the most likely constants, so that in
+    catalogues without copies, clothes too, at most 1 % of the best hits reach .9. Checked on other
+    images by export/copies_table.py.
 
     Attributes:
         deviation: standard deviation of different images, in bits.
@@ -119,7 +119,7 @@ class SemanticEvidence:
 class PartLaw:
     """What the agreement of parts says of copies, as the logarithm of odds.
 
-    Set by hand, from the most likely constants on, as those of `StructuralLaw`: with searches for
+    Set by hand like those of `StructuralLaw`, starting from the most likely ones: with searches for
     2,000 copies of photographs, groceries and generated screens, and in catalogues without copies.
 
     Attributes:
@@ -172,13 +172,11 @@ def surroundings(
         for found in distances
     )
     usual = min(max(usual - _QUARTILE_OFFSET, _LEAST_TYPICAL), _TYPICAL)
-    agreements = np.asarray(agreement, np.float64)
-    agreements = agreements[different[: len(agreements)]]
+    of_parts = np.asarray(agreement, np.float64)
+    of_parts = of_parts[different[: len(of_parts)]]
     parts = [_USUAL_AGREEMENT]
-    if len(agreements) >= _FEWEST:
-        parts += [
-            float(np.quantile(agreements[:number], _AGREEMENT_QUARTILE)) for number in _NEAREST
-        ]
+    if len(of_parts) >= _FEWEST:
+        parts += [float(np.quantile(of_parts[:number], _AGREEMENT_QUARTILE)) for number in _NEAREST]
     return Surroundings(usual, share / bits, max(parts))
 
 

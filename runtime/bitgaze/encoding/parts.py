@@ -1,4 +1,4 @@
-"""Whether an image is a part of another, mirrored or turned: what two structural codes tell.
+"""Whether an image is a part of another, mirrored or turned, by their two structural codes.
 
 A structural code has the signs of an image's cosine coefficients. Their magnitudes are much the
 same in all images: they fall as frequency rises. So a code is a rough drawing of its image, and the

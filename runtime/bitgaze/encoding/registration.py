@@ -17,7 +17,7 @@ from bitgaze.encoding.parts import Part, find_part
 # largest errors, then to half, then to all.
 _SIDE = 128
 _SIDES, _STEPS = (32, 64, _SIDE), 10
-# Shorter and longer side of an image of which a part of 60 % has so many.
+# Sides, shorter and longer, of an image of which a part of 60 % of each has _SIDE pixels.
 _SHORTER, _LONGER = 214, 428
 # In standard deviations of brightness: what differs more, such as a caption, hardly counts.
 _TOLERANCE = 1.0
@@ -89,7 +89,7 @@ def block_correlations(whole: Image.Image, image: Image.Image, part: Part) -> ND
         part: where in `whole` it is, about.
 
     Returns:
-        float64, shape (m,), in [-1, 1]: of those of 8 x 8 blocks that are not plain in either.
+        float64, shape (m,), in [-1, 1]: of those of 8 x 8 blocks that are not plain in both.
     """
     turn = _TURNS[part.orientation - 1]
     upright = image if turn is None else image.transpose(turn)
@@ -183,6 +183,6 @@ def _correlations(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArr
         values = by_block.reshape(count * count, _BLOCK * _BLOCK).astype(np.float64)
         blocks.append(values - values.mean(axis=1, keepdims=True))
     deviations = [block.std(axis=1) for block in blocks]
-    tells = np.maximum(*deviations) > _LEAST_CONTRAST
+    is_shown = np.maximum(*deviations) > _LEAST_CONTRAST
     products = (blocks[0] * blocks[1]).mean(axis=1)
-    return np.asarray((products / (deviations[0] * deviations[1] + 1e-9))[tells])
+    return np.asarray((products / (deviations[0] * deviations[1] + 1e-9))[is_shown])

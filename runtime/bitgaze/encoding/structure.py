@@ -73,7 +73,7 @@ def turned_codes(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def turned_versions(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What `turned_codes` would be, as far as an image's code tells: to about 6 bits.
+    """Estimate `turned_codes` from an image's code alone: to about 6 bits.
 
     Args:
         codes: structural codes, uint8, shape (n, 32).
