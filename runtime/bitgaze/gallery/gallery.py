@@ -458,11 +458,7 @@ class Gallery:
             TypeError: k is not an integer, or words not a str.
             ValueError: k is below 1, `least` out of range, or `where` invalid.
         """
-        vocabulary = self.vocabulary
-        vocabulary.meanings(words)  # before the items are read
-        self._store.read_likely()
-        with self._store.reading():
-            return search_words(self._store, vocabulary, words, k, conditions(where), least)
+        return search_words(self._store, self.vocabulary, words, k, conditions(where), least)
 
     @property
     def vocabulary(self) -> Vocabulary:
