@@ -324,6 +324,12 @@ def test_mistakes_of_callers(tmp_path, flat_pets, make_image, encoder):
         (ValueError, "8-byte codes", lambda: own.search_code(random_codes(9))),
         (ValueError, r"codes must have shape \(q, 8\)", lambda: own.search_codes(random_codes(8))),
         (ValueError, "has 2 views", lambda: own.search_code(random_codes((2, 8)))),
+        (ValueError, "8-byte codes", lambda: own.search_codes(random_codes((0, 9)))),
+        (
+            ValueError,
+            "filter must",
+            lambda: own.search_codes(random_codes((0, 8)), filter=np.ones(4, bool)),
+        ),
         (TypeError, "code must be a uint8 array", lambda: flat.search_code([1])),
         (TypeError, "codes must be a uint8 array", lambda: flat.search_codes([1])),
     ]:

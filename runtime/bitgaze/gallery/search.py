@@ -28,6 +28,8 @@ from bitgaze.gallery.hits import Hit, folded, has_structure, make_hits
 from bitgaze.gallery.items import Item, reason_unusable
 from bitgaze.gallery.query import Query
 from bitgaze.gallery.store import Store
+from bitgaze.hamming import HammingIndex
+from bitgaze.views import ViewIndex
 
 Ranking = Literal["hamming", "asymmetric"]
 
@@ -372,21 +374,48 @@ def within(
     Returns:
         lims, distances in bits (float64 if items have looks, else int32), and slots.
     """
-    bits = store.index.bits
-    radius = bits if params.radius is None else min(params.radius, bits)
     allowed = store.allowed(params.conditions) if params.conditions else None
     exclude = None if exclude_slot is None else np.full(len(views), exclude_slot)
-    if store.views is not None:
+    index = store.index if store.views is None else store.views
+    return within_bits(index, views, params.radius, count, allowed, exclude)
+
+
+def within_bits(
+    index: HammingIndex | ViewIndex,
+    views: NDArray[np.uint8],
+    radius: int | None,
+    count: int | None,
+    filter: NDArray[np.bool_] | NDArray[np.uint8] | None,
+    exclude: NDArray[np.int64] | None,
+) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.int64]]:
+    """`range_search` of either index, by a radius in bits and to distances in bits.
+
+    Args:
+        index: of items with one code each, or with several.
+        views: uint8, (q, views, bits // 8).
+        radius: in bits; None for no limit.
+        count: maximum number of results of each query; None for all.
+        filter: as for `HammingIndex.range_search`.
+        exclude: as for `HammingIndex.range_search`.
+
+    Returns:
+        As `within`.
+
+    Raises:
+        ValueError: queries have several views, and items one code; or as `range_search`.
+    """
+    radius = index.bits if radius is None else min(radius, index.bits)
+    if isinstance(index, ViewIndex):
         views = np.ascontiguousarray(views)
-        unit = store.views.unit(views.shape[1])
-        lims, sums, slots = store.views.range_search(
-            views, radius * unit, k=count, filter=allowed, exclude=exclude
+        unit = index.unit(views.shape[1])
+        lims, sums, slots = index.range_search(
+            views, radius * unit, k=count, filter=filter, exclude=exclude
         )
         return lims, sums / unit, slots
-    if views.ndim == 3 and views.shape[1] != 1:
+    if views.shape[1] != 1:
         raise ValueError(
             f"a query has {views.shape[1]} views, but the items of this gallery have one code "
             "each: pass codes of shape (q, bits // 8)"
         )
     codes = np.ascontiguousarray(views[:, 0])
-    return store.index.range_search(codes, radius, k=count, filter=allowed, exclude=exclude)
+    return index.range_search(codes, radius, k=count, filter=filter, exclude=exclude)
