@@ -37,7 +37,7 @@ Rows: TypeAlias = NDArray[np.int64]
 
 # Turned images of which little else is changed. Their codes are known to about 6 bits.
 _TURNED = 31
-# Images whose parts are compared: so many that are nearest in meaning, within this share of the
+# Images whose parts are compared: this many, the nearest in meaning, within this share of the
 # bits. Of 3,000 crops, borders and turns by 5 degrees, 99 % are within .22.
 _NEIGHBOURS, _LEAST_ALIKE = 8, 0.25
 # Images around each that say what is usual there.

@@ -37,7 +37,7 @@ Ranking = Literal["hamming", "asymmetric"]
 # and Fashion-MNIST with k = 10, scoring 100 of 4,100 items reached the precision of scoring all of
 # them to .002, and 30 to .005.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES = 10, 100
-# Nearest items that tell what is usual around a query.
+# Nearest items that show what is usual around a query.
 AROUND = 50
 # A search that folds copies looks at this many hits for each that it returns.
 _UNFOLDED = 4

@@ -28,7 +28,7 @@ def export_flat(
         store: the gallery's file; inside `reading`.
         out: the flat file.
         on_progress: called with (done, total) items.
-        below: a beginning that keys are written without.
+        below: a prefix that is left out of keys.
     """
     if identity(str(out.resolve())) == identity(str(store.file.resolve())):
         raise GalleryError(f"{out}: is the gallery itself; choose another name")
