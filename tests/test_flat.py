@@ -164,6 +164,13 @@ def test_free_places_of_the_layout_are_zeros():
         assert np.count_nonzero(laid_out) == filled
 
 
+def test_only_bytes_are_laid_out():
+    with pytest.raises(TypeError, match="codes must be a uint8 array"):
+        hamming.laid_out(np.zeros((3, 8), np.int64))
+    with pytest.raises(TypeError, match="items must be a uint8 array"):
+        views.laid_out(np.zeros((3, 2, 8), np.int64))
+
+
 def test_an_index_over_memory_is_the_index_and_cannot_be_changed():
     codes = random_codes((100, 16))
     memory = hamming.laid_out(codes)
