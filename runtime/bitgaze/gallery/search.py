@@ -24,7 +24,7 @@ from bitgaze.errors import FingerprintMismatch, ImageError
 from bitgaze.gallery.adaptation import adapted
 from bitgaze.gallery.distances import asymmetric_scores, asymmetric_view_scores, view_distances
 from bitgaze.gallery.filters import Condition
-from bitgaze.gallery.hits import Hit, folded, has_structure, make_hits
+from bitgaze.gallery.hits import Hit, has_structure, make_hits
 from bitgaze.gallery.items import Item, reason_unusable
 from bitgaze.gallery.query import Query
 from bitgaze.gallery.store import Store
@@ -246,12 +246,9 @@ def _find(
     ranking: Ranking,
     exclude_slot: int | None,
 ) -> list[Hit]:
-    if params.fold:
-        wider = replace(params, k=_UNFOLDED * params.k, fold=False)
-        return folded(store, _find(store, query, wider, ranking, exclude_slot))[: params.k]
-    if ranking == "hamming":
-        return nearest_to(store, query, params, exclude_slot)
-    return _ranked(store, query, params, exclude_slot)
+    wider = replace(params, k=_UNFOLDED * params.k) if params.fold else params
+    find = nearest_to if ranking == "hamming" else _ranked
+    return find(store, query, wider, exclude_slot)[: params.k]
 
 
 def nearest(store: Store, codes: NDArray[np.uint8], params: SearchParams) -> list[list[Hit]]:
@@ -296,13 +293,14 @@ def nearest_to(
     """
     if not has_structure(store, query):
         _, distances, slots = within(store, query.views[None], params, params.k, exclude_slot)
-        return make_hits(store, query, slots, distances, slots)
+        return make_hits(store, query, slots, distances, slots, fold=params.fold)
     around = replace(params, k=max(params.k, AROUND), radius=None)
     _, distances, slots = within(store, query.views[None], around, around.k, exclude_slot)
     count = min(params.k, len(slots))
     if params.radius is not None:
         count = min(count, int(np.searchsorted(distances, params.radius, side="right")))
-    return make_hits(store, query, slots[:count], distances[:count], slots[:AROUND])
+    near = slots[:count], distances[:count]
+    return make_hits(store, query, *near, slots[:AROUND], fold=params.fold)
 
 
 def compare(store: Store, query: Query, slot: int) -> Hit:
@@ -352,7 +350,7 @@ def _ranked(
     if params.radius is not None:  # what is usual around the query does not end there
         free = replace(params, radius=None)
         _, _, around = within(store, query.views[None], free, AROUND, exclude_slot)
-    return make_hits(store, query, slots[best], distances[best], around)
+    return make_hits(store, query, slots[best], distances[best], around, fold=params.fold)
 
 
 def within(
