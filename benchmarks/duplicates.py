@@ -4,8 +4,8 @@
 
 Takes all images of the folders, which should be different, and a crop or a messenger's copy of
 every tenth; a group with two of these is wrong. `--fill` adds codes without a file until there are
-so many: those of the images with 15 % of the semantic and 40 % of the structural bits changed at
-random, so that they are near in meaning and no copies.
+that many items: those of the images with 15 % of the semantic and 40 % of the structural bits
+changed at random, so that they are near in meaning and no copies.
 """
 
 import argparse

@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def write_holes(path: Path, items: int, bits: int) -> None:
-    """Write the header of a file with so many items, and nothing else."""
+    """Write the header of a file with this many items, and nothing else."""
     info = b'{"model": null, "calibration": null, "written_by": "a benchmark"}'
     header = Header(items, bits, 1)
     lengths = header.lengths() | {"info": len(info), "records": 15 * items}

@@ -164,6 +164,13 @@ def test_free_places_of_the_layout_are_zeros():
         assert np.count_nonzero(laid_out) == filled
 
 
+def test_only_bytes_are_laid_out():
+    with pytest.raises(TypeError, match="codes must be a uint8 array"):
+        hamming.laid_out(np.zeros((3, 8), np.int64))
+    with pytest.raises(TypeError, match="items must be a uint8 array"):
+        views.laid_out(np.zeros((3, 2, 8), np.int64))
+
+
 def test_an_index_over_memory_is_the_index_and_cannot_be_changed():
     codes = random_codes((100, 16))
     memory = hamming.laid_out(codes)
@@ -324,6 +331,12 @@ def test_mistakes_of_callers(tmp_path, flat_pets, make_image, encoder):
         (ValueError, "8-byte codes", lambda: own.search_code(random_codes(9))),
         (ValueError, r"codes must have shape \(q, 8\)", lambda: own.search_codes(random_codes(8))),
         (ValueError, "has 2 views", lambda: own.search_code(random_codes((2, 8)))),
+        (ValueError, "8-byte codes", lambda: own.search_codes(random_codes((0, 9)))),
+        (
+            ValueError,
+            "filter must",
+            lambda: own.search_codes(random_codes((0, 8)), filter=np.ones(4, bool)),
+        ),
         (TypeError, "code must be a uint8 array", lambda: flat.search_code([1])),
         (TypeError, "codes must be a uint8 array", lambda: flat.search_codes([1])),
     ]:

@@ -31,7 +31,7 @@ TURNS = {
 
 
 @pytest.fixture(scope="module")
-def pictures(examples):
+def originals(examples):
     chosen = sorted(examples.glob("*/*.jpg"))[::40]
     return [ImageOps.contain(Image.open(path).convert("RGB"), (400, 400)) for path in chosen]
 
@@ -43,23 +43,23 @@ def cut(image, left, top, right, bottom):
     )
 
 
-def test_signs_and_turned_versions_are_those_of_the_image(pictures):
-    codes = np.stack([structural_code(image) for image in pictures])
+def test_signs_and_turned_versions_are_those_of_the_image(originals):
+    codes = np.stack([structural_code(image) for image in originals])
     assert signs(codes).shape == (len(codes), 16, 16)
     bits = np.packbits(signs(codes).reshape(-1, 256)[:, ::-1] > 0, axis=1)
     np.testing.assert_array_equal(bits, codes)
     versions = turned_versions(codes)
     np.testing.assert_array_equal(versions[:, 0], codes)
-    true = np.stack([turned_codes(image) for image in pictures])
+    true = np.stack([turned_codes(image) for image in originals])
     assert np.unpackbits(versions ^ true, axis=-1).sum(-1).max() <= 16
     again = orientations(orientations(signs(codes))[:, 5])[:, 7]  # a quarter turn and back
     np.testing.assert_array_equal(again, signs(codes))
 
 
 @pytest.mark.parametrize("box", [(0.05, 0.05, 0.95, 0.95), (0.1, 0, 1, 0.8), (0.2, 0.15, 0.9, 1)])
-def test_crops_are_found_where_they_are(pictures, box):
+def test_crops_are_found_where_they_are(originals, box):
     errors = []
-    for image in pictures:
+    for image in originals:
         whole, part = structural_code(image), structural_code(cut(image, *box))
         found = find_part(whole, part, turned=False)
         assert found.agreement > 5.5
@@ -71,8 +71,8 @@ def test_crops_are_found_where_they_are(pictures, box):
     assert np.median(errors) < 0.04
 
 
-def test_an_agreement_is_16_at_most_and_the_same_in_any_order(pictures):
-    codes = np.stack([structural_code(image) for image in pictures])
+def test_an_agreement_is_16_at_most_and_the_same_in_any_order(originals):
+    codes = np.stack([structural_code(image) for image in originals])
     assert agreements(codes[0], codes[:1], turned=True).tolist() == pytest.approx([16], abs=1e-4)
     assert agreements(codes[0], codes[:0], turned=True).shape == (0,)
     one_way = np.stack([agreements_with_parts(code, codes, turned=True) for code in codes])
@@ -84,8 +84,8 @@ def test_an_agreement_is_16_at_most_and_the_same_in_any_order(pictures):
 
 
 @pytest.mark.parametrize("name", TURNS)
-def test_turned_and_mirrored_images_are_found_if_asked_for(pictures, name):
-    for image in pictures[:3]:
+def test_turned_and_mirrored_images_are_found_if_asked_for(originals, name):
+    for image in originals[:3]:
         turned = cut(image, 0.05, 0.1, 1, 1).transpose(TURNS[name])
         codes = structural_code(image), structural_code(turned)
         images = reduced(image), reduced(turned)
@@ -105,8 +105,8 @@ def test_turned_and_mirrored_images_are_found_if_asked_for(pictures, name):
     ],
     ids=["bordered", "turned by 3 degrees", "grey", "small"],
 )
-def test_pixels_confirm_parts(pictures, change):
-    for image in pictures[:4]:
+def test_pixels_confirm_parts(originals, change):
+    for image in originals[:4]:
         other = change(image)
         codes = structural_code(image), structural_code(other)
         assert is_part(reduced(image), reduced(other), codes, turned=False)
@@ -171,7 +171,7 @@ def test_only_likely_parts_are_compared_and_those_unread_are_no_copies():
 
 @pytest.fixture(scope="module")
 def library(examples, tmp_path_factory):
-    """Pictures, and a crop, a border, a mirrored and a turned version of the first four."""
+    """Images, and a crop, a border, a mirrored and a turned version of the first four."""
     folder = tmp_path_factory.mktemp("library")
     files = sorted(examples.glob("*/*.jpg"))[3::30][:9]
     changes = {

@@ -14,6 +14,7 @@ from bitgaze.cli.main import main
 from bitgaze.encoding.images import Preprocess
 from bitgaze.encoding.likely import MAX_VIEWS, Likely, of_any_view, pack, shown
 from bitgaze.encoding.words import Vocabulary
+from bitgaze.gallery.store import Store
 from conftest import ROOT
 
 WORDS = Vocabulary(None)
@@ -270,16 +271,20 @@ def test_words_find_what_images_show(pets_gallery, pets):
     assert pets_gallery.search_words("goldfish owl", least=0.2) == []
 
 
-def test_where_k_and_least_limit_the_hits(pets_gallery):
+def test_where_k_and_least_limit_the_hits(pets_gallery, monkeypatch):
     assert len(pets_gallery.search_words("animal", least=0)) == 5
     assert len(pets_gallery.search_words("animal", 2)) == 2
     (hit,) = pets_gallery.search_words("animal", where={"rank": 1})
     assert hit.metadata["rank"] == 1
     assert pets_gallery.search_words("steam locomotive", least=0.5) == []
+    # Refused before the items are read, which takes seconds in a large gallery.
+    monkeypatch.setattr(Store, "read_likely", lambda store: pytest.fail("has read the items"))
     with pytest.raises(ValueError, match="least is 2"):
         pets_gallery.search_words("dog", least=2)
     with pytest.raises(ValueError, match="k"):
         pets_gallery.search_words("dog", 0)
+    with pytest.raises(ValueError, match=r"operator '\?'"):
+        pets_gallery.search_words("dog", where={"rank": {"?": 1}})
 
 
 def test_the_box_is_that_of_the_look_that_shows_it(pets_gallery):

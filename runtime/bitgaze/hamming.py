@@ -555,12 +555,16 @@ def laid_out(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Returns:
         uint8, shape (`layout_bytes(bits, n)`,). The layouts of runs of 4,096 codes, one after the
         other, are that of all of them.
+
+    Raises:
+        TypeError: codes is not a uint8 array.
     """
-    index = HammingIndex(8 * codes.shape[1])
-    if not index._by_word:
+    check_array(codes, "codes")
+    bits = 8 * codes.shape[1]
+    if not _is_by_word(bits):
         return codes.reshape(-1)
-    memory = np.zeros(layout_bytes(index.bits, len(codes)), np.uint8)
-    blocks = memory.view(np.uint64).reshape(-1, index.bits // 64, _BLOCK_CODES)
+    memory = np.zeros(layout_bytes(bits, len(codes)), np.uint8)
+    blocks = memory.view(np.uint64).reshape(-1, bits // 64, _BLOCK_CODES)
     _hamming.write_blocks(blocks, 0, codes)
     return memory
 

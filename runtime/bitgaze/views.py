@@ -385,7 +385,11 @@ def laid_out(items: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Returns:
         uint8, shape (`layout_bytes(bits, views, n)`,). The layouts of runs of 32 items, one after
         the other, are that of all of them.
+
+    Raises:
+        TypeError: items is not a uint8 array.
     """
+    check_array(items, "items")
     count, views, code_bytes = items.shape
     memory = np.zeros(layout_bytes(8 * code_bytes, views, count), np.uint8)
     groups = memory.view(np.uint16).reshape(-1, views, -(-code_bytes // 2), _GROUP_ITEMS)

@@ -37,7 +37,7 @@ Rows: TypeAlias = NDArray[np.int64]
 
 # Turned images of which little else is changed. Their codes are known to about 6 bits.
 _TURNED = 31
-# Images whose parts are compared: so many that are nearest in meaning, within this share of the
+# Images whose parts are compared: this many, the nearest in meaning, within this share of the
 # bits. Of 3,000 crops, borders and turns by 5 degrees, 99 % are within .22.
 _NEIGHBOURS, _LEAST_ALIKE = 8, 0.25
 # Images around each that say what is usual there.
@@ -94,7 +94,7 @@ class Copies:
         candidates = [self._part_candidates(on_progress)]
         if self._rotated:
             candidates.append(_turned_pairs(codes, _TURNED, on_progress))
-        for rows, near, _ in chain(*candidates):
+        for rows, near in chain(*candidates):
             one, other = self._rows[rows], self._rows[near]
             found = self.are_copies(one, other)
             for place in np.flatnonzero(~found).tolist():
@@ -163,8 +163,8 @@ class Copies:
         bits = self._index.bits
         return same_part(agreement, semantic, bits, nearer, around, self._evidence)
 
-    def _part_candidates(self, on_progress: Progress | None) -> Iterator[tuple[Rows, Rows, Rows]]:
-        """Pairs in the index of which one may be a part of the other, with semantic distances.
+    def _part_candidates(self, on_progress: Progress | None) -> Iterator[tuple[Rows, Rows]]:
+        """Pairs in the index of which one may be a part of the other.
 
         Of an image and one that it is near to, both compare their parts with the other.
         """
@@ -178,7 +178,7 @@ class Copies:
             semantic = code_distances(self.semantic[row], self.semantic[others])
             likely = self._part_chances(agreement, semantic, 0, Surroundings()) >= WORTH_READING
             if likely.any():
-                yield np.full(np.count_nonzero(likely), place), near[likely], semantic[likely]
+                yield np.full(np.count_nonzero(likely), place), near[likely]
             if on_progress is not None and (done % _BLOCK == 0 or done == len(starts)):
                 on_progress(done, len(starts))
 
@@ -210,29 +210,27 @@ class Copies:
     def _view(self, row: int) -> Surroundings:
         """What is around an image, as a search for it would see it."""
         if row not in self._views:
-            near = self._around(row)
-            semantic = code_distances(self.semantic[row], self.semantic[near])
-            structural = code_distances(self.structure[row], self.structure[near])
+            _, structural, semantic = self._around(row)
             self._views[row] = surroundings(structural, semantic, self._index.bits)
         return self._views[row]
 
     def _view_with_parts(self, row: int) -> _View:
         """The same, with what agreement of parts is usual there, and the distances in meaning."""
         if row not in self._views_with_parts:
-            near = self._around(row)
-            semantic = code_distances(self.semantic[row], self.semantic[near])
-            structural = code_distances(self.structure[row], self.structure[near])
+            near, structural, semantic = self._around(row)
             parts = self._agreements(row, near[:PARTS_COMPARED])
             around = surroundings(structural, semantic, self._index.bits, parts)
             self._views_with_parts[row] = _View(around, semantic)
         return self._views_with_parts[row]
 
-    def _around(self, row: int) -> Rows:
-        """The images that are nearest in meaning, nearest first."""
+    def _around(self, row: int) -> tuple[Rows, Rows, Rows]:
+        """The images nearest in meaning, nearest first; their structural and semantic distances."""
         code = self.semantic[row : row + 1]
         place = self._place[row : row + 1]
         _, ids = self._index.search(code, _AROUND, exclude=place)
-        return np.asarray(self._rows[ids[0][ids[0] >= 0]])
+        near = np.asarray(self._rows[ids[0][ids[0] >= 0]])
+        structural = code_distances(self.structure[row], self.structure[near])
+        return near, structural, code_distances(self.semantic[row], self.semantic[near])
 
 
 def near_pairs(
@@ -273,17 +271,18 @@ def near_pairs(
 
 def _turned_pairs(
     codes: NDArray[np.uint8], radius: int, on_progress: Progress | None
-) -> Iterator[tuple[Rows, Rows, Rows]]:
+) -> Iterator[tuple[Rows, Rows]]:
     """Pairs of codes of which one, turned or mirrored, is within a radius of the other."""
-    searched = HammingIndex(8 * codes.shape[1]) if codes.size else None
+    if not codes.size:
+        return
+    searched = HammingIndex(8 * codes.shape[1])
     for start in range(0, len(codes), _BLOCK):
-        assert searched is not None
         block = codes[start : start + _BLOCK]
         searched.add(block)
         for turned in np.moveaxis(turned_versions(block)[:, 1:], 1, 0):
-            lims, distances, near = searched.range_search(np.ascontiguousarray(turned), radius)
+            lims, _, near = searched.range_search(np.ascontiguousarray(turned), radius)
             ids = np.repeat(np.arange(start, start + len(block)), np.diff(lims))
             is_pair = near < ids
-            yield ids[is_pair], near[is_pair], distances[is_pair].astype(np.int64)
+            yield ids[is_pair], near[is_pair]
         if on_progress is not None:
             on_progress(start + len(block), len(codes))

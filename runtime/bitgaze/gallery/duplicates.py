@@ -1,8 +1,7 @@
 """Duplicates: groups of copies of one image, each joined to the best of them; look-alikes if asked.
 
-Digest and structural code tell copies, with the semantic code as a second witness (see
-`bitgaze.encoding.likeness`); look-alikes by a radius of semantic codes. Compares every pair. Reads
-image files to choose the best copy; changes and deletes nothing.
+copies.py finds copies; look-alikes are those within a radius of semantic codes, of which every pair
+is compared. Reads image files to choose the best copy; changes and deletes nothing.
 """
 
 import os

@@ -191,9 +191,9 @@ class Gallery:
 
     @property
     def has_structure(self) -> bool:
-        """Whether items have structural codes, which tell copies from look-alikes.
+        """Whether items have structural codes, which distinguish copies from look-alikes.
 
-        Galleries of your own codes have none, nor have files of older versions.
+        Galleries of your own codes have none, nor have files of older versions until `adapt`.
         """
         with self._store.reading():
             return bool(self._store.info["structure"])
@@ -458,11 +458,7 @@ class Gallery:
             TypeError: k is not an integer, or words not a str.
             ValueError: k is below 1, `least` out of range, or `where` invalid.
         """
-        vocabulary = self.vocabulary
-        vocabulary.meanings(words)  # before the items are read
-        self._store.read_likely()
-        with self._store.reading():
-            return search_words(self._store, vocabulary, words, k, conditions(where), least)
+        return search_words(self._store, self.vocabulary, words, k, conditions(where), least)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -919,7 +915,7 @@ class Gallery:
 
         The new `calibration` takes `duplicate` from the altered versions, and `false_match` from
         pairs of the gallery's images; some of these may be related, so the true rates are lower.
-        A gallery of an older version gets structural codes, which tell copies (`has_structure`).
+        A gallery of an older version gets structural codes (see `has_structure`).
         `kind`, which requires labels, is carried over from the model's calibration: each distance
         takes the model's probability at the distance with the same false-match rate.
 
@@ -956,12 +952,12 @@ class Gallery:
         """Find groups of duplicates. Deletes nothing.
 
         In three tiers: identical files; copies, the same image resized, compressed, recoloured,
-        cropped, with a border or a caption; and look-alikes, only if asked for. Structural codes,
-        of which every pair is compared, tell copies: all within 16 bits, and those within 60 of
-        which `Hit.same_image` would be at least .9, seen from either image. So are crops and
-        bordered images, which are looked for among the 8 images that are nearest to each in
-        meaning. Images too plain to have a structure are duplicates only
-        if their files are identical; so are items whose structural code is not known.
+        cropped, with a border or a caption; and look-alikes, only if asked for. Every pair of
+        structural codes is compared. Copies are those within 16 bits, and those within 60 for which
+        `Hit.same_image` would be at least .9, seen from either image. Crops and bordered images are
+        looked for among the 8 images that are nearest to each in meaning. Images too plain to have
+        a structure are duplicates only if their files are identical; so are items whose structural
+        code is not known.
 
         A gallery without structural codes (`has_structure`) has identical files and look-alikes.
 
@@ -1088,7 +1084,7 @@ class Gallery:
             path: the flat file; replaces one of that name once the new one is whole, and no other
                 kind of file.
             below: a folder; keys of files in it are written relative to it, so that the flat file
-                does not tell where it is. None writes keys as they are.
+                does not reveal where it is. None writes keys as they are.
             on_progress: called with (done, total) items.
 
         Returns:

@@ -115,6 +115,8 @@ def make_hits(
     slots: NDArray[np.int64],
     distances: NDArray[np.float64] | NDArray[np.int32],
     around: NDArray[np.int64],
+    *,
+    fold: bool = False,
 ) -> list[Hit]:
     """The items in some slots as hits of a query.
 
@@ -125,13 +127,14 @@ def make_hits(
         distances: (n,), from the query, in bits.
         around: slots of the items that are nearest to the query, as far as known: what is usual
             around it is no evidence for the same image. See `bitgaze.encoding.likeness`.
+        fold: leave out copies of an item before them: `first_copies`.
     """
     items = [store.item(slot) for slot in slots.tolist()]
     same = _same_image(store, query, slots, items, around)
     boxes = _boxes(store, query, slots, items)
     is_calibrated = len(query.views) == 1 + store.info["looks"] and query.boxes[0] is None
     calibration = store.calibration if is_calibrated else None
-    return [
+    hits = [
         Hit(
             item.key,
             distance,
@@ -145,6 +148,10 @@ def make_hits(
             items, distances.tolist(), same, boxes, strict=True
         )
     ]
+    if not fold:
+        return hits
+    contents = [item.file.content if item.file else None for item in items]
+    return _folded(hits, first_copies(store.structure[slots], contents))
 
 
 def unrelated_from(calibration: Calibration | None) -> int | None:
@@ -154,18 +161,8 @@ def unrelated_from(calibration: Calibration | None) -> int | None:
     return calibration.radius(UNRELATED_RATE)
 
 
-def folded(store: Store, hits: list[Hit]) -> list[Hit]:
-    """Hits without those that are copies of one before them, which names them: `first_copies`.
-
-    Args:
-        store: the gallery's file; inside `reading`.
-        hits: of one search.
-    """
-    slots = np.array([store.slot(hit.key) for hit in hits], np.int64)
-    files = [store.item(slot).file for slot in slots.tolist()]
-    copies = first_copies(
-        store.structure[slots], [file.content if file else None for file in files]
-    )
+def _folded(hits: list[Hit], copies: list[int | None]) -> list[Hit]:
+    """Hits without those that are copies of one before them, which names them."""
     alike: dict[int, list[str]] = {row: [] for row, first in enumerate(copies) if first is None}
     for hit, first in zip(hits, copies, strict=True):
         if first is not None:

@@ -158,7 +158,7 @@ _CRC_INPUT = (
 )
 _INSERT = f"INSERT INTO item({COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _BATCH_ROWS = 4096
-_BOX_STEPS = 65535
+BOX_STEPS = 65535
 _BOX_BYTES = 8
 # Of metadata, which can have 16 MB each.
 _BATCH_TEXTS = 256
@@ -302,13 +302,13 @@ def read_item(
 def _packed(boxes: NDArray[np.float32]) -> bytes | None:
     if not len(boxes):
         return None
-    steps = np.rint(np.asarray(boxes, np.float64) * _BOX_STEPS)
+    steps = np.rint(np.asarray(boxes, np.float64) * BOX_STEPS)
     return steps.astype("<u2").tobytes()
 
 
 def _unpacked(packed: bytes) -> NDArray[np.float32]:
     steps = np.frombuffer(packed, "<u2").reshape(-1, 4)
-    return (steps / _BOX_STEPS).astype(np.float32)
+    return (steps / BOX_STEPS).astype(np.float32)
 
 
 def read_metadata(path: Path, text: str, key: str = "an item") -> dict[str, Any]:

@@ -10,10 +10,10 @@ from bitgaze.arguments import MAX_VIEWS
 from bitgaze.encoding.encoder import Encoded
 from bitgaze.encoding.images import Box, ImageFile, Region, Source
 from bitgaze.encoding.structure import STRUCTURE_BITS
-from bitgaze.gallery.items import Item
+from bitgaze.gallery.items import BOX_STEPS, Item
 
 _WHOLE = (0.0, 0.0, 1.0, 1.0)
-_STRUCTURE_BYTES, _BOX_BYTES, _BOX_STEPS = STRUCTURE_BITS // 8, 8, 65535
+_STRUCTURE_BYTES, _BOX_BYTES = STRUCTURE_BITS // 8, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Query:
     def to_bytes(self) -> bytes:
         """Codes, boxes and structural code, for `from_bytes`: 32 bytes, and bits / 8 + 8 a view."""
         boxes = [_WHOLE if box is None else box for box in self.boxes]
-        steps = np.rint(np.array(boxes, np.float64) * _BOX_STEPS).astype("<u2")
+        steps = np.rint(np.array(boxes, np.float64) * BOX_STEPS).astype("<u2")
         structure = bytes(_STRUCTURE_BYTES) if self.structure is None else self.structure.tobytes()
         return structure + self.views.tobytes() + steps.tobytes()
 
@@ -106,7 +106,7 @@ class Query:
         structure = np.frombuffer(content[:_STRUCTURE_BYTES], np.uint8)
         views = np.frombuffer(content[_STRUCTURE_BYTES:codes_end], np.uint8).reshape(count, width)
         steps = np.frombuffer(content[codes_end:], "<u2").reshape(count, 4)
-        shares = (steps / _BOX_STEPS).astype(np.float32)  # as items have them
+        shares = (steps / BOX_STEPS).astype(np.float32)  # as items have them
         boxes = tuple(
             # In forged bytes, a box may have no area.
             box if box != _WHOLE and box[0] < box[2] and box[1] < box[3] else None

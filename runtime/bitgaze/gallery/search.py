@@ -24,10 +24,12 @@ from bitgaze.errors import FingerprintMismatch, ImageError
 from bitgaze.gallery.adaptation import adapted
 from bitgaze.gallery.distances import asymmetric_scores, asymmetric_view_scores, view_distances
 from bitgaze.gallery.filters import Condition
-from bitgaze.gallery.hits import Hit, folded, has_structure, make_hits
+from bitgaze.gallery.hits import Hit, has_structure, make_hits
 from bitgaze.gallery.items import Item, reason_unusable
 from bitgaze.gallery.query import Query
 from bitgaze.gallery.store import Store
+from bitgaze.hamming import HammingIndex
+from bitgaze.views import ViewIndex
 
 Ranking = Literal["hamming", "asymmetric"]
 
@@ -35,7 +37,7 @@ Ranking = Literal["hamming", "asymmetric"]
 # and Fashion-MNIST with k = 10, scoring 100 of 4,100 items reached the precision of scoring all of
 # them to .002, and 30 to .005.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES = 10, 100
-# Nearest items that tell what is usual around a query.
+# Nearest items that show what is usual around a query.
 AROUND = 50
 # A search that folds copies looks at this many hits for each that it returns.
 _UNFOLDED = 4
@@ -244,12 +246,9 @@ def _find(
     ranking: Ranking,
     exclude_slot: int | None,
 ) -> list[Hit]:
-    if params.fold:
-        wider = replace(params, k=_UNFOLDED * params.k, fold=False)
-        return folded(store, _find(store, query, wider, ranking, exclude_slot))[: params.k]
-    if ranking == "hamming":
-        return nearest_to(store, query, params, exclude_slot)
-    return _ranked(store, query, params, exclude_slot)
+    wider = replace(params, k=_UNFOLDED * params.k) if params.fold else params
+    find = nearest_to if ranking == "hamming" else _ranked
+    return find(store, query, wider, exclude_slot)[: params.k]
 
 
 def nearest(store: Store, codes: NDArray[np.uint8], params: SearchParams) -> list[list[Hit]]:
@@ -294,13 +293,14 @@ def nearest_to(
     """
     if not has_structure(store, query):
         _, distances, slots = within(store, query.views[None], params, params.k, exclude_slot)
-        return make_hits(store, query, slots, distances, slots)
+        return make_hits(store, query, slots, distances, slots, fold=params.fold)
     around = replace(params, k=max(params.k, AROUND), radius=None)
     _, distances, slots = within(store, query.views[None], around, around.k, exclude_slot)
     count = min(params.k, len(slots))
     if params.radius is not None:
         count = min(count, int(np.searchsorted(distances, params.radius, side="right")))
-    return make_hits(store, query, slots[:count], distances[:count], slots[:AROUND])
+    near = slots[:count], distances[:count]
+    return make_hits(store, query, *near, slots[:AROUND], fold=params.fold)
 
 
 def compare(store: Store, query: Query, slot: int) -> Hit:
@@ -350,7 +350,7 @@ def _ranked(
     if params.radius is not None:  # what is usual around the query does not end there
         free = replace(params, radius=None)
         _, _, around = within(store, query.views[None], free, AROUND, exclude_slot)
-    return make_hits(store, query, slots[best], distances[best], around)
+    return make_hits(store, query, slots[best], distances[best], around, fold=params.fold)
 
 
 def within(
@@ -372,21 +372,48 @@ def within(
     Returns:
         lims, distances in bits (float64 if items have looks, else int32), and slots.
     """
-    bits = store.index.bits
-    radius = bits if params.radius is None else min(params.radius, bits)
     allowed = store.allowed(params.conditions) if params.conditions else None
     exclude = None if exclude_slot is None else np.full(len(views), exclude_slot)
-    if store.views is not None:
+    index = store.index if store.views is None else store.views
+    return within_bits(index, views, params.radius, count, allowed, exclude)
+
+
+def within_bits(
+    index: HammingIndex | ViewIndex,
+    views: NDArray[np.uint8],
+    radius: int | None,
+    count: int | None,
+    filter: NDArray[np.bool_] | NDArray[np.uint8] | None,
+    exclude: NDArray[np.int64] | None,
+) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.int64]]:
+    """`range_search` of either index, by a radius in bits and to distances in bits.
+
+    Args:
+        index: of items with one code each, or with several.
+        views: uint8, (q, views, bits // 8).
+        radius: in bits; None for no limit.
+        count: maximum number of results of each query; None for all.
+        filter: as for `HammingIndex.range_search`.
+        exclude: as for `HammingIndex.range_search`.
+
+    Returns:
+        As `within`.
+
+    Raises:
+        ValueError: queries have several views, and items one code; or as `range_search`.
+    """
+    radius = index.bits if radius is None else min(radius, index.bits)
+    if isinstance(index, ViewIndex):
         views = np.ascontiguousarray(views)
-        unit = store.views.unit(views.shape[1])
-        lims, sums, slots = store.views.range_search(
-            views, radius * unit, k=count, filter=allowed, exclude=exclude
+        unit = index.unit(views.shape[1])
+        lims, sums, slots = index.range_search(
+            views, radius * unit, k=count, filter=filter, exclude=exclude
         )
         return lims, sums / unit, slots
-    if views.ndim == 3 and views.shape[1] != 1:
+    if views.shape[1] != 1:
         raise ValueError(
             f"a query has {views.shape[1]} views, but the items of this gallery have one code "
             "each: pass codes of shape (q, bits // 8)"
         )
     codes = np.ascontiguousarray(views[:, 0])
-    return store.index.range_search(codes, radius, k=count, filter=allowed, exclude=exclude)
+    return index.range_search(codes, radius, k=count, filter=filter, exclude=exclude)

@@ -141,7 +141,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _described(path: Path) -> tuple[int, str]:
-    """Length and digest, which tell a browser whether it has this file already."""
+    """Length and digest, by which a browser knows whether it has this file already."""
     with path.open("rb") as file:
         return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

@@ -51,7 +51,7 @@ def search_words(
     """The items that most probably show what words mean; see `Gallery.search_words`.
 
     Args:
-        store: the gallery's file; inside `reading`.
+        store: the gallery's file; outside `reading`.
         vocabulary: of the gallery's model.
         words: as for `Vocabulary.meanings`.
         k: maximum number of hits.
@@ -62,6 +62,18 @@ def search_words(
     if not 0 <= least <= 1:
         raise ValueError(f"least is {least}, expected 0 to 1")
     meanings = vocabulary.meanings(words)
+    store.read_likely()
+    with store.reading():
+        return _search(store, meanings, k, conditions, least)
+
+
+def _search(
+    store: Store,
+    meanings: list[list[Meaning]],
+    k: int,
+    conditions: tuple[Condition, ...],
+    least: float,
+) -> list[WordHit]:
     chunks = list(store.likely())
     if chunks and not any(chunk.is_known.any() for chunk in chunks):
         raise WordError(f"{store.path}: {_UNKNOWN_CLASSES}")

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from bitgaze.errors import GalleryCorrupt, GalleryError
 from bitgaze.gallery.file_format import identity
+from bitgaze.gallery.flat.header import WHOLE
 from bitgaze.gallery.flat.writer import BATCH_ITEMS, Batch, Origin, write_flat
 from bitgaze.gallery.store import Store
 
 _BOX_BYTES = 8
-_WHOLE = np.array([0, 0, 65535, 65535], np.uint16)
 
 
 def export_flat(
@@ -28,7 +28,7 @@ def export_flat(
         store: the gallery's file; inside `reading`.
         out: the flat file.
         on_progress: called with (done, total) items.
-        below: a beginning that keys are written without.
+        below: a prefix that is left out of keys.
     """
     if identity(str(out.resolve())) == identity(str(store.file.resolve())):
         raise GalleryError(f"{out}: is the gallery itself; choose another name")
@@ -65,7 +65,7 @@ def _batches(
 
 def _boxes(packed: tuple[bytes | None, ...], looks: int) -> NDArray[np.uint16] | None:
     """The boxes of items, as stored, with free places filled up; None if one has too many."""
-    whole = _WHOLE.tobytes()
+    whole = np.array(WHOLE, "<u2").tobytes()
     places = [b"" if boxes is None else boxes for boxes in packed]
     if any(len(boxes) % _BOX_BYTES or len(boxes) > looks * _BOX_BYTES for boxes in places):
         return None

@@ -18,29 +18,26 @@ from bitgaze.errors import FingerprintMismatch, GalleryError
 from bitgaze.gallery.adaptation import Adaptation, adapted
 from bitgaze.gallery.distances import nearest_pairs
 from bitgaze.gallery.file_format import gallery_path
-from bitgaze.gallery.flat.header import NONE
+from bitgaze.gallery.flat.header import NONE, WHOLE
 from bitgaze.gallery.flat.reader import FlatFile
 from bitgaze.gallery.hits import Hit, same_kind
 from bitgaze.gallery.info import check_model
-from bitgaze.gallery.items import Item
+from bitgaze.gallery.items import BOX_STEPS, Item
 from bitgaze.gallery.query import Query
-from bitgaze.gallery.search import as_source, encode_one
+from bitgaze.gallery.search import as_source, encode_one, within_bits
 from bitgaze.hamming import HammingIndex
 from bitgaze.views import ViewIndex
 
 Filter = NDArray[np.bool_] | NDArray[np.uint8]
 
-_BOX_STEPS = 65535
-_WHOLE_STEPS = [0, 0, _BOX_STEPS, _BOX_STEPS]
 _NO_LOOKS = np.empty((0, 0), np.uint8)
 
 
 class _Mapped(NamedTuple):
-    """A mapped file and an index over its codes: of one view each, or of several."""
+    """A mapped file and an index over its codes."""
 
     file: FlatFile
-    codes: HammingIndex | None
-    views: ViewIndex | None
+    codes: HammingIndex | ViewIndex
 
 
 class FlatGallery:
@@ -90,12 +87,12 @@ class FlatGallery:
         self._encoder_lock = threading.Lock()
         self._encoder: Encoder | None = None
         self._transform: Adaptation | None = None
-        index = views = None
-        if self.looks:
-            views = ViewIndex.over(codes, self.bits, header.views, header.items)
-        else:
-            index = HammingIndex.over(codes, self.bits, header.items)
-        self._mapped: _Mapped | None = _Mapped(file, index, views)
+        index = (
+            ViewIndex.over(codes, self.bits, header.views, header.items)
+            if self.looks
+            else HammingIndex.over(codes, self.bits, header.items)
+        )
+        self._mapped: _Mapped | None = _Mapped(file, index)
         if encoder is not None:
             self._use(encoder)
 
@@ -221,7 +218,7 @@ class FlatGallery:
                 "with FlatGallery.query"
             )
         exclude = np.array([slot]) if exclude_self else None
-        return self._hits([found], k, radius, filter, exclude)[0]
+        return self._hits([found], found.views[None], k, radius, filter, exclude)[0]
 
     def query(self, image: Source, *, region: Box | None = None) -> Query:
         """Encode an image for several searches, such as with other filters or more hits.
@@ -313,7 +310,7 @@ class FlatGallery:
             )
         views = codes if codes.ndim == 3 else codes[:, None]
         queries = [Query(view, (None,) * len(view)) for view in views]
-        return self._hits(queries, k, radius, filter, None)
+        return self._hits(queries, views, k, radius, filter, None)
 
     def verify(self) -> list[str]:
         """Check every byte of the file.
@@ -357,85 +354,67 @@ class FlatGallery:
         return adapted(encoded, self._transform, self.encoder)
 
     def _item(self, slot: int) -> Item:
-        file, index, views = self._opened()
+        file, index = self._opened()
         key, metadata = file.record(slot)
-        if views is None:
-            assert index is not None
+        if isinstance(index, HammingIndex):
             return Item(key, index[slot], metadata)
-        codes, steps = views[slot], file.boxes[slot]
-        is_look = (steps != _WHOLE_STEPS).any(axis=1)
+        codes, steps = index[slot], file.boxes[slot]
+        is_look = (steps != WHOLE).any(axis=1)
         looks = codes[1:][is_look] if is_look.any() else _NO_LOOKS
-        boxes = (steps[is_look] / _BOX_STEPS).astype(np.float32)
+        boxes = (steps[is_look] / BOX_STEPS).astype(np.float32)
         return Item(key, codes[0], metadata, looks=looks, boxes=boxes)
 
     def _hits(
         self,
         queries: list[Query],
+        views: NDArray[np.uint8],
         k: int,
         radius: int | None,
         filter: Filter | None,
         exclude: NDArray[np.int64] | None,
     ) -> list[list[Hit]]:
-        """The hits of queries with equally many views."""
+        """The hits of queries, whose views are uint8, (q, views, bits // 8)."""
         k = hit_count(k)
-        radius = self.bits if radius is None else min(radius_within(radius), self.bits)
-        file, index, views = self._opened()
-        if not queries:
-            return []
-        codes = np.stack([query.views for query in queries])
-        distances: NDArray[Any]
-        if views is not None:
-            unit = views.unit(codes.shape[1])
-            lims, sums, slots = views.range_search(
-                codes, radius * unit, k=k, filter=filter, exclude=exclude
-            )
-            distances = sums / unit
-        else:
-            assert index is not None
-            if codes.shape[1] != 1:
-                raise ValueError(
-                    f"a query has {codes.shape[1]} views, but the items of this file have one code "
-                    "each: pass codes of shape (q, bits // 8)"
-                )
-            lims, distances, slots = index.range_search(
-                np.ascontiguousarray(codes[:, 0]), radius, k=k, filter=filter, exclude=exclude
-            )
+        radius = None if radius is None else radius_within(radius)
+        file, index = self._opened()
+        lims, distances, slots = within_bits(index, views, radius, k, filter, exclude)
         return [
-            self._hits_of(query, file, slots[start:end], distances[start:end].tolist(), views)
+            self._hits_of(query, slots[start:end], distances[start:end].tolist(), file, index)
             for query, (start, end) in zip(queries, pairwise(lims.tolist()), strict=True)
         ]
 
     def _hits_of(
         self,
         query: Query,
-        file: FlatFile,
         slots: NDArray[np.int64],
         distances: list[float],
-        views: ViewIndex | None,
+        file: FlatFile,
+        index: HammingIndex | ViewIndex,
     ) -> list[Hit]:
         """The items in some slots as hits of a query."""
         is_whole = len(query.views) == 1 + self.looks and query.boxes[0] is None
         calibration = self.calibration if is_whole else None
         of_query, of_items = [0] * len(slots), [0] * len(slots)
-        if views is not None and len(slots):
-            of_query, of_items = (p.tolist() for p in nearest_pairs(query.views, views[slots]))
+        if isinstance(index, ViewIndex) and len(slots):
+            of_query, of_items = (p.tolist() for p in nearest_pairs(query.views, index[slots]))
         hits = []
         for slot, distance, part, place in zip(
             slots.tolist(), distances, of_query, of_items, strict=True
         ):
             key, metadata = file.record(slot)
-            box = self._box(file, slot, place)
+            box = _box(file, slot, place)
             chance = same_kind(calibration, distance)
             hits.append(Hit(key, distance, chance, None, metadata, None, box, query.boxes[part]))
         return hits
 
-    def _box(self, file: FlatFile, slot: int, view: int) -> Box | None:
-        """Where a view of an item is; None for the whole image, which free places repeat."""
-        steps = file.boxes[slot, view - 1] if view else None
-        if steps is None or (steps == _WHOLE_STEPS).all():
-            return None
-        left, top, right, bottom = map(float, (steps / _BOX_STEPS).astype(np.float32))
-        return left, top, right, bottom
+
+def _box(file: FlatFile, slot: int, view: int) -> Box | None:
+    """Where a view of an item is; None for the whole image, which free places repeat."""
+    steps = file.boxes[slot, view - 1] if view else None
+    if steps is None or (steps == WHOLE).all():
+        return None
+    left, top, right, bottom = map(float, (steps / BOX_STEPS).astype(np.float32))
+    return left, top, right, bottom
 
 
 def _reopened(path: str | os.PathLike[str], encoder: Encoder | None) -> FlatGallery:

@@ -19,6 +19,7 @@ VERSION = 1
 ALIGNMENT = 64
 MAX_ITEMS = 2**32 - 1
 NONE = bytes(32)  # for no model, no adaptation
+WHOLE = (0, 0, 65535, 65535)  # the box of a free place
 
 _FIELDS = struct.Struct("<8s4I2Q2I32s32s16x")
 _ENTRY = struct.Struct("<8s2QI4x")

@@ -71,8 +71,8 @@ class FlatFile:
         Raises:
             GalleryCorrupt: the record is damaged.
         """
+        key, text = self._record(slot)
         try:
-            key, text = self._record(slot)
             return key.decode(), from_text(text.decode())
         except ValueError as error:
             raise self._damaged(f"the record of item {slot}: {error}") from error
@@ -83,8 +83,9 @@ class FlatFile:
         Raises:
             GalleryCorrupt: the record is damaged.
         """
+        key, _ = self._record(slot)
         try:
-            return self._record(slot)[0].decode()
+            return key.decode()
         except ValueError as error:
             raise self._damaged(f"the record of item {slot}: {error}") from error
 
@@ -105,11 +106,8 @@ class FlatFile:
             slot = int(self._slots[at])
             if slot >= self.header.items:
                 raise self._damaged(f"the lookup names item {slot}")
-            try:
-                if self._record(slot)[0] == wanted:
-                    return slot
-            except ValueError as error:
-                raise self._damaged(f"the record of item {slot}: {error}") from error
+            if self._record(slot)[0] == wanted:
+                return slot
         return None
 
     def info(self) -> tuple[str | None, Calibration | None]:
@@ -193,11 +191,15 @@ class FlatFile:
     def _record(self, slot: int) -> tuple[bytes, bytes]:
         start, end = self._offsets[slot : slot + 2].tolist()
         if not start + 4 <= end <= len(self._records):
-            raise ValueError(f"from byte {start} to {end} of {len(self._records)}")
+            raise self._damaged(
+                f"the record of item {slot}: from byte {start} to {end} of {len(self._records)}"
+            )
         content = self._records[start:end].tobytes()
         middle = 4 + int.from_bytes(content[:4], "little")
         if middle > len(content):
-            raise ValueError(f"a key of {middle - 4} bytes in {len(content)}")
+            raise self._damaged(
+                f"the record of item {slot}: a key of {middle - 4} bytes in {len(content)}"
+            )
         return content[4:middle], content[middle:]
 
     def _crc(self, name: str) -> int:
