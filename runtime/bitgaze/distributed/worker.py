@@ -25,7 +25,7 @@ from bitgaze.encoding.contract import DEFAULT_MODEL
 from bitgaze.encoding.encoder import Encoder
 from bitgaze.encoding.images import ImageFile
 from bitgaze.errors import ClusterError
-from bitgaze.gallery.items import FileState, Item
+from bitgaze.gallery.items import BOX_STEPS, FileState, Item
 from bitgaze.gallery.metadata import to_text
 from bitgaze.gallery.sync.folders import file_state
 from bitgaze.interchange import parquet
@@ -36,7 +36,6 @@ from bitgaze.interchange.galleries import write_gallery
 _BATCH_IMAGES, _BATCH_BYTES = 256, 64 << 20
 # Of a row group; fewer compress badly.
 _GROUP_ROWS = 4096
-_BOX_STEPS = 65535
 
 
 class Worker:
@@ -185,4 +184,4 @@ def _encoded(
 
 def _in_steps(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     """Boxes as a gallery gives them back: in steps of 1/65535."""
-    return (np.rint(boxes.astype(np.float64) * _BOX_STEPS) / _BOX_STEPS).astype(np.float32)
+    return (np.rint(boxes.astype(np.float64) * BOX_STEPS) / BOX_STEPS).astype(np.float32)
