@@ -55,6 +55,20 @@ def test_every_kind_of_source_loads_the_same_pixels(kind, make_image):
     assert np.array_equal(pixels, load(path, SMALL))
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((1401, 40), "1781b5180fbbb540"),
+        ((80, 40), "70c3f78e7bacd4c5"),
+        ((40, 1401), "7c332795212212fb"),
+        ((900, 449), "74d1180a1369428a"),
+    ],
+)
+def test_every_version_of_pillow_resizes_to_the_same_pixels(shape, expected):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    assert hashlib.sha256(load(pixels, SMALL)).hexdigest()[:16] == expected
+
+
 @pytest.mark.parametrize("shape", [(64, 256), (256, 64), (33, 31)])
 def test_the_whole_image_becomes_a_square(shape):
     height, width = shape

@@ -92,7 +92,7 @@ MODULE_LAYERS = {
             "looks",
             "originals",
         ],
-        ["costs", "formats", "headers", "memory", "properties"],
+        ["costs", "formats", "headers", "memory", "properties", "resizing"],
     ],
 }
 # Dependencies of the extra `serve`; only modules of server/ may import them.

@@ -139,8 +139,8 @@ inline Image resized(const Image& image, std::size_t size) {
   };
   const float width = span(image.width, factor_x);
   const float height = span(image.height, factor_y);
-  // Pillow 13 begins with the height where that shrinks the image most; older versions never do.
-  // Which is first can change a pixel by a few steps, and a code by a bit.
+  // The height goes first where that shrinks the image most, as in resizing.py: the order can
+  // change a pixel by a few steps, and a code by a bit.
   if (cells.height > size && cells.height + 2 * size > 2 * cells.width + size) {
     return transposed(across(across(transposed(cells), height, size), width, size));
   }

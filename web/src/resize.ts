@@ -31,8 +31,8 @@ export function resize(image: Pixels, size: number, filter: Filter): Pixels {
   const reduced = factorX > 1 || factorY > 1 ? reduce(image, factorX, factorY) : image;
   const columns = weights(reduced.width, width, size, filter);
   const rows = weights(reduced.height, height, size, filter);
-  // From version 13 on, Pillow starts with the height if it loses more than twice as much as the
-  // width. Between the passes values are rounded, so the order shows in a few of the last digits.
+  // The height goes first if it loses more than twice as much as the width, as in resizing.py.
+  // Between the passes values are rounded, so the order shows in a few of the last digits.
   const lost = reduced.height - size;
   return lost > 0 && lost > 2 * (reduced.width - size)
     ? horizontal(vertical(reduced, rows, height), columns, width)

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from bitgaze.encoding.images import Source, with_upright
 from bitgaze.encoding.parts import Part, find_part
+from bitgaze.encoding.resizing import resized
 
 # Pixels a side that are compared. The map is fitted to a quarter of them first, which bears the
 # largest errors, then to half, then to all.
@@ -150,7 +151,7 @@ def _cost(error: NDArray[np.float64]) -> float:
 
 
 def _grey(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0).convert("F")
+    return resized(image, size, Image.Resampling.BILINEAR).convert("F")
 
 
 def _laid(source: Image.Image, to_source: NDArray[np.float64], side: int) -> NDArray[np.float64]:

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bitgaze.encoding.resizing import resized
+
 STRUCTURE_BITS = 256
 
 _T = TypeVar("_T", bound=np.floating)
@@ -27,8 +29,6 @@ _DCT = np.sqrt(2 / _SIDE) * np.cos(
 )
 # Mirroring an image changes the sign of the cosines of odd frequency: of the first, the third, ...
 _ODD = np.where(np.arange(_KEPT) % 2, 1.0, -1.0)
-# As the encoder resizes: first by whole factors, which is fast.
-_REDUCING_GAP = 2.0
 # Bits of coefficients within 2 of the median are noise. Of photographs, blurred ones too, at least
 # 109 of the 256 coefficients are further away; of skies, gradients and plain colours at most 2.
 # PDQ's own measure of quality finds 44 of 100 in a gradient, and 5 in a photograph.
@@ -125,9 +125,8 @@ def _coefficients(image: Image.Image) -> NDArray[np.float64]:
     """Cosine coefficients of low frequency, (16, 16): rows by vertical frequency."""
     if image.mode != "RGB":
         raise ValueError(f"the image has mode {image.mode}, expected RGB")
-    if image.size != (_SIDE, _SIDE):
-        image = image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=_REDUCING_GAP)
-    brightness = (np.asarray(image, np.float32) @ _LUMA).astype(np.float64)
+    square = resized(image, (_SIDE, _SIDE), Image.Resampling.BILINEAR)
+    brightness = (np.asarray(square, np.float32) @ _LUMA).astype(np.float64)
     coefficients: NDArray[np.float64] = _DCT @ brightness @ _DCT.T
     return coefficients
 
