@@ -53,6 +53,7 @@ _TOGETHER = (
     ("cifar10", ("cifar10-unseen",)),
     ("fashion-mnist", ("fashion-mnist",)),
     ("voc2012", ("voc2012", "voc2012-others")),
+    ("grocery", ("grocery",)),
 )
 _DETAILED_AT_BITS = 64
 _DEFAULT = [Config.backbone]
@@ -89,6 +90,7 @@ def _arguments() -> argparse.Namespace:
     add("--cifar10", type=Path, metavar="DIR", help="CIFAR-10 as published, or class folders")
     add("--fashion-mnist", type=Path, metavar="DIR", help="IDX files of Fashion-MNIST")
     add("--voc2012", type=Path, metavar="DIR", help="VOC 2012 with its annotations.tsv")
+    add("--grocery", type=Path, metavar="DIR", help="Grocery Store Dataset, with the same")
     add(
         "--protocols",
         nargs="+",

@@ -104,6 +104,27 @@ def test_the_complete_set_is_required(table, monkeypatch):
         protocols.images("voc2012", table(LINES[0]))
 
 
+def test_the_protocol_of_groceries(table, monkeypatch):
+    monkeypatch.setattr(protocols, "_GROCERY", {"iconic": 1, "train": 2, "test": 1})
+    lines = [
+        "1.png\tpear,fruit\t\ttest",
+        "2.png\tpear,fruit\t\ttrain",
+        "3.png\tmilk,drinks\t\ttrain",
+        "4.png\tpear,fruit\t\ticonic",
+    ]
+    data = protocols.images("grocery", table(*lines))
+    assert [path.name for path in data.images] == ["4.png", "2.png", "3.png", "1.png"]
+    assert (data.classes, data.labels.tolist()) == (("milk", "pear"), [1, 1, 0, 1])
+    for seed in (0, 1):
+        drawn = protocols.draw("grocery", data, seed)
+        assert [part.tolist() for part in (drawn.queries, drawn.training)] == [[0], [1, 2]]
+        assert drawn.database.tolist() == [3]
+    with pytest.raises(DataError, match="3 images, but grocery has 4"):
+        protocols.draw("grocery", data.subset(np.arange(3)), 0)
+    with pytest.raises(DataError, match=r"parts have {'test': 1, 'train': 2} images, but those"):
+        protocols.images("grocery", table(*lines[:3]))
+
+
 def test_unused_classes_are_dropped_from_several_labels():
     labels = np.array([[1, 0, 1], [1, 0, 0]], bool)
     data = labelled.Labelled(np.zeros((2, 2, 2), np.uint8), labels, tuple("abc"))

@@ -143,7 +143,7 @@ def test_a_comparison_of_baselines_leaves_other_tables_alone(small, monkeypatch,
     [
         (["--protocols", "cifar10"], "cifar10 requires --cifar10 DIR"),
         (["--protocols", "fashion-mnist"], "fashion-mnist requires --fashion-mnist DIR"),
-        ([], "no images: pass at least one of --cifar10, --fashion-mnist, --voc2012"),
+        ([], "no images: pass at least one of --cifar10, --fashion-mnist, --voc2012, --g"),
     ],
 )
 def test_compare_without_a_set(arguments, message, monkeypatch, tmp_path, capsys):

@@ -15,10 +15,16 @@ queries, the next 800 training images:
 
     voc2012           database: all but the queries, so training images too (300 / 800 / 1,131)
     voc2012-others    database: images that were not trained on (300 / 800 / 331)
+
+The Grocery Store Dataset is split as published, whatever the seed:
+
+    grocery           81 pictures of products are queries, for photographs of shelves of the same
+                      product; trained on photographs of other visits (81 / 1,000 / 800)
 """
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -34,10 +40,12 @@ _SETS = {"cifar10": 6000, "fashion-mnist": 7000}  # images per class, of 10 clas
 _VARIANTS = ("", "-1", "-unseen")
 _OF_SEVERAL_LABELS = {"voc2012": 1431}  # images
 _OTHERS = "-others"
+_GROCERY = {"iconic": 81, "train": 1000, "test": 800}  # parts, in the order of Protocol
 OF_ONE_LABEL = tuple(name + variant for name in _SETS for variant in _VARIANTS)
 PROTOCOLS = (
     *OF_ONE_LABEL,
     *(name + variant for name in _OF_SEVERAL_LABELS for variant in ("", _OTHERS)),
+    "grocery",
 )
 
 _QUERIES, _TRAINING = 100, 500  # of each class
@@ -99,7 +107,7 @@ def images(name: str, folder: Path) -> Labelled:
         name: one of PROTOCOLS.
         folder: contains CIFAR-10 as published (cifar.py), or train/ and test/ with one folder per
             class (also in a folder cifar10/ below); or the four IDX files of Fashion-MNIST; or an
-            annotations.tsv with the images of VOC 2012.
+            annotations.tsv with the images of VOC 2012, or with the parts of grocery.
 
     Raises:
         DataError: the folder does not contain the complete set.
@@ -114,6 +122,8 @@ def images(name: str, folder: Path) -> Labelled:
                 "figures on a part of it are not comparable"
             )
         return data
+    if base == "grocery":
+        return _grocery(folder)
     data = _cifar10(folder) if base == "cifar10" else _fashion_mnist(folder)
     if (found := data.counts().tolist()) != [_SETS[base]] * 10:
         raise DataError(
@@ -154,6 +164,11 @@ def draw(name: str, data: Labelled, seed: int) -> Protocol:
     base = _base(name)
     if base in _OF_SEVERAL_LABELS:
         return Protocol(name, seed, data, *_drawn_of_all(len(data), seed, name.endswith(_OTHERS)))
+    if base == "grocery":
+        ends = np.cumsum(list(_GROCERY.values()))
+        if len(data) != ends[-1]:
+            raise DataError(f"{len(data)} images, but {name} has {ends[-1]}")
+        return Protocol(name, seed, data, *Parts(*np.split(np.arange(len(data)), ends[:-1])))
     if data.labels.ndim != 1:
         raise DataError(f"{name} is drawn class by class: each image must have exactly one class")
     counts = data.counts()
@@ -197,7 +212,8 @@ def load(path: Path, data: Labelled) -> Protocol:
 def _base(name: str) -> str:
     if name not in PROTOCOLS:
         raise ValueError(f"protocol is {name!r}, expected one of {', '.join(PROTOCOLS)}")
-    return next(base for base in (*_SETS, *_OF_SEVERAL_LABELS) if name.startswith(base))
+    bases = (*_SETS, *_OF_SEVERAL_LABELS, "grocery")
+    return next(base for base in bases if name.startswith(base))
 
 
 def _drawn(labels: NDArray[np.int64], classes: int, seed: int, variant: str) -> Parts:
@@ -261,3 +277,18 @@ def _cifar10(folder: Path) -> Labelled:
 def _fashion_mnist(folder: Path) -> Labelled:
     first, second = idx.read(folder, "train"), idx.read(folder, "t10k")
     return numbered(np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]]))
+
+
+def _grocery(folder: Path) -> Labelled:
+    """By part; the first label, the finer one, is the class."""
+    found = annotations.read(folder)
+    if (counts := Counter(found.parts)) != _GROCERY:
+        raise DataError(
+            f"{folder}: the parts have {dict(counts)} images, but those of grocery {_GROCERY}; "
+            "figures on a part of it are not comparable"
+        )
+    order = sorted(range(len(found.paths)), key=lambda at: list(_GROCERY).index(found.parts[at]))
+    names = [found.labels[at][0] for at in order]
+    classes = tuple(sorted(set(names)))
+    labels = np.array([classes.index(name) for name in names], np.int64)
+    return Labelled([found.paths[at] for at in order], labels, classes)
