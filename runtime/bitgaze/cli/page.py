@@ -19,7 +19,6 @@ from PIL import Image
 from bitgaze.encoding.encoder import Encoder
 from bitgaze.encoding.heatmap import data_uri, framed, overlay, thumbnail
 from bitgaze.encoding.images import Box, printable
-from bitgaze.encoding.likeness import COPY
 from bitgaze.errors import ImageError
 from bitgaze.gallery.duplicates import Duplicate, DuplicateGroup
 from bitgaze.gallery.hits import UNRELATED, Hit, in_bits
@@ -84,7 +83,7 @@ def results_page(
         for figure, hit in zip(figures[1:], hits, strict=True)
     ]
     if unrelated_from is not None:
-        related = sum(hit.distance <= unrelated_from for hit in hits)
+        related = sum(hit.is_copy or hit.distance <= unrelated_from for hit in hits)
         if related < len(hits):
             cards.insert(related, f'<li class="divider">{UNRELATED}</li>')
     texts = {
@@ -169,8 +168,7 @@ def _card(figure: _Figure, hit: Hit, root: str, bits: int) -> str:
         f'{share:.1%}"></span></div><p class="chances">{spans}</p></div>'
     )
     copy = next((words for words in hit.chances if words != "same kind"), None)
-    is_copy = hit.same_image is not None and hit.same_image >= COPY
-    badge = _badge(copy, is_good=is_copy) if copy else ""
+    badge = _badge(copy, is_good=hit.is_copy) if copy else ""
     return _item(figure, hit.key, root, badge, more + details)
 
 

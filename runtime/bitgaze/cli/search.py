@@ -218,7 +218,7 @@ def _say_hits(gallery: "Gallery", hits: "Sequence[Hit]", options: argparse.Names
     widths = [max(map(len, column)) for column in zip_longest(*columns, fillvalue="")]
     limit, is_related = _unrelated_from(gallery, options), True
     for hit, texts in zip(hits, columns, strict=True):
-        if is_related and limit is not None and hit.distance > limit:
+        if is_related and limit is not None and hit.distance > limit and not hit.is_copy:
             say(f"{UNRELATED}:")
             is_related = False
         padded = [f"  {t:<{w}}" for t, w in zip_longest(texts, widths, fillvalue="")]

@@ -38,7 +38,7 @@ Shards = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 class ShardedHits(list[Hit]):
-    """Hits, nearest first.
+    """Hits: copies of the query, then the nearest.
 
     Attributes:
         missing: files of the shards that did not answer in time; empty unless that was allowed.
@@ -66,10 +66,10 @@ class ShardedGallery:
 
     The shards are divided into groups of consecutive ones. A group's shards are in the memory of
     each of its replicas; a search asks one replica of each group and merges what they find. The
-    hits are those of one gallery of all items, shard after shard: by distance; of equal distances,
-    the item of the earlier shard comes first, then the one in the lower slot. `Hit.same_image` is
-    computed as there, too, except that no files are read: of a part of an image, such as a crop, it
-    stays below .9.
+    hits are those of one gallery of all items, shard after shard: copies, then the others, by
+    distance; of equal distances, the item of the earlier shard comes first, then the one in the
+    lower slot. `Hit.same_image` is computed as there, too, except that no files are read: of a part
+    of an image, such as a crop, it stays below .9, and so the part comes by its distance.
 
     Ray Serve starts a replica again that is lost, on another machine if need be. A search asks
     another one meanwhile, or waits. If a group has not answered within `timeout_s`, that raises
@@ -271,7 +271,7 @@ class ShardedGallery:
         region: Box | None = None,
         allow_partial: bool = False,
     ) -> ShardedHits:
-        """Find the items nearest to an image; exact.
+        """Find copies of an image, and the items nearest to it; exact.
 
         Args:
             query: an image as `bitgaze.encoding.images.load` takes it, or what `query` returned. A
@@ -284,7 +284,8 @@ class ShardedGallery:
                 PartialResult; `missing` of the result names the others.
 
         Returns:
-            Hits by ascending distance; ties in the order of the shards, then of the slots.
+            Copies, as `Gallery.search`, then the other hits; each by ascending distance, ties in
+            the order of the shards, then of the slots.
 
         Raises:
             PartialResult: shards did not answer in time.

@@ -6,10 +6,10 @@ Three tables of one shape: `chunk` has the codes, `look_chunk` the codes of look
 
 import sqlite3
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,49 +22,7 @@ CHUNK_CODES = 4096
 SLOTS = {"chunk": CHUNK_CODES, "look_chunk": 1024, "structure_chunk": 1024}
 STATE_BYTES = 16
 
-
-class Rows:
-    """Rows of bytes by slot, in memory; grows and shrinks as `HammingIndex` does.
-
-    Args:
-        shape: of a row; without bytes, as (0, 16), nothing is stored.
-    """
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._buffer = np.empty((0, *shape), np.uint8)
-        self._count = 0
-        self._is_empty = 0 in shape  # then the buffer takes no memory, and never has to grow
-        if self._is_empty:
-            self._buffer = np.empty((2**31 - 1, *shape), np.uint8)  # numpy's most on 32-bit systems
-
-    @property
-    def array(self) -> NDArray[np.uint8]:
-        """All rows: uint8, (n, *shape), C-contiguous; a view until the next change."""
-        return self._buffer[: self._count]
-
-    def add(self, rows: NDArray[np.uint8]) -> None:
-        """Append rows."""
-        count = self._count + len(rows)
-        if self._is_empty:
-            self._count = count
-            return
-        if count > len(self._buffer):
-            capacity = max(count, self._count + self._count // 2, 64)
-            buffer = np.empty((capacity, *self._buffer.shape[1:]), np.uint8)
-            buffer[: self._count] = self.array
-            self._buffer = buffer
-        self._buffer[self._count : count] = rows
-        self._count = count
-
-    def replace(self, slot: int, row: NDArray[np.uint8]) -> None:
-        """Replace a row."""
-        if not self._is_empty:
-            self._buffer[slot] = row
-
-    def remove(self, slot: int) -> None:
-        """Remove a row; the last one moves into its slot."""
-        self._buffer[slot] = self._buffer[self._count - 1]
-        self._count -= 1
+Add: TypeAlias = Callable[[NDArray[np.uint8]], None]
 
 
 class Sums:
@@ -111,7 +69,7 @@ def read_codes(db: sqlite3.Connection, path: Path, bits: int, sums: Sums) -> Ham
     """
     index = HammingIndex(bits)
     rows = db.execute("SELECT n, codes, crc, items FROM chunk ORDER BY n")
-    _read(rows, path, "chunk", bits // 8, index, sums)
+    _read(rows, path, "chunk", bits // 8, index.add, sums)
     # In one query without subqueries, SQLite would read the whole table.
     query = "SELECT (SELECT min(slot) FROM item), (SELECT max(slot) FROM item)"
     first, last = db.execute(query).fetchone()
@@ -123,39 +81,64 @@ def read_codes(db: sqlite3.Connection, path: Path, bits: int, sums: Sums) -> Ham
     return index
 
 
-def read_rows(
-    db: sqlite3.Connection, path: Path, table: str, shape: tuple[int, ...], count: int, sums: Sums
-) -> Rows:
-    """Read the rows of `look_chunk` or `structure_chunk`, in slot order.
+def read_looks(
+    db: sqlite3.Connection, path: Path, shape: tuple[int, int], count: int, sums: Sums
+) -> NDArray[np.uint8]:
+    """Read the codes of looks, in slot order, and the checksums of their chunks into `sums`.
 
     Args:
         db: connection to the gallery.
         path: the gallery's file, for messages.
-        table: the table's name.
-        shape: of a row.
+        shape: of an item's: (looks, bits // 8).
         count: number of items.
         sums: takes the checksums of the chunks.
+
+    Returns:
+        uint8, (count, *shape).
 
     Raises:
         GalleryCorrupt: a chunk is missing or damaged.
     """
-    found = Rows(shape)
-    width = int(np.prod(shape))
-    if width == 0:
-        found.add(np.empty((count, *shape), np.uint8))
-        return found
-    packed = Rows((width,))
-    rows = db.execute(f"SELECT n, codes, crc, 0 FROM {table} ORDER BY n")
-    _read(rows, path, table, width, packed, sums)
-    if len(packed.array) != count:
-        raise GalleryCorrupt(f"{path}: holds {count} items but {len(packed.array)} rows in {table}")
-    found.add(packed.array.reshape(count, *shape))
+    found = np.empty((count, *shape), np.uint8)
+    end = 0
+
+    def add(rows: NDArray[np.uint8]) -> None:
+        nonlocal end
+        start, end = end, end + len(rows)
+        if end <= count:
+            found[start:end] = rows.reshape(-1, *shape)
+
+    _read_beside(db, path, "look_chunk", shape[0] * shape[1], add, count, sums)
     return found
 
 
-def _read(
-    rows: Any, path: Path, table: str, width: int, target: HammingIndex | Rows, sums: Sums
+def read_structure(
+    db: sqlite3.Connection, path: Path, bits: int, count: int, sums: Sums
+) -> HammingIndex:
+    """Read the structural codes, which have `bits` bits; otherwise as `read_looks`."""
+    index = HammingIndex(bits)
+    index.reserve(count)
+    _read_beside(db, path, "structure_chunk", bits // 8, index.add, count, sums)
+    return index
+
+
+def _read_beside(
+    db: sqlite3.Connection,
+    path: Path,
+    table: str,
+    width: int,
+    add: Add,
+    count: int,
+    sums: Sums,
 ) -> None:
+    rows = db.execute(f"SELECT n, codes, crc, 0 FROM {table} ORDER BY n")
+    read = _read(rows, path, table, width, add, sums)
+    if read != count:
+        raise GalleryCorrupt(f"{path}: holds {count} items but {read} rows in {table}")
+
+
+def _read(rows: Any, path: Path, table: str, width: int, add: Add, sums: Sums) -> int:
+    """Pass the rows of all chunks to a function; return how many there are."""
     crcs, slots = sums.crcs[table], SLOTS[table]
     count = 0
     for expected_n, (n, codes, crc, items) in enumerate(rows):
@@ -166,11 +149,12 @@ def _read(
         chunk = verified_chunk(codes, crc, width)
         if chunk is None or not 0 < len(chunk) <= slots or type(items) is not int:
             raise GalleryCorrupt(f"{path}: {table} {n} of the codes is damaged")
-        target.add(chunk)
+        add(chunk)
         count += len(chunk)
         crcs.append(crc)
         if table == "chunk":
             sums.items.append(unsigned(items))
+    return count
 
 
 def verified_chunk(codes: Any, crc: Any, width: int) -> NDArray[np.uint8] | None:

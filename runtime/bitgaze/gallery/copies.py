@@ -68,7 +68,7 @@ class Copies:
         self, store: Store, slots: Rows, files: Sequence[FileState | None], *, rotated: bool
     ) -> None:
         self.semantic = store.index[slots]
-        self.structure = store.structure[slots]
+        self.structure = store.structural_codes(slots)
         self._files = files
         self._overlap = Overlap(turned=rotated)
         self._parts: set[tuple[int, int]] = set()  # both ways

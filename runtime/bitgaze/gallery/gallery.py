@@ -371,16 +371,19 @@ class Gallery:
         region: Box | None = None,
         fold: bool = False,
     ) -> list[Hit]:
-        """Find the items nearest to an image; exact.
+        """Find copies of an image, and the items nearest to it; exact.
 
-        Hits that may be parts of the query, or it of them, such as crops, are read from their files
-        for `Hit.same_image`: four at most.
+        Copies come first, however far: items that `Hit.is_copy` says are the image, altered. Among
+        all items, structural codes find those that were resized, compressed, recoloured or blurred;
+        what was cropped, bordered, mirrored or turned is found among the 50 nearest. Items that may
+        be such parts of the query, or it of them, are read from their files: four at most. Without
+        structural codes (see `has_structure`), hits are in order of distance alone.
 
         Args:
             query: an image as `bitgaze.encoding.images.load` takes it, the key of an item, or what
                 `query` returned. A str that is a key is taken as a key, otherwise as a path.
             k: maximum number of hits, at least 1.
-            radius: maximum Hamming distance, at least 0; None for no limit.
+            radius: maximum Hamming distance, at least 0, of copies, too; None for no limit.
             where: conditions that an item's metadata must meet, all of them; or its properties,
                 for a field (see `fields`) that its own metadata do not have. Maps a field to a
                 value, or to operators: `{"album": "2024", "year": {">=": 2020, "<": 2024}}`. The
@@ -400,8 +403,8 @@ class Gallery:
                 `Hit.alike`; of the 4 k nearest.
 
         Returns:
-            Hits by ascending distance or, with "asymmetric", by that sum; ties by distance, then in
-            the order of `iter(gallery)`.
+            Copies, then the other hits; each by ascending distance or, with "asymmetric", by that
+            sum; ties by distance, then in the order of `iter(gallery)`.
 
         Raises:
             ImageError: the query cannot be read.

@@ -1,4 +1,8 @@
-"""Hits: items found by a search, with what their distances mean and where they match."""
+"""Hits: items found by a search, with what their distances mean and where they match.
+
+Copies of the query come first, however far: the structural code knows them (likeness.py), where
+blur or a filter has changed what the network sees.
+"""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,6 +17,7 @@ from PIL import Image
 from bitgaze.encoding.calibration import Calibration, at_odds
 from bitgaze.encoding.images import Box
 from bitgaze.encoding.likeness import COPY, SETTLED, SemanticEvidence, chances, decided
+from bitgaze.encoding.structure import STRUCTURE_BITS
 from bitgaze.gallery.distances import code_distances, nearest_pairs
 from bitgaze.gallery.items import Item
 from bitgaze.gallery.overlap import Overlap, image_of_source
@@ -40,6 +45,8 @@ class Hit:
     `same_kind` is that of `Gallery.calibration` at this distance, converted to the odds of a
     search: one item in twenty is of the same kind. For other odds, start from
     `Gallery.calibration`.
+
+    Of a copy, `same_kind` is at least `same_image`.
 
     Attributes:
         key: the item's key.
@@ -72,6 +79,11 @@ class Hit:
     alike: tuple[str, ...] = ()
 
     @property
+    def is_copy(self) -> bool:
+        """Whether it is called a copy of the query: `same_image` is .9 or more."""
+        return is_copy(self.same_image)
+
+    @property
     def chances(self) -> dict[str, str]:
         """The known probabilities, formatted for people: label to percentage.
 
@@ -79,7 +91,7 @@ class Hit:
         on) or "maybe a copy".
         """
         same = self.same_image or 0
-        copy = "identical file" if same == 1 else "a copy" if same >= COPY else "maybe a copy"
+        copy = "identical file" if same == 1 else "a copy" if self.is_copy else "maybe a copy"
         known = {"same kind": self.same_kind, copy: self.same_image}
         texts = {words: percent(chance) for words, chance in known.items() if chance is not None}
         return texts | ({copy: "100%"} if same == 1 else {})
@@ -115,43 +127,87 @@ def make_hits(
     slots: NDArray[np.int64],
     distances: NDArray[np.float64] | NDArray[np.int32],
     around: NDArray[np.int64],
+    k: int | None = None,
     *,
     fold: bool = False,
 ) -> list[Hit]:
-    """The items in some slots as hits of a query.
+    """The best of some items as hits of a query: copies of it first, otherwise in their order.
 
     Args:
         store: the gallery's file; inside `reading`.
         query: the query.
-        slots: int64, (n,).
+        slots: of the items, best first, int64, (n,).
         distances: (n,), from the query, in bits.
         around: slots of the items that are nearest to the query, as far as known: what is usual
             around it is no evidence for the same image. See `bitgaze.encoding.likeness`.
+        k: maximum number of hits; None for all.
         fold: leave out copies of an item before them: `first_copies`.
     """
-    items = [store.item(slot) for slot in slots.tolist()]
-    same = _same_image(store, query, slots, items, around)
+    read = cache(store.item)
+    said = _said(store, query, slots, around, read)
+    rows = copies_first(said)[:k]
+    items = [read(slot) for slot in slots[rows].tolist()]
+    found = zip(
+        hits_of(store, query, slots[rows], distances[rows], items),
+        [said[row] for row in rows],
+        strict=True,
+    )
+    hits = [with_chance(hit, chance) for hit, chance in found]
+    order = copies_first([hit.same_image for hit in hits])  # identical files are known by now
+    hits = [hits[row] for row in order]
+    return _folded(hits, [items[row] for row in order]) if fold else hits
+
+
+def hits_of(
+    store: Store,
+    query: Query,
+    slots: NDArray[np.int64],
+    distances: NDArray[np.float64] | NDArray[np.int32],
+    items: Sequence[Item],
+) -> list[Hit]:
+    """Items as hits, in their order; `same_image` is 1 of identical files, otherwise None.
+
+    Args:
+        store: the gallery's file; inside `reading`.
+        query: the query.
+        slots: of the items, int64, (n,).
+        distances: (n,), from the query, in bits.
+        items: n.
+    """
     boxes = _boxes(store, query, slots, items)
     is_calibrated = len(query.views) == 1 + store.info["looks"] and query.boxes[0] is None
     calibration = store.calibration if is_calibrated else None
-    hits = [
+    return [
         Hit(
             item.key,
             distance,
             same_kind(calibration, distance),
-            same_image,
+            1.0 if query.content and item.file and item.file.content == query.content else None,
             item.metadata,
             item.path,
             *pair,
         )
-        for item, distance, same_image, pair in zip(
-            items, distances.tolist(), same, boxes, strict=True
-        )
+        for item, distance, pair in zip(items, distances.tolist(), boxes, strict=True)
     ]
-    if not fold:
-        return hits
-    contents = [item.file.content if item.file else None for item in items]
-    return _folded(hits, first_copies(store.structure[slots], contents))
+
+
+def with_chance(hit: Hit, said: float | None) -> Hit:
+    """A hit with the probability that it is the same image; that of identical files stays 1."""
+    same = hit.same_image if hit.same_image == 1 else said
+    kind = hit.same_kind
+    if kind is not None and same is not None and is_copy(same):
+        kind = max(kind, same)
+    return replace(hit, same_kind=kind, same_image=same)
+
+
+def is_copy(same_image: float | None) -> bool:
+    """Whether an image of this probability is called a copy."""
+    return same_image is not None and same_image >= COPY
+
+
+def copies_first(same: Sequence[float | None]) -> list[int]:
+    """Rows in the order of a search, from `same_image` of each: copies first, then the others."""
+    return sorted(range(len(same)), key=lambda row: not is_copy(same[row]))
 
 
 def unrelated_from(calibration: Calibration | None) -> int | None:
@@ -161,8 +217,12 @@ def unrelated_from(calibration: Calibration | None) -> int | None:
     return calibration.radius(UNRELATED_RATE)
 
 
-def _folded(hits: list[Hit], copies: list[int | None]) -> list[Hit]:
+def _folded(hits: list[Hit], items: list[Item]) -> list[Hit]:
     """Hits without those that are copies of one before them, which names them."""
+    unknown = np.zeros(STRUCTURE_BITS // 8, np.uint8)
+    codes = [unknown if item.structure is None else item.structure for item in items]
+    contents = [item.file.content if item.file else None for item in items]
+    copies = first_copies(np.array(codes).reshape(len(items), -1), contents)
     alike: dict[int, list[str]] = {row: [] for row, first in enumerate(copies) if first is None}
     for hit, first in zip(hits, copies, strict=True):
         if first is not None:
@@ -203,28 +263,28 @@ def same_kind(calibration: Calibration | None, distance: float) -> float | None:
     return at_odds(calibration.kind[round(distance)], _KIND_ODDS)
 
 
-def _same_image(
+def _said(
     store: Store,
     query: Query,
     slots: NDArray[np.int64],
-    items: list[Item],
     around: NDArray[np.int64],
+    read: Callable[[int], Item],
 ) -> list[float | None]:
-    found: list[float | None] = [None] * len(items)
-    if has_structure(store, query) and items:
-        compared = np.union1d(slots, around)
-        found = chances_of(
-            likeness(store, query, compared),
-            np.searchsorted(compared, slots),
-            store.index.bits,
-            len(store.index),
-            semantic_evidence(store),
-            _part_test(query, items),
-        )
-    return [
-        1.0 if query.content and item.file and item.file.content == query.content else chance
-        for item, chance in zip(items, found, strict=True)
-    ]
+    """`Hit.same_image` of items, of which `read` returns one by slot; of identical files as well.
+
+    Those that may be parts of the query, or it of them, are read, four at most.
+    """
+    if not has_structure(store, query) or not len(slots):
+        return [None] * len(slots)
+    compared = np.union1d(slots, around)
+    return chances_of(
+        likeness(store, query, compared),
+        np.searchsorted(compared, slots),
+        store.index.bits,
+        len(store.index),
+        semantic_evidence(store),
+        _part_test(query, lambda row: read(int(slots[row]))),
+    )
 
 
 @dataclass(frozen=True)
@@ -249,7 +309,7 @@ def likeness(store: Store, query: Query, slots: NDArray[np.int64]) -> Likeness:
     """The likeness of the items in some slots; inside `reading`, if `has_structure`."""
     assert query.structure is not None
     semantic = code_distances(query.views[0], store.index[slots])
-    return Likeness(query.structure, store.structure[slots], semantic)
+    return Likeness(query.structure, store.structural_codes(slots), semantic)
 
 
 def chances_of(
@@ -284,7 +344,7 @@ def chances_of(
     ]
 
 
-def _part_test(query: Query, items: list[Item]) -> Callable[[int], bool | None]:
+def _part_test(query: Query, read: Callable[[int], Item]) -> Callable[[int], bool | None]:
     """A function that compares the query with an item, by number, by their pixels."""
     overlap = Overlap(turned=True)
 
@@ -293,7 +353,7 @@ def _part_test(query: Query, items: list[Item]) -> Callable[[int], bool | None]:
         return None if query.image is None else image_of_source(query.image)
 
     def is_part(number: int) -> bool | None:
-        item = items[number]
+        item = read(number)
         if query.structure is None or item.structure is None or image() is None:
             return None
         other = overlap.of_file(item.file)
@@ -319,7 +379,7 @@ def semantic_evidence(store: Store) -> SemanticEvidence:
 
 
 def _boxes(
-    store: Store, query: Query, slots: NDArray[np.int64], items: list[Item]
+    store: Store, query: Query, slots: NDArray[np.int64], items: Sequence[Item]
 ) -> list[tuple[Box | None, Box | None]]:
     """The boxes of item and query where each hit matches best."""
     if store.views is None or not len(slots):

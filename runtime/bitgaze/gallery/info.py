@@ -16,7 +16,7 @@ from bitgaze.gallery.adaptation import Adaptation
 from bitgaze.gallery.chunks import read_sums, unsigned
 
 _ADAPTED = frozenset(["adaptation", "adaptation_fingerprint", "adapted_calibration"])
-_MAX_STRUCTURE_BITS = 8192
+_MAX_STRUCTURE_BITS = 1024
 _ID_BYTES = 16
 # Written by every commit; `state` covers the others.
 _UNSEALED = ("crc", "state", "columns")

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from bitgaze.arguments import check_array
 from bitgaze.encoding.calibration import Calibration
 from bitgaze.encoding.likely import Likely
+from bitgaze.encoding.structure import STRUCTURE_BITS
 from bitgaze.errors import GalleryCorrupt, GalleryError
 from bitgaze.gallery import chunks, distinct, file_format, forks, info, items, lookup, thumbnails
 from bitgaze.gallery.adaptation import Adaptation
 from bitgaze.gallery.blocks import Steps, block, body
-from bitgaze.gallery.chunks import SLOTS, Rows, Sums
+from bitgaze.gallery.chunks import SLOTS, Sums
 from bitgaze.gallery.columns import Columns
 from bitgaze.gallery.connection import (
     Connection,
@@ -73,6 +74,8 @@ class Store:
         index: codes by slot, as of the last snapshot.
         views: codes of items and of their looks by slot, as of the last snapshot; None if items
             have no looks. Free places of an item with fewer looks hold its code.
+        structure: structural codes by slot, as of the last snapshot, zero where not known; None if
+            items have none.
         info: the result of `info.read_info`, as of the last snapshot.
 
     Raises:
@@ -83,7 +86,7 @@ class Store:
     index: HammingIndex
     info: dict[str, Any]
     views: ViewIndex | None
-    _structure: Rows
+    structure: HammingIndex | None
     _sums: Sums
     _file_id: bytes
     # Those of `SLOTS` that this gallery uses.
@@ -233,13 +236,11 @@ class Store:
         """All keys, in slot order."""
         return [key for _, key, _, _ in self._items()]
 
-    @property
-    def structure(self) -> NDArray[np.uint8]:
-        """Structural codes: uint8, (n, structure bits // 8), by slot; zero if not known.
-
-        A view, until the next snapshot.
-        """
-        return self._structure.array
+    def structural_codes(self, slots: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Structural codes of the items in some slots: uint8, (n, 32); zero where not known."""
+        if self.structure is None:
+            return np.zeros((len(slots), STRUCTURE_BITS // 8), np.uint8)
+        return self.structure[slots]
 
     def find(self, key: str) -> int | None:
         """The slot of the item with this key, or None.
@@ -314,7 +315,7 @@ class Store:
                 f"{self.path}: an index names slot {slot}, but there are {len(self.index)} items"
             )
         looks = _NO_LOOKS if self.views is None else self.views[slot][1:]
-        structure = self._structure.array[slot] if self.info["structure"] else _NO_STRUCTURE
+        structure = _NO_STRUCTURE if self.structure is None else self.structure[slot]
         return items.read_item(self._db, self.path, slot, self.index[slot], looks, structure)
 
     def item_of_file(self, path: bytes) -> Item | None:
@@ -448,9 +449,6 @@ class Store:
         written = self._write_item(slot, item, is_new=is_new)
         if is_new:
             new_codes.append(item.code)
-            if self.views is not None:
-                self.views.add(np.ascontiguousarray([[item.code, *looks]]))
-            self._structure.add(structure[None])
             self._changed_metadata.add(slot)
         else:
             if slot >= count:  # twice among new items: none has a thumbnail yet
@@ -459,13 +457,14 @@ class Store:
                 if not np.array_equal(self.index[slot], item.code):
                     self._delete_thumbnail(slot)  # of another image
                 self.index.replace(slot, item.code)
-            if self.views is not None:
-                self.views.replace(slot, np.concatenate([item.code[None], looks]))
-            self._structure.replace(slot, structure)
             self._needs_checkpoint = True  # for its old code
             if not written.has_same_metadata:
                 self._needs_compaction = True
                 self._changed_metadata.add(slot)
+        if self.views is not None:
+            _set(self.views, slot, np.concatenate([item.code[None], looks]))
+        if self.structure is not None:
+            _set(self.structure, slot, structure)
         self._note_changed(slot)
 
     def _write_item(self, slot: int, item: Item, *, is_new: bool) -> items.Written:
@@ -557,7 +556,8 @@ class Store:
         self.index.remove(slot)
         if self.views is not None:
             self.views.remove(slot)
-        self._structure.remove(slot)
+        if self.structure is not None:
+            self.structure.remove(slot)
         self._note_changed(slot, last)
         self._changed_metadata.update((slot, last))
         self._needs_checkpoint = self._needs_compaction = True
@@ -624,8 +624,8 @@ class Store:
             self.views = ViewIndex(self.index.bits, self.views.views)
             self.views.add(views)
         if structure is not None:
-            self._structure = Rows(structure.shape[1:])
-            self._structure.add(structure)
+            self.structure = HammingIndex(8 * structure.shape[1])
+            self.structure.add(structure)
             info.write_entry(self._db, "structure", 8 * structure.shape[1])
             if "structure_chunk" not in self._tables:
                 self._tables.append("structure_chunk")
@@ -865,7 +865,8 @@ class Store:
         if table == "look_chunk":
             assert self.views is not None  # or the table is not used
             return self.views[slots][:, 1:]
-        return self._structure.array[slots]
+        assert self.structure is not None
+        return self.structure[slots]
 
     def _rolled_back(self) -> GalleryError:
         return GalleryError(
@@ -904,12 +905,12 @@ class Store:
         sums.columns = self.info["columns"]
         self.index = chunks.read_codes(db, path, self.info["bits"], sums)
         count = len(self.index)
-        places, structure_width = (self.info["looks"], width), (self.info["structure"] // 8,)
-        looks = chunks.read_rows(db, path, "look_chunk", places, count, sums)
-        self.views = _views(self.index, looks.array) if self.info["looks"] else None
-        self._structure = chunks.read_rows(
-            db, path, "structure_chunk", structure_width, count, sums
-        )
+        self.views = self.structure = None
+        if self.info["looks"]:
+            looks = chunks.read_looks(db, path, (self.info["looks"], width), count, sums)
+            self.views = _views(self.index, looks)
+        if self.info["structure"]:
+            self.structure = chunks.read_structure(db, path, self.info["structure"], count, sums)
         self._file_id = info.read_file_id(db, path)
         if sums.digest(self._file_id, self.info["crc"]) != self.info["state"]:
             raise GalleryCorrupt(
@@ -923,6 +924,14 @@ class Store:
         self._lookup.forget(count)
         uses = {"look_chunk": self.info["looks"], "structure_chunk": self.info["structure"]}
         self._tables = [table for table in SLOTS if uses.get(table, True)]
+
+
+def _set(index: HammingIndex | ViewIndex, slot: int, code: NDArray[np.uint8]) -> None:
+    """Replace what a slot holds, or append to it."""
+    if slot == len(index):
+        index.add(np.ascontiguousarray(code[None]))
+    else:
+        index.replace(slot, code)
 
 
 def _views(index: HammingIndex, looks: NDArray[np.uint8]) -> ViewIndex:

@@ -18,7 +18,7 @@ from bitgaze.gallery.info import ModelInfo
 from bitgaze.gallery.remembered import Sources
 
 FORMAT = 1
-_MAX_STRUCTURE_BITS = 8192
+_MAX_STRUCTURE_BITS = 1024
 _IDENTITY_BYTES = 16
 
 

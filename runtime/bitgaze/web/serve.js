@@ -226,8 +226,9 @@ function showHits() {
   for (const hit of shown.hits) showBox(cards.get(hit.key).querySelector(".figure"), hit.box);
   const firstOf = (hit) => shown.hits.find(({ key }) => key === (hit.copy_of ?? hit.key));
   const isNear = (hit) => {
-    const { distance, probability } = firstOf(hit);
+    const { distance, probability, same_image } = firstOf(hit);
     if (probability !== undefined) return probability >= 0.5;
+    if (same_image >= 0.9) return true; // a copy comes first, however far
     // What is usual is known of whole images only.
     return gallery.unrelated === null || readAddress().has("region") || distance <= gallery.unrelated.radius;
   };
@@ -272,14 +273,16 @@ function applyRadius() {
   const keys = new Set(near.map(({ key }) => key));
   for (const card of allCards()) card.hidden = !keys.has(keyOf(card));
   for (const title of byId("hits").querySelectorAll(".divider")) title.hidden = !title.nextSibling.querySelector("li:not([hidden])");
-  byId("more").hidden = near.length < shown.k || shown.k >= gallery.limits.hits;
+  const isLastNear = (shown.hits.at(-1)?.distance ?? 0) <= radius; // only copies may be farther than later ones
+  byId("more").hidden = shown.hits.length < shown.k || !isLastNear || shown.k >= gallery.limits.hits;
   if (near.length) {
     clearMessage();
     const order = shown.words === undefined ? "most alike" : "likeliest";
     setStatus(`${counted(near.length, "image")}, ${order} first`);
   } else {
     setStatus("No images found.");
-    if (shown.hits.length) showMessage("Nothing that alike", `The image that is most alike is \u201c${likeness(shown.hits[0].distance, gallery.bits)}\u201d. Move the slider to see it.`, ["Show all", allowAnyDistance]);
+    const least = Math.min(...shown.hits.map(({ distance }) => distance));
+    if (shown.hits.length) showMessage("Nothing that alike", `The image that is most alike is \u201c${likeness(least, gallery.bits)}\u201d. Move the slider to see it.`, ["Show all", allowAnyDistance]);
     else if (shown.words !== undefined && !whereOf(readAddress(), browse.fields)) showMessage("Nothing found", "The model saw this in no image. It knows things, not people, names or text.");
     else showMessage("Nothing found", "No image matches the filters.", ["Clear filters", clearFilters]);
   }
