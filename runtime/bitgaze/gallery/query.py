@@ -55,13 +55,10 @@ class Query:
             adaptation: fingerprint of the gallery's adaptation.
         """
         boxes = [found if found != _WHOLE else None for found in map(_box, encoded.boxes[0])]
-        if isinstance(source, Region):
-            boxes, structure, content, image = [source.box, *boxes], None, None, None
-        else:
-            boxes, structure, image = [None, *boxes], encoded.structure[0], source
-            content = _content(source)
-        values = encoded.view_hashes[0]
-        return cls(encoded.views[0], tuple(boxes), values, structure, content, adaptation, image)
+        boxes = [source.box if isinstance(source, Region) else None, *boxes]
+        values, structure = encoded.view_hashes[0], encoded.structure[0]
+        content = _content(source)
+        return cls(encoded.views[0], tuple(boxes), values, structure, content, adaptation, source)
 
     @classmethod
     def of_item(cls, item: Item, places: int, adaptation: str | None = None) -> "Query":

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -21,6 +21,7 @@ from bitgaze.encoding.images import (
     is_open_file,
 )
 from bitgaze.encoding.likeness import MOST_MOVED
+from bitgaze.encoding.panels import find_panels
 from bitgaze.errors import FingerprintMismatch, ImageError
 from bitgaze.gallery.adaptation import adapted
 from bitgaze.gallery.distances import (
@@ -32,6 +33,7 @@ from bitgaze.gallery.distances import (
 from bitgaze.gallery.filters import Condition
 from bitgaze.gallery.hits import Hit, has_structure, make_hits
 from bitgaze.gallery.items import Item, reason_unusable
+from bitgaze.gallery.overlap import image_of_source
 from bitgaze.gallery.query import Query
 from bitgaze.gallery.store import Store
 from bitgaze.hamming import HammingIndex
@@ -105,7 +107,8 @@ def search(
             raise ValueError("pass the region to Gallery.query: a Query is encoded already")
         with store.reading():
             check_adaptation(store, query)
-            return _find(store, query, params, ranking, None)
+            hits = _find(store, query, params, ranking, None)
+        return _with_panels(store, encoder, query, hits, params, None)
     if isinstance(query, str):
         with store.reading():  # one snapshot, so that code and gallery have one adaptation
             slot = store.find(query)
@@ -135,7 +138,7 @@ def search(
             exclude_slot = _slot_of_same_file(store, path, hits)
             if exclude_slot is not None:
                 hits = _find(store, found, params, ranking, exclude_slot)
-        return hits
+    return _with_panels(store, encoder, found, hits, params, exclude_slot)
 
 
 def as_source(image: Source, region: Box | None = None) -> Source:
@@ -366,6 +369,45 @@ def distances_to(store: Store, query: Query, slots: NDArray[np.int64]) -> NDArra
         unit = store.views.unit(len(query.views))  # exactly as the index rounds
         return np.rint(view_distances(query.views[None], store.views[slots]) * unit) / unit
     return code_distances(query.views[0], store.index[slots]).astype(np.int32)
+
+
+def _with_panels(
+    store: Store,
+    encoder: Callable[[], Encoder],
+    query: Query,
+    hits: list[Hit],
+    params: SearchParams,
+    exclude_slot: int | None,
+) -> list[Hit]:
+    """Hits, and before them the items that an image contains: in a screenshot, in a collage.
+
+    Asked only of an image that was encoded for this search, and if none of the hits is a copy.
+
+    Args:
+        store: the gallery's file; not inside `reading`.
+        encoder: returns the gallery's model.
+        query: as it was searched for.
+        hits: that were found.
+        params: which hits to return.
+        exclude_slot: slot to leave out, or None.
+    """
+    image = query.image
+    if query.values is None or isinstance(image, Region) or any(hit.is_copy for hit in hits):
+        return hits
+    with store.reading():
+        is_known = has_structure(store, query)
+    shown = image_of_source(image) if is_known and image is not None else None
+    found: dict[str, Hit] = {}
+    for box in [] if shown is None else find_panels(shown):
+        panel = Region(image, box)  # type: ignore[arg-type]  # refuses a region
+        encoded = encode_query(store, encoder(), panel)
+        with store.reading():
+            part = image_query(store, encoder(), panel, encoded)
+            for hit in _find(store, part, params, "hamming", exclude_slot):
+                if hit.is_copy:
+                    found.setdefault(hit.key, replace(hit, query_box=box))
+    others = [hit for hit in hits if hit.key not in found]
+    return [*found.values(), *others][: params.k]
 
 
 def nearest(store: Store, codes: NDArray[np.uint8], params: SearchParams) -> list[list[Hit]]:
