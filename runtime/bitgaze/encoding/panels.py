@@ -23,11 +23,12 @@ _LEAST_SIDE = 32  # pixels
 # ones between others belong to them.
 _PLAIN, _GAP = 4.0, 3
 _CUTS = 4  # in turns
-# At a seam, more pixels than around it, by this share, are between two that differ by over 12
-# levels. Of 120 pairs of photographs side by side, 96 % have such a seam; of single photographs,
-# 15 % in each direction.
-_STEP, _SEAM = 12, 0.36
-_NEAREST, _FARTHEST = 4, 14  # rows before and behind a seam that are around it
+# A pixel is a step if those before and behind it differ by over 12 levels. At a seam, steps are
+# more frequent than around it, along all of it, and than 3 rows beside it: by this share in sum. Of
+# 240 pairs of photographs side by side, 92 % have such a seam where they adjoin; of as many single
+# photographs, 10 % have one somewhere.
+_STEP, _SEAM = 12, 0.4
+_NEAREST, _FARTHEST, _BESIDE = 4, 14, 3  # rows before and behind a seam
 _MARGIN = 0.12  # of a side; nearer to an edge there is no panel
 _SPLITS = 2  # a collage of four images is split twice
 
@@ -44,7 +45,7 @@ def find_panels(image: Image.Image) -> list[Box]:
 
     Returns:
         At most 6 boxes as shares of the sides, the largest first: left, top, right, bottom. One may
-        contain others. Three photographs in ten have some, which are none.
+        contain others. One photograph in five has some, which are none.
     """
     levels = np.asarray(image, np.float32)
     height, width = levels.shape
@@ -121,15 +122,20 @@ def _seam(part: NDArray[np.float32]) -> tuple[float, int] | None:
     height, width = part.shape
     if min(height, width) < _LEAST_SIDE:
         return None
-    steps = (np.abs(part[2:] - part[:-2]) > _STEP).mean(axis=1)
-    sums = np.concatenate([[0], steps.cumsum()])
+    is_step = (np.abs(part[2:] - part[:-2]) > _STEP).astype(np.float32)
+    steps = np.stack([eighth.mean(axis=1) for eighth in np.array_split(is_step, 8, axis=1)])
+    sums = np.pad(steps.cumsum(axis=1), ((0, 0), (1, 0)))
     first = max(_FARTHEST, int(_MARGIN * height))
-    rows = np.arange(first, min(len(steps) - _FARTHEST, int((1 - _MARGIN) * height)))
+    rows = np.arange(first, min(len(is_step) - _FARTHEST, int((1 - _MARGIN) * height)))
     if not len(rows):
         return None
-    before = sums[rows - _NEAREST + 1] - sums[rows - _FARTHEST]
-    behind = sums[rows + _FARTHEST + 1] - sums[rows + _NEAREST]
+    before = sums[:, rows - _NEAREST + 1] - sums[:, rows - _FARTHEST]
+    behind = sums[:, rows + _FARTHEST + 1] - sums[:, rows + _NEAREST]
     around = (before + behind) / (2 * (_FARTHEST - _NEAREST + 1))
-    clear = steps[rows] - around
+    # One of the eighths may be where both images are alike.
+    along = np.sort(steps[:, rows] - around, axis=0)[1]
+    whole = steps.mean(axis=0)
+    sharp = whole[rows] - np.maximum(whole[rows - _BESIDE], whole[rows + _BESIDE])
+    clear = along + sharp
     best = int(clear.argmax())
     return (float(clear[best]), int(rows[best]) + 1) if clear[best] >= _SEAM else None
