@@ -1,15 +1,15 @@
 """Measure how often an altered photograph finds its original among many other images.
 
-    python export/near_duplicates.py ORIGINALS OTHERS... [--looks N] [--keep FOLDER]
+    python export/near_duplicates.py ORIGINALS OTHERS... [--alone] [--looks N] [--keep FOLDER]
 
 Each photograph is altered in twelve ways (the ten of attention_hashing.data.alterations, a collage
 and a screenshot), and each version is searched for among all ORIGINALS and all images in the
 folders OTHERS. For bitgaze, it is found if its original is the first hit of `Gallery.search`; by
 codes alone, if its original is closer than all other images (a tie counts as a miss). Compares the
 shipped model with random hyperplanes on the same network's class scores, and with the perceptual
-hashes of the package imagehash (64 bits, as most people use them). With --looks, a gallery with
-that many looks is searched, alone. Writes a section of docs/results.md. What was computed stays in
-the folder of --keep, for the next run.
+hashes of the package imagehash (64 bits, as most people use them), except with --alone. With
+--looks, a gallery with that many looks is searched. Writes a section of docs/results.md. What was
+computed stays in the folder of --keep, for the next run.
 """
 
 import argparse
@@ -58,25 +58,27 @@ def main() -> int:
     parser.add_argument("originals", type=Path)
     parser.add_argument("others", type=Path, nargs="+")
     parser.add_argument("--looks", type=int, default=0, help="looks of the gallery")
+    parser.add_argument("--alone", action="store_true", help="without the other methods")
     parser.add_argument("--keep", type=Path, help="folder for what is computed")
     arguments = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory() as temporary:
             keep = arguments.keep or Path(temporary)
             keep.mkdir(parents=True, exist_ok=True)
-            _measure(arguments.originals, arguments.others, arguments.looks, keep)
+            _measure(arguments, keep)
     except (BitgazeError, ValueError) as error:
         print(f"near_duplicates.py: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _measure(folder: Path, folders: list[Path], looks: int, keep: Path) -> None:
-    originals = images_below(folder)
-    others = [path for one in folders for path in images_below(one)]
+def _measure(arguments: argparse.Namespace, keep: Path) -> None:
+    looks, folders = arguments.looks, [arguments.originals, *arguments.others]
+    originals = images_below(arguments.originals)
+    others = [path for one in arguments.others for path in images_below(one)]
     names = list(_altered(upright(originals[0], 8), upright(originals[0], 8)))
-    recall = _searched(originals, [folder, *folders], looks, len(names), keep)
-    if not looks:
+    recall = _searched(originals, folders, looks, len(names), keep)
+    if not arguments.alone:
         for method, coded in _rivals(originals, others, keep):
             recall[method] = _recall(*coded, len(names))
     calm = [i for i, name in enumerate(names[:_TEN]) if name not in _MOVING]
@@ -92,8 +94,9 @@ def _measure(folder: Path, folders: list[Path], looks: int, keep: Path) -> None:
         f"photographs that find their original first, among these and {len(others):,} other "
         "images: as the first hit of a search, and by codes alone, where a tie is a miss."
     )
-    title = "Near-duplicates" + (f", {looks} looks" if looks else "")
-    part = "looks" if looks else ""
+    words = ["as a search finds them"] * arguments.alone + [f"{looks} looks"] * bool(looks)
+    title = ", ".join(["Near-duplicates", *words])
+    part = " ".join(["alone"] * arguments.alone + ["looks"] * bool(looks))
     write_section("near_duplicates.py", title, text, ["alteration", *recall], rows, part=part)
 
 

@@ -64,7 +64,9 @@ def test_near_duplicates(document, tmp_path, examples, monkeypatch, capsys):
     for name in ("resized", "blurred", "all ten"):
         assert f"| {name} | 1.000 |" in text
     assert "| collage |" in text
-    monkeypatch.setattr("sys.argv", [*sys.argv, "--looks", "1", "--keep", str(tmp_path / "kept")])
+    monkeypatch.setattr(
+        "sys.argv", [*sys.argv, "--alone", "--looks", "1", "--keep", str(tmp_path / "kept")]
+    )
     assert near_duplicates.main() == 0
     assert "| alteration | bitgaze | by meaning alone |\n" in document.read_text()
     assert (tmp_path / "kept" / "looks-1.bitgaze").exists()
