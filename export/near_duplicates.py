@@ -1,17 +1,21 @@
 """Measure how often an altered photograph finds its original among many other images.
 
-    python export/near_duplicates.py ORIGINALS OTHERS...
+    python export/near_duplicates.py ORIGINALS OTHERS... [--alone] [--looks N] [--keep FOLDER]
 
-Each photograph is altered in ten ways (attention_hashing.data.alterations), and each version is
-searched for among all ORIGINALS and all images in the folders OTHERS. It is found if its original
-is closer than all other images; a tie counts as a miss. Compares the shipped model with random
-hyperplanes on the same network's class scores, and with the perceptual hashes of the package
-imagehash (64 bits, as most people use them). Writes a section of docs/results.md.
+Each photograph is altered in twelve ways (the ten of attention_hashing.data.alterations, a collage
+and a screenshot), and each version is searched for among all ORIGINALS and all images in the
+folders OTHERS. For bitgaze, it is found if its original is the first hit of `Gallery.search`; by
+codes alone, if its original is closer than all other images (a tie counts as a miss). Compares the
+shipped model with random hyperplanes on the same network's class scores, and with the perceptual
+hashes of the package imagehash (64 bits, as most people use them), except with --alone. With
+--looks, a gallery with that many looks is searched. Writes a section of docs/results.md. What was
+computed stays in the folder of --keep, for the next run.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,9 +30,10 @@ from tqdm import tqdm
 
 from attention_hashing.data.alterations import altered
 from attention_hashing.data.folders import images_below
+from attention_hashing.experiments.copies import collage, screenshot
 from attention_hashing.experiments.results import write_section
 from attention_hashing.general import model as general
-from bitgaze import BitgazeError, Encoder, HammingIndex
+from bitgaze import BitgazeError, Gallery, HammingIndex
 from bitgaze.cores import available_cores
 from bitgaze.encoding.images import upright
 from bitgaze.hamming import pack
@@ -40,6 +45,9 @@ _PERCEPTUAL = {
 }
 # Alterations that move the content.
 _MOVING = ("cropped", "mirrored", "rotated")
+_TEN = 10
+
+_Codes = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 def main() -> int:
@@ -49,76 +57,130 @@ def main() -> int:
     )
     parser.add_argument("originals", type=Path)
     parser.add_argument("others", type=Path, nargs="+")
+    parser.add_argument("--looks", type=int, default=0, help="looks of the gallery")
+    parser.add_argument("--alone", action="store_true", help="without the other methods")
+    parser.add_argument("--keep", type=Path, help="folder for what is computed")
     arguments = parser.parse_args()
     try:
-        originals = images_below(arguments.originals)
-        others = [path for folder in arguments.others for path in images_below(folder)]
-        names = list(altered(upright(originals[0], 8)))
-        recall = {
-            method: _recall(*coded, len(names))
-            for method, coded in _all_codes(originals, others, len(names)).items()
-        }
+        with tempfile.TemporaryDirectory() as temporary:
+            keep = arguments.keep or Path(temporary)
+            keep.mkdir(parents=True, exist_ok=True)
+            _measure(arguments, keep)
     except (BitgazeError, ValueError) as error:
         print(f"near_duplicates.py: {error}", file=sys.stderr)
         return 2
-    calm = [i for i, name in enumerate(names) if name not in _MOVING]
-    rows = [
-        [name, *(f"{found[i]:.3f}" for found in recall.values())] for i, name in enumerate(names)
-    ]
-    rows.append(["all ten", *(f"{found.mean():.3f}" for found in recall.values())])
-    rows.append(
-        [f"without {', '.join(_MOVING)}", *(f"{f[calm].mean():.3f}" for f in recall.values())]
-    )
-    text = (
-        f"Recall at 1 of {len(names) * len(originals):,} altered versions of {len(originals)} "
-        f"photographs, among these and {len(others):,} other images. A tie is a miss."
-    )
-    write_section("near_duplicates.py", "Near-duplicates", text, ["alteration", *recall], rows)
     return 0
 
 
+def _measure(arguments: argparse.Namespace, keep: Path) -> None:
+    looks, folders = arguments.looks, [arguments.originals, *arguments.others]
+    originals = images_below(arguments.originals)
+    others = [path for one in arguments.others for path in images_below(one)]
+    names = list(_altered(upright(originals[0], 8), upright(originals[0], 8)))
+    recall = _searched(originals, folders, looks, len(names), keep)
+    if not arguments.alone:
+        for method, coded in _rivals(originals, others, keep):
+            recall[method] = _recall(*coded, len(names))
+    calm = [i for i, name in enumerate(names[:_TEN]) if name not in _MOVING]
+
+    def row(name: str, chosen: list[int]) -> list[str]:
+        return [name, *(f"{found[chosen].mean():.3f}" for found in recall.values())]
+
+    rows = [row(name, [i]) for i, name in enumerate(names)]
+    rows.insert(_TEN, row("all ten", list(range(_TEN))))
+    rows.insert(_TEN + 1, row(f"without {', '.join(_MOVING)}", calm))
+    text = (
+        f"Share of {len(names) * len(originals):,} altered versions of {len(originals)} "
+        f"photographs that find their original first, among these and {len(others):,} other "
+        "images: as the first hit of a search, and by codes alone, where a tie is a miss."
+    )
+    words = ["as a search finds them"] * arguments.alone + [f"{looks} looks"] * bool(looks)
+    title = ", ".join(["Near-duplicates", *words])
+    part = " ".join(["alone"] * arguments.alone + ["looks"] * bool(looks))
+    write_section("near_duplicates.py", title, text, ["alteration", *recall], rows, part=part)
+
+
+def _altered(image: Image.Image, other: Image.Image) -> dict[str, Image.Image]:
+    return altered(image) | {"collage": collage(image, other), "screenshot": screenshot(image)}
+
+
 def _versions(originals: list[Path]) -> Iterator[Image.Image]:
+    other = upright(originals[-1], 10_000)
     for path in originals:
-        yield from altered(upright(path, 10_000)).values()
+        image = upright(path, 10_000)
+        yield from _altered(image, other).values()
+        other = image
 
 
-_Codes = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+def _searched(
+    originals: list[Path], folders: list[Path], looks: int, alterations: int, keep: Path
+) -> dict[str, NDArray[np.float64]]:
+    """Recall of bitgaze's search, and of its codes alone."""
+    keys = [str(path.absolute()) for path in originals]
+    with Gallery(keep / f"looks-{looks}.bitgaze", looks=looks) as gallery:
+        with tqdm(unit="img", disable=None) as bar:
+            gallery.sync(*folders, on_progress=lambda done, _: bar.update(done - bar.n))
+        is_first, is_nearest = [], []
+        count = alterations * len(originals)
+        for number, image in enumerate(tqdm(_versions(originals), total=count, disable=None)):
+            own = keys[number // alterations]
+            query = gallery.query(image)
+            is_first.append(gallery.search(query, k=1)[0].key == own)
+            near = gallery.search_code(query.views if looks else query.views[0], k=2)
+            is_tie = near[0].distance == near[1].distance
+            is_nearest.append(near[0].key == own and not is_tie)
+    return {
+        method: np.array(found).reshape(-1, alterations).mean(0)
+        for method, found in (("bitgaze", is_first), ("by meaning alone", is_nearest))
+    }
 
 
-def _all_codes(originals: list[Path], others: list[Path], alterations: int) -> dict[str, _Codes]:
+def _rivals(originals: list[Path], others: list[Path], keep: Path) -> Iterator[tuple[str, _Codes]]:
     """Codes of the photographs and the others, and codes of the versions, by method."""
-    encoder = Encoder()
     database = originals + others
-    with tqdm(total=len(database) + alterations * len(originals), unit="img", disable=None) as bar:
-        coded = encoder.encode(database, on_progress=bar.update)
-        coded_versions = encoder.encode(_versions(originals), on_progress=bar.update)
-    if coded.errors or coded_versions.errors:
-        raise next(iter([*coded.errors.values(), *coded_versions.errors.values()]))
-    found = {f"bitgaze, {encoder.bits}": (coded.codes, coded_versions.codes)}
-    extract = general.extractor()
-    scores = general.class_scores("both").astype(np.float32)
-    # Centred on the photographs, which is the best case for random hyperplanes.
-    features = extract(tqdm(database, unit="img", disable=None), lambda path: path) @ scores.T
-    centre = features[: len(originals)].mean(0)
-    planes = np.random.default_rng(0).standard_normal((len(scores), encoder.bits))
-    plane_codes = [
-        pack((part - centre) @ planes)
-        for part in (features, extract(_versions(originals), lambda image: image) @ scores.T)
-    ]
-    found[f"LSH, {encoder.bits}"] = (plane_codes[0], plane_codes[1])
 
-    def perceptual(image: Image.Image) -> list[NDArray[np.uint8]]:
-        return [np.packbits(hashed(image).hash) for hashed in _PERCEPTUAL.values()]
+    def random_planes() -> dict[str, _Codes]:
+        extract = general.extractor()
+        scores = general.class_scores("both").astype(np.float32)
+        # Centred on the photographs, which is the best case for random hyperplanes.
+        features = extract(tqdm(database, unit="img", disable=None), lambda path: path) @ scores.T
+        centre = features[: len(originals)].mean(0)
+        planes = np.random.default_rng(0).standard_normal((len(scores), 128))
+        of_versions = extract(_versions(originals), lambda image: image) @ scores.T
+        codes = [pack((part - centre) @ planes) for part in (features, of_versions)]
+        return {"LSH, 128": (codes[0], codes[1])}
 
-    with ThreadPoolExecutor(available_cores()) as pool:
-        unaltered = list(
-            pool.map(lambda path: perceptual(upright(path, 10_000)), tqdm(database, disable=None))
-        )
-        changed = [perceptual(image) for image in _versions(originals)]
-    for column, name in enumerate(_PERCEPTUAL):
-        pair = (np.stack([row[column] for row in rows]) for rows in (unaltered, changed))
-        found[f"{name}, 64"] = (next(pair), next(pair))
-    return found
+    def perceptual() -> dict[str, _Codes]:
+        with ThreadPoolExecutor(available_cores()) as pool:
+            paths = tqdm(database, unit="img", disable=None)
+            unaltered = list(pool.map(lambda path: _hashes(upright(path, 10_000)), paths))
+        changed = [_hashes(image) for image in _versions(originals)]
+        return {
+            f"{name}, 64": (
+                np.stack([row[column] for row in unaltered]),
+                np.stack([row[column] for row in changed]),
+            )
+            for column, name in enumerate(_PERCEPTUAL)
+        }
+
+    yield from _kept(keep / "planes.npz", random_planes).items()
+    yield from _kept(keep / "perceptual.npz", perceptual).items()
+
+
+def _hashes(image: Image.Image) -> list[NDArray[np.uint8]]:
+    return [np.packbits(hashed(image).hash) for hashed in _PERCEPTUAL.values()]
+
+
+def _kept(file: Path, compute: Callable[[], dict[str, _Codes]]) -> dict[str, _Codes]:
+    """What is in a file, or else computed and written to it."""
+    if not file.exists():
+        parts = {f"{name}/{i}": pair[i] for name, pair in compute().items() for i in (0, 1)}
+        draft = file.with_suffix(".part.npz")
+        np.savez(draft, **parts)
+        draft.replace(file)
+    with np.load(file) as parts:
+        names = dict.fromkeys(name.rpartition("/")[0] for name in parts.files)
+        return {name: (parts[f"{name}/0"], parts[f"{name}/1"]) for name in names}
 
 
 def _recall(

@@ -1,4 +1,5 @@
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,9 +58,18 @@ def test_near_duplicates(document, tmp_path, examples, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["near_duplicates.py", str(photos), str(others)])
     assert near_duplicates.main() == 0
     text = document.read_text()
-    assert f"40 altered versions of 4 photographs, among these and {len(images) - 4} other" in text
-    assert "| resized | 1.000 |" in text
-    assert "pHash, 64" in text
+    assert "48 altered versions of 4 photographs" in text
+    assert f"among these and {len(images) - 4} other images" in text
+    assert "| alteration | bitgaze | by meaning alone | LSH, 128 | pHash, 64 |" in text
+    for name in ("resized", "blurred", "all ten"):
+        assert f"| {name} | 1.000 |" in text
+    assert "| collage |" in text
+    monkeypatch.setattr(
+        "sys.argv", [*sys.argv, "--alone", "--looks", "1", "--keep", str(tmp_path / "kept")]
+    )
+    assert near_duplicates.main() == 0
+    assert "| alteration | bitgaze | by meaning alone |\n" in document.read_text()
+    assert (tmp_path / "kept" / "looks-1.bitgaze").exists()
     (others / "none").mkdir()
     monkeypatch.setattr("sys.argv", ["near_duplicates.py", str(photos), str(others / "none")])
     assert near_duplicates.main() == 2

@@ -140,8 +140,8 @@ def copies(image: Image.Image, other: Image.Image, seed: int) -> dict[str, Image
         "turned 5 degrees": image.rotate(5, Image.Resampling.BICUBIC),
         "turned 90 degrees": _jpeg(image.transpose(Image.Transpose.ROTATE_90), 80),
         "mirrored": _jpeg(ImageOps.mirror(image), 80),
-        "collage": _collage(image, other),
-        "in a screenshot": _screenshot(image),
+        "collage": collage(image, other),
+        "in a screenshot": screenshot(image),
     }
 
 
@@ -173,14 +173,16 @@ def _cropped(image: Image.Image, part: float) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def _collage(image: Image.Image, other: Image.Image) -> Image.Image:
+def collage(image: Image.Image, other: Image.Image) -> Image.Image:
+    """An image beside another one, both cut to squares."""
     canvas = Image.new("RGB", (800, 400))
     canvas.paste(ImageOps.fit(image, (400, 400)), (0, 0))
     canvas.paste(ImageOps.fit(other, (400, 400)), (400, 0))
     return canvas
 
 
-def _screenshot(image: Image.Image) -> Image.Image:
+def screenshot(image: Image.Image) -> Image.Image:
+    """An image on the screen of a phone, black around it, with a bar at the top."""
     screen = Image.new("RGB", (450, 900), "black")
     ImageDraw.Draw(screen).rectangle((0, 0, 450, 60), (40, 40, 40))
     fitted = ImageOps.contain(image, (450, 700))

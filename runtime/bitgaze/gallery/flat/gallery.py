@@ -45,8 +45,8 @@ class FlatGallery:
 
     The file is mapped into memory and searched there: opening it takes the same time for any number
     of items, and processes that have it open share its memory. Programs in C++, C and JavaScript
-    read it too. Hits are those of the gallery, in its order, but for `Hit.same_image` and
-    `Hit.path`, which are None: structural codes and paths are not in the file.
+    read it too. Hits are those of the gallery by distance, but for `Hit.same_image` and `Hit.path`,
+    which are None: structural codes and paths are not in the file, so copies do not come first.
 
     Only the header is checked when the file is opened, and keys, metadata and boxes when they are
     read; `verify` checks every byte. A new export under the same name replaces the file, and an
