@@ -59,7 +59,7 @@ def main() -> int:
         images = some(arguments.originals, arguments.most)
         originals, versions = coded(images, encoder), altered(images, encoder)
         galleries = {
-            folder.name: coded(some(folder, arguments.most), encoder)
+            folder.name: coded(some(folder, arguments.most), encoder, with_panels=True)
             for folder in arguments.catalogues
         }
         others = list(galleries.values())
@@ -71,7 +71,7 @@ def main() -> int:
         rows = [_catalogue(name, gallery) for name, gallery in galleries.items()]
         for kind in KINDS:
             images = screens(kind, arguments.screens, arguments.seed)
-            rows.append(_catalogue(kind, coded(images, encoder)))
+            rows.append(_catalogue(kind, coded(images, encoder, with_panels=True)))
     except (BitgazeError, ValueError) as error:
         print(f"copies_table.py: {error}", file=sys.stderr)
         return 2
@@ -113,7 +113,7 @@ def _searched(
 
 
 def _copies(originals: Coded, versions: Coded, found: list[_Searches]) -> tuple:
-    own = owners(len(originals.semantic))
+    own = owners(len(originals.semantic))[:, 0]
     shape = (len(originals.semantic), len(COPIES))
     given = distances(versions.structural[:, 0], originals.structural[own, 0]).reshape(shape)
     semantic = distances(versions.semantic, originals.semantic[own]).reshape(shape)
@@ -146,7 +146,7 @@ def _reliability(
             versions, own, searched.gallery, searched.items, rates, with_original=False
         )
         chance = np.concatenate([said.max(axis=1), absent[0]])
-        truth = np.concatenate([best == own[is_known], absent[1]])
+        truth = np.concatenate([(best[:, None] == own[is_known]).any(axis=1), absent[1]])
         shown = chance >= 0.5
         tenths = dict.fromkeys(range(5, 10), "")
         for edge, number, claimed, true in reliability(chance, truth):

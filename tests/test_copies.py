@@ -79,7 +79,9 @@ def test_distances_count_bits():
 def test_copies_know_their_owners(encoder):
     images = screens("bar charts", 2)
     found = altered(images, encoder)
-    assert owners(2).tolist() == [0] * 19 + [1] * 19
+    assert owners(2)[:, 0].tolist() == [0] * 19 + [1] * 19
+    others = {(COPIES[row % 19], other - own) for row, (own, other) in enumerate(owners(3)[19:])}
+    assert {name for name, step in others if step} == {"collage"}
     assert len(found.semantic) == 38
     exact = [0, 19]
     np.testing.assert_array_equal(found.structural[exact], structural_only(images).structural)
@@ -92,7 +94,7 @@ def test_searches_with_and_without_the_original():
     gallery = Coded(rng.integers(0, 256, (30, 16), np.uint8), structural)
     queries = Coded(gallery.semantic[[3, 7]], gallery.structural[[3, 7]])
     queries.structural[1] = 0  # left out
-    own = np.array([3, 7])
+    own = np.array([[3, 3], [7, 7]])
     for items, rates in ((None, ()), (1_000_000, np.linspace(0, 1, 129))):
         chance, truth = searches(queries, own, gallery, items, rates, with_original=True)
         assert (chance.tolist(), truth.tolist()) == ([pytest.approx(1, abs=1e-3)], [True])

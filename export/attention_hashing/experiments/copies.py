@@ -14,9 +14,11 @@ from tqdm import tqdm
 from attention_hashing.data.folders import images_below
 from bitgaze import Encoder
 from bitgaze.encoding import likeness
-from bitgaze.encoding.images import upright
+from bitgaze.encoding.images import part, upright
+from bitgaze.encoding.likeness import COPY
+from bitgaze.encoding.panels import find_panels
 from bitgaze.encoding.registration import is_part, reduced
-from bitgaze.encoding.structure import turned_codes
+from bitgaze.encoding.structure import STRUCTURE_BITS, turned_codes
 
 COPIES = (
     "exact",
@@ -50,16 +52,18 @@ class Coded(NamedTuple):
         semantic: uint8, shape (n, bits // 8), the model's.
         structural: uint8, shape (n, 8, 32), in the eight orientations, the first as given.
         images: as `reduced` returns them, n; empty if they cannot be read.
+        panels: of each image, those of its panels, n; empty if they are not searched for.
     """
 
     semantic: NDArray[np.uint8]
     structural: NDArray[np.uint8]
     images: tuple[Image.Image, ...] = ()
+    panels: tuple["Coded", ...] = ()
 
 
-def coded(images: Iterable[Image.Image], encoder: Encoder) -> Coded:
-    """Compute both codes of images, which are RGB."""
-    structural, semantic, small = [], [], []
+def coded(images: Iterable[Image.Image], encoder: Encoder, *, with_panels: bool = False) -> Coded:
+    """Compute both codes of images, which are RGB, and on request of their panels."""
+    structural, semantic, small, panels = [], [], [], []
     batch: list[Image.Image] = []
 
     def encode() -> None:
@@ -70,11 +74,17 @@ def coded(images: Iterable[Image.Image], encoder: Encoder) -> Coded:
     for image in tqdm(images, unit="img", disable=None):
         structural.append(turned_codes(image))
         small.append(reduced(image))
+        if with_panels:
+            crops = [part(image, box) for box in find_panels(small[-1])]
+            panels.append(coded(crops, encoder) if crops else _NONE)
         batch.append(image)
         if len(batch) == 64:
             encode()
     encode()
-    return Coded(np.concatenate(semantic), np.stack(structural), tuple(small))
+    return Coded(np.concatenate(semantic), np.stack(structural), tuple(small), tuple(panels))
+
+
+_NONE = Coded(np.empty((0, 0), np.uint8), np.empty((0, 8, STRUCTURE_BITS // 8), np.uint8))
 
 
 def some(folder: Path, most: int) -> list[Image.Image]:
@@ -86,18 +96,20 @@ def some(folder: Path, most: int) -> list[Image.Image]:
 
 
 def altered(images: Sequence[Image.Image], encoder: Encoder) -> Coded:
-    """Both codes of all copies of images: those of the first, then those of the second, ..."""
+    """Both codes of all copies of images and of their panels: of the first, of the second, ..."""
     versions = (
         version
         for i, image in enumerate(images)
         for version in copies(image, images[i - 1], i).values()
     )
-    return coded(versions, encoder)
+    return coded(versions, encoder, with_panels=True)
 
 
 def owners(number: int) -> NDArray[np.int64]:
-    """Which of these images each copy of `altered` is of."""
-    return np.repeat(np.arange(number), len(COPIES))
+    """Which of these images each copy of `altered` shows: (copies, 2), the second in a collage."""
+    own = np.repeat(np.arange(number), len(COPIES))[:, None]
+    is_collage = np.tile([name == "collage" for name in COPIES], number)[:, None]
+    return np.hstack([own, np.where(is_collage, (own - 1) % number, own)])
 
 
 def joined(parts: Sequence[Coded]) -> Coded:
@@ -106,6 +118,7 @@ def joined(parts: Sequence[Coded]) -> Coded:
         np.concatenate([part.semantic for part in parts]),
         np.concatenate([part.structural for part in parts]),
         tuple(chain.from_iterable(part.images for part in parts)),
+        tuple(chain.from_iterable(part.panels for part in parts)),
     )
 
 
@@ -206,8 +219,9 @@ def chances(
 ) -> NDArray[np.float64]:
     """Probability that each image of a gallery is the query, altered: (queries, images).
 
-    NaN where one of the two has no structure; 0 for those that are not among the 50 nearest in
-    meaning, which a search of the gallery would hardly show.
+    As in a search of a gallery: panels of a query without a copy are searched for, too. NaN where
+    one of the two has no structure; 0 for those that are neither among the 50 nearest in meaning
+    nor near in structure.
 
     Args:
         queries: both codes of q images.
@@ -216,34 +230,50 @@ def chances(
         rates: of these, share of different images by semantic distance or nearer, bits + 1 numbers.
         exclude_own: leave out image i of the gallery for query i.
     """
-    number, bits = len(gallery.semantic), 8 * gallery.semantic.shape[1]
-    known = gallery.structural[:, 0].any(1)
-    found = np.full((len(queries.semantic), number), np.nan)
+    found = np.full((len(queries.semantic), len(gallery.semantic)), np.nan)
     for row in range(len(found)):
-        if not queries.structural[row, 0].any():
+        excluded = row if exclude_own else None
+        found[row] = _said(queries, row, gallery, items, rates, excluded)
+        if not queries.panels or np.isnan(found[row]).all() or np.nanmax(found[row]) >= COPY:
             continue
-        compared = known.copy()
-        if exclude_own:
-            compared[row] = False
-        ids = np.flatnonzero(compared)
-        found[row, ids] = 0
-        semantic = distances(gallery.semantic[ids], queries.semantic[row])
-        near = np.argsort(semantic, kind="stable")[:HITS]
-        ids, semantic = ids[near], semantic[near]
-        nearer = None
-        if items is not None:
-            nearer = np.maximum(
-                np.searchsorted(semantic, semantic), items * np.array(rates)[semantic]
-            )
-        whole, part = likeness.chances(
-            queries.structural[row, 0],
-            gallery.structural[ids, 0],
-            semantic,
-            bits,
-            items or number,
-            nearer=nearer,
-        )
-        found[row, ids] = likeness.decided(whole, part, _part_test(queries, row, gallery, ids))
+        panels = queries.panels[row]
+        for number in range(len(panels.semantic)):
+            said = _said(panels, number, gallery, items, rates, excluded)
+            found[row] = np.where(said >= COPY, np.fmax(found[row], said), found[row])
+    return found
+
+
+def _said(
+    queries: Coded,
+    row: int,
+    gallery: Coded,
+    items: int | None,
+    rates: Sequence[float],
+    excluded: int | None,
+) -> NDArray[np.float64]:
+    """What `chances` says of each image for one query, without its panels: (images,)."""
+    number, bits = len(gallery.semantic), 8 * gallery.semantic.shape[1]
+    found = np.full(number, np.nan)
+    code = queries.structural[row, 0]
+    if not code.any():
+        return found
+    compared = gallery.structural[:, 0].any(1)
+    if excluded is not None:
+        compared[excluded] = False
+    ids = np.flatnonzero(compared)
+    found[ids] = 0
+    semantic = distances(gallery.semantic[ids], queries.semantic[row])
+    near = np.argsort(semantic, kind="stable")[:HITS]
+    is_near = distances(gallery.structural[ids, 0], code) <= likeness.MOST_MOVED
+    near = np.concatenate([near, np.setdiff1d(np.flatnonzero(is_near), near)])
+    ids, semantic = ids[near], semantic[near]
+    nearer = None
+    if items is not None:
+        of_these = np.searchsorted(np.sort(semantic), semantic)
+        nearer = np.maximum(of_these, items * np.array(rates)[semantic])
+    codes = gallery.structural[ids, 0]
+    whole, parts = likeness.chances(code, codes, semantic, bits, items or number, nearer=nearer)
+    found[ids] = likeness.decided(whole, parts, _part_test(queries, row, gallery, ids))
     return found
 
 

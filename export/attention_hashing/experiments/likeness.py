@@ -21,30 +21,30 @@ def searches(
 
     Args:
         queries: both codes of q images; those without a structure are left out.
-        own: (q,), which image of the gallery each one is a copy of.
+        own: (q, m), which images of the gallery each one is a copy of; one may be repeated.
         gallery: both codes of n images.
         items: to be assumed in the gallery, as for `chances`.
         rates: as for `chances`.
         with_original: whether the gallery holds the images themselves.
 
     Returns:
-        The highest probability that is said of a hit, and whether this hit is the original; one
+        The highest probability that is said of a hit, and whether this hit is an original; one
         each of the queries that have a structure.
     """
     chance, truth = [], []
-    for row, original in enumerate(own.tolist()):
+    for row, originals in enumerate(own.tolist()):
         query = Coded(*(values[row : row + 1] for values in queries))
         if not query.structural[0, 0].any():
             continue
         present = gallery
         if not with_original:
             structural = gallery.structural[:, :1].copy()
-            structural[original] = 0
+            structural[originals] = 0
             present = gallery._replace(structural=structural)
         said = np.nan_to_num(chances(query, present, items, rates)[0])
         best = int(said.argmax())
         chance.append(said[best])
-        truth.append(with_original and best == original)
+        truth.append(with_original and best in originals)
     return np.array(chance), np.array(truth, bool)
 
 
