@@ -284,8 +284,8 @@ class ShardedGallery:
                 PartialResult; `missing` of the result names the others.
 
         Returns:
-            Copies, as `Gallery.search`, then the other hits; each by ascending distance, ties in
-            the order of the shards, then of the slots.
+            Copies, as `Gallery.search`, but panels are not searched for; then the other hits; each
+            by ascending distance, ties in the order of the shards, then of the slots.
 
         Raises:
             PartialResult: shards did not answer in time.

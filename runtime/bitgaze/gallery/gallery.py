@@ -376,8 +376,10 @@ class Gallery:
         Copies come first, however far: items that `Hit.is_copy` says are the image, altered. Among
         all items, structural codes find those that were resized, compressed, recoloured or blurred;
         what was cropped, bordered, mirrored or turned is found among the 50 nearest. Items that may
-        be such parts of the query, or it of them, are read from their files: four at most. Without
-        structural codes (see `has_structure`), hits are in order of distance alone.
+        be such parts of the query, or it of them, are read from their files: four at most. If none
+        is a copy, panels of the image are searched for, six at most: what it may contain as a
+        screenshot or a collage does. `Hit.query_box` says where in it. Without structural codes
+        (see `has_structure`), hits are in order of distance alone.
 
         Args:
             query: an image as `bitgaze.encoding.images.load` takes it, the key of an item, or what

@@ -406,8 +406,8 @@ def _with_panels(
             for hit in _find(store, part, params, "hamming", exclude_slot):
                 if hit.is_copy:
                     found.setdefault(hit.key, replace(hit, query_box=box))
-    others = [hit for hit in hits if hit.key not in found]
-    return [*found.values(), *others][: params.k]
+    copies = sorted(found.values(), key=lambda hit: hit.distance)
+    return [*copies, *(hit for hit in hits if hit.key not in found)][: params.k]
 
 
 def nearest(store: Store, codes: NDArray[np.uint8], params: SearchParams) -> list[list[Hit]]:
