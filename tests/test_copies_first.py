@@ -186,6 +186,7 @@ def test_folding_takes_copies_together(case):
     first, *others = case.search(case.store, 5, fold=True)
     assert (first.key, first.alike) == ("k007", ("k201",))
     assert keys(others) == keys(case.search(case.store, 6))[2:]
+    assert case.search(case.store, 5, fold=True, where={"n": {">": COUNT}}) == []
 
 
 @pytest.mark.parametrize("k", [1, 5, 60])

@@ -222,7 +222,7 @@ def _folded(hits: list[Hit], items: list[Item]) -> list[Hit]:
     unknown = np.zeros(STRUCTURE_BITS // 8, np.uint8)
     codes = [unknown if item.structure is None else item.structure for item in items]
     contents = [item.file.content if item.file else None for item in items]
-    copies = first_copies(np.array(codes).reshape(len(items), -1), contents)
+    copies = first_copies(np.array(codes).reshape(len(items), len(unknown)), contents)
     alike: dict[int, list[str]] = {row: [] for row, first in enumerate(copies) if first is None}
     for hit, first in zip(hits, copies, strict=True):
         if first is not None:
