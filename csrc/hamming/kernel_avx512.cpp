@@ -1,4 +1,4 @@
-// The kernel for AVX-512 with VPOPCNTDQ and BITALG (Ice Lake, Zen 4 and later): a 64-bit lane per
+// The kernel for AVX-512 with VPOPCNTDQ, BITALG and VBMI (Ice Lake, Zen 4 and later): a 64-bit lane per
 // distance, or a 16-bit lane with several views.
 
 #include "kernel.h"
