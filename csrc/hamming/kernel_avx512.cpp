@@ -1,5 +1,5 @@
-// The kernel for AVX-512 with VPOPCNTDQ, BITALG and VBMI (Ice Lake, Zen 4 and later): a 64-bit lane per
-// distance, or a 16-bit lane with several views.
+// The kernel for AVX-512 with VPOPCNTDQ, BITALG and VBMI (Ice Lake, Zen 4 and later): a 64-bit lane
+// per distance, or a 16-bit lane with several views.
 
 #include "kernel.h"
 #include "screened.h"
