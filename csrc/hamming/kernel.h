@@ -78,6 +78,33 @@ using FindViewsFn = std::size_t (*)(const ViewQuery& query, const std::uint16_t*
                                     std::uint64_t first, std::uint64_t* found,
                                     std::size_t* passed) noexcept;
 
+// Screening by table, for many queries over the same items: see view_tables.h. Groups are laid out
+// anew, two at a time: a column for each index (a few bits) of each view, in which byte 2 * i has
+// item i of the first group, and byte 2 * i + 1 item i of the second.
+struct ViewTables {
+  // (pairs of query views, indexes, 2^index_bits): how many bits of the index differ from the first
+  // view of the pair, plus 16 times those from the second. Both at most kMaxTableBits.
+  const std::uint8_t* bytes;
+  std::size_t indexes;  // of a view
+};
+
+// The sum of kTableSum numbers fits half a byte.
+inline constexpr std::size_t kTableSum = 3;
+inline constexpr unsigned kMaxTableBits = 15 / kTableSum;
+
+// out: room for (group_count + 1) / 2 * views * indexes * 2 * kGroupItems bytes.
+using LayOutIndexesFn = void (*)(const std::uint16_t* groups, std::size_t group_count,
+                                 std::size_t views, std::size_t words, std::size_t indexes,
+                                 std::uint8_t* out) noexcept;
+
+// Writes the numbers of the groups that may hold an item below the limit, ascending, and returns
+// how many. read: the indexes of each view to look up, a multiple of kTableSum. near: room for
+// group_count + 1.
+using NearGroupsFn = std::size_t (*)(const ViewQuery& query, const ViewTables& tables,
+                                     const std::uint8_t* indexes, std::size_t group_count,
+                                     unsigned limit, std::size_t read,
+                                     std::uint16_t* near) noexcept;
+
 // What CPUID and XCR0 report on x86-64: the instructions that the CPU has, and the registers that
 // the operating system saves (Intel SDM volume 2A, CPUID; volume 1, chapter 13). Zero elsewhere.
 struct CpuBits {
@@ -92,6 +119,7 @@ inline constexpr std::uint32_t kAvx = 1U << 28;        // leaf1_ecx
 inline constexpr std::uint32_t kAvx2 = 1U << 5;        // leaf7_ebx
 inline constexpr std::uint32_t kAvx512F = 1U << 16;    // leaf7_ebx
 inline constexpr std::uint32_t kAvx512Bw = 1U << 30;   // leaf7_ebx
+inline constexpr std::uint32_t kVbmi = 1U << 1;        // leaf7_ecx
 inline constexpr std::uint32_t kBitalg = 1U << 12;     // leaf7_ecx
 inline constexpr std::uint32_t kVpopcntdq = 1U << 14;  // leaf7_ecx
 inline constexpr std::uint32_t kYmmState = 0x06;       // xcr0: SSE and AVX state
@@ -106,6 +134,9 @@ struct Kernel {
   FindWordColumnsFn find_word_columns = nullptr;
   FindScreenedFn find_screened = nullptr;
   FindViewsFn find_views = nullptr;
+  std::size_t index_bits = 0;  // of tables; 0: without them
+  LayOutIndexesFn lay_out_indexes = nullptr;
+  NearGroupsFn near_groups = nullptr;
 };
 
 extern const Kernel kernel_portable;  // also compares the tail that other kernels leave

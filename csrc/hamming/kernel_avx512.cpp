@@ -1,9 +1,10 @@
-// The kernel for AVX-512 with VPOPCNTDQ and BITALG (Ice Lake, Zen 4 and later): a 64-bit lane per
-// distance, or a 16-bit lane with several views.
+// The kernel for AVX-512 with VPOPCNTDQ, BITALG and VBMI (Ice Lake, Zen 4 and later): a 64-bit lane
+// per distance, or a 16-bit lane with several views.
 
 #include "kernel.h"
 #include "screened.h"
 #include "view_kernel.h"
+#include "view_tables.h"
 
 #if defined(BITGAZE_X86_64)
 
@@ -15,7 +16,7 @@ namespace {
 // -mavx512f implies POPCNT, AVX and AVX2.
 constexpr CpuBits kRequired = {.leaf1_ecx = kPopcnt | kAvx,
                                .leaf7_ebx = kAvx2 | kAvx512F | kAvx512Bw,
-                               .leaf7_ecx = kVpopcntdq | kBitalg,
+                               .leaf7_ecx = kVpopcntdq | kBitalg | kVbmi,
                                .xcr0 = kZmmState};
 
 constexpr std::size_t kLanes = 8;
@@ -191,6 +192,27 @@ struct ViewVectors {
     return _mm512_popcnt_epi16(_mm512_xor_si512(query, _mm512_loadu_si512(codes)));
   }
 
+  // Of bytes. VPERMB reads the lowest six bits of an index.
+  static constexpr std::size_t kIndexBits = 6;
+  static __m512i look_up(const std::uint8_t* table, const std::uint8_t* indexes) noexcept {
+    // With a full mask because of GCC 12, as above.
+    return _mm512_maskz_permutexvar_epi8(~__mmask64{0}, _mm512_loadu_si512(indexes),
+                                         _mm512_loadu_si512(table));
+  }
+  static __m512i add_bytes(__m512i a, __m512i b) noexcept { return _mm512_add_epi8(a, b); }
+  static __m512i subtract_bytes(__m512i a, __m512i b) noexcept { return _mm512_sub_epi8(a, b); }
+  static __m512i min_bytes(__m512i a, __m512i b) noexcept { return _mm512_min_epu8(a, b); }
+  static __m512i subtract(__m512i a, __m512i b) noexcept { return _mm512_sub_epi16(a, b); }
+  static __m512i both(__m512i a, __m512i b) noexcept { return _mm512_and_si512(a, b); }
+  template <unsigned kBits>
+  static __m512i shift_left(__m512i a) noexcept {
+    return _mm512_slli_epi16(a, kBits);
+  }
+  template <unsigned kBits>
+  static __m512i shift_right(__m512i a) noexcept {
+    return _mm512_srli_epi16(a, kBits);
+  }
+
   template <std::size_t kWords>
   static __m512i distances(const std::uint64_t* query, const std::uint16_t* codes,
                            std::size_t words) noexcept {
@@ -262,7 +284,10 @@ extern const Kernel kernel_avx512 = {"avx512",
                                      find_rows,
                                      find_word_columns,
                                      find_screened<Vectors, Collector, find_word_columns>,
-                                     find_in_views<ViewVectors>};
+                                     find_in_views<ViewVectors>,
+                                     ViewVectors::kIndexBits,
+                                     lay_out_indexes<ViewVectors::kIndexBits>,
+                                     near_groups<ViewVectors>};
 
 }  // namespace bitgaze
 

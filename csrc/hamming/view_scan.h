@@ -8,56 +8,63 @@
 #include <numeric>
 #include <vector>
 
+#include "popcount.h"
 #include "scan.h"
+#include "view_tables.h"
 #include "views.h"
 
 namespace bitgaze {
 
 static_assert(kFilterStep % kGroupItems == 0);
 
-// How many words of each view a query reads first. A lower bound of the distance from half or a
-// quarter of the words rules out most of what is far away; what pays depends on codes and query, so
-// each way is tried for a run now and then.
+// What a query reads of each view first. A lower bound of the distance from half or a quarter of
+// the words, or from tables, rules out most of what is far away; what pays depends on codes and
+// query, so each way is tried for a run now and then.
 class ViewScreening {
  public:
-  explicit ViewScreening(std::size_t words) : words_(words) {}
+  // Screens by up to `units` words of each view, or indexes of tables, at least `step` of them;
+  // all of them cost `cost`, in reading everything.
+  ViewScreening(std::size_t units, std::size_t step, double cost)
+      : units_(units),
+        step_(step),
+        unit_cost_(cost / static_cast<double>(std::max<std::size_t>(units, 1))) {}
 
-  std::size_t next() {
-    if (words_ < 2) return 0;
-    return tried_ < kWays ? words_of(tried_) : words_of(best_);
-  }
+  std::size_t next() const { return tried_ < kWays ? units_of(tried_) : best_; }
 
   // How many groups of a run passed.
-  void report(std::size_t passed, std::size_t groups) {
-    if (words_ < 2) return;
+  void report(std::size_t passed_groups, std::size_t groups) {
     if (tried_ < kWays) {
-      const double cost = static_cast<double>(words_of(tried_)) / static_cast<double>(words_) +
-                          static_cast<double>(passed) / static_cast<double>(groups);
+      const double passed = static_cast<double>(passed_groups) / static_cast<double>(groups);
+      const double cost = static_cast<double>(next()) * unit_cost_ + passed;
       if (cost < best_cost_) {
         best_cost_ = cost;
-        best_ = tried_;
+        best_ = next();
       }
-      if (++tried_ == kWays) left_ = kSettledRuns;
+      // Who reads less lets no fewer pass.
+      if (++tried_ == kWays || passed >= best_cost_) {
+        tried_ = kWays;
+        left_ = kSettledRuns;
+      }
     } else if (--left_ == 0) {
-      tried_ = 1;
+      tried_ = 0;
       best_ = 0;
       best_cost_ = 1;
     }
   }
 
  private:
-  static constexpr unsigned kWays = 3;  // none, half, a quarter
+  static constexpr unsigned kWays = 3;  // all, half, a quarter
   // Runs until screening is tried again, because the limit has fallen.
   static constexpr unsigned kSettledRuns = 64;
 
-  std::size_t words_of(unsigned way) const {
-    return way == 0 ? 0 : std::max<std::size_t>(words_ >> way, 1);
-  }
+  std::size_t units_of(unsigned way) const { return (units_ >> way) / step_ * step_; }
 
-  std::size_t words_;
-  unsigned tried_ = 1;
-  unsigned best_ = 0;
-  double best_cost_ = 1;  // in reading all
+  std::size_t units_;
+  std::size_t step_;
+  double unit_cost_;
+  unsigned tried_ = 0;
+  std::size_t best_ = 0;  // 0: none
+  double best_cost_ = 1;
   unsigned left_ = 0;
 };
 
@@ -69,11 +76,14 @@ class ViewScan {
       : kernel_(kernel),
         codes_(codes),
         filter_(filter),
-        max_run_(std::clamp<std::size_t>(
-            kRunBytes / (2 * codes.views * codes.words()) / kFilterStep * kFilterStep, kFilterStep,
-            kBlockCodes)),
+        indexes_(table_indexes(kernel, codes, query_count, query_views)),
+        max_run_(std::clamp<std::size_t>((indexes_ > 0 ? kTableRunBytes : kRunBytes) /
+                                             (2 * codes.views * codes.words()) / kFilterStep *
+                                             kFilterStep,
+                                         kFilterStep, kBlockCodes)),
         query_words_(query_count * query_views * codes.words()),
-        screening_(query_count, ViewScreening(codes.words())),
+        screening_(query_count, indexes_ > 0 ? ViewScreening(indexes_, kTableSum, kTableCost)
+                                             : ViewScreening(codes.words() / 2, 1, 0.5)),
         found_(max_run_) {
     const std::size_t multiple = std::lcm(query_views, codes.views);
     for (std::size_t q = 0; q < query_count; ++q) {
@@ -92,6 +102,7 @@ class ViewScan {
         }
       }
     }
+    if (indexes_ > 0) make_tables();
     // Others may be writing to the rest of the last group.
     if (const std::size_t rest = codes.count % kGroupItems; rest > 0) {
       last_group_.resize(codes.group_words());
@@ -131,40 +142,130 @@ class ViewScan {
   // A run stays in the second-level cache while a group of queries passes over it: a kernel
   // compares a word with several, so the first level would be no faster.
   static constexpr std::size_t kRunBytes = 65536;
+  // With tables, in the first level: a vector then costs one load and two operations.
+  static constexpr std::size_t kTableRunBytes = 16384;
   // The first runs are short: what they find lowers the limit for the rest.
   static constexpr std::size_t kFirstRun = 64;
   static constexpr std::size_t kMinScreenedRun = 256;
+  // Tables, and items laid out for them, pay for themselves from so many queries and items on. (Of
+  // a single view of the query they would hold half as much.)
+  static constexpr std::size_t kMinTableQueries = 8;
+  static constexpr std::size_t kMinTableItems = 32768;
+  // Distances by table wrap at 256.
+  static constexpr std::size_t kMaxTableBytes = 32;
+  static constexpr double kTableCost = 0.75;  // in counting all bits, measured
+
+  // How many indexes of each view to look up: those of all bits but a few, for a multiple of
+  // kTableSum; 0 if tables do not pay.
+  static std::size_t table_indexes(const Kernel& kernel, const ViewCodes& codes,
+                                   std::size_t query_count, std::size_t query_views) {
+    if (kernel.index_bits == 0 || query_count < kMinTableQueries || query_views < 2 ||
+        codes.count < kMinTableItems || codes.code_bytes > kMaxTableBytes) {
+      return 0;
+    }
+    const std::size_t together = kTableSum * kernel.index_bits;
+    return (8 * codes.code_bytes + together - 5) / together * kTableSum;
+  }
+
+  void make_tables() {
+    const std::size_t size = std::size_t{1} << kernel_.index_bits;
+    const std::size_t pairs = (queries_.front().views + 1) / 2;
+    tables_.resize((queries_.size() * pairs * indexes_ * size + 63) / 64);
+    std::uint8_t* table = tables_.front().bytes;
+    std::vector<std::uint8_t> differing(size);
+    for (std::size_t i = 0; i < size; ++i) {
+      differing[i] = static_cast<std::uint8_t>(std::min(popcount(i), kMaxTableBits));
+    }
+    for (const ViewQuery& query : queries_) {
+      for (std::size_t a = 0; a < query.views; a += 2) {
+        // The last of an odd number is its own neighbour.
+        const std::size_t b = std::min(a + 1, query.views - 1);
+        for (std::size_t index = 0; index < indexes_; ++index) {
+          const std::size_t index_a = index_of(query, a, index);
+          const std::size_t index_b = index_of(query, b, index);
+          for (std::size_t i = 0; i < size; ++i) {
+            *table++ =
+                static_cast<std::uint8_t>(differing[i ^ index_a] | differing[i ^ index_b] << 4);
+          }
+        }
+      }
+    }
+  }
+
+  std::size_t index_of(const ViewQuery& query, std::size_t view, std::size_t index) const {
+    const IndexPlace place(kernel_.index_bits, index);
+    const std::uint64_t* const words = query.words + view * query.words_per_view;
+    const auto word = [&](std::size_t w) { return w < query.words_per_view ? words[w] : 0; };
+    return indexes_of(place, kernel_.index_bits, word(place.word), word(place.word + 1)) & 0xff;
+  }
+
+  // Vectors that cross cache lines take twice as long to load.
+  struct alignas(64) CacheLine {
+    std::uint8_t bytes[64];
+  };
+  static_assert(sizeof(CacheLine) == 2 * kGroupItems);  // a column of indexes
 
   template <typename Sink>
   void compare(const std::uint16_t* groups, std::size_t first, std::size_t count,
                std::vector<Sink>& sinks) {
-    for (std::size_t q = 0; q < queries_.size(); ++q) {
-      const unsigned limit = sinks[q].limit();
-      if (limit == 0) continue;
-      const bool settled = count >= kMinScreenedRun;
-      std::size_t passed;
-      std::size_t found =
-          kernel_.find_views(queries_[q], groups, count, limit, settled ? screening_[q].next() : 0,
-                             first, found_.data(), &passed);
-      if (settled) screening_[q].report(passed, (count + kGroupItems - 1) / kGroupItems);
-      if (found > 0 && (filter_.bits != nullptr || filter_.exclude != nullptr)) {
-        const auto end = found_.begin() + static_cast<std::ptrdiff_t>(found);
-        const auto kept = std::remove_if(found_.begin(), end, [&](std::uint64_t number) {
-          return !filter_.allows(q, number & kIdMask);
-        });
-        found = static_cast<std::size_t>(kept - found_.begin());
-      }
-      if (found > 0) sinks[q].add(found_.data(), found);
+    const std::size_t group_count = (count + kGroupItems - 1) / kGroupItems;
+    const bool settled = count >= kMinScreenedRun;
+    if (settled && indexes_ > 0) {
+      laid_out_.resize((group_count + 1) / 2 * codes_.views * indexes_);
+      kernel_.lay_out_indexes(groups, group_count, codes_.views, codes_.words(), indexes_,
+                              laid_out_.front().bytes);
+      near_.resize(group_count + 1);
     }
+    for (std::size_t q = 0; q < queries_.size(); ++q) {
+      if (sinks[q].limit() == 0) continue;
+      const std::size_t screen = settled ? screening_[q].next() : 0;
+      std::size_t passed = group_count;
+      if (indexes_ == 0 || screen == 0) {
+        passed = find(q, groups, first, count, screen, sinks[q]);
+      } else {
+        const std::size_t size = 64 * tables_.size() / queries_.size();
+        passed = kernel_.near_groups(queries_[q], {tables_.front().bytes + q * size, indexes_},
+                                     laid_out_.front().bytes, group_count, sinks[q].limit(), screen,
+                                     near_.data());
+        for (std::size_t n = 0; n < passed; ++n) {
+          const std::size_t item = near_[n] * kGroupItems;
+          find(q, groups + near_[n] * codes_.group_words(), first + item,
+               std::min(kGroupItems, count - item), 0, sinks[q]);
+        }
+      }
+      if (settled) screening_[q].report(passed, group_count);
+    }
+  }
+
+  // Hands what is below the limit to the sink. Returns the number of groups read whole.
+  template <typename Sink>
+  std::size_t find(std::size_t q, const std::uint16_t* groups, std::size_t first, std::size_t count,
+                   std::size_t screen, Sink& sink) {
+    std::size_t passed;
+    std::size_t found = kernel_.find_views(queries_[q], groups, count, sink.limit(), screen, first,
+                                           found_.data(), &passed);
+    if (found > 0 && (filter_.bits != nullptr || filter_.exclude != nullptr)) {
+      const auto end = found_.begin() + static_cast<std::ptrdiff_t>(found);
+      const auto kept = std::remove_if(found_.begin(), end, [&](std::uint64_t number) {
+        return !filter_.allows(q, number & kIdMask);
+      });
+      found = static_cast<std::size_t>(kept - found_.begin());
+    }
+    if (found > 0) sink.add(found_.data(), found);
+    return passed;
   }
 
   const Kernel& kernel_;
   ViewCodes codes_;
   Filter filter_;
+  std::size_t indexes_;  // of each view, in tables; 0 without tables
   std::size_t max_run_;
   std::size_t run_ = kFirstRun;
   std::vector<std::uint64_t> query_words_;
   std::vector<ViewQuery> queries_;
+  std::vector<CacheLine> tables_;    // of each query
+  std::vector<CacheLine> laid_out_;  // the indexes of a run
+  std::vector<std::uint16_t> near_;  // groups of a run
   std::vector<ViewScreening> screening_;
   std::vector<std::uint16_t> last_group_;  // its items; empty if it is full
   Found found_;

@@ -525,6 +525,32 @@ void test_views(const bitgaze::Kernel& kernel) {
   test_view_search(kernel, 16, far, 4, queries, 4, {kMany, 200, {}, 1}, "far");
 }
 
+// Enough queries and items for tables: random, where few groups are near, and with many ties.
+void test_view_tables(const bitgaze::Kernel& kernel) {
+  std::mt19937 random(8);
+  constexpr std::size_t kCount = 32768 + 33;
+  constexpr std::size_t kQueries = 9;
+  Bytes filter(kCount / 8, 255);
+  filter[77] = 0;
+  std::vector<std::int64_t> exclude(kQueries, 40);
+  for (const std::size_t code_bytes : Sizes{2, 11, 16, 32}) {
+    const std::size_t views = 1 + code_bytes % 5;
+    const std::size_t query_views = 2 + code_bytes % 3;
+    Bytes items = random_bytes(kCount * views * code_bytes, random);
+    const Bytes queries = random_bytes(kQueries * query_views * code_bytes, random);
+    // Opposite codes differ in all bits, the last item is the first query's own.
+    for (std::size_t i = 0; i < code_bytes; ++i) {
+      items[i] = static_cast<std::uint8_t>(~queries[i]);
+      items[items.size() - code_bytes + i] = queries[i];
+    }
+    bitgaze::SearchParams params{7, 1U << 30, {}, 1};
+    test_view_search(kernel, code_bytes, items, views, queries, query_views, params, "tables");
+    params.filter = {filter.data(), 8 * filter.size(), exclude.data()};
+    test_view_search(kernel, code_bytes, sparse_bytes(items.size(), random), views, queries,
+                     query_views, params, "tables, filtered");
+  }
+}
+
 // A radius, a filter, excluded ids and threads.
 void test_view_conditions(const bitgaze::Kernel& kernel) {
   std::mt19937 random(6);
@@ -625,6 +651,7 @@ int main(int count, char** arguments) {
       test_kernel(kernel);
       test_scan(kernel);
       test_views(kernel);
+      test_view_tables(kernel);
     }
     test_conditions(kernel);
     test_view_conditions(kernel);
