@@ -80,7 +80,7 @@ MODULE_LAYERS = {
         ["metadata", "blocks", "forks", "sync.patterns", "sync.ignore", "flat.header"],
     ],
     "encoding": [
-        ["heatmap", "verification", "words", "registration"],
+        ["heatmap", "verification", "words", "registration", "frames"],
         ["encoder"],
         ["contract", "providers", "likeness"],
         ["parts"],

@@ -24,7 +24,7 @@ from bitgaze.encoding.images import Box, Region, Source
 from bitgaze.errors import ClusterError, FingerprintMismatch, PartialResult
 from bitgaze.gallery.filters import conditions
 from bitgaze.gallery.hits import Hit
-from bitgaze.gallery.query import Query
+from bitgaze.gallery.query import Query, code_inside
 from bitgaze.gallery.search import SearchParams, as_source, encode_one
 from bitgaze.gallery.shards import Candidates, merge
 
@@ -259,7 +259,7 @@ class ShardedGallery:
         looks = 0 if isinstance(source, Region) else self._first.looks
         encoder = self.encoder
         encoded = encode_one(lambda sources: encoder.encode(sources, looks=looks), source)
-        return Query.of_image(source, encoded)
+        return Query.of_image(source, encoded, inside=code_inside(source))
 
     def search(
         self,

@@ -223,6 +223,38 @@ def chances(
     return found, parts
 
 
+def chances_inside(
+    code: NDArray[np.uint8],
+    codes: NDArray[np.uint8],
+    semantic: ArrayLike,
+    bits: int,
+    items: int,
+    evidence: SemanticEvidence = SemanticEvidence(),
+) -> NDArray[np.float64]:
+    """Probability that what is inside the query's frame is one of the images found, altered.
+
+    Meanings were compared of all of the query, with its frame, so they say little for a copy; the
+    structure has to settle it.
+
+    Args:
+        code: structural code of what is inside, uint8, shape (32,), not zero.
+        codes: as for `chances`.
+        semantic: as for `chances`.
+        bits: length of the semantic code.
+        items: number of images in the gallery, times two: whole and inside are compared.
+        evidence: of the model.
+
+    Returns:
+        float64, shape (k,), in [0, 1], 0 beyond 16 bits of structural distance.
+    """
+    meanings = np.asarray(semantic)
+    structural = np.unpackbits(codes ^ code, axis=1).sum(axis=1, dtype=np.int64)
+    around = surroundings(structural, meanings, bits)
+    found = same_image(structural, meanings, bits, items, around, evidence)
+    found[structural > SETTLED] = 0
+    return found
+
+
 def same_image(
     structural: ArrayLike,
     semantic: ArrayLike,

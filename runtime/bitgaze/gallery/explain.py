@@ -18,6 +18,7 @@ from bitgaze.errors import ImageError
 from bitgaze.gallery.distances import code_distances, nearest_pairs
 from bitgaze.gallery.hits import Hit, in_bits
 from bitgaze.gallery.items import Item, reason_changed
+from bitgaze.gallery.query import code_inside
 from bitgaze.gallery.search import as_source, compare, encode_query, image_query, item_query
 from bitgaze.gallery.store import Store
 
@@ -60,7 +61,7 @@ def explain(store: Store, encoder: Callable[[], Encoder], query: Source, key: st
         # Outside of the snapshot: decoding an image can take seconds.
         if query_item is None:
             source = as_source(query)
-            encoded = encode_query(store, encoder(), source)
+            encoded, inside = encode_query(store, encoder(), source), code_inside(source)
             side = _image_side(query, source, encoded.attention[0])
         else:
             side = _item_side(encoder, has_model, query_item)
@@ -70,7 +71,7 @@ def explain(store: Store, encoder: Callable[[], Encoder], query: Source, key: st
                 # Another process has changed an item or the adaptation: all is of one state.
                 continue
             if query_item is None:
-                found = image_query(store, encoder(), source, encoded)
+                found = image_query(store, encoder(), source, encoded, inside)
             else:
                 found = item_query(store, query_item)
             hit = compare(store, found, store.slot(key))

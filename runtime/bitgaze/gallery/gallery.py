@@ -36,7 +36,7 @@ from bitgaze.gallery.flat.export import export_flat
 from bitgaze.gallery.hits import Hit
 from bitgaze.gallery.info import ModelInfo, check_model, origin
 from bitgaze.gallery.items import Item, image_identity
-from bitgaze.gallery.query import Query
+from bitgaze.gallery.query import Query, code_inside
 from bitgaze.gallery.reencode import reencode
 from bitgaze.gallery.remembered import Sources, find_model
 from bitgaze.gallery.search import (
@@ -374,10 +374,12 @@ class Gallery:
         """Find copies of an image, and the items nearest to it; exact.
 
         Copies come first, however far: items that `Hit.is_copy` says are the image, altered. Among
-        all items, structural codes find those that were resized, compressed, recoloured or blurred;
-        what was cropped, bordered, mirrored or turned is found among the 50 nearest. Items that may
-        be such parts of the query, or it of them, are read from their files: four at most. Without
-        structural codes (see `has_structure`), hits are in order of distance alone.
+        all items, structural codes find those that were resized, compressed, recoloured or blurred,
+        and what an image shows inside bars or margins of one colour, as a screenshot does; what was
+        cropped, mirrored or turned is found among the 16 nearest. Items that may be such parts of
+        the query, or it of them, are read from their files: four at most. Without structural codes
+        (see `has_structure`), hits are in order of distance alone. A `Query` that was read from
+        bytes, such as by the page of `bitgaze serve`, has no image to read: parts stay by distance.
 
         Args:
             query: an image as `bitgaze.encoding.images.load` takes it, the key of an item, or what
@@ -493,8 +495,9 @@ class Gallery:
         """
         source = as_source(image, region)
         encoded = encode_query(self._store, self.encoder, source)
+        inside = code_inside(source)
         with self._store.reading():
-            return image_query(self._store, self.encoder, source, encoded)
+            return image_query(self._store, self.encoder, source, encoded, inside)
 
     def item_query(self, key: str) -> Query:
         """The query for an item of the gallery; `search` of the key makes it too.

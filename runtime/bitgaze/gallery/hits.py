@@ -16,7 +16,14 @@ from PIL import Image
 
 from bitgaze.encoding.calibration import Calibration, at_odds
 from bitgaze.encoding.images import Box
-from bitgaze.encoding.likeness import COPY, SETTLED, SemanticEvidence, chances, decided
+from bitgaze.encoding.likeness import (
+    COPY,
+    SETTLED,
+    SemanticEvidence,
+    chances,
+    chances_inside,
+    decided,
+)
 from bitgaze.encoding.structure import STRUCTURE_BITS
 from bitgaze.gallery.distances import code_distances, nearest_pairs
 from bitgaze.gallery.items import Item
@@ -45,8 +52,6 @@ class Hit:
     `same_kind` is that of `Gallery.calibration` at this distance, converted to the odds of a
     search: one item in twenty is of the same kind. For other odds, start from
     `Gallery.calibration`.
-
-    Of a copy, `same_kind` is at least `same_image`.
 
     Attributes:
         key: the item's key.
@@ -88,11 +93,14 @@ class Hit:
         """The known probabilities, formatted for people: label to percentage.
 
         "same kind", and of a hit that may be the same image "identical file", "a copy" (from 90 %
-        on) or "maybe a copy".
+        on) or "maybe a copy". A copy is of the same kind, too, although its distance may be large.
         """
         same = self.same_image or 0
+        kind = self.same_kind
+        if kind is not None and self.is_copy:
+            kind = max(kind, same)
         copy = "identical file" if same == 1 else "a copy" if self.is_copy else "maybe a copy"
-        known = {"same kind": self.same_kind, copy: self.same_image}
+        known = {"same kind": kind, copy: self.same_image}
         texts = {words: percent(chance) for words, chance in known.items() if chance is not None}
         return texts | ({copy: "100%"} if same == 1 else {})
 
@@ -193,11 +201,7 @@ def hits_of(
 
 def with_chance(hit: Hit, said: float | None) -> Hit:
     """A hit with the probability that it is the same image; that of identical files stays 1."""
-    same = hit.same_image if hit.same_image == 1 else said
-    kind = hit.same_kind
-    if kind is not None and same is not None and is_copy(same):
-        kind = max(kind, same)
-    return replace(hit, same_kind=kind, same_image=same)
+    return hit if hit.same_image == 1 else replace(hit, same_image=said)
 
 
 def is_copy(same_image: float | None) -> bool:
@@ -293,23 +297,34 @@ class Likeness:
 
     Attributes:
         code: structural code of the query, uint8, (32,).
+        inside: that of what is inside its frame; None without one.
         codes: those of the items, uint8, (n, 32); zeros where not known.
         semantic: distances of the codes of whole images, int64, (n,).
     """
 
     code: NDArray[np.uint8]
+    inside: NDArray[np.uint8] | None
     codes: NDArray[np.uint8]
     semantic: NDArray[np.int64]
 
     def __getitem__(self, rows: NDArray[np.integer]) -> "Likeness":
-        return Likeness(self.code, self.codes[rows], self.semantic[rows])
+        return Likeness(self.code, self.inside, self.codes[rows], self.semantic[rows])
+
+    @property
+    def structural(self) -> NDArray[np.int64]:
+        """Structural distances from the query, or from what is inside its frame: (n,)."""
+        found = code_distances(self.code, self.codes)
+        if self.inside is None:
+            return found
+        return np.minimum(found, code_distances(self.inside, self.codes))
 
 
 def likeness(store: Store, query: Query, slots: NDArray[np.int64]) -> Likeness:
     """The likeness of the items in some slots; inside `reading`, if `has_structure`."""
     assert query.structure is not None
     semantic = code_distances(query.views[0], store.index[slots])
-    return Likeness(query.structure, store.structural_codes(slots), semantic)
+    codes = store.structural_codes(slots)
+    return Likeness(query.structure, query.inside, codes, semantic)
 
 
 def chances_of(
@@ -335,7 +350,11 @@ def chances_of(
     if not is_known.any():
         return [None] * len(rows)
     known = compared[np.flatnonzero(is_known)]
-    whole, part = chances(known.code, known.codes, known.semantic, bits, count, evidence)
+    items = count if known.inside is None else 2 * count
+    whole, part = chances(known.code, known.codes, known.semantic, bits, items, evidence)
+    if known.inside is not None:
+        framed = chances_inside(known.inside, known.codes, known.semantic, bits, items, evidence)
+        whole = np.maximum(whole, framed)
     place = (np.cumsum(is_known) - 1)[rows]
     whole, part = (np.where(is_known[rows], said[place], 0) for said in (whole, part))
     return [

@@ -8,8 +8,11 @@ from numpy.typing import NDArray
 
 from bitgaze.arguments import MAX_VIEWS
 from bitgaze.encoding.encoder import Encoded
+from bitgaze.encoding.frames import inside_frame
 from bitgaze.encoding.images import Box, ImageFile, Region, Source
-from bitgaze.encoding.structure import STRUCTURE_BITS
+from bitgaze.encoding.registration import reduced
+from bitgaze.encoding.structure import STRUCTURE_BITS, structural_code
+from bitgaze.errors import ImageError
 from bitgaze.gallery.items import BOX_STEPS, Item
 
 _WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -27,6 +30,8 @@ class Query:
         boxes: where the views are, None for the whole image; q of them.
         values: float32, (q, bits): the hash values that gave the codes; None if not known.
         structure: structural code, uint8, (32,); None if not known.
+        inside: structural code of what is inside a frame, such as a photograph on a screen; None
+            if there is no frame, or it was not looked for.
         content: digest of the image's file, as in `FileState.content`; None if not known.
         adaptation: fingerprint of the gallery's adaptation that the codes are of; None without one.
         image: what the codes are of, to be read again; None if not known.
@@ -39,6 +44,7 @@ class Query:
     content: bytes | None = None
     adaptation: str | None = None
     image: Source | None = None
+    inside: NDArray[np.uint8] | None = None
 
     @property
     def looks(self) -> tuple[Box, ...]:
@@ -46,13 +52,20 @@ class Query:
         return tuple(box for box in self.boxes[1:] if box is not None)
 
     @classmethod
-    def of_image(cls, source: Source, encoded: Encoded, adaptation: str | None = None) -> "Query":
+    def of_image(
+        cls,
+        source: Source,
+        encoded: Encoded,
+        adaptation: str | None = None,
+        inside: NDArray[np.uint8] | None = None,
+    ) -> "Query":
         """The query for an image, encoded alone.
 
         Args:
             source: the image.
             encoded: the gallery's codes of it.
             adaptation: fingerprint of the gallery's adaptation.
+            inside: as `code_inside` returns it.
         """
         boxes = [found if found != _WHOLE else None for found in map(_box, encoded.boxes[0])]
         if isinstance(source, Region):
@@ -61,7 +74,8 @@ class Query:
             boxes, structure, image = [None, *boxes], encoded.structure[0], source
             content = _content(source)
         values = encoded.view_hashes[0]
-        return cls(encoded.views[0], tuple(boxes), values, structure, content, adaptation, image)
+        views = encoded.views[0]
+        return cls(views, tuple(boxes), values, structure, content, adaptation, image, inside)
 
     @classmethod
     def of_item(cls, item: Item, places: int, adaptation: str | None = None) -> "Query":
@@ -89,7 +103,7 @@ class Query:
 
     @classmethod
     def from_bytes(cls, content: bytes, bits: int) -> "Query":
-        """Read what `to_bytes` wrote; hash values, digest, adaptation and image are not in it.
+        """Read what `to_bytes` wrote: not hash values, digest, adaptation, image and inside.
 
         Args:
             content: the bytes.
@@ -113,6 +127,25 @@ class Query:
             for box in map(_box, shares)
         )
         return cls(views, boxes, None, structure)
+
+
+def code_inside(source: Source) -> NDArray[np.uint8] | None:
+    """Structural code of what an image shows inside a frame, uint8, (32,); None without one.
+
+    The image is read again, small: 2 ms for a photograph of 500 pixels.
+    """
+    if isinstance(source, Region):
+        return None
+    try:
+        image = reduced(source)
+    except ImageError:
+        return None
+    box = inside_frame(image)
+    if box is None:
+        return None
+    edges = np.rint(np.array(box) * (image.size * 2)).astype(int).tolist()
+    code = structural_code(image.crop(edges).convert("RGB"))
+    return code if code.any() else None
 
 
 def _box(values: NDArray[np.floating]) -> Box:

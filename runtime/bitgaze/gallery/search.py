@@ -32,7 +32,7 @@ from bitgaze.gallery.distances import (
 from bitgaze.gallery.filters import Condition
 from bitgaze.gallery.hits import Hit, has_structure, make_hits
 from bitgaze.gallery.items import Item, reason_unusable
-from bitgaze.gallery.query import Query
+from bitgaze.gallery.query import Query, code_inside
 from bitgaze.gallery.store import Store
 from bitgaze.hamming import HammingIndex
 from bitgaze.views import ViewIndex
@@ -125,11 +125,11 @@ def search(
             "do not identify an item"
         )
     image = as_source(query, region)
-    encoded = encode_query(store, encoder(), image)
+    encoded, inside = encode_query(store, encoder(), image), code_inside(image)
     with store.reading():
         path = query if exclude_self and isinstance(query, str | os.PathLike) else None
         exclude_slot = None if path is None else _slot_of_file(store, path)
-        found = image_query(store, encoder(), image, encoded)
+        found = image_query(store, encoder(), image, encoded, inside)
         hits = _find(store, found, params, ranking, exclude_slot)
         if path is not None and exclude_slot is None:
             exclude_slot = _slot_of_same_file(store, path, hits)
@@ -152,10 +152,16 @@ def item_query(store: Store, item: Item) -> Query:
     return Query.of_item(item, store.info["looks"], _adaptation(store))
 
 
-def image_query(store: Store, encoder: Encoder, image: Source, encoded: Encoded) -> Query:
+def image_query(
+    store: Store,
+    encoder: Encoder,
+    image: Source,
+    encoded: Encoded,
+    inside: NDArray[np.uint8] | None = None,
+) -> Query:
     """The query for an image that the model has encoded; inside `reading`."""
     encoded = adapted(encoded, store.info["adaptation"], encoder)
-    return Query.of_image(image, encoded, _adaptation(store))
+    return Query.of_image(image, encoded, _adaptation(store), inside)
 
 
 def _adaptation(store: Store) -> str | None:
@@ -340,7 +346,8 @@ def _scores(store: Store, query: Query, slots: NDArray[np.int64]) -> NDArray[np.
 def alike(store: Store, query: Query, count: int, scope: Scope) -> NDArray[np.int64]:
     """Slots of the items that may be copies by their structural codes, the `count` nearest.
 
-    Exact: all codes are compared, 1.2 ms for a million on one core.
+    All codes are compared with the query's, and with that of what is inside its frame: 1.2 ms
+    each for a million, on one core.
 
     Args:
         store: the gallery's file; inside `reading`, if `has_structure`.
@@ -350,13 +357,18 @@ def alike(store: Store, query: Query, count: int, scope: Scope) -> NDArray[np.in
     """
     assert store.structure is not None
     assert query.structure is not None
-    _, _, slots = store.structure.range_search(
-        query.structure[None],
+    codes = [query.structure] if query.inside is None else [query.structure, query.inside]
+    _, distances, slots = store.structure.range_search(
+        np.stack(codes),
         MOST_MOVED,
         k=count,
         filter=scope.allowed,
-        exclude=scope.excluded(1),
+        exclude=scope.excluded(len(codes)),
     )
+    if len(codes) > 1:  # an item once, at its smaller distance
+        order = np.lexsort((slots, distances))
+        _, first = np.unique(slots[order], return_index=True)
+        slots = slots[order][np.sort(first)][:count]
     return slots
 
 

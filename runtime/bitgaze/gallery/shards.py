@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from bitgaze.encoding.likeness import MOST_MOVED, SemanticEvidence
 from bitgaze.encoding.properties import PROPERTIES
 from bitgaze.errors import WhereError
-from bitgaze.gallery.distances import code_distances
 from bitgaze.gallery.filters import KEY, Condition
 from bitgaze.gallery.hits import (
     Hit,
@@ -197,6 +196,7 @@ def _joined(found: Sequence[Found], galleries: Sequence[int]) -> Found:
         np.concatenate([one.slots for one in found]),
         Likeness(
             of_all[0].code,
+            of_all[0].inside,
             np.concatenate([one.codes for one in of_all]),
             np.concatenate([one.semantic for one in of_all]),
         )
@@ -211,16 +211,12 @@ def _best(found: Found, k: int) -> Found:
     if found.likeness is None:
         return found[order[:k]]
     count = max(k, AROUND)
-    structural = _structural(found.likeness)
+    structural = found.likeness.structural
     by_structure = np.lexsort((found.slots, found.shards, structural))[:count]
     is_kept = np.zeros(len(found), bool)
     is_kept[order[:count]] = True
     is_kept[by_structure[structural[by_structure] <= MOST_MOVED]] = True
     return found[order[is_kept[order]]]
-
-
-def _structural(compared: Likeness) -> NDArray[np.int64]:
-    return code_distances(compared.code, compared.codes)
 
 
 def _common(refusals: Sequence[Refusal], counts: Sequence[int]) -> Refusal:
@@ -238,7 +234,7 @@ def _hits(
     """Those of the items, which are in order, that may be hits: the nearest, and copies."""
     may_be = np.arange(len(found)) < params.k
     if found.likeness is not None:
-        may_be |= _structural(found.likeness) <= MOST_MOVED
+        may_be |= found.likeness.structural <= MOST_MOVED
     rows = np.flatnonzero(may_be & _is_within(found, params))
     hits: dict[int, Hit] = {}
     for number in np.unique(found.shards[rows]).tolist():
