@@ -124,6 +124,7 @@ def test_a_radius_holds_for_copies_too(case):
     hits = case.search(case.store, 300, radius=int(far) - 1)
     assert keys(hits) == keys(case.search(case.plain, 300, radius=int(far) - 1))
     assert case.search(case.store, 3, radius=0) == []
+    assert case.search(case.store, 3, radius=0, fold=True) == []
 
 
 def test_conditions_hold_for_copies_too(case):

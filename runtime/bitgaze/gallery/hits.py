@@ -219,10 +219,12 @@ def unrelated_from(calibration: Calibration | None) -> int | None:
 
 def _folded(hits: list[Hit], items: list[Item]) -> list[Hit]:
     """Hits without those that are copies of one before them, which names them."""
-    unknown = np.zeros(STRUCTURE_BITS // 8, np.uint8)
-    codes = [unknown if item.structure is None else item.structure for item in items]
+    codes = np.zeros((len(items), STRUCTURE_BITS // 8), np.uint8)
+    for row, item in enumerate(items):
+        if item.structure is not None:
+            codes[row] = item.structure
     contents = [item.file.content if item.file else None for item in items]
-    copies = first_copies(np.array(codes).reshape(len(items), len(unknown)), contents)
+    copies = first_copies(codes, contents)
     alike: dict[int, list[str]] = {row: [] for row, first in enumerate(copies) if first is None}
     for hit, first in zip(hits, copies, strict=True):
         if first is not None:
