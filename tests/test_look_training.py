@@ -130,6 +130,27 @@ def test_a_linear_branch_finds_what_its_means_say():
         assert row[one_hot[:, label] > 0].min() > row[one_hot[:, label] == 0].max()
 
 
+@pytest.mark.parametrize(("count", "epochs"), [(0, 30), (3, 12)])
+def test_one_code_is_learned_from_views_and_their_mean(monkeypatch, count, epochs):
+    given = []
+    monkeypatch.setattr(looks, "fit_layer", lambda *arguments: given.extend(arguments))
+    rng = np.random.default_rng(3)
+    branch = AttentionBranch.from_classifier(torch.zeros(2, 4), torch.full((2,), -9.0), True)
+    own = rng.normal(size=(5, 4)).astype(np.float32)
+    views = [rng.normal(size=(count, 4)).astype(np.float32) for _ in range(5)]
+    places = [[Place((0, 0, 1, 1), 1)] * count] * 5
+    looked = looks.Looked(own, views, places, branch.eval())
+    one_hot = np.ones((5, 2), np.float32)
+    looks.fit(looked, one_hot, np.array([1, 3]), "csq", 8, 0, 1e-3, is_fused=True)
+    features, labels, _, steps, _ = given
+    expected = [own[1:2], views[1], own[3:4], views[3]]
+    means = [np.concatenate(some).mean(0, keepdims=True) for some in (expected[:2], expected[2:])]
+    assert np.array_equal(features, np.concatenate(expected + means))
+    one_image = [[1, 1], *[[0, 1]] * count]
+    assert labels.tolist() == [*one_image, *one_image, [1, 1], [1, 1]]
+    assert steps == epochs
+
+
 def by_hand(own, other):
     distances = (own[:, None] != other[None]).sum(2)
     return distances.min(1).mean() + distances.min(0).mean()
@@ -172,6 +193,17 @@ def test_pointing_is_counted_by_class():
     corners = np.array([[0, 0, 0.25, 0.25], [0, 0, 0.5, 0.5]], np.float32)
     boxes = [Boxes(np.array([0, 1]), corners)]
     assert looks.pointing_by_class(maps, boxes, np.array([0])) == 0.5
+
+
+def test_the_published_game_enlarges_maps_and_allows_a_distance():
+    maps = np.zeros((1, 1, 2, 2), np.float32)
+    maps[0, 0, 0, 0] = 1  # enlarged, it is highest in the corner; its cell's middle is at 1/4
+    for corner, cell, published in ((0.2, 0, 1), (0.02, 0, 1), (0.3, 1, 1)):
+        boxes = [Boxes(np.array([0]), np.array([[0.0, 0.0, corner, corner]], np.float32))]
+        assert looks.pointing_by_class(maps, boxes, np.array([0])) == cell
+        assert looks.pointing_by_class(maps, boxes, np.array([0]), True) == published
+    boxes = [Boxes(np.array([0]), np.array([[0.1, 0.1, 0.9, 0.9]], np.float32))]
+    assert looks.pointing_by_class(maps, boxes, np.array([0]), True) == 0
 
 
 def test_features_of_looks_are_those_of_the_parts(tmp_path):
