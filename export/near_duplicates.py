@@ -77,7 +77,7 @@ def _measure(arguments: argparse.Namespace, keep: Path) -> None:
     originals = images_below(arguments.originals)
     others = [path for one in arguments.others for path in images_below(one)]
     names = list(_altered(upright(originals[0], 8), upright(originals[0], 8)))
-    recall = _searched(originals, folders, looks, len(names), keep)
+    recall = _searched(originals, folders, looks, names, keep)
     if not arguments.alone:
         for method, coded in _rivals(originals, others, keep):
             recall[method] = _recall(*coded, len(names))
@@ -91,8 +91,9 @@ def _measure(arguments: argparse.Namespace, keep: Path) -> None:
     rows.insert(_TEN + 1, row(f"without {', '.join(_MOVING)}", calm))
     text = (
         f"Share of {len(names) * len(originals):,} altered versions of {len(originals)} "
-        f"photographs that find their original first, among these and {len(others):,} other "
-        "images: as the first hit of a search, and by codes alone, where a tie is a miss."
+        f"photographs that find their original first, of a collage either, among these and "
+        f"{len(others):,} other images: as the first hit of a search, and by codes alone, where a "
+        "tie is a miss."
     )
     words = ["as a search finds them"] * arguments.alone + [f"{looks} looks"] * bool(looks)
     title = ", ".join(["Near-duplicates", *words])
@@ -113,9 +114,10 @@ def _versions(originals: list[Path]) -> Iterator[Image.Image]:
 
 
 def _searched(
-    originals: list[Path], folders: list[Path], looks: int, alterations: int, keep: Path
+    originals: list[Path], folders: list[Path], looks: int, names: list[str], keep: Path
 ) -> dict[str, NDArray[np.float64]]:
-    """Recall of bitgaze's search, and of its codes alone."""
+    """Recall of bitgaze's search, and of its codes alone. Of a collage, either image is right."""
+    alterations, collage_at = len(names), names.index("collage")
     keys = [str(path.absolute()) for path in originals]
     with Gallery(keep / f"looks-{looks}.bitgaze", looks=looks) as gallery:
         with tqdm(unit="img", disable=None) as bar:
@@ -123,12 +125,13 @@ def _searched(
         is_first, is_nearest = [], []
         count = alterations * len(originals)
         for number, image in enumerate(tqdm(_versions(originals), total=count, disable=None)):
-            own = keys[number // alterations]
+            original, alteration = divmod(number, alterations)
+            own = {keys[original], keys[original - (alteration == collage_at)]}
             query = gallery.query(image)
-            is_first.append(gallery.search(query, k=1)[0].key == own)
+            is_first.append(gallery.search(query, k=1)[0].key in own)
             near = gallery.search_code(query.views if looks else query.views[0], k=2)
             is_tie = near[0].distance == near[1].distance
-            is_nearest.append(near[0].key == own and not is_tie)
+            is_nearest.append(near[0].key in own and not is_tie)
     return {
         method: np.array(found).reshape(-1, alterations).mean(0)
         for method, found in (("bitgaze", is_first), ("by meaning alone", is_nearest))
