@@ -69,6 +69,26 @@ def by_length(rows: Iterable[Row], protocol: str) -> Table:
     return Table(["method", *(f"{bits} bits" for bits in lengths)], table)
 
 
+def means(rows: Iterable[Row]) -> Table:
+    """The mean mAP of every method on every protocol, over lengths and seeds; then over protocols.
+
+    The best method by the last comes first.
+    """
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        found[row["method"]][row["protocol"]].append(row["map"])
+    figures = {
+        method: [float(np.mean(some)) for some in of_protocol.values()]
+        for method, of_protocol in found.items()
+    }
+    best = sorted(figures, key=lambda method: -np.mean(figures[method]))
+    table = [
+        [method, *map(_figure, figures[method]), _figure(float(np.mean(figures[method])))]
+        for method in best
+    ]
+    return Table(["loss", *found[best[0]], "mean"], table)
+
+
 def of_form(rows: Iterable[Row], protocols: list[str], bits: int, form: str) -> Table:
     """What the guided local feature, or looks, add to each method: mAP with minus mAP without."""
     rows = list(rows)

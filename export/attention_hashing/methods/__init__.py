@@ -4,7 +4,14 @@ Each is a `Method`: constructed from (classes, bits, seed), called as `loss(hash
 Codes that need no training are in experiments/baselines.py.
 """
 
-from attention_hashing.methods.centres import CSQ, DPN, MDSH, OrthoHash, OrthoHashSupplement
+from attention_hashing.methods.centres import (
+    CSQ,
+    DPN,
+    MDSH,
+    OrthoHash,
+    OrthoHashSupplement,
+    Splits,
+)
 from attention_hashing.methods.greedy import GreedyHash
 from attention_hashing.methods.method import Method
 from attention_hashing.methods.pairwise import DCH, DPSH, DSH, DTSH, HashNet
@@ -12,7 +19,7 @@ from attention_hashing.methods.pairwise import DCH, DPSH, DSH, DTSH, HashNet
 __all__ = ["DEFAULT", "METHODS", "Method", "present_name"]
 
 METHODS: dict[str, type[Method]] = {
-    "orthohash-supplement": OrthoHashSupplement,
+    "splits": Splits,
     "dsh": DSH,
     "dpsh": DPSH,
     "dtsh": DTSH,
@@ -22,9 +29,10 @@ METHODS: dict[str, type[Method]] = {
     "csq": CSQ,
     "dpn": DPN,
     "orthohash": OrthoHash,
+    "orthohash-supplement": OrthoHashSupplement,
     "mdsh": MDSH,
 }
-DEFAULT = "orthohash-supplement"
+DEFAULT = "splits"
 _FORMER_NAMES = {"ours": "orthohash-supplement"}
 
 
