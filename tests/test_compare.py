@@ -245,9 +245,15 @@ def test_tables():
     assert cells["csq"].startswith("**")
     assert not cells["dsh"].startswith("**")
     assert "±" in cells["dsh"]
-    ((protocol, bits, best, difference),) = tables.against_rivals(rows, ["a"]).rows
+    ((protocol, bits, own, best, its, difference),) = tables.against_rivals(rows, ["a"]).rows
     assert (protocol, bits, best) == ("a", "16", "csq")
+    assert own.startswith(f"{base.mean() + 0.1:.3f}".removeprefix("0"))
+    assert its == cells["csq"].strip("*")
     assert not difference.startswith("**")
+    looks = [row(DEFAULT, "looks", 0, base + 0.3), row("dsh", "looks", 0, base + 0.1)]
+    of_looks = tables.against_rivals([*rows, *looks], ["a"]).rows[1]
+    assert of_looks[0] == "a, with looks"
+    assert (of_looks[3], of_looks[5]) == ("dsh", "**+0.200** [+0.200, +0.200]")
     branch = dict(tables.of_form(rows, ["a"], 16, "guided").rows)
     assert branch[DEFAULT] == "**+0.100** [+0.100, +0.100]"
     assert tables.of_codes(rows, "a", 16).rows[0][1:] == [

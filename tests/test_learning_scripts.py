@@ -107,9 +107,11 @@ def test_choosing_a_method_within_the_training_images(small, monkeypatch, tmp_pa
 def test_the_branch_of_some_methods_only(small, monkeypatch, tmp_path):
     arguments = [
         "--cifar10", tmp_path, "--protocols", "cifar10", "--methods", DEFAULT, "dsh", "--bits", 8,
-        "--seeds", 0, "--size", 32, "--out", tmp_path / "run", "--branch-of", DEFAULT,
+        "--seeds", 0, "--size", 32, "--out", tmp_path / "run", "--results", "--branch-of", DEFAULT,
     ]  # fmt: skip
+    small.write_text("<!-- export/compare.py branch -->\nof every loss\n<!-- end -->\n")
     assert call(monkeypatch, compare, *arguments) == 0
+    assert "of every loss" in small.read_text()
     lines = (tmp_path / "run" / "rows.jsonl").read_text().splitlines()
     cells = [one for one in map(json.loads, lines) if one["kind"] == "cell"]
     forms = {(one["method"], one["form"]) for one in cells}

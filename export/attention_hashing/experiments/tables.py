@@ -126,23 +126,29 @@ def of_backbones(rows: dict[str, list[Row]], bits: int) -> Table:
 
 
 def against_rivals(rows: Iterable[Row], protocols: list[str]) -> Table:
-    """The guided network minus the best method as published, by protocol and length."""
+    """The guided network minus the best method as published, by protocol and length.
+
+    If there are looks: the same loss with looks minus the best rival with looks.
+    """
     rows = list(rows)
     table = []
     for protocol in protocols:
         groups = _groups(rows, protocol)
-        for bits in sorted({bits for _, _, bits in groups if bits}):
-            guided = groups.get((*_GUIDED, bits))
-            rivals = {
-                method: group
-                for (method, form, length), group in groups.items()
-                if length == bits and form == "global" and method not in (*BASELINES, DEFAULT)
-            }
-            if guided is None or not rivals:
-                continue
-            best = max(rivals, key=lambda name: rivals[name].mean("map"))
-            table.append([protocol, str(bits), best, _difference(guided, rivals[best])])
-    return Table(["protocol", "bits", "best rival", "with the branch minus that"], table)
+        for form, of_rivals in (_GUIDED[1], "global"), (LOOKS, LOOKS):
+            for bits in sorted({bits for _, _, bits in groups if bits}):
+                own = groups.get((DEFAULT, form, bits))
+                rivals = {
+                    method: group
+                    for (method, one, length), group in groups.items()
+                    if length == bits and one == of_rivals and method not in (*BASELINES, DEFAULT)
+                }
+                if own is None or not rivals:
+                    continue
+                best = max(rivals, key=lambda name: rivals[name].mean("map"))
+                title = protocol + (", with looks" if form == LOOKS else "")
+                figures = [own.text(), best, rivals[best].text()]
+                table.append([title, str(bits), *figures, _difference(own, rivals[best])])
+    return Table(["protocol", "bits", DEFAULT, "best rival", "its mAP", "difference"], table)
 
 
 def of_codes(rows: Iterable[Row], protocol: str, bits: int) -> Table:

@@ -79,15 +79,15 @@ class CSQ(Method):
 
 
 class Splits(Method):
-    """Bit by bit, as CSQ, towards targets whose bits each split the classes another way; the default.
+    """Bit by bit as CSQ, towards targets that split the classes another way in each bit.
 
-    L = mean over bits of BCE(p, (v + 1) / 2), p = sigmoid(2 u), v = the mean target of the labels
-    of the image. So where an image has several labels whose targets differ in a bit, the bit is
-    left to what the image shows most of.
+    The default. L = mean over bits of BCE(p, (v + 1) / 2), p = sigmoid(2 u), v the mean target of
+    the labels of the image. Where its labels disagree on a bit, the bit is left to what the image
+    shows most of.
 
     CSQ's own targets have few different bits where classes are few: of 64 bits for 10 classes, 16.
-    Bits that are copies of each other say the same of an image in doubt; different ones are
-    independent votes, as in error-correcting output codes (Dietterich and Bakiri, JAIR 1995).
+    Copies of a bit say the same of an image in doubt; different bits are further votes, as in
+    error-correcting output codes (Dietterich and Bakiri, JAIR 1995).
     """
 
     def __init__(self, classes: int, bits: int, seed: int) -> None:
