@@ -163,9 +163,10 @@ def test_csq_by_hand():
 def test_splits_by_hand():
     loss = with_targets(Splits(2, 2, 0), [[1.0, 1.0], [1.0, -1.0]])
     hash = torch.tensor([[1.0, -2.0], [1.0, -2.0]])
-    # One label: as CSQ, t = (1, 0). Both labels: t = (1, 1/2), the targets differ in bit 2.
+    # One label: as CSQ, t = (1, 0). Both labels: a tie in bit 2.
+    loss.ties.copy_(torch.tensor([-1.0, 1.0]))
     one = softplus(-2) + softplus(-4)
-    both = softplus(-2) + (softplus(4) + softplus(-4)) / 2
+    both = softplus(-2) + softplus(4)
     labels = torch.tensor([[0, 1], [1, 1]])
     assert value(loss, hash=hash, labels=labels) == pytest.approx((one + both) / 4, rel=1e-5)
 

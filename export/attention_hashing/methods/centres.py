@@ -81,9 +81,8 @@ class CSQ(Method):
 class Splits(Method):
     """Bit by bit as CSQ, towards targets that split the classes another way in each bit.
 
-    The default. L = mean over bits of BCE(p, (v + 1) / 2), p = sigmoid(2 u), v the mean target of
-    the labels of the image. Where its labels disagree on a bit, the bit is left to what the image
-    shows most of.
+    The default. L = mean over bits of BCE(p, (t + 1) / 2), p = sigmoid(2 u), several labels as in
+    CSQ; there is no quantisation term, which in CSQ weighs next to nothing.
 
     CSQ's own targets have few different bits where classes are few: of 64 bits for 10 classes, 16.
     Copies of a bit say the same of an image in doubt; different bits are further votes, as in
@@ -93,10 +92,11 @@ class Splits(Method):
     def __init__(self, classes: int, bits: int, seed: int) -> None:
         super().__init__(classes, bits, seed)
         self.register_buffer("targets", targets.splits(classes, bits, seed), persistent=False)
+        self.register_buffer("ties", targets.coins(1, bits, seed + 1)[0], persistent=False)
 
     def loss(self, hash: Tensor, labels: Tensor, step: float) -> Tensor:
         """See the class."""
-        target = labels @ self.targets / labels.sum(1, keepdim=True)
+        target = targets.of_images(labels, self.targets, self.ties)
         return binary_cross_entropy_with_logits(2 * hash, (target + 1) / 2)
 
 
