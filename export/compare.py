@@ -52,7 +52,7 @@ from attention_hashing.experiments.tables import (
     of_form,
 )
 from attention_hashing.features import FeatureExtractor, cached_maps
-from attention_hashing.methods import DEFAULT, METHODS
+from attention_hashing.methods import METHODS
 from attention_hashing.network import AttentionHashing
 from bitgaze import ImageError
 from bitgaze.encoding.images import Preprocess
@@ -326,8 +326,8 @@ def _write(rows: list[Row], arguments: argparse.Namespace) -> None:
     }
     sections[f"rivals{of}"] = (
         f"With the branch, against the best rival{where}",
-        f"mAP of the default, {DEFAULT}, with the branch, and of the best rival as published, mean "
-        f"and deviation over {seeds}; their difference with its 95 % interval over resampled "
+        "mAP of the default loss with the branch, and of the best rival as published, mean and "
+        f"deviation over {seeds}; their difference with its 95 % interval over resampled "
         "queries, the trainings fixed. Bold: the interval does not contain 0. The best rival is "
         "the one with the highest mAP on these very queries, which favours it.",
         against_rivals(rows, names),

@@ -16,7 +16,7 @@ from attention_hashing.methods.greedy import GreedyHash
 from attention_hashing.methods.method import Method
 from attention_hashing.methods.pairwise import DCH, DPSH, DSH, DTSH, HashNet
 
-__all__ = ["DEFAULT", "METHODS", "Method", "present_name"]
+__all__ = ["DEFAULT", "DEFAULT_OF_SEVERAL", "METHODS", "Method", "default", "present_name"]
 
 METHODS: dict[str, type[Method]] = {
     "splits": Splits,
@@ -32,8 +32,20 @@ METHODS: dict[str, type[Method]] = {
     "orthohash-supplement": OrthoHashSupplement,
     "mdsh": MDSH,
 }
+# The best on held-out training images (docs/lab-notes.md, "A default for each kind of labels").
 DEFAULT = "splits"
+DEFAULT_OF_SEVERAL = "hashnet"
 _FORMER_NAMES = {"ours": "orthohash-supplement"}
+
+
+def default(several_labels: bool) -> str:
+    """The default method.
+
+    Args:
+        several_labels: whether an image may have several. Then targets of classes do not say how
+            alike two images are, as pairs do.
+    """
+    return DEFAULT_OF_SEVERAL if several_labels else DEFAULT
 
 
 def present_name(name: str) -> str:
