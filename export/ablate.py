@@ -165,7 +165,7 @@ def _decisive(arguments: argparse.Namespace, scenes: ScatteredParts) -> Row:
     others = ("cifar10", "backgrounds", "out", "seeds", "results")
     found = {name: value for name, value in vars(arguments).items() if name not in others}
     digests = {f"scenes of {name}": part.digest() for name, part in scenes._asdict().items()}
-    fixed = {"rates": list(_RATES), "maps": _MAPS, "tolerance": _TOLERANCE}
+    fixed = {"rates": list(_RATES), "maps": _MAPS, "tolerance": _TOLERANCE, "loss": DEFAULT}
     return {**found, **digests, **fixed}
 
 

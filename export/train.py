@@ -32,7 +32,7 @@ from attention_hashing.checkpoint import CHECKPOINT, stored_best, stored_config
 from attention_hashing.config import PRECISIONS, Config
 from attention_hashing.data import labelled, protocols
 from attention_hashing.evaluation.neighbours import HeldOut, neighbour_precision
-from attention_hashing.methods import METHODS
+from attention_hashing.methods import DEFAULT, DEFAULT_OF_SEVERAL, METHODS, default
 from attention_hashing.progress import LOG, as_time, memory_used
 from attention_hashing.training import rehearse, steps_of, steps_of_epoch, train
 
@@ -51,7 +51,11 @@ def main() -> int:
         branch = load_branch(arguments.branch) if arguments.branch else None
         config = _config(arguments, device, branch)
         everything = _images(arguments)
-        config = replace(config, several_labels=everything.has_several)
+        has_several = everything.has_several
+        config = replace(config, several_labels=has_several)
+        if arguments.method is None:
+            begun = stored_config(arguments.out)
+            config = replace(config, method=begun.method if begun else default(has_several))
         holdout = arguments.holdout
         if holdout is None:
             holdout = (
@@ -66,7 +70,7 @@ def main() -> int:
         print(
             f"{len(everything.classes)} classes, {len(rest)} images to train on, "
             f"{len(held_out or ())} held out, {config.bits} bits, {config.backbone}, "
-            f"{config.size} px, {config.precision}, {arguments.device}"
+            f"{config.size} px, {config.precision}, loss {config.method}, {arguments.device}"
         )
         if arguments.dry_run:
             _rehearse(rest, config, device, branch)
@@ -211,7 +215,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"stage 2 ({defaults.hash_epochs}, more for few images); 0: train the branch alone",
     )
     add("--batch-size", type=int, default=defaults.batch_size, help="(%(default)s)")
-    add("--method", default=defaults.method, help=f"{', '.join(METHODS)} (%(default)s)")
+    add(
+        "--method",
+        help=f"{', '.join(METHODS)} ({DEFAULT}; {DEFAULT_OF_SEVERAL} if images have several "
+        "labels)",
+    )
     add("--learning-rate", type=float, default=defaults.learning_rate, help="(%(default)s)")
     add(
         "--backbone-rate",
@@ -273,7 +281,7 @@ def _config(
         learning_rate=arguments.learning_rate,
         hidden=Config.hidden if branch is None else branch.branch.hidden,
         seed=arguments.seed,
-        method=arguments.method,
+        method=arguments.method or Config.method,
         backbone=arguments.backbone,
         stride=stride,
         backbone_rate=arguments.backbone_rate,

@@ -8,7 +8,7 @@ from attention_hashing import heads
 from attention_hashing.attention import AttentionBranch
 from attention_hashing.experiments import ablations
 from attention_hashing.experiments.pointing_game import covered, energy_inside, pointing_game
-from attention_hashing.methods import METHODS
+from attention_hashing.methods import DEFAULT, METHODS
 
 CLASSES, CHANNELS, COUNT = 3, 8, 120
 
@@ -35,7 +35,7 @@ def branch(data):
 
 @pytest.mark.parametrize("variant", ablations.VARIANTS)
 def test_every_variant_learns(variant, data, branch):
-    method = METHODS["orthohash-supplement"](CLASSES, 16, 0)
+    method = METHODS[DEFAULT](CLASSES, 16, 0)
     before = {name: value.clone() for name, value in branch.state_dict().items()}
     values = ablations.learner(variant, data, branch, 0)(method, epochs=15, rate=1e-2)
     assert values.shape == (COUNT, 16)
@@ -59,7 +59,7 @@ def test_the_scale_of_a_channel_does_not_matter(variant, data):
     larger[:, -1] *= 1000
     values = [
         ablations.learner(variant, data._replace(maps=maps), blind, 0)(
-            METHODS["orthohash-supplement"](CLASSES, 16, 0), 1, 1e-9
+            METHODS[DEFAULT](CLASSES, 16, 0), 1, 1e-9
         )
         for maps in (data.maps.astype(np.float32), larger)
     ]
@@ -72,7 +72,7 @@ def test_the_scale_of_a_channel_does_not_matter(variant, data):
 @pytest.mark.parametrize("variant", ["joint", "implicit"])
 def test_a_branch_without_a_convolution_can_be_trained_along(variant, data):
     bare = heads.fit_branch(data.maps[:80], data.one_hot[:80], epochs=1, seed=0, hidden=0)
-    method = METHODS["orthohash-supplement"](CLASSES, 16, 0)
+    method = METHODS[DEFAULT](CLASSES, 16, 0)
     values = ablations.learner(variant, data, bare, 0)(method, epochs=1, rate=1e-2)
     assert values.shape == (COUNT, 16)
 

@@ -217,7 +217,7 @@ def test_a_folder_without_stored_arguments_is_accepted(study, tmp_path):
     assert (tmp_path / "arguments.json").exists()
 
 
-def row(method, form, seed, scores, protocol="a", bits=16):
+def row(method, form, seed, scores, protocol="cifar10", bits=16):
     return {
         "protocol": protocol, "method": method, "form": form, "bits": bits, "seed": seed,
         "map": float(np.mean(scores)), "map_worst": 0.1, "map_best": 0.9, "unique": 0.5,
@@ -237,7 +237,7 @@ def test_tables():
             row("csq", "guided", seed, base + 0.12),
             row("dsh", "global", seed, base - 0.2),
         ]
-    table = tables.by_length(rows, "a")
+    table = tables.by_length(rows, "cifar10")
     cells = dict(table.rows)
     assert table.head == ["method", "16 bits"]
     assert "csq, with the branch" not in cells
@@ -245,12 +245,20 @@ def test_tables():
     assert cells["csq"].startswith("**")
     assert not cells["dsh"].startswith("**")
     assert "±" in cells["dsh"]
-    ((protocol, bits, best, difference),) = tables.against_rivals(rows, ["a"]).rows
-    assert (protocol, bits, best) == ("a", "16", "csq")
+    ((protocol, bits, loss, own, best, its, difference),) = tables.against_rivals(
+        rows, ["cifar10"]
+    ).rows
+    assert (protocol, bits, loss, best) == ("cifar10", "16", DEFAULT, "csq")
+    assert own.startswith(f"{base.mean() + 0.1:.3f}".removeprefix("0"))
+    assert its == cells["csq"].strip("*")
     assert not difference.startswith("**")
-    branch = dict(tables.of_form(rows, ["a"], 16, "guided").rows)
+    looks = [row(DEFAULT, "looks", 0, base + 0.3), row("dsh", "looks", 0, base + 0.1)]
+    of_looks = tables.against_rivals([*rows, *looks], ["cifar10"]).rows[1]
+    assert of_looks[0] == "cifar10, with looks"
+    assert (of_looks[4], of_looks[6]) == ("dsh", "**+0.200** [+0.200, +0.200]")
+    branch = dict(tables.of_form(rows, ["cifar10"], 16, "guided").rows)
     assert branch[DEFAULT] == "**+0.100** [+0.100, +0.100]"
-    assert tables.of_codes(rows, "a", 16).rows[0][1:] == [
+    assert tables.of_codes(rows, "cifar10", 16).rows[0][1:] == [
         ".100", f"{base.mean():.3f}".removeprefix("0"), ".900", ".250", ".750", ".500",
     ]  # fmt: skip
 
@@ -264,3 +272,18 @@ def test_fewer_images_than_count_raises(tmp_path):
         cached_maps(Each(), [0, 1, 2], 5, tmp_path / "maps.npy")
     assert not (tmp_path / "maps.npy").exists()
     assert cached_maps(Each(), [0, 1, 2], 3, tmp_path / "maps.npy").shape == (3, 2, 1, 1)
+
+
+def test_the_default_depends_on_the_labels():
+    """HashNet with the branch is compared with HashNet as published, too."""
+    scores = np.full(50, 0.5)
+    rows = [
+        row("hashnet", "guided", 0, scores, "voc2012"),
+        row("hashnet", "global", 0, scores - 0.1, "voc2012"),
+        row(DEFAULT, "guided", 0, scores + 0.2, "voc2012"),
+        row(DEFAULT, "global", 0, scores + 0.2, "voc2012"),
+        row("csq", "global", 0, scores - 0.2, "voc2012"),
+    ]
+    (found,) = tables.against_rivals(rows, ["voc2012"]).rows
+    assert found[2:6] == ["hashnet", ".500", "hashnet", ".400"]
+    assert "hashnet, with the branch" in dict(tables.by_length(rows, "voc2012").rows)

@@ -73,6 +73,29 @@ def test_unseen_classes(small):
     assert len(drawn) > 1
 
 
+def test_a_protocol_within_the_training_images(small):
+    whole = protocols.draw("cifar10-1", small, 0)
+    inner = protocols.within_training(whole)
+    sizes = [len(part) for part in (inner.queries, inner.training, inner.database)]
+    assert sizes == [625, 3750, 625]
+    together = np.concatenate([inner.queries, inner.training, inner.database])
+    assert sorted(together) == whole.training.tolist()
+    assert inner.digest() == protocols.within_training(whole).digest()
+
+    whole = protocols.draw("cifar10-unseen", small, 0)
+    inner = protocols.within_training(whole)
+    queries, training, database = (
+        by_class(small, part) for part in (inner.queries, inner.training, inner.database)
+    )
+    assert sorted(training) == [0] * 5 + [500] * 5
+    held_out = {place for place in range(10) if queries[place]}
+    assert len(held_out) == 2
+    assert held_out == {place for place in range(10) if database[place]}
+    assert sum(queries) == sum(database) == 500
+    assert not set(inner.queries) & set(inner.database)
+    assert {*inner.queries, *inner.database, *inner.training} == {*whole.training}
+
+
 def test_an_impossible_draw(small):
     with pytest.raises(ValueError, match="protocol is 'cifar100', expected one of cifar10, "):
         protocols.draw("cifar100", small, 0)

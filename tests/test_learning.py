@@ -358,7 +358,7 @@ def test_which_precision_is_fast(monkeypatch):
 
 def test_the_backbones_rate_is_a_factor():
     network = new_network(SMALL, 2)
-    method = METHODS["orthohash-supplement"](2, 16, 0)
+    method = METHODS[DEFAULT](2, 16, 0)
     config = dataclasses.replace(SMALL, backbone_rate=0.25, learning_rate=0.008)
     optimiser, _ = training._optimiser(network, method, "hash", config, 2, 24)
     new, old = optimiser.param_groups
@@ -368,7 +368,7 @@ def test_the_backbones_rate_is_a_factor():
 
 def test_several_labels_have_equal_weight():
     network = new_network(SMALL, 3).eval()
-    method = METHODS["orthohash-supplement"](3, 16, 0)
+    method = METHODS[DEFAULT](3, 16, 0)
     config = dataclasses.replace(SMALL, precision="float32")
     image = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
     one_hot = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
@@ -381,7 +381,7 @@ def test_several_labels_have_equal_weight():
 def test_several_labels_are_learned_each_by_itself():
     config = dataclasses.replace(SMALL, precision="float32", several_labels=True)
     network = new_network(config, 3).eval()
-    method = METHODS["orthohash-supplement"](3, 16, 0)
+    method = METHODS[DEFAULT](3, 16, 0)
     image = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
     one_hot = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
     found = training._loss(network, method, config, "branch", image, one_hot, 0.0)
@@ -580,7 +580,8 @@ def test_files_that_are_not_checkpoints(tmp_path):
 
 def test_a_checkpoint_from_before_there_were_methods_and_backbones(class_folders, tmp_path):
     data = labelled.read(class_folders)
-    expected = weights(training.train(data, TINY, tmp_path, CPU))
+    once = dataclasses.replace(TINY, method="orthohash-supplement")  # no longer the default
+    expected = weights(training.train(data, once, tmp_path, CPU))
     path = tmp_path / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
     assert state.pop("method") == {}
@@ -588,15 +589,16 @@ def test_a_checkpoint_from_before_there_were_methods_and_backbones(class_folders
         del state["config"][name]
     torch.save(state, path)
     network, config, _ = checkpoint.load_checkpoint(path)
-    assert config == TINY
+    assert config == once
     assert all(network.state_dict()[name].equal(expected[name]) for name in expected)
-    training.train(data, TINY, tmp_path, CPU)  # the same run: nothing to do
+    training.train(data, once, tmp_path, CPU)  # the same run: nothing to do
 
 
 def test_a_checkpoint_with_the_former_names(class_folders, tmp_path):
     """The default loss was "ours", and images were pictures."""
     data = labelled.read(class_folders)
-    training.train(data, TINY, tmp_path, CPU)
+    once = dataclasses.replace(TINY, method="orthohash-supplement")
+    training.train(data, once, tmp_path, CPU)
     path = tmp_path / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
     assert state["config"]["method"] == "orthohash-supplement"
@@ -604,11 +606,11 @@ def test_a_checkpoint_with_the_former_names(class_folders, tmp_path):
     state["pictures"] = state.pop("images")
     torch.save({**state, "layer": {"method": "ours", "seed": 3}}, path)
     _, config, read = checkpoint.load_checkpoint(path)
-    assert config == TINY
+    assert config == once
     assert (read["images"], read["layer"]["method"]) == (24, "orthohash-supplement")
-    assert checkpoint.stored_config(tmp_path) == TINY
+    assert checkpoint.stored_config(tmp_path) == once
     torch.save(state, path)
-    training.train(data, TINY, tmp_path, CPU)  # the same run: nothing to do
+    training.train(data, once, tmp_path, CPU)  # the same run: nothing to do
 
 
 def test_a_checkpoint_says_what_made_it(tmp_path, monkeypatch):
@@ -707,7 +709,7 @@ def test_the_scripts_from_images_to_a_searchable_gallery(class_folders, tmp_path
         (["train.py", ".", "--bits", "12"], "train.py: bits must be a multiple of 8"),
         (
             ["train.py", ".", "--method", "csqq"],
-            "train.py: method is 'csqq', expected one of orthohash-supplement, ",
+            "train.py: method is 'csqq', expected one of splits, ",
         ),
         (["train.py", "data", "--device", "tpu"], "train.py: torch cannot use a device 'tpu' here"),
         (["train.py", "data", "--holdout", "2"], "train.py: the held-out share is 2.0"),

@@ -77,6 +77,47 @@ def test_compare(small, monkeypatch, tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_choosing_a_method_within_the_training_images(small, monkeypatch, tmp_path, capsys):
+    arguments = [
+        "--cifar10", tmp_path, "--protocols", "cifar10", "cifar10-1", "cifar10-unseen",
+        "--methods", DEFAULT, "dsh", "--bits", 8, "--seeds", 0,
+        "--size", 32, "--out", tmp_path / "run", "--results", "--within-training",
+    ]  # fmt: skip
+    assert call(monkeypatch, compare, *arguments) == 0
+    text = small.read_text()
+    table = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("| ")
+    ]
+    assert "Methods on" not in text
+    head, _, *rows = table
+    names = [f"{name}, within training" for name in ("cifar10", "cifar10-unseen")]
+    assert head == ["loss", *names, "mean"]
+    assert {row[0] for row in rows} == {DEFAULT, "dsh"}
+    for row in rows:
+        seen, unseen, mean = map(float, row[1:])
+        assert mean == pytest.approx((seen + unseen) / 2, abs=0.0011)
+    assert rows[0][-1] >= rows[1][-1]
+    with pytest.raises(SystemExit, match="2"):
+        call(monkeypatch, compare, *arguments, "--looks", 2)
+    assert "--within-training: the table has no" in capsys.readouterr().err
+
+
+def test_the_branch_of_some_methods_only(small, monkeypatch, tmp_path):
+    arguments = [
+        "--cifar10", tmp_path, "--protocols", "cifar10", "--methods", DEFAULT, "dsh", "--bits", 8,
+        "--seeds", 0, "--size", 32, "--out", tmp_path / "run", "--results", "--branch-of", DEFAULT,
+    ]  # fmt: skip
+    small.write_text("<!-- export/compare.py branch -->\nof every loss\n<!-- end -->\n")
+    assert call(monkeypatch, compare, *arguments) == 0
+    assert "of every loss" in small.read_text()
+    lines = (tmp_path / "run" / "rows.jsonl").read_text().splitlines()
+    cells = [one for one in map(json.loads, lines) if one["kind"] == "cell"]
+    forms = {(one["method"], one["form"]) for one in cells}
+    assert forms == {(DEFAULT, "global"), (DEFAULT, "guided"), ("dsh", "global")}
+
+
 def test_compare_with_looks(small, monkeypatch, tmp_path, capsys):
     """Images of two objects with two labels, of which looks see one each."""
     random = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from attention_hashing.methods import METHODS, targets
-from attention_hashing.methods.centres import CSQ, DPN, MDSH, OrthoHash, OrthoHashSupplement
+from attention_hashing.methods.centres import CSQ, DPN, MDSH, OrthoHash, OrthoHashSupplement, Splits
 from attention_hashing.methods.greedy import GreedyHash
 from attention_hashing.methods.pairwise import DCH, DPSH, DSH, DTSH, HashNet
 
@@ -158,6 +158,17 @@ def test_csq_by_hand():
     quantisation = 1e-4 * ((math.tanh(1) - 1) ** 2 + (math.tanh(2) - 1) ** 2) / 2
     found = value(loss, hash=hash, labels=torch.tensor([[0, 1, 0]]))
     assert found == pytest.approx(error + quantisation, rel=1e-5)
+
+
+def test_splits_by_hand():
+    loss = with_targets(Splits(2, 2, 0), [[1.0, 1.0], [1.0, -1.0]])
+    hash = torch.tensor([[1.0, -2.0], [1.0, -2.0]])
+    # One label: as CSQ, t = (1, 0). Both labels: a tie in bit 2.
+    loss.ties.copy_(torch.tensor([-1.0, 1.0]))
+    one = softplus(-2) + softplus(-4)
+    both = softplus(-2) + softplus(4)
+    labels = torch.tensor([[0, 1], [1, 1]])
+    assert value(loss, hash=hash, labels=labels) == pytest.approx((one + both) / 4, rel=1e-5)
 
 
 def test_dpn_by_hand():
@@ -345,7 +356,9 @@ def test_arguments_out_of_range(name):
         METHODS[name](0, 8, 0)
 
 
-@pytest.mark.parametrize("make", [targets.coins, targets.hadamard, targets.separated])
+@pytest.mark.parametrize(
+    "make", [targets.coins, targets.hadamard, targets.separated, targets.splits]
+)
 @pytest.mark.parametrize(("classes", "bits"), [(1, 8), (10, 64), (100, 16), (50, 12), (256, 8)])
 def test_targets(make, classes, bits):
     rows = make(classes, bits, 1)
@@ -379,3 +392,14 @@ def test_separated_targets_are_apart_and_balanced(classes, bits):
     rows = targets.separated(classes, bits, 0)
     assert targets.least_distance(rows) >= targets.separation(classes, bits)
     assert rows.sum(0).abs().mean() < targets.coins(classes, bits, 0).sum(0).abs().mean()
+
+
+def test_splits_are_halves_each_another_and_evenly_apart():
+    rows = targets.splits(10, 64, 0)
+    assert (rows.sum(0) == 0).all()
+    assert len((rows * rows[0]).unique(dim=1).T) == 64  # none a copy or the opposite of another
+    assert targets.least_distance(rows) >= 33  # their mean is 35.6, that of Hadamard's rows 32
+    odd = targets.splits(7, 16, 0)
+    assert (odd.sum(0).abs() == 1).all()
+    many = targets._MOST_SPLIT + 1
+    assert torch.equal(targets.splits(many, 64, 0), targets.separated(many, 64, 0))

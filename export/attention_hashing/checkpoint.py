@@ -12,7 +12,7 @@ import torch
 from attention_hashing import torch_file
 from attention_hashing.config import Config, new_network
 from attention_hashing.data.labelled import Labelled
-from attention_hashing.methods import DEFAULT, Method, present_name
+from attention_hashing.methods import Method, present_name
 from attention_hashing.network import AttentionHashing
 from attention_hashing.progress import Epoch
 from attention_hashing.provenance import commit
@@ -33,7 +33,7 @@ _ENTRIES = {
 }
 # What older checkpoints do not say: how all runs were made when they were written.
 _ONCE = {
-    "method": DEFAULT,
+    "method": "orthohash-supplement",
     "backbone": "efficientnet-lite0",
     "stride": 32,
     "backbone_rate": 0.1,

@@ -50,6 +50,8 @@ PROTOCOLS = (
 
 _QUERIES, _TRAINING = 100, 500  # of each class
 _SEEN = 7
+_HELD_OUT_CLASSES = 2  # of those seen
+_HELD_OUT = 4  # one image in so many
 _QUERIES_OF_ALL, _TRAINING_OF_ALL = 300, 800  # where images have several labels
 _FORMAT = 1
 
@@ -179,6 +181,27 @@ def draw(name: str, data: Labelled, seed: int) -> Protocol:
         )
     parts = _drawn(data.labels, len(data.classes), seed, name.removeprefix(base))
     return Protocol(name, seed, data, *parts)
+
+
+def within_training(protocol: Protocol) -> Protocol:
+    """A like protocol of the training images alone, to choose between methods on.
+
+    Of cifar10-unseen and its like, the images of 2 of the 7 classes are held out, of others a
+    quarter of the images. Every second of them is a query, the others are the database.
+
+    Args:
+        protocol: as drawn.
+    """
+    rng = np.random.default_rng(protocol.seed)
+    training, labels = protocol.training, protocol.data.labels[protocol.training]
+    if protocol.name.endswith("-unseen"):
+        is_held = np.isin(labels, rng.permutation(np.unique(labels))[:_HELD_OUT_CLASSES])
+    else:
+        is_held = rng.permutation(len(training)) % _HELD_OUT == 0
+    held = rng.permutation(training[is_held])
+    queries, database = np.sort(held[::2]), np.sort(held[1::2])
+    name = f"{protocol.name}, within training"
+    return Protocol(name, protocol.seed, protocol.data, queries, training[~is_held], database)
 
 
 def load(path: Path, data: Labelled) -> Protocol:

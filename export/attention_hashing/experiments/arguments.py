@@ -23,4 +23,4 @@ def check_unique(
     for name in names:
         for value, count in Counter(vars(arguments)[name]).items():
             if count > 1:
-                parser.error(f"--{name}: {value} is listed twice")
+                parser.error(f"--{name.replace('_', '-')}: {value} is listed twice")

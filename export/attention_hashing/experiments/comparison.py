@@ -153,6 +153,7 @@ def run(
     bits: list[int],
     seeds: list[int],
     folder: Path,
+    forms: Callable[[Study, str], tuple[str, ...]] = lambda study, method: study.forms,
 ) -> list[Row]:
     """Measure the rows that are missing in the folder, and return all of them.
 
@@ -166,6 +167,7 @@ def run(
         bits: lengths of the code.
         seeds: of branches and layers.
         folder: for rows and features.
+        forms: what a method of METHODS is trained on in a study.
 
     Raises:
         ValueError: the folder contains results with other settings.
@@ -186,7 +188,7 @@ def run(
         Cell(study.key, name, form, TUNED_AT_BITS, _DRAW)
         for study in studies
         for name in learned
-        for form in study.forms
+        for form in forms(study, name)
     ]
     tried = _tried(rows)
     untried = [one for one in tuned if not set(RATES) <= set(tried.get(_of_rate(one), ()))]
@@ -197,7 +199,7 @@ def run(
         Cell(study.key, name, form, length, seed)
         for study in studies
         for name in methods
-        for form in (study.forms if name in METHODS else FORMS[:1])
+        for form in (forms(study, name) if name in METHODS else FORMS[:1])
         for length in (bits if name != "float" else [0])
         for seed in (seeds if name in METHODS or name in ("lsh", "class-id") else seeds[:1])
     ]

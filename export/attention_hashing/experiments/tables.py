@@ -7,14 +7,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from attention_hashing.data.protocols import OF_ONE_LABEL
 from attention_hashing.evaluation.bootstrap import Difference, paired_bootstrap
 from attention_hashing.experiments.comparison import BASELINES, LOOKS
 from attention_hashing.experiments.run_log import Row
-from attention_hashing.methods import DEFAULT
+from attention_hashing.methods import DEFAULT, default
 
-# The network with its branch and its default loss; the other methods are compared as published,
-# without the branch (comparison.FORMS).
-_GUIDED = (DEFAULT, "guided")
+
+def _own(protocol: str) -> str:
+    """The default loss, which is compared with the branch.
+
+    The other methods are compared as published, without it (comparison.FORMS).
+    """
+    return default(several_labels=not protocol.startswith(OF_ONE_LABEL))
 
 
 class Table(NamedTuple):
@@ -55,7 +60,7 @@ def by_length(rows: Iterable[Row], protocol: str) -> Table:
     names = [
         name
         for name in dict.fromkeys((method, form) for method, form, _ in groups)
-        if name == _GUIDED or name[1] in ("global", LOOKS)
+        if name == (_own(protocol), "guided") or name[1] in ("global", LOOKS)
     ]
     leaders = {bits: _leaders(groups, bits, names) for bits in lengths}
     table = []
@@ -67,6 +72,26 @@ def by_length(rows: Iterable[Row], protocol: str) -> Table:
             cells.append(f"**{text}**" if name in leaders[bits] else text)
         table.append([_title(*name), *cells])
     return Table(["method", *(f"{bits} bits" for bits in lengths)], table)
+
+
+def means(rows: Iterable[Row]) -> Table:
+    """The mean mAP of every method on every protocol, over lengths and seeds; then over protocols.
+
+    The best method by the last comes first.
+    """
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        found[row["method"]][row["protocol"]].append(row["map"])
+    figures = {
+        method: [float(np.mean(some)) for some in of_protocol.values()]
+        for method, of_protocol in found.items()
+    }
+    best = sorted(figures, key=lambda method: -np.mean(figures[method]))
+    table = [
+        [method, *map(_figure, figures[method]), _figure(float(np.mean(figures[method])))]
+        for method in best
+    ]
+    return Table(["loss", *found[best[0]], "mean"], table)
 
 
 def of_form(rows: Iterable[Row], protocols: list[str], bits: int, form: str) -> Table:
@@ -106,23 +131,34 @@ def of_backbones(rows: dict[str, list[Row]], bits: int) -> Table:
 
 
 def against_rivals(rows: Iterable[Row], protocols: list[str]) -> Table:
-    """The guided network minus the best method as published, by protocol and length."""
+    """The guided network minus the best method as published, by protocol and length.
+
+    The same loss as published is a rival where it was published, as HashNet was. If there are
+    looks: the loss with looks minus the best rival with looks.
+    """
     rows = list(rows)
     table = []
     for protocol in protocols:
-        groups = _groups(rows, protocol)
-        for bits in sorted({bits for _, _, bits in groups if bits}):
-            guided = groups.get((*_GUIDED, bits))
-            rivals = {
-                method: group
-                for (method, form, length), group in groups.items()
-                if length == bits and form == "global" and method not in (*BASELINES, DEFAULT)
-            }
-            if guided is None or not rivals:
-                continue
-            best = max(rivals, key=lambda name: rivals[name].mean("map"))
-            table.append([protocol, str(bits), best, _difference(guided, rivals[best])])
-    return Table(["protocol", "bits", "best rival", "with the branch minus that"], table)
+        groups, loss = _groups(rows, protocol), _own(protocol)
+        for form, of_rivals in ("guided", "global"), (LOOKS, LOOKS):
+            for bits in sorted({bits for _, _, bits in groups if bits}):
+                own = groups.get((loss, form, bits))
+                rivals = {
+                    method: group
+                    for (method, one, length), group in groups.items()
+                    if length == bits
+                    and one == of_rivals
+                    and method not in (*BASELINES, DEFAULT)
+                    and (method, one) != (loss, form)
+                }
+                if own is None or not rivals:
+                    continue
+                best = max(rivals, key=lambda name: rivals[name].mean("map"))
+                title = protocol + (", with looks" if form == LOOKS else "")
+                figures = [loss, own.text(), best, rivals[best].text()]
+                table.append([title, str(bits), *figures, _difference(own, rivals[best])])
+    head = ["protocol", "bits", "default", "its mAP", "best rival", "its mAP", "difference"]
+    return Table(head, table)
 
 
 def of_codes(rows: Iterable[Row], protocol: str, bits: int) -> Table:
