@@ -244,15 +244,16 @@ def fit(
         bits: length of the code.
         seed: of the loss, initial weights and order.
         rate: learning rate.
-        is_fused: train on the mean of an image's views as well, under all its labels, for one code
-            an image, of that mean.
+        is_fused: train on the mean of the views as well, where an image has looks, under all its
+            labels, for one code an image, of that mean.
     """
     features = [looked.views(image) for image in training]
     labels = [looked.labels(image, one_hot[image]) for image in training]
     epochs = _LAYER_EPOCHS
     if is_fused:
-        features += [some.mean(0, keepdims=True) for some in features]
-        labels.append(one_hot[training])
+        has_looks = np.array([len(some) > 1 for some in features])
+        features += [some.mean(0, keepdims=True) for some in features if len(some) > 1]
+        labels.append(one_hot[training[has_looks]])
         epochs = min(epochs, _FUSED_TIMES * len(training) // sum(map(len, features)))
     loss = METHODS[method](one_hot.shape[1], bits, seed)
     return fit_layer(np.concatenate(features), np.concatenate(labels), loss, epochs, rate)
