@@ -80,7 +80,8 @@ MODULE_LAYERS = {
         ["metadata", "blocks", "forks", "sync.patterns", "sync.ignore", "flat.header"],
     ],
     "encoding": [
-        ["heatmap", "verification", "words", "registration", "panels"],
+        ["panels"],
+        ["heatmap", "verification", "words", "registration"],
         ["encoder"],
         ["contract", "providers", "likeness"],
         ["parts"],

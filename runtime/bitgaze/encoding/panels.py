@@ -11,11 +11,15 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
-from bitgaze.encoding.images import Box
+from bitgaze.encoding.images import Box, Region, Source, with_upright
+from bitgaze.encoding.registration import reduced
 
 MOST_PANELS = 6
+# Pixels a side that an image is decoded to: a panel of a tenth of it has 300, more than a model's
+# input.
+_SHORTER, _LONGER = 512, 1024
 # Shares of the image's area.
 _LEAST_AREA, _LARGEST_AREA = 0.1, 0.92
 _LEAST_SIDE = 32  # pixels
@@ -35,6 +39,28 @@ _SPLITS = 2  # a collage of four images is split twice
 _Rows: TypeAlias = tuple[int, int]
 # Rows, then columns: first, and behind the last.
 _Area: TypeAlias = tuple[_Rows, _Rows]
+
+
+def panels(source: Source) -> list[Region]:
+    """The panels of an image, which is decoded once for all of them.
+
+    Args:
+        source: the image, no region.
+
+    Returns:
+        As of `find_panels`.
+
+    Raises:
+        ImageError: the image cannot be read.
+    """
+    image = with_upright(source, _SHORTER, _small, copies=1)
+    return [Region(image, box) for box in find_panels(reduced(image))]
+
+
+def _small(image: Image.Image) -> Image.Image:
+    if max(image.size) <= _LONGER:
+        return image.copy()
+    return ImageOps.contain(image, (_LONGER, _LONGER), Image.Resampling.BILINEAR)
 
 
 def find_panels(image: Image.Image) -> list[Box]:

@@ -21,7 +21,7 @@ from bitgaze.encoding.images import (
     is_open_file,
 )
 from bitgaze.encoding.likeness import MOST_MOVED
-from bitgaze.encoding.panels import find_panels
+from bitgaze.encoding.panels import panels
 from bitgaze.errors import FingerprintMismatch, ImageError
 from bitgaze.gallery.adaptation import adapted
 from bitgaze.gallery.distances import (
@@ -33,7 +33,6 @@ from bitgaze.gallery.distances import (
 from bitgaze.gallery.filters import Condition
 from bitgaze.gallery.hits import Hit, has_structure, make_hits
 from bitgaze.gallery.items import Item, reason_unusable
-from bitgaze.gallery.overlap import image_of_source
 from bitgaze.gallery.query import Query
 from bitgaze.gallery.store import Store
 from bitgaze.hamming import HammingIndex
@@ -392,20 +391,23 @@ def _with_panels(
         exclude_slot: slot to leave out, or None.
     """
     image = query.image
-    if query.values is None or isinstance(image, Region) or any(hit.is_copy for hit in hits):
+    if query.values is None or image is None or isinstance(image, Region):
         return hits
     with store.reading():
         is_known = has_structure(store, query)
-    shown = image_of_source(image) if is_known and image is not None else None
+    if not is_known or any(hit.is_copy for hit in hits):
+        return hits
     found: dict[str, Hit] = {}
-    for box in [] if shown is None else find_panels(shown):
-        panel = Region(image, box)  # type: ignore[arg-type]  # refuses a region
-        encoded = encode_query(store, encoder(), panel)
-        with store.reading():
-            part = image_query(store, encoder(), panel, encoded)
-            for hit in _find(store, part, params, "hamming", exclude_slot):
-                if hit.is_copy:
-                    found.setdefault(hit.key, replace(hit, query_box=box))
+    try:
+        for panel in panels(image):
+            encoded = encode_query(store, encoder(), panel)
+            with store.reading():
+                part = image_query(store, encoder(), panel, encoded)
+                for hit in _find(store, part, params, "hamming", exclude_slot):
+                    if hit.is_copy:
+                        found.setdefault(hit.key, replace(hit, query_box=panel.box))
+    except ImageError:  # its file has changed since
+        return hits
     copies = sorted(found.values(), key=lambda hit: hit.distance)
     return [*copies, *(hit for hit in hits if hit.key not in found)][: params.k]
 
