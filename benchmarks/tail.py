@@ -28,7 +28,7 @@ from bitgaze.encoding.likeness import SemanticEvidence
 from bitgaze.gallery.hits import Likeness
 from bitgaze.gallery.query import Query
 from bitgaze.gallery.search import AROUND, SearchParams
-from bitgaze.gallery.shards import Candidates, Nearest, candidates, merge
+from bitgaze.gallery.shards import Candidates, Found, Refusal, candidates, merge
 from bitgaze.gallery.store import Store
 from bitgaze.interchange.description import Description
 from bitgaze.interchange.galleries import write_gallery
@@ -82,9 +82,15 @@ def measured_merge(groups: int) -> float:
     codes = random.integers(0, 256, (AROUND, 32), np.uint8)
     parts = [
         Candidates(
-            Nearest(np.sort(random.uniform(30, 50, AROUND)), rows * 0, rows, frozenset(), None),
-            [hit] * _K,
-            Likeness(codes[0], codes, rows),
+            Found(
+                np.sort(random.uniform(30, 50, AROUND)),
+                rows * 0,
+                rows,
+                Likeness(codes[0], codes, rows),
+            ),
+            dict.fromkeys(range(_K), hit),
+            Refusal(),
+            1,
             _BITS,
             1_000_000,
             SemanticEvidence(),

@@ -46,8 +46,6 @@ class Hit:
     search: one item in twenty is of the same kind. For other odds, start from
     `Gallery.calibration`.
 
-    Of a copy, `same_kind` is at least `same_image`.
-
     Attributes:
         key: the item's key.
         distance: number of bits that differ from the query's code, 0..bits. Of a gallery with
@@ -88,11 +86,14 @@ class Hit:
         """The known probabilities, formatted for people: label to percentage.
 
         "same kind", and of a hit that may be the same image "identical file", "a copy" (from 90 %
-        on) or "maybe a copy".
+        on) or "maybe a copy". A copy is of the same kind, too, although its distance may be large.
         """
         same = self.same_image or 0
+        kind = self.same_kind
+        if kind is not None and self.is_copy:
+            kind = max(kind, same)
         copy = "identical file" if same == 1 else "a copy" if self.is_copy else "maybe a copy"
-        known = {"same kind": self.same_kind, copy: self.same_image}
+        known = {"same kind": kind, copy: self.same_image}
         texts = {words: percent(chance) for words, chance in known.items() if chance is not None}
         return texts | ({copy: "100%"} if same == 1 else {})
 
@@ -193,11 +194,7 @@ def hits_of(
 
 def with_chance(hit: Hit, said: float | None) -> Hit:
     """A hit with the probability that it is the same image; that of identical files stays 1."""
-    same = hit.same_image if hit.same_image == 1 else said
-    kind = hit.same_kind
-    if kind is not None and same is not None and is_copy(same):
-        kind = max(kind, same)
-    return replace(hit, same_kind=kind, same_image=same)
+    return hit if hit.same_image == 1 else replace(hit, same_image=said)
 
 
 def is_copy(same_image: float | None) -> bool:
