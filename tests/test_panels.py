@@ -138,3 +138,10 @@ def test_images_without_a_copy_find_none(gallery, examples):
     others = [path for path in sorted(examples.rglob("*.jpg"))[3::25] if path.name not in used]
     for path in others:
         assert names(gallery.search(collage([Image.open(path).convert("RGB")], 1), k=3)) == []
+
+
+def test_a_region_is_compared_as_an_image_of_its_own(gallery, photographs):
+    box = (25 / 450, 250 / 900, 425 / 450, 550 / 900)
+    hits = gallery.search(screenshot(photographs[1]), k=2, region=box)
+    assert names(hits) == ["1.png"]
+    assert names(gallery.search(photographs[1], k=2, region=(0.4, 0.4, 0.6, 0.6))) == []
