@@ -42,11 +42,10 @@ _OF_SEVERAL_LABELS = {"voc2012": 1431}  # images
 _OTHERS = "-others"
 _GROCERY = {"iconic": 81, "train": 1000, "test": 800}  # parts, in the order of Protocol
 OF_ONE_LABEL = tuple(name + variant for name in _SETS for variant in _VARIANTS)
-PROTOCOLS = (
-    *OF_ONE_LABEL,
-    *(name + variant for name in _OF_SEVERAL_LABELS for variant in ("", _OTHERS)),
-    "grocery",
+OF_SEVERAL_LABELS = tuple(
+    name + variant for name in _OF_SEVERAL_LABELS for variant in ("", _OTHERS)
 )
+PROTOCOLS = (*OF_ONE_LABEL, *OF_SEVERAL_LABELS, "grocery")
 
 _QUERIES, _TRAINING = 100, 500  # of each class
 _SEEN = 7

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attention_hashing.data.protocols import OF_ONE_LABEL
+from attention_hashing.data.protocols import OF_SEVERAL_LABELS
 from attention_hashing.evaluation.bootstrap import Difference, paired_bootstrap
 from attention_hashing.experiments.comparison import BASELINES, LOOKS
 from attention_hashing.experiments.run_log import Row
@@ -19,7 +19,7 @@ def _own(protocol: str) -> str:
 
     The other methods are compared as published, without it (comparison.FORMS).
     """
-    return default(several_labels=not protocol.startswith(OF_ONE_LABEL))
+    return default(several_labels=protocol.startswith(OF_SEVERAL_LABELS))
 
 
 class Table(NamedTuple):
