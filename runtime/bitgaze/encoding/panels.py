@@ -71,7 +71,7 @@ def find_panels(image: Image.Image) -> list[Box]:
 
     Returns:
         At most 6 boxes as shares of the sides, the largest first: left, top, right, bottom. One may
-        contain others. One photograph in five has some, which are none.
+        contain others. They are guesses: one photograph in five has some.
     """
     levels = np.asarray(image, np.float32)
     height, width = levels.shape
